@@ -1,0 +1,80 @@
+"""What a dataset is here: a frozen description (`Source`) that makes three splits of images in [0, 1]."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Split = Literal["train", "val", "test"]
+
+
+class Batch(NamedTuple):
+    """What every loader yields.
+
+    `images` is float (B, C, H, W) in [0, 1], `labels` int64 (B,), `indices` int64 (B,): the image's place in its
+    split, from which its noise seed derives, so that results do not depend on batching.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class ArrayDataset(Dataset[tuple[Tensor, int]]):
+    """Images held in memory as uint8, handed out as float in [0, 1].
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+        masks: bool (N, H, W), True on the object that decides the label, or None where nobody marked it.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, masks: Tensor | None = None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(f"images: expected uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        if len(images) != len(labels):
+            raise ValueError(f"labels: expected {len(images)} of them, one per image, got {len(labels)}")
+        self.images, self.labels, self.masks = images, labels, masks
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index].float() / 255, int(self.labels[index])
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return images (n, C, H, W) and labels (n,) at once: one indexing operation instead of n."""
+        at = torch.as_tensor(indices, dtype=torch.int64)
+        return self.images[at].float() / 255, self.labels[at]
+
+
+class Source(ABC):
+    """A dataset described by hyper-parameters; subclasses are frozen dataclasses, so a YAML file can name one.
+
+    `split` may be called more than once and in several processes; equal sources give equal images.
+    """
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+
+    @abstractmethod
+    def split(self, split: Split) -> Dataset[Any]:
+        """Return the images of "train", "val" or "test": items are (float (C, H, W) in [0, 1], int label)."""
+
+    @staticmethod
+    def check_split(split: str) -> None:
+        """Raise ValueError unless `split` is one of the three."""
+        if split not in get_args(Split):
+            raise ValueError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")

@@ -1,0 +1,1 @@
+"""The engine: pure torch, without Lightning, data or reports."""

@@ -1,0 +1,107 @@
+"""What every attributor takes and returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import validation
+from robustsigma.engine.classifier import Classifier
+
+Reduction = Literal["abs_sum", "sum_abs", "sum"]
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """An attribution and what is needed to judge it. B images, P paths, S steps of the longest path.
+
+    Attributes:
+        values: (B, C, H, W), signed, in the units of the score; the mean over paths.
+        target: (B,) the class that was explained.
+        endpoint: (B, C, H, W) in bounds: the far end of the path; for SIGMA the zero-confidence sample of path 0.
+        drop: (B,) score(image) - score(endpoint), the mean over paths: what `values` should sum to.
+        confidence: (B, P, S + 1) the score along each path, NaN after its end.
+        steps: (B, P) int64, steps taken.
+        converged: (B, P) bool, whether the path ended as the method wants it to.
+        forwards: (B,) int64, forward passes spent on the image, those of gradients included.
+        backwards: (B,) int64, backward passes spent on the image.
+        stderr: (B, H, W) standard error over paths of the abs_sum heatmap, or None for a single path.
+        endpoints: (B, P, C, H, W), or None where a method has one path.
+    """
+
+    values: Tensor
+    target: Tensor
+    endpoint: Tensor
+    drop: Tensor
+    confidence: Tensor
+    steps: Tensor
+    converged: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    stderr: Tensor | None = None
+    endpoints: Tensor | None = None
+
+    def gap(self) -> Tensor:
+        """Return |sum of values - drop| (B,), the completeness gap."""
+        return (self.values.flatten(1).sum(1) - self.drop).abs()
+
+    def heatmap(self, reduction: Reduction = "abs_sum") -> Tensor:
+        """Return (B, H, W): over channels the sum of |values|, the |sum| of values, or their signed sum."""
+        validation.choice("reduction", reduction, ("abs_sum", "sum_abs", "sum"))
+        if reduction == "abs_sum":
+            return self.values.abs().sum(1)
+        total = self.values.sum(1)
+        return total.abs() if reduction == "sum_abs" else total
+
+
+class Attributor(ABC):
+    """A method with its hyper-parameters; subclasses are frozen dataclasses that say only what the paper says."""
+
+    @final
+    def __call__(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        target: int | Tensor | None = None,
+        *,
+        seed: int | Tensor = 0,
+    ) -> Attribution:
+        """Attribute the score of `target` to the pixels of each image.
+
+        Args:
+            classifier: the model to explain; left as it was, also on an error.
+            images: float (B, C, H, W) in [0, 1]; half precision is promoted to float32.
+            target: class of each image, an int or (B,); None takes the predicted class, recorded in the result.
+            seed: an int for every image, or int64 (B,). Images with equal seeds share their random patterns.
+
+        Raises:
+            ValueError: an argument outside what is stated here, or a network that does not return logits.
+        """
+        validation.images(images, classifier.bounds)
+        seeds = validation.seed(seed, images)
+        chosen = None if target is None else validation.target(target, images)
+        with classifier.frozen():
+            # Inference tensors cannot enter autograd: the clone, made outside inference mode, can.
+            x = images.detach().clone()
+            if x.dtype not in (torch.float32, torch.float64):
+                x = x.float()
+            x = x.clamp(*classifier.bounds)
+            logits = classifier.logits(x)
+            if chosen is None:
+                chosen = logits.argmax(1)
+            validation.target_range(chosen, logits.shape[1])
+            result = self.attribute(classifier, x, chosen, logits, seeds)
+        if not torch.isfinite(result.values).all():
+            bad = (~torch.isfinite(result.values).flatten(1).all(1)).nonzero()[:, 0].tolist()
+            raise ValueError(f"{type(self).__name__}: the network gave non-finite values for images {bad}")
+        return result
+
+    @abstractmethod
+    def attribute(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> Attribution:
+        """Compute the method; the arguments are checked, the classifier is frozen, `logits` are those of `images`."""

@@ -1,0 +1,201 @@
+"""Classifier: the one owner of normalisation, bounds, target score, gradients, chunking, precision and mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustsigma.engine.validation import choice, fail, integer
+
+Score = Literal["logit", "log_prob", "prob"]
+SCORES: tuple[Score, ...] = get_args(Score)
+
+# Elements of one chunk on a CPU: about 340 images of 3x64x64 or 28 of 3x224x224, past which a pass gets no cheaper.
+_CPU_CHUNK_ELEMENTS = 2**22
+_GPU_CHUNK_ELEMENTS = 2**26
+
+
+class Bounds(NamedTuple):
+    """The valid pixel range."""
+
+    low: float
+    high: float
+
+
+def _statistic(name: str, values: Sequence[float], positive: bool) -> Tensor:
+    tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
+    if len(tensor) == 0 or not torch.isfinite(tensor).all() or (positive and bool((tensor <= 0).any())):
+        raise fail(name, f"{'positive' if positive else 'finite'} numbers, one per channel", repr(values))
+    return tensor.reshape(-1, 1, 1)
+
+
+class Classifier(nn.Module):
+    """An image classifier seen from outside: images in [0, 1] in, logits out.
+
+    Args:
+        net: any module from normalised images (B, C, H, W) to logits (B, K), or to an object with `.logits`.
+        mean: per channel, subtracted before `net`; one number stands for every channel.
+        std: per channel, divided by before `net`.
+        chunk_size: the most images in one network pass; None chooses by image size. Halved for the rest of a
+            call where the device runs out of memory. It does not change results beyond rounding.
+        gradient_dtype: torch.bfloat16 runs gradient passes under autocast. Forward-only passes stay in full
+            precision, since SIGMA's search is a difference of two near-equal scores. None: full precision.
+
+    Raises:
+        ValueError: statistics that are not positive finite numbers, or a chunk size below 1.
+    """
+
+    bounds = Bounds(0.0, 1.0)
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        chunk_size: int | None = None,
+        gradient_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(net, nn.Module):
+            raise fail("net", "a torch.nn.Module", type(net).__name__)
+        if chunk_size is not None:
+            integer("chunk_size", chunk_size, 1)
+        self.net = net
+        self.chunk_size = chunk_size
+        self.gradient_dtype = gradient_dtype
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", _statistic("mean", mean, positive=False), persistent=False)
+        self.register_buffer("std", _statistic("std", std, positive=True), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K) of images in [0, 1]; part of the autograd graph, in the net's current mode."""
+        parameter = next(self.net.parameters(), None)
+        if parameter is not None and parameter.is_floating_point() and not torch.is_autocast_enabled(images.device.type):
+            images = images.to(parameter.dtype)
+        channels = images.shape[1]
+        for name, statistic in (("mean", self.mean), ("std", self.std)):
+            if len(statistic) not in (1, channels):
+                raise fail(name, f"1 or {channels} numbers, one per channel of the images", len(statistic))
+        output = self.net((images - self.mean.to(images.dtype)) / self.std.to(images.dtype))
+        logits = getattr(output, "logits", output)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise fail("net", f"logits of shape ({len(images)}, K)", got)
+        if logits.shape[1] < 2:
+            raise fail("net", "logits of at least two classes", f"shape {tuple(logits.shape)}")
+        return logits
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Run the body in eval mode, without parameter gradients, autocast or inference mode, with gradients enabled.
+
+        Every submodule's own mode and every parameter's own flag come back, also when the body raises. Usable
+        under `no_grad`, `inference_mode` and autocast; gradients work inside all the same.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
+        device = next((p.device.type for p in self.parameters()), "cpu")
+        try:
+            # Attribute by attribute: .train() of a parent would overwrite deliberately frozen children.
+            for module, _ in modes:
+                module.training = False
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return logits (B, K) without a graph, chunked; call inside `frozen()`."""
+
+        def run(chunk: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return self(chunk)
+
+        # The clone leaves inference mode, so that callers may compute with the result as with any tensor.
+        return self._chunked(run, images).clone()
+
+    def score(self, images: Tensor, target: Tensor, of: Score = "prob") -> Tensor:
+        """Return the target's score (B,) without a graph, chunked; call inside `frozen()`."""
+        return pick(self.logits(images), target, of)
+
+    def score_and_gradient(self, images: Tensor, target: Tensor, of: Score = "logit") -> tuple[Tensor, Tensor]:
+        """Return logits (B, K) and the gradient (B, C, H, W) of the target's score; call inside `frozen()`.
+
+        The logits come from the same forward pass as the gradient. Gradients are of the sum over the batch, so
+        each image's own, and never reach `.grad`.
+        """
+        return self._gradient(lambda logits, at: pick(logits, at, of).sum(), images, target)
+
+    def loss_gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K) and the gradient (B, C, H, W) of the summed cross-entropy; call inside `frozen()`."""
+        return self._gradient(lambda logits, at: F.cross_entropy(logits, at, reduction="sum"), images, labels)
+
+    def _gradient(
+        self, objective: Callable[[Tensor, Tensor], Tensor], images: Tensor, target: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        def run(chunk: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+            chunk = chunk.detach().requires_grad_(True)
+            device = chunk.device.type
+            cast = nullcontext() if self.gradient_dtype is None else torch.autocast(device, self.gradient_dtype)
+            with cast:
+                logits = self(chunk)
+            if not logits.requires_grad:  # a constant network has no graph and a zero gradient
+                return logits.detach(), torch.zeros_like(chunk)
+            wide = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+            (gradient,) = torch.autograd.grad(objective(wide, at), chunk, allow_unused=True)
+            return wide.detach(), torch.zeros_like(chunk) if gradient is None else gradient
+
+        return self._chunked(run, images, target)
+
+    def chunk_for(self, images: Tensor) -> int:
+        """Return how many images like these go through the network at once."""
+        if self.chunk_size is not None:
+            return self.chunk_size
+        elements = _CPU_CHUNK_ELEMENTS if images.device.type == "cpu" else _GPU_CHUNK_ELEMENTS
+        return max(1, elements // max(1, images[0].numel()))
+
+    def _chunked(self, run: Callable[..., Any], images: Tensor, *others: Tensor) -> Any:
+        size = self.chunk_for(images)
+        try:
+            return self._in_chunks(run, size, images, *others)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        torch.cuda.empty_cache()
+        return self._in_chunks(run, max(1, size // 2), images, *others)
+
+    @staticmethod
+    def _in_chunks(run: Callable[..., Any], size: int, *tensors: Tensor) -> Any:
+        if len(tensors[0]) <= size:
+            return run(*tensors)
+        parts = [run(*chunk) for chunk in zip(*(t.split(size) for t in tensors), strict=True)]
+        if isinstance(parts[0], tuple):
+            return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        return torch.cat(parts)
+
+
+def pick(logits: Tensor, target: Tensor, of: Score) -> Tensor:
+    """Return the target's score (B,) from logits (B, K): the logit, the log-softmax or the softmax.
+
+    Both probabilities are taken from the margin z_c - logsumexp of the other logits, whose logistic function the
+    softmax is: log p then keeps its digits when p rounds to 1, where SIGMA's search would otherwise stand still.
+    """
+    choice("score", of, SCORES)
+    chosen = logits.gather(1, target[:, None])[:, 0]
+    if of == "logit":
+        return chosen
+    others = logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
+    margin = chosen - others
+    return F.logsigmoid(margin) if of == "log_prob" else margin.sigmoid()

@@ -1,0 +1,176 @@
+"""Counter-based noise: a value is a hash of (seed, counters, element), never the next item of a stream.
+
+So it does not depend on batch size, order, compaction, chunking, device or number of processes, and no generator is
+read or written. Only integer arithmetic, table look-ups and single correctly rounded float operations are used
+(no logarithm or sine, whose last bits differ between devices), hence the same bits on CPU and GPU.
+
+The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), applied to a key per row and a counter per word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine.validation import choice
+
+Noise = Literal["bernoulli", "gaussian", "uniform", "perlin"]
+NOISES: tuple[Noise, ...] = ("bernoulli", "gaussian", "uniform", "perlin")
+
+_MASK64 = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """Return the int64 with the same 64 bits."""
+    value &= _MASK64
+    return value - (1 << 64) if value >> 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX1 = _signed(0xBF58476D1CE4E5B9)
+_MIX2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(words: Tensor, bits: int) -> Tensor:
+    """Shift right without copying the sign bit."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(words: Tensor) -> Tensor:
+    words = (words ^ _shift(words, 30)) * _MIX1
+    words = (words ^ _shift(words, 27)) * _MIX2
+    return words ^ _shift(words, 31)
+
+
+def name_key(name: str) -> int:
+    """Return a fixed int64 for a name, the same on every machine and Python."""
+    return _signed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+
+
+def fold(seeds: Tensor, *counters: int | str | Tensor) -> Tensor:
+    """Return one key per row, int64 (R,), from seeds (R,) and any counters (ints, names, or tensors (R,))."""
+    keys = _mix(seeds + _GOLDEN)
+    for counter in counters:
+        value = name_key(counter) if isinstance(counter, str) else counter
+        keys = _mix((keys ^ value) + _GOLDEN)
+    return keys
+
+
+def image_seeds(run_seed: int, stage: str, condition: str, epoch: int, indices: Tensor) -> Tensor:
+    """Return a seed per image, int64 (B,), from the run's seed, the stage, the condition, the epoch and its index."""
+    start = torch.full_like(indices, run_seed, dtype=torch.int64)
+    return fold(start, stage, condition, epoch, indices)
+
+
+def _words(keys: Tensor, count: int) -> Tensor:
+    """Return `count` independent 64-bit words for each key, int64 (R, count)."""
+    counters = torch.arange(1, count + 1, dtype=torch.int64, device=keys.device) * _GOLDEN
+    return _mix(keys[:, None] + counters)
+
+
+def _pieces(keys: Tensor, count: int, bits: int) -> Tensor:
+    """Return `count` integers of `bits` bits for each key, int64 (R, count); bits divides 64."""
+    per_word = 64 // bits
+    words = _words(keys, -(-count // per_word))
+    shifts = torch.arange(0, 64, bits, dtype=torch.int64, device=keys.device)
+    return ((words[..., None] >> shifts) & ((1 << bits) - 1)).flatten(1)[:, :count]
+
+
+@lru_cache(maxsize=8)
+def _sign_table(device: torch.device) -> Tensor:
+    """Return the eight signs of each byte, int8 (256, 8)."""
+    with torch.inference_mode(False):
+        bits = (torch.arange(256, device=device)[:, None] >> torch.arange(8, device=device)) & 1
+        return (2 * bits - 1).to(torch.int8)
+
+
+@lru_cache(maxsize=8)
+def _normal_table(device: torch.device) -> Tensor:
+    """Return the 2^16 mid-quantiles of the normal distribution, scaled to unit variance, float32."""
+    with torch.inference_mode(False):
+        steps = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+        table = torch.special.ndtri(steps)
+        return (table / table.square().mean().sqrt()).float().to(device)
+
+
+def _unflatten(flat: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return flat.reshape(-1, *shape).to(dtype)
+
+
+def bernoulli(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return independent signs, -1 or +1 with equal probability, (R, *shape)."""
+    count = math.prod(shape)
+    signs = _sign_table(keys.device)[_pieces(keys, -(-count // 8), 8)].flatten(1)[:, :count]
+    return _unflatten(signs, shape, dtype)
+
+
+def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return independent uniform values in (0, 1), odd multiples of 2^-24, (R, *shape)."""
+    steps = _pieces(keys, math.prod(shape), 32) >> 9
+    return _unflatten((steps.float() + 0.5) * 2.0**-23, shape, dtype)
+
+
+def gaussian(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return independent standard normal values, (R, *shape): the sum of two table look-ups over sqrt 2."""
+    at = _pieces(keys, 2 * math.prod(shape), 16)
+    table = _normal_table(keys.device)
+    return _unflatten((table[at[:, 0::2]] + table[at[:, 1::2]]) * math.sqrt(0.5), shape, dtype)
+
+
+def _fade(t: Tensor) -> Tensor:
+    """Perlin's smooth step 6t^5 - 15t^4 + 10t^3 (Perlin, 2002)."""
+    return t * t * t * (t * (t * 6 - 15) + 10)
+
+
+def perlin(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype, scale: int = 8) -> Tensor:
+    """Return gradient noise (Perlin, 1985), about zero-mean with values in [-1, 1], (R, C, H, W).
+
+    Args:
+        keys: int64 (R,).
+        shape: (C, H, W); channels are independent.
+        dtype: of the result.
+        scale: pixels between two lattice points.
+    """
+    channels, height, width = shape
+    rows, columns = height // scale + 2, width // scale + 2
+    corner = _pieces(keys, channels * rows * columns, 8).reshape(-1, channels, rows, columns)
+    # 16 directions, so that no axis shows; a table, because sines differ in their last bit between devices.
+    angles = [2 * math.pi * (i + 0.5) / 16 for i in range(16)]
+    slope_y = torch.tensor([math.sin(a) for a in angles], device=keys.device)[corner & 15]
+    slope_x = torch.tensor([math.cos(a) for a in angles], device=keys.device)[corner & 15]
+    # The lattice starts at a random offset, else every picture would be zero at the same places.
+    offset = _pieces(fold(keys, "offset"), 2, 32) % scale
+    ys = torch.arange(height, device=keys.device)[None] + offset[:, :1]
+    xs = torch.arange(width, device=keys.device)[None] + offset[:, 1:]
+    iy, ix = ys // scale, xs // scale
+    ty = ((ys % scale).float() + 0.5) / scale
+    tx = ((xs % scale).float() + 0.5) / scale
+    row = torch.arange(len(keys), device=keys.device)[:, None, None, None]
+    channel = torch.arange(channels, device=keys.device)[None, :, None, None]
+
+    def dot(dy: int, dx: int) -> Tensor:
+        at = (row, channel, (iy + dy)[:, None, :, None], (ix + dx)[:, None, None, :])
+        return slope_y[at] * (ty - dy)[:, None, :, None] + slope_x[at] * (tx - dx)[:, None, None, :]
+
+    wy, wx = _fade(ty)[:, None, :, None], _fade(tx)[:, None, None, :]
+    top = dot(0, 0) * (1 - wx) + dot(0, 1) * wx
+    bottom = dot(1, 0) * (1 - wx) + dot(1, 1) * wx
+    # |value| <= sqrt(1/2) for unit slopes.
+    return ((top * (1 - wy) + bottom * wy) * math.sqrt(2)).to(dtype)
+
+
+def pattern(kind: Noise, keys: Tensor, shape: tuple[int, int, int], dtype: torch.dtype, *, scale: int = 8) -> Tensor:
+    """Return a zero-mean pattern of about unit size, (R, C, H, W); `scale` is Perlin's."""
+    choice("noise", kind, NOISES)
+    if kind == "bernoulli":
+        return bernoulli(keys, shape, dtype)
+    if kind == "gaussian":
+        return gaussian(keys, shape, dtype)
+    if kind == "uniform":
+        return uniform(keys, shape, dtype) * 2 - 1
+    return perlin(keys, shape, dtype, scale)

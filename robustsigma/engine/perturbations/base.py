@@ -1,0 +1,81 @@
+"""What every perturbation takes and returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import noise, validation
+from robustsigma.engine.classifier import Classifier
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbed:
+    """Perturbed images and how they came about. B images.
+
+    Attributes:
+        images: (B, C, H, W) in bounds, detached.
+        searched: (B,) bool, True where a search with a goal was run (SIGMA's walk).
+        converged: (B,) bool, True where the search reached its goal; False where none was run.
+        steps: (B,) int64, steps of the search.
+    """
+
+    images: Tensor
+    searched: Tensor
+    converged: Tensor
+    steps: Tensor
+
+    @staticmethod
+    def plain(images: Tensor) -> Perturbed:
+        """Return images that no search made."""
+        no = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        return Perturbed(images, no, no, no.long())
+
+    def put(self, rows: Tensor, part: Perturbed) -> Perturbed:
+        """Return a copy with `part` in place of the given rows."""
+        pairs = {name: (getattr(self, name), getattr(part, name)) for name in self.__dataclass_fields__}
+        return Perturbed(**{name: whole.index_copy(0, rows, new) for name, (whole, new) in pairs.items()})
+
+
+class Perturbation(ABC):
+    """A perturbation with its hyper-parameters; subclasses are frozen dataclasses."""
+
+    @final
+    def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Tensor:
+        """Return x' (B, C, H, W), in bounds and detached; see `apply`."""
+        return self.apply(classifier, x, y, seed=seed).images
+
+    @final
+    def apply(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Perturbed:
+        """Perturb images against the classifier in eval mode, which is left as it was.
+
+        Args:
+            classifier: the network to perturb against.
+            x: float (B, C, H, W) in [0, 1].
+            y: labels, an int or (B,).
+            seed: an int for every image, or int64 (B,).
+
+        Raises:
+            ValueError: an argument outside what is stated here.
+        """
+        validation.images(x, classifier.bounds)
+        labels, seeds = validation.target(y, x, "y"), validation.seed(seed, x)
+        with classifier.frozen():
+            result = self.perturb(classifier, x.detach().clone(), labels, seeds)
+        images = result.images.detach().to(x.dtype).clamp(*classifier.bounds)
+        if not torch.isfinite(images).all():
+            raise ValueError(f"{type(self).__name__}: the network gave non-finite gradients or scores")
+        return replace(result, images=images)
+
+    @abstractmethod
+    def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
+        """Compute the perturbation; the arguments are checked and the classifier is frozen."""
+
+
+def drawn(seeds: Tensor, name: str) -> Tensor:
+    """Return one uniform draw in (0, 1) for each image, (B,)."""
+    return noise.uniform(noise.fold(seeds, name), (1,), torch.float32)[:, 0]

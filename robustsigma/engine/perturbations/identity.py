@@ -1,0 +1,19 @@
+"""The image itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations.base import Perturbation, Perturbed
+
+
+@dataclass(frozen=True)
+class Identity(Perturbation):
+    """x' = x: the "clean" condition."""
+
+    def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
+        """Return x."""
+        return Perturbed.plain(x)

@@ -1,0 +1,90 @@
+"""Argument checks: every error names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TOLERANCE = 1e-6  # a uint8 -> float -> uint8 round trip may leave the bounds by rounding
+
+
+def fail(name: str, expected: str, got: object) -> ValueError:
+    """Return the error for argument `name`."""
+    return ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> None:
+    """Raise unless `value` is a finite number in [low, high], or (low, high] with `open_low`."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = is_number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)
+    if not inside:
+        raise fail(name, f"a finite number in {'(' if open_low else '['}{low}, {high}]", repr(value))
+
+
+def integer(name: str, value: Any, low: int) -> None:
+    """Raise unless `value` is an int of at least `low`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise fail(name, f"an integer of at least {low}", repr(value))
+
+
+def choice(name: str, value: Any, options: Collection[str]) -> None:
+    """Raise unless `value` is one of `options`."""
+    if value not in options:
+        raise fail(name, "one of " + ", ".join(map(repr, options)), repr(value))
+
+
+def images(x: Any, bounds: tuple[float, float]) -> None:
+    """Raise unless `x` is a finite, non-empty float (B, C, H, W) within `bounds`."""
+    if not isinstance(x, Tensor):
+        raise fail("images", "a tensor (B, C, H, W)", type(x).__name__)
+    if x.ndim != 4 or 0 in x.shape:
+        raise fail("images", "a non-empty batch (B, C, H, W)", f"shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise fail("images", f"a floating dtype with values in {list(bounds)}", str(x.dtype))
+    low, high = (end.item() for end in x.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise fail("images", "finite values", "NaN or infinity")
+    if low < bounds[0] - _TOLERANCE or high > bounds[1] + _TOLERANCE:
+        hint = "; normalisation belongs in Classifier(mean=…, std=…)"
+        raise fail("images", f"values in [{bounds[0]:g}, {bounds[1]:g}]", f"[{low:.4g}, {high:.4g}]{hint}")
+
+
+def target(value: Any, x: Tensor, name: str = "target") -> Tensor:
+    """Return class indices as int64 (B,) on the device of `x`; an int stands for every image."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = torch.full((len(x),), value, dtype=torch.int64)
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(value)
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise fail(name, "integer class indices", str(value.dtype))
+    if value.ndim == 0:
+        value = value.expand(len(x))
+    if value.shape != (len(x),):
+        raise fail(name, f"an int or shape ({len(x)},), one class per image", f"shape {tuple(value.shape)}")
+    return value.to(x.device, torch.int64)
+
+
+def target_range(value: Tensor, classes: int, name: str = "target") -> None:
+    """Raise unless every class index is in [0, classes)."""
+    low, high = int(value.min()), int(value.max())
+    if low < 0 or high >= classes:
+        raise fail(name, f"class indices in [0, {classes - 1}]", f"[{low}, {high}]")
+
+
+def seed(value: Any, x: Tensor) -> Tensor:
+    """Return per-image seeds as int64 (B,); an int gives every image the same seed.
+
+    With an int, what an image gets does not depend on its neighbours or its place in the batch.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not -(2**63) <= value < 2**63:
+            raise fail("seed", "an int of 64 bits", repr(value))
+        return torch.full((len(x),), value, dtype=torch.int64, device=x.device)
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (len(x),):
+        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise fail("seed", f"an int or an int64 tensor ({len(x)},)", got)
+    return value.to(x.device)
