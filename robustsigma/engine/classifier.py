@@ -77,7 +77,11 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of images in [0, 1]; part of the autograd graph, in the net's current mode."""
         parameter = next(self.net.parameters(), None)
-        if parameter is not None and parameter.is_floating_point() and not torch.is_autocast_enabled(images.device.type):
+        if (
+            parameter is not None
+            and parameter.is_floating_point()
+            and not torch.is_autocast_enabled(images.device.type)
+        ):
             images = images.to(parameter.dtype)
         channels = images.shape[1]
         for name, statistic in (("mean", self.mean), ("std", self.std)):

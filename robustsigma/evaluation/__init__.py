@@ -1,0 +1,1 @@
+"""Training regimes against conditions: the robustness matrix."""

@@ -77,7 +77,9 @@ class IntegratedGradients(Attributor):
         count, device = len(images), images.device
         base = self._baseline(images, seeds, classifier.bounds)
         way = images - base
-        points, weights = (torch.tensor(v, dtype=images.dtype, device=device) for v in quadrature(self.rule, self.steps))
+        points, weights = (
+            torch.tensor(v, dtype=images.dtype, device=device) for v in quadrature(self.rule, self.steps)
+        )
         total = torch.zeros_like(images)
         curve = torch.empty(count * self.steps, dtype=images.dtype, device=device)
         chunk = classifier.chunk_for(images)

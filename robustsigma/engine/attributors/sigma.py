@@ -164,7 +164,8 @@ class Sigma(Attributor):
         size = max(1, _CHUNKS_PER_GROUP * classifier.chunk_for(images) // paths)
         groups = zip(*(t.split(size) for t in (images, target, confidence, seeds)), strict=True)
         walks = [
-            self._walk_group(classifier, x, at, start, keys, paths, gradients=gradients) for x, at, start, keys in groups
+            self._walk_group(classifier, x, at, start, keys, paths, gradients=gradients)
+            for x, at, start, keys in groups
         ]
         longest = max(w.curve.shape[1] for w in walks)
         curves = [torch.nn.functional.pad(w.curve, (0, longest - w.curve.shape[1]), value=torch.nan) for w in walks]

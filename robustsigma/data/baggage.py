@@ -1,0 +1,124 @@
+"""Procedural X-ray baggage scans: one of five prohibited items over clutter, seen through each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustsigma.data.baggage_shapes import CLUTTER, ITEMS, Canvas, bag
+from robustsigma.data.source import ArrayDataset, Source, Split
+
+_NAMES = tuple(ITEMS)
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# Absorption of red, green and blue by organic (shown orange), mixed (green) and metal (blue), at full thickness.
+_ABSORPTION = np.array([[0.25, 1.3, 3.2], [2.9, 1.0, 2.3], [4.2, 2.6, 0.9]], dtype=np.float32)
+_WEIGHTS = np.array([weight for *_, weight in CLUTTER]) / sum(weight for *_, weight in CLUTTER)
+
+
+@dataclass(frozen=True)
+class Baggage(Source):
+    """Pseudo-coloured scans of bags, each with exactly one gun, knife, wrench, pair of pliers or scissors.
+
+    Everything is translucent: colours follow Beer and Lambert's law for three materials. Image i of a split depends
+    only on (seed, split, i, size), so that fewer images are a prefix of more. The datasets returned carry `masks`,
+    True where the item absorbs; they are made once per process and shared, so do not write into them.
+
+    Args:
+        size: side in pixels, 16 to 299.
+        train: number of training images.
+        val: number of validation images.
+        test: number of test images.
+        seed: of everything.
+    """
+
+    size: int = 64
+    train: int = 4000
+    val: int = 500
+    test: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 299:
+            raise ValueError(f"size: expected 16 to 299 pixels, got {self.size}")
+        for name in _SPLITS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least one image, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The five prohibited items."""
+        return _NAMES
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(3, size, size)."""
+        return 3, self.size, self.size
+
+    def split(self, split: Split) -> ArrayDataset:
+        """Return the scans of one split with the masks of their items."""
+        self.check_split(split)
+        return _generate(self.size, getattr(self, split), self.seed, split)
+
+
+@lru_cache(maxsize=8)
+def _generate(size: int, count: int, seed: int, split: Split) -> ArrayDataset:
+    images = np.empty((count, size, size, 3), dtype=np.uint8)
+    masks = np.empty((count, size, size), dtype=bool)
+    labels = np.array([label_of(seed, split, i) for i in range(count)], dtype=np.int64)
+    for i in range(count):
+        rng = np.random.default_rng((seed, _SPLITS.index(split), i, 1))
+        images[i], masks[i] = render(rng, size, int(labels[i]))
+    channels_first = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return ArrayDataset(channels_first, torch.from_numpy(labels), torch.from_numpy(masks))
+
+
+def label_of(seed: int, split: Split, index: int) -> int:
+    """Return the class of an image: every five images in a row hold each class once, in a random order."""
+    block, place = divmod(index, len(_NAMES))
+    order = np.random.default_rng((seed, _SPLITS.index(split), block, 0)).permutation(len(_NAMES))
+    return int(order[place])
+
+
+def render(
+    rng: np.random.Generator, size: int, label: int, *, item: bool = True
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw one scan.
+
+    Args:
+        rng: source of every choice.
+        size: side in pixels.
+        label: which item.
+        item: whether the item absorbs; without it the rest of the scan is the same.
+
+    Returns:
+        The scan (size, size, 3) and the item's mask (size, size).
+    """
+    canvas = Canvas(size, (0.5, 0.5), 1.0, rng.normal(0, 0.05))
+    bag(canvas, rng)
+    total = canvas.thickness()
+    for kind in rng.choice(len(CLUTTER), int(rng.integers(4, 10)), p=_WEIGHTS):
+        paint, low, high, _ = CLUTTER[kind]
+        scale = rng.uniform(low, high)
+        x, y = rng.uniform(0.1 + scale * 0.8, 0.9 - scale * 0.8, 2)
+        canvas = Canvas(size, (x, y), scale, rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.0))
+        paint(canvas, rng)
+        total += canvas.thickness()
+    scale = rng.uniform(0.24, 0.36)
+    x, y = rng.uniform(0.12 + scale, 0.88 - scale, 2)
+    squash = rng.uniform(0.65, 1.0) * rng.choice([-1, 1])
+    canvas = Canvas(size, (x, y), scale, rng.uniform(0, 2 * np.pi), squash)
+    ITEMS[_NAMES[label]](canvas, rng)
+    thickness = canvas.thickness()
+    if item:
+        total += thickness
+    light = np.exp(-(total @ _ABSORPTION)) * rng.uniform(0.96, 1.0)
+    noise = rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(rng.uniform(0.005, 0.02))
+    scan = light + noise * np.sqrt(light)
+    mask: NDArray[np.bool_] = np.any(thickness > 0, axis=2)
+    return (np.clip(scan, 0, 1) * 255 + 0.5).astype(np.uint8), mask

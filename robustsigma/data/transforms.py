@@ -1,0 +1,83 @@
+"""Augmentations of the training images by Albumentations, described in YAML."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _albumentations() -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for its version
+    try:
+        import albumentations
+    except ImportError as error:
+        raise ImportError("Albumentations needs albumentations: pip install 'robustsigma[augment]'") from error
+    return albumentations
+
+
+@dataclass(frozen=True)
+class Albumentations:
+    """A sequence of Albumentations transforms that keep the image's shape.
+
+    Args:
+        transforms: each a mapping with the transform's `name`, such as HorizontalFlip, and its arguments.
+    """
+
+    transforms: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.transforms:
+            _ = self._compose  # bad names and arguments show at once
+
+    def apply(self, image: Tensor, seed: int) -> Tensor:
+        """Return the image transformed; equal seeds give equal images.
+
+        Args:
+            image: float (C, H, W) in [0, 1] on the CPU, C being 1 or 3.
+            seed: of every random choice.
+
+        Returns:
+            Float in [0, 1], of the same shape and dtype.
+        """
+        if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.is_floating_point():
+            raise ValueError(
+                f"image: expected float (C, H, W) with 1 or 3 channels, got {image.dtype} {tuple(image.shape)}"
+            )
+        if not self.transforms:
+            return image
+        compose = self._compose
+        compose.set_random_seed(seed % 2**32)
+        pixels = np.ascontiguousarray(image.detach().permute(1, 2, 0).numpy(), dtype=np.float32)
+        result = np.asarray(compose(image=pixels)["image"], dtype=np.float32)
+        if result.ndim == 2:
+            result = result[:, :, None]
+        if result.shape != pixels.shape:
+            raise ValueError(f"transforms: expected to keep the image's shape {pixels.shape}, got {result.shape}")
+        return torch.from_numpy(result.clip(0, 1).transpose(2, 0, 1).copy()).to(image.dtype)
+
+    @cached_property
+    def _compose(self) -> Any:
+        library = _albumentations()
+        return library.Compose([_build(library, i, entry) for i, entry in enumerate(self.transforms)])
+
+
+def _build(library: Any, index: int, entry: dict[str, Any]) -> Any:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str):
+        raise ValueError(f"transforms[{index}]: expected a mapping with a name, got {entry!r}")
+    kind = getattr(library, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, library.BasicTransform)):
+        raise ValueError(f"transforms[{index}]: expected the name of an Albumentations transform, got {name!r}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # how Albumentations reports an unknown argument
+            return kind(**{key: value for key, value in entry.items() if key != "name"})
+    except (TypeError, ValueError, UserWarning) as error:
+        raise ValueError(f"transforms[{index}]: expected valid arguments of {name}, got {error}") from error

@@ -1,0 +1,75 @@
+"""The matrix of a robustness evaluation in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from robustsigma.report import matrix, text
+
+
+def show(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the matrix, then the flags and how many seeds stand behind it.
+
+    Args:
+        results: what the evaluation measured (schema 1).
+        console: where to print; standard output if None.
+    """
+    console = console or Console()
+    found = matrix.build(results)
+    dataset = results.get("dataset") or {}
+    title = f"Accuracy in % on {text.printable(dataset.get('name', 'the test set'))}"
+    table = _table(title, found, found.columns)
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        console.print(table)
+    else:
+        for group in found.columns:
+            console.print(_table(f"{title}: {group.title.lower()}", found, (group,)))
+    seeds = results.get("seeds") or []
+    if len(seeds) == 1:
+        console.print(Text("1 seed: how results vary between trainings is not known", style="bold red"))
+    for flag in _flags(results, found):
+        console.print(flag)
+
+
+def _table(title: str, found: matrix.Matrix, columns: tuple[matrix.Group, ...]) -> Table:
+    """Return the table of some readings."""
+    table = Table(title=Text(title), title_style="bold", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Model", no_wrap=True)
+    heads = [head for group in columns for head in group.heads]
+    for head in heads:
+        name = Text(head.label, style="bold")
+        name.append("" if head.group == "none" else f"\n{text.printable(head.group)}", style="dim")
+        table.add_column(name, justify="right", no_wrap=True)
+    for group in found.rows:
+        for regime in group.heads:
+            label = Text(text.printable(regime.label))
+            label.append("" if group.key == "none" else f", {group.title.lower()}", style="dim")
+            table.add_row(label, *(_cell(found.cells.get((regime.id, head.id))) for head in heads))
+        table.add_section()
+    return table
+
+
+def _cell(cell: matrix.Cell | None) -> Text:
+    """Return one accuracy with the codes of its flags."""
+    if cell is None:
+        return Text(text.DASH, style="dim")
+    shown = Text(text.percent(cell.accuracy.get("mean")))
+    codes = list(dict.fromkeys(text.printable(flag.get("code", "flag")) for flag in cell.flags))
+    if codes:
+        shown.append("\n" + " ".join(codes), style="yellow")
+    return shown
+
+
+def _flags(results: dict[str, Any], found: matrix.Matrix) -> list[Text]:
+    """Return the flags of the run, then those of cells, each once."""
+    run = [(str(flag.get("code", "")), str(flag.get("message", ""))) for flag in results.get("flags") or []]
+    lines = []
+    for code, message in dict.fromkeys([*run, *found.notes]):
+        lines.append(Text(text.printable(code), style="yellow").append(f"  {text.printable(message)}", style="default"))
+    return lines

