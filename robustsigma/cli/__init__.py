@@ -1,1 +1,5 @@
-"""The command line."""
+"""The command line: `robustsigma VERB …`."""
+
+from robustsigma.cli.main import main
+
+__all__ = ["main"]

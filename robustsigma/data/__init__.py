@@ -1,1 +1,24 @@
-"""Datasets in [0, 1], and the module that perturbs their batches on the device."""
+"""Datasets in [0, 1], and the Lightning module that perturbs their batches on the device."""
+
+from robustsigma.data.baggage import Baggage
+from robustsigma.data.digits import Digits
+from robustsigma.data.folder import ImageFolder
+from robustsigma.data.mnist5k import MNIST5k
+from robustsigma.data.module import RobustDataModule
+from robustsigma.data.source import ArrayDataset, Batch, Source, Split
+from robustsigma.data.torchvision_source import Torchvision
+from robustsigma.data.transforms import Albumentations
+
+__all__ = [
+    "Albumentations",
+    "ArrayDataset",
+    "Baggage",
+    "Batch",
+    "Digits",
+    "ImageFolder",
+    "MNIST5k",
+    "RobustDataModule",
+    "Source",
+    "Split",
+    "Torchvision",
+]

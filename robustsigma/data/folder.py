@@ -75,6 +75,11 @@ def to_tensor(image: Image.Image, channels: int, size: int | None) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).float().div(255)
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and below it, sorted."""
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file()]
+
+
 class FileDataset(Dataset[tuple[Tensor, int]]):
     """Image files, read when asked for.
 
@@ -83,10 +88,13 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         labels: one per path.
         size: side to resize and crop to.
         channels: 1 or 3.
+        name: of the argument that an unreadable file is reported as.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int], size: int, channels: int) -> None:
-        self.paths, self.labels, self.size, self.channels = list(paths), list(labels), size, channels
+    def __init__(
+        self, paths: Sequence[Path], labels: Sequence[int], size: int, channels: int, *, name: str = "root"
+    ) -> None:
+        self.paths, self.labels, self.size, self.channels, self.name = list(paths), list(labels), size, channels, name
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -97,7 +105,7 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
                 image.draft("L" if self.channels == 1 else "RGB", (2 * self.size, 2 * self.size))
                 return to_tensor(ImageOps.exif_transpose(image), self.channels, self.size), self.labels[index]
         except _BROKEN as error:
-            raise ValueError(f"root: expected a readable image at {self.paths[index]}, got {error}") from error
+            raise ValueError(f"{self.name}: expected a readable image at {self.paths[index]}, got {error}") from error
 
 
 @dataclass(frozen=True)
@@ -202,12 +210,7 @@ class ImageFolder(Source):
         found = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
         if not found <= set(names):
             raise ValueError(f"root: expected only classes of train/ in {folder}, got {sorted(found - set(names))}")
-        return [
-            (path, label)
-            for label, name in enumerate(names)
-            for path in sorted((folder / name).rglob("*"))
-            if path.suffix.lower() in _SUFFIXES and path.is_file()
-        ]
+        return [(path, label) for label, name in enumerate(names) for path in image_files(folder / name)]
 
     @staticmethod
     def _broken(dataset: FileDataset) -> Iterator[int]:

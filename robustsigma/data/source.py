@@ -10,19 +10,31 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustsigma.engine.perturbations import Perturbed
+
 Split = Literal["train", "val", "test"]
 
 
 class Batch(NamedTuple):
-    """What every loader yields.
+    """What every loader yields, and what the data module makes of it on the device. B images.
 
-    `images` is float (B, C, H, W) in [0, 1], `labels` int64 (B,), `indices` int64 (B,): the image's place in its
-    split, from which its noise seed derives, so that results do not depend on batching.
+    Attributes:
+        images: float (B, C, H, W) in [0, 1].
+        labels: int64 (B,).
+        indices: int64 (B,), the image's place in its split, from which its noise seed derives.
+        clean: (B, C, H, W) the images before they were perturbed, or None on the way from the loader.
+        made: how `images` came about, or None on the way from the loader.
+        condition: name of what was done to the images.
+        seconds: the perturbation took, on the host's clock.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    clean: Tensor | None = None
+    made: Perturbed | None = None
+    condition: str = "clean"
+    seconds: float = 0.0
 
 
 class ArrayDataset(Dataset[tuple[Tensor, int]]):

@@ -40,10 +40,13 @@ def check_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -> 
     with classifier.frozen():
         x = images.detach().clone()
         first, again = classifier.logits(x), classifier.logits(x)
-        _, gradient = classifier.loss_gradient(x, validation.target(labels, x, "labels"))
+        at = validation.target(labels, x, "labels")
+        classifier.check_target(at, x, "labels")
+        _, gradient = classifier.loss_gradient(x, at)
     if is_probability(first):
         flags.append(Flag("probabilities", "The network returns probabilities, not logits: gradients vanish."))
-    if not torch.equal(first, again):
+    # Not bit for bit: a GPU may choose another algorithm for the second call.
+    if not torch.allclose(first, again, rtol=1e-4, atol=1e-5, equal_nan=True):
         flags.append(Flag("random_outputs", "Two equal calls give different logits: attacks need averaging (EOT)."))
     size = gradient.flatten(1).abs().amax(1)
     dead = int(((size == 0) | ~torch.isfinite(size)).sum())

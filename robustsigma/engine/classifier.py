@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsigma.engine.validation import choice, fail, integer
+from robustsigma.engine.validation import choice, fail, integer, target_range
 
 Score = Literal["logit", "log_prob", "prob"]
 SCORES: tuple[Score, ...] = get_args(Score)
@@ -67,21 +67,20 @@ class Classifier(nn.Module):
         if chunk_size is not None:
             integer("chunk_size", chunk_size, 1)
         self.net = net
+        self._classes: int | None = None  # of the last pass
         self.chunk_size = chunk_size
         self.gradient_dtype = gradient_dtype
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", _statistic("mean", mean, positive=False), persistent=False)
-        self.register_buffer("std", _statistic("std", std, positive=True), persistent=False)
+        parameter = next(net.parameters(), None)
+        device = None if parameter is None else parameter.device
+        self.register_buffer("mean", _statistic("mean", mean, positive=False).to(device), persistent=False)
+        self.register_buffer("std", _statistic("std", std, positive=True).to(device), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of images in [0, 1]; part of the autograd graph, in the net's current mode."""
         parameter = next(self.net.parameters(), None)
-        if (
-            parameter is not None
-            and parameter.is_floating_point()
-            and not torch.is_autocast_enabled(images.device.type)
-        ):
+        if parameter is not None and parameter.is_floating_point():
             images = images.to(parameter.dtype)
         channels = images.shape[1]
         for name, statistic in (("mean", self.mean), ("std", self.std)):
@@ -94,7 +93,19 @@ class Classifier(nn.Module):
             raise fail("net", f"logits of shape ({len(images)}, K)", got)
         if logits.shape[1] < 2:
             raise fail("net", "logits of at least two classes", f"shape {tuple(logits.shape)}")
+        self._classes = logits.shape[1]
         return logits
+
+    def check_target(self, target: Tensor, images: Tensor, name: str = "target") -> None:
+        """Raise unless every class index is one of the network's; call inside `frozen()`.
+
+        A wrong index must not reach the network's device, where it may end the process. The number of classes is
+        that of the last pass; where none was made, or the net may have changed since, one image is passed.
+        """
+        if self._classes is None or int(target.max()) >= self._classes:
+            self.logits(images[:1])
+        assert self._classes is not None
+        target_range(target, self._classes, name)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -105,7 +116,7 @@ class Classifier(nn.Module):
         """
         modes = [(module, module.training) for module in self.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
-        device = next((p.device.type for p in self.parameters()), "cpu")
+        device = self.mean.device.type
         try:
             # Attribute by attribute: .train() of a parent would overwrite deliberately frozen children.
             for module, _ in modes:
@@ -128,7 +139,7 @@ class Classifier(nn.Module):
                 return self(chunk)
 
         # The clone leaves inference mode, so that callers may compute with the result as with any tensor.
-        return self._chunked(run, images).clone()
+        return _wide(self._chunked(run, images).clone())
 
     def score(self, images: Tensor, target: Tensor, of: Score = "prob") -> Tensor:
         """Return the target's score (B,) without a graph, chunked; call inside `frozen()`."""
@@ -156,8 +167,8 @@ class Classifier(nn.Module):
             with cast:
                 logits = self(chunk)
             if not logits.requires_grad:  # a constant network has no graph and a zero gradient
-                return logits.detach(), torch.zeros_like(chunk)
-            wide = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+                return _wide(logits.detach()), torch.zeros_like(chunk)
+            wide = _wide(logits)
             (gradient,) = torch.autograd.grad(objective(wide, at), chunk, allow_unused=True)
             return wide.detach(), torch.zeros_like(chunk) if gradient is None else gradient
 
@@ -171,14 +182,16 @@ class Classifier(nn.Module):
         return max(1, elements // max(1, images[0].numel()))
 
     def _chunked(self, run: Callable[..., Any], images: Tensor, *others: Tensor) -> Any:
-        size = self.chunk_for(images)
-        try:
-            return self._in_chunks(run, size, images, *others)
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-        torch.cuda.empty_cache()
-        return self._in_chunks(run, max(1, size // 2), images, *others)
+        size = min(self.chunk_for(images), len(images))
+        while True:
+            try:
+                return self._in_chunks(run, size, images, *others)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            # Outside the handler, whose traceback holds the failed pass's tensors.
+            torch.cuda.empty_cache()
+            size //= 2
 
     @staticmethod
     def _in_chunks(run: Callable[..., Any], size: int, *tensors: Tensor) -> Any:
@@ -188,6 +201,11 @@ class Classifier(nn.Module):
         if isinstance(parts[0], tuple):
             return tuple(torch.cat(column) for column in zip(*parts, strict=True))
         return torch.cat(parts)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Return logits in at least single precision."""
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
 def pick(logits: Tensor, target: Tensor, of: Score) -> Tensor:

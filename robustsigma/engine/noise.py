@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robustsigma.engine.validation import choice
@@ -23,6 +24,7 @@ Noise = Literal["bernoulli", "gaussian", "uniform", "perlin"]
 NOISES: tuple[Noise, ...] = ("bernoulli", "gaussian", "uniform", "perlin")
 
 _MASK64 = (1 << 64) - 1
+_PIECES = {8: torch.uint8, 16: torch.int16, 32: torch.int32}
 
 
 def _signed(value: int) -> int:
@@ -36,15 +38,16 @@ _MIX1 = _signed(0xBF58476D1CE4E5B9)
 _MIX2 = _signed(0x94D049BB133111EB)
 
 
-def _shift(words: Tensor, bits: int) -> Tensor:
-    """Shift right without copying the sign bit."""
-    return (words >> bits) & ((1 << (64 - bits)) - 1)
-
-
 def _mix(words: Tensor) -> Tensor:
-    words = (words ^ _shift(words, 30)) * _MIX1
-    words = (words ^ _shift(words, 27)) * _MIX2
-    return words ^ _shift(words, 31)
+    """Hash int64 words in place; in-place, since on big tensors fresh memory costs more than the arithmetic."""
+    scratch = torch.empty_like(words)
+    for bits, factor in ((30, _MIX1), (27, _MIX2), (31, 1)):
+        torch.bitwise_right_shift(words, bits, out=scratch)
+        scratch &= (1 << (64 - bits)) - 1  # the shift copies the sign bit
+        words ^= scratch
+        if factor != 1:
+            words *= factor
+    return words
 
 
 def name_key(name: str) -> int:
@@ -73,12 +76,11 @@ def _words(keys: Tensor, count: int) -> Tensor:
     return _mix(keys[:, None] + counters)
 
 
-def _pieces(keys: Tensor, count: int, bits: int) -> Tensor:
-    """Return `count` integers of `bits` bits for each key, int64 (R, count); bits divides 64."""
-    per_word = 64 // bits
-    words = _words(keys, -(-count // per_word))
-    shifts = torch.arange(0, 64, bits, dtype=torch.int64, device=keys.device)
-    return ((words[..., None] >> shifts) & ((1 << bits) - 1)).flatten(1)[:, :count]
+def _pieces(keys: Tensor, count: int, bits: Literal[8, 16, 32]) -> Tensor:
+    """Return `count` integers with `bits` random bits for each key, int32 (R, count); those above 8 bits are signed."""
+    words = _words(keys, -(-count * bits // 64))
+    # Memory read as shorter integers: the little-endian split of a word, as on every machine PyTorch is built for.
+    return words.view(_PIECES[bits])[:, :count].int()
 
 
 @lru_cache(maxsize=8)
@@ -105,21 +107,28 @@ def _unflatten(flat: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tens
 def bernoulli(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return independent signs, -1 or +1 with equal probability, (R, *shape)."""
     count = math.prod(shape)
-    signs = _sign_table(keys.device)[_pieces(keys, -(-count // 8), 8)].flatten(1)[:, :count]
+    table = _sign_table(keys.device).to(dtype)
+    signs = F.embedding(_pieces(keys, -(-count // 8), 8), table).flatten(1)[:, :count]
     return _unflatten(signs, shape, dtype)
 
 
 def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return independent uniform values in (0, 1), odd multiples of 2^-24, (R, *shape)."""
-    steps = _pieces(keys, math.prod(shape), 32) >> 9
+    steps = (_pieces(keys, math.prod(shape), 32) >> 9) & (2**23 - 1)
     return _unflatten((steps.float() + 0.5) * 2.0**-23, shape, dtype)
 
 
 def gaussian(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return independent standard normal values, (R, *shape): the sum of two table look-ups over sqrt 2."""
-    at = _pieces(keys, 2 * math.prod(shape), 16)
-    table = _normal_table(keys.device)
-    return _unflatten((table[at[:, 0::2]] + table[at[:, 1::2]]) * math.sqrt(0.5), shape, dtype)
+    at = _pieces(keys, 2 * math.prod(shape), 16) & (2**16 - 1)
+    pairs = _normal_table(keys.device).index_select(0, at.flatten()).view(len(at), -1, 2)
+    return _unflatten((pairs[..., 0] + pairs[..., 1]) * math.sqrt(0.5), shape, dtype)
+
+
+def _lattice(length: int, offset: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+    """Return each pixel's lattice index, int64 (R, length), and its place between two points, in (0, 1)."""
+    at = torch.arange(length, device=offset.device) + offset[:, None].long()
+    return at // scale, ((at % scale).float() + 0.5) / scale
 
 
 def _fade(t: Tensor) -> Tensor:
@@ -128,7 +137,7 @@ def _fade(t: Tensor) -> Tensor:
 
 
 def perlin(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype, scale: int = 8) -> Tensor:
-    """Return gradient noise (Perlin, 1985), about zero-mean with values in [-1, 1], (R, C, H, W).
+    """Return gradient noise (Perlin, 1985), zero-mean with values in [-1, 1], (R, C, H, W).
 
     Args:
         keys: int64 (R,).
@@ -137,40 +146,41 @@ def perlin(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype, scale: int 
         scale: pixels between two lattice points.
     """
     channels, height, width = shape
-    rows, columns = height // scale + 2, width // scale + 2
-    corner = _pieces(keys, channels * rows * columns, 8).reshape(-1, channels, rows, columns)
-    # 16 directions, so that no axis shows; a table, because sines differ in their last bit between devices.
-    angles = [2 * math.pi * (i + 0.5) / 16 for i in range(16)]
-    slope_y = torch.tensor([math.sin(a) for a in angles], device=keys.device)[corner & 15]
-    slope_x = torch.tensor([math.cos(a) for a in angles], device=keys.device)[corner & 15]
     # The lattice starts at a random offset, else every picture would be zero at the same places.
     offset = _pieces(fold(keys, "offset"), 2, 32) % scale
-    ys = torch.arange(height, device=keys.device)[None] + offset[:, :1]
-    xs = torch.arange(width, device=keys.device)[None] + offset[:, 1:]
-    iy, ix = ys // scale, xs // scale
-    ty = ((ys % scale).float() + 0.5) / scale
-    tx = ((xs % scale).float() + 0.5) / scale
-    row = torch.arange(len(keys), device=keys.device)[:, None, None, None]
-    channel = torch.arange(channels, device=keys.device)[None, :, None, None]
-
-    def dot(dy: int, dx: int) -> Tensor:
-        at = (row, channel, (iy + dy)[:, None, :, None], (ix + dx)[:, None, None, :])
-        return slope_y[at] * (ty - dy)[:, None, :, None] + slope_x[at] * (tx - dx)[:, None, None, :]
-
-    wy, wx = _fade(ty)[:, None, :, None], _fade(tx)[:, None, None, :]
-    top = dot(0, 0) * (1 - wx) + dot(0, 1) * wx
-    bottom = dot(1, 0) * (1 - wx) + dot(1, 1) * wx
+    iy, ty = _lattice(height, offset[:, 0], scale)
+    ix, tx = _lattice(width, offset[:, 1], scale)
+    rows, columns = (-(-(n + scale - 1) // scale) + 1 for n in (height, width))
+    corner = (_pieces(keys, channels * rows * columns, 8) & 15).reshape(-1, channels, rows, columns)
+    # 16 directions, so that no axis shows; a table, because sines differ in their last bit between devices.
+    angles = [2 * math.pi * (i + 0.5) / 16 for i in range(16)]
+    slope_y, slope_x = (
+        torch.tensor([turn(a) for a in angles], device=keys.device)[corner] for turn in (math.sin, math.cos)
+    )
+    tx, ty = tx[:, None, None, :], ty[:, None, :, None]
+    left = ix[:, None, None, :].expand(-1, channels, rows, -1)
+    # Along x first, on the few lattice rows; along y the value is then linear in the two.
+    wx = _fade(tx)
+    part_y = slope_y.gather(3, left) * (1 - wx) + slope_y.gather(3, left + 1) * wx
+    part_x = slope_x.gather(3, left) * tx * (1 - wx) + slope_x.gather(3, left + 1) * (tx - 1) * wx
+    wy = _fade(ty)
+    above = iy[:, None, :, None].expand(-1, channels, -1, width)
+    top = part_y.gather(2, above) * ty + part_x.gather(2, above)
+    bottom = part_y.gather(2, above + 1) * (ty - 1) + part_x.gather(2, above + 1)
     # |value| <= sqrt(1/2) for unit slopes.
     return ((top * (1 - wy) + bottom * wy) * math.sqrt(2)).to(dtype)
 
 
 def pattern(kind: Noise, keys: Tensor, shape: tuple[int, int, int], dtype: torch.dtype, *, scale: int = 8) -> Tensor:
-    """Return a zero-mean pattern of about unit size, (R, C, H, W); `scale` is Perlin's."""
+    """Return a zero-mean pattern, (R, C, H, W); `scale` is Perlin's.
+
+    Standard deviations: "bernoulli" and "gaussian" 1, "uniform" (within [-1, 1]) 0.58, "perlin" 0.31.
+    """
     choice("noise", kind, NOISES)
     if kind == "bernoulli":
         return bernoulli(keys, shape, dtype)
     if kind == "gaussian":
         return gaussian(keys, shape, dtype)
     if kind == "uniform":
-        return uniform(keys, shape, dtype) * 2 - 1
+        return (uniform(keys, shape, torch.float32) * 2 - 1).to(dtype)
     return perlin(keys, shape, dtype, scale)

@@ -45,7 +45,7 @@ def images(x: Any, bounds: tuple[float, float]) -> None:
         raise fail("images", "a non-empty batch (B, C, H, W)", f"shape {tuple(x.shape)}")
     if not x.is_floating_point():
         raise fail("images", f"a floating dtype with values in {list(bounds)}", str(x.dtype))
-    low, high = (end.item() for end in x.detach().aminmax())
+    low, high = torch.stack(x.detach().aminmax()).tolist()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise fail("images", "finite values", "NaN or infinity")
     if low < bounds[0] - _TOLERANCE or high > bounds[1] + _TOLERANCE:
@@ -55,10 +55,11 @@ def images(x: Any, bounds: tuple[float, float]) -> None:
 
 def target(value: Any, x: Tensor, name: str = "target") -> Tensor:
     """Return class indices as int64 (B,) on the device of `x`; an int stands for every image."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = torch.full((len(x),), value, dtype=torch.int64)
     if not isinstance(value, Tensor):
-        value = torch.as_tensor(value)
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise fail(name, "integer class indices", repr(value)) from None
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise fail(name, "integer class indices", str(value.dtype))
     if value.ndim == 0:
@@ -70,7 +71,7 @@ def target(value: Any, x: Tensor, name: str = "target") -> Tensor:
 
 def target_range(value: Tensor, classes: int, name: str = "target") -> None:
     """Raise unless every class index is in [0, classes)."""
-    low, high = int(value.min()), int(value.max())
+    low, high = torch.stack(value.aminmax()).tolist()
     if low < 0 or high >= classes:
         raise fail(name, f"class indices in [0, {classes - 1}]", f"[{low}, {high}]")
 

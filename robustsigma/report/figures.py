@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from robustsigma.report import gallery, matrix, text
 from robustsigma.report.canvas import INK, LINE, MOST, QUIET, Floats, array, bare, fit, image_of, label, overlay
 
-_STYLE = {
+STYLE = {
     "text.usetex": False,
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -40,20 +40,20 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, by
         ValueError: if a section's array is missing or does not fit.
     """
     made: dict[str, bytes] = {}
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        made["matrix"] = _png(_matrix(matrix.build(results)))
+        made["matrix"] = png(_matrix(matrix.build(results)))
         if (results.get("examples") or {}).get("items"):
-            made["examples"] = _png(gallery.examples(results, array(arrays, "examples", 5)))
+            made["examples"] = png(gallery.examples(results, array(arrays, "examples", 5)))
         if (results.get("path") or {}).get("shown_steps"):
-            made["path"] = _png(_path(results["path"], array(arrays, "path", 4), arrays.get("path_attribution")))
+            made["path"] = png(_path(results["path"], array(arrays, "path", 4), arrays.get("path_attribution")))
         if results.get("explanations"):
             heat, images = array(arrays, "explanations", 4), array(arrays, "explained", 4)
-            made["explanations"] = _png(gallery.explanations(results, heat, images, arrays.get("masks")))
+            made["explanations"] = png(gallery.explanations(results, heat, images, arrays.get("masks")))
     return made
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     """Return the figure as a PNG file that names no program."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, facecolor="white", bbox_inches="tight", metadata={"Software": None})

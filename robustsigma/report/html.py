@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import tempfile
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from robustsigma.files import write_atomically
 from robustsigma.report import figures, matrix, text
 
 FIGURES = ("matrix", "examples", "path", "explanations")
@@ -30,26 +29,10 @@ def write(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     for name in FIGURES:
         if name in pictures:
-            replace(folder / f"{name}.png", pictures[name])
+            write_atomically(folder / f"{name}.png", pictures[name])
         else:
             (folder / f"{name}.png").unlink(missing_ok=True)
-    return replace(out / "report.html", page.encode())
-
-
-def replace(path: Path, content: bytes) -> Path:
-    """Write a file beside its place and move it there in one step."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
+    return write_atomically(out / "report.html", page.encode())
 
 
 def render(results: dict[str, Any], pictures: dict[str, bytes]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from robustsigma.report import html as report_html
+from robustsigma import files
 from robustsigma.report import print_table, text, write_report
 
 SECTIONS = {"examples": "The same images", "path": "How a SIGMA sample", "explanations": "What the model looks at"}
@@ -177,7 +177,7 @@ def test_a_failed_write_leaves_the_former_report(results, arrays, tmp_path, monk
     def fail(self, target):
         raise OSError("disk")
 
-    monkeypatch.setattr(report_html.Path, "replace", fail)
+    monkeypatch.setattr(files.Path, "replace", fail)
     with pytest.raises(OSError, match="disk"):
         write_report(results, arrays, tmp_path)
     assert path.read_bytes() == before

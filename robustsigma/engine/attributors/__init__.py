@@ -1,7 +1,32 @@
 """Attributors: where in the image the evidence for a class is. One paper, one file, one class."""
 
+from robustsigma.engine.attributors.agi import AGI
+from robustsigma.engine.attributors.attention_rollout import AttentionRollout
 from robustsigma.engine.attributors.base import Attribution, Attributor
+from robustsigma.engine.attributors.credible_path import CrediblePath
+from robustsigma.engine.attributors.expected_gradients import ExpectedGradients
+from robustsigma.engine.attributors.gradient import Gradient
+from robustsigma.engine.attributors.guided_integrated_gradients import GuidedIntegratedGradients
+from robustsigma.engine.attributors.idg import IDG
+from robustsigma.engine.attributors.ig2 import IG2
 from robustsigma.engine.attributors.integrated_gradients import IntegratedGradients
+from robustsigma.engine.attributors.left_integrated_gradients import LeftIntegratedGradients
+from robustsigma.engine.attributors.random_attribution import RandomAttribution
 from robustsigma.engine.attributors.sigma import Sigma
 
-__all__ = ["Attribution", "Attributor", "IntegratedGradients", "Sigma"]
+__all__ = [
+    "AGI",
+    "IDG",
+    "IG2",
+    "AttentionRollout",
+    "Attribution",
+    "Attributor",
+    "CrediblePath",
+    "ExpectedGradients",
+    "Gradient",
+    "GuidedIntegratedGradients",
+    "IntegratedGradients",
+    "LeftIntegratedGradients",
+    "RandomAttribution",
+    "Sigma",
+]

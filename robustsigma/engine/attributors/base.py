@@ -24,13 +24,15 @@ class Attribution:
         target: (B,) the class that was explained.
         endpoint: (B, C, H, W) in bounds: the far end of the path; for SIGMA the zero-confidence sample of path 0.
         drop: (B,) score(image) - score(endpoint), the mean over paths: what `values` should sum to.
-        confidence: (B, P, S + 1) the score along each path, NaN after its end.
+        confidence: (B, P, S + 1) the score along each path from the image, NaN after its end; on a straight line
+            (B, P, S + 2), both ends and the S points between.
         steps: (B, P) int64, steps taken.
         converged: (B, P) bool, whether the path ended as the method wants it to.
         forwards: (B,) int64, forward passes spent on the image, those of gradients included.
         backwards: (B,) int64, backward passes spent on the image.
         stderr: (B, H, W) standard error over paths of the abs_sum heatmap, or None for a single path.
         endpoints: (B, P, C, H, W), or None where a method has one path.
+        valid: (B,) share of the gradients that the method used, or None where it uses all.
     """
 
     values: Tensor
@@ -44,6 +46,7 @@ class Attribution:
     backwards: Tensor
     stderr: Tensor | None = None
     endpoints: Tensor | None = None
+    valid: Tensor | None = None
 
     def gap(self) -> Tensor:
         """Return |sum of values - drop| (B,), the completeness gap."""
@@ -91,8 +94,8 @@ class Attributor(ABC):
                 x = x.float()
             x = x.clamp(*classifier.bounds)
             logits = classifier.logits(x)
-            if chosen is None:
-                chosen = logits.argmax(1)
+            chosen = logits.argmax(1) if chosen is None else chosen.clone()
+            seeds = seeds.clone()
             validation.target_range(chosen, logits.shape[1])
             result = self.attribute(classifier, x, chosen, logits, seeds)
         if not torch.isfinite(result.values).all():

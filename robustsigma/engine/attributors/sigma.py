@@ -6,61 +6,51 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from robustsigma.engine import noise, validation
+from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
+from robustsigma.engine.attributors.baselines import Given, given
+from robustsigma.engine.attributors.image_range import AUTHORS_UNIT, RANGE_MODES, AuthorsRange, RangeMode
+from robustsigma.engine.attributors.spsa_walk import SpsaWalk, Walk
 from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
 from robustsigma.engine.noise import NOISES, Noise
 
-RangeMode = Literal["original", "full", "clip"]
-RANGE_MODES: tuple[RangeMode, ...] = ("original", "full", "clip")
-
 # Rows (images x paths) walked at once, in chunks of the classifier: enough to fill passes while rows finish.
 _CHUNKS_PER_GROUP = 2
-# On a GPU asking which rows are done stalls the device, so it is asked every few steps; in between, done rows stay put.
-_GPU_CHECK_INTERVAL = 4
+# Paths of the first round where the number of paths is left to `relative_stderr`; each later round adds half as many
+# as there are, so that the waits are few and at most a third of the paths is more than was needed.
+_FIRST_ROUND = 4
 
 
 @dataclass
-class Walk:
-    """Where the paths of some rows ended. R rows, S steps of the longest.
-
-    Attributes:
-        ends: (R, C, H, W) the last point of each path, in range.
-        curve: (R, S + 1) confidence, NaN after the end.
-        steps: (R,) int64.
-        values: (R, C, H, W) the attribution, or None for a walk without gradients.
-    """
+class _Paths:
+    """Paths made in one round. B images, P paths; a path that was not walked is NaN, of zero steps, at its image."""
 
     ends: Tensor
     curve: Tensor
     steps: Tensor
-    values: Tensor | None
+    maps: Tensor
 
+    def among(self, rows: Tensor, images: Tensor) -> _Paths:
+        """Return the round with all images in it, these paths in the given rows."""
+        if len(rows) == len(images):
+            return self
 
-class _Range:
-    """Maps latent points into the valid range, by what each row's own image spans (METHODS: the authors' M)."""
+        def put(blank: Tensor, part: Tensor) -> Tensor:
+            return blank.index_copy(0, rows, part)
 
-    def __init__(self, mode: RangeMode, images: Tensor, bounds: tuple[float, float]) -> None:
-        self.mode, self.bounds = mode, bounds
-        if mode == "original":
-            flat = images.flatten(1)
-            self.low, self.high = flat.amin(1), flat.amax(1)
-        else:
-            self.low = images.new_full((len(images),), bounds[0])
-            self.high = images.new_full((len(images),), bounds[1])
+        def nan(part: Tensor) -> Tensor:
+            return part.new_full((len(images), *part.shape[1:]), torch.nan)
 
-    def __call__(self, points: Tensor, rows: Tensor) -> Tensor:
-        if self.mode == "clip":
-            return points.clamp(*self.bounds)
-        flat = points.flatten(1)
-        low, high = flat.amin(1), flat.amax(1)
-        span = high - low
-        slope = (self.high[rows] - self.low[rows]) / torch.where(span > 0, span, 1)
-        shape = (-1, 1, 1, 1)
-        mapped = (points - low.reshape(shape)) * slope.reshape(shape) + self.low[rows].reshape(shape)
-        return mapped.clamp(*self.bounds)
+        paths = self.steps.shape[1]
+        return _Paths(
+            ends=put(images[:, None].repeat(1, paths, 1, 1, 1), self.ends),
+            curve=put(nan(self.curve), self.curve),
+            steps=put(self.steps.new_zeros(len(images), paths), self.steps),
+            maps=put(nan(self.maps), self.maps),
+        )
 
 
 @dataclass(frozen=True)
@@ -82,13 +72,28 @@ class Sigma(Attributor):
         paths: walks averaged; more make the map smoother and give its standard error.
         max_steps: a path that has not arrived by then is returned with `converged` False.
         objective: f, what the walk descends. "prob" is the paper's; on confident networks it stands still where p
-            rounds to 1, and "log_prob" does not.
+            rounds to 1. "log_prob" keeps its digits there, though its slope is as small as 1 - p; "logit" has no
+            ceiling. The path still ends by p.
         noise: pattern D, zero-mean: "bernoulli" (the paper's), "gaussian", "uniform" or "perlin".
         noise_scale: pixels between the lattice points of Perlin noise.
         range_mode: "original" maps evaluated points affinely to the image's own [min, max], "full" to the whole
-            pixel range (which moves the image itself), "clip" clips.
+            pixel range (after the first step, so that the path still starts at the image), "clip" clips. "none"
+            evaluates probes wherever they lie; the points of the path, which are returned, are clipped all the same.
         guard: a gradient whose |sum| is at most this share of its sum of magnitudes is not scaled: its drop is
             carried to the next step, so that completeness holds without one map outweighing all others.
+        adaptive: limits (low, high) of Barzilai and Borwein's step size, which then takes the place of `alpha`
+            (in the authors' code, not in the paper): <dx, dx> / <dx, dg> of the last two points and slope estimates.
+        relative_stderr: paths of an image are made in rounds until the standard error of the mean of their heatmaps,
+            relative to that mean (both as root sums of squares over pixels), is at most this; `paths` is then the cap.
+            Paths that were not walked have NaN confidence, 0 steps and the image as end. None walks `paths`.
+        patience: a path whose probes told no difference for so many steps in a row is given up, unconverged.
+        patterns: D_k given instead of drawn, (steps, paths, C, H, W) in pixel units of [0, 1], the same for every
+            image; a path that uses them up ends there. Drawn ones are +-0.5, the published code's 0 or 1.
+        variant: "authors" reproduces their PyTorch code: patterns of 0 or 1, every evaluated image (the first too)
+            stretched to [0, 1], gradients of the logit with respect to the stretched image, 1e-10 added to their sum
+            and no guard; `stderr` is the population standard deviation, and with several paths `values` are the mean
+            of the paths' |values|, so that the heatmap is the mean of theirs. It fixes objective, noise, range_mode
+            and guard.
     """
 
     alpha: float = 0.1
@@ -101,6 +106,11 @@ class Sigma(Attributor):
     noise_scale: int = 8
     range_mode: RangeMode = "original"
     guard: float = 1e-4
+    adaptive: tuple[float, float] | None = None
+    relative_stderr: float | None = None
+    patience: int = 100
+    patterns: Tensor | Given | None = None
+    variant: Literal["sound", "authors"] = "sound"
 
     def __post_init__(self) -> None:
         validation.number("alpha", self.alpha, 0, open_low=True)
@@ -113,159 +123,156 @@ class Sigma(Attributor):
         validation.integer("noise_scale", self.noise_scale, 1)
         validation.choice("range_mode", self.range_mode, RANGE_MODES)
         validation.number("guard", self.guard, 0, 1)
+        validation.integer("patience", self.patience, 1)
+        validation.choice("variant", self.variant, ("sound", "authors"))
+        if self.adaptive is not None:
+            if not isinstance(self.adaptive, tuple) or len(self.adaptive) != 2:
+                raise validation.fail("adaptive", "a pair (low, high) or None", repr(self.adaptive))
+            validation.number("adaptive[0]", self.adaptive[0], 0, open_low=True)
+            validation.number("adaptive[1]", self.adaptive[1], self.adaptive[0])
+        if self.relative_stderr is not None:
+            validation.number("relative_stderr", self.relative_stderr, 0, open_low=True)
+            validation.integer("paths", self.paths, 2)
+        object.__setattr__(self, "patterns", given("patterns", self.patterns, floating=True))
+        if isinstance(self.patterns, Given):
+            shape = tuple(self.patterns.tensor.shape)
+            if len(shape) != 5 or shape[1] != self.paths:
+                raise validation.fail("patterns", f"shape (steps, {self.paths}, C, H, W)", f"shape {shape}")
+        if self.variant == "authors":
+            for name in ("objective", "noise", "range_mode", "guard", "relative_stderr"):
+                default = self.__dataclass_fields__[name].default
+                if getattr(self, name) != default:
+                    raise validation.fail(name, f'{default!r} with variant="authors"', repr(getattr(self, name)))
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Return the attribution, mean over paths; each step costs 3 forward passes and 1 backward pass a path."""
-        confidence = pick(logits, target, "prob").to(images.dtype)
-        walk = self._walk(classifier, images, target, confidence, seeds, self.paths, gradients=True)
-        assert walk.values is not None
-        shape = (len(images), self.paths)
-        values = walk.values.unflatten(0, shape)
-        ends = walk.ends.unflatten(0, shape)
-        curve, steps = walk.curve.unflatten(0, shape), walk.steps.unflatten(0, shape)
+        start = self._start(classifier, images, target, logits)
+        rows = torch.arange(len(images), device=images.device)
+        total = torch.zeros_like(images)
+        rounds: list[_Paths] = []
+        made = 0
+        while made < self.paths and len(rows) > 0:
+            count = self._round(made)
+            part, values = self._paths(
+                classifier, images[rows], target[rows], start[rows], seeds[rows], range(made, made + count)
+            )
+            total.index_add_(0, rows, values)
+            rounds.append(part.among(rows, images))
+            made += count
+            walked, mean, stderr = self._spread(torch.cat([r.maps for r in rounds], 1))
+            if self.relative_stderr is not None:
+                unsure = stderr.flatten(1).norm(dim=1) > self.relative_stderr * mean.flatten(1).norm(dim=1)
+                rows = rows[unsure[rows]]
+        curve = _joined([r.curve for r in rounds])
+        ends = torch.cat([r.ends for r in rounds], 1)
+        steps = torch.cat([r.steps for r in rounds], 1)
         last = curve.gather(2, steps[..., None])[..., 0]
-        maps = values.abs().sum(2)
+        authors = self.variant == "authors"
         return Attribution(
-            values=values.mean(1),
+            values=total / walked.reshape(-1, 1, 1, 1),
             target=target,
             endpoint=ends[:, 0],
-            drop=(confidence[:, None] - last).mean(1),
+            drop=(start[:, None] - last).nanmean(1),
             confidence=curve,
             steps=steps,
             converged=last <= self.epsilon,
-            forwards=3 * steps.sum(1) + 1,
+            # The first confidence comes from the image's own logits, the authors' from another pass.
+            forwards=3 * steps.sum(1) + (2 if authors else 1),
             backwards=steps.sum(1),
-            stderr=maps.std(1) / self.paths**0.5 if self.paths > 1 else None,
+            stderr=stderr if self.paths > 1 else None,
             endpoints=ends,
         )
 
     def sample(self, classifier: Classifier, images: Tensor, target: Tensor, seeds: Tensor) -> Walk:
         """Return path 0 alone, without gradients: 3 forward passes a step. Call inside `classifier.frozen()`.
 
-        The ends are bit for bit those that `attribute` finds for path 0 at the same chunking.
+        The ends are those that `attribute` finds for path 0, up to the rounding of another batch size.
         """
-        confidence = classifier.score(images, target, "prob").to(images.dtype)
-        return self._walk(classifier, images, target, confidence, seeds, 1, gradients=False)
-
-    def _walk(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        target: Tensor,
-        confidence: Tensor,
-        seeds: Tensor,
-        paths: int,
-        *,
-        gradients: bool,
-    ) -> Walk:
-        """Walk all images x paths in groups that bound the memory; groups do not change the results."""
-        size = max(1, _CHUNKS_PER_GROUP * classifier.chunk_for(images) // paths)
-        groups = zip(*(t.split(size) for t in (images, target, confidence, seeds)), strict=True)
-        walks = [
-            self._walk_group(classifier, x, at, start, keys, paths, gradients=gradients)
-            for x, at, start, keys in groups
-        ]
-        longest = max(w.curve.shape[1] for w in walks)
-        curves = [torch.nn.functional.pad(w.curve, (0, longest - w.curve.shape[1]), value=torch.nan) for w in walks]
-        values = [w.values for w in walks if w.values is not None]
+        start = self._start(classifier, images, target, None)
+        walks = self._walks(classifier, images, target, start, seeds, range(1), gradients=False)
         return Walk(
             ends=torch.cat([w.ends for w in walks]),
-            curve=torch.cat(curves),
+            latents=torch.cat([w.latents for w in walks]),
+            curve=_joined([w.curve for w in walks], 0),
             steps=torch.cat([w.steps for w in walks]),
-            values=torch.cat(values) if values else None,
+            values=None,
         )
 
-    def _walk_group(
+    def _start(self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor | None) -> Tensor:
+        """Return p at the start of the walk, (B,); `logits` are those of the images where they are known."""
+        if self.variant == "authors":
+            rows = torch.arange(len(images), device=images.device)
+            stretched = AuthorsRange().probe((images * AUTHORS_UNIT).double(), rows)
+            return classifier.logits(stretched).softmax(1).gather(1, target[:, None])[:, 0].to(images.dtype)
+        return pick(classifier.logits(images) if logits is None else logits, target, "prob").to(images.dtype)
+
+    def _round(self, made: int) -> int:
+        """Return how many paths to walk next."""
+        if self.relative_stderr is None:
+            return self.paths
+        return min(_FIRST_ROUND if made == 0 else made // 2, self.paths - made)
+
+    def _walks(
         self,
         classifier: Classifier,
         images: Tensor,
         target: Tensor,
-        confidence: Tensor,
+        start: Tensor,
         seeds: Tensor,
-        paths: int,
+        paths: range,
         *,
         gradients: bool,
-    ) -> Walk:
-        count = len(images) * paths
-        shape = (-1, 1, 1, 1)
-        in_range = _Range(self.range_mode, images.repeat_interleave(paths, 0), classifier.bounds)
-        low, high = classifier.bounds
-        amplitude = (high - low) / 2
-        target = target.repeat_interleave(paths)
-        path = torch.arange(paths, device=images.device).repeat(len(images))
-        keys = noise.fold(seeds.repeat_interleave(paths), "sigma", path)
+    ) -> list[Walk]:
+        """Walk all images x paths in groups of whole images that bound the memory; groups do not change results."""
+        if isinstance(self.patterns, Given) and self.patterns.tensor.shape[2:] != images.shape[1:]:
+            got = f"shape {tuple(self.patterns.tensor.shape)}"
+            raise validation.fail("patterns", f"shape (steps, paths, {', '.join(map(str, images.shape[1:]))})", got)
+        size = max(1, _CHUNKS_PER_GROUP * classifier.chunk_for(images) // len(paths))
+        path = torch.arange(paths.start, paths.stop, device=images.device)
+        walks = []
+        for group in zip(*(t.split(size) for t in (images, target, start, seeds)), strict=True):
+            x, at, confidence, keys = (t.repeat_interleave(len(paths), 0) for t in group)
+            walk = SpsaWalk(self, classifier, x, at, keys, path.repeat(len(group[0])))
+            walks.append(walk.run(confidence, gradients=gradients))
+        return walks
 
-        ends = images.repeat_interleave(paths, 0)
-        steps = torch.zeros(count, dtype=torch.int64, device=images.device)
-        curve = [confidence.repeat_interleave(paths)]
-        values = torch.zeros_like(ends) if gradients else None
-        # Compacted state: row r of these belongs to row rows[r] of the full arrays.
-        rows = torch.arange(count, device=images.device)
-        latent, now = ends.clone(), curve[0].clone()
-        owed = torch.zeros_like(now)  # of all rows: the drop that no gradient could take yet
-        interval = 1 if images.device.type == "cpu" else _GPU_CHECK_INTERVAL
-        for step in range(self.max_steps):
-            if step % interval == 0:
-                kept = (now > self.epsilon).nonzero()[:, 0]
-                if len(kept) == 0:
-                    break
-                if len(kept) < len(rows):
-                    rows, latent, now = rows[kept], latent[kept], now[kept]
-            moving = now > self.epsilon
-            at = target[rows]
-            pattern = amplitude * noise.pattern(
-                self.noise,
-                noise.fold(keys[rows], step),
-                (images.shape[1], images.shape[2], images.shape[3]),
-                latent.dtype,
-                scale=self.noise_scale,
-            )
-            slope = self._slope(classifier, latent, pattern, at, in_range, rows)
-            slope = torch.where(moving, slope, 0)
-            latent = latent - (self.alpha * slope).reshape(shape) * pattern
-            point = torch.where(moving.reshape(shape), in_range(latent, rows), ends[rows])
-            if values is None:
-                new = classifier.score(point, at, "prob").to(now.dtype)
-            else:
-                logits, gradient = classifier.score_and_gradient(point, at, "log_prob")
-                new = pick(logits, at, "prob").to(now.dtype)
-                drop = owed[rows] + torch.where(moving, now - new, 0)
-                scale, owed[rows] = self._weight(gradient.to(latent.dtype), drop)
-                values.index_add_(0, rows, gradient.to(latent.dtype) * scale.reshape(shape))
-            now = torch.where(moving, new, now)
-            ends[rows] = point
-            steps[rows] += moving
-            column = torch.full_like(curve[0], torch.nan)
-            column[rows] = torch.where(moving, now, torch.nan)
-            curve.append(column)
-        if values is not None:
-            self._settle(values, owed)
-        longest = int(steps.max()) + 1
-        return Walk(ends, torch.stack(curve, 1)[:, :longest], steps, values)
+    def _paths(
+        self, classifier: Classifier, images: Tensor, target: Tensor, start: Tensor, seeds: Tensor, paths: range
+    ) -> tuple[_Paths, Tensor]:
+        """Return the given paths of every image, and the sum of their values (B, C, H, W)."""
+        walks = self._walks(classifier, images, target, start, seeds, paths, gradients=True)
+        shape = (len(images), len(paths))
+        maps, sums = [], []
+        for walk in walks:
+            values = walk.values
+            assert values is not None
+            magnitudes = values.abs()
+            maps.append(magnitudes.sum(1))
+            summed = magnitudes if self.variant == "authors" and self.paths > 1 else values
+            sums.append(summed.unflatten(0, (-1, len(paths))).sum(1))
+            walk.values = None
+        made = _Paths(
+            ends=torch.cat([w.ends for w in walks]).unflatten(0, shape),
+            curve=_joined([w.curve for w in walks], 0).unflatten(0, shape),
+            steps=torch.cat([w.steps for w in walks]).unflatten(0, shape),
+            maps=torch.cat(maps).unflatten(0, shape),
+        )
+        return made, torch.cat(sums)
 
-    def _slope(
-        self, classifier: Classifier, latent: Tensor, pattern: Tensor, at: Tensor, in_range: _Range, rows: Tensor
-    ) -> Tensor:
-        """Return h of eq. 2, (R,), from one call with both probes."""
-        probe = self.beta * pattern
-        probes = torch.cat([in_range(latent + probe, rows), in_range(latent - probe, rows)])
-        plus, minus = classifier.score(probes, at.repeat(2), self.objective).to(latent.dtype).chunk(2)
-        return (plus - minus) / (2 * self.beta)
+    def _spread(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the number of walked paths (B,), the mean of their maps and its standard error, both (B, H, W)."""
+        walked = (~maps[:, :, 0, 0].isnan()).sum(1)
+        count = walked.reshape(-1, 1, 1)
+        mean = maps.nansum(1) / count
+        squares = (maps - mean[:, None]).square().nansum(1)
+        if self.variant == "authors":
+            return walked, mean, (squares / count).sqrt()
+        return walked, mean, (squares / (count - 1).clamp(min=1) / count).sqrt()
 
-    def _weight(self, gradient: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factor of eq. 4, (R,), and the drop still to be spread where the gradient's sum vanishes."""
-        flat = gradient.flatten(1)
-        total, size = flat.sum(1), flat.abs().sum(1)
-        sound = torch.isfinite(size) & (total.abs() > self.guard * size)
-        return torch.where(sound, drop / torch.where(sound, total, 1), 0), torch.where(sound, 0, drop)
 
-    def _settle(self, values: Tensor, owed: Tensor) -> None:
-        """Spread a drop that no later step could take over the features, in proportion to what they already have.
-
-        Where no gradient was sound there is nothing to scale, and the completeness gap says so.
-        """
-        total, size = values.flatten(1).sum(1), values.flatten(1).abs().sum(1)
-        sound = total.abs() > self.guard * size
-        values *= torch.where(sound, 1 + owed / torch.where(sound, total, 1), 1).reshape(-1, 1, 1, 1)
+def _joined(curves: list[Tensor], dim: int = 1) -> Tensor:
+    """Join curves of different lengths along `dim`, the shorter ones filled with NaN."""
+    longest = max(c.shape[-1] for c in curves)
+    return torch.cat([F.pad(c, (0, longest - c.shape[-1]), value=torch.nan) for c in curves], dim)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 _RESAMPLES = 2000
+_BLOCK_VALUES = 2**15  # resampled indices at once: few enough to stay in the cache
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,24 @@ def mean_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
         seed: of the resampling.
 
     Raises:
-        ValueError: no values.
+        ValueError: no values, values that are not finite, or another shape.
     """
     table = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if table.size == 0:
-        raise ValueError("values: expected at least one, got none")
+    if table.size == 0 or table.ndim > 2:
+        raise ValueError(f"values: expected shape (n,) or (seeds, n) with at least one value, got {np.shape(values)}")
+    if not np.isfinite(table).all():
+        raise ValueError("values: expected finite numbers, got NaN or infinity")
     seeds, n = table.shape
     generator = np.random.default_rng(seed)
-    # Resampling n items with replacement is drawing multinomial counts: a matrix product instead of an index array.
-    images = generator.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES) / n
     runs = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
-    means = np.einsum("rs,sn,rn->r", runs, table, images, optimize=True)
+    means = np.empty(_RESAMPLES)
+    block = max(1, _BLOCK_VALUES // n)
+    for start in range(0, _RESAMPLES, block):
+        run = runs[start : start + block]
+        # How often each image was drawn is all a resample needs, since its images are the same in each of its runs.
+        first = n * np.arange(len(run))[:, None]
+        drawn = np.bincount((generator.integers(n, size=(len(run), n)) + first).ravel(), minlength=len(run) * n)
+        means[start : start + block] = np.einsum("rn,rn->r", run @ table, drawn.reshape(-1, n)) / n
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(table.mean()), float(low), float(high), n)
 

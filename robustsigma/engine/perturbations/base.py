@@ -38,7 +38,7 @@ class Perturbed:
     def put(self, rows: Tensor, part: Perturbed) -> Perturbed:
         """Return a copy with `part` in place of the given rows."""
         pairs = {name: (getattr(self, name), getattr(part, name)) for name in self.__dataclass_fields__}
-        return Perturbed(**{name: whole.index_copy(0, rows, new) for name, (whole, new) in pairs.items()})
+        return Perturbed(**{name: a.index_copy(0, rows, b.to(a.dtype)) for name, (a, b) in pairs.items()})
 
 
 class Perturbation(ABC):
@@ -55,7 +55,7 @@ class Perturbation(ABC):
 
         Args:
             classifier: the network to perturb against.
-            x: float (B, C, H, W) in [0, 1].
+            x: float (B, C, H, W) in [0, 1]; half precision is computed in float32 and rounded at the end.
             y: labels, an int or (B,).
             seed: an int for every image, or int64 (B,).
 
@@ -65,11 +65,22 @@ class Perturbation(ABC):
         validation.images(x, classifier.bounds)
         labels, seeds = validation.target(y, x, "y"), validation.seed(seed, x)
         with classifier.frozen():
-            result = self.perturb(classifier, x.detach().clone(), labels, seeds)
+            # Inference tensors cannot enter autograd: clones, made outside inference mode, can.
+            clean, labels, seeds = x.detach().clone(), labels.clone(), seeds.clone()
+            if clean.dtype not in (torch.float32, torch.float64):
+                clean = clean.float()
+            clean = clean.clamp(*classifier.bounds)
+            classifier.check_target(labels, clean, "y")
+            result = self.perturb(classifier, clean, labels, seeds)
         images = result.images.detach().to(x.dtype).clamp(*classifier.bounds)
         if not torch.isfinite(images).all():
             raise ValueError(f"{type(self).__name__}: the network gave non-finite gradients or scores")
         return replace(result, images=images)
+
+    @property
+    def depends_on_model(self) -> bool:
+        """Whether another network would give other images: True for attacks, False for noise."""
+        return True
 
     @abstractmethod
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:

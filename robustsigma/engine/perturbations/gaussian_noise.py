@@ -28,3 +28,8 @@ class GaussianNoise(Perturbation):
         """Return noisy images."""
         drawn = noise.gaussian(noise.fold(seeds, "gaussian_noise"), tuple(x.shape[1:]), x.dtype)
         return Perturbed.plain((x + self.std * drawn).clamp(*classifier.bounds))
+
+    @property
+    def depends_on_model(self) -> bool:
+        """False."""
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
@@ -18,6 +19,11 @@ def _start(x: Tensor, seeds: Tensor, eps: float, bounds: tuple[float, float]) ->
 
 def _project(point: Tensor, x: Tensor, eps: float, bounds: tuple[float, float]) -> Tensor:
     return point.clamp(x - eps, x + eps).clamp(*bounds)
+
+
+def _sign(gradient: Tensor) -> Tensor:
+    """Return the sign, NaN where not finite: `sign(NaN)` is 0, and a broken gradient would pass for a robust image."""
+    return torch.where(gradient.isfinite(), gradient.sign(), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,9 @@ class FGSM(Perturbation):
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images; one forward and one backward pass."""
         point = _start(x, seeds, self.eps, classifier.bounds) if self.random_start else x
-        logits, gradient = classifier.loss_gradient(point, y)
-        validation.target_range(y, logits.shape[1], "y")
+        _, gradient = classifier.loss_gradient(point, y)
         step = 1.25 * self.eps if self.random_start else self.eps
-        return Perturbed.plain(_project(point + step * gradient.sign().to(x.dtype), x, self.eps, classifier.bounds))
+        return Perturbed.plain(_project(point + step * _sign(gradient).to(x.dtype), x, self.eps, classifier.bounds))
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,6 @@ class PGD(Perturbation):
         size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         point = _start(x, seeds, self.eps, classifier.bounds) if self.random_start else x
         for _ in range(self.steps):
-            logits, gradient = classifier.loss_gradient(point, y)
-            validation.target_range(y, logits.shape[1], "y")
-            point = _project(point + size * gradient.sign().to(x.dtype), x, self.eps, classifier.bounds)
+            _, gradient = classifier.loss_gradient(point, y)
+            point = _project(point + size * _sign(gradient).to(x.dtype), x, self.eps, classifier.bounds)
         return Perturbed.plain(point)

@@ -17,3 +17,8 @@ class Identity(Perturbation):
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return x."""
         return Perturbed.plain(x)
+
+    @property
+    def depends_on_model(self) -> bool:
+        """False."""
+        return False

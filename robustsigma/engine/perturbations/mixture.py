@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from robustsigma.engine import validation
+from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn
 
@@ -45,18 +45,25 @@ class Mixture(Perturbation):
 
     def __post_init__(self) -> None:
         given: object = self.parts
-        pairs = [Share(p, s) for p, s in given.items()] if isinstance(given, Mapping) else list(self.parts)
-        object.__setattr__(self, "parts", tuple(pairs))
-        if not self.parts or not all(isinstance(part, Share) for part in self.parts):
+        pairs = [Share(p, s) for p, s in given.items()] if isinstance(given, Mapping) else given
+        if not isinstance(pairs, Sequence) or not pairs or not all(isinstance(part, Share) for part in pairs):
             raise validation.fail("parts", "at least one Share, or a mapping from perturbation to share", repr(given))
+        object.__setattr__(self, "parts", tuple(pairs))
         validation.number("sum of shares", sum(part.share for part in self.parts), 0, 1 + 1e-9)
 
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return the mixture; each part sees its own images in one batch."""
         result, draw, start = Perturbed.plain(x), drawn(seeds, "mixture"), 0.0
-        for part in self.parts:
+        for number, part in enumerate(self.parts):
             rows = ((draw >= start) & (draw < start + part.share)).nonzero()[:, 0]
             start += part.share
             if len(rows):
-                result = result.put(rows, part.perturbation.perturb(classifier, x[rows], y[rows], seeds[rows]))
+                # Seeds of their own, else the draw of a mixture inside a mixture would be this one's again.
+                keys = noise.fold(seeds[rows], "part", number)
+                result = result.put(rows, part.perturbation.perturb(classifier, x[rows], y[rows], keys))
         return result
+
+    @property
+    def depends_on_model(self) -> bool:
+        """Whether any part does."""
+        return any(part.perturbation.depends_on_model for part in self.parts)

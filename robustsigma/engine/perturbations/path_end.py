@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from robustsigma.engine import validation
 from robustsigma.engine.attributors import Attributor, Sigma
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
@@ -22,8 +23,14 @@ class PathEnd(Perturbation):
 
     attributor: Attributor = field(default_factory=Sigma)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.attributor, Attributor):
+            raise validation.fail("attributor", "an Attributor", repr(self.attributor))
+
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return end points; converged and steps are those of path 0."""
         result = self.attributor(classifier, x, y, seed=seeds)
+        if not torch.isfinite(result.drop).all():
+            raise ValueError("PathEnd: the network gave non-finite scores")
         searched = torch.ones(len(x), dtype=torch.bool, device=x.device)
         return Perturbed(result.endpoint, searched, result.converged[:, 0], result.steps[:, 0])

@@ -1,0 +1,165 @@
+"""`augment`: a folder of perturbed images with a manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from robustsigma.cli import images
+from robustsigma.data.loading import chosen
+from robustsigma.data.source import Source
+from robustsigma.engine import noise
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.metrics import linf, rmse, ssim
+from robustsigma.engine.perturbations import Perturbation
+from robustsigma.engine.validation import fail, integer
+from robustsigma.evaluation.progress import RunProgress
+from robustsigma.files import claim, write_atomically
+from robustsigma.models import ModelCard
+
+_DESCRIPTION = (
+    "Perturb images against a model and write them as PNG files, in a folder for each class, with manifest.csv. "
+    "Takes image files, or a dataset. Started again, it goes on."
+)
+_BATCH = 64
+_COLUMNS = (
+    "file,from,label,seed,confidence_before,confidence_after,predicted_after,searched,converged,steps,rmse,linf,ssim"
+)
+
+
+class Item(NamedTuple):
+    """Some images to perturb: where they come from, and their labels if known."""
+
+    origins: list[str]
+    indices: Tensor
+    images: Tensor
+    labels: Tensor | None
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Parse the arguments and write the folder."""
+    parser = ArgumentParser(prog="robustsigma augment", exit_on_error=False, description=_DESCRIPTION)
+    parser.add_argument("images", type=str, nargs="*", help="image files, or folders of them")
+    parser.add_argument("--source", type=Source | None, default=None, help="a dataset instead, such as Baggage")
+    parser.add_argument("--split", type=str, default="train", help="of the dataset")
+    parser.add_argument("--count", type=int, default=None, help="most images of the dataset, drawn by the seed")
+    parser.add_argument("--label", type=str, default=None, help="class of the image files; predicted if not given")
+    parser.add_argument("--model", type=str, required=True, help=".safetensors file of a model trained here")
+    parser.add_argument("--perturbation", type=Perturbation, default="SigmaSample", help="class of a perturbation")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--out", type=str, default="augmented", help="folder of the samples")
+    parser.add_argument("--config", action="config", help="YAML file of these options")
+    found = parser.parse_args(arguments)
+    made = parser.instantiate(found)
+    _augment(found, made.source, made.perturbation)
+
+
+def _augment(found: Any, source: Source | None, perturbation: Perturbation) -> None:
+    if bool(found.images) == (source is not None):
+        raise fail("images", "image files or --source, one of the two", "both" if found.images else "neither")
+    classifier, card = images.model(found.model)
+    batches = list(_files(found, card) if source is None else _split(found, source, card))
+    out, console = Path(found.out), Console()
+    settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "model", "seed")}
+    parts = out / ".parts"
+    claim(parts, {**settings, "source": repr(source), "perturbation": repr(perturbation)})
+    with RunProgress(len(batches), console) as progress:
+        for number, load in enumerate(batches):
+            part = parts / f"{number:06}.csv"
+            if part.is_file():
+                progress.finish(f"batch {number}: was written before")
+                continue
+            with progress.job(f"batch {number}"):
+                rows = _write(load(), classifier, card, perturbation, found.seed, out)
+                write_atomically(part, rows.encode())
+    manifest = "".join([_COLUMNS + "\n", *((parts / f"{n:06}.csv").read_text("utf-8") for n in range(len(batches)))])
+    path = write_atomically(out / "manifest.csv", manifest.encode())
+    console.print(f"The manifest: [bold]{path}[/bold]", soft_wrap=True)
+
+
+def _files(found: Any, card: ModelCard) -> Iterator[Any]:
+    """Yield functions that load a batch of the image files."""
+    paths = images.files(found.images)
+    label = images.class_index(found.label, card.classes, "label")
+
+    def load(start: int) -> Item:
+        part = paths[start : start + _BATCH]
+        labels = None if label is None else torch.full((len(part),), label)
+        return Item(
+            [str(p) for p in part], torch.arange(start, start + len(part)), images.read(part, card.shape), labels
+        )
+
+    return ((lambda start=start: load(start)) for start in range(0, len(paths), _BATCH))
+
+
+def _split(found: Any, source: Source, card: ModelCard) -> Iterator[Any]:
+    """Yield functions that load a batch of the dataset."""
+    if source.classes != card.classes or source.shape != card.shape:
+        raise fail("source", f"images {card.shape} of the model's {len(card.classes)} classes", f"{source}")
+    Source.check_split(found.split)
+    if found.count is not None:
+        integer("count", found.count, 1)
+    dataset = source.split(found.split)
+    indices = chosen(len(dataset), found.count, found.seed)  # type: ignore[arg-type]
+
+    def load(start: int) -> Item:
+        part = indices[start : start + _BATCH]
+        items = [dataset[i] for i in part]
+        labels = torch.tensor([label for _, label in items])
+        return Item(
+            [f"{found.split}/{i}" for i in part], torch.tensor(part), torch.stack([x for x, _ in items]), labels
+        )
+
+    return ((lambda start=start: load(start)) for start in range(0, len(indices), _BATCH))
+
+
+def _write(
+    item: Item, classifier: Classifier, card: ModelCard, perturbation: Perturbation, seed: int, out: Path
+) -> str:
+    """Write a batch of samples and return their rows of the manifest."""
+    x = item.images.to(images.device())
+    with classifier.frozen():
+        before = classifier.logits(x)
+    y = before.argmax(1) if item.labels is None else item.labels.to(x.device)
+    seeds = noise.image_seeds(seed, "augment", "augment", 0, item.indices.to(x.device))
+    made = perturbation.apply(classifier, x, y, seed=seeds)
+    pixels = (made.images * 255).round()
+    with classifier.frozen():  # of what the file will hold, not of the sample before rounding
+        after = classifier.logits(pixels / 255)
+    confidence = [logits.softmax(1).gather(1, y[:, None])[:, 0].tolist() for logits in (before, after)]
+    distances = [measure(pixels / 255, x).tolist() for measure in (rmse, linf, ssim)]
+    rows = []
+    for row, label in enumerate(y.tolist()):
+        file = f"{_folder(label, card.classes)}/{int(item.indices[row]):07}.png"
+        write_atomically(out / file, _png(pixels[row]))
+        rows.append(
+            [file, item.origins[row], card.classes[label], int(seeds[row])]
+            + [f"{column[row]:.6g}" for column in confidence]
+            + [card.classes[int(after[row].argmax())]]
+            + [int(made.searched[row]), int(made.converged[row]), int(made.steps[row])]
+            + [f"{column[row]:.6g}" for column in distances]
+        )
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _folder(label: int, classes: Sequence[str]) -> str:
+    """Return a folder name for a class that no class name can lead out of the output folder."""
+    return f"{label:03}_" + "".join(c if c.isalnum() or c in "-_ " else "_" for c in classes[label])[:60]
+
+
+def _png(pixels: Tensor) -> bytes:
+    array = pixels.byte().cpu().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
+    return buffer.getvalue()

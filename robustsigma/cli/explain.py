@@ -1,0 +1,90 @@
+"""`explain`: heatmaps of image files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from robustsigma.cli import images
+from robustsigma.engine.attributors import Attribution, Attributor
+from robustsigma.files import write_atomically
+
+_DESCRIPTION = "Write a heatmap over each image, and explanations.json with the numbers behind them."
+_BATCH = 16
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Parse the arguments and explain."""
+    parser = ArgumentParser(prog="robustsigma explain", exit_on_error=False, description=_DESCRIPTION)
+    parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
+    parser.add_argument("--model", type=str, required=True, help=".safetensors file of a model trained here")
+    parser.add_argument("--method", type=Attributor, default="Sigma", help="class of a method, such as Sigma")
+    parser.add_argument(
+        "--target", type=str, default=None, help="class name or index; the predicted class if not given"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of methods that draw")
+    parser.add_argument("--out", type=str, default="explanations", help="folder of the heatmaps")
+    parser.add_argument("--config", action="config", help="YAML file of these options")
+    found = parser.parse_args(arguments)
+    _explain(found, parser.instantiate(found).method)
+
+
+def _explain(found: Any, method: Attributor) -> None:
+    from robustsigma.report.overlay import draw_overlay  # needs matplotlib, which only the extra `report` brings
+
+    classifier, card = images.model(found.model)
+    target = images.class_index(found.target, card.classes, "target")
+    paths, out, console = images.files(found.images), Path(found.out), Console()
+    names = _unique(paths)
+    entries: list[dict[str, Any]] = []
+    for start in range(0, len(paths), _BATCH):
+        part = paths[start : start + _BATCH]
+        x = images.read(part, card.shape).to(images.device())
+        result = method(classifier, x, target, seed=found.seed)
+        with classifier.frozen():
+            probabilities = classifier.logits(x).softmax(1).cpu()
+        for row, path in enumerate(part):
+            entry = _entry(path, result, row, probabilities[row], card.classes)
+            title = f"{entry['class']}: {100 * entry['confidence']:.0f} %"
+            heat = result.heatmap("sum")[row].cpu().numpy()
+            picture = draw_overlay(x[row].cpu().numpy(), heat, title, type(method).__name__)
+            entry["heatmap"] = f"{names[path]}.png"
+            write_atomically(out / entry["heatmap"], picture)
+            entries.append(entry)
+            warning = "" if entry["converged"] else ", not converged"
+            console.print(f"{entry['heatmap']}  {title}{warning}", markup=False, highlight=False)
+    summary = {"method": repr(method), "model": str(found.model), "seed": found.seed, "images": entries}
+    write_atomically(out / "explanations.json", json.dumps(summary, indent=1).encode())
+
+
+def _entry(
+    path: Path, result: Attribution, row: int, probabilities: torch.Tensor, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    target, predicted = int(result.target[row]), int(probabilities.argmax())
+    return {
+        "file": str(path),
+        "class": classes[target],
+        "confidence": float(probabilities[target]),
+        "predicted": classes[predicted],
+        "steps": result.steps[row].tolist(),
+        "converged": bool(result.converged[row].all()),
+        "completeness_gap": float(result.gap()[row]),
+        "drop": float(result.drop[row]),
+        "stderr": None if result.stderr is None else float(np.mean(result.stderr[row].cpu().numpy())),
+    }
+
+
+def _unique(paths: list[Path]) -> dict[Path, str]:
+    """Return a file name for each path: its own, with a number where two are alike."""
+    seen: dict[str, int] = {}
+    names = {}
+    for path in paths:
+        count = seen[path.stem] = seen.get(path.stem, 0) + 1
+        names[path] = path.stem if count == 1 else f"{path.stem}-{count}"
+    return names

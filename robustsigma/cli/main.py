@@ -1,0 +1,73 @@
+"""Chooses the verb, and turns what went wrong into one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from robustsigma import __version__
+
+# Imported when called for: a verb should not wait for the imports of the others.
+_VERBS = {
+    "quickstart": "train, retrain and evaluate on an embedded dataset, and write the report",
+    "evaluate": "the same with your own settings (--config FILE)",
+    "fit": "train with a Lightning Trainer (--config FILE)",
+    "validate": "validate with a Lightning Trainer",
+    "test": "test under every condition with a Lightning Trainer",
+    "explain": "write heatmaps of images",
+    "augment": "write a folder of perturbed images with a manifest",
+}
+_MODULES = {"fit": "lightning", "validate": "lightning", "test": "lightning", "quickstart": "evaluate"}
+INTERRUPTED, WRONG = 130, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit status: 0, 2 for a mistake in what was asked, 130 for an interrupt.
+
+    Set ROBUSTSIGMA_DEBUG=1 to see the traceback of an error.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if given else WRONG
+    if given[0] == "--version":
+        print(f"robustsigma {__version__}")
+        return 0
+    verb = given[0]
+    if verb not in _VERBS:
+        print(f"robustsigma: error: verb: expected one of {', '.join(_VERBS)}, got {verb!r}", file=sys.stderr)
+        return WRONG
+    return _run(verb, given[1:])
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    call: Callable[[str, list[str]], None] = import_module(f"robustsigma.cli.{_MODULES.get(verb, verb)}").run
+    from jsonargparse import ArgumentError
+
+    try:
+        call(verb, arguments)
+    except KeyboardInterrupt:
+        print(
+            f"\nrobustsigma {verb}: interrupted. What is finished is kept: run the command again to go on.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except (ValueError, ImportError, OSError, ArgumentError) as error:
+        if os.environ.get("ROBUSTSIGMA_DEBUG"):
+            raise
+        print(f"robustsigma {verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return WRONG
+    return 0
+
+
+def _help() -> str:
+    width = max(map(len, _VERBS))
+    verbs = "\n".join(f"  {verb:{width}}  {text}" for verb, text in _VERBS.items())
+    return (
+        "usage: robustsigma VERB [options]\n\n"
+        "Attributions turned into hard training samples, and the proof of whether they help.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "robustsigma VERB --help shows a verb's options."
+    )

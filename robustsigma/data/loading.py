@@ -1,0 +1,105 @@
+"""Loaders whose order and randomness depend on a seed, the epoch and each image's index, and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from robustsigma.data.source import ArrayDataset, Batch
+from robustsigma.data.transforms import Albumentations
+from robustsigma.engine import noise
+
+
+class Key(NamedTuple):
+    """Which image, in which epoch: what the sampler asks a worker for."""
+
+    epoch: int
+    image: int
+
+
+class KeySampler(DistributedSampler[Any]):
+    """Yields `Key`s, each process its own share.
+
+    It is a DistributedSampler so that Lightning leaves it in place and tells it the epoch. Training is padded to
+    equal shares, as gradients are averaged over processes; evaluation is not, so that no image counts twice.
+
+    Args:
+        indices: of the images to go through.
+        shuffle: in an order drawn from the seed and the epoch; else in the given order and always in epoch 0.
+        seed: of the order.
+        rank: of this process.
+        world: number of processes.
+    """
+
+    def __init__(self, indices: Sequence[int], *, shuffle: bool, seed: int, rank: int, world: int) -> None:
+        images: Any = range(len(indices))  # only its length is asked for
+        super().__init__(images, num_replicas=world, rank=rank, shuffle=shuffle, seed=seed)
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[Key]:
+        """Yield this process's keys."""
+        if self.shuffle:
+            return (Key(self.epoch, self.indices[i]) for i in super().__iter__())
+        return (Key(0, index) for index in self.indices[self.rank :: self.num_replicas])
+
+    def __len__(self) -> int:
+        return super().__len__() if self.shuffle else len(range(self.rank, len(self.indices), self.num_replicas))
+
+
+class KeyedDataset(Dataset[Batch]):
+    """A dataset that is asked for whole batches of keys.
+
+    Args:
+        dataset: items are (float image (C, H, W) in [0, 1], int label).
+        augment: applied to each image, or None.
+        seed: with the epoch and the index, of the augmentation.
+    """
+
+    def __init__(self, dataset: Dataset[Any], augment: Albumentations | None, seed: int) -> None:
+        self.dataset, self.augment, self.seed = dataset, augment, seed
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        """Return a batch."""
+        indices = [key.image for key in keys]
+        if isinstance(self.dataset, ArrayDataset):
+            images, labels = self.dataset.batch(indices)
+        else:
+            items = [self.dataset[index] for index in indices]
+            images, labels = torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+        at = torch.tensor(indices)
+        if self.augment is not None:
+            seeds = noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at).tolist()
+            images = torch.stack([self.augment.apply(x, seed) for x, seed in zip(images, seeds, strict=True)])
+        return Batch(images, labels, at)
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+def loader(dataset: KeyedDataset, sampler: KeySampler, batch_size: int, workers: int) -> DataLoader[Batch]:
+    """Return a loader that leaves the global generator alone."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=_same,  # type: ignore[arg-type]
+        pin_memory=torch.cuda.is_available(),
+        # Without one of its own, each epoch would draw a base seed from the global generator.
+        generator=torch.Generator(),
+        persistent_workers=workers > 0,
+    )
+
+
+def chosen(count: int, most: int | None, seed: int) -> list[int]:
+    """Return all of `count` indices, or `most` of them at random, in order."""
+    if most is None or most >= count:
+        return list(range(count))
+    order: Tensor = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return sorted(order[:most].tolist())

@@ -1,0 +1,135 @@
+"""The only place where a perturbation meets Lightning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset
+
+from robustsigma.data.loading import KeyedDataset, KeySampler, chosen, loader
+from robustsigma.data.source import Batch, Source, Split
+from robustsigma.data.transforms import Albumentations
+from robustsigma.engine import noise, validation
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations import Identity, Perturbation
+
+
+class RobustDataModule(pl.LightningDataModule):
+    """Batches perturbed on their device, against the network as it is at that moment.
+
+    Training batches go through `train_perturbation`; `val_dataloader` and `test_dataloader` return one loader for
+    each condition. An image's randomness derives from (seed, stage, condition, epoch, its index in the split), so
+    that results depend neither on the batch size nor on the number of workers or processes. The network is frozen
+    meanwhile: eval mode, running BatchNorm statistics, no dropout, no parameter gradients.
+
+    The LightningModule has an attribute `classifier`, a `robustsigma.Classifier`.
+
+    Args:
+        source: the dataset.
+        train_perturbation: of training batches; use `Mixture` to perturb a share of each. None leaves them clean.
+        conditions: name and perturbation of each test condition; None is {"clean": Identity()}.
+        val_conditions: the same for validation.
+        augment: geometric and other transforms of the training images, on the CPU workers.
+        batch_size: images in a batch of any stage.
+        num_workers: loading processes; the embedded datasets lie in memory and need none.
+        limits: most images by split ("train", "val", "test"), drawn by the seed; others are used whole.
+        seed: of the order, the augmentation and the perturbations.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        train_perturbation: Perturbation | None = None,
+        conditions: Mapping[str, Perturbation] | None = None,
+        val_conditions: Mapping[str, Perturbation] | None = None,
+        augment: Albumentations | None = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        limits: Mapping[Split, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(source, Source):
+            raise validation.fail("source", "a robustsigma.data.Source", type(source).__name__)
+        validation.integer("batch_size", batch_size, 1)
+        validation.integer("num_workers", num_workers, 0)
+        validation.integer("seed", seed, 0)
+        self.source = source
+        self.train_perturbation = train_perturbation
+        self.conditions = _conditions("conditions", conditions)
+        self.val_conditions = _conditions("val_conditions", val_conditions)
+        self.augment = augment
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.limits = dict(limits or {})
+        for split, most in self.limits.items():
+            Source.check_split(split)
+            validation.integer(f"limits[{split!r}]", most, 1)
+        self.seed = seed
+
+    def prepare_data(self) -> None:
+        """Download what is missing, in one process."""
+        _ = self.source.classes
+
+    def dataset(self, split: Split) -> Dataset[Any]:
+        """Return the images of a split; override to train or test on others."""
+        return self.source.split(split)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of training images, shuffled anew in each epoch."""
+        return self._loader(self.dataset("train"), "train")
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """Return a loader for each validation condition."""
+        dataset = self.dataset("val")
+        return [self._loader(dataset, "val") for _ in self.val_conditions]
+
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """Return a loader for each test condition."""
+        dataset = self.dataset("test")
+        return [self._loader(dataset, "test") for _ in self.conditions]
+
+    def _loader(self, dataset: Dataset[Any], split: Split) -> DataLoader[Batch]:
+        indices = chosen(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
+        return self._keyed_loader(dataset, indices, split)
+
+    def _keyed_loader(self, dataset: Dataset[Any], indices: list[int], split: Split) -> DataLoader[Batch]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        train = split == "train"
+        keyed = KeyedDataset(dataset, self.augment if train else None, self.seed)
+        sampler = KeySampler(indices, shuffle=train, seed=self.seed, rank=rank, world=world)
+        return loader(keyed, sampler, self.batch_size, self.num_workers)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Perturb a batch that has arrived on the device."""
+        trainer = self.trainer
+        if trainer is None:
+            return batch
+        if trainer.training:
+            stage, name, perturbation, epoch = "train", "train", self.train_perturbation, trainer.current_epoch
+        else:
+            stage, conditions = ("test", self.conditions) if trainer.testing else ("val", self.val_conditions)
+            name, perturbation = list(conditions.items())[dataloader_idx]
+            epoch = 0  # else accuracies of two epochs would differ by their noise as well
+        classifier = getattr(trainer.lightning_module, "classifier", None)
+        if not isinstance(classifier, Classifier):
+            raise validation.fail("model.classifier", "a robustsigma.Classifier", type(classifier).__name__)
+        seeds = noise.image_seeds(self.seed, stage, name, epoch, batch.indices)
+        start = time.perf_counter()
+        made = (perturbation or Identity()).apply(classifier, batch.images, batch.labels, seed=seeds)
+        seconds = time.perf_counter() - start
+        return batch._replace(images=made.images, clean=batch.images, made=made, condition=name, seconds=seconds)
+
+
+def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
+    conditions: dict[str, Perturbation] = {"clean": Identity()} if given is None else dict(given)
+    if not conditions:
+        raise validation.fail(name, "at least one condition", "none")
+    for key, perturbation in conditions.items():
+        if not isinstance(perturbation, Perturbation):
+            raise validation.fail(f"{name}[{key!r}]", "a Perturbation", type(perturbation).__name__)
+    return conditions

@@ -1,0 +1,139 @@
+"""Baselines: where a straight line to the image starts, given by name, tensor or function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustsigma.engine import noise, validation
+
+BaselineName = Literal["black", "white", "mean", "gaussian", "blur"]
+BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
+Function = Callable[[Tensor, Tensor], Tensor]
+# In this order a command line can tell a list of names from a function's import path.
+Baseline = BaselineName | Sequence[BaselineName | Function | Tensor] | Function | Tensor
+
+# The standard deviation of the blur baseline, as a share of the image's shorter side.
+_BLUR_SHARE = 0.1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Given:
+    """A tensor handed to a constructor: it compares and hashes by content and prints as its shape.
+
+    As a baseline it stands for every image it can be expanded to.
+
+    Args:
+        tensor: copied, so that later changes in place do not reach it.
+    """
+
+    tensor: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensor", self.tensor.detach().clone())
+
+    def __call__(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """Return the tensor as a baseline, in the dtype and on the device of the images."""
+        return self.tensor.to(images)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Given) and torch.equal(self.tensor.cpu(), other.tensor.cpu())
+
+    def __hash__(self) -> int:
+        return hash((self.tensor.shape, self.tensor.double().sum().item()))
+
+    def __repr__(self) -> str:
+        return f"Given({self.tensor.dtype}, shape {tuple(self.tensor.shape)})"
+
+
+def given(name: str, value: Any, *, floating: bool) -> Given | None:
+    """Return a checked optional tensor argument, wrapped."""
+    if value is None or isinstance(value, Given):
+        return value
+    if not isinstance(value, Tensor) or value.is_floating_point() != floating or value.numel() == 0:
+        raise validation.fail(name, f"a non-empty {'float' if floating else 'integer'} tensor or None", _kind(value))
+    if not torch.isfinite(value).all():
+        raise validation.fail(name, "finite values", "NaN or infinity")
+    return Given(value)
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def checked(value: Any) -> Any:
+    """Return a baseline argument, checked, with tensors wrapped and sequences as tuples."""
+    if isinstance(value, str):
+        validation.choice("baseline", value, BASELINES)
+        return value
+    if isinstance(value, Tensor):
+        return given("baseline", value, floating=True)
+    if callable(value):
+        return value
+    if (
+        not isinstance(value, Sequence)
+        or not value
+        or any(isinstance(v, Sequence) and not isinstance(v, str) for v in value)
+    ):
+        names = ", ".join(map(repr, BASELINES))
+        raise validation.fail("baseline", f"one of {names}, a tensor, a function, or a sequence of these", repr(value))
+    return tuple(checked(v) for v in value)
+
+
+def make(baseline: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, float]) -> list[Tensor]:
+    """Return one baseline (B, C, H, W) for each that a checked argument names; they differ where they are random."""
+    listed = baseline if isinstance(baseline, tuple) else (baseline,)
+    return [_one(each, images, noise.fold(seeds, "baseline", place), bounds) for place, each in enumerate(listed)]
+
+
+def _one(baseline: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, float]) -> Tensor:
+    low, high = bounds
+    if baseline == "black":
+        return torch.full_like(images, low)
+    if baseline == "white":
+        return torch.full_like(images, high)
+    if baseline == "mean":
+        return images.mean((2, 3), keepdim=True).expand_as(images).contiguous()
+    if baseline == "gaussian":
+        drawn = noise.gaussian(seeds, tuple(images.shape[1:]), images.dtype)
+        return ((low + high) / 2 + (high - low) / 4 * drawn).clamp(low, high)
+    if baseline == "blur":
+        return blur(images, _BLUR_SHARE * min(images.shape[2:]))
+    return _in_range(baseline(images, seeds), images, bounds)
+
+
+def _in_range(value: Any, images: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Return what a tensor or a function gave, expanded to the images, or raise."""
+    shape = tuple(images.shape)
+    try:
+        whole = value.detach().to(images).expand(shape)
+    except (AttributeError, RuntimeError) as error:
+        raise validation.fail("baseline", f"a tensor that expands to {shape}", _kind(value)) from error
+    try:
+        validation.images(whole, bounds)
+    except ValueError as error:
+        raise ValueError(f"baseline: {error}") from error
+    return whole.clamp(*bounds)
+
+
+def blur(images: Tensor, std: float) -> Tensor:
+    """Return images blurred by a Gaussian cut at three standard deviations; borders are continued.
+
+    Args:
+        images: (B, C, H, W).
+        std: in pixels.
+    """
+    radius = max(1, math.ceil(3 * std))
+    offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    line = torch.exp(-0.5 * (offsets / std).square())
+    line = line / line.sum()
+    channels = images.shape[1]
+    wide = F.pad(images, (radius,) * 4, mode="replicate")
+    rows = F.conv2d(wide, line.reshape(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
+    return F.conv2d(rows, line.reshape(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)

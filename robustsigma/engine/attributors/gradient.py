@@ -1,0 +1,42 @@
+"""The plain gradient, a control for methods that walk a path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustsigma.engine import validation
+from robustsigma.engine.attributors.base import Attribution, Attributor
+from robustsigma.engine.attributors.pathless import pathless
+from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
+
+
+@dataclass(frozen=True)
+class Gradient(Attributor):
+    """dF/dx of the target's score (Simonyan et al., 2014, section 3; with the input: Shrikumar et al., 2016).
+
+    There is no completeness: `drop` is 0, so that `gap()` is the |sum of values|. With the input, the sum is F on a
+    network that is positively homogeneous (piecewise linear without biases), and nothing in particular elsewhere.
+
+    Args:
+        times_input: multiply by the image: x_i * dF/dx_i, which vanishes on black pixels.
+        score: F.
+    """
+
+    times_input: bool = False
+    score: Score = "logit"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.times_input, bool):
+            raise validation.fail("times_input", "a bool", repr(self.times_input))
+        validation.choice("score", self.score, SCORES)
+
+    def attribute(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> Attribution:
+        """Return the gradient: one forward pass and one backward pass, after the forward pass of every method."""
+        _, gradient = classifier.score_and_gradient(images, target, self.score)
+        gradient = gradient.to(images.dtype)
+        values = gradient * images if self.times_input else gradient
+        return pathless(values, target, images, pick(logits, target, self.score), passes=(2, 1))

@@ -1,0 +1,132 @@
+"""IG2: integrated gradients on an iterative gradient path towards counterfactual references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import noise, validation
+from robustsigma.engine.attributors.base import Attribution, Attributor
+from robustsigma.engine.attributors.baselines import Function, Given, given
+from robustsigma.engine.attributors.guided_walk import GuidedWalk
+from robustsigma.engine.attributors.image_range import AUTHORS_UNIT
+from robustsigma.engine.attributors.representation import closeness
+from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
+
+# Noise images that stand in for references where none are given.
+_STAND_INS = 4
+# A direction shorter than this is no direction.
+_DEAD = 1e-12
+
+_PER_IMAGE = (-1, 1, 1, 1)
+
+
+class _Approach:
+    """Leads rows towards their references in the representation, by steps of one length."""
+
+    def __init__(self, closer: Classifier, classes: int, reference: Tensor, step_size: float, *, stops: bool) -> None:
+        self.closer, self.classes, self.reference = closer, classes, reference
+        self.step_size, self.stops = step_size, stops
+        self.best = torch.full(reference.shape, -torch.inf, device=reference.device)
+
+    def look(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A path ends where the representation came no closer, or cannot be moved."""
+        column = self.classes + self.reference[rows]
+        seen, direction = self.closer.score_and_gradient(points, column, "logit")
+        close = seen.gather(1, column[:, None])[:, 0].to(self.best.dtype)
+        direction = direction.to(points.dtype)
+        length = direction.flatten(1).norm(dim=1)
+        ended = length <= _DEAD
+        if self.stops:
+            ended |= close <= self.best[rows]
+        self.best[rows] = close
+        length = torch.where(length > _DEAD, length, torch.inf)
+        return seen[:, : self.classes], direction / length.reshape(_PER_IMAGE), ended
+
+    def glance(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Using up the steps is a proper end."""
+        return self.closer.logits(points)[:, : self.classes], torch.ones_like(rows, dtype=torch.bool)
+
+    def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
+        """Step by `step_size` for each feature in the root mean square, clipped into range."""
+        length = self.step_size * points[0].numel() ** 0.5
+        return (points + length * direction).clamp(*self.closer.bounds)
+
+
+@dataclass(frozen=True)
+class IG2(Attributor):
+    """IG2 (Zhuo and Ge, 2024): from the image, steps of equal length bring its representation h to a reference's.
+
+    u_{k+1} = clip(u_k + eta v / ||v||), v = -grad ||h(u_k) - h(r)||^2, and values = sum over k of
+    (u_k - u_{k+1}) * dF(u_k), mean over references r: they sum to the drop of F up to the error of a Riemann sum.
+    References are the result's paths. One that the network gives to the explained class is no counterfactual: it is
+    not walked, unless there is no other. A path ends early where h comes no closer; `converged` is False where it
+    could not be moved at all. A step costs 2 forward and 2 backward passes a reference; the passes that find the
+    references' own h are shared by the batch.
+
+    Args:
+        references: (R, C, H, W) in [0, 1], usually training images, or a function (images, seeds) -> references,
+            the same for every image of the batch. None stands for 4 uniform noise images, which need no data but
+            are samples of no class.
+        steps: K, the most steps of a path.
+        step_size: eta for each feature in the root mean square, in pixel units of [0, 1]; the default is the
+            paper's 256 on 299x299 images of [0, 255].
+        layer: name of the module of the net whose input is h; None takes the last linear layer that runs, or the
+            logits where there is none.
+        score: F.
+        variant: "authors" walks to every reference with all steps, and multiplies by 255 the values, whose gradients
+            their code takes in [0, 1] and differences in [0, 255].
+    """
+
+    references: Function | Tensor | Given | None = None
+    steps: int = 201
+    step_size: float = 0.494 / 255
+    layer: str | None = None
+    score: Score = "logit"
+    variant: Literal["sound", "authors"] = "sound"
+
+    def __post_init__(self) -> None:
+        validation.integer("steps", self.steps, 1)
+        validation.number("step_size", self.step_size, 0, open_low=True)
+        validation.choice("score", self.score, SCORES)
+        validation.choice("variant", self.variant, ("sound", "authors"))
+        if self.references is not None and not callable(self.references):
+            object.__setattr__(self, "references", given("references", self.references, floating=True))
+
+    def attribute(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> Attribution:
+        """Return IG2, mean over references."""
+        references = self._references(images, seeds, classifier.bounds)
+        count, classes = len(references), logits.shape[1]
+        authors = self.variant == "authors"
+        with closeness(classifier, self.layer, references, classes) as (closer, seen):
+            other = seen.argmax(1)[None] != target[:, None]
+            used = torch.ones_like(other) if authors else other | ~other.any(1, keepdim=True)
+            start = pick(logits, target, self.score).to(images.dtype)
+            walk = GuidedWalk(classifier, images, target, start, used, self.score)
+            reference = torch.arange(count, device=images.device).repeat(len(images))
+            walk.run(_Approach(closer, classes, reference, self.step_size, stops=not authors), self.steps)
+        if authors:
+            walk.values *= AUTHORS_UNIT
+        return walk.attribution(walk.steps.unflatten(0, used.shape) > 0, shared=count)
+
+    def _references(self, images: Tensor, seeds: Tensor, bounds: tuple[float, float]) -> Tensor:
+        """Return the references (R, C, H, W), checked."""
+        shape = tuple(images.shape[1:])
+        if self.references is None:
+            keys = noise.fold(torch.arange(_STAND_INS, device=images.device), "references")
+            return bounds[0] + (bounds[1] - bounds[0]) * noise.uniform(keys, shape, images.dtype)
+        assert callable(self.references)  # a tensor was wrapped
+        references = self.references(images, seeds)
+        if not isinstance(references, Tensor) or references.ndim != 4 or references.shape[1:] != shape:
+            got = f"shape {tuple(references.shape)}" if isinstance(references, Tensor) else type(references).__name__
+            raise validation.fail("references", f"a tensor (R, {', '.join(map(str, shape))})", got)
+        try:
+            validation.images(references, bounds)
+        except ValueError as error:
+            raise ValueError(f"references: {error}") from error
+        return references.detach().to(images).clamp(*bounds)

@@ -1,0 +1,74 @@
+"""The data module of an evaluation: training images with samples added, and test images made beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from robustsigma.data.module import RobustDataModule
+from robustsigma.data.source import Batch, Split
+from robustsigma.engine.perturbations import Identity
+
+
+class MadeImages(Dataset[tuple[Tensor, int]]):
+    """Images that a perturbation made, found by the index of the image they came from.
+
+    Args:
+        images: float (N, C, H, W) in [0, 1].
+        labels: int64 (N,).
+        indices: int64 (N,), or None for 0 to N - 1.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
+        self.images, self.labels = images, labels
+        found = range(len(images)) if indices is None else indices.tolist()
+        self.row = {index: row for row, index in enumerate(found)}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        row = self.row[index]
+        return self.images[row], int(self.labels[row])
+
+
+class MatrixData(RobustDataModule):
+    """A `RobustDataModule` with images that were made beforehand.
+
+    Args:
+        args: of RobustDataModule.
+        added: images added to those of training, or None.
+        made: test images by the name of a condition, each with the labels and indices of the chosen test images.
+        kwargs: of RobustDataModule.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        added: MadeImages | None = None,
+        made: Mapping[str, MadeImages] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.added = added
+        self.made = dict(made or {})
+        self.conditions = {**self.conditions, **{name: Identity() for name in self.made}}
+
+    def dataset(self, split: Split) -> Dataset[Any]:
+        """Return the images of a split, those of training with the added ones."""
+        dataset = super().dataset(split)
+        return dataset if self.added is None or split != "train" else ConcatDataset([dataset, self.added])
+
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """Return a loader for each condition."""
+        dataset = self.dataset("test")
+        return [
+            self._loader(dataset, "test") if name not in self.made else self._made_loader(self.made[name])
+            for name in self.conditions
+        ]
+
+    def _made_loader(self, made: MadeImages) -> DataLoader[Batch]:
+        return self._keyed_loader(made, list(made.row), "test")

@@ -1,0 +1,155 @@
+"""The evaluation from settings to report."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import sys
+import time
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from robustsigma.engine.checks import check_classifier
+from robustsigma.evaluation import results as numbers
+from robustsigma.evaluation.findings import findings
+from robustsigma.evaluation.illustrations import default_attributors, illustrate
+from robustsigma.evaluation.run import BASE, Column, Regime, Run
+from robustsigma.evaluation.settings import Evaluation, describe
+from robustsigma.files import write_atomically
+from robustsigma.report import print_table, write_report
+
+_PACKAGES = ("robustsigma", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
+
+
+def evaluate(
+    settings: Evaluation, out: str | Path, *, console: Console | None = None, command: str | None = None
+) -> Path:
+    """Train and test every regime under every condition, and write the report.
+
+    Args:
+        settings: what to evaluate.
+        out: folder of `report.html`, `results.json`, `figures/`, and of everything finished on the way. Called again
+            with the same settings, it goes on where it stopped; more seeds may be added.
+        console: where progress and the table are shown; standard output if None.
+        command: line that makes the report again, which the report then shows.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        ValueError: settings or a folder that cannot be used.
+    """
+    started, start = datetime.now(timezone.utc), time.perf_counter()
+    console = console or Console()
+    run = Run(settings, Path(out), console)
+    run.run()
+    found = collect(run)
+    found["run"] = {
+        "command": command,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": time.perf_counter() - start,
+        "versions": _versions(),
+        "hardware": {"device": _device_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+    }
+    arrays = _add_pictures(run, found)
+    write_atomically(Path(out) / "results.json", json.dumps(found, indent=1, allow_nan=False).encode())
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(Path(out) / "arrays.npz", buffer.getvalue())
+    path = write_report(found, arrays, Path(out))
+    print_table(found, console)
+    return path
+
+
+def collect(run: Run) -> dict[str, Any]:
+    """Return the results of a finished run in plain JSON types (schema 1), without pictures."""
+    settings, store = run.settings, run.store
+    cells = {
+        (regime.id, column.id): [store.read_outcomes(seed, regime.id, column.id) for seed in settings.seeds]
+        for regime in run.regimes
+        for column in run.columns
+    }
+    notes = {(r.id, seed): store.notes(seed, r.id) for r in run.regimes for seed in settings.seeds}
+    matrix = numbers.Matrix(run.regimes, run.columns, cells, list(settings.seeds))
+    source = settings.source
+    return {
+        "schema": 1,
+        "settings": describe(settings),
+        "seeds": list(settings.seeds),
+        "dataset": {
+            "name": type(source).__name__,
+            "classes": list(source.classes),
+            "shape": list(source.shape),
+            "train": len(source.split("train")),  # type: ignore[arg-type]
+            "test": len(cells[BASE, run.columns[0].id][0].indices),
+        },
+        "conditions": [_condition(column, cells[BASE, column.id]) for column in run.columns],
+        "regimes": [
+            _regime(regime, settings, [notes[regime.id, s]["seconds"] for s in settings.seeds])
+            for regime in run.regimes
+        ],
+        "cells": numbers.cell_entries(matrix),
+        "differences": numbers.differences(matrix),
+        "per_seed": numbers.per_seed(matrix) if len(settings.seeds) > 1 else [],
+        "augmentation": numbers.augmentation(matrix, notes),
+        "flags": numbers.run_flags(matrix),
+        "findings": findings(matrix, len(source.classes)),
+    }
+
+
+def _condition(column: Column, base: list[Any]) -> dict[str, Any]:
+    shown = {"id": column.id, "name": column.name, "reading": column.reading, "settings": repr(column.perturbation)}
+    moved = column.reading != "transfer" and any(o.linf.any() for o in base)
+    return {**shown, "quality": numbers.quality(base) if moved else {}}
+
+
+def _regime(regime: Regime, settings: Evaluation, seconds: list[float]) -> dict[str, Any]:
+    again = settings.retraining
+    if regime.protocol == "none":
+        text = f"{settings.architecture.name}, {settings.training.epochs} epochs"
+    elif regime.protocol == "retrain":
+        text = f"{again.epochs} epochs on the training images and {again.samples} samples of {regime.perturbation!r}"
+    else:
+        text = f"{again.epochs} epochs, {again.share:.0%} of each batch through {regime.perturbation!r}"
+    shown = {"id": regime.id, "name": regime.name, "protocol": regime.protocol, "settings": text}
+    return {**shown, "seconds": float(np.mean(seconds))}
+
+
+def _add_pictures(run: Run, found: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Add examples, a path and explanations by the first seed's base model, and the flags of that model."""
+    settings = run.settings
+    classifier = run.model(settings.seeds[0], BASE).classifier.eval()
+    dataset = settings.source.split("test")
+    sections, arrays = illustrate(
+        classifier, dataset, len(settings.source.classes), run.columns, default_attributors(run.columns)
+    )
+    found.update(sections)
+    count = min(len(dataset), 128)  # type: ignore[arg-type]
+    items = [dataset[i] for i in range(count)]
+    x, y = torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+    found["flags"] += [{"code": flag.code, "message": flag.message} for flag in check_classifier(classifier, x, y)]
+    return arrays
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU ({sys.platform})"

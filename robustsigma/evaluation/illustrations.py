@@ -1,0 +1,143 @@
+"""Pictures for the report, made with the base model of the first seed: examples, a SIGMA path, explanations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from robustsigma.data.source import ArrayDataset
+from robustsigma.engine import noise
+from robustsigma.engine.attributors import Attributor, IntegratedGradients, Sigma
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations import SigmaSample
+from robustsigma.evaluation.run import Column
+
+_SHOWN = 8
+_FRAMES = 8
+
+Pictures = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def first_of_each_class(dataset: Dataset[Any], classes: int) -> list[int]:
+    """Return the index of the first image of each class, of at most eight classes."""
+    found: dict[int, int] = {}
+    for index in range(len(dataset)):  # type: ignore[arg-type]
+        label = int(dataset.labels[index]) if isinstance(dataset, ArrayDataset) else int(dataset[index][1])
+        found.setdefault(label, index)
+        if len(found) == classes:
+            break
+    return [found[label] for label in sorted(found)][:_SHOWN]
+
+
+def illustrate(
+    classifier: Classifier,
+    dataset: Dataset[Any],
+    classes: int,
+    columns: Sequence[Column],
+    attributors: dict[str, Attributor],
+) -> Pictures:
+    """Return sections of the results and their arrays.
+
+    Args:
+        classifier: the base model.
+        dataset: test images.
+        classes: how many there are.
+        columns: of the matrix.
+        attributors: methods to explain with, by name.
+    """
+    indices = torch.tensor(first_of_each_class(dataset, classes))
+    items = [dataset[int(i)] for i in indices]
+    device = next(classifier.parameters()).device
+    x = torch.stack([image for image, _ in items]).to(device)
+    y = torch.tensor([label for _, label in items], device=device)
+    sections: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    parts = [
+        _examples(classifier, x, y, indices.to(device), columns),
+        _path(classifier, x, y, indices.to(device), columns),
+        _explanations(classifier, x, y, attributors),
+    ]
+    for section, array in parts:
+        sections |= section
+        arrays |= array
+    masks = getattr(dataset, "masks", None)
+    if masks is not None:
+        arrays["masks"] = masks[indices].numpy()
+    return sections, arrays
+
+
+def _examples(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, columns: Sequence[Column]) -> Pictures:
+    items, images = [], []
+    for column in columns:
+        if column.reading == "transfer":
+            continue
+        # The seeds of the test condition: the reader sees images that the matrix counts.
+        made = column.perturbation(classifier, x, y, seed=noise.image_seeds(0, "test", column.id, 0, indices))
+        with classifier.frozen():
+            probabilities = classifier.logits(made).softmax(1)
+        items.append(
+            {
+                "condition": column.id,
+                "predictions": probabilities.argmax(1).tolist(),
+                "confidences": probabilities.gather(1, y[:, None])[:, 0].tolist(),
+            }
+        )
+        images.append(made.cpu().numpy())
+    return {"examples": {"labels": y.tolist(), "items": items}}, {"examples": np.stack(images)}
+
+
+def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, columns: Sequence[Column]) -> Pictures:
+    """Return one walk: noise is counted, not drawn, so a walk of fewer steps is the beginning of a longer one."""
+    found = [
+        (c.perturbation, c.id) for c in columns if isinstance(c.perturbation, SigmaSample) and c.reading == "adaptive"
+    ]
+    if not found:
+        return {}, {}
+    sample, name = found[0]
+    assert isinstance(sample, SigmaSample)
+    seeds = noise.image_seeds(0, "test", name, 0, indices)
+    one = dataclasses.replace(sample.sigma, paths=1)
+    with classifier.frozen():
+        walks = one.sample(classifier, x, y, seeds)
+    arrived = walks.curve.gather(1, walks.steps[:, None])[:, 0] <= one.epsilon
+    # The longest of the walks that arrived shows most; if none did, the longest of all.
+    row = int((walks.steps + arrived * one.max_steps).argmax())
+    steps, target = int(walks.steps[row]), y[row : row + 1]
+    result = one(classifier, x[row : row + 1], target, seed=seeds[row : row + 1])
+    shown = sorted({round(k) for k in np.linspace(0, steps, _FRAMES)})
+    frames = [x[row]]
+    for step in shown[1:]:
+        short = dataclasses.replace(one, max_steps=step)
+        with classifier.frozen():
+            frames.append(short.sample(classifier, x[row : row + 1], target, seeds[row : row + 1]).ends[0])
+    confidence = result.confidence[0, 0, : steps + 1].tolist()
+    section = {"target": int(target), "confidence": confidence, "shown_steps": shown}
+    arrays = {
+        "path": torch.stack(frames).cpu().numpy(),
+        "path_attribution": result.heatmap("sum")[0].cpu().numpy(),
+    }
+    return {"path": section}, arrays
+
+
+def _explanations(classifier: Classifier, x: Tensor, y: Tensor, attributors: dict[str, Attributor]) -> Pictures:
+    section, heat = [], []
+    for name, attributor in attributors.items():
+        result = attributor(classifier, x, y)
+        gaps = (result.gap() / result.drop.abs().clamp_min(1e-12)).tolist()
+        converged = result.converged.all(1).tolist()
+        section.append({"method": name, "target": y.tolist(), "converged": converged, "gap": gaps})
+        heat.append(result.heatmap("sum").cpu().numpy())
+    return {"explanations": section}, {"explanations": np.stack(heat), "explained": x.cpu().numpy()}
+
+
+def default_attributors(columns: Sequence[Column]) -> dict[str, Attributor]:
+    """Return SIGMA with the settings of the SIGMA column and several paths, and Integrated Gradients."""
+    samples = [c.perturbation for c in columns if isinstance(c.perturbation, SigmaSample)]
+    sigma = samples[0].sigma if samples else Sigma(objective="log_prob")
+    return {"SIGMA": dataclasses.replace(sigma, paths=7), "integrated gradients": IntegratedGradients()}

@@ -1,0 +1,45 @@
+"""Evaluations from YAML: the schema is the constructors, the embedded datasets have presets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+
+from jsonargparse import ArgumentParser, Namespace
+
+from robustsigma.engine.validation import choice
+from robustsigma.evaluation.settings import Evaluation
+
+PRESETS = ("baggage", "digits", "mnist5k")
+
+
+def settings_parser(program: str, description: str | None = None) -> ArgumentParser:
+    """Return a parser whose options are the fields of `Evaluation`."""
+    parser = ArgumentParser(prog=program, exit_on_error=False, description=description)
+    parser.add_argument("--config", action="config", help="YAML file of settings; may be given several times")
+    parser.add_class_arguments(Evaluation, sub_configs=True)
+    return parser
+
+
+def parse(parser: ArgumentParser, preset_name: str, arguments: Sequence[str]) -> Namespace:
+    """Parse arguments over the settings of a preset, which itself lies over those of "baggage"."""
+    choice("preset", preset_name, PRESETS)
+    names = dict.fromkeys(["baggage", preset_name])
+    folder = files("robustsigma.evaluation") / "presets"
+    given: list[str] = []
+    for name in names:
+        with as_file(folder / f"{name}.yaml") as path:
+            given += ["--config", path.read_text(encoding="utf-8")]
+    return parser.parse_args([*given, *arguments])
+
+
+def settings_of(parser: ArgumentParser, found: Namespace) -> Evaluation:
+    """Return the settings that were parsed."""
+    made = parser.instantiate(found)
+    return Evaluation(**{name: made[name] for name in Evaluation.__dataclass_fields__})
+
+
+def preset(name: str = "baggage") -> Evaluation:
+    """Return the settings of an embedded dataset: "baggage", "digits" or "mnist5k"."""
+    parser = settings_parser("preset")
+    return settings_of(parser, parse(parser, name, []))

@@ -1,0 +1,85 @@
+"""Progress of a long run: bars on a terminal, else one line a finished job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+Step = Callable[[int, int], None]
+
+
+class RunProgress:
+    """Counts jobs, and batches within the current job.
+
+    Args:
+        jobs: in all.
+        console: where to show them.
+    """
+
+    def __init__(self, jobs: int, console: Console) -> None:
+        self.jobs, self.done, self.console = jobs, 0, console
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self.bars = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self.overall: TaskID | None = None
+
+    def __enter__(self) -> RunProgress:
+        if self.bars:
+            self.bars.start()
+            self.overall = self.bars.add_task("all jobs", total=self.jobs)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bars:
+            self.bars.stop()
+
+    @contextmanager
+    def job(self, name: str) -> Iterator[Step]:
+        """Show a job while it runs; the body calls the step function with how far it is, and of how many."""
+        start = time.perf_counter()
+        task = self.bars.add_task(name, total=None) if self.bars else None
+
+        def step(done: int, total: int) -> None:
+            if self.bars and task is not None:
+                self.bars.update(task, completed=done, total=total)
+
+        try:
+            yield step
+            self.finish(f"{name}  [dim]{time.perf_counter() - start:.1f} s[/dim]")
+        finally:
+            if self.bars and task is not None:
+                self.bars.remove_task(task)
+
+    def finish(self, line: str) -> None:
+        """Count a job as done and say so."""
+        self.done += 1
+        width = len(str(self.jobs))
+        (self.bars.console if self.bars else self.console).print(f"[dim]{self.done:{width}}/{self.jobs}[/dim]  {line}")
+        if self.bars and self.overall is not None:
+            self.bars.update(self.overall, completed=self.done)
+
+
+class BatchProgress(pl.Callback):
+    """Tells a step function how far a Trainer is."""
+
+    def __init__(self, step: Step) -> None:
+        self.step, self.tested = step, 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Tell the step of the training."""
+        self.step(trainer.global_step, int(trainer.estimated_stepping_batches))
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Tell the batch of all conditions."""
+        self.tested += 1
+        self.step(self.tested, int(sum(trainer.num_test_batches)))

@@ -1,0 +1,281 @@
+"""Runs an evaluation: trains what is missing, tests what is missing, and writes the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+
+from robustsigma.data.loading import Key, KeyedDataset, chosen
+from robustsigma.engine import noise
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations import Identity, Mixture, Perturbation, Share
+from robustsigma.evaluation.data import MadeImages, MatrixData
+from robustsigma.evaluation.outcomes import OutcomeRecorder, Outcomes
+from robustsigma.evaluation.progress import BatchProgress, RunProgress, Step
+from robustsigma.evaluation.settings import Evaluation, Retraining, Training, describe
+from robustsigma.evaluation.store import Store
+from robustsigma.training import AugmentationStatistics, LitClassifier
+from robustsigma.training.callbacks import AugmentationTotals, card_of
+
+BASE = "base"
+ADAPTIVE, TRANSFER = "adaptive", "transfer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """One row of the matrix.
+
+    Attributes:
+        id: unique, also the name of its files.
+        name: as people call it.
+        protocol: "none" for the base model, "retrain" or "on_the_fly".
+        perturbation: of its training images, or None for the base model.
+    """
+
+    id: str
+    name: str
+    protocol: str
+    perturbation: Perturbation | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of the matrix.
+
+    Attributes:
+        id: unique, also the name of its files.
+        name: of the condition.
+        reading: "none" where all models see the same images, else "adaptive" or "transfer".
+        perturbation: of the test images.
+    """
+
+    id: str
+    name: str
+    reading: str
+    perturbation: Perturbation
+
+
+def regimes(settings: Evaluation) -> list[Regime]:
+    """Return the rows."""
+    found = [Regime(BASE, BASE, "none", None)]
+    for protocol in ("retrain", "on_the_fly"):
+        for name, perturbation in getattr(settings.retraining, protocol).items():
+            found.append(Regime(f"{name}/{protocol}", name, protocol, perturbation))
+    return found
+
+
+def columns(settings: Evaluation) -> list[Column]:
+    """Return the columns."""
+    attacks = {name: p for name, p in settings.conditions.items() if p.depends_on_model}
+    same = [Column(name, name, "none", p) for name, p in settings.conditions.items() if name not in attacks]
+    return same + [Column(f"{name}/{r}", name, r, p) for r in (ADAPTIVE, TRANSFER) for name, p in attacks.items()]
+
+
+class Run:
+    """One evaluation in one folder.
+
+    Args:
+        settings: what to evaluate.
+        out: the folder. What an earlier run of the same settings finished there is not done again.
+        console: where progress is shown.
+    """
+
+    def __init__(self, settings: Evaluation, out: Path, console: Console) -> None:
+        self.settings, self.console = settings, console
+        kept = {key: value for key, value in describe(settings).items() if key != "seeds"}  # seeds may be added
+        self.store = Store(out, kept)
+        self.regimes, self.columns = regimes(settings), columns(settings)
+
+    def run(self) -> None:
+        """Train and test what is missing."""
+        jobs = 2 * len(self.regimes) * len(self.settings.seeds)
+        with _quiet(), RunProgress(jobs, self.console) as progress:
+            for seed in self.settings.seeds:
+                for regime in self.regimes:
+                    title = f"seed {seed}, {regime.id.replace('_', ' ')}"
+                    if self.store.has_model(seed, regime.id):
+                        progress.finish(f"{title}: was trained before")
+                    else:
+                        with progress.job(f"{title}: training") as step:
+                            self._train(seed, regime, step)
+                    missing = [c for c in self.columns if not self.store.outcomes(seed, regime.id, c.id).is_file()]
+                    if not missing:
+                        progress.finish(f"{title}: was tested before")
+                    else:
+                        with progress.job(f"{title}: {len(missing)} conditions") as step:
+                            self._test(seed, regime, missing, step)
+
+    def data(self, seed: int, batch_size: int, **kwargs: Any) -> MatrixData:
+        """Return the data module; its seed decides the order and noise of training, not those of testing."""
+        s = self.settings
+        return MatrixData(s.source, batch_size=batch_size, num_workers=s.num_workers, seed=seed, **kwargs)
+
+    def model(self, seed: int, regime: str, training: Training | Retraining | None = None) -> LitClassifier:
+        """Return a model: trained if its weights are there, else fresh."""
+        s = self.settings
+        source = s.source
+        with _seeded(seed, "initial weights"):
+            net = s.architecture.build(source.shape[0], len(source.classes))
+        optimizer: Any = torch.optim.AdamW
+        if training is not None:
+            optimizer = partial(torch.optim.AdamW, lr=training.lr, weight_decay=training.weight_decay)
+        model = LitClassifier(net, mean=s.mean, std=s.std, optimizer=optimizer)
+        if self.store.has_model(seed, regime):
+            self.store.load_weights(seed, regime, model.classifier.net)
+        return model
+
+    def _train(self, seed: int, regime: Regime, step: Step) -> None:
+        start = time.perf_counter()
+        again = self.settings.retraining
+        totals = AugmentationTotals()
+        if regime.perturbation is None:
+            first = self.settings.training
+            model, data = self.model(seed, BASE, first), self.data(seed, first.batch_size, augment=first.augment)
+        else:
+            model = self.model(seed, BASE, again)
+            augment = self.settings.training.augment
+            if regime.protocol == "retrain":
+                added, totals = self._samples(seed, regime.name, regime.perturbation, model.classifier)
+                data = self.data(seed, again.batch_size, added=added, augment=augment)
+            else:
+                mixed = Mixture([Share(regime.perturbation, again.share)])
+                data = self.data(seed, again.batch_size, train_perturbation=mixed, augment=augment)
+        statistics = AugmentationStatistics()
+        epochs = again.epochs if regime.perturbation is not None else self.settings.training.epochs
+        with _seeded(seed, regime.id):  # dropout
+            trainer = _trainer([statistics, BatchProgress(step)], max_epochs=epochs, limit_val_batches=0)
+            trainer.fit(model, data)
+        totals += statistics.totals
+        notes = {
+            "seconds": time.perf_counter() - start,
+            "augmentation": dataclasses.asdict(totals),
+            "metrics": {key: float(value) for key, value in trainer.callback_metrics.items()},
+        }
+        self.store.write_model(seed, regime.id, model.classifier.net, card_of(model.classifier, data), notes)
+
+    def _samples(
+        self, seed: int, name: str, perturbation: Perturbation, classifier: Classifier
+    ) -> tuple[MadeImages, AugmentationTotals]:
+        """Return training images perturbed against the base model: the same images in every regime."""
+        dataset = self.settings.source.split("train")
+        start = time.perf_counter()
+        indices = chosen(len(dataset), self.settings.retraining.samples, seed)  # type: ignore[arg-type]
+        device = _device()
+        classifier.to(device)
+        keyed, parts = KeyedDataset(dataset, None, seed), []
+        totals, size = AugmentationTotals(), self.settings.eval_batch_size
+        for at in range(0, len(indices), size):
+            batch = keyed.__getitems__([Key(0, index) for index in indices[at : at + size]])
+            x, y = batch.images.to(device), batch.labels.to(device)
+            seeds = noise.image_seeds(seed, "train", name, 0, batch.indices.to(device))
+            made = perturbation.apply(classifier, x, y, seed=seeds)
+            counts = (made.images != x).flatten(1).any(1), made.searched, made.searched & made.converged, made.steps
+            totals += AugmentationTotals(*(int(count.sum()) for count in counts))
+            parts.append((made.images.cpu(), batch.labels))
+        totals += AugmentationTotals(seconds=time.perf_counter() - start)
+        return MadeImages(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), totals
+
+    def _test(self, seed: int, regime: Regime, missing: list[Column], step: Step) -> None:
+        size, s = self.settings.eval_batch_size, self.settings
+        # A transfer column of the base model is its adaptive one: the samples were made against it.
+        transfer = [c for c in missing if c.reading == TRANSFER and regime.id != BASE]
+        live = [c for c in missing if c.reading != TRANSFER]
+        keep = tuple(c.id for c in live if c.reading == ADAPTIVE and regime.id == BASE)
+        limits = None if s.test_images is None else {"test": s.test_images}
+        data = MatrixData(
+            s.source,
+            conditions={c.id: c.perturbation for c in live} or None,
+            made={c.id: self._made(seed, c.name) for c in transfer},
+            batch_size=size,
+            num_workers=s.num_workers,
+            limits=limits,
+            seed=0,  # every training is tested on the same images with the same noise
+        )
+        if not live:
+            data.conditions = {name: Identity() for name in data.made}
+        recorder = OutcomeRecorder(keep)
+        trainer = _trainer([recorder, BatchProgress(step)])
+        trainer.test(self.model(seed, regime.id), datamodule=data, verbose=False)
+        for name, images in recorder.images.items():
+            found = recorder.outcomes[name]
+            tensors = {"images": images, "labels": torch.tensor(found.labels), "indices": torch.tensor(found.indices)}
+            self.store.write_samples(seed, name.removesuffix(f"/{ADAPTIVE}"), tensors)
+        for column in missing:
+            self._outcomes(seed, regime, column, recorder).write(self.store.outcomes(seed, regime.id, column.id))
+
+    def _made(self, seed: int, condition: str) -> MadeImages:
+        tensors = self.store.read_samples(seed, condition)
+        return MadeImages(tensors["images"], tensors["labels"], tensors["indices"])
+
+    def _outcomes(self, seed: int, regime: Regime, column: Column, recorder: OutcomeRecorder) -> Outcomes:
+        """Return a column's outcomes; how transfer samples were made is known from the base model's."""
+        if column.reading != TRANSFER:
+            return recorder.outcomes[column.id]
+        adaptive = f"{column.name}/{ADAPTIVE}"
+        if regime.id == BASE:
+            return recorder.outcomes.get(adaptive) or self.store.read_outcomes(seed, BASE, adaptive)
+        base, tested = self.store.read_outcomes(seed, BASE, adaptive), recorder.outcomes[column.id]
+        if not np.array_equal(base.indices, tested.indices):
+            raise RuntimeError(f"{column.id}: the samples of seed {seed} are not of the images that are tested")
+        how = ("searched", "converged", "steps", "rmse", "linf", "ssim")
+        return dataclasses.replace(tested, **{name: getattr(base, name) for name in how})
+
+
+def _trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="auto",
+        devices=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _seeded(seed: int, name: str) -> Iterator[None]:
+    """Seed the global generators, which initialisers and dropout draw from, and give them back as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    key = int(noise.fold(torch.tensor([seed]), name)[0])
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(key)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's notices, a dozen for each of many short trainings, out of the progress."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning passes one on
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,137 @@
+"""What an evaluation is: data, network, training, regimes and conditions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from robustsigma.data.baggage import Baggage
+from robustsigma.data.source import Source
+from robustsigma.data.transforms import Albumentations
+from robustsigma.engine import validation
+from robustsigma.engine.perturbations import Identity, Perturbation
+from robustsigma.models import Architecture
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the base model is trained: AdamW with a cosine schedule.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: of training.
+        lr: learning rate at the start.
+        weight_decay: of AdamW.
+        augment: clean transforms of the training images, or None.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 3e-3
+    weight_decay: float = 1e-3
+    augment: Albumentations | None = None
+
+    def __post_init__(self) -> None:
+        validation.integer("epochs", self.epochs, 1)
+        validation.integer("batch_size", self.batch_size, 1)
+        validation.number("lr", self.lr, 0, open_low=True)
+        validation.number("weight_decay", self.weight_decay, 0)
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """How the base model is trained on, and on what.
+
+    Two protocols. "retrain" (Henry et al., 2025, section 6): `samples` training images are perturbed once against
+    the base model and added, with their labels, to the training images. "on_the_fly": a `share` of each batch is
+    perturbed against the model while it trains.
+
+    Args:
+        retrain: perturbation of each regime of the first protocol. An `Identity` is the control: as long a training
+            without samples of use.
+        on_the_fly: perturbation of each regime of the second protocol.
+        samples: perturbed images of the first protocol.
+        share: of the images of a batch, in the second protocol.
+        epochs: of both.
+        batch_size: of both.
+        lr: learning rate at the start.
+        weight_decay: of AdamW.
+    """
+
+    retrain: Mapping[str, Perturbation] = field(default_factory=dict)
+    on_the_fly: Mapping[str, Perturbation] = field(default_factory=dict)
+    samples: int = 500
+    share: float = 0.25
+    epochs: int = 3
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 1e-3
+
+    def __post_init__(self) -> None:
+        validation.integer("samples", self.samples, 1)
+        validation.number("share", self.share, 0, 1, open_low=True)
+        validation.integer("epochs", self.epochs, 1)
+        validation.integer("batch_size", self.batch_size, 1)
+        validation.number("lr", self.lr, 0, open_low=True)
+        validation.number("weight_decay", self.weight_decay, 0)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Regimes against conditions, each training repeated over seeds; `preset` has those of the embedded datasets.
+
+    Args:
+        source: the dataset.
+        architecture: of the network.
+        training: of the base model.
+        retraining: of every regime that starts from it.
+        conditions: what is done to the test images. Conditions that depend on the model are read twice: adaptive,
+            made against the model under test, and transfer, made once against the base model.
+        seeds: of the trainings. Test images and their noise are the same for all.
+        mean: per channel, of the normalisation.
+        std: per channel, of the normalisation.
+        test_images: most test images, drawn at random; None uses all.
+        eval_batch_size: images in a batch of evaluation.
+        num_workers: loading processes.
+    """
+
+    source: Source = field(default_factory=Baggage)
+    architecture: Architecture = field(default_factory=Architecture)
+    training: Training = field(default_factory=Training)
+    retraining: Retraining = field(default_factory=Retraining)
+    conditions: Mapping[str, Perturbation] = field(default_factory=lambda: {"clean": Identity()})
+    seeds: Sequence[int] = (0,)
+    mean: Sequence[float] = (0.5,)
+    std: Sequence[float] = (0.25,)
+    test_images: int | None = None
+    eval_batch_size: int = 128
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise validation.fail("seeds", "at least one, each once", repr(list(self.seeds)))
+        for seed in self.seeds:
+            validation.integer("seeds", seed, 0)
+        for name in (*self.conditions, *self.retraining.retrain, *self.retraining.on_the_fly):
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise validation.fail("name of a condition or regime", "letters, digits, - and _", repr(name))
+        if not any(isinstance(condition, Identity) for condition in self.conditions.values()):
+            raise validation.fail("conditions", "an Identity among them, beside which the others are read", "none")
+        if self.test_images is not None:
+            validation.integer("test_images", self.test_images, 1)
+        validation.integer("eval_batch_size", self.eval_batch_size, 1)
+        validation.integer("num_workers", self.num_workers, 0)
+
+
+def describe(value: Any) -> Any:
+    """Return settings as plain JSON types, each dataclass with its class name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        shown = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **shown}
+    if isinstance(value, Mapping):
+        return {str(key): describe(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(part) for part in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)

@@ -1,0 +1,80 @@
+"""The folder of an evaluation: what is finished stays, so that an interrupted run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from robustsigma.evaluation.outcomes import Outcomes
+from robustsigma.files import claim, write_atomically
+from robustsigma.models import ModelCard, load_model, save_model
+
+
+class Store:
+    """Models, samples and outcomes by seed, regime and condition.
+
+    Args:
+        folder: made if it is not there.
+        settings: of the run, as plain JSON types. A folder with other settings is refused.
+
+    Raises:
+        ValueError: naming the first setting that differs.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        claim(folder, settings)
+
+    def model(self, seed: int, regime: str) -> Path:
+        """Return the place of a model's weights."""
+        return self.folder / "models" / f"seed{seed}" / f"{_flat(regime)}.safetensors"
+
+    def has_model(self, seed: int, regime: str) -> bool:
+        """Return whether the model is trained."""
+        return self.model(seed, regime).is_file() and self._notes(seed, regime).is_file()
+
+    def write_model(self, seed: int, regime: str, net: nn.Module, card: ModelCard, notes: dict[str, Any]) -> None:
+        """Write weights, and notes on the training."""
+        write_atomically(self._notes(seed, regime), json.dumps(notes).encode())
+        save_model(self.model(seed, regime), net, card)
+
+    def load_weights(self, seed: int, regime: str, net: nn.Module) -> None:
+        """Load a model's weights into a network of its architecture."""
+        classifier, _ = load_model(self.model(seed, regime), net=net)
+        classifier.train()
+
+    def notes(self, seed: int, regime: str) -> dict[str, Any]:
+        """Return the notes on a training."""
+        return dict(json.loads(self._notes(seed, regime).read_text(encoding="utf-8")))
+
+    def _notes(self, seed: int, regime: str) -> Path:
+        return self.model(seed, regime).with_suffix(".json")
+
+    def samples(self, seed: int, name: str) -> Path:
+        """Return the place of images made against the base model."""
+        return self.folder / "samples" / f"seed{seed}" / f"{_flat(name)}.safetensors"
+
+    def write_samples(self, seed: int, name: str, tensors: dict[str, Tensor]) -> None:
+        """Write images and what belongs to them."""
+        contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        write_atomically(self.samples(seed, name), save(contiguous))
+
+    def read_samples(self, seed: int, name: str) -> dict[str, Tensor]:
+        """Read what `write_samples` wrote."""
+        return load_file(self.samples(seed, name))
+
+    def outcomes(self, seed: int, regime: str, condition: str) -> Path:
+        """Return the place of one cell's outcomes."""
+        return self.folder / "outcomes" / f"seed{seed}" / _flat(regime) / f"{_flat(condition)}.npz"
+
+    def read_outcomes(self, seed: int, regime: str, condition: str) -> Outcomes:
+        """Read one cell's outcomes."""
+        return Outcomes.read(self.outcomes(seed, regime, condition))
+
+
+def _flat(name: str) -> str:
+    return name.replace("/", ".")

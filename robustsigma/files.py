@@ -1,0 +1,60 @@
+"""Files that are either whole or not there, and folders that belong to one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from robustsigma.engine.validation import fail
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write a file beside its place and move it there in one step, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Make a folder for a run of these settings, or find that it is one: only then may the run go on there.
+
+    Args:
+        folder: of the run.
+        settings: as plain JSON types; kept in `settings.json`.
+
+    Raises:
+        ValueError: naming the first setting that differs.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise fail("out", "a folder", f"the file {folder}")
+    path = folder / "settings.json"
+    if not path.is_file():
+        write_atomically(path, json.dumps(settings, indent=1).encode())
+        return
+    differing = _difference(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings)))
+    if differing:
+        raise fail("out", f"a new folder, or the settings of the run in {folder}", differing)
+
+
+def _difference(before: Any, now: Any, at: str = "") -> str | None:
+    """Return where two settings differ first, in words, or None."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            found = _difference(before.get(key), now.get(key), f"{at}.{key}" if at else key)
+            if found:
+                return found
+        return None
+    return None if before == now else f"{at} = {now} (the folder has {before})"

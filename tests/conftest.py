@@ -1,0 +1,72 @@
+"""Fixtures of all tests: global state is watched, recorded reference runs are found."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+_MARKER = "third_party_rng: a third party (an initialiser, a loader, a trainer) draws from the global RNG in this test"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", _MARKER)
+
+
+def _rng() -> dict[str, str]:
+    """Return a digest of the state of each global generator."""
+    states = {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": repr(np.random.get_state(legacy=False)["state"]).encode(),  # noqa: NPY002 the global one is watched
+        "python": repr(random.getstate()).encode(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states["cuda"] = b"".join(state.numpy().tobytes() for state in torch.cuda.get_rng_state_all())
+    return {name: hashlib.sha256(state).hexdigest() for name, state in states.items()}
+
+
+def _flags() -> dict[str, object]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "autocast cpu": torch.is_autocast_enabled("cpu"),
+        "autocast cuda": torch.is_autocast_enabled("cuda"),
+        "autocast dtype": (torch.get_autocast_dtype("cpu"), torch.get_autocast_dtype("cuda")),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "deterministic warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "anomaly": torch.is_anomaly_enabled(),
+        "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
+        "matmul precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def _changed(before: dict, after: dict) -> list[str]:
+    return [name for name, value in before.items() if after.get(name, value) != value]
+
+
+@pytest.fixture(autouse=True)
+def unchanged_global_state(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that changes a global generator or a global switch of torch."""
+    generators, flags = _rng(), _flags()
+    yield
+    leaks = _changed(flags, _flags())
+    if request.node.get_closest_marker("third_party_rng") is None:
+        leaks += [f"{name} RNG" for name in _changed(generators, _rng())]
+    if leaks:
+        pytest.fail(f"the test changed global state: {', '.join(leaks)} (marker for third parties: third_party_rng)")
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """Return the folder of recorded runs of the authors' code, beside the project; skip where there is none."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "vectors"
+    if not folder.is_dir():
+        pytest.skip("no recorded reference runs (the folder shared/vectors beside the project)")
+    return folder

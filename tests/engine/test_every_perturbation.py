@@ -1,0 +1,294 @@
+"""What every public perturbation promises, tested over the public list with the cheap settings of `cases.CHEAP`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import inspect
+import pickle
+import pkgutil
+from contextlib import nullcontext
+
+import cases
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
+
+import robustsigma
+from robustsigma import Perturbation
+from robustsigma.engine import attributors, perturbations
+
+PUBLIC = [
+    cls
+    for cls in (getattr(perturbations, name) for name in perturbations.__all__)
+    if inspect.isclass(cls) and issubclass(cls, Perturbation) and not inspect.isabstract(cls)
+]
+SETTINGS = [pytest.param(p, id=f"{cls.__name__}{i}") for cls in PUBLIC for i, p in enumerate(cases.CHEAP.get(cls, ()))]
+every = pytest.mark.parametrize("perturbation", SETTINGS)
+
+STOCHASTIC = {"GaussianNoise0", "FGSM1", "PGD0", "SigmaSample0", "SigmaSample1", "PathEnd0", "PathEnd1", "Mixture0"}
+CONTEXTS = {
+    "no_grad": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+def problem(count: int = 5, dtype: torch.dtype = torch.float32, **kwargs):
+    net = cases.cnn_bn_dropout().to(dtype)
+    return cases.classifier(net, **kwargs), cases.images(count, dtype=dtype), cases.labels(count), cases.seeds(count)
+
+
+def test_every_concrete_perturbation_is_public_and_has_cheap_settings():
+    for module in pkgutil.walk_packages(robustsigma.engine.__path__, "robustsigma.engine."):
+        importlib.import_module(module.name)
+    pending, found = [Perturbation], set()
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        if cls.__module__.startswith("robustsigma.") and not inspect.isabstract(cls):
+            found.add(cls)
+    assert found == set(PUBLIC)
+    assert {cls.__name__ for cls in PUBLIC if not cases.CHEAP.get(cls)} == set()
+
+
+@every
+def test_is_a_frozen_dataclass_with_defaults(perturbation):
+    cls = type(perturbation)
+    assert dataclasses.is_dataclass(cls)
+    assert cls.__dataclass_params__.frozen
+    assert cls.__doc__
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_shape_dtype_bounds(perturbation, dtype):
+    clf, x, y, seed = problem()
+    result = perturbation.apply(clf, x.to(dtype), y, seed=seed)
+    assert result.images.shape == x.shape
+    assert result.images.dtype == dtype
+    assert result.images.isfinite().all()
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+    assert not result.images.requires_grad
+    assert result.images.grad_fn is None
+    for name, kind in (("searched", torch.bool), ("converged", torch.bool), ("steps", torch.int64)):
+        values = getattr(result, name)
+        assert values.shape == (len(x),)
+        assert values.dtype == kind
+    assert not (result.converged & ~result.searched).any()
+
+
+@every
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 0.0), (torch.float32, 1e-4)])
+def test_a_batch_equals_singles(perturbation, dtype, tolerance):
+    clf, x, y, seed = problem(dtype=dtype)
+    # A linear layer's rounding may depend on the batch, and SIGMA's walk divides differences of scores.
+    whole = perturbation(clf, x, y, seed=seed)
+    singles = [perturbation(clf, x[i : i + 1], y[i : i + 1], seed=seed[i : i + 1]) for i in range(len(x))]
+    assert torch.allclose(whole, torch.cat(singles), rtol=0, atol=max(tolerance, 1e-11))
+    order = torch.tensor([3, 1, 4, 0, 2])
+    permuted = perturbation(clf, x[order], y[order], seed=seed[order])
+    assert torch.allclose(permuted, whole[order], rtol=0, atol=max(tolerance, 1e-11))
+
+
+@every
+@pytest.mark.parametrize("chunk_size", [1, 2, 3])
+def test_chunk_size_does_not_matter(perturbation, chunk_size):
+    clf, x, y, seed = problem(dtype=torch.float64)
+    chunked = problem(dtype=torch.float64, chunk_size=chunk_size)[0]
+    a, b = perturbation(clf, x, y, seed=seed), perturbation(chunked, x, y, seed=seed)
+    assert torch.allclose(a, b, rtol=0, atol=1e-11)
+
+
+@every
+def test_seeds(perturbation, request):
+    clf, x, y, seed = problem()
+    first = perturbation(clf, x, y, seed=seed)
+    assert torch.equal(perturbation(clf, x, y, seed=seed), first)
+    differs = not torch.equal(perturbation(clf, x, y, seed=seed + 1), first)
+    assert differs == (request.node.callspec.id in STOCHASTIC)
+
+
+@every
+def test_an_int_seed_is_every_images_seed(perturbation):
+    clf, x, y, _ = problem()
+    assert torch.equal(perturbation(clf, x, y, seed=7), perturbation(clf, x, y, seed=torch.full((len(x),), 7)))
+    assert torch.equal(perturbation(clf, x, 1, seed=7), perturbation(clf, x, torch.full((len(x),), 1), seed=7))
+
+
+@every
+@pytest.mark.parametrize("after", [None, 0, 1])
+def test_no_side_effects(perturbation, after):
+    """Modes, flags, statistics, `.grad`, hooks and the arguments stay, also when the net raises."""
+    net = cases.cnn_bn_dropout()
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    raising = cases.Raising(net, after=10**9 if after is None else after)
+    clf = cases.classifier(raising)
+    x, y, seed = cases.images().requires_grad_(), cases.labels(), cases.seeds()
+    before, given = cases.state_of(clf), [t.detach().clone() for t in (x, y, seed)]
+    if after == 1 and not needs_two_passes(perturbation):
+        expectation = nullcontext()
+    else:
+        expectation = nullcontext() if after is None else pytest.raises(RuntimeError, match="midway")
+    with expectation:
+        perturbation(clf, x, y, seed=seed)
+    assert cases.state_of(clf) == before
+    assert all(torch.equal(a, b) for a, b in zip((x, y, seed), given, strict=True))
+    assert x.grad is None
+    assert x.requires_grad
+
+
+def needs_two_passes(perturbation: Perturbation) -> bool:
+    counter = cases.PassCounter(cases.cnn_bn_dropout())
+    perturbation(cases.classifier(counter), cases.images(), cases.labels(), seed=cases.seeds())
+    return counter.calls > 1
+
+
+@every
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_any_context_gives_the_same_images(perturbation, context):
+    clf, x, y, seed = problem()
+    wanted = perturbation(clf, x, y, seed=seed)
+    with CONTEXTS[context]():
+        # Made inside, as a loader's batch is: an inference tensor under inference mode.
+        got = perturbation(clf, x.clone(), y.clone(), seed=seed.clone())
+    assert torch.equal(wanted, got)
+    with CONTEXTS[context]():
+        assert not torch.is_grad_enabled() or context == "autocast"
+
+
+@every
+def test_the_result_can_be_trained_on(perturbation):
+    clf, x, y, seed = problem()
+    clf.eval()  # dropout would draw from the global RNG
+    loss = torch.nn.functional.cross_entropy(clf(perturbation(clf, x, y, seed=seed)), y)
+    loss.backward()
+    assert clf.net[0].weight.grad is not None
+
+
+@every
+def test_memory_layout_and_views_do_not_matter(perturbation):
+    clf, x, y, seed = problem(dtype=torch.float64)
+    wanted = perturbation(clf, x, y, seed=seed)
+    last = perturbation(clf, x.to(memory_format=torch.channels_last), y, seed=seed)
+    assert torch.allclose(last, wanted, rtol=0, atol=1e-11)
+    view = x.transpose(2, 3).contiguous().transpose(2, 3)
+    assert torch.allclose(perturbation(clf, view, y, seed=seed), wanted, rtol=0, atol=1e-11)
+
+
+@every
+@pytest.mark.parametrize(("channels", "size", "classes"), [(1, 1, 2), (1, 8, 2), (4, 3, 3), (3, 1, 5)])
+def test_odd_sizes(perturbation, channels, size, classes):
+    clf = cases.classifier(cases.linear(channels, size, classes), mean=(0.5,), std=(0.5,))
+    x, y = cases.images(3, channels=channels, size=size), cases.labels(3, classes=classes)
+    got = perturbation(clf, x, y, seed=0)
+    assert got.shape == x.shape
+    assert got.isfinite().all()
+
+
+@every
+@pytest.mark.parametrize("net", ["constant", "saturated"])
+@pytest.mark.parametrize("fill", [None, 0.0, 0.5, 1.0])
+def test_degenerate_nets_and_images_stay_finite(perturbation, net, fill):
+    clf, x = cases.classifier(getattr(cases, net)()), cases.images()
+    if fill is not None:
+        x = torch.full_like(x, fill)
+    got = perturbation(clf, x, cases.labels(), seed=cases.seeds())
+    assert got.isfinite().all()
+    assert got.min() >= 0
+    assert got.max() <= 1
+
+
+@every
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images(perturbation, name):
+    clf, _, y, seed = problem(4)
+    with pytest.raises(ValueError, match=BAD_IMAGES[name][1]):
+        perturbation(clf, BAD_IMAGES[name][0], y, seed=seed)
+
+
+@every
+@pytest.mark.parametrize("name", BAD_TARGETS)
+def test_bad_labels(perturbation, name):
+    clf, x, _, seed = problem(4)
+    with pytest.raises(ValueError, match=BAD_TARGETS[name][1]):
+        perturbation(clf, x, BAD_TARGETS[name][0], seed=seed)
+
+
+@every
+@pytest.mark.parametrize("label", [-1, 3, 1000])
+@pytest.mark.parametrize("warm", [False, True])
+def test_labels_out_of_range(perturbation, label, warm):
+    clf, x, y, seed = problem(4)
+    if warm:
+        perturbation(clf, x, y, seed=seed)
+    with pytest.raises(ValueError, match=r"y: expected class indices in \[0, 2\], got \["):
+        perturbation(clf, x, torch.tensor([0, 1, label, 0]), seed=seed)
+
+
+@every
+@pytest.mark.parametrize("name", BAD_SEEDS)
+def test_bad_seeds(perturbation, name):
+    clf, x, y, _ = problem(4)
+    with pytest.raises(ValueError, match=BAD_SEEDS[name][1]):
+        perturbation(clf, x, y, seed=BAD_SEEDS[name][0])
+
+
+@every
+def test_seed_is_required_by_name(perturbation):
+    clf, x, y, seed = problem()
+    with pytest.raises(TypeError, match="seed"):
+        perturbation(clf, x, y)
+    with pytest.raises(TypeError, match="positional"):
+        perturbation(clf, x, y, seed)
+
+
+@every
+def test_pickle_copy_repr_equality_hash(perturbation):
+    names = {name: getattr(module, name) for module in (attributors, perturbations) for name in module.__all__}
+    for again in (
+        pickle.loads(pickle.dumps(perturbation)),
+        copy.deepcopy(perturbation),
+        dataclasses.replace(perturbation),
+        eval(repr(perturbation), names),
+    ):
+        assert again == perturbation
+        assert again is not perturbation
+        assert hash(again) == hash(perturbation)
+
+
+def test_different_settings_differ():
+    settings = [setting for cls in PUBLIC for setting in cases.CHEAP[cls]]
+    assert len(set(settings)) == len(settings)
+
+
+@pytest.mark.parametrize("cls", PUBLIC)
+def test_unknown_arguments_are_refused(cls):
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        cls(no_such_argument=1)
+
+
+@every
+def test_yaml_round_trip(perturbation):
+    """What a YAML file says becomes the same object, and is written back the same."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--p", type=Perturbation)
+    config = parser.parse_object({"p": as_config(perturbation)})
+    assert parser.instantiate(config).p == perturbation
+    again = parser.parse_string(parser.dump(config))
+    assert parser.instantiate(again).p == perturbation
+
+
+def as_config(value: object) -> object:
+    """Return the YAML form of a dataclass: class path and arguments; a `Share` is plain data."""
+    if isinstance(value, (tuple, list)):
+        return [as_config(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    arguments = {field.name: as_config(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, perturbations.Share):
+        return arguments
+    return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}
