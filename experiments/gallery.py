@@ -292,7 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
     found, records = explain(scene, fast=options.fast, seed=options.seed)
     titles = _titles(scene)
     picture = io.BytesIO()
-    draw(scene, found, titles).savefig(picture, format="png", dpi=130, metadata={"Software": None})
+    draw(scene, found, titles).savefig(picture, format="png", dpi=100, metadata={"Software": None})
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpu": platform.machine()}
     said = [title.replace("\n", ", ") for title in titles]
     results = {**scene.about, "seed": options.seed, "predictions": said, "machine": machine, "methods": records}

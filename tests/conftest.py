@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ _MARKER = "third_party_rng: a third party (an initialiser, a loader, a trainer) 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # workers fill the cores; threads of theirs would only wait for each other
+        torch.set_num_threads(1)
 
 
 def _rng() -> dict[str, str]:

@@ -47,7 +47,9 @@ class Item(NamedTuple):
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and write the folder."""
-    parser = ArgumentParser(prog="robustsigma augment", exit_on_error=False, description=_DESCRIPTION)
+    parser = ArgumentParser(
+        prog="robustsigma augment", exit_on_error=False, allow_abbrev=False, description=_DESCRIPTION
+    )
     parser.add_argument("images", type=str, nargs="*", help="image files, or folders of them")
     parser.add_argument("--source", type=Source | None, default=None, help="a dataset instead, such as Baggage")
     parser.add_argument("--split", type=str, default="train", help="of the dataset")

@@ -27,7 +27,9 @@ def run(verb: str, arguments: list[str]) -> None:
 
 
 def _quickstart(arguments: list[str]) -> None:
-    parser = ArgumentParser(prog="robustsigma quickstart", exit_on_error=False, description=_QUICKSTART)
+    parser = ArgumentParser(
+        prog="robustsigma quickstart", exit_on_error=False, allow_abbrev=False, description=_QUICKSTART
+    )
     parser.add_argument("--dataset", type=str, default="baggage", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--out", type=str, default=None, help="folder of the report; quickstart-DATASET if not given")
     parser.add_argument("--seeds", type=int, default=1, help="how often every model is trained")

@@ -17,14 +17,21 @@ from robustsigma.files import write_atomically
 
 _DESCRIPTION = "Write a heatmap over each image, and explanations.json with the numbers behind them."
 _BATCH = 16
+# The paper's settings stand still on confident networks: see experiments/sigma_settings.py.
+_METHOD = {
+    "class_path": "robustsigma.Sigma",
+    "init_args": {"alpha": 0.01, "beta": 0.1, "objective": "logit", "max_steps": 200},
+}
 
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and explain."""
-    parser = ArgumentParser(prog="robustsigma explain", exit_on_error=False, description=_DESCRIPTION)
+    parser = ArgumentParser(
+        prog="robustsigma explain", exit_on_error=False, allow_abbrev=False, description=_DESCRIPTION
+    )
     parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
     parser.add_argument("--model", type=str, required=True, help=".safetensors file of a model trained here")
-    parser.add_argument("--method", type=Attributor, default="Sigma", help="class of a method, such as Sigma")
+    parser.add_argument("--method", type=Attributor, default=_METHOD, help="class of a method, such as Sigma")
     parser.add_argument(
         "--target", type=str, default=None, help="class name or index; the predicted class if not given"
     )
@@ -82,9 +89,13 @@ def _entry(
 
 def _unique(paths: list[Path]) -> dict[Path, str]:
     """Return a file name for each path: its own, with a number where two are alike."""
-    seen: dict[str, int] = {}
+    taken: set[str] = set()
     names = {}
     for path in paths:
-        count = seen[path.stem] = seen.get(path.stem, 0) + 1
-        names[path] = path.stem if count == 1 else f"{path.stem}-{count}"
+        name, count = path.stem, 1
+        while name in taken:
+            count += 1
+            name = f"{path.stem}-{count}"
+        taken.add(name)
+        names[path] = name
     return names

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from robustsigma.data import RobustDataModule
@@ -16,13 +18,19 @@ class _CLI(LightningCLI):
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and run the Trainer."""
-    options = {"exit_on_error": False}
+    options = {"exit_on_error": False, "allow_abbrev": False}
     verbs = dict.fromkeys(("fit", "validate", "test"), options)
-    _CLI(
-        LitClassifier,
-        RobustDataModule,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={**options, **verbs},
-        args=[verb, *arguments],
-    )
+    with warnings.catch_warnings():
+        # It takes the verb of our own command line for a second one.
+        warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        # Lightning calls what jsonargparse renamed, which says so.
+        warnings.filterwarnings("ignore", message=r"(?s).*(was deprecated in v|only one JsonargparseDeprecation)")
+        _CLI(
+            LitClassifier,
+            RobustDataModule,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={**options, **verbs},
+            args=[verb, *arguments],
+        )

@@ -151,15 +151,20 @@ class Classifier(nn.Module):
         The logits come from the same forward pass as the gradient. Gradients are of the sum over the batch, so
         each image's own, and never reach `.grad`.
         """
-        return self._gradient(lambda logits, at: pick(logits, at, of).sum(), images, target)
+        return self.gradient_of(lambda logits, at: pick(logits, at, of).sum(), images, target)
 
     def loss_gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, K) and the gradient (B, C, H, W) of the summed cross-entropy; call inside `frozen()`."""
-        return self._gradient(lambda logits, at: F.cross_entropy(logits, at, reduction="sum"), images, labels)
+        return self.gradient_of(lambda logits, at: F.cross_entropy(logits, at, reduction="sum"), images, labels)
 
-    def _gradient(
+    def gradient_of(
         self, objective: Callable[[Tensor, Tensor], Tensor], images: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K) and the gradient (B, C, H, W) of a scalar of logits and target, summed over images.
+
+        Call inside `frozen()`. `target` is any tensor with a row an image; it is chunked with the images.
+        """
+
         def run(chunk: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
             chunk = chunk.detach().requires_grad_(True)
             device = chunk.device.type

@@ -150,8 +150,8 @@ def run_flags(matrix: Matrix) -> list[dict[str, str]]:
     if "FGSM" in kinds and "PGD" not in kinds:
         message = "FGSM is the only gradient attack here. One step says little of how robust a model is."
         flags.append({"code": "single_step", "message": message})
-    stds = [getattr(regime.perturbation, "std", None) for regime in matrix.regimes]
-    if any(stds):
+    stds = {getattr(regime.perturbation, "std", None) for regime in matrix.regimes} - {None}
+    if len(stds) == 1:
         message = "One strength of Gaussian noise was trained on, and it was not swept: another might do better."
         flags.append({"code": "sigma_not_swept", "message": message})
     return flags

@@ -117,6 +117,12 @@ class Run:
                         with progress.job(f"{title}: {len(missing)} conditions") as step:
                             self._test(seed, regime, missing, step)
 
+    def train(self, seed: int, regime: Regime) -> None:
+        """Train one model, if it is missing; a regime needs its base model."""
+        if not self.store.has_model(seed, regime.id):
+            with _quiet():
+                self._train(seed, regime, lambda done, total: None)
+
     def data(self, seed: int, batch_size: int, **kwargs: Any) -> MatrixData:
         """Return the data module; its seed decides the order and noise of training, not those of testing."""
         s = self.settings
@@ -206,8 +212,9 @@ class Run:
         if not live:
             data.conditions = {name: Identity() for name in data.made}
         recorder = OutcomeRecorder(keep)
-        trainer = _trainer([recorder, BatchProgress(step)])
-        trainer.test(self.model(seed, regime.id), datamodule=data, verbose=False)
+        if live or transfer:  # else all is known: transfer to the base model itself
+            trainer = _trainer([recorder, BatchProgress(step)])
+            trainer.test(self.model(seed, regime.id), datamodule=data, verbose=False)
         for name, images in recorder.images.items():
             found = recorder.outcomes[name]
             tensors = {"images": images, "labels": torch.tensor(found.labels), "indices": torch.tensor(found.indices)}

@@ -41,7 +41,10 @@ class Architecture:
         """
         make = self._constructor()
         given = dict(self.arguments)
-        parameters = inspect.signature(make).parameters
+        try:
+            parameters = inspect.signature(make).parameters
+        except (TypeError, ValueError) as error:
+            raise validation.fail("architecture.name", "a class or function of networks", repr(self.name)) from error
         if "channels" in parameters:
             given.setdefault("channels", channels)
         elif channels != 3:

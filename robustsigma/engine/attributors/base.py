@@ -94,6 +94,8 @@ class Attributor(ABC):
                 x = x.float()
             x = x.clamp(*classifier.bounds)
             logits = classifier.logits(x)
+            if not torch.isfinite(logits).all():
+                raise ValueError(f"{type(self).__name__}: the network gave non-finite logits")
             chosen = logits.argmax(1) if chosen is None else chosen.clone()
             seeds = seeds.clone()
             validation.target_range(chosen, logits.shape[1])

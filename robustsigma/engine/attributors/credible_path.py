@@ -157,7 +157,7 @@ class CrediblePath(Attributor):
         """Return logits and the gradient of what the search makes small."""
         if self.variant == "authors":
             return classifier.loss_gradient(point, target)
-        return classifier._gradient(
+        return classifier.gradient_of(
             lambda logits, at: F.mse_loss(logits, at.to(logits), reduction="sum") / 2, point, goal
         )
 

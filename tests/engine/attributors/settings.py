@@ -27,7 +27,7 @@ class Traits:
         gap: the most of |sum of values - drop| / (1 + |drop|) on a smooth network, or None without completeness.
         finer: settings with which the gap must shrink to half, for methods whose gap is of discretisation.
         linear_gap: as `gap`, on a linear network, whose path integrals any rule takes exactly; None: no promise.
-        draws: other seeds give other values.
+        draws: other seeds give other values; the places of the settings for which they do, or all or none.
         linear_draws: this shows on a linear network too.
         dummy: a pixel that the network ignores gets nothing (sensitivity b of Sundararajan et al., 2017).
         line: integrates from a black baseline, so that sensitivity a can be put to the test.
@@ -41,7 +41,7 @@ class Traits:
     gap: float | None = None
     finer: dict[str, Any] | None = None
     linear_gap: float | None = None
-    draws: bool = False
+    draws: bool | tuple[int, ...] = False
     linear_draws: bool = True
     dummy: bool = True
     line: bool = False
@@ -71,8 +71,8 @@ _WALK: dict[str, Any] = {"alpha": 0.5, "beta": 0.3, "epsilon": 0.2, "objective":
 
 _TABLE: dict[str, Entry] = {
     "AGI": Entry(
-        ({"steps": 3, "classes": 2}, {"eps": 0.02, "steps": 2, "classes": (0, 1), "score": "logit", "average": "sum"}),
-        Traits(gap=0.5, linear_gap=0.5),
+        ({"steps": 3, "classes": 1}, {"eps": 0.02, "steps": 2, "classes": (0, 1), "score": "logit", "average": "sum"}),
+        Traits(gap=0.4, finer={"eps": 0.002, "steps": 150}, linear_gap=0.1, draws=(0,)),
     ),
     "AttentionRollout": Entry(
         ({}, {"head_fusion": "max", "discard": 0.3}), Traits(dummy=False, targeted=False, network="transformer")
@@ -99,7 +99,13 @@ _TABLE: dict[str, Entry] = {
             lambda shape: {"steps": 4, "step_size": 0.01, "references": references(shape)},
             {"steps": 3, "step_size": 0.02, "score": "log_prob"},
         ),
-        Traits(gap=0.5, linear_gap=0.1, invariant_to_layers=False, shared_passes=True),
+        Traits(
+            gap=0.3,
+            finer={"step_size": 0.001, "steps": 40},
+            linear_gap=0.01,
+            invariant_to_layers=False,
+            shared_passes=True,
+        ),
     ),
     "IntegratedGradients": Entry(({"steps": 8}, {"steps": 6, "rule": "midpoint"}), _LINE),
     "LeftIntegratedGradients": Entry(

