@@ -48,7 +48,7 @@ from robustsigma.engine import noise
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.files import write_atomically
 from robustsigma.models import Architecture, SmallCNN, load_model
-from robustsigma.report.canvas import WRONG, bare, image_of, label, overlay
+from robustsigma.report.canvas import QUIET, WRONG, bare, image_of, label, overlay
 
 _NO_ATTENTION = "net: expected self-attention"
 _EDGE = "#00a396"
@@ -163,7 +163,8 @@ def _typical(confidence: Tensor, right: Tensor, member: Tensor) -> int:
 def photographs(options: argparse.Namespace) -> Scene:
     """Return given photographs, resized to 256 and cropped to the middle 224, with a named network."""
     images = torch.stack([_photograph(path) for path in options.images])
-    state = load_file(options.weights) if options.weights.suffix == ".safetensors" else _pickled(options.weights)
+    safe = options.weights.suffix == ".safetensors"
+    state = load_file(options.weights) if safe else torch.load(options.weights, weights_only=True, map_location="cpu")
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn from the global generator and overwritten
         net = Architecture(options.network).build(3, options.classes)
@@ -173,10 +174,6 @@ def photographs(options: argparse.Namespace) -> Scene:
     return Scene(
         Classifier(net, mean=options.mean, std=options.std).eval(), images, None, images.flip(3), "black", None, about
     )
-
-
-def _pickled(path: Path) -> dict[str, Tensor]:
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _photograph(path: Path) -> Tensor:
@@ -193,9 +190,8 @@ def explain(scene: Scene, *, fast: bool, seed: int) -> tuple[dict[str, Attributi
     """Return each method's attribution of the predicted classes, and a record of each."""
     found: dict[str, Attribution] = {}
     records: list[dict[str, object]] = []
-    # Each image has noise of its own.
-    start = torch.full((len(scene.images),), seed)
-    seeds = noise.fold(start, "gallery", torch.arange(len(scene.images)))
+    count = len(scene.images)
+    seeds = noise.fold(torch.full((count,), seed), "gallery", torch.arange(count))  # each image has noise of its own
     for name, method in methods(scene.references, scene.baseline, fast=fast).items():
         began = time.perf_counter()
         try:
@@ -242,10 +238,10 @@ def draw(scene: Scene, found: dict[str, Attribution], titles: list[str]) -> Figu
             overlay(axis, scene.images[column].numpy(), heat[column])
             if scene.masks is not None:
                 axis.contour(scene.masks[column].float().numpy(), levels=[0.5], colors=[_EDGE], linewidths=0.8)
-            lost = not bool(result.converged[column].all())
-            bare(axis, WRONG if lost else None)
-            said = f"{float(result.converged[column].float().mean()):.0%} converged" if lost else ""
-            axis.set_xlabel(said, color=WRONG, fontsize=6, labelpad=1)
+            share = float(result.converged[column].float().mean())
+            bare(axis, WRONG if share == 0 else None)
+            said = f"{share:.0%} converged" if share < 1 else ""
+            axis.set_xlabel(said, color=WRONG if share == 0 else QUIET, fontsize=6, labelpad=1)
         axes[row, 0].set_ylabel(_row(name, result), rotation=0, ha="right", va="center", labelpad=6, fontsize=8)
     return figure
 
@@ -261,8 +257,8 @@ def _row(name: str, result: Attribution) -> str:
 def _titles(scene: Scene) -> list[str]:
     with scene.classifier.frozen():
         confidence, predicted = scene.classifier.logits(scene.images).softmax(1).max(1)
-    names = [label(scene.names[k]) if scene.names else f"class {k}" for k in predicted.tolist()]
-    return [f"{name}\n{p:.1%}" for name, p in zip(names, confidence.tolist(), strict=True)]
+    names = [label(scene.names[k]) if scene.names else f"class {k}" for k in predicted]
+    return [f"{name}\n{p:.1%}" for name, p in zip(names, confidence, strict=True)]
 
 
 def options_of(arguments: list[str] | None) -> argparse.Namespace:
@@ -291,11 +287,12 @@ def main(arguments: list[str] | None = None) -> None:
     scene = photographs(options) if options.network else baggage(options.weights, fast=options.fast, seed=options.seed)
     found, records = explain(scene, fast=options.fast, seed=options.seed)
     titles = _titles(scene)
-    picture = io.BytesIO()
-    draw(scene, found, titles).savefig(picture, format="png", dpi=100, metadata={"Software": None})
+    drawn, picture = io.BytesIO(), io.BytesIO()
+    draw(scene, found, titles).savefig(drawn, format="png", dpi=100)
+    Image.open(drawn).convert("RGB").quantize(256).save(picture, format="png", optimize=True)  # under half the size
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpu": platform.machine()}
-    said = [title.replace("\n", ", ") for title in titles]
-    results = {**scene.about, "seed": options.seed, "predictions": said, "machine": machine, "methods": records}
+    about = {**scene.about, "seed": options.seed, "predictions": [title.replace("\n", ", ") for title in titles]}
+    results = {**about, "machine": machine, "methods": records}
     write_atomically(options.out / "gallery.json", (json.dumps(results, indent=2) + "\n").encode())
     print(write_atomically(options.out / "gallery.png", picture.getvalue()))
 

@@ -39,8 +39,8 @@ def check(found, pixels, images, skipped):
         assert record["seconds"] >= 0
     assert max(records["SIGMA"]["gap"]) < 1e-3
     height, width, _ = pixels.shape
-    assert height / (len(records) - len(skipped) + 1) > 100  # a row for the images and for each method
-    assert width / (images + 1) > 100
+    assert height / (len(records) - len(skipped) + 1) > 80  # a row for the images and for each method
+    assert width / (images + 1) > 80
     assert pixels.std() > 10
 
 

@@ -255,6 +255,11 @@ def _timm_block():
     return cases._fill(Rotary(8, 2), 11)
 
 
+def _with_zero_token():
+    block = cases._made(nn.MultiheadAttention, 8, 2, batch_first=True, add_zero_attn=True)
+    return cases._fill(block, 12)
+
+
 def _windows(module, t):
     return module(t.reshape(-1, 4, 8)).reshape(t.shape)
 
@@ -271,7 +276,7 @@ def _windows(module, t):
         (Wrong(lambda m, t: m(t, rope=t), _timm_block()), "rotary"),
         (Wrong(_windows, _timm_block()), "attention over the 4 tokens of each of 4 images"),
         (
-            Wrong(lambda m, t: m(t, t, t)[0], nn.utils.skip_init(nn.MultiheadAttention, 8, 2, add_zero_attn=True)),
+            Wrong(lambda m, t: m(t, t, t)[0], _with_zero_token()),
             "its own tokens only",
         ),
     ],
