@@ -17,7 +17,7 @@ from robustsigma.files import write_atomically
 
 _DESCRIPTION = "Write a heatmap over each image, and explanations.json with the numbers behind them."
 _BATCH = 16
-# The paper's settings stand still on confident networks: see experiments/sigma_settings.py.
+# The paper's settings stand still on confident networks: see results/sigma_settings.json.
 _METHOD = {
     "class_path": "robustsigma.Sigma",
     "init_args": {"alpha": 0.01, "beta": 0.1, "objective": "logit", "max_steps": 200},

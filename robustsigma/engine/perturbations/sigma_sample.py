@@ -21,7 +21,7 @@ class SigmaSample(Perturbation):
     Args:
         sigma: the walk; its `paths` and `guard` do not matter here. The default descends the logit: where the
             softmax has saturated, p gives no direction at all and log p a weak one, and more samples arrive,
-            recognisable as before, if the logit leads (experiments/sigma_settings.py).
+            recognisable as before, if the logit leads (results/sigma_settings.json).
         fraction: share of images that are walked, drawn for each image by its seed; the others stay as they are.
         unconverged: "keep" uses a sample that did not reach epsilon as it is, "original" the unperturbed image.
             Either way it is counted as not converged.
