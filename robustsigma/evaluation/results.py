@@ -153,7 +153,7 @@ def run_flags(matrix: Matrix) -> list[dict[str, str]]:
     stds = {getattr(regime.perturbation, "std", None) for regime in matrix.regimes} - {None}
     if len(stds) == 1:
         message = "One strength of Gaussian noise was trained on, and it was not swept: another might do better."
-        flags.append({"code": "sigma_not_swept", "message": message})
+        flags.append({"code": "std_not_swept", "message": message})
     return flags
 
 

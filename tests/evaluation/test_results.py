@@ -150,7 +150,7 @@ def test_cells_over_two_seeds():
         ([CLEAN, ATTACK, MOVED], [BASE], [0, 1], ["single_step"]),
         ([CLEAN, ATTACK, Column("pgd/adaptive", "pgd", "adaptive", PGD(0.1))], [BASE], [0, 1], []),
         ([CLEAN, NOISE], [BASE], [0, 1], []),
-        ([CLEAN], [BASE, Regime("g/retrain", "g", "retrain", GaussianNoise(0.1))], [0, 1], ["sigma_not_swept"]),
+        ([CLEAN], [BASE, Regime("g/retrain", "g", "retrain", GaussianNoise(0.1))], [0, 1], ["std_not_swept"]),
     ],
 )
 def test_flags_of_the_run(columns, regimes, seeds, codes):
@@ -161,7 +161,7 @@ def test_flags_of_the_run(columns, regimes, seeds, codes):
 def test_gaussian_noise_that_was_swept_is_not_flagged():
     swept = [Regime(f"g{i}/retrain", f"g{i}", "retrain", GaussianNoise(std)) for i, std in enumerate((0.05, 0.1, 0.2))]
     matrix = _matrix([[100]] * 4, [CLEAN], [BASE, *swept], [0, 1])
-    assert "sigma_not_swept" not in _codes(run_flags(matrix))
+    assert "std_not_swept" not in _codes(run_flags(matrix))
 
 
 def test_augmentation_counts_what_was_made():
