@@ -17,7 +17,9 @@ import torch
 from rich.console import Console
 
 from robustsigma import Classifier, Sigma, SigmaSample
+from robustsigma.data.loading import take
 from robustsigma.engine.metrics import mean_interval, rmse, ssim
+from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.evaluation import preset
 from robustsigma.evaluation.run import BASE, Run
 from robustsigma.files import write_atomically
@@ -47,7 +49,7 @@ def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sig
         "ssim": ssim(made.images, x),
         "rmse": rmse(made.images, x),
     }
-    return {name: dataclasses.asdict(mean_interval(values.numpy())) for name, values in columns.items()}
+    return {name: as_dict(mean_interval(values.numpy())) for name, values in columns.items()}
 
 
 def base_model(name: str, folder: Path, fast: bool) -> tuple[Classifier, torch.Tensor, torch.Tensor]:
@@ -58,8 +60,7 @@ def base_model(name: str, folder: Path, fast: bool) -> tuple[Classifier, torch.T
     run = Run(settings, folder / name, Console(quiet=True))
     run.train(0, run.regimes[0])
     dataset = settings.source.split("test")
-    items = [dataset[i] for i in range(20 if fast else 200)]
-    x, y = torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+    x, y = take(dataset, range(20 if fast else 200))
     return run.model(0, BASE).classifier.eval(), x, y
 
 

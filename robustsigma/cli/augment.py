@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import ArgumentParser
 from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
 from robustsigma.cli import images
-from robustsigma.data.loading import chosen
+from robustsigma.data.loading import chosen, take
 from robustsigma.data.source import Source
+from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import linf, rmse, ssim
@@ -25,6 +25,7 @@ from robustsigma.engine.validation import fail, integer
 from robustsigma.evaluation.progress import RunProgress
 from robustsigma.files import claim, write_atomically
 from robustsigma.models import ModelCard
+from robustsigma.parser import new_parser
 
 _DESCRIPTION = (
     "Perturb images against a model and write them as PNG files, in a folder for each class, with manifest.csv. "
@@ -47,9 +48,7 @@ class Item(NamedTuple):
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and write the folder."""
-    parser = ArgumentParser(
-        prog="robustsigma augment", exit_on_error=False, allow_abbrev=False, description=_DESCRIPTION
-    )
+    parser = new_parser("robustsigma augment", _DESCRIPTION)
     parser.add_argument("images", type=str, nargs="*", help="image files, or folders of them")
     parser.add_argument("--source", type=Source | None, default=None, help="a dataset instead, such as Baggage")
     parser.add_argument("--split", type=str, default="train", help="of the dataset")
@@ -115,11 +114,7 @@ def _split(found: Any, source: Source, card: ModelCard) -> Iterator[Any]:
 
     def load(start: int) -> Item:
         part = indices[start : start + _BATCH]
-        items = [dataset[i] for i in part]
-        labels = torch.tensor([label for _, label in items])
-        return Item(
-            [f"{found.split}/{i}" for i in part], torch.tensor(part), torch.stack([x for x, _ in items]), labels
-        )
+        return Item([f"{found.split}/{i}" for i in part], torch.tensor(part), *take(dataset, part))
 
     return ((lambda start=start: load(start)) for start in range(0, len(indices), _BATCH))
 
@@ -128,7 +123,7 @@ def _write(
     item: Item, classifier: Classifier, card: ModelCard, perturbation: Perturbation, seed: int, out: Path
 ) -> str:
     """Write a batch of samples and return their rows of the manifest."""
-    x = item.images.to(images.device())
+    x = item.images.to(best_device())
     with classifier.frozen():
         before = classifier.logits(x)
     y = before.argmax(1) if item.labels is None else item.labels.to(x.device)

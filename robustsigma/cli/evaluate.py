@@ -6,13 +6,13 @@ import argparse
 import shlex
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from robustsigma.engine.validation import integer
 from robustsigma.evaluation import evaluate
 from robustsigma.evaluation.parsing import PRESETS, parse, settings_of, settings_parser
 from robustsigma.evaluation.settings import Evaluation
+from robustsigma.parser import new_parser
 
 _QUICKSTART = (
     "Train a small network on an embedded dataset, retrain it on Gaussian, FGSM and SIGMA samples and on their "
@@ -27,9 +27,7 @@ def run(verb: str, arguments: list[str]) -> None:
 
 
 def _quickstart(arguments: list[str]) -> None:
-    parser = ArgumentParser(
-        prog="robustsigma quickstart", exit_on_error=False, allow_abbrev=False, description=_QUICKSTART
-    )
+    parser = new_parser("robustsigma quickstart", _QUICKSTART)
     parser.add_argument("--dataset", type=str, default="baggage", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--out", type=str, default=None, help="folder of the report; quickstart-DATASET if not given")
     parser.add_argument("--seeds", type=int, default=1, help="how often every model is trained")

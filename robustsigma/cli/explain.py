@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from robustsigma.cli import images
+from robustsigma.device import best_device
 from robustsigma.engine.attributors import Attribution, Attributor
 from robustsigma.files import write_atomically
+from robustsigma.parser import new_parser
 
 _DESCRIPTION = "Write a heatmap over each image, and explanations.json with the numbers behind them."
 _BATCH = 16
@@ -26,9 +27,7 @@ _METHOD = {
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and explain."""
-    parser = ArgumentParser(
-        prog="robustsigma explain", exit_on_error=False, allow_abbrev=False, description=_DESCRIPTION
-    )
+    parser = new_parser("robustsigma explain", _DESCRIPTION)
     parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
     parser.add_argument("--model", type=str, required=True, help=".safetensors file of a model trained here")
     parser.add_argument("--method", type=Attributor, default=_METHOD, help="class of a method, such as Sigma")
@@ -52,7 +51,7 @@ def _explain(found: Any, method: Attributor) -> None:
     entries: list[dict[str, Any]] = []
     for start in range(0, len(paths), _BATCH):
         part = paths[start : start + _BATCH]
-        x = images.read(part, card.shape).to(images.device())
+        x = images.read(part, card.shape).to(best_device())
         result = method(classifier, x, target, seed=found.seed)
         with classifier.frozen():
             probabilities = classifier.logits(x).softmax(1).cpu()

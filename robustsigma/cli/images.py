@@ -9,20 +9,16 @@ import torch
 from torch import Tensor
 
 from robustsigma.data.folder import FileDataset, image_files
+from robustsigma.device import best_device
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models import ModelCard, load_model
 
 
-def device() -> torch.device:
-    """Return the accelerator if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def model(path: str) -> tuple[Classifier, ModelCard]:
     """Return a saved model on the device."""
     classifier, card = load_model(path)
-    return classifier.to(device()), card
+    return classifier.to(best_device()), card
 
 
 def files(paths: Sequence[str]) -> list[Path]:

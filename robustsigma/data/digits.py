@@ -4,44 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from robustsigma.data.folder import stratified
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.ten_digits import TenDigits
 
 
 @dataclass(frozen=True)
-class Digits(Source):
+class Digits(TenDigits):
     """Scikit-learn's 1,797 grey digits, stratified into 1,197, 200 and 400.
 
     Args:
         seed: of the split.
     """
 
-    seed: int = 0
+    side: ClassVar[int] = 8
+    val: ClassVar[int] = 200
+    test: ClassVar[int] = 400
 
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The ten digits."""
-        return tuple("0123456789")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(1, 8, 8)."""
-        return 1, 8, 8
-
-    def split(self, split: Split) -> ArrayDataset:
-        """Return one split, held in memory."""
-        self.check_split(split)
-        images, labels = _load()
-        part = stratified(labels.numpy(), 200, 400, self.seed)[split]
-        return ArrayDataset(images[part], labels[part])
+    @staticmethod
+    def load() -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all images and labels, read once."""
+        return _load()
 
 
 @lru_cache(maxsize=1)

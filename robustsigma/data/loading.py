@@ -51,6 +51,14 @@ class KeySampler(DistributedSampler[Any]):
         return super().__len__() if self.shuffle else len(range(self.rank, len(self.indices), self.num_replicas))
 
 
+def take(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return images (n, C, H, W) and labels (n,) of a dataset whose items are (image, int label)."""
+    if isinstance(dataset, ArrayDataset):
+        return dataset.batch(indices)
+    items = [dataset[index] for index in indices]
+    return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+
+
 class KeyedDataset(Dataset[Batch]):
     """A dataset that is asked for whole batches of keys.
 
@@ -66,11 +74,7 @@ class KeyedDataset(Dataset[Batch]):
     def __getitems__(self, keys: list[Key]) -> Batch:
         """Return a batch."""
         indices = [key.image for key in keys]
-        if isinstance(self.dataset, ArrayDataset):
-            images, labels = self.dataset.batch(indices)
-        else:
-            items = [self.dataset[index] for index in indices]
-            images, labels = torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+        images, labels = take(self.dataset, indices)
         at = torch.tensor(indices)
         if self.augment is not None:
             seeds = noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at).tolist()

@@ -4,44 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from robustsigma.data.folder import stratified
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.ten_digits import TenDigits
 
 
 @dataclass(frozen=True)
-class MNIST5k(Source):
+class MNIST5k(TenDigits):
     """Five hundred MNIST images of each digit, stratified into 3,600, 400 and 1,000.
 
     Args:
         seed: of the split.
     """
 
-    seed: int = 0
+    side: ClassVar[int] = 28
+    val: ClassVar[int] = 400
+    test: ClassVar[int] = 1000
 
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The ten digits."""
-        return tuple("0123456789")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(1, 28, 28)."""
-        return 1, 28, 28
-
-    def split(self, split: Split) -> ArrayDataset:
-        """Return one split, held in memory."""
-        self.check_split(split)
-        images, labels = _load()
-        part = stratified(labels.numpy(), 400, 1000, self.seed)[split]
-        return ArrayDataset(images[part], labels[part])
+    @staticmethod
+    def load() -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all images and labels, read once."""
+        return _load()
 
 
 @lru_cache(maxsize=1)

@@ -131,6 +131,13 @@ class Classifier(nn.Module):
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
 
+    def admit(self, images: Tensor) -> Tensor:
+        """Return a copy that may enter autograd, in at least single precision and in bounds; call inside `frozen()`.
+
+        Inference tensors cannot enter autograd: a copy made outside inference mode can.
+        """
+        return at_least_single(images.detach().clone()).clamp(*self.bounds)
+
     def logits(self, images: Tensor) -> Tensor:
         """Return logits (B, K) without a graph, chunked; call inside `frozen()`."""
 
@@ -139,7 +146,7 @@ class Classifier(nn.Module):
                 return self(chunk)
 
         # The clone leaves inference mode, so that callers may compute with the result as with any tensor.
-        return _wide(self._chunked(run, images).clone())
+        return at_least_single(self.chunked(run, images).clone())
 
     def score(self, images: Tensor, target: Tensor, of: Score = "prob") -> Tensor:
         """Return the target's score (B,) without a graph, chunked; call inside `frozen()`."""
@@ -172,12 +179,12 @@ class Classifier(nn.Module):
             with cast:
                 logits = self(chunk)
             if not logits.requires_grad:  # a constant network has no graph and a zero gradient
-                return _wide(logits.detach()), torch.zeros_like(chunk)
-            wide = _wide(logits)
+                return at_least_single(logits.detach()), torch.zeros_like(chunk)
+            wide = at_least_single(logits)
             (gradient,) = torch.autograd.grad(objective(wide, at), chunk, allow_unused=True)
             return wide.detach(), torch.zeros_like(chunk) if gradient is None else gradient
 
-        return self._chunked(run, images, target)
+        return self.chunked(run, images, target)
 
     def chunk_for(self, images: Tensor) -> int:
         """Return how many images like these go through the network at once."""
@@ -186,7 +193,8 @@ class Classifier(nn.Module):
         elements = _CPU_CHUNK_ELEMENTS if images.device.type == "cpu" else _GPU_CHUNK_ELEMENTS
         return max(1, elements // max(1, images[0].numel()))
 
-    def _chunked(self, run: Callable[..., Any], images: Tensor, *others: Tensor) -> Any:
+    def chunked(self, run: Callable[..., Any], images: Tensor, *others: Tensor) -> Any:
+        """Return what `run` gives for images and others, called for as many rows as memory allows and joined."""
         size = min(self.chunk_for(images), len(images))
         while True:
             try:
@@ -208,9 +216,9 @@ class Classifier(nn.Module):
         return torch.cat(parts)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    """Return logits in at least single precision."""
-    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+def at_least_single(values: Tensor) -> Tensor:
+    """Return values in float32 or float64."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def pick(logits: Tensor, target: Tensor, of: Score) -> Tensor:

@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.source import Batch, Split
-from robustsigma.engine.perturbations import Identity
+from robustsigma.engine.perturbations import Identity, Perturbation
 
 
 class MadeImages(Dataset[tuple[Tensor, int]]):
@@ -41,6 +41,7 @@ class MatrixData(RobustDataModule):
     Args:
         args: of RobustDataModule.
         added: images added to those of training, or None.
+        conditions: as of RobustDataModule; may be empty beside `made`.
         made: test images by the name of a condition, each with the labels and indices of the chosen test images.
         kwargs: of RobustDataModule.
     """
@@ -49,13 +50,14 @@ class MatrixData(RobustDataModule):
         self,
         *args: Any,
         added: MadeImages | None = None,
+        conditions: Mapping[str, Perturbation] | None = None,
         made: Mapping[str, MadeImages] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
         self.added = added
         self.made = dict(made or {})
-        self.conditions = {**self.conditions, **{name: Identity() for name in self.made}}
+        every = {**(conditions or {}), **{name: Identity() for name in self.made}}
+        super().__init__(*args, conditions=every or None, **kwargs)
 
     def dataset(self, split: Split) -> Dataset[Any]:
         """Return the images of a split, those of training with the added ones."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from robustsigma.data.loading import take
 from robustsigma.engine.checks import check_classifier
 from robustsigma.evaluation import results as numbers
 from robustsigma.evaluation.findings import findings
@@ -133,8 +134,7 @@ def _add_pictures(run: Run, found: dict[str, Any]) -> dict[str, np.ndarray]:
     )
     found.update(sections)
     count = min(len(dataset), 128)  # type: ignore[arg-type]
-    items = [dataset[i] for i in range(count)]
-    x, y = torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+    x, y = take(dataset, range(count))
     found["flags"] += [{"code": flag.code, "message": flag.message} for flag in check_classifier(classifier, x, y)]
     return arrays
 

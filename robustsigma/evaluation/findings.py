@@ -5,6 +5,7 @@ from __future__ import annotations
 from robustsigma.engine.metrics import Interval, mean_interval, paired_difference
 from robustsigma.evaluation.results import CONTROL, Matrix
 from robustsigma.evaluation.run import ADAPTIVE, BASE, Column, Regime
+from robustsigma.report import text
 
 _PROTOCOLS = {"none": "", "retrain": "retraining", "on_the_fly": "on-the-fly training"}
 
@@ -23,7 +24,7 @@ def findings(matrix: Matrix, classes: int) -> list[str]:
 
 def title(name: str) -> str:
     """Return a regime or condition as people write it."""
-    return {"fgsm": "FGSM", "pgd": "PGD", "sigma": "SIGMA", "gaussian": "Gaussian noise"}.get(name, name)
+    return "Gaussian noise" if name == "gaussian" else text.name(name)
 
 
 def points(found: Interval) -> str:
@@ -73,10 +74,10 @@ def _summary(trained_on: list[tuple[str, bool] | None]) -> str | None:
         return None
     raised = [line for line, sure in told if sure]
     not_raised = [line for line, sure in told if not sure]
-    text = f"{len(raised)} of {len(told)} trainings surely raised the accuracy under what they trained on"
+    line = f"{len(raised)} of {len(told)} trainings surely raised the accuracy under what they trained on"
     if not_raised:
-        text += "; not so " + ", ".join(not_raised)
-    return text + "."
+        line += "; not so " + ", ".join(not_raised)
+    return line + "."
 
 
 def _combined(matrix: Matrix) -> str | None:

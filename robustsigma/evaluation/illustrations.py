@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustsigma.data.loading import take
 from robustsigma.data.source import ArrayDataset
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor, IntegratedGradients, Sigma
@@ -52,10 +53,8 @@ def illustrate(
         attributors: methods to explain with, by name.
     """
     indices = torch.tensor(first_of_each_class(dataset, classes))
-    items = [dataset[int(i)] for i in indices]
     device = next(classifier.parameters()).device
-    x = torch.stack([image for image, _ in items]).to(device)
-    y = torch.tensor([label for _, label in items], device=device)
+    x, y = (part.to(device) for part in take(dataset, indices.tolist()))
     sections: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     parts = [

@@ -9,13 +9,14 @@ from jsonargparse import ArgumentParser, Namespace
 
 from robustsigma.engine.validation import choice
 from robustsigma.evaluation.settings import Evaluation
+from robustsigma.parser import new_parser
 
 PRESETS = ("baggage", "digits", "mnist5k")
 
 
 def settings_parser(program: str, description: str | None = None) -> ArgumentParser:
     """Return a parser whose options are the fields of `Evaluation`."""
-    parser = ArgumentParser(prog=program, exit_on_error=False, allow_abbrev=False, description=description)
+    parser = new_parser(program, description)
     parser.add_argument("--config", action="config", help="YAML file of settings; may be given several times")
     parser.add_class_arguments(Evaluation, sub_configs=True)
     return parser

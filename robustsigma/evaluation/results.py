@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustsigma.engine.metrics import Interval, mean_interval, paired_difference
+from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.run import ADAPTIVE, BASE, Column, Regime
 
@@ -74,7 +74,7 @@ def cell_entries(matrix: Matrix) -> list[dict[str, Any]]:
                     "condition": column.id,
                     "n": len(found[0].indices),
                     "seeds": len(found),
-                    "accuracy": dataclasses.asdict(matrix.accuracy(regime.id, column.id)),
+                    "accuracy": as_dict(matrix.accuracy(regime.id, column.id)),
                     "confidence": _mean(np.stack([o.confidences for o in found])),
                     "converged": float(converged.mean()) if searched.any() else None,
                     "steps": float(steps.mean()) if searched.any() else None,
@@ -91,7 +91,7 @@ def quality(found: Sequence[Outcomes]) -> dict[str, dict[str, float]]:
 
 
 def _mean(values: NDArray[Any]) -> dict[str, float]:
-    return dataclasses.asdict(mean_interval(values.astype(np.float64)))
+    return as_dict(mean_interval(values))
 
 
 def differences(matrix: Matrix) -> list[dict[str, Any]]:
@@ -105,9 +105,7 @@ def differences(matrix: Matrix) -> list[dict[str, Any]]:
                 continue
             for column in matrix.columns:
                 found = matrix.difference((regime.id, column.id), (against, column.id))
-                entries.append(
-                    {"regime": regime.id, "against": against, "condition": column.id, **dataclasses.asdict(found)}
-                )
+                entries.append({"regime": regime.id, "against": against, "condition": column.id, **as_dict(found)})
     return entries
 
 

@@ -18,16 +18,17 @@ import torch
 from rich.console import Console
 
 from robustsigma.data.loading import Key, KeyedDataset, chosen
+from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Identity, Mixture, Perturbation, Share
+from robustsigma.engine.perturbations import Mixture, Perturbation, Share
 from robustsigma.evaluation.data import MadeImages, MatrixData
 from robustsigma.evaluation.outcomes import OutcomeRecorder, Outcomes
 from robustsigma.evaluation.progress import BatchProgress, RunProgress, Step
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training, describe
 from robustsigma.evaluation.store import Store
 from robustsigma.training import AugmentationStatistics, LitClassifier
-from robustsigma.training.callbacks import AugmentationTotals, card_of
+from robustsigma.training.callbacks import AugmentationTotals, card_of, counts
 
 BASE = "base"
 ADAPTIVE, TRANSFER = "adaptive", "transfer"
@@ -124,7 +125,7 @@ class Run:
                 self._train(seed, regime, lambda done, total: None)
 
     def data(self, seed: int, batch_size: int, **kwargs: Any) -> MatrixData:
-        """Return the data module; its seed decides the order and noise of training, not those of testing."""
+        """Return a data module; its seed decides order and noise."""
         s = self.settings
         return MatrixData(s.source, batch_size=batch_size, num_workers=s.num_workers, seed=seed, **kwargs)
 
@@ -144,24 +145,19 @@ class Run:
 
     def _train(self, seed: int, regime: Regime, step: Step) -> None:
         start = time.perf_counter()
-        again = self.settings.retraining
+        first, again = self.settings.training, self.settings.retraining
+        plan = first if regime.perturbation is None else again
+        model = self.model(seed, BASE, plan)
         totals = AugmentationTotals()
-        if regime.perturbation is None:
-            first = self.settings.training
-            model, data = self.model(seed, BASE, first), self.data(seed, first.batch_size, augment=first.augment)
-        else:
-            model = self.model(seed, BASE, again)
-            augment = self.settings.training.augment
-            if regime.protocol == "retrain":
-                added, totals = self._samples(seed, regime.name, regime.perturbation, model.classifier)
-                data = self.data(seed, again.batch_size, added=added, augment=augment)
-            else:
-                mixed = Mixture([Share(regime.perturbation, again.share)])
-                data = self.data(seed, again.batch_size, train_perturbation=mixed, augment=augment)
+        special: dict[str, Any] = {}
+        if regime.perturbation is not None and regime.protocol == "retrain":
+            special["added"], totals = self._samples(seed, regime.name, regime.perturbation, model.classifier)
+        elif regime.perturbation is not None:
+            special["train_perturbation"] = Mixture([Share(regime.perturbation, again.share)])
+        data = self.data(seed, plan.batch_size, augment=first.augment, **special)
         statistics = AugmentationStatistics()
-        epochs = again.epochs if regime.perturbation is not None else self.settings.training.epochs
         with _seeded(seed, regime.id):  # dropout
-            trainer = _trainer([statistics, BatchProgress(step)], max_epochs=epochs, limit_val_batches=0)
+            trainer = _trainer([statistics, BatchProgress(step)], max_epochs=plan.epochs, limit_val_batches=0)
             trainer.fit(model, data)
         totals += statistics.totals
         notes = {
@@ -178,7 +174,7 @@ class Run:
         dataset = self.settings.source.split("train")
         start = time.perf_counter()
         indices = chosen(len(dataset), self.settings.retraining.samples, seed)  # type: ignore[arg-type]
-        device = _device()
+        device = best_device()
         classifier.to(device)
         keyed, parts = KeyedDataset(dataset, None, seed), []
         totals, size = AugmentationTotals(), self.settings.eval_batch_size
@@ -187,32 +183,26 @@ class Run:
             x, y = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", name, 0, batch.indices.to(device))
             made = perturbation.apply(classifier, x, y, seed=seeds)
-            counts = (made.images != x).flatten(1).any(1), made.searched, made.searched & made.converged, made.steps
-            totals += AugmentationTotals(*(int(count.sum()) for count in counts))
+            totals += AugmentationTotals(*counts(made, x).tolist())
             parts.append((made.images.cpu(), batch.labels))
         totals += AugmentationTotals(seconds=time.perf_counter() - start)
         return MadeImages(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), totals
 
     def _test(self, seed: int, regime: Regime, missing: list[Column], step: Step) -> None:
-        size, s = self.settings.eval_batch_size, self.settings
         # A transfer column of the base model is its adaptive one: the samples were made against it.
         transfer = [c for c in missing if c.reading == TRANSFER and regime.id != BASE]
         live = [c for c in missing if c.reading != TRANSFER]
         keep = tuple(c.id for c in live if c.reading == ADAPTIVE and regime.id == BASE)
-        limits = None if s.test_images is None else {"test": s.test_images}
-        data = MatrixData(
-            s.source,
-            conditions={c.id: c.perturbation for c in live} or None,
-            made={c.id: self._made(seed, c.name) for c in transfer},
-            batch_size=size,
-            num_workers=s.num_workers,
-            limits=limits,
-            seed=0,  # every training is tested on the same images with the same noise
-        )
-        if not live:
-            data.conditions = {name: Identity() for name in data.made}
         recorder = OutcomeRecorder(keep)
         if live or transfer:  # else all is known: transfer to the base model itself
+            most = self.settings.test_images
+            data = self.data(
+                0,  # every training is tested on the same images with the same noise
+                self.settings.eval_batch_size,
+                conditions={c.id: c.perturbation for c in live},
+                made={c.id: self._made(seed, c.name) for c in transfer},
+                limits=None if most is None else {"test": most},
+            )
             trainer = _trainer([recorder, BatchProgress(step)])
             trainer.test(self.model(seed, regime.id), datamodule=data, verbose=False)
         for name, images in recorder.images.items():
@@ -251,10 +241,6 @@ def _trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
         enable_model_summary=False,
         **kwargs,
     )
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager

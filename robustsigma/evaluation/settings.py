@@ -34,10 +34,7 @@ class Training:
     augment: Albumentations | None = None
 
     def __post_init__(self) -> None:
-        validation.integer("epochs", self.epochs, 1)
-        validation.integer("batch_size", self.batch_size, 1)
-        validation.number("lr", self.lr, 0, open_low=True)
-        validation.number("weight_decay", self.weight_decay, 0)
+        _check_optimisation(self)
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,14 @@ class Retraining:
     def __post_init__(self) -> None:
         validation.integer("samples", self.samples, 1)
         validation.number("share", self.share, 0, 1, open_low=True)
-        validation.integer("epochs", self.epochs, 1)
-        validation.integer("batch_size", self.batch_size, 1)
-        validation.number("lr", self.lr, 0, open_low=True)
-        validation.number("weight_decay", self.weight_decay, 0)
+        _check_optimisation(self)
+
+
+def _check_optimisation(plan: Training | Retraining) -> None:
+    validation.integer("epochs", plan.epochs, 1)
+    validation.integer("batch_size", plan.batch_size, 1)
+    validation.number("lr", plan.lr, 0, open_low=True)
+    validation.number("weight_decay", plan.weight_decay, 0)
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,7 @@ def view(results: dict[str, Any]) -> dict[str, Any]:
 def _flags(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the flags of the run; a single seed is always said."""
     flags = [(str(flag.get("code", "")), str(flag.get("message", ""))) for flag in results.get("flags") or []]
-    if len(results.get("seeds") or []) == 1 and not any(
-        "seed" in f"{code} {message}".lower() for code, message in flags
-    ):
+    if matrix.one_seed_unsaid(results):
         flags.insert(0, ("1 seed", "every regime was trained once: how results vary between trainings is not known"))
     return flags
 

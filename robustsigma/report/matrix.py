@@ -113,6 +113,12 @@ def check(results: dict[str, Any]) -> None:
                     raise ValueError(f"results[{key!r}][{index}][{part!r}]: expected a str, got {entry.get(part)!r}")
 
 
+def one_seed_unsaid(results: dict[str, Any]) -> bool:
+    """Return whether every model was trained once and no flag of the run says so."""
+    flags = (f"{flag.get('code', '')} {flag.get('message', '')}" for flag in results.get("flags") or [])
+    return len(results.get("seeds") or []) == 1 and not any("seed" in said.lower() for said in flags)
+
+
 def build(results: dict[str, Any]) -> Matrix:
     """Lay out the matrix of a result.
 

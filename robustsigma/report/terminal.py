@@ -30,8 +30,7 @@ def show(results: dict[str, Any], console: Console | None = None) -> None:
     else:
         for group in found.columns:
             console.print(_table(f"{title}: {group.title.lower()}", found, (group,)))
-    seeds = results.get("seeds") or []
-    if len(seeds) == 1 and not any("seed" in str(flag.get("code", "")) for flag in results.get("flags") or []):
+    if matrix.one_seed_unsaid(results):
         console.print(Text("1 seed: how results vary between trainings is not known", style="bold red"))
     for flag in _flags(results, found):
         console.print(flag)

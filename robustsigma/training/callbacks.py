@@ -13,6 +13,7 @@ from torch import Tensor
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.validation import fail
 from robustsigma.models import ModelCard, save_model
 
@@ -40,6 +41,12 @@ class AugmentationTotals:
         return AugmentationTotals(*(a + b for a, b in pairs))
 
 
+def counts(made: Perturbed, clean: Tensor) -> Tensor:
+    """Return the integers of `AugmentationTotals` for a batch, int64 (4,), without waiting for the device."""
+    changed = (made.images != clean).flatten(1).any(1)
+    return torch.stack([changed.sum(), made.searched.sum(), (made.searched & made.converged).sum(), made.steps.sum()])
+
+
 class AugmentationStatistics(pl.Callback):
     """Logs each epoch what the training perturbation did.
 
@@ -62,11 +69,7 @@ class AugmentationStatistics(pl.Callback):
         """Add a batch, without waiting for the device."""
         if batch.made is None or batch.clean is None:
             return
-        changed = (batch.images != batch.clean).flatten(1).any(1)
-        made = batch.made
-        sums = torch.stack(
-            [changed.sum(), made.searched.sum(), (made.searched & made.converged).sum(), made.steps.sum()]
-        )
+        sums = counts(batch.made, batch.clean)
         self._counts = sums if self._counts is None else self._counts + sums
         self._seconds += batch.seconds
 

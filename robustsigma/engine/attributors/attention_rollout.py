@@ -88,7 +88,7 @@ class AttentionRollout(Attributor):
                 raise validation.fail("net", "attention blocks that take part in the forward pass", "none that ran")
             return rollout.product[:, 0, prefix:]
 
-        patches = classifier._chunked(run, images)
+        patches = classifier.chunked(run, images)
         heat = _on_image(patches.to(images.dtype), images.shape[2], images.shape[3])
         values = (heat / images.shape[1]).expand_as(images).clone()
         return pathless(values, target, images, pick(logits, target, "prob"), passes=(2, 0))

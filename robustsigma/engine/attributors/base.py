@@ -88,11 +88,7 @@ class Attributor(ABC):
         seeds = validation.seed(seed, images)
         chosen = None if target is None else validation.target(target, images)
         with classifier.frozen():
-            # Inference tensors cannot enter autograd: the clone, made outside inference mode, can.
-            x = images.detach().clone()
-            if x.dtype not in (torch.float32, torch.float64):
-                x = x.float()
-            x = x.clamp(*classifier.bounds)
+            x = classifier.admit(images)
             logits = classifier.logits(x)
             if not torch.isfinite(logits).all():
                 raise ValueError(f"{type(self).__name__}: the network gave non-finite logits")

@@ -137,3 +137,30 @@ def blur(images: Tensor, std: float) -> Tensor:
     wide = F.pad(images, (radius,) * 4, mode="replicate")
     rows = F.conv2d(wide, line.reshape(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
     return F.conv2d(rows, line.reshape(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
+
+
+def references(
+    source: Callable[..., Tensor] | None, images: Tensor, seeds: Tensor, bounds: tuple[float, float], stand_ins: int
+) -> Tensor:
+    """Return references (R, C, H, W), checked: from a function or a wrapped tensor, or noise images in their place.
+
+    Args:
+        source: (images, seeds) -> references, or None.
+        images: (B, C, H, W).
+        seeds: (B,).
+        bounds: of pixels.
+        stand_ins: how many uniform noise images, the same in every call, stand for None.
+    """
+    shape = tuple(images.shape[1:])
+    if source is None:
+        keys = noise.fold(torch.arange(stand_ins, device=images.device), "references")
+        return bounds[0] + (bounds[1] - bounds[0]) * noise.uniform(keys, shape, images.dtype)
+    bank = source(images, seeds)
+    if not isinstance(bank, Tensor) or bank.ndim != 4 or len(bank) == 0 or bank.shape[1:] != shape:
+        got = f"shape {tuple(bank.shape)}" if isinstance(bank, Tensor) else type(bank).__name__
+        raise validation.fail("references", f"a non-empty tensor (R, {', '.join(map(str, shape))})", got)
+    try:
+        validation.images(bank, bounds)
+    except ValueError as error:
+        raise ValueError(f"references: {error}") from error
+    return bank.detach().to(images).clamp(*bounds)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import Function, Given, given
+from robustsigma.engine.attributors.baselines import Function, Given, given, references
 from robustsigma.engine.attributors.straight_line import gradient_blocks, scores_along
 from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
 
@@ -61,7 +61,8 @@ class ExpectedGradients(Attributor):
     ) -> Attribution:
         """Return EG; `draws` forward and backward passes, and a forward pass for each reference of the image."""
         count, device = len(images), images.device
-        bank = self._bank(images, seeds, classifier.bounds)
+        assert self.references is None or callable(self.references)  # a tensor was wrapped
+        bank = references(self.references, images, seeds, classifier.bounds, _STAND_INS)
         index, t = self._index(len(bank), seeds), self._t(images, seeds)
         call = (classifier, images, target, self.score)
         # References repeat only after all were drawn, so those beyond the first `scored` draws are among them.
@@ -100,23 +101,6 @@ class ExpectedGradients(Attributor):
         total, squares = maps
         spread = (squares - total.square() / self.draws).clamp(min=0)
         return (spread / (self.draws - 1) / self.draws).sqrt()
-
-    def _bank(self, images: Tensor, seeds: Tensor, bounds: tuple[float, float]) -> Tensor:
-        """Return the references (R, C, H, W), checked."""
-        shape = tuple(images.shape[1:])
-        if self.references is None:
-            keys = noise.fold(torch.arange(_STAND_INS, device=images.device), "references")
-            return bounds[0] + (bounds[1] - bounds[0]) * noise.uniform(keys, shape, images.dtype)
-        assert callable(self.references)  # a tensor was wrapped
-        bank = self.references(images, seeds)
-        if not isinstance(bank, Tensor) or bank.ndim != 4 or len(bank) == 0 or bank.shape[1:] != images.shape[1:]:
-            got = f"shape {tuple(bank.shape)}" if isinstance(bank, Tensor) else type(bank).__name__
-            raise validation.fail("references", f"a non-empty tensor (R, {', '.join(map(str, shape))})", got)
-        try:
-            validation.images(bank, bounds)
-        except ValueError as error:
-            raise ValueError(f"references: {error}") from error
-        return bank.detach().to(images).clamp(*bounds)
 
     def _index(self, size: int, seeds: Tensor) -> Tensor:
         shape = (len(seeds), self.draws)

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustsigma.engine import noise, validation
+from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import Function, Given, given
+from robustsigma.engine.attributors.baselines import Function, Given, given, references
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
 from robustsigma.engine.attributors.image_range import AUTHORS_UNIT
 from robustsigma.engine.attributors.representation import closeness
@@ -100,10 +100,11 @@ class IG2(Attributor):
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Return IG2, mean over references."""
-        references = self._references(images, seeds, classifier.bounds)
-        count, classes = len(references), logits.shape[1]
+        assert self.references is None or callable(self.references)  # a tensor was wrapped
+        bank = references(self.references, images, seeds, classifier.bounds, _STAND_INS)
+        count, classes = len(bank), logits.shape[1]
         authors = self.variant == "authors"
-        with closeness(classifier, self.layer, references, classes) as (closer, seen):
+        with closeness(classifier, self.layer, bank, classes) as (closer, seen):
             other = seen.argmax(1)[None] != target[:, None]
             used = torch.ones_like(other) if authors else other | ~other.any(1, keepdim=True)
             start = pick(logits, target, self.score).to(images.dtype)
@@ -113,20 +114,3 @@ class IG2(Attributor):
         if authors:
             walk.values *= AUTHORS_UNIT
         return walk.attribution(walk.steps.unflatten(0, used.shape) > 0, shared=count)
-
-    def _references(self, images: Tensor, seeds: Tensor, bounds: tuple[float, float]) -> Tensor:
-        """Return the references (R, C, H, W), checked."""
-        shape = tuple(images.shape[1:])
-        if self.references is None:
-            keys = noise.fold(torch.arange(_STAND_INS, device=images.device), "references")
-            return bounds[0] + (bounds[1] - bounds[0]) * noise.uniform(keys, shape, images.dtype)
-        assert callable(self.references)  # a tensor was wrapped
-        references = self.references(images, seeds)
-        if not isinstance(references, Tensor) or references.ndim != 4 or references.shape[1:] != shape:
-            got = f"shape {tuple(references.shape)}" if isinstance(references, Tensor) else type(references).__name__
-            raise validation.fail("references", f"a tensor (R, {', '.join(map(str, shape))})", got)
-        try:
-            validation.images(references, bounds)
-        except ValueError as error:
-            raise ValueError(f"references: {error}") from error
-        return references.detach().to(images).clamp(*bounds)

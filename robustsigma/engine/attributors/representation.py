@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.engine import validation
-from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.classifier import Classifier, at_least_single
 
 
 class _Tap(nn.Module):
@@ -30,9 +30,7 @@ class _Tap(nn.Module):
         logits = self.classifier(x)
         caught, self.caught = self.caught, None
         # A network without a linear layer is represented by its logits.
-        features = (logits if caught is None else caught).flatten(1)
-        if features.dtype not in (torch.float32, torch.float64):
-            features = features.float()
+        features = at_least_single((logits if caught is None else caught).flatten(1))
         if len(features) != len(x):
             raise validation.fail("layer", "one whose input holds one row for each image", f"{len(features)} rows")
         if self.references is not None:

@@ -65,11 +65,7 @@ class Perturbation(ABC):
         validation.images(x, classifier.bounds)
         labels, seeds = validation.target(y, x, "y"), validation.seed(seed, x)
         with classifier.frozen():
-            # Inference tensors cannot enter autograd: clones, made outside inference mode, can.
-            clean, labels, seeds = x.detach().clone(), labels.clone(), seeds.clone()
-            if clean.dtype not in (torch.float32, torch.float64):
-                clean = clean.float()
-            clean = clean.clamp(*classifier.bounds)
+            clean, labels, seeds = classifier.admit(x), labels.clone(), seeds.clone()
             classifier.check_target(labels, clean, "y")
             result = self.perturb(classifier, clean, labels, seeds)
         images = result.images.detach().to(x.dtype).clamp(*classifier.bounds)
