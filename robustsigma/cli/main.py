@@ -13,6 +13,7 @@ from robustsigma import __version__
 _VERBS = {
     "quickstart": "train, retrain and evaluate on an embedded dataset, and write the report",
     "evaluate": "the same with your own settings (--config FILE)",
+    "benchmark": "judge attribution methods by every metric, and write the report",
     "fit": "train with a Lightning Trainer (--config FILE)",
     "validate": "validate with a Lightning Trainer",
     "test": "test under every condition with a Lightning Trainer",

@@ -5,6 +5,7 @@ from robustsigma.data.digits import Digits
 from robustsigma.data.folder import ImageFolder
 from robustsigma.data.mnist5k import MNIST5k
 from robustsigma.data.module import RobustDataModule
+from robustsigma.data.saliency_bench import SaliencyBench
 from robustsigma.data.source import ArrayDataset, Batch, Source, Split
 from robustsigma.data.torchvision_source import Torchvision
 from robustsigma.data.transforms import Albumentations
@@ -18,6 +19,7 @@ __all__ = [
     "ImageFolder",
     "MNIST5k",
     "RobustDataModule",
+    "SaliencyBench",
     "Source",
     "Split",
     "Torchvision",

@@ -59,6 +59,22 @@ def take(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor]
     return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
 
 
+def take_masks(dataset: Dataset[Any], indices: Sequence[int]) -> Tensor | None:
+    """Return the masks of some images: float (n, H, W) in [0, 1], 1 on the object that decides the label.
+
+    Args:
+        dataset: an `ArrayDataset`, or any other; it has masks if it has a method `mask(index)` that returns one.
+        indices: which images, at least one.
+
+    Returns:
+        The masks, all zero for an image that nobody marked, or None for a dataset without masks.
+    """
+    if isinstance(dataset, ArrayDataset):
+        return None if dataset.masks is None else dataset.masks[torch.as_tensor(indices, dtype=torch.int64)].float()
+    mask = getattr(dataset, "mask", None)
+    return None if mask is None else torch.stack([mask(index) for index in indices])
+
+
 class KeyedDataset(Dataset[Batch]):
     """A dataset that is asked for whole batches of keys.
 

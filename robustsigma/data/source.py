@@ -51,6 +51,9 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
             raise ValueError(f"images: expected uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
         if len(images) != len(labels):
             raise ValueError(f"labels: expected {len(images)} of them, one per image, got {len(labels)}")
+        if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(images), *images.shape[2:])):
+            wanted = (len(images), *images.shape[2:])
+            raise ValueError(f"masks: expected bool {wanted}, one per image, got {masks.dtype} {tuple(masks.shape)}")
         self.images, self.labels, self.masks = images, labels, masks
 
     def __len__(self) -> int:
@@ -83,7 +86,11 @@ class Source(ABC):
 
     @abstractmethod
     def split(self, split: Split) -> Dataset[Any]:
-        """Return the images of "train", "val" or "test": items are (float (C, H, W) in [0, 1], int label)."""
+        """Return the images of "train", "val" or "test": items are (float (C, H, W) in [0, 1], int label).
+
+        Where somebody marked the object that decides the label, the dataset says so in `masks` (an `ArrayDataset`) or
+        through a method `mask(index)`, float (H, W) in [0, 1]; `robustsigma.data.loading.take_masks` reads both.
+        """
 
     @staticmethod
     def check_split(split: str) -> None:

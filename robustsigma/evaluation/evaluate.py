@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import platform
-import sys
-import time
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from robustsigma.data.loading import take
@@ -25,9 +18,8 @@ from robustsigma.evaluation.illustrations import default_attributors, illustrate
 from robustsigma.evaluation.run import BASE, Column, Regime, Run
 from robustsigma.evaluation.settings import Evaluation, describe
 from robustsigma.files import write_atomically
+from robustsigma.provenance import Provenance
 from robustsigma.report import print_table, write_report
-
-_PACKAGES = ("robustsigma", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
 
 
 def evaluate(
@@ -48,18 +40,12 @@ def evaluate(
     Raises:
         ValueError: settings or a folder that cannot be used.
     """
-    started, start = datetime.now(timezone.utc), time.perf_counter()
+    provenance = Provenance(command)
     console = console or Console()
     run = Run(settings, Path(out), console)
     run.run()
     found = collect(run)
-    found["run"] = {
-        "command": command,
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - start,
-        "versions": _versions(),
-        "hardware": {"device": _device_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-    }
+    found["run"] = provenance.record()
     arrays = _add_pictures(run, found)
     write_atomically(Path(out) / "results.json", json.dumps(found, indent=1, allow_nan=False).encode())
     buffer = io.BytesIO()
@@ -137,19 +123,3 @@ def _add_pictures(run: Run, found: dict[str, Any]) -> dict[str, np.ndarray]:
     x, y = take(dataset, range(count))
     found["flags"] += [{"code": flag.code, "message": flag.message} for flag in check_classifier(classifier, x, y)]
     return arrays
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU ({sys.platform})"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import as_file, files
 
 from jsonargparse import ArgumentParser, Namespace
 
 from robustsigma.engine.validation import choice
 from robustsigma.evaluation.settings import Evaluation
-from robustsigma.parser import new_parser
+from robustsigma.parser import new_parser, preset_arguments
 
 PRESETS = ("baggage", "digits", "mnist5k")
 
@@ -25,12 +24,7 @@ def settings_parser(program: str, description: str | None = None) -> ArgumentPar
 def parse(parser: ArgumentParser, preset_name: str, arguments: Sequence[str]) -> Namespace:
     """Parse arguments over the settings of a preset, which itself lies over those of "baggage"."""
     choice("preset", preset_name, PRESETS)
-    names = dict.fromkeys(["baggage", preset_name])
-    folder = files("robustsigma.evaluation") / "presets"
-    given: list[str] = []
-    for name in names:
-        with as_file(folder / f"{name}.yaml") as path:
-            given += ["--config", path.read_text(encoding="utf-8")]
+    given = preset_arguments("robustsigma.evaluation", dict.fromkeys(["baggage", preset_name]))
     return parser.parse_args([*given, *arguments])
 
 

@@ -1,4 +1,4 @@
-"""The report of a robustness evaluation: one HTML file, its figures, and a table in the terminal."""
+"""The reports of a robustness evaluation and of an attribution benchmark: HTML file, figures, terminal table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-__all__ = ["print_table", "write_report"]
+__all__ = ["print_attribution_table", "print_table", "write_attribution_report", "write_report"]
 
 
 def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
@@ -29,13 +29,7 @@ def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Pa
         ImportError: if jinja2 or matplotlib is not installed.
         ValueError: if `results` is not of schema 1 or an array does not fit it.
     """
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"The report needs {error.name}, which is not installed: pip install 'robustsigma[report]'"
-        ) from error
+    _need_extra()
     from robustsigma.report.html import write
 
     return write(results, arrays, Path(out))
@@ -51,3 +45,53 @@ def print_table(results: dict[str, Any], console: Console | None = None) -> None
     from robustsigma.report.terminal import show
 
     show(results, console)
+
+
+def write_attribution_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
+    """Write `out/report.html`, which needs no other file, and its figures as `out/figures/attribution_*.png`.
+
+    Every file is written beside its final place and moved there, so an interrupted call leaves the former report.
+
+    Args:
+        results: what the benchmark measured, in plain JSON types (schema 1, kind "attribution").
+        arrays: of the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for methods
+            that were left out, and perhaps `masks` (N, H, W) of bool; may be empty if the result has no gallery.
+        out: folder of the report; made if it is not there.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        ImportError: if jinja2 or matplotlib is not installed.
+        ValueError: if `results` is not of that schema and kind, or an array does not fit it.
+    """
+    _need_extra()
+    from robustsigma.report.attribution.html import write
+
+    return write(results, arrays, Path(out))
+
+
+def print_attribution_table(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the scores of each model, methods by metrics, with what was skipped and the flags.
+
+    Args:
+        results: what the benchmark measured, in plain JSON types (schema 1, kind "attribution").
+        console: where to print; standard output if None.
+
+    Raises:
+        ValueError: if `results` is not of that schema and kind.
+    """
+    from robustsigma.report.attribution.terminal import show
+
+    show(results, console)
+
+
+def _need_extra() -> None:
+    """Refuse to go on without the packages of the extra `report`."""
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"The report needs {error.name}, which is not installed: pip install 'robustsigma[report]'"
+        ) from error

@@ -1,11 +1,16 @@
-"""What the figures of the report share: checks of arrays, names, images and heatmaps."""
+"""What the figures of the reports share: style, files, checks of arrays, names, images and heatmaps."""
 
 from __future__ import annotations
 
+import io
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from robustsigma.report import text
@@ -13,6 +18,37 @@ from robustsigma.report import text
 Floats = NDArray[np.floating[Any]]
 RIGHT, WRONG, INK, QUIET, LINE = "#00805e", "#c8420b", "#1d2a35", "#5d6b78", "#0b5a9c"
 MOST = 10
+STYLE = {
+    "text.usetex": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#b8c2cc",
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "image.interpolation": "nearest",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the reports' style; a character that the font lacks is drawn as a box, and nothing is said."""
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG file that names no program."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def floats(values: Iterable[Any]) -> Floats:
+    """Return numbers as an array, NaN for what is missing or not finite."""
+    return np.array([np.nan if text.finite(value) is None else float(value) for value in values], float)
 
 
 def array(arrays: dict[str, np.ndarray], key: str, dimensions: int) -> Floats:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from typing import Any
 
 import matplotlib as mpl
@@ -11,19 +9,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from robustsigma.report import gallery, matrix, text
-from robustsigma.report.canvas import INK, LINE, MOST, QUIET, Floats, array, bare, fit, image_of, label, overlay
-
-STYLE = {
-    "text.usetex": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": "#b8c2cc",
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "image.interpolation": "nearest",
-}
+from robustsigma.report.canvas import (
+    INK,
+    LINE,
+    MOST,
+    QUIET,
+    Floats,
+    array,
+    bare,
+    fit,
+    image_of,
+    label,
+    overlay,
+    png,
+    styled,
+)
 
 
 def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
@@ -40,8 +40,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, by
         ValueError: if a section's array is missing or does not fit.
     """
     made: dict[str, bytes] = {}
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with styled():
         made["matrix"] = png(_matrix(matrix.build(results)))
         if (results.get("examples") or {}).get("items"):
             made["examples"] = png(gallery.examples(results, array(arrays, "examples", 5)))
@@ -51,13 +50,6 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, by
             heat, images = array(arrays, "explanations", 4), array(arrays, "explained", 4)
             made["explanations"] = png(gallery.explanations(results, heat, images, arrays.get("masks")))
     return made
-
-
-def png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file that names no program."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, facecolor="white", bbox_inches="tight", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _matrix(found: matrix.Matrix) -> Figure:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from robustsigma.report import matrix, text
-from robustsigma.report.canvas import MOST, QUIET, RIGHT, WRONG, Floats, bare, fit, image_of, label, overlay
+from robustsigma.report.canvas import MOST, QUIET, RIGHT, WRONG, Floats, array, bare, fit, image_of, label, overlay
 
 
 def examples(results: dict[str, Any], images: Floats) -> Figure:
@@ -60,11 +60,53 @@ def explanations(results: dict[str, Any], heat: Floats, images: Floats, masks: n
         _title(axes[row, 0], text.name(method["method"]))
         for column in range(count):
             overlay(axes[row, column], images[column], heat[row - 1, column])
-            if masks is not None and np.any(masks[column]) and not np.all(masks[column]):
-                outline = np.asarray(masks[column], float)
-                axes[row, column].contour(outline, levels=[0.5], colors=["#00a396"], linewidths=1.2)
+            if masks is not None:
+                outline(axes[row, column], masks[column])
             _verdict(axes[row, column], method, column)
     return figure
+
+
+def attributions(results: dict[str, Any], model: str, names: dict[str, str], arrays: dict[str, Any]) -> Figure | None:
+    """Draw the maps of a benchmark's methods over the images, one row a method; None if the model has no maps.
+
+    Args:
+        results: what the benchmark measured, with a gallery that fits the arrays.
+        model: whose maps are drawn.
+        names: of the methods, by identity.
+        arrays: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W), NaN where a method was left out, and
+            perhaps `masks` (N, H, W).
+    """
+    section = results.get("gallery") or {}
+    if not section.get("items") or model not in section["models"]:
+        return None
+    every = np.asarray(arrays["maps"])[section["models"].index(model)]
+    there = [index for index, maps in enumerate(every) if np.isfinite(maps).any()]
+    images, masks = array(arrays, "images", 4), arrays.get("masks")
+    count = min(len(images), MOST)
+    said = {entry["method"]: entry for entry in section["items"] if entry["model"] == model}
+    figure, axes = _grid(len(there) + 1, count, 1.25, 0.05)
+    _title(axes[0, 0], "image")
+    for column in range(count):
+        axes[0, column].imshow(image_of(images[column]), vmin=0, vmax=1)
+        axes[0, column].set_title(_class(results, section["labels"][column]), fontsize=9, fontweight="bold", pad=5)
+        bare(axes[0, column])
+    for row, index in enumerate(there, 1):
+        method = section["methods"][index]
+        converged = said.get(method, {}).get("converged") or []
+        _title(axes[row, 0], *text.lines(names.get(method, method), 14)[:3])
+        for column in range(count):
+            axis = axes[row, column]
+            overlay(axis, images[column], np.nan_to_num(np.asarray(every[index, column], np.float64)))
+            bare(axis, WRONG if column < len(converged) and converged[column] is False else None)
+            if masks is not None:
+                outline(axis, masks[column])
+    return figure
+
+
+def outline(axis: Any, mask: np.ndarray) -> None:
+    """Draw the edge of the part that is known to matter."""
+    if np.any(mask) and not np.all(mask):
+        axis.contour(np.asarray(mask, float), levels=[0.5], colors=["#00a396"], linewidths=1.2)
 
 
 def _verdict(axis: Any, method: dict[str, Any], column: int) -> None:

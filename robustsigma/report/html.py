@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from robustsigma.files import write_atomically
-from robustsigma.report import figures, matrix, text
+from robustsigma.report import figures, matrix, page, text
 
 FIGURES = ("matrix", "examples", "path", "explanations")
 QUALITY = (
@@ -24,15 +21,7 @@ QUALITY = (
 def write(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
     """Write the report and its figures; see `robustsigma.report.write_report`."""
     pictures = figures.draw(results, arrays)
-    page = render(results, pictures)
-    folder = out / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in FIGURES:
-        if name in pictures:
-            write_atomically(folder / f"{name}.png", pictures[name])
-        else:
-            (folder / f"{name}.png").unlink(missing_ok=True)
-    return write_atomically(out / "report.html", page.encode())
+    return page.publish(render(results, pictures), pictures, Path(out), FIGURES)
 
 
 def render(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
@@ -42,38 +31,16 @@ def render(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
         results: what the evaluation measured (schema 1).
         pictures: PNG files by name, as `figures.draw` returns them.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=text.percent,
-        points=text.points,
-        number=text.number,
-        measure=text.measure,
-        duration=text.duration,
-        label=text.name,
-        colour=text.colour,
-    )
-    inlined = {name: base64.b64encode(picture).decode("ascii") for name, picture in pictures.items()}
-    return environment.get_template("robustness.html.j2").render(**view(results), pictures=inlined)
+    return page.render("robustness.html.j2", view(results), pictures)
 
 
 def view(results: dict[str, Any]) -> dict[str, Any]:
     """Return what the template shows."""
     found = matrix.build(results)
-    run = {"command": None, "versions": {}, "hardware": {}, **(results.get("run") or {})}
-    dataset = results.get("dataset") or {}
     return {
+        **page.common(results, seeds=results.get("seeds") or []),
         "matrix": found,
-        "dataset": dataset,
-        "run": run,
-        "started": str(run.get("started") or "")[:16].replace("T", " "),
         "seeds": results.get("seeds") or [],
-        "findings": results.get("findings") or [],
         "flags": _flags(results),
         "tiles": _tiles(found),
         "changes": changes(results, found),
@@ -85,28 +52,19 @@ def view(results: dict[str, Any]) -> dict[str, Any]:
         "path": results.get("path"),
         "path_class": _path_class(results),
         "seconds": {entry["id"]: entry.get("seconds") for entry in results["regimes"]},
-        "tables": [
-            (title, text.flatten(part))
-            for title, part in (
-                ("Settings", results.get("settings")),
-                ("Versions", run.get("versions")),
-                ("Hardware", run.get("hardware")),
-            )
-            if part
-        ],
     }
 
 
 def _flags(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the flags of the run; a single seed is always said."""
-    flags = [(str(flag.get("code", "")), str(flag.get("message", ""))) for flag in results.get("flags") or []]
+    flags = text.flags(results)
     if matrix.one_seed_unsaid(results):
         flags.insert(0, ("1 seed", "every regime was trained once: how results vary between trainings is not known"))
     return flags
 
 
-def _tiles(found: matrix.Matrix) -> list[tuple[str, str, str]]:
-    """Return the few numbers that the page opens with: title, number, what it is."""
+def _tiles(found: matrix.Matrix) -> list[tuple[str, str, str, str]]:
+    """Return the few numbers that the page opens with: title, number, its unit, what it is."""
     base = [head for head in found.regimes if head.group == "none"]
     clean = next((head for head in found.conditions if head.group == "none"), None)
     attacks = [head for head in found.conditions if head.group == "adaptive"]
@@ -131,7 +89,7 @@ def _tiles(found: matrix.Matrix) -> list[tuple[str, str, str]]:
         value, attack = worst[best.id]
         group = matrix.PROTOCOLS.get(best.group, (best.group, ""))[0].lower()
         tiles.append((f"{best.label}, {group}", value, f"adaptive {attack}: the best regime at its strongest attack"))
-    return [(title, text.percent(value), hint) for title, value, hint in tiles]
+    return [(title, text.percent(value), " %", hint) for title, value, hint in tiles]
 
 
 def changes(results: dict[str, Any], found: matrix.Matrix) -> list[dict[str, Any]]:

@@ -132,16 +132,18 @@ def build(results: dict[str, Any]) -> Matrix:
     notes: list[tuple[str, str]] = []
     cells: dict[tuple[str, str], Cell] = {}
     for entry in results["cells"]:
-        marks = []
-        for flag in entry.get("flags") or []:
-            note = (str(flag.get("code", "")), str(flag.get("message", "")))
-            if note not in notes:
-                notes.append(note)
-            marks.append(notes.index(note) + 1)
-        cells[entry["regime"], entry["condition"]] = Cell({**dict.fromkeys(_OPTIONAL), **entry}, tuple(marks))
+        marks = footnotes(entry, notes)
+        cells[entry["regime"], entry["condition"]] = Cell({**dict.fromkeys(_OPTIONAL), **entry}, marks)
     columns = _groups(results["conditions"], "reading", READINGS)
     rows = _groups(results["regimes"], "protocol", PROTOCOLS)
     return Matrix(columns, rows, cells, notes)
+
+
+def footnotes(entry: dict[str, Any], notes: list[tuple[str, str]]) -> tuple[int, ...]:
+    """Return the numbers of a cell's flags among the notes, from 1, after adding those that are new."""
+    found = text.flags(entry)
+    notes += [note for note in dict.fromkeys(found) if note not in notes]
+    return tuple(notes.index(note) + 1 for note in found)
 
 
 def _groups(entries: list[dict[str, Any]], key: str, known: dict[str, tuple[str, str]]) -> tuple[Group, ...]:

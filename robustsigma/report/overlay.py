@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from robustsigma.report.canvas import Floats, bare, image_of, label, overlay
-from robustsigma.report.figures import STYLE, png
+from robustsigma.report.canvas import Floats, bare, image_of, label, overlay, png, styled
 
 
 def draw_overlay(image: Floats, heat: Floats, title: str, method: str) -> bytes:
@@ -18,7 +16,7 @@ def draw_overlay(image: Floats, heat: Floats, title: str, method: str) -> bytes:
         title: over the image.
         method: over the heatmap.
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(6.4, 3.5))
         left, right = figure.subplots(1, 2)
         left.imshow(image_of(image), vmin=0, vmax=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -25,15 +26,15 @@ def show(results: dict[str, Any], console: Console | None = None) -> None:
     dataset = results.get("dataset") or {}
     title = f"Accuracy in % on {text.printable(dataset.get('name', 'the test set'))}"
     table = _table(title, found, found.columns)
-    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+    if fits(console, table):
         console.print(table)
     else:
         for group in found.columns:
             console.print(_table(f"{title}: {group.title.lower()}", found, (group,)))
     if matrix.one_seed_unsaid(results):
         console.print(Text("1 seed: how results vary between trainings is not known", style="bold red"))
-    for flag in _flags(results, found):
-        console.print(flag)
+    for line in flag_lines([*text.flags(results), *found.notes]):
+        console.print(line)
 
 
 def _table(title: str, found: matrix.Matrix, columns: tuple[matrix.Group, ...]) -> Table:
@@ -65,10 +66,14 @@ def _cell(cell: matrix.Cell | None) -> Text:
     return shown
 
 
-def _flags(results: dict[str, Any], found: matrix.Matrix) -> list[Text]:
-    """Return the flags of the run, then those of cells, each once."""
-    run = [(str(flag.get("code", "")), str(flag.get("message", ""))) for flag in results.get("flags") or []]
-    lines = []
-    for code, message in dict.fromkeys([*run, *found.notes]):
-        lines.append(Text(text.printable(code), style="yellow").append(f"  {text.printable(message)}", style="default"))
-    return lines
+def flag_lines(flags: Iterable[tuple[str, str]]) -> list[Text]:
+    """Return one line a flag, each flag once."""
+    return [
+        Text(text.printable(code), style="yellow").append(f"  {text.printable(message)}", style="default")
+        for code, message in dict.fromkeys(flags)
+    ]
+
+
+def fits(console: Console, table: Table) -> bool:
+    """Return whether a table can be printed without folding its cells."""
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
@@ -17,6 +18,7 @@ NAMES = {
 }
 # A blue ramp of falling lightness: it keeps its order in grey and for every kind of colour vision.
 _RAMP = ((247, 251, 255), (214, 230, 244), (171, 207, 229), (107, 174, 214), (49, 130, 189), (8, 81, 156), (8, 48, 107))
+_RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 _DARK, _LIGHT = "#10202e", "#ffffff"
 
 
@@ -58,6 +60,18 @@ def measure(value: Any) -> str:
     return DASH if found is None else f"{found:#.3g}".rstrip(".").replace("-", MINUS)
 
 
+def score(value: Any) -> str:
+    """Write a score as a column of its like reads best: 0.123, 12.34, 1,234, and powers of ten far from one."""
+    found = finite(value)
+    if found is None:
+        return DASH
+    size = abs(found)
+    if size and (size < 5e-4 or size >= 1e6):
+        mantissa, power = f"{found:.1e}".split("e")
+        return f"{mantissa}\u00b710{str(int(power)).translate(_RAISED)}".replace("-", MINUS)
+    return f"{found:,.{3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0}f}".replace("-", MINUS)
+
+
 def duration(value: Any) -> str:
     """Write seconds as people say them."""
     seconds = finite(value)
@@ -76,9 +90,29 @@ def name(value: Any) -> str:
     return NAMES.get(text.lower(), text)
 
 
+def pieces(value: str) -> list[str]:
+    """Return a name cut before its inner capitals and after its blanks, hyphens and underscores, where it may break."""
+    return re.split(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])", value)
+
+
+def lines(value: str, most: int) -> list[str]:
+    """Return a name in lines of at most so many characters, if its pieces are not longer."""
+    found = [""]
+    for piece in pieces(value):
+        if found[-1] and len(found[-1]) + len(piece.rstrip()) > most:
+            found.append("")
+        found[-1] += piece
+    return [line.strip() for line in found]
+
+
 def printable(value: Any) -> str:
     """Return the text with control characters, which could steer a terminal, made visible."""
     return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in str(value))
+
+
+def flags(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the code and the message of each flag of a result, or of one of its cells."""
+    return [(str(flag.get("code", "")), str(flag.get("message", ""))) for flag in entry.get("flags") or []]
 
 
 def colour(value: Any) -> tuple[str, str]:

@@ -1,32 +1,26 @@
+import dataclasses
+import pickle
 import struct
 import sys
 
+import folders
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from PIL import Image
 
 from robustsigma.data import baggage, digits, mnist5k
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.digits import Digits
 from robustsigma.data.folder import ImageFolder, stratified
+from robustsigma.data.loading import take_masks
 from robustsigma.data.mnist5k import MNIST5k
+from robustsigma.data.saliency_bench import SaliencyBench
+from robustsigma.data.source import ArrayDataset, Source
 from robustsigma.data.torchvision_source import Torchvision
 
 SPLITS = ("train", "val", "test")
-
-
-def _picture(path, value, size=(20, 14), mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new(mode, size, value)
-    image.save(path)
-
-
-def _folder(root, count=20):
-    for c, name in enumerate(("ant", "bee")):
-        for i in range(count):
-            _picture(root / name / f"{i:02}.png", (100 * c + i, i, 0))
-    return root
 
 
 def _idx(path, values):
@@ -45,19 +39,25 @@ def _fashion(root):
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    folder = _folder(tmp_path_factory.mktemp("folder"))
+    folder = folders.class_folders(tmp_path_factory.mktemp("folder"))
+    masks = folders.masks_of(tmp_path_factory.mktemp("masks"), folder)
+    bench = folders.saliency_bench(tmp_path_factory.mktemp("bench"))
     vision = _fashion(tmp_path_factory.mktemp("vision"))
     return {
         "baggage": lambda seed=0: Baggage(size=32, train=60, val=20, test=30, seed=seed),
         "digits": lambda seed=0: Digits(seed=seed),
         "mnist5k": lambda seed=0: MNIST5k(seed=seed),
         "folder": lambda seed=0: ImageFolder(str(folder), size=16, seed=seed),
+        "masked folder": lambda seed=0: ImageFolder(str(folder), size=16, seed=seed, masks=str(masks)),
+        "saliency_bench": lambda seed=0: SaliencyBench(str(bench), size=16, seed=seed),
         "torchvision": lambda seed=0: Torchvision("FashionMNIST", str(vision), seed=seed),
         "torchvision resized": lambda seed=0: Torchvision("FashionMNIST", str(vision), size=16, seed=seed),
     }
 
 
-ALL = pytest.mark.parametrize("name", ["baggage", "digits", "mnist5k", "folder", "torchvision", "torchvision resized"])
+MASKED = ["baggage", "masked folder", "saliency_bench"]
+UNMASKED = ["digits", "mnist5k", "folder", "torchvision", "torchvision resized"]
+ALL = pytest.mark.parametrize("name", [*MASKED, *UNMASKED])
 
 
 def _stack(dataset, limit=60):
@@ -95,6 +95,57 @@ def test_equal_sources_give_equal_images_and_the_seed_matters(make, name):
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert not torch.equal(before[0], _stack(other.split("train"))[0])
+
+
+@ALL
+def test_pickled_sources_and_datasets_are_the_same(make, name):
+    source = make[name]()
+    again = pickle.loads(pickle.dumps(source))
+    assert again == source
+    assert hash(again) == hash(source)
+    dataset = source.split("val")
+    copied = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(_stack(copied)[0], _stack(dataset)[0])
+    masks = take_masks(dataset, range(len(dataset)))
+    assert masks is None or torch.equal(take_masks(copied, range(len(dataset))), masks)
+
+
+@ALL
+def test_yaml_round_trip(make, name):
+    source = make[name](3)
+    arguments = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=Source)
+    path = f"{type(source).__module__}.{type(source).__qualname__}"
+    config = parser.parse_object({"source": {"class_path": path, "init_args": arguments}})
+    assert parser.instantiate(config).source == source
+    assert parser.instantiate(parser.parse_string(parser.dump(config))).source == source
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masks_match_the_contract(make, name):
+    source = make[name]()
+    for split in SPLITS:
+        dataset = source.split(split)
+        masks = take_masks(dataset, range(len(dataset)))
+        assert masks.dtype == torch.float32
+        assert masks.shape == (len(dataset), *source.shape[1:])
+        assert masks.min() == 0
+        assert 0.9 < masks.max() <= 1
+        assert torch.equal(take_masks(dataset, [2, 0]), masks[[2, 0]])
+
+
+@pytest.mark.parametrize("name", UNMASKED)
+def test_no_masks(make, name):
+    assert take_masks(make[name]().split("val"), [0, 1]) is None
+
+
+@pytest.mark.parametrize(
+    "masks", [torch.zeros(3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.bool), torch.zeros(3, 5, 4, dtype=torch.bool)]
+)
+def test_masks_of_arrays_are_checked(masks):
+    with pytest.raises(ValueError, match=r"masks: expected bool \(3, 4, 5\), one per image, got"):
+        ArrayDataset(torch.zeros(3, 1, 4, 5, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), masks)
 
 
 @ALL
@@ -183,19 +234,19 @@ def test_missing_package_names_the_extra(monkeypatch, source, module, load):
 @pytest.mark.parametrize("val", [True, False])
 def test_folder_with_its_own_splits(tmp_path, val):
     for split in SPLITS if val else ("train", "test"):
-        _folder(tmp_path / split, 10)
+        folders.class_folders(tmp_path / split, 10)
     source = ImageFolder(str(tmp_path), size=8, channels=1)
     assert source.classes == ("ant", "bee")
     assert [len(source.split(split)) for split in SPLITS] == ([20, 20, 20] if val else [18, 2, 20])
     assert source.split("test")[0][0].shape == (1, 8, 8)
-    _picture(tmp_path / "test" / "cat" / "0.png", (1, 2, 3))
+    folders.picture(tmp_path / "test" / "cat" / "0.png", (1, 2, 3))
     with pytest.raises(ValueError, match="root: expected only classes of train/"):
         source.split("test")
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None])
 def test_folder_broken_image(tmp_path, content):
-    _folder(tmp_path, 10)
+    folders.class_folders(tmp_path, 10)
     bad = tmp_path / "bee" / "03.jpg"
     Image.effect_noise((64, 64), 60).save(bad)
     bad.write_bytes(bad.read_bytes()[:700] if content is None else content)
@@ -260,7 +311,7 @@ def test_torchvision_with_split_argument(tmp_path):
     for part, count in (("train", 10), ("val", 3)):
         for name in ("n01440764", "n02102040"):
             for i in range(count):
-                _picture(tmp_path / "imagenette2" / part / name / f"{i}.JPEG", (10 * i, 5, 9), (20 + i, 30))
+                folders.picture(tmp_path / "imagenette2" / part / name / f"{i}.JPEG", (10 * i, 5, 9), (20 + i, 30))
     source = Torchvision("Imagenette", str(tmp_path), size=16)
     assert source.classes == ("tench", "English springer")
     assert [len(source.split(split)) for split in SPLITS] == [18, 2, 6]

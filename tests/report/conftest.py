@@ -2,6 +2,7 @@
 
 import copy
 
+import attribution_case
 import numpy as np
 import pytest
 
@@ -184,3 +185,34 @@ def results(_shared):
 @pytest.fixture
 def arrays(_shared):
     return dict(_shared[1])
+
+
+@pytest.fixture(scope="session")
+def _shared_attribution():
+    """Return a benchmark of two models on small grey images without masks."""
+    benchmark = attribution_case.make_results(models=("base", "retrained"), shown=2, shape=(1, 28, 28))
+    benchmark["dataset"]["masks"] = False
+    images = np.random.default_rng(3).uniform(0, 1, (2, 1, 28, 28)).astype("float32")
+    return benchmark, attribution_case.make_arrays(benchmark, images)
+
+
+@pytest.fixture
+def benchmark_results(_shared_attribution):
+    return copy.deepcopy(_shared_attribution[0])
+
+
+@pytest.fixture
+def benchmark_arrays(_shared_attribution):
+    return dict(_shared_attribution[1])
+
+
+@pytest.fixture
+def scores_only(benchmark_results):
+    """Return a benchmark of one model and few metrics, of which only one figure is drawn: it is soon written."""
+    kept = {"insertion", "deletion", "iou", "forwards", "backwards"}
+    return {
+        **{key: value for key, value in benchmark_results.items() if key not in ("curves", "sanity", "gallery")},
+        "models": benchmark_results["models"][:1],
+        "metrics": [metric for metric in benchmark_results["metrics"] if metric["id"] in kept],
+        "cells": [c for c in benchmark_results["cells"] if c["model"] == "base" and c["metric"] in kept],
+    }

@@ -80,6 +80,11 @@ class AGI(Attributor):
         else:
             validation.integer("classes", self.classes, 1)
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether the false classes are drawn."""
+        return isinstance(self.classes, int)
+
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:

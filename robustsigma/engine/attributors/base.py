@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,16 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 
 Reduction = Literal["abs_sum", "sum_abs", "sum"]
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+
+
+def reduce_channels(values: Tensor, reduction: Reduction) -> Tensor:
+    """Return (B, H, W) of values (B, C, H, W): over channels the sum of |values|, the |sum| of values, or their sum."""
+    validation.choice("reduction", reduction, REDUCTIONS)
+    if reduction == "abs_sum":
+        return values.abs().sum(1)
+    total = values.sum(1)
+    return total.abs() if reduction == "sum_abs" else total
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +64,16 @@ class Attribution:
 
     def heatmap(self, reduction: Reduction = "abs_sum") -> Tensor:
         """Return (B, H, W): over channels the sum of |values|, the |sum| of values, or their signed sum."""
-        validation.choice("reduction", reduction, ("abs_sum", "sum_abs", "sum"))
-        if reduction == "abs_sum":
-            return self.values.abs().sum(1)
-        total = self.values.sum(1)
-        return total.abs() if reduction == "sum_abs" else total
+        return reduce_channels(self.values, reduction)
 
 
 class Attributor(ABC):
     """A method with its hyper-parameters; subclasses are frozen dataclasses that say only what the paper says."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether other seeds may give other values."""
+        return False
 
     @final
     def __call__(

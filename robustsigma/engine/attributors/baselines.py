@@ -92,6 +92,12 @@ def make(baseline: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, floa
     return [_one(each, images, noise.fold(seeds, "baseline", place), bounds) for place, each in enumerate(listed)]
 
 
+def draws(baseline: Any) -> bool:
+    """Return whether a checked argument names a baseline that depends on the seed, or a function, which may."""
+    listed = baseline if isinstance(baseline, tuple) else (baseline,)
+    return any(each == "gaussian" or (callable(each) and not isinstance(each, Given)) for each in listed)
+
+
 def _one(baseline: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, float]) -> Tensor:
     low, high = bounds
     if baseline == "black":

@@ -93,6 +93,11 @@ class CrediblePath(Attributor):
         validation.choice("variant", self.variant, ("sound", "authors"))
         object.__setattr__(self, "alphas", given("alphas", self.alphas, floating=True))
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether the noise of the path is drawn."""
+        return self.alphas is None
+
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:

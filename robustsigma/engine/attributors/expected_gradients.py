@@ -56,6 +56,11 @@ class ExpectedGradients(Attributor):
         object.__setattr__(self, "index", given("index", self.index, floating=False))
         object.__setattr__(self, "t", given("t", self.t, floating=True))
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether references or places on the lines are drawn."""
+        return self.index is None or self.t is None
+
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import Baseline
+from robustsigma.engine.attributors.baselines import Baseline, draws
 from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
 
 # Two lengths are one where they differ by less than this, relatively or in pixel units.
@@ -97,6 +97,11 @@ class GuidedIntegratedGradients(Attributor):
         validation.number("max_dist", self.max_dist, 0, 1)
         validation.choice("score", self.score, SCORES)
         object.__setattr__(self, "baseline", baselines.checked(self.baseline))
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a baseline is drawn."""
+        return draws(self.baseline)
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor

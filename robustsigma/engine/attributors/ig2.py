@@ -96,6 +96,11 @@ class IG2(Attributor):
         if self.references is not None and not callable(self.references):
             object.__setattr__(self, "references", given("references", self.references, floating=True))
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether references come from a function, which may draw."""
+        return callable(self.references) and not isinstance(self.references, Given)
+
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import Baseline
+from robustsigma.engine.attributors.baselines import Baseline, draws
 from robustsigma.engine.attributors.straight_line import Line, Path, follow
 from robustsigma.engine.classifier import SCORES, Classifier, Score
 
@@ -63,6 +63,11 @@ class IntegratedGradients(Attributor):
         validation.choice("score", self.score, SCORES)
         quadrature(self.rule, self.steps)
         object.__setattr__(self, "baseline", baselines.checked(self.baseline))
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a baseline is drawn."""
+        return draws(self.baseline)
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor

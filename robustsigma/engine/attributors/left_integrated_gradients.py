@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import Baseline
+from robustsigma.engine.attributors.baselines import Baseline, draws
 from robustsigma.engine.attributors.integrated_gradients import quadrature
 from robustsigma.engine.attributors.straight_line import Line, Path, follow
 from robustsigma.engine.classifier import SCORES, Classifier, Score
@@ -53,6 +53,11 @@ class LeftIntegratedGradients(Attributor):
         validation.number("fraction", self.fraction, 0, 1, open_low=True)
         validation.choice("score", self.score, SCORES)
         object.__setattr__(self, "baseline", baselines.checked(self.baseline))
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a baseline is drawn."""
+        return draws(self.baseline)
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor

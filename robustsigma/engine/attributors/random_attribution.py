@@ -19,6 +19,11 @@ class RandomAttribution(Attributor):
     A measure that does not rank it below a method has not shown that the method says anything.
     """
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether other seeds give other values: nothing else does."""
+        return True
+
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:

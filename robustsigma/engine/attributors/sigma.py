@@ -144,6 +144,11 @@ class Sigma(Attributor):
                 if getattr(self, name) != default:
                     raise validation.fail(name, f'{default!r} with variant="authors"', repr(getattr(self, name)))
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether patterns are drawn."""
+        return self.patterns is None
+
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:

@@ -1,7 +1,51 @@
-"""Metrics: pure functions that return one value per image, and intervals for their means."""
+"""Metrics: of attributions, of perturbed images, and intervals for their means. One value per image, always."""
 
-from robustsigma.engine.metrics.interval import Interval, mean_interval, paired_difference
+from robustsigma.engine.metrics.base import (
+    AttributionMetric,
+    Curve,
+    HeatmapMetric,
+    Measured,
+    Quantity,
+    Skip,
+    Subject,
+)
+from robustsigma.engine.metrics.bookkeeping import CompletenessGap, Cost, RelativeStandardError
+from robustsigma.engine.metrics.infidelity import Infidelity
+from robustsigma.engine.metrics.insertion_deletion import InsertionDeletion
+from robustsigma.engine.metrics.interval import Interval, mean_band, mean_interval, paired_difference
+from robustsigma.engine.metrics.localisation import Localisation
 from robustsigma.engine.metrics.per_sample import PerSample
+from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
 from robustsigma.engine.metrics.quality import linf, rmse, ssim
+from robustsigma.engine.metrics.reruns import randomisation, shuffle_parameters, stability
+from robustsigma.engine.metrics.sensitivity_n import SensitivityN
 
-__all__ = ["Interval", "PerSample", "linf", "mean_interval", "paired_difference", "rmse", "ssim"]
+__all__ = [
+    "AttributionMetric",
+    "CompletenessGap",
+    "Cost",
+    "Curve",
+    "HeatmapMetric",
+    "Infidelity",
+    "InsertionDeletion",
+    "Interval",
+    "Localisation",
+    "Measured",
+    "PerSample",
+    "PerformanceInformation",
+    "Quantity",
+    "RelativeStandardError",
+    "SensitivityN",
+    "Skip",
+    "Subject",
+    "aggregate",
+    "linf",
+    "mean_band",
+    "mean_interval",
+    "paired_difference",
+    "randomisation",
+    "rmse",
+    "shuffle_parameters",
+    "ssim",
+    "stability",
+]

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
 
 _RESAMPLES = 2000
+_CURVE_RESAMPLES = 500
 _BLOCK_VALUES = 2**15  # resampled indices at once: few enough to stay in the cache
 
 
@@ -58,6 +61,34 @@ def mean_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
         means[start : start + block] = np.einsum("rn,rn->r", run @ table, drawn.reshape(-1, n)) / n
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(table.mean()), float(low), float(high), n)
+
+
+def mean_band(curves: ArrayLike, *, median: bool = False, seed: int = 0) -> tuple[Floats, Floats, Floats]:
+    """Return the mean curve (K,) of curves (n, K), and the low and high ends of its 95 % interval at each place.
+
+    Images are resampled, so a band holds the intervals of all places; it is not a band for the whole curve at once.
+
+    Args:
+        curves: (n, K) finite values, a curve for each image.
+        median: take the median over images instead of the mean.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: no curves, values that are not finite, or another shape.
+    """
+    table = np.asarray(curves, dtype=np.float64)
+    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
+        raise ValueError(f"curves: expected finite values (n, K), at least one curve, got shape {table.shape}")
+    generator = np.random.default_rng(seed)
+    n = len(table)
+    if median:
+        drawn = (np.median(table[generator.integers(n, size=n)], axis=0) for _ in range(_CURVE_RESAMPLES))
+        resampled, centre = np.stack(list(drawn)), np.median(table, axis=0)
+    else:
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=_CURVE_RESAMPLES)
+        resampled, centre = counts @ table / n, table.mean(axis=0)
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    return centre, low, high
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Interval:

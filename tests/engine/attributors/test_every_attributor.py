@@ -337,6 +337,7 @@ def test_seeds(kind, place, net):
     others = [method(clf, x, seed=seed).values for seed in (6, 7, 8)]  # a choice among two classes may repeat
     traits = traits_of(method)
     draws = traits.draws if isinstance(traits.draws, bool) else place in traits.draws
+    assert method.stochastic == draws
     expected = draws and (net != "linear" or traits.linear_draws)
     assert any(not torch.equal(values, first.values) for values in others) == expected
 

@@ -1,0 +1,7 @@
+"""Attributors against metrics: the attribution benchmark."""
+
+from robustsigma.benchmark.benchmark import benchmark
+from robustsigma.benchmark.parsing import preset
+from robustsigma.benchmark.settings import Benchmark
+
+__all__ = ["Benchmark", "benchmark", "preset"]

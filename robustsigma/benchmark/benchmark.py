@@ -1,0 +1,70 @@
+"""The benchmark from settings to report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from robustsigma.benchmark.results import collect
+from robustsigma.benchmark.run import Run
+from robustsigma.benchmark.settings import Benchmark
+from robustsigma.engine.metrics import Skip
+from robustsigma.files import write_atomically
+from robustsigma.provenance import Provenance
+from robustsigma.report import print_attribution_table, write_attribution_report
+
+
+def benchmark(
+    settings: Benchmark, out: str | Path, *, console: Console | None = None, command: str | None = None
+) -> Path:
+    """Judge every method by every metric on every model, and write the report.
+
+    Args:
+        settings: what to judge.
+        out: folder of `report.html`, `results.json`, `values.csv` (every value of every image), `figures/`, and of
+            everything finished on the way. Called again with the same settings, it goes on where it stopped.
+        console: where progress and the table are shown; standard output if None.
+        command: line that makes the report again, which the report then shows.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        ValueError: settings or a folder that cannot be used.
+    """
+    provenance, console, folder = Provenance(command), console or Console(), Path(out)
+    run = Run(settings, folder, console)
+    run.run()
+    found, arrays = collect(run)
+    found["run"] = provenance.record()
+    write_atomically(folder / "results.json", json.dumps(found, indent=1, allow_nan=False).encode())
+    write_atomically(folder / "values.csv", _values(run).encode())
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(folder / "arrays.npz", buffer.getvalue())
+    path = write_attribution_report(found, arrays, folder)
+    print_attribution_table(found, console)
+    return path
+
+
+def _values(run: Run) -> str:
+    """Return a line for each value of each image, which is named by its index in the split."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "method", "metric", "image", "value", "skipped"])
+    for model in run.models:
+        for method in run.settings.methods:
+            if run.store.left_out(model, method) is not None:
+                continue
+            arrays = run.store.read(model, method, run.batches)
+            for key in sorted(name for name in arrays if name.startswith("value/")):
+                name = key.removeprefix("value/")
+                for index, value, code in zip(arrays["index"], arrays[key], arrays[f"skip/{name}"], strict=False):
+                    told = "" if code == 0 else Skip(int(code)).says
+                    writer.writerow([model, method, name, int(index), "" if code else f"{value:.9g}", told])
+    return text.getvalue()

@@ -1,0 +1,84 @@
+"""The findings in sentences, each only as strong as its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from robustsigma.benchmark.table import Column, Table
+
+# Of metrics that say the same in several ways, those that the sentences speak of.
+_HEADLINES = ("difference", "sic", "sensitivity_n", "infidelity", "iou", "pointing_game")
+
+
+def findings(tables: Mapping[str, Table]) -> list[str]:
+    """Return sentences about each model."""
+    sentences = []
+    for model, table in tables.items():
+        before = f"{model}: " if len(tables) > 1 else ""
+        columns = [c for c in table.columns if c.quantity.name in _HEADLINES and table.telling(c)]
+        sentences += [before + _best(table, column) for column in columns]
+        sentences += [before + text for text in (_beaten(table), _cheap(table)) if text]
+    return sentences
+
+
+def _best(table: Table, column: Column) -> str:
+    order = table.ranked(column)
+    first = table.interval(order[0], column.quantity.name)
+    assert first is not None  # ranked by its mean
+    told = f"{column.quantity.title}: {order[0]} is best, {_number(first.mean)}"
+    if table.clear(column):
+        second = table.interval(order[1], column.quantity.name)
+        assert second is not None
+        return f"{told}, clearly ahead of {order[1]} ({_number(second.mean)})."
+    peers = [m for m in order[1:] if not _ahead(table, order[0], m, column)]
+    return f"{told}; {_names(peers)} cannot be told from it on {first.n} images." if peers else f"{told}."
+
+
+def _ahead(table: Table, first: str, other: str, column: Column) -> bool:
+    found = table.advantage(first, other, column)
+    return found is not None and found.low > 0
+
+
+def _beaten(table: Table) -> str:
+    """Return which methods do not beat the plain gradient where that can be said."""
+    column = next((c for c in table.columns if c.quantity.name == "difference"), None)
+    gradients = [m for m in table.controls if m != table.random]
+    if column is None or not gradients:
+        return ""
+    behind = [m for m in table.ranked(column) if not _ahead(table, m, gradients[0], column)]
+    if not behind:
+        return f"Every method is ahead of the plain gradient in {column.quantity.title}."
+    verb = "is" if len(behind) == 1 else "are"
+    return f"{_names(behind)} {verb} not ahead of the plain gradient in {column.quantity.title}."
+
+
+def _cheap(table: Table) -> str:
+    """Return the cheapest method that the best cannot be told from."""
+    column = next((c for c in table.columns if c.quantity.name == "difference"), None)
+    if column is None or not table.ranked(column):
+        return ""
+    best = table.ranked(column)[0]
+    peers = [best, *(m for m in table.ranked(column)[1:] if not _ahead(table, best, m, column))]
+    passes = {m: _passes(table, m) for m in peers}
+    if any(cost is None for cost in passes.values()) or len(peers) < 2:
+        return ""
+    cheapest = min(peers, key=lambda m: passes[m] or 0)
+    if cheapest == best:
+        return ""
+    return (
+        f"{cheapest} reaches that of {best} in {column.quantity.title}, within the interval, for "
+        f"{passes[cheapest]:,.0f} passes an image instead of {passes[best]:,.0f}."
+    )
+
+
+def _passes(table: Table, method: str) -> float | None:
+    found = [table.interval(method, name) for name in ("forwards", "backwards")]
+    return None if None in found else sum(it.mean for it in found if it is not None)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,71 @@
+"""What should not be believed, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from robustsigma.benchmark.table import Column, Table
+
+_TIES = 0.1
+_CONVERGED = 0.9
+# A map that correlates with that of a network without its weights as much as this shows little of the network.
+SAME_MAP = 0.9
+
+
+def cell_flags(table: Table, method: str, column: Column) -> list[dict[str, str]]:
+    """Return the flags of one cell."""
+    values = table.values(method, column.quantity.name)
+    flags = []
+    if len(values) and column.ranks and table.interval(method, column.quantity.name) is None:
+        flags.append(_flag("all_skipped", "no image has a value"))
+    found = table.interval(method, column.quantity.name)
+    if found is not None and column.ranks and found.n < 0.5 * len(values):
+        flags.append(
+            _flag("few_images", f"only {found.n} of {len(values)} images have a value: those left are a choice")
+        )
+    return flags
+
+
+def run_flags(tables: Mapping[str, Table]) -> list[dict[str, str]]:
+    """Return the flags of the whole run, those of a method with its name, and with the model's where there are more."""
+    flags = []
+    for model, table in tables.items():
+        of = f" of model {model}" if len(tables) > 1 else ""
+        for column in table.columns:
+            if column.ranks and not table.telling(column):
+                message = f"tells no method{of} from random maps here: it ranks nothing"
+                flags.append(_flag("metric_tells_nothing", f"{column.quantity.title} {message}."))
+        for method in table.arrays:
+            flags += _method_flags(table, method, of)
+    return flags
+
+
+def _method_flags(table: Table, method: str, of: str) -> list[dict[str, str]]:
+    flags = []
+    named = f"{method}{of}"
+    if method not in table.controls:
+        ranked = [column for column in table.columns if column.ranks]
+        verdicts = [(column, table.against_random(method, column)) for column in ranked]
+        worse = [c.quantity.title for c, verdict in verdicts if verdict is not None and verdict[1] == "worse"]
+        if worse:
+            flags.append(_flag("worse_than_random", f"{named} is worse than random maps in {', '.join(worse)}."))
+    if method != table.random:
+        similarity = table.interval(method, "randomisation")
+        if similarity is not None and similarity.mean >= SAME_MAP:
+            told = f"correlates {similarity.mean:.2f} with its map of a network whose weights were shuffled"
+            flags.append(_flag("same_map_without_weights", f"{named} {told}: it shows little of what was learnt."))
+    converged = table.note(method, "converged")
+    if converged < _CONVERGED:
+        flags.append(_flag("not_converged", f"{named} did not converge on {1 - converged:.0%} of the images."))
+    ties = table.note(method, "ties")
+    if ties > _TIES:
+        message = f"{ties:.0%} of the pixels of {named} share their value with others: their order is random."
+        flags.append(_flag("ties", message))
+    constant = table.note(method, "constant")
+    if constant > 0:
+        flags.append(_flag("constant_maps", f"{named} gave a constant map for {constant:.0%} of the images."))
+    return flags
+
+
+def _flag(code: str, message: str) -> dict[str, str]:
+    return {"code": code, "message": message}

@@ -1,0 +1,175 @@
+"""Runs a benchmark: judges every method on every batch that is not done yet."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from robustsigma.benchmark.images import Judged, has_masks, judged
+from robustsigma.benchmark.judge import Task, judge
+from robustsigma.benchmark.settings import Benchmark, with_references
+from robustsigma.benchmark.store import Store
+from robustsigma.data.loading import chosen, take, take_masks
+from robustsigma.device import best_device
+from robustsigma.engine import noise
+from robustsigma.engine.attributors import Attributor
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.metrics import AttributionMetric, Subject
+from robustsigma.engine.metrics.reruns import shuffle_parameters
+from robustsigma.engine.validation import fail
+from robustsigma.evaluation.progress import RunProgress, Step
+from robustsigma.evaluation.run import BASE
+from robustsigma.evaluation.run import Run as Training
+from robustsigma.evaluation.settings import Evaluation, describe
+from robustsigma.models import load_model
+
+# How an attributor says that it cannot explain this kind of network.
+_NOT_THIS_NET = "net:"
+
+
+class Run:
+    """One benchmark in one folder.
+
+    Args:
+        settings: what to judge.
+        out: the folder. What an earlier run of the same settings finished there is not done again.
+        console: where progress is shown.
+    """
+
+    def __init__(self, settings: Benchmark, out: Path, console: Console) -> None:
+        self.settings, self.out, self.console = settings, out, console
+        files = {name: _digest(path) for name, path in settings.models.items()}
+        self.store = Store(out, {**describe(settings), "sha256": files})
+
+    @cached_property
+    def models(self) -> dict[str, Classifier]:
+        """The classifiers by name; one is trained if none is given."""
+        s = self.settings
+        if not s.models:
+            return {BASE: self._trained()}
+        found = {}
+        for name, path in s.models.items():
+            classifier, card = load_model(path)
+            if card.shape != s.source.shape or card.classes != s.source.classes:
+                theirs = f"{card.shape} and {len(card.classes)} classes"
+                raise fail(f"models.{name}", f"a model of {s.source.shape} and {len(s.source.classes)} classes", theirs)
+            found[name] = classifier.to(best_device())
+        return found
+
+    @cached_property
+    def dataset(self) -> Dataset[Any]:
+        """The split that is judged."""
+        return self.settings.source.split(self.settings.split)  # type: ignore[arg-type]
+
+    @cached_property
+    def judged(self) -> Judged:
+        """The images that are judged."""
+        return judged(self.dataset, self.models, self.settings.images, self.settings.seed)
+
+    @cached_property
+    def masks(self) -> bool:
+        """Whether the objects are marked."""
+        return has_masks(self.dataset)
+
+    @cached_property
+    def metrics(self) -> list[AttributionMetric]:
+        """The metrics that the dataset allows."""
+        found = [metric for metric in self.settings.metrics if self.masks or not metric.needs_masks]
+        if not found:
+            raise fail("metrics", "one that needs no masks, since the dataset has none", "none")
+        return found
+
+    @cached_property
+    def methods(self) -> dict[str, Attributor]:
+        """The attributors, with references where they compare with other images and name none."""
+        s = self.settings
+        train = s.source.split("train")
+        images, _ = take(train, chosen(len(train), s.references, s.seed))  # type: ignore[arg-type]
+        return {name: with_references(method, images) for name, method in s.methods.items()}
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+        return -(-len(self.judged.indices) // self.settings.batch_size)
+
+    def pictures(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return images (n, C, H, W) and masks (n, H, W) of the judged split."""
+        masks = take_masks(self.dataset, indices)
+        return take(self.dataset, indices)[0].numpy(), None if masks is None else masks.numpy()
+
+    def run(self) -> None:
+        """Judge what is missing."""
+        names = list(self.models)
+        with RunProgress(len(names) * self.batches, self.console) as progress:
+            for batch in range(self.batches):
+                for model in names:
+                    missing = [name for name in self.methods if not self._done(model, name, batch)]
+                    start = batch * self.settings.batch_size
+                    last = min(start + self.settings.batch_size, len(self.judged.indices))
+                    title = f"{model}: images {start + 1} to {last} of {len(self.judged.indices)}"
+                    if not missing:
+                        progress.finish(f"{title}: were judged before")
+                        continue
+                    with progress.job(title) as step:
+                        self._judge(model, batch, missing, step)
+
+    def _done(self, model: str, method: str, batch: int) -> bool:
+        return self.store.has(model, method, batch) or self.store.left_out(model, method) is not None
+
+    def _judge(self, model: str, batch: int, methods: list[str], step: Step) -> None:
+        s, classifier = self.settings, self.models[model]
+        size = s.batch_size
+        rows = self.judged.indices[batch * size : (batch + 1) * size]
+        x, y = take(self.dataset, rows)
+        masks, device = take_masks(self.dataset, rows), classifier.mean.device
+        indices = torch.tensor(rows, device=device)
+        seeds = noise.image_seeds(s.seed, "benchmark", "metrics", 0, indices)
+        subject = Subject(
+            classifier, x.to(device), y.to(device), masks=None if masks is None else masks.to(device), seed=seeds
+        )
+        shuffled = shuffle_parameters(classifier, s.seed) if batch < s.checked_batches else None
+        for place, method in enumerate(methods):
+            step(place, len(methods))
+            self._method(model, method, batch, subject, indices, shuffled)
+
+    def _method(
+        self, model: str, method: str, batch: int, subject: Subject, indices: Tensor, shuffled: Classifier | None
+    ) -> None:
+        seeds = noise.image_seeds(self.settings.seed, "benchmark", "method", 0, indices)
+        task = Task(subject, self.methods[method], seeds, shuffled, self.settings.stability_seeds)
+        try:
+            arrays = judge(task, self.metrics)
+        except ValueError as error:
+            if not str(error).startswith(_NOT_THIS_NET):
+                raise
+            self.store.leave_out(model, method, str(error))
+            return
+        arrays["index"] = indices.cpu().numpy()
+        self.store.write(model, method, batch, arrays)
+
+    def _trained(self) -> Classifier:
+        """Return a model trained as the base model of an evaluation is; its weights stay in the folder."""
+        s = self.settings
+        plan = Evaluation(
+            source=s.source, architecture=s.architecture, training=s.training, mean=s.mean, std=s.std, seeds=(s.seed,)
+        )
+        training = Training(plan, self.out / "training", self.console)
+        if not training.store.has_model(s.seed, BASE):
+            self.console.print("[dim]No model is given: one is trained first.[/dim]")
+        training.train(s.seed, training.regimes[0])
+        return training.model(s.seed, BASE).classifier.eval().to(best_device())
+
+
+def _digest(path: str) -> str:
+    file = Path(path)
+    if not file.is_file():
+        raise fail("models", "existing .safetensors files", str(path))
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,108 @@
+"""What a benchmark is: images, models, methods and metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from robustsigma.data.baggage import Baggage
+from robustsigma.data.source import Source
+from robustsigma.engine import validation
+from robustsigma.engine.attributors import Attributor, Gradient, IntegratedGradients, RandomAttribution
+from robustsigma.engine.metrics import AttributionMetric
+from robustsigma.evaluation.settings import Training
+from robustsigma.models import Architecture
+
+RANDOM, GRADIENT = "random", "gradient"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Attributors against metrics on one or more models; `preset` has those of the embedded datasets.
+
+    Judged are images that every model classifies right, so that the class that is explained is the object's.
+
+    Args:
+        source: the dataset. Metrics that need masks are left out where it has none.
+        split: of the dataset, "train", "val" or "test".
+        models: .safetensors file by name, of models trained here. Without any, one is trained: `architecture`,
+            `training`, `mean` and `std`.
+        methods: attributor by name. The controls are always among them: the plain gradient and random values are
+            added where no method is one. Methods that compare with other images and name none are given `references`.
+        metrics: what to judge by.
+        images: how many images, drawn by the seed.
+        checked: on how many of them, rounded up to whole batches, methods run again: with other seeds, and on a
+            network whose parameters were shuffled. 0 leaves both out.
+        stability_seeds: how often a method that draws runs again with other seeds.
+        references: images of the training split for methods that compare with some.
+        batch_size: images explained at once, and lost at most by an interrupt.
+        seed: of everything that is drawn.
+        architecture: of a model trained here.
+        training: of a model trained here.
+        mean: per channel, of its normalisation.
+        std: per channel, of its normalisation.
+    """
+
+    source: Source = field(default_factory=Baggage)
+    split: str = "test"
+    models: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[str, Attributor] = field(default_factory=lambda: {"IG": IntegratedGradients()})
+    metrics: Sequence[AttributionMetric] = ()
+    images: int = 100
+    checked: int = 32
+    stability_seeds: int = 1
+    references: int = 20
+    batch_size: int = 16
+    seed: int = 0
+    architecture: Architecture = field(default_factory=Architecture)
+    training: Training = field(default_factory=Training)
+    mean: Sequence[float] = (0.5,)
+    std: Sequence[float] = (0.25,)
+
+    def __post_init__(self) -> None:
+        Source.check_split(self.split)
+        for what, names in (("models", self.models), ("methods", self.methods)):
+            for name in names:
+                if not name or not name.replace("_", "").replace("-", "").replace(" ", "").isalnum():
+                    raise validation.fail(f"name among {what}", "letters, digits, spaces, - and _", repr(name))
+        if not self.metrics:
+            raise validation.fail("metrics", "at least one", "none")
+        taken: set[str] = set()
+        for quantity in (quantity for metric in self.metrics for quantity in metric.quantities):
+            if quantity.name in taken:
+                raise validation.fail("metrics", "each quantity once", f"{quantity.name} twice")
+            taken.add(quantity.name)
+        for name in ("images", "stability_seeds", "references", "batch_size"):
+            validation.integer(name, getattr(self, name), 1)
+        validation.integer("checked", self.checked, 0)
+        validation.integer("seed", self.seed, 0)
+        object.__setattr__(self, "methods", _with_controls(self.methods))
+
+    @property
+    def checked_batches(self) -> int:
+        """Batches on which methods run again."""
+        return -(-self.checked // self.batch_size)
+
+
+def _with_controls(methods: Mapping[str, Attributor]) -> dict[str, Attributor]:
+    found = dict(methods)
+    for name, kind in ((GRADIENT, Gradient), (RANDOM, RandomAttribution)):
+        if not any(type(method) is kind for method in found.values()):
+            if name in found:
+                raise validation.fail("methods", f"{kind.__name__} under the name {name!r}", repr(found[name]))
+            found[name] = kind()
+    return found
+
+
+def is_control(method: Attributor) -> bool:
+    """Return whether a method is one that others have to beat."""
+    return isinstance(method, (Gradient, RandomAttribution))
+
+
+def with_references(method: Attributor, references: Any) -> Attributor:
+    """Return the method with reference images (R, C, H, W) where it takes some and names none."""
+    if getattr(method, "references", ...) is None:
+        return dataclasses.replace(method, references=references)  # type: ignore[type-var]
+    return method

@@ -1,0 +1,67 @@
+"""The folder of a benchmark: what is finished stays, so that an interrupted run goes on where it stopped."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustsigma.benchmark.judge import Arrays
+from robustsigma.files import claim, write_atomically
+
+_SHARED = ("grid/", "axes/")  # the same for every batch
+
+
+class Store:
+    """One file for each model, method and batch.
+
+    Args:
+        folder: made if it is not there.
+        settings: of the run, as plain JSON types. A folder with other settings is refused.
+
+    Raises:
+        ValueError: naming the first setting that differs.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        claim(folder, settings)
+
+    def place(self, model: str, method: str, batch: int) -> Path:
+        """Return the place of one batch."""
+        return self.folder / "parts" / model / method / f"{batch:05}.npz"
+
+    def has(self, model: str, method: str, batch: int) -> bool:
+        """Return whether the batch is done."""
+        return self.place(model, method, batch).is_file()
+
+    def write(self, model: str, method: str, batch: int, arrays: Arrays) -> None:
+        """Keep what was measured on a batch."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        write_atomically(self.place(model, method, batch), buffer.getvalue())
+
+    def leave_out(self, model: str, method: str, reason: str) -> None:
+        """Keep why a method cannot explain a model."""
+        write_atomically(self._reason(model, method), reason.encode())
+
+    def left_out(self, model: str, method: str) -> str | None:
+        """Return why a method cannot explain a model, or None."""
+        path = self._reason(model, method)
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    def _reason(self, model: str, method: str) -> Path:
+        return self.folder / "parts" / model / method / "left_out.txt"
+
+    def read(self, model: str, method: str, batches: int) -> Arrays:
+        """Return a method's arrays over all batches in order; those that only some batches have end early."""
+        columns: dict[str, list[np.ndarray]] = {}
+        for batch in range(batches):
+            with np.load(self.place(model, method, batch), allow_pickle=False) as part:
+                for name in part.files:
+                    columns.setdefault(name, []).append(part[name])
+        return {
+            name: parts[0] if name.startswith(_SHARED) else np.concatenate(parts) for name, parts in columns.items()
+        }

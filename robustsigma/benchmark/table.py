@@ -1,0 +1,129 @@
+"""What was measured, as columns over images, and the comparisons that a reader may draw from them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustsigma.benchmark.judge import Arrays
+from robustsigma.engine.metrics import Interval, Quantity, Skip, mean_interval, paired_difference
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A quantity with its place in the report.
+
+    Attributes:
+        quantity: what it is.
+        group: "faithfulness", "localisation", "consistency" or "cost".
+        settings: of the metric that gives it, in words.
+    """
+
+    quantity: Quantity
+    group: str
+    settings: str
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the quantity says how good a map is, so that random maps are to be beaten in it."""
+        return self.group in ("faithfulness", "localisation")
+
+
+@dataclass(frozen=True)
+class Table:
+    """All values of one model.
+
+    Attributes:
+        columns: of the table.
+        arrays: of each method by name: "value/…", "skip/…", "curve/…" and notes, a row for each image.
+        controls: names of the methods that others have to beat.
+        random: the name of the random control.
+    """
+
+    columns: list[Column]
+    arrays: dict[str, Arrays]
+    controls: frozenset[str]
+    random: str
+    _better: dict[tuple[str, str, str], Interval | None] = field(default_factory=dict, repr=False)
+
+    def values(self, method: str, name: str) -> Floats:
+        """Return a method's values over images, NaN where an image was skipped."""
+        return self.arrays[method].get(f"value/{name}", np.empty(0)).astype(np.float64)
+
+    def interval(self, method: str, name: str) -> Interval | None:
+        """Return the mean over the images that have a value, or None without one."""
+        values = self.values(method, name)
+        finite = values[np.isfinite(values)]
+        return mean_interval(finite) if len(finite) else None
+
+    def skipped(self, method: str, name: str) -> dict[str, int]:
+        """Return how many images have no value, by reason."""
+        codes = self.arrays[method].get(f"skip/{name}", np.empty(0, dtype=np.int64))
+        return {Skip(int(code)).says: count for code, count in Counter(codes[codes != 0].tolist()).items()}
+
+    def advantage(self, method: str, over: str, column: Column) -> Interval | None:
+        """Return by how much a method is better than another on the images that both have values for.
+
+        The sign is such that positive is better; None where there is no such image.
+        """
+        name = column.quantity.name
+        key = (method, over, name)
+        if key not in self._better:
+            mine, theirs = self.values(method, name), self.values(over, name)
+            both = np.isfinite(mine) & np.isfinite(theirs) if len(mine) == len(theirs) else np.zeros(0, dtype=bool)
+            found = None
+            if both.any():
+                found = paired_difference(mine[both], theirs[both])
+                if column.quantity.better == "lower":
+                    found = Interval(-found.mean, -found.high, -found.low, found.n)
+            self._better[key] = found
+        return self._better[key]
+
+    def ranked(self, column: Column) -> list[str]:
+        """Return the methods that are not controls and have a mean, the best first."""
+        means = {}
+        for method in self.arrays:
+            found = self.interval(method, column.quantity.name) if method not in self.controls else None
+            if found is not None:
+                means[method] = found.mean
+        sign = -1 if column.quantity.better == "higher" else 1
+        return sorted(means, key=lambda method: sign * means[method])
+
+    def clear(self, column: Column) -> bool:
+        """Return whether the best is better than the second beyond the interval of their paired difference."""
+        order = self.ranked(column)
+        if len(order) < 2:
+            return False
+        found = self.advantage(order[0], order[1], column)
+        return found is not None and found.low > 0
+
+    def against_random(self, method: str, column: Column) -> tuple[Interval, str] | None:
+        """Return the advantage over the random control and "better", "worse" or "same"; None where it says nothing."""
+        if not column.ranks or method == self.random:
+            return None
+        found = self.advantage(method, self.random, column)
+        if found is None:
+            return None
+        return found, "better" if found.low > 0 else "worse" if found.high < 0 else "same"
+
+    def telling(self, column: Column) -> bool:
+        """Return whether the quantity tells any method but the controls from random maps."""
+        verdicts = [self.against_random(method, column) for method in self.arrays if method not in self.controls]
+        return any(verdict is not None and verdict[1] == "better" for verdict in verdicts)
+
+    def note(self, method: str, name: str) -> float:
+        """Return the mean over images of a note."""
+        return float(self.arrays[method][f"note/{name}"].mean())
+
+
+def as_json(interval: Interval | None) -> dict[str, Any]:
+    """Return an interval as plain JSON types, with None for what is not there."""
+    if interval is None:
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}

@@ -1,0 +1,152 @@
+"""Saliency-Bench: images in class folders, and what people marked in them as tables of numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robustsigma.data.annotations import Row, is_name, read_rows
+from robustsigma.data.files import FileDataset, Files, image_files, readable, to_tensor
+from robustsigma.data.folder import check_settings, stratified
+from robustsigma.data.masked import area_average
+from robustsigma.data.source import Source, Split
+from robustsigma.engine.validation import fail
+
+
+class AnnotatedFiles(FileDataset):
+    """Image files squeezed to a square, with the rows of their annotations; both are read when asked for.
+
+    Args:
+        files: image files and their labels.
+        size: side to resize to; nothing is cropped.
+        rows: by the image's file name.
+    """
+
+    def __init__(self, files: Files, size: int, rows: Mapping[str, Row]) -> None:
+        super().__init__([path for path, _ in files], [label for _, label in files], size, 3)
+        self.rows = [rows.get(path.name) for path in self.paths]
+
+    def tensor(self, image: Image.Image) -> Tensor:
+        """Return an opened image as float (3, size, size) in [0, 1]."""
+        return to_tensor(image, 3, self.size, squeeze=True)
+
+    def mask(self, index: int) -> Tensor:
+        """Return float (size, size) in [0, 1], the annotation's area average; zeros where nobody marked anything."""
+        row = self.rows[index]
+        if row is None:
+            return torch.zeros(self.size, self.size)
+        return area_average(row.numbers(), self.size).float().clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class SaliencyBench(Source):
+    """A folder in the published layout of Saliency-Bench (Zhang et al., arXiv 2310.08537, xaidataset.github.io).
+
+    `root/image/CLASS/` holds the images of a class; `root/attention_label/*.csv` are tables with the columns
+    `img_idx`, the name of an image's file, and `attention`, a two-dimensional JSON array of numbers in [0, 1], which
+    spans the whole image. An image without a row is one that nobody marked: its mask is all zero. Images are squeezed
+    to a square and never turned by what EXIF says, as in the benchmark's own loader, since annotations follow the
+    stored pixels; grey images become colour, transparency is dropped. Annotations are resized by area average and
+    stay soft: metrics decide from where on a pixel counts as marked. The benchmark splits 60:20:20 at random and does
+    not publish its split; this one is stratified and derives from the seed.
+
+    Every image and annotation of a split is read once when the split is asked for. Rows whose image is in no class
+    folder are left out with one warning that counts them.
+
+    Args:
+        root: the folder.
+        class_list: names of the class folders to use; a label is the place of a class in it. None uses all, sorted.
+        size: side of the images and masks in pixels.
+        val_fraction: share of images that becomes "val".
+        test_fraction: share of images that becomes "test".
+        seed: of the split.
+        skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError.
+            An unreadable annotation is an error even so.
+    """
+
+    root: str
+    class_list: tuple[str, ...] | None = None
+    size: int = 224
+    val_fraction: float = 0.2
+    test_fraction: float = 0.2
+    seed: int = 0
+    skip_broken: bool = False
+
+    def __post_init__(self) -> None:
+        check_settings(self.size, self.val_fraction, self.test_fraction, self.seed)
+        if self.class_list is None:
+            return
+        given: object = self.class_list
+        if isinstance(given, str):
+            raise fail("class_list", "a list of names", repr(given))
+        names = tuple(self.class_list)
+        if len(names) < 2 or len(set(names)) < len(names) or not all(map(is_name, names)):
+            raise fail("class_list", "at least two names of folders, each once", list(names))
+        object.__setattr__(self, "class_list", names)  # a list would make the source unhashable
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the class folders, in the given order or sorted."""
+        found = tuple(folder.name for folder in self._folders())
+        if self.class_list is None:
+            if len(found) < 2:
+                raise fail("root", f"at least two class folders in {Path(self.root) / 'image'}", len(found))
+            return found
+        missing = [name for name in self.class_list if name not in found]
+        if missing:
+            raise fail("class_list", f"folders of {Path(self.root) / 'image'}: {', '.join(found) or 'none'}", missing)
+        return self.class_list
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(3, size, size)."""
+        return 3, self.size, self.size
+
+    def split(self, split: Split) -> AnnotatedFiles:
+        """Return the images of one split with their masks, read from disk as they are asked for."""
+        self.check_split(split)
+        classes = self.classes
+        by_class = {
+            folder.name: [path for path in image_files(folder) if path.parent == folder] for folder in self._folders()
+        }
+        files = [(path, label) for label, name in enumerate(classes) for path in by_class[name]]
+        counts = [max(1, round(len(files) * share)) for share in (self.val_fraction, self.test_fraction)]
+        if sum(counts) >= len(files):
+            raise fail("root", f"enough images to split in {Path(self.root) / 'image'}", len(files))
+        rows = read_rows(Path(self.root) / "attention_label")
+        _match(rows, [path for paths in by_class.values() for path in paths])
+        chosen = [files[i] for i in stratified([label for _, label in files], counts[0], counts[1], self.seed)[split]]
+        dataset = readable(chosen, lambda part: AnnotatedFiles(part, self.size, rows), self.skip_broken)
+        for row in dataset.rows:
+            if row is not None:
+                row.numbers()
+        return dataset
+
+    def _folders(self) -> list[Path]:
+        folder = Path(self.root) / "image"
+        if not folder.is_dir():
+            raise fail("root", "a folder with the subfolders image and attention_label", f"no folder {folder}")
+        return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _match(rows: Mapping[str, Row], images: list[Path]) -> None:
+    """Raise if a row could be of two images, or none is of any; warn of rows without an image."""
+    by_name: dict[str, Path] = {}
+    for path in images:
+        first = by_name.setdefault(path.name, path)
+        if first != path and path.name in rows:
+            raise fail("root", f"one image for the annotation in {rows[path.name].where}", f"{first} and {path}")
+    lost = [name for name in rows if name not in by_name]
+    if lost:
+        message = (
+            f"{len(lost)} of {len(rows)} annotations are of images that no class folder has, the first of {lost[0]}"
+        )
+        if len(lost) == len(rows):
+            raise fail("root", "annotations that name the files of images", message)
+        warnings.warn(f"root: {message} ({rows[lost[0]].where}); left out", stacklevel=3)

@@ -1,0 +1,262 @@
+"""What every metric of attributions takes and returns."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import validation
+from robustsigma.engine.attributors import Attribution
+from robustsigma.engine.attributors.base import REDUCTIONS, Reduction, reduce_channels
+from robustsigma.engine.classifier import Classifier
+
+Better = Literal["higher", "lower"]
+T = TypeVar("T")
+
+
+class Skip(enum.IntEnum):
+    """Why an image has no value."""
+
+    NO = 0
+    LOW_CONFIDENCE = 1
+    NO_INFORMATION = 2
+    BLUR_EXPLAINS = 3
+    NO_VARIANCE = 4
+    EMPTY_MASK = 5
+    NO_DROP = 6
+    ONE_PATH = 7
+    NOT_STOCHASTIC = 8
+    NO_GAIN = 9
+
+    @property
+    def says(self) -> str:
+        """The reason in words."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    Skip.NO: "has a value",
+    Skip.LOW_CONFIDENCE: "the network is not sure enough of the image",
+    Skip.NO_INFORMATION: "blurred, the image compresses no better",
+    Skip.BLUR_EXPLAINS: "blurred, the image keeps its score",
+    Skip.NO_VARIANCE: "one of the two sides does not vary",
+    Skip.EMPTY_MASK: "nobody marked the object",
+    Skip.NO_DROP: "the score does not drop along the method's path",
+    Skip.ONE_PATH: "the method has one path",
+    Skip.NOT_STOCHASTIC: "the method draws nothing",
+    Skip.NO_GAIN: "the full image scores no higher than the empty one",
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number that a metric gives for each image.
+
+    Attributes:
+        name: short and unique, as in tables of values.
+        title: as people read it.
+        better: which way is better.
+        about: one sentence that says what it is.
+    """
+
+    name: str
+    title: str
+    better: Better
+    about: str
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A curve for each image, over a grid that they share.
+
+    Attributes:
+        x: (K,) the grid.
+        y: (B, K), NaN in all of an image's places where it was skipped.
+        x_title: what x is.
+        y_title: what y is.
+    """
+
+    x: Tensor
+    y: Tensor
+    x_title: str
+    y_title: str
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a metric found. B images.
+
+    Attributes:
+        values: (B,) float64 by the quantity's name, NaN where the image was skipped.
+        skips: int64 (B,) by name, members of `Skip`; without an entry no image was skipped.
+        curves: by name.
+    """
+
+    values: Mapping[str, Tensor]
+    skips: Mapping[str, Tensor] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    def skipped(self, name: str) -> Tensor:
+        """Return int64 (B,), why each image has no value; 0 where it has one."""
+        values = self.values[name]
+        return self.skips.get(name, torch.zeros(len(values), dtype=torch.int64, device=values.device))
+
+
+class Subject:
+    """Images, their target class and the network: what attributions are judged on.
+
+    Everything that metrics need and that does not depend on the attribution (perturbed images' scores, blurred
+    images, entropies) is computed once for a subject and shared by all attributions judged on it.
+
+    Args:
+        classifier: the network; left as it was.
+        images: float (B, C, H, W) in [0, 1].
+        target: class of each image, an int or (B,); None takes the predicted class.
+        masks: bool (B, H, W) or numbers in [0, 1], the object that decides the class (1) and the rest (0); None where
+            nobody marked it.
+        seed: an int for every image, or int64 (B,), of everything that metrics draw.
+
+    Attributes:
+        images: (B, C, H, W), a copy in at least single precision.
+        target: int64 (B,).
+        seeds: int64 (B,).
+        masks: (B, H, W) or None.
+        logits: (B, K) of the images.
+
+    Raises:
+        ValueError: an argument outside what is stated here.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        target: int | Tensor | None = None,
+        *,
+        masks: Tensor | None = None,
+        seed: int | Tensor = 0,
+    ) -> None:
+        validation.images(images, classifier.bounds)
+        seeds = validation.seed(seed, images)
+        chosen = None if target is None else validation.target(target, images)
+        self.classifier = classifier
+        self.masks = None if masks is None else _checked_masks(masks, images)
+        with classifier.frozen():
+            self.images = classifier.admit(images)
+            self.logits = classifier.logits(self.images)
+            self.target = self.logits.argmax(1) if chosen is None else chosen.clone()
+            self.seeds = seeds.clone()
+            validation.target_range(self.target, self.logits.shape[1])
+        self._shared: dict[Hashable, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` gives, called once for each key."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        found: T = self._shared[key]
+        return found
+
+
+def _checked_masks(masks: Tensor, images: Tensor) -> Tensor:
+    wanted = (len(images), *images.shape[2:])
+    if not isinstance(masks, Tensor) or tuple(masks.shape) != wanted:
+        got = f"shape {tuple(masks.shape)}" if isinstance(masks, Tensor) else type(masks).__name__
+        raise validation.fail("masks", f"shape {wanted}, one for each image", got)
+    soft = masks.detach().to(images.device, torch.float64)
+    if not bool(((soft >= 0) & (soft <= 1)).all()):  # NaN is on neither side
+        raise validation.fail("masks", "bool, or numbers in [0, 1]", "others")
+    return soft.clone()
+
+
+class AttributionMetric(ABC):
+    """A metric with its hyper-parameters; subclasses are frozen dataclasses.
+
+    Attributes:
+        quantities: what it gives for each image.
+        needs_masks: whether it judges against the subject's masks.
+    """
+
+    needs_masks: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What the metric gives for each image."""
+
+    @final
+    def __call__(self, subject: Subject, attribution: Attribution | Tensor) -> Measured:
+        """Judge an attribution of each of the subject's images.
+
+        Args:
+            subject: what was explained.
+            attribution: an attributor's result; or values (B, C, H, W) or a heatmap (B, H, W) made elsewhere, where
+                the metric needs no more.
+
+        Raises:
+            ValueError: another shape, values that are not finite, a result for other classes than the subject's, or
+                a metric that needs masks for a subject without them.
+        """
+        _check(subject, attribution)
+        if self.needs_masks and subject.masks is None:
+            raise validation.fail("masks", f"the subject's masks, which {type(self).__name__} judges against", "None")
+        with subject.classifier.frozen():
+            return self.measure(subject, attribution)
+
+    @abstractmethod
+    def measure(self, subject: Subject, attribution: Attribution | Tensor) -> Measured:
+        """Compute the metric; the arguments are checked, the classifier is frozen."""
+
+
+def _check(subject: Subject, attribution: Attribution | Tensor) -> None:
+    values = attribution.values if isinstance(attribution, Attribution) else attribution
+    count, _, height, width = subject.images.shape
+    if not isinstance(values, Tensor):
+        raise validation.fail("attribution", "an Attribution or a tensor", type(values).__name__)
+    fits = values.ndim in (3, 4) and len(values) == count and tuple(values.shape[-2:]) == (height, width)
+    if not fits or not values.is_floating_point():
+        expected = f"floating values ({count}, C, {height}, {width}) or ({count}, {height}, {width})"
+        raise validation.fail("attribution", expected, f"{values.dtype} {tuple(values.shape)}")
+    if not bool(torch.isfinite(values).all()):
+        raise validation.fail("attribution", "finite values", "NaN or infinity")
+    if isinstance(attribution, Attribution) and not bool((attribution.target == subject.target).all()):
+        raise validation.fail("attribution", "one of the subject's target classes", "one of other classes")
+
+
+@dataclass(frozen=True)
+class HeatmapMetric(AttributionMetric):
+    """A metric of one number for each pixel.
+
+    Args:
+        reduction: how channels become one: "abs_sum", "sum_abs" or "sum". A tensor (B, H, W) is taken as it is.
+    """
+
+    reduction: Reduction = field(default="abs_sum", kw_only=True)
+
+    def __post_init__(self) -> None:
+        validation.choice("reduction", self.reduction, REDUCTIONS)
+
+    @final
+    def measure(self, subject: Subject, attribution: Attribution | Tensor) -> Measured:
+        """Reduce the channels and compute the metric."""
+        values = attribution.values if isinstance(attribution, Attribution) else attribution
+        values = values.detach().to(subject.images.device, torch.float64)
+        return self.of_heatmaps(subject, values if values.ndim == 3 else reduce_channels(values, self.reduction))
+
+    @abstractmethod
+    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+        """Compute the metric of heatmaps, float64 (B, H, W)."""
+
+
+def constant(heatmaps: Tensor) -> Tensor:
+    """Return bool (B,), whether all pixels of a map are equal: it says nothing, and no metric may reward it."""
+    flat = heatmaps.flatten(1)
+    return flat.amin(1) == flat.amax(1)

@@ -1,0 +1,115 @@
+"""Insertion and deletion: how fast the score comes, or goes, with the pixels that an attribution ranks first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import validation
+from robustsigma.engine.classifier import SCORES, Score, pick
+from robustsigma.engine.metrics.base import Curve, HeatmapMetric, Measured, Quantity, Skip, Subject
+from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
+from robustsigma.engine.metrics.scoring import score_copies
+from robustsigma.engine.metrics.substrates import SUBSTRATES, Substrate, substrate
+
+
+@dataclass(frozen=True)
+class InsertionDeletion(HeatmapMetric):
+    """Areas under RISE's insertion and deletion curves (Petsiuk et al., 2018, section 4.1) and their difference.
+
+    Pixels are shown on an image without information, or taken from the full image, `step` at a time and in the order
+    of the heatmap; the curve is the score of the target. The difference, insertion minus deletion, is the measure
+    of Akhtar and Jalwana. A curve's area is the trapezoid rule over its n + 1 points.
+
+    Args:
+        insertion: what insertion starts from: "blur", "mean" or "black".
+        deletion: what deletion ends with.
+        step: pixels at a time; None takes the width of the image, as RISE does.
+        score: of the curves.
+        normalised: also map each curve so that its empty image has 0 and its full image 1; images whose full image
+            scores no higher are skipped.
+        tie_break: the order of equal pixels; see `robustsigma.engine.metrics.ranking.ranks`.
+        reduction: of the channels.
+    """
+
+    insertion: Substrate = "blur"
+    deletion: Substrate = "mean"
+    step: int | None = None
+    score: Score = "prob"
+    normalised: bool = False
+    tie_break: TieBreak = "random"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validation.choice("insertion", self.insertion, SUBSTRATES)
+        validation.choice("deletion", self.deletion, SUBSTRATES)
+        if self.step is not None:
+            validation.integer("step", self.step, 1)
+        validation.choice("score", self.score, SCORES)
+        validation.choice("tie_break", self.tie_break, TIE_BREAKS)
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Insertion, deletion and their difference."""
+        return (
+            Quantity("insertion", "Insertion", "higher", f"area under the score as pixels appear on {self.insertion}"),
+            Quantity("deletion", "Deletion", "lower", f"area under the score as pixels turn to {self.deletion}"),
+            Quantity("difference", "Insertion \u2212 deletion", "higher", "insertion minus deletion of the same image"),
+        )
+
+    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+        """Return the areas and both curves; 2 (n + 1) forward passes an image."""
+        order = ranks(heatmaps, subject.seeds, self.tie_break)
+        pixels = order.shape[1]
+        step = self.step or heatmaps.shape[2]
+        points = -(-pixels // step) + 1
+        curves = {
+            "insertion": self._curve(subject, order, step, points, substrate(self.insertion, subject), subject.images),
+            "deletion": self._curve(subject, order, step, points, subject.images, substrate(self.deletion, subject)),
+        }
+        skips: dict[str, Tensor] = {}
+        if self.normalised:
+            flat = {name: curve[:, -1] <= curve[:, 0] for name, curve in _forward(curves).items()}
+            curves = {name: _normalised(curve, name, flat[name]) for name, curve in curves.items()}
+            skipped = {**flat, "difference": flat["insertion"] | flat["deletion"]}
+            skips = {name: skip.long() * Skip.NO_GAIN for name, skip in skipped.items()}
+        areas = {name: area(curve) for name, curve in curves.items()}
+        share = (torch.arange(points, device=order.device, dtype=torch.float64) * step / pixels).clamp(max=1)
+        titles = {"insertion": "share of pixels shown", "deletion": "share of pixels taken away"}
+        return Measured(
+            {**areas, "difference": areas["insertion"] - areas["deletion"]},
+            skips,
+            {name: Curve(share, curve, titles[name], self._axis()) for name, curve in curves.items()},
+        )
+
+    def _axis(self) -> str:
+        names = {"prob": "probability of the class", "log_prob": "log-probability of the class", "logit": "logit"}
+        return names[self.score] + (", normalised" if self.normalised else "")
+
+    def _curve(self, subject: Subject, order: Tensor, step: int, points: int, first: Tensor, last: Tensor) -> Tensor:
+        """Return the scores (B, points) on the way from one image to another, pixel after pixel."""
+        height, width = first.shape[2:]
+
+        def make(rows: Tensor, copies: Tensor) -> Tensor:
+            moved = order[rows] < (copies * step)[:, None]
+            return torch.where(moved.reshape(-1, 1, height, width), last[rows], first[rows])
+
+        return score_copies(subject, points, make, lambda logits, target: pick(logits, target, self.score)).double()
+
+
+def area(curves: Tensor) -> Tensor:
+    """Return the area (B,) under curves (B, n + 1) over [0, 1] by the trapezoid rule, as RISE takes it."""
+    return (curves.sum(1) - curves[:, 0] / 2 - curves[:, -1] / 2) / (curves.shape[1] - 1)
+
+
+def _forward(curves: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the curves from the empty to the full image."""
+    return {"insertion": curves["insertion"], "deletion": curves["deletion"].flip(1)}
+
+
+def _normalised(curve: Tensor, name: str, skip: Tensor) -> Tensor:
+    empty, full = (curve[:, :1], curve[:, -1:]) if name == "insertion" else (curve[:, -1:], curve[:, :1])
+    mapped = (curve - empty) / (full - empty).where(~skip[:, None], torch.ones_like(full))
+    return mapped.masked_fill(skip[:, None], torch.nan)

@@ -1,0 +1,91 @@
+"""What is seen only when a method runs again: with other seeds, and on a network that has learnt nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import noise, validation
+from robustsigma.engine.attributors import Attribution, Attributor
+from robustsigma.engine.attributors.base import Reduction
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.metrics.base import Measured, Skip, Subject
+from robustsigma.engine.metrics.ranking import spearman
+
+
+def stability(
+    subject: Subject,
+    attributor: Attributor,
+    attribution: Attribution,
+    *,
+    seeds: int = 2,
+    reduction: Reduction = "abs_sum",
+) -> Measured:
+    """Return "stability": the rank correlation of a heatmap with those of other seeds, mean over seeds.
+
+    Args:
+        subject: what was explained.
+        attributor: the method; skipped if it draws nothing.
+        attribution: its result.
+        seeds: how often it runs again.
+        reduction: of the channels.
+    """
+    validation.integer("seeds", seeds, 1)
+    if not attributor.stochastic:
+        codes = torch.full_like(subject.target, int(Skip.NOT_STOCHASTIC))
+        return Measured({"stability": torch.full_like(codes, torch.nan, dtype=torch.float64)}, {"stability": codes})
+    first = attribution.heatmap(reduction)
+    total = torch.zeros(len(subject), dtype=torch.float64, device=first.device)
+    for place in range(seeds):
+        other = noise.fold(subject.seeds, "stability", place)
+        again = attributor(subject.classifier, subject.images, subject.target, seed=other)
+        total += spearman(first, again.heatmap(reduction))
+    return _named("stability", total / seeds)
+
+
+def randomisation(
+    subject: Subject,
+    shuffled: Classifier,
+    attributor: Attributor,
+    attribution: Attribution,
+    *,
+    seed: int | Tensor,
+    reduction: Reduction = "abs_sum",
+) -> Measured:
+    """Return "randomisation": the rank correlation with the heatmap of a network whose parameters were shuffled.
+
+    The model-parameter randomisation test of Adebayo et al. (2018): a map that stays the same does not depend on what
+    the network has learnt. The shuffled network is asked about the class that it predicts itself, since a method that
+    walks until a class is lost has nothing to do where the class was never found.
+
+    Args:
+        subject: what was explained.
+        shuffled: the network after `shuffle_parameters`.
+        attributor: the method.
+        attribution: its result on the subject.
+        seed: of the method, the same as in `attribution`: only the network may differ.
+        reduction: of the channels.
+    """
+    other = attributor(shuffled, subject.images, seed=seed)
+    return _named("randomisation", spearman(attribution.heatmap(reduction), other.heatmap(reduction)))
+
+
+def shuffle_parameters(classifier: Classifier, seed: int) -> Classifier:
+    """Return a copy whose parameters have their entries in a random order, each tensor within itself.
+
+    Every layer keeps the distribution of its weights, so that activations stay in range, and loses what it learnt.
+    Buffers, such as BatchNorm's running statistics, stay.
+    """
+    shuffled = copy.deepcopy(classifier)
+    with torch.no_grad():
+        for name, parameter in shuffled.named_parameters():
+            key = noise.fold(torch.tensor([seed]), "shuffle", name)
+            order = noise.uniform(key, (parameter.numel(),), torch.float64)[0].argsort(stable=True)
+            parameter.copy_(parameter.flatten()[order.to(parameter.device)].reshape(parameter.shape))
+    return shuffled
+
+
+def _named(name: str, similarity: Tensor) -> Measured:
+    return Measured({name: similarity}, {name: similarity.isnan().long() * Skip.NO_VARIANCE})

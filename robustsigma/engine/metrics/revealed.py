@@ -1,0 +1,97 @@
+"""An image of which some pixels are revealed and the others interpolated from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+from scipy.interpolate import LinearNDInterpolator
+from scipy.ndimage import minimum_filter
+from scipy.spatial import Delaunay
+
+from robustsigma.engine.metrics.local_delaunay import Triangles, along_edges, look_up, search
+from robustsigma.engine.validation import choice, fail
+
+Array = np.ndarray[Any, Any]
+Interpolation = Literal["fast", "exact"]
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+
+# From which qhull is faster: hidden pixels for each revealed one next to them, and such ones for each pixel left over.
+_SPARSE, _COSTLY = 3, 3
+_STEPS: tuple[Callable[[Array, Array], Triangles], ...] = (
+    along_edges,
+    look_up,
+    *(partial(search, reach=reach) for reach in (4, 8, 24)),
+)
+
+
+def reveal(image: Array, revealed: Array, interpolation: Interpolation = "fast") -> Array:
+    """Return the image with its hidden pixels interpolated linearly in the Delaunay triangles of the revealed ones.
+
+    That is the blur of Performance Information Curves (Kapishnikov et al., XRAI, 2019, section 4). The four corners
+    are always revealed.
+
+    Where four or more revealed pixels lie on one circle with none inside, as on a grid they often do, there are
+    several Delaunay triangulations, and which one an implementation takes is chance. "exact" takes that of
+    scipy.interpolate.griddata and gives its numbers to the last bit; "fast" takes another in such places, and is
+    equal to it, but for one level where rounding is a tie, in all others.
+
+    Args:
+        image: uint8 (H, W, C), at least 2 x 2 pixels.
+        revealed: bool (H, W).
+        interpolation: "fast" or "exact".
+
+    Returns:
+        uint8 (H, W, C).
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    choice("interpolation", interpolation, INTERPOLATIONS)
+    if image.dtype != np.uint8 or image.ndim != 3 or min(image.shape[:2]) < 2:
+        raise fail("image", "uint8 (H, W, C) of at least 2 x 2 pixels", f"{image.dtype} {image.shape}")
+    if revealed.dtype != np.bool_ or revealed.shape != image.shape[:2]:
+        raise fail("revealed", f"bool {image.shape[:2]}", f"{revealed.dtype} {revealed.shape}")
+    revealed = revealed.copy()
+    revealed[np.ix_([0, -1], [0, -1])] = True
+    hidden = np.argwhere(~revealed)
+    result = image.copy()
+    if len(hidden):
+        fill = _local if interpolation == "fast" else _triangulated
+        values = fill(image, revealed, hidden)
+        # Single precision before rounding, as griddata's callers store it, so that ties are the same ones.
+        result[hidden[:, 0], hidden[:, 1]] = values.astype(np.float32).round().astype(np.uint8)
+    return result
+
+
+def _triangulated(image: Array, points: Array, hidden: Array) -> Array:
+    """Return the values (n, C) of hidden pixels from one triangulation of the points (H, W), shared by all channels."""
+    values = LinearNDInterpolator(Delaunay(np.argwhere(points).astype(float)), image[points].astype(float))(hidden)
+    # Between corners nothing is outside; only rounding may say so, and griddata then fills in the mean.
+    return np.where(np.isnan(values), image.mean((0, 1)), values)
+
+
+def _local(image: Array, revealed: Array, hidden: Array) -> Array:
+    """Return the same values (n, C), but for ties, from each hidden pixel's surroundings where that is faster."""
+    # All triangles at a revealed pixel whose eight neighbours are revealed are halves of squares between them.
+    border = revealed & ~minimum_filter(revealed, 3, mode="nearest")
+    border[np.ix_([0, -1], [0, -1])] = True
+    points = int(border.sum())
+    if _SPARSE * points < len(hidden):
+        return _triangulated(image, border, hidden)
+    pixels = image.reshape(-1, image.shape[2]).astype(float)
+    values = np.empty((len(hidden), image.shape[2]))
+    left = np.arange(len(hidden))
+    for step in _STEPS:
+        triangles = step(revealed, hidden[left])
+        found = triangles.found
+        values[left[found]] = np.einsum("nk,nkc->nc", triangles.weights[found], pixels[triangles.corners[found]])
+        left = left[~found]
+        if not len(left):
+            return values
+        if step is not along_edges and _COSTLY * len(left) > points:
+            break
+    values[left] = _triangulated(image, border, hidden[left])
+    return values

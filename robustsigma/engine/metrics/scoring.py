@@ -1,0 +1,31 @@
+"""Scores of many altered copies of each image, without holding more of them than the network takes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine.metrics.base import Subject
+
+
+def score_copies(
+    subject: Subject, count: int, make: Callable[[Tensor, Tensor], Tensor], read: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return what `read` makes of each copy, (B, count, ...); call inside `frozen()`.
+
+    Args:
+        subject: the images.
+        count: copies of each image.
+        make: from rows (n,), indices of images, and copies (n,), their numbers, to the images (n, C, H, W).
+        read: from logits (n, K) and target classes (n,) to (n, ...).
+    """
+    size = subject.classifier.chunk_for(subject.images)
+    device, parts = subject.images.device, []
+    for start in range(0, len(subject) * count, size):
+        at = torch.arange(start, min(start + size, len(subject) * count), device=device)
+        rows, copies = at // count, at % count
+        parts.append(read(subject.classifier.logits(make(rows, copies)), subject.target[rows]))
+    joined = torch.cat(parts)
+    return joined.reshape(len(subject), count, *joined.shape[1:])

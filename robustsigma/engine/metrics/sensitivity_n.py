@@ -1,0 +1,116 @@
+"""Sensitivity-N: do the attributions of a set of pixels add up to what their removal costs?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import noise, validation
+from robustsigma.engine.attributors.base import Reduction
+from robustsigma.engine.classifier import SCORES, Score, pick
+from robustsigma.engine.metrics.base import Curve, HeatmapMetric, Measured, Quantity, Skip, Subject
+from robustsigma.engine.metrics.ranking import pearson
+from robustsigma.engine.metrics.scoring import score_copies
+from robustsigma.engine.metrics.substrates import SUBSTRATES, Substrate, substrate
+
+# Ten fractions from .01 to .9, evenly spaced on a logarithmic axis.
+_FRACTIONS = tuple(round(0.01 * 90 ** (k / 9), 4) for k in range(10))
+_MOST_VALUES = 2**22  # of the permutations held at once
+
+
+@dataclass(frozen=True)
+class SensitivityN(HeatmapMetric):
+    """Correlation between attribution and effect over random sets of n pixels (Ancona et al., 2018, definition 1).
+
+    For each share of the pixels, random sets S of that size are drawn; the correlation is between the sum of the
+    attributions in S and F(x) - F(x without S), over the sets, for each image. The value is the mean over shares. A
+    share at which one of the two does not vary has no correlation and is left out; an image without any is skipped.
+    One random order serves all shares: the set of n pixels is its first n.
+
+    Args:
+        fractions: shares of the pixels, each in (0, 1).
+        subsets: sets drawn for each image and share.
+        removal: what removed pixels become: "mean", "blur" or "black".
+        score: F.
+        reduction: of the channels; a pixel is a feature, and signs count.
+    """
+
+    fractions: tuple[float, ...] = _FRACTIONS
+    subsets: int = 100
+    removal: Substrate = "mean"
+    score: Score = "logit"
+    reduction: Reduction = field(default="sum", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "fractions", tuple(self.fractions))
+        if not self.fractions or any(not 0 < share < 1 for share in self.fractions):
+            raise validation.fail("fractions", "at least one share in (0, 1)", repr(self.fractions))
+        validation.integer("subsets", self.subsets, 2)
+        validation.choice("removal", self.removal, SUBSTRATES)
+        validation.choice("score", self.score, SCORES)
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """The mean correlation."""
+        about = (
+            f"correlation of a random set's attribution with what its removal to {self.removal} costs, mean of shares"
+        )
+        return (Quantity("sensitivity_n", "Sensitivity-N", "higher", about),)
+
+    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+        """Return the correlations; once for a subject, a forward pass for each set of each share."""
+        key = ("sensitivity_n", self.fractions, self.subsets, self.removal, self.score)
+        costs = subject.shared(key, lambda: self._costs(subject))
+        sizes = self._sizes(heatmaps[0].numel(), heatmaps.device)
+        flat = heatmaps.flatten(1)
+        sums = torch.cat(
+            [
+                flat[:, None].expand_as(order).gather(2, order).cumsum(2)[..., sizes - 1]
+                for order in self._orders(subject)
+            ],
+            1,
+        )
+        found = pearson(sums.transpose(1, 2), costs.transpose(1, 2))
+        # Sums of a constant map differ in their last bits, by the order of the additions.
+        found = found.masked_fill((flat.amin(1) == flat.amax(1))[:, None], torch.nan)
+        skips = found.isnan().all(1).long() * Skip.NO_VARIANCE
+        grid = torch.tensor(self.fractions, dtype=torch.float64, device=flat.device)
+        curve = Curve(grid, found, "share of pixels removed", "correlation")
+        return Measured({"sensitivity_n": found.nanmean(1)}, {"sensitivity_n": skips}, {"sensitivity_n": curve})
+
+    def _sizes(self, pixels: int, device: torch.device) -> Tensor:
+        return torch.tensor([min(max(1, round(s * pixels)), pixels - 1) for s in self.fractions], device=device)
+
+    def _orders(self, subject: Subject) -> Iterator[Tensor]:
+        """Yield the random orders of the pixels, int64 (B, some of the sets, H * W)."""
+        count, pixels = len(subject), subject.images[0, 0].numel()
+        size = max(1, _MOST_VALUES // (count * pixels))
+        for start in range(0, self.subsets, size):
+            sets = torch.arange(start, min(start + size, self.subsets), device=subject.images.device)
+            keys = noise.fold(subject.seeds.repeat_interleave(len(sets)), "sensitivity_n", sets.repeat(count))
+            drawn = noise.uniform(keys, (pixels,), torch.float32)
+            yield drawn.argsort(dim=1, stable=True).reshape(count, len(sets), pixels)
+
+    def _costs(self, subject: Subject) -> Tensor:
+        """Return F(x) - F(x without S), float64 (B, subsets, shares)."""
+        removed = substrate(self.removal, subject)
+        height, width = removed.shape[2:]
+        sizes = self._sizes(height * width, removed.device)
+        parts = []
+        for order in self._orders(subject):
+            places = torch.arange(order.shape[2], device=order.device).expand_as(order)
+            rank = torch.empty_like(order).scatter_(2, order, places)
+
+            def make(rows: Tensor, copies: Tensor, rank: Tensor = rank) -> Tensor:
+                inside = rank[rows, copies // len(sizes)] < sizes[copies % len(sizes)][:, None]
+                return torch.where(inside.reshape(-1, 1, height, width), removed[rows], subject.images[rows])
+
+            copies = order.shape[1] * len(sizes)
+            scores = score_copies(subject, copies, make, lambda logits, target: pick(logits, target, self.score))
+            parts.append(scores.double().reshape(len(subject), -1, len(sizes)))
+        full = pick(subject.logits, subject.target, self.score).double()
+        return full[:, None, None] - torch.cat(parts, 1)

@@ -1,0 +1,367 @@
+"""SIC and AIC: the authors' recorded numbers, closed forms, skips, and what the defaults are for."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import cases
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.lib.npyio import NpzFile
+from torch import Tensor, nn
+
+from robustsigma import Classifier
+from robustsigma.engine.metrics.base import Measured, Skip, Subject
+from robustsigma.engine.metrics.information import information
+from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
+from robustsigma.engine.metrics.revealed import reveal
+
+RECORDED = 4  # images
+AUTHORS = PerformanceInformation(tie_break="reference", interpolation="exact")
+REASONS = {"score on the original": Skip.LOW_CONFIDENCE, "entropy": Skip.NO_INFORMATION, "blurred": Skip.BLUR_EXPLAINS}
+
+
+class Recorded(nn.Module):
+    """The network of the recorded runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        made = cases._made
+        self.conv1, self.conv2 = made(nn.Conv2d, 3, 8, 3, padding=1), made(nn.Conv2d, 8, 16, 3, stride=2, padding=1)
+        self.fc = made(nn.Linear, 64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.adaptive_avg_pool2d(F.relu(self.conv2(F.softplus(self.conv1(x)))), 2).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def stored(vectors: Path) -> NpzFile:
+    return np.load(vectors / "metrics.npz")
+
+
+@pytest.fixture(scope="module")
+def recorded(vectors: Path, stored: NpzFile) -> Subject:
+    """Return the images of the recorded runs with their random masks; skip where libwebp gives other sizes."""
+    problem, net = np.load(vectors / "problem.npz"), Recorded()
+    net.load_state_dict({key[4:]: torch.tensor(problem[key]) for key in problem if key.startswith("sd__")})
+    images = problem["images"][:RECORDED]
+    bytes_ = np.round(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    if [information(image) for image in bytes_] != [int(stored[f"pic_{i}_entropy_orig"]) for i in range(RECORDED)]:
+        pytest.skip("this build of libwebp gives other sizes than that of the recorded runs")
+    subject = Subject(Classifier(net), torch.tensor(images), torch.tensor(problem["targets"][:RECORDED]))
+    masks = np.stack([stored[f"pic_{i}_random_mask"] for i in range(RECORDED)])
+    return with_masks(subject, masks)
+
+
+def with_masks(subject: Subject, masks: np.ndarray, fraction: float = 0.01) -> Subject:
+    """Give the subject random masks made elsewhere."""
+    subject.shared(("pic drawn", fraction), lambda: masks)
+    return subject
+
+
+@pytest.mark.parametrize("heatmap", ["ig", "idg", "gig", "sigma", "random"])
+@pytest.mark.parametrize("monotone", [True, False])
+def test_equals_the_authors_runs(recorded, stored, heatmap, monotone):
+    metric = PerformanceInformation(tie_break="reference", interpolation="exact", monotone=monotone)
+    found = metric(recorded, torch.tensor(stored[f"map_{heatmap}"][:RECORDED]))
+    compared = 0
+    for i in range(RECORDED):
+        for name in ("sic", "aic"):
+            key = f"pic_{i}_{heatmap}_{name}" + ("" if monotone else "_nonmono")
+            value, why = float(found.values[name][i]), int(found.skips[name][i])
+            if f"{key}_error" in stored:
+                assert np.isnan(value)
+                assert found.curves[name].y[i].isnan().all()
+                said = str(stored[f"{key}_error"])
+                assert why == next(reason for start, reason in REASONS.items() if start in said)
+                continue
+            assert why == Skip.NO
+            # The authors' run took the softmax in single precision.
+            np.testing.assert_allclose(found.curves[name].y[i], stored[f"{key}_curve_y"], atol=3e-5)
+            assert value == pytest.approx(float(stored[f"{key}_auc"]), abs=2e-5)
+            compared += 1
+    assert compared == 3
+
+
+def test_start_and_steps_equal_the_authors_runs(recorded, stored):
+    heatmaps, ends = torch.tensor(stored["map_ig"][:RECORDED]), AUTHORS._ends(recorded)
+    masks = AUTHORS._masks(recorded, heatmaps) | ends.drawn[:, None]
+    compared = 0
+    for i in range(RECORDED):
+        start = reveal(ends.images[i], ends.drawn[i], "exact")
+        np.testing.assert_array_equal(start, stored[f"pic_{i}_blurred"])
+        assert ends.information[i].tolist() == [stored[f"pic_{i}_entropy_{end}"] for end in ("blurred", "orig")]
+        key = f"pic_{i}_ig_sic"
+        if f"{key}_error" in stored:
+            continue
+        steps = [start, *(reveal(ends.images[i], mask, "exact") for mask in masks[i]), ends.images[i]]
+        np.testing.assert_array_equal(np.stack(steps), stored[f"{key}_blurred_images"])
+        assert [information(step) for step in steps] == stored[f"{key}_entropies"].tolist()
+        images = torch.tensor(np.stack(steps)).permute(0, 3, 1, 2) / 255
+        with recorded.classifier.frozen():
+            score = recorded.classifier.score(images, recorded.target[i].expand(len(steps)))
+        np.testing.assert_allclose(score, stored[f"{key}_pred"], atol=1e-6)
+        compared += 1
+    assert compared == 2
+
+
+class Checkers(nn.Module):
+    """Two classes: the first is as likely as a checkerboard in the object is strong."""
+
+    def __init__(self, channels: int, mask: Tensor, gain: float = 6.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(gain * checkers(*mask.shape) * mask / mask.sum() / channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = (x * self.weight).sum((1, 2, 3))
+        return torch.stack([found, 1 - found], 1)
+
+
+def checkers(height: int, width: int) -> Tensor:
+    return (torch.arange(height)[:, None] + torch.arange(width)) % 2 * 2.0 - 1
+
+
+def object_mask(height: int = 24, width: int = 20) -> Tensor:
+    mask = torch.zeros(height, width)
+    mask[8:14, 6:12] = 1
+    return mask
+
+
+def subject(
+    count: int = 2,
+    *,
+    channels: int = 3,
+    dtype: torch.dtype = torch.float32,
+    seed: int | Tensor = 3,
+    target: int | None = None,
+    chunk_size: int | None = None,
+) -> Subject:
+    """Return images of noise, in which a checkerboard is the object that decides the class."""
+    mask = object_mask()
+    noise = torch.rand(count, channels, *mask.shape, generator=cases.generator(0), dtype=torch.float64)
+    images = torch.where(mask == 1, 0.5 + 0.45 * checkers(*mask.shape).double(), 0.3 + 0.4 * noise).to(dtype)
+    net = Classifier(Checkers(channels, mask).to(dtype), chunk_size=chunk_size)
+    return Subject(net, images, target, seed=seed)
+
+
+def random_maps(judged: Subject, seed: int = 5) -> Tensor:
+    count, _, height, width = judged.images.shape
+    return torch.rand(count, height, width, generator=cases.generator(seed), dtype=torch.float64)
+
+
+def same(first: Measured, second: Measured, tolerance: float = 0.0) -> None:
+    assert first.values.keys() == second.values.keys()
+    for name, values in first.values.items():
+        torch.testing.assert_close(values, second.values[name], rtol=0, atol=tolerance, equal_nan=True)
+        torch.testing.assert_close(first.curves[name].y, second.curves[name].y, rtol=0, atol=tolerance, equal_nan=True)
+        assert torch.equal(first.skipped(name), second.skipped(name))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_object_beats_a_random_map(channels, dtype):
+    judged = subject(4, channels=channels, dtype=dtype, seed=cases.seeds())
+    best = PerformanceInformation()(judged, object_mask().expand(4, -1, -1).contiguous())
+    chance = PerformanceInformation()(judged, random_maps(judged))
+    for name in ("sic", "aic"):
+        assert (best.skips[name] == Skip.NO).all()
+        assert (best.values[name] > chance.values[name] + 0.05).all()
+        assert best.values[name].dtype == torch.float64
+
+
+def test_curves_are_what_the_values_are_the_area_of():
+    found = PerformanceInformation()(judged := subject(), random_maps(judged))
+    for name in ("sic", "aic"):
+        curve = found.curves[name]
+        assert curve.y.shape == (2, 1001)
+        assert (curve.x[0], curve.x[-1]) == (0, 1)
+        assert (curve.y[:, 0] == 0).all()
+        assert (curve.y[:, -1] == 1).all()
+        assert ((curve.y >= 0) & (curve.y <= 1)).all()
+        torch.testing.assert_close(torch.trapezoid(curve.y, curve.x), found.values[name])
+        curve_of_all, area = aggregate(curve.y, "mean")
+        torch.testing.assert_close(curve_of_all, curve.y.mean(0))
+        assert area == pytest.approx(float(found.values[name].mean()))
+
+
+@pytest.mark.parametrize("tie_break", ["random", "index"])
+def test_reveals_what_the_reference_does_where_no_pixels_are_equal(tie_break):
+    heatmaps = random_maps(judged := subject())
+    expected = PerformanceInformation(tie_break="reference")
+    metric = PerformanceInformation(tie_break=tie_break)
+    assert (metric._masks(judged, heatmaps) == expected._masks(judged, heatmaps)).all()
+    same(metric(judged, heatmaps), expected(judged, heatmaps))
+
+
+def test_a_constant_map_is_revealed_no_faster_than_a_random_one():
+    constant, metric = torch.zeros(2, 24, 20), PerformanceInformation()
+    revealed = metric._masks(judged := subject(seed=torch.tensor([1, 2])), constant)
+    expected = metric._masks(judged, random_maps(judged))
+    assert (revealed.sum((2, 3)) == expected.sum((2, 3))).all()
+    assert (revealed[0] != revealed[1]).any()
+    assert PerformanceInformation(tie_break="reference")._masks(judged, constant).all()  # what this guards against
+
+
+def test_a_batch_equals_its_images_alone():
+    judged = subject(3, seed=cases.seeds(3))
+    heatmaps = random_maps(judged)
+    heatmaps[1] = 0  # ties are broken by the image's own seed
+    together = PerformanceInformation()(judged, heatmaps)
+    for i in range(3):
+        alone = Subject(
+            judged.classifier, judged.images[i : i + 1], judged.target[i : i + 1], seed=judged.seeds[i : i + 1]
+        )
+        found = PerformanceInformation()(alone, heatmaps[i : i + 1])
+        for name in ("sic", "aic"):
+            torch.testing.assert_close(found.values[name], together.values[name][i : i + 1], rtol=0, atol=1e-6)
+
+
+def test_chunks_do_not_matter():
+    heatmaps = random_maps(whole := subject())
+    same(PerformanceInformation()(whole, heatmaps), PerformanceInformation()(subject(chunk_size=3), heatmaps), 1e-6)
+
+
+def test_each_image_draws_its_own_start():
+    starts = PerformanceInformation(mask_fraction=0.1)._ends(subject(3, seed=torch.tensor([1, 2, 1]))).drawn
+    assert (starts.sum((1, 2)) == 48).all()
+    assert (starts[0] == starts[2]).all()
+    assert (starts[0] != starts[1]).any()
+
+
+def test_what_no_attribution_changes_is_computed_once():
+    seen = []
+    judged = subject()
+    judged.classifier.net.register_forward_pre_hook(lambda module, x: seen.append(len(x[0])))
+    heatmaps = random_maps(judged)
+    first = PerformanceInformation()(judged, heatmaps)
+    assert sum(seen) == 2 * (2 + 13)
+    second = PerformanceInformation(monotone=False)(judged, heatmaps)
+    assert sum(seen) == 2 * (2 + 13 + 13)
+    assert (second.values["sic"] <= first.values["sic"]).all()
+
+
+def test_the_network_is_shown_eight_bits():
+    seen = []
+    judged = subject()
+    judged.classifier.net.register_forward_pre_hook(lambda module, x: seen.append(x[0].clone()))
+    PerformanceInformation()(judged, random_maps(judged))
+    levels = torch.cat(seen) * 255
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+
+
+def flat(judged: Subject) -> Subject:
+    return Subject(judged.classifier, torch.full_like(judged.images, 0.5), 0)
+
+
+def indifferent(judged: Subject) -> Subject:
+    judged.classifier.net.weight.data.zero_()
+    return Subject(judged.classifier, judged.images, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "min_confidence", "sic", "aic"),
+    [
+        (partial(subject, target=0), 1.0, Skip.LOW_CONFIDENCE, Skip.NO),
+        (partial(subject, target=1), 0.0, Skip.BLUR_EXPLAINS, Skip.BLUR_EXPLAINS),
+        (partial(subject, target=1), 0.8, Skip.LOW_CONFIDENCE, Skip.LOW_CONFIDENCE),
+        (lambda: flat(subject()), 0.0, Skip.NO_INFORMATION, Skip.NO_INFORMATION),
+        (lambda: indifferent(subject()), 0.5, Skip.BLUR_EXPLAINS, Skip.BLUR_EXPLAINS),
+    ],
+    ids=["unsure", "other-class", "unsure-first", "flat", "indifferent"],
+)
+def test_skipped_images_say_why_and_are_nan(make, min_confidence, sic, aic):
+    judged = make()
+    found = PerformanceInformation(min_confidence=min_confidence)(judged, random_maps(judged))
+    for name, why in (("sic", sic), ("aic", aic)):
+        assert (found.skipped(name) == why).all()
+        assert (found.values[name].isnan() == (why != Skip.NO)).all()
+        assert (found.curves[name].y.isnan().all(1) == (why != Skip.NO)).all()
+
+
+def test_a_skipped_image_leaves_the_others_alone():
+    images = (judged := subject()).images.clone()
+    images[0] = 0.5
+    mixed = Subject(judged.classifier, images, judged.target, seed=judged.seeds)
+    found, expected = (PerformanceInformation()(s, random_maps(judged)) for s in (mixed, judged))
+    assert found.values["sic"].isnan().tolist() == [True, False]
+    torch.testing.assert_close(found.values["sic"][1], expected.values["sic"][1], rtol=0, atol=1e-6)
+
+
+def test_fast_interpolation_gives_nearly_the_same_areas():
+    heatmaps = random_maps(judged := subject(4, seed=cases.seeds()))
+    fast, exact = (PerformanceInformation(interpolation=way)(judged, heatmaps) for way in ("fast", "exact"))
+    assert (fast.values["sic"] - exact.values["sic"]).abs().max() < 0.03
+
+
+def test_aggregate_leaves_skipped_images_out():
+    x = torch.linspace(0, 1, 5, dtype=torch.float64)
+    curves = torch.stack([x, torch.full_like(x, torch.nan), x**2, x * 0, x**3])
+    curve, area = aggregate(curves)
+    torch.testing.assert_close(curve, (x**2 + x**3) / 2)  # between the two middle ones of four
+    assert area == pytest.approx(float(torch.trapezoid(curve, x)))
+    torch.testing.assert_close(aggregate(curves, "mean")[0], (x + x**2 + x**3) / 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: PerformanceInformation(thresholds=()), "thresholds"),
+        (lambda: PerformanceInformation(thresholds=(0.2, 0.1)), "thresholds"),
+        (lambda: PerformanceInformation(thresholds=(0.2, 1.1)), "thresholds"),
+        (lambda: PerformanceInformation(mask_fraction=1.5), "mask_fraction"),
+        (lambda: PerformanceInformation(min_confidence=-1), "min_confidence"),
+        (lambda: PerformanceInformation(interpolation="cubic"), "interpolation"),
+        (lambda: PerformanceInformation(tie_break="last"), "tie_break"),
+        (lambda: PerformanceInformation()(judged := subject(channels=2), random_maps(judged)), "images"),
+        (lambda: aggregate(torch.full((2, 3), torch.nan)), "curves"),
+        (lambda: aggregate(torch.zeros(3)), "curves"),
+        (lambda: aggregate(torch.zeros(2, 3), "max"), "how"),
+    ],
+)
+def test_errors_name_the_argument(call, name):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        call()
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("monotone", [True, False])
+def test_equals_pair(monotone, monkeypatch):
+    """PAIR's own package on fresh images, maps and masks, with ties."""
+    monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # numpy 2.4 took it away
+    pair = pytest.importorskip("saliency.metrics.pic")
+    judged = subject(3, seed=cases.seeds(3))
+    heatmaps = (random_maps(judged) * 40).round()
+    metric = PerformanceInformation(
+        tie_break="reference", interpolation="exact", monotone=monotone, mask_fraction=0.02, min_confidence=0.5
+    )
+    found, ends = metric(judged, heatmaps), metric._ends(judged)
+
+    def score(name: str, images: np.ndarray) -> np.ndarray:
+        x = torch.tensor(images).permute(0, 3, 1, 2) / 255
+        with judged.classifier.frozen():
+            logits = judged.classifier.logits(x)
+        return (logits.softmax(1)[:, 0] if name == "sic" else (logits.argmax(1) == 0)).double().numpy()
+
+    for name in ("sic", "aic"):
+        results = [
+            pair.compute_pic_metric(
+                ends.images[i],
+                heatmaps[i].numpy(),
+                ends.drawn[i],
+                partial(score, name),
+                metric.thresholds,
+                0.5,
+                monotone,
+            )
+            for i in range(3)
+        ]
+        np.testing.assert_allclose(found.curves[name].y, [r.curve_y for r in results], atol=1e-5)
+        np.testing.assert_allclose(found.values[name], [r.auc for r in results], atol=1e-5)
+        for how in ("mean", "median"):
+            expected = pair.aggregate_individual_pic_results(results, how)
+            curve, area = aggregate(found.curves[name].y, how)
+            np.testing.assert_allclose(curve, expected.curve_y, atol=1e-5)
+            assert area == pytest.approx(expected.auc, abs=1e-5)
