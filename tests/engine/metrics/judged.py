@@ -57,14 +57,19 @@ def every_kind() -> list[type[AttributionMetric]]:
 
 
 class Colours(nn.Module):
-    """Logits: the greatest of the smoothed excess of each channel over the mean of all."""
+    """Logits: the greatest of the smoothed excess of each channel over some of the mean of all.
+
+    Some, and not the same for each: the gradients of a pure contrast between classes sum to zero, which SIGMA cannot
+    divide by.
+    """
 
     def __init__(self, gain: float = 60.0) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(gain))
 
     def forward(self, x: Tensor) -> Tensor:
-        excess = nn.functional.avg_pool2d(x - x.mean(1, keepdim=True), 3, 1)
+        part = torch.tensor([0.45, 0.5, 0.55], dtype=x.dtype).reshape(3, 1, 1)
+        excess = nn.functional.avg_pool2d(x - part * x.mean(1, keepdim=True), 3, 1)
         return self.gain * torch.logsumexp(20 * excess.flatten(2), 2) / 20
 
 

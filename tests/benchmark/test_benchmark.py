@@ -1,0 +1,288 @@
+"""The benchmark from settings to report: what it holds, that it goes on, and that it says what it should."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from robustsigma import AttentionRollout, Gradient, IntegratedGradients, RandomAttribution, Sigma
+from robustsigma.benchmark import Benchmark, benchmark, preset
+from robustsigma.benchmark.images import judged, shown
+from robustsigma.benchmark.run import Run
+from robustsigma.benchmark.store import Store
+from robustsigma.cli import main
+from robustsigma.data import Baggage, Digits
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.metrics import (
+    Cost,
+    InsertionDeletion,
+    Localisation,
+    PerformanceInformation,
+    RelativeStandardError,
+    SensitivityN,
+)
+from robustsigma.models import Architecture, ModelCard, save_model
+
+METRICS = (
+    InsertionDeletion(step=64),
+    PerformanceInformation(min_confidence=0.0, thresholds=(0.1, 0.5)),
+    SensitivityN(fractions=(0.1, 0.5), subsets=5),
+    Localisation(),
+    RelativeStandardError(),
+    Cost(),
+)
+METHODS = {
+    "SIGMA": Sigma(alpha=0.05, beta=0.2, objective="logit", max_steps=3, paths=2),
+    "IG": IntegratedGradients(steps=3),
+    "rollout": AttentionRollout(),
+}
+SOURCE = Baggage(size=16, train=20, val=5, test=60)
+
+
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+def saved(path: Path, seed: int, *, scale: float = 1.0, source=SOURCE) -> str:
+    """Save a small network: untrained, so that it gets about one image in five right; its weights are scaled."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        architecture = Architecture(arguments={"width": 4})
+        net = architecture.build(source.shape[0], len(source.classes))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter *= scale
+    card = ModelCard(architecture, source.classes, source.shape)
+    return str(save_model(path, net, card))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Benchmark:
+    folder = tmp_path_factory.mktemp("models")
+    models = {"a": saved(folder / "a.safetensors", 3)}
+    return Benchmark(
+        SOURCE, models=models, methods=METHODS, metrics=METRICS, images=7, checked=2, batch_size=3, references=3
+    )
+
+
+@pytest.fixture(scope="module")
+def made(settings, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("made")
+    benchmark(settings, out, console=quiet(), command="robustsigma benchmark")
+    return out
+
+
+def measured(out: Path) -> list[tuple[str, ...]]:
+    """Return every line of values.csv but the times."""
+    with (out / "values.csv").open() as file:
+        return [tuple(row) for row in csv.reader(file) if row[2] != "seconds"]
+
+
+def test_the_result_holds_every_cell_with_its_interval(made, settings):
+    found = json.loads((made / "results.json").read_text())
+    methods = [method["id"] for method in found["methods"]]
+    assert methods == ["SIGMA", "IG", "rollout", "gradient", "random"]
+    assert [method["control"] for method in found["methods"]] == [False, False, False, True, True]
+    assert [entry["method"] for entry in found["left_out"]] == ["rollout"]
+    metrics = [metric["id"] for metric in found["metrics"]]
+    assert {"insertion", "sic", "sensitivity_n", "iou", "relative_stderr", "stability", "seconds"} < set(metrics)
+    assert len(found["cells"]) == 4 * len(metrics)
+    images = found["dataset"]["images"]
+    for cell in found["cells"]:
+        n = 3 if cell["metric"] == "stability" else images  # of the first batch
+        assert cell["n"] + sum(cell["skipped"].values()) == n
+        if cell["n"]:
+            assert cell["low"] <= cell["mean"] <= cell["high"]
+        assert not (cell["clear"] and not cell["best"])
+        assert not (cell["best"] and cell["method"] in ("gradient", "random"))
+    assert {line["method"] for line in found["curves"][0]["lines"]} == {"SIGMA", "IG", "gradient", "random"}
+    sanity = {entry["method"]: entry for entry in found["sanity"]}
+    assert sanity["random"]["similarity"]["mean"] == pytest.approx(1)
+    assert sanity["random"]["changed"] is False
+    assert found["run"]["versions"]["torch"]
+    for name in ("report.html", "values.csv", "arrays.npz"):
+        assert (made / name).stat().st_size > 0
+
+
+def test_the_values_are_what_the_engine_gives(made, settings):
+    run = Run(settings, made, quiet())
+    rows = [row for row in measured(made)[1:] if row[1] == "gradient" and row[2] == "insertion"]
+    assert [int(row[3]) for row in rows] == run.judged.indices
+    images, labels = SOURCE.split("test").batch(run.judged.indices)
+    classifier = run.models["a"]
+    from robustsigma.engine import noise
+    from robustsigma.engine.metrics import Subject
+
+    seeds = noise.image_seeds(0, "benchmark", "metrics", 0, torch.tensor(run.judged.indices))
+    subject = Subject(classifier, images, labels, seed=seeds)
+    expected = InsertionDeletion(step=64)(subject, Gradient()(classifier, images, labels)).values["insertion"]
+    np.testing.assert_allclose([float(row[4]) for row in rows], expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_interrupted_it_goes_on_and_ends_with_the_same_numbers(settings, made, tmp_path, monkeypatch, after):
+    write, written = Store.write, []
+
+    def stop(self, *args):
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(args[:3])
+        write(self, *args)
+
+    monkeypatch.setattr(Store, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(settings, tmp_path, console=quiet())
+    assert not (tmp_path / "results.json").exists()
+
+    def record(self, *args):
+        written.append(args[:3])
+        write(self, *args)
+
+    monkeypatch.setattr(Store, "write", record)
+    benchmark(settings, tmp_path, console=quiet())
+    assert len(written) == len(set(written)) == 4 * 3  # nothing twice
+    assert measured(tmp_path) == measured(made)
+
+
+def test_batches_do_not_matter(settings, made, tmp_path):
+    other = dataclasses.replace(settings, batch_size=7, checked=0)
+    benchmark(other, tmp_path, console=quiet())
+
+    def table(out: Path) -> dict[tuple[str, ...], tuple[str, str]]:
+        return {row[:4]: row[4:] for row in measured(out) if row[2] not in ("stability", "randomisation")}
+
+    one, many = table(tmp_path), table(made)
+    assert one.keys() == many.keys()
+    for key, (value, skipped) in one.items():
+        assert skipped == many[key][1]
+        if key != ("model", "method", "metric", "image") and value:
+            assert float(value) == pytest.approx(float(many[key][0]), abs=1e-4), key
+
+
+def test_a_folder_of_other_settings_or_another_model_is_refused(settings, made, tmp_path):
+    with pytest.raises(ValueError, match=r"out: expected .* images = 8"):
+        benchmark(dataclasses.replace(settings, images=8), made, console=quiet())
+    path = settings.models["a"]
+    before = Path(path).read_bytes()
+    try:
+        saved(Path(path), 4)
+        with pytest.raises(ValueError, match=r"out: expected .* sha256"):
+            benchmark(settings, made, console=quiet())
+    finally:
+        Path(path).write_bytes(before)
+
+
+def test_several_models_are_judged_on_the_same_images(settings, tmp_path):
+    models = {**settings.models, "b": saved(tmp_path / "b.safetensors", 3, scale=0.9)}
+    few = dataclasses.replace(settings, models=models, images=2, metrics=METRICS[:1], methods={"IG": METHODS["IG"]})
+    benchmark(few, tmp_path / "out", console=quiet())
+    rows = measured(tmp_path / "out")[1:]
+    images = {model: {row[3] for row in rows if row[0] == model} for model in models}
+    assert images["a"] == images["b"]
+    x, y = SOURCE.split("test").batch([int(index) for index in images["a"]])
+    for classifier in Run(few, tmp_path / "out", quiet()).models.values():
+        with classifier.frozen():
+            assert torch.equal(classifier.logits(x).argmax(1), y)
+
+
+@pytest.mark.third_party_rng
+def test_without_a_model_one_is_trained_and_without_masks_their_metrics_are_left_out(tmp_path):
+    fast = tmp_path / "fast.yaml"
+    fast.write_text(
+        "training: {epochs: 1}\nimages: 5\nchecked: 0\nbatch_size: 5\n"
+        "methods: {IG: {class_path: robustsigma.IntegratedGradients, init_args: {steps: 2}}}\n"
+    )
+    arguments = ["benchmark", "--preset", "digits", "--config", str(fast), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["dataset"]["masks"] is False
+    assert not {"iou", "pointing_game", "stability"} & {metric["id"] for metric in found["metrics"]}
+    assert found["run"]["command"].startswith("robustsigma benchmark --preset digits")
+    weights = tmp_path / "out" / "training" / "models" / "seed0" / "base.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert weights.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("name", ["baggage", "digits", "mnist5k"])
+def test_presets(name):
+    found = preset(name)
+    assert set(found.methods) >= {"SIGMA", "IG", "Credible path", "gradient", "random"}
+    assert len(found.methods) == 12
+    assert found.images == 100
+
+
+@pytest.mark.parametrize("name", ["folder", "saliency_bench"])
+def test_configs_parse(name, capsys):
+    path = Path(__file__).parents[2] / "configs" / "benchmark" / f"{name}.yaml"
+    assert main(["benchmark", "--config", str(path)]) == 2  # its paths are the reader's own
+    assert "expected" in capsys.readouterr().err
+
+
+def test_judged_images_are_those_that_all_models_get_right():
+    dataset = Digits().split("test")
+
+    class Knows(torch.nn.Module):
+        def __init__(self, classes: set[int]) -> None:
+            super().__init__()
+            self.classes = classes
+            self.answers = {dataset[i][0].flatten().numpy().tobytes(): dataset[i][1] for i in range(len(dataset))}
+
+        def forward(self, x):
+            truth = torch.tensor([self.answers[row.flatten().numpy().tobytes()] for row in x])
+            said = torch.where(torch.isin(truth, torch.tensor(sorted(self.classes))), truth, (truth + 1) % 10)
+            return torch.nn.functional.one_hot(said, 10).float()
+
+    found = judged(dataset, {"a": Classifier(Knows({1, 2, 3})), "b": Classifier(Knows({2, 3, 4}))}, 12, seed=0)
+    assert len(found.indices) == 12
+    assert found.indices == sorted(found.indices)
+    assert set(found.labels.tolist()) <= {2, 3}
+    assert [dataset[i][1] for i in found.indices] == found.labels.tolist()
+    assert len(found.right["a"]) == found.tried
+    with pytest.raises(ValueError, match="classify right"):
+        judged(dataset, {"a": Classifier(Knows({1})), "b": Classifier(Knows({2}))}, 12, seed=0)
+
+
+def test_shown_images_are_of_different_classes():
+    assert shown(torch.tensor([2, 2, 0, 1, 0]), 2) == [2, 3]
+    assert shown(torch.tensor([2, 2, 0, 1, 0]), 4) == [2, 3, 0, 1]
+    assert shown(torch.tensor([1, 1]), 8) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": ()}, "metrics: expected at least one"),
+        ({"metrics": (Cost(), Cost())}, "forwards twice"),
+        ({"images": 0}, "images: expected"),
+        ({"batch_size": 0}, "batch_size: expected"),
+        ({"checked": -1}, "checked: expected"),
+        ({"split": "all"}, "split: expected"),
+        ({"methods": {"../x": Gradient()}}, "name among methods"),
+        ({"models": {"a/b": "c"}}, "name among models"),
+        ({"methods": {"random": IntegratedGradients()}}, "methods: expected RandomAttribution"),
+    ],
+)
+def test_bad_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        Benchmark(**{"metrics": (Cost(),), **change})
+
+
+def test_controls_are_always_rows():
+    found = Benchmark(metrics=(Cost(),), methods={"mine": Gradient()})
+    assert [type(method) for method in found.methods.values()] == [Gradient, RandomAttribution]
+
+
+def test_a_model_of_other_images_is_refused(settings, tmp_path):
+    other = Baggage(size=32, train=20, val=5, test=20)
+    with pytest.raises(ValueError, match=r"models.a: expected a model of \(3, 32, 32\)"):
+        benchmark(dataclasses.replace(settings, source=other), tmp_path, console=quiet())
+    with pytest.raises(ValueError, match="models: expected existing"):
+        benchmark(dataclasses.replace(settings, models={"a": "none.safetensors"}), tmp_path / "b", console=quiet())

@@ -1,0 +1,115 @@
+"""Comparisons between methods, on columns made up so that the answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from robustsigma.benchmark.findings import findings
+from robustsigma.benchmark.flags import cell_flags, run_flags
+from robustsigma.benchmark.table import Column, Table
+from robustsigma.engine.metrics import Quantity, Skip
+
+N = 60
+UP = Column(Quantity("difference", "Insertion \u2212 deletion", "higher", "x"), "faithfulness", "")
+DOWN = Column(Quantity("deletion", "Deletion", "lower", "x"), "faithfulness", "")
+COST = [Column(Quantity(name, name, "lower", "x"), "cost", "") for name in ("forwards", "backwards")]
+
+
+def arrays(level: float, *, spread: float = 0.01, seed: int = 0, passes: float = 10.0, **notes: float) -> dict:
+    values = level + spread * np.random.default_rng(seed).standard_normal(N)
+    found = {"value/difference": values, "value/deletion": -values}
+    found |= {f"skip/{name.removeprefix('value/')}": np.zeros(N, dtype=np.int64) for name in list(found)}
+    found |= {f"value/{column.quantity.name}": np.full(N, passes) for column in COST}
+    for note, default in (("converged", 1.0), ("ties", 0.0), ("constant", 0.0)):
+        found[f"note/{note}"] = np.full(N, notes.get(note, default))
+    return found
+
+
+def table(**methods: dict) -> Table:
+    rows = {"random": arrays(0.0, seed=9), "gradient": arrays(0.1, seed=8), **methods}
+    return Table([UP, DOWN, *COST], rows, frozenset(("random", "gradient")), "random")
+
+
+@pytest.mark.parametrize("column", [UP, DOWN])
+def test_the_best_is_clear_only_beyond_the_interval(column):
+    apart = table(a=arrays(0.5, seed=1), b=arrays(0.4, seed=2))
+    assert apart.ranked(column) == ["a", "b"]
+    assert apart.clear(column)
+    close = table(a=arrays(0.5, seed=1, spread=0.2), b=arrays(0.501, seed=2, spread=0.2))
+    assert not close.clear(column)
+    assert not table(a=arrays(0.5)).clear(column)
+
+
+def test_advantages_are_paired_and_positive_is_better():
+    noisy = np.random.default_rng(5).standard_normal(N)
+    a, b = arrays(0.5), arrays(0.4)
+    for part, shift in ((a, 0.03), (b, 0.0)):  # the same noise: only pairing sees the difference
+        part["value/difference"], part["value/deletion"] = noisy + shift, -noisy - shift
+    found = table(a=a, b=b)
+    for column in (UP, DOWN):
+        gain = found.advantage("a", "b", column)
+        assert gain is not None
+        assert gain.low == pytest.approx(0.03)
+        assert found.advantage("b", "a", column).high == pytest.approx(-0.03)
+
+
+def test_only_images_with_both_values_are_compared():
+    a, b = arrays(0.5), arrays(0.4)
+    a["value/difference"][:50], b["value/difference"][55:] = np.nan, np.nan
+    found = table(a=a, b=b)
+    assert found.advantage("a", "b", UP).n == 5
+    a["value/difference"][:] = np.nan
+    a["skip/difference"][:] = Skip.LOW_CONFIDENCE
+    found = table(a=a, b=b)
+    assert found.interval("a", "difference") is None
+    assert found.advantage("a", "b", UP) is None
+    assert found.against_random("a", UP) is None
+    assert found.ranked(UP) == ["b"]
+    assert found.skipped("a", "difference") == {"the network is not sure enough of the image": N}
+    assert [flag["code"] for flag in cell_flags(found, "a", UP)] == ["all_skipped"]
+
+
+def test_against_random():
+    found = table(good=arrays(0.5), bad=arrays(-0.5), same=arrays(0.0, seed=3, spread=0.2))
+    assert [found.against_random(m, UP)[1] for m in ("good", "bad", "same")] == ["better", "worse", "same"]
+    assert found.against_random("random", UP) is None
+    assert found.against_random("good", COST[0]) is None
+    assert found.telling(UP)
+    assert not table(bad=arrays(-0.5)).telling(UP)
+
+
+def test_flags_name_what_should_not_be_believed():
+    lost = arrays(-0.5, converged=0.5, ties=0.5, constant=0.25)
+    lost["value/randomisation"] = np.full(N, 0.95)
+    codes = {flag["code"] for flag in run_flags({"base": table(lost=lost)})}
+    assert codes == {
+        "metric_tells_nothing",
+        "worse_than_random",
+        "same_map_without_weights",
+        "not_converged",
+        "ties",
+        "constant_maps",
+    }
+    assert run_flags({"base": table(good=arrays(0.5))}) == []
+    random = table(good=arrays(0.5))
+    random.arrays["random"]["value/randomisation"] = np.ones(N)  # as it should be
+    assert run_flags({"base": random}) == []
+    assert "of model two" in run_flags({"one": table(good=arrays(0.5)), "two": table(lost=lost)})[0]["message"]
+
+
+def test_findings_are_no_stronger_than_the_intervals():
+    said = " ".join(findings({"base": table(a=arrays(0.5, passes=1000), b=arrays(0.3, seed=1))}))
+    assert "a is best, 0.50" in said
+    assert "clearly ahead of b" in said
+    assert "Every method is ahead of the plain gradient" in said
+    shared = {"spread": 0.3}
+    said = " ".join(
+        findings({"base": table(a=arrays(0.5, passes=1000, **shared), b=arrays(0.499, seed=1, passes=5, **shared))})
+    )
+    assert "cannot be told from it on 60 images" in said
+    assert "clearly" not in said
+    assert "for 10 passes an image instead of 2,000" in said
+    assert findings({"base": table(bad=arrays(-0.5))}) == [
+        "bad is not ahead of the plain gradient in Insertion \u2212 deletion."
+    ]
