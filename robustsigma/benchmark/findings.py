@@ -48,6 +48,8 @@ def _beaten(table: Table) -> str:
     behind = [m for m in table.ranked(column) if not _ahead(table, m, gradients[0], column)]
     if not behind:
         return f"Every method is ahead of the plain gradient in {column.quantity.title}."
+    if len(behind) == len(table.ranked(column)):
+        return f"No method is ahead of the plain gradient in {column.quantity.title}."
     verb = "is" if len(behind) == 1 else "are"
     return f"{_names(behind)} {verb} not ahead of the plain gradient in {column.quantity.title}."
 

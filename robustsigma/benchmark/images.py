@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import torch
@@ -66,13 +67,13 @@ def _predictions(classifier: Classifier, x: Tensor) -> Tensor:
 
 
 def shown(labels: Tensor, most: int) -> list[int]:
-    """Return the places of the first image of each class, of at most so many classes, filled up with others."""
-    first: dict[int, int] = {}
+    """Return the places of at most so many images: the first of each class, then the second of each, and so on."""
+    seen: Counter[int] = Counter()
+    turns = []
     for place, label in enumerate(labels.tolist()):
-        first.setdefault(label, place)
-    places = [first[label] for label in sorted(first)][:most]
-    rest = (place for place in range(len(labels)) if place not in places)
-    return places + [place for place, _ in zip(rest, range(most - len(places)), strict=False)]
+        turns.append((seen[label], label, place))
+        seen[label] += 1
+    return [place for _, _, place in sorted(turns)][:most]
 
 
 def has_masks(dataset: Dataset[Any]) -> bool:

@@ -14,7 +14,6 @@ NAMES = {
     "autoattack": "AutoAttack",
     "integrated_gradients": "integrated gradients",
     "integratedgradients": "integrated gradients",
-    "ig": "integrated gradients",
 }
 # A blue ramp of falling lightness: it keeps its order in grey and for every kind of colour vision.
 _RAMP = ((247, 251, 255), (214, 230, 244), (171, 207, 229), (107, 174, 214), (49, 130, 189), (8, 81, 156), (8, 48, 107))

@@ -111,5 +111,5 @@ def test_findings_are_no_stronger_than_the_intervals():
     assert "clearly" not in said
     assert "for 10 passes an image instead of 2,000" in said
     assert findings({"base": table(bad=arrays(-0.5))}) == [
-        "bad is not ahead of the plain gradient in Insertion \u2212 deletion."
+        "No method is ahead of the plain gradient in Insertion \u2212 deletion."
     ]

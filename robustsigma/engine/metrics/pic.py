@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -102,22 +102,25 @@ class PerformanceInformation(HeatmapMetric):
         skips = self._skips(ends)
         masks = self._masks(subject, heatmaps) | ends.drawn[:, None]
         count = len(self.thresholds)
-        sizes = np.zeros((len(subject), count), np.int64)
         judged = (skips == 0).any(1)
+        pending: dict[tuple[int, int], Future[int]] = {}
 
         def make(rows: Tensor, copies: Tensor) -> Tensor:
-            def one(row: int, copy: int) -> Array:
-                if not judged[row]:  # no curve needs it
-                    return ends.images[row]
-                image = reveal(ends.images[row], masks[row, copy], self.interpolation)
-                sizes[row, copy] = information(image)
-                return image
+            made = []
+            for row, copy in zip(rows.tolist(), copies.tolist(), strict=True):
+                image = ends.images[row]
+                if judged[row]:  # else no curve needs it
+                    image = reveal(image, masks[row, copy], self.interpolation)
+                    pending[row, copy] = pool.submit(information, image)
+                made.append(image)
+            return _as_images(made, subject.images)
 
-            return _as_images(pool.map(one, rows.tolist(), copies.tolist()), subject.images)
-
-        # Interpolation and compression leave Python's lock, and nothing else runs on the CPU meanwhile.
-        with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        # Compression leaves Python's lock, interpolation hardly does: each on a core of its own.
+        with ThreadPoolExecutor(max(1, torch.get_num_threads() - 1)) as pool:
             scores = score_copies(subject, count, make, _scores)
+            sizes = np.zeros((len(subject), count), np.int64)
+            for at, found in pending.items():
+                sizes[at] = found.result()
         low, high = ends.information[:, :1], ends.information[:, 1:]
         x = np.clip((sizes - low) / np.where(high > low, high - low, 1), 0, 1)
         gain = (ends.original - ends.blurred)[:, None]
