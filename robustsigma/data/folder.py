@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustsigma.data.files import FileDataset, Files, image_files, readable
-from robustsigma.data.files import to_tensor as to_tensor
 from robustsigma.data.masked import MaskedFiles, partners
 from robustsigma.data.source import Source, Split
 

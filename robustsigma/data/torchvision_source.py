@@ -13,7 +13,8 @@ import torchvision
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.folder import check_fraction, stratified, to_tensor
+from robustsigma.data.files import to_tensor
+from robustsigma.data.folder import check_fraction, stratified
 from robustsigma.data.source import ArrayDataset, Source, Split
 
 

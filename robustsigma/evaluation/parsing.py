@@ -1,40 +1,13 @@
-"""Evaluations from YAML: the schema is the constructors, the embedded datasets have presets."""
+"""Evaluations from YAML; the embedded datasets have presets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jsonargparse import ArgumentParser, Namespace
-
-from robustsigma.engine.validation import choice
 from robustsigma.evaluation.settings import Evaluation
-from robustsigma.parser import new_parser, preset_arguments
+from robustsigma.parser import Presets
 
-PRESETS = ("baggage", "digits", "mnist5k")
-
-
-def settings_parser(program: str, description: str | None = None) -> ArgumentParser:
-    """Return a parser whose options are the fields of `Evaluation`."""
-    parser = new_parser(program, description)
-    parser.add_argument("--config", action="config", help="YAML file of settings; may be given several times")
-    parser.add_class_arguments(Evaluation, sub_configs=True)
-    return parser
-
-
-def parse(parser: ArgumentParser, preset_name: str, arguments: Sequence[str]) -> Namespace:
-    """Parse arguments over the settings of a preset, which itself lies over those of "baggage"."""
-    choice("preset", preset_name, PRESETS)
-    given = preset_arguments("robustsigma.evaluation", dict.fromkeys(["baggage", preset_name]))
-    return parser.parse_args([*given, *arguments])
-
-
-def settings_of(parser: ArgumentParser, found: Namespace) -> Evaluation:
-    """Return the settings that were parsed."""
-    made = parser.instantiate(found)
-    return Evaluation(**{name: made[name] for name in Evaluation.__dataclass_fields__})
+PRESETS = Presets(Evaluation, "robustsigma.evaluation")
 
 
 def preset(name: str = "baggage") -> Evaluation:
     """Return the settings of an embedded dataset: "baggage", "digits" or "mnist5k"."""
-    parser = settings_parser("preset")
-    return settings_of(parser, parse(parser, name, []))
+    return PRESETS.load(name)

@@ -11,7 +11,7 @@ from PIL import Image
 from robustsigma.cli import main
 from robustsigma.data import Baggage
 from robustsigma.evaluation import Evaluation, preset
-from robustsigma.evaluation.parsing import PRESETS, parse, settings_of, settings_parser
+from robustsigma.evaluation.parsing import PRESETS
 from robustsigma.models import Architecture, ModelCard, load_model, save_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -262,7 +262,7 @@ def test_class_names_cannot_leave_the_folder(made, tmp_path):
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PRESETS.names)
 def test_presets_are_evaluations(name):
     found = preset(name)
     assert isinstance(found, Evaluation)
@@ -273,8 +273,7 @@ def test_presets_are_evaluations(name):
 
 def test_a_preset_can_be_changed_by_a_file_and_an_option(tmp_path):
     (tmp_path / "mine.yaml").write_text("seeds: [4]\ntraining: {epochs: 3}\n")
-    parser = settings_parser("test")
-    found = settings_of(parser, parse(parser, "digits", ["--config", str(tmp_path / "mine.yaml"), "--training.lr=0.5"]))
+    found = PRESETS.load("digits", ["--config", str(tmp_path / "mine.yaml"), "--training.lr=0.5"])
     assert (list(found.seeds), found.training.epochs, found.training.lr) == ([4], 3, 0.5)
     assert found.conditions == preset("digits").conditions
 
@@ -284,9 +283,7 @@ def test_configs_of_evaluate_parse(path):
     if "augment:" in path.read_text():
         pytest.importorskip("albumentations")
     images = ["--source.init_args.root", "elsewhere"] if path.stem == "folder" else []
-    parser = settings_parser("test")
-    parser.add_argument("--out", type=str, default="runs")
-    found = settings_of(parser, parse(parser, "baggage", ["--config", str(path), *images]))
+    found = PRESETS.ask("evaluate", "", "runs", ["--config", str(path), *images]).settings
     if images:
         assert found.source.root == "elsewhere"
     assert isinstance(found, Evaluation)

@@ -30,11 +30,12 @@ _NAMES = ("sic", "aic")
 class _Ends(NamedTuple):
     """What all curves of an image start from and end at. Scores are of SIC and AIC, float64 (B, 2)."""
 
-    images: Array  # uint8 (B, H, W, C)
+    images: Array  # uint8 (B, H, W, C), or floats
     drawn: Array  # bool (B, H, W), revealed in the start
     information: Array  # int64 (B, 2) of the blurred and the original image
     blurred: Tensor
     original: Tensor
+    target: Tensor  # int64 (B,), the class whose score it is
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class PerformanceInformation(HeatmapMetric):
         tie_break: "random" and "index" reveal, of equal pixels, only as many as a map without ties would, see
             `ranks`. "reference" reveals every pixel that is at least the map's quantile, as the authors' code does:
             a map that is zero on most pixels then reveals all of them.
+        variant: "idg_repo" is the copy of PIC in the code of IDG (Walker et al., 2024): no image is skipped, so that
+            one whose start has the higher score or size gets an area without meaning; images stay floats, whose
+            sizes are of bytes cut, not rounded; the class is the predicted one; AIC too is scaled by softmaxes.
         reduction: see `HeatmapMetric`.
 
     Raises:
@@ -75,6 +79,7 @@ class PerformanceInformation(HeatmapMetric):
     monotone: bool = True
     interpolation: Interpolation = "fast"
     tie_break: TieBreak = "random"
+    variant: Literal["sound", "idg_repo"] = "sound"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +91,7 @@ class PerformanceInformation(HeatmapMetric):
         validation.number("min_confidence", self.min_confidence, 0, 1)
         validation.choice("interpolation", self.interpolation, INTERPOLATIONS)
         validation.choice("tie_break", self.tie_break, TIE_BREAKS)
+        validation.choice("variant", self.variant, ("sound", "idg_repo"))
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:
@@ -111,20 +117,21 @@ class PerformanceInformation(HeatmapMetric):
                 image = ends.images[row]
                 if judged[row]:  # else no curve needs it
                     image = reveal(image, masks[row, copy], self.interpolation)
-                    pending[row, copy] = pool.submit(information, image)
+                    pending[row, copy] = pool.submit(_information, image)
                 made.append(image)
             return _as_images(made, subject.images)
 
         # Compression leaves Python's lock, interpolation hardly does: each on a core of its own.
         with ThreadPoolExecutor(max(1, torch.get_num_threads() - 1)) as pool:
-            scores = score_copies(subject, count, make, _scores)
+            scores = score_copies(subject, count, make, _scores, ends.target)
             sizes = np.zeros((len(subject), count), np.int64)
             for at, found in pending.items():
                 sizes[at] = found.result()
         low, high = ends.information[:, :1], ends.information[:, 1:]
-        x = np.clip((sizes - low) / np.where(high > low, high - low, 1), 0, 1)
+        # Only "idg_repo" judges images whose span is negative.
+        x = np.clip((sizes - low) / np.where(high != low, high - low, 1), 0, 1)
         gain = (ends.original - ends.blurred)[:, None]
-        y = ((scores - ends.blurred[:, None]) / gain.where(gain > 0, 1)).clamp(0, 1).cpu().numpy()
+        y = ((scores - ends.blurred[:, None]) / gain.where(gain != 0, 1)).clamp(0, 1).cpu().numpy()
         if self.monotone:
             y = np.maximum.accumulate(y, axis=1)
         return _measured(x, y, skips, subject.images.device)
@@ -142,14 +149,17 @@ class PerformanceInformation(HeatmapMetric):
         return (places[:, None] < counts[:, None, None]).numpy()
 
     def _ends(self, subject: Subject) -> _Ends:
-        fraction, way = self.mask_fraction, self.interpolation
+        fraction, way, copied = self.mask_fraction, self.interpolation, self.variant == "idg_repo"
         drawn = subject.shared(("pic drawn", fraction), lambda: _drawn(subject, fraction))
-        return subject.shared(("pic ends", fraction, way), lambda: _make_ends(subject, drawn, way))
+        return subject.shared(("pic ends", fraction, way, copied), lambda: _make_ends(subject, drawn, way, copied))
 
     def _skips(self, ends: _Ends) -> Array:
         """Return int64 (B, 2), why an image has no SIC and no AIC; the first reason that applies."""
         original, blurred = ends.original.cpu().numpy(), ends.blurred.cpu().numpy()
         low, high = ends.information[:, :1], ends.information[:, 1:]
+        if self.variant == "idg_repo":
+            undefined = [(low == high).repeat(2, 1), blurred == original]
+            return np.select(undefined, [Skip.NO_INFORMATION, Skip.BLUR_EXPLAINS], Skip.NO)
         reasons = [original < self.min_confidence, (low >= high).repeat(2, 1), blurred >= original]
         return np.select(reasons, [Skip.LOW_CONFIDENCE, Skip.NO_INFORMATION, Skip.BLUR_EXPLAINS], Skip.NO)
 
@@ -188,23 +198,31 @@ def _drawn(subject: Subject, fraction: float) -> Array:
     return mask.reshape(count, height, width).cpu().numpy()
 
 
-def _make_ends(subject: Subject, drawn: Array, interpolation: Interpolation) -> _Ends:
+def _make_ends(subject: Subject, drawn: Array, interpolation: Interpolation, copied: bool) -> _Ends:
     shape = tuple(subject.images.shape[1:])
     if shape[0] not in (1, 3) or min(shape[1:]) < 2:
         raise validation.fail("images", "1 or 3 channels of at least 2 x 2 pixels", f"(C, H, W) = {shape}")
-    images = (subject.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous().numpy()
+    pixels = subject.images if copied else (subject.images * 255).round().to(torch.uint8)
+    images = pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy()
     blurred = [reveal(image, mask, interpolation) for image, mask in zip(images, drawn, strict=True)]
-    sizes = np.array([[information(start), information(end)] for start, end in zip(blurred, images, strict=True)])
+    sizes = np.array([[_information(start), _information(end)] for start, end in zip(blurred, images, strict=True)])
     starts, originals = (_as_images(part, subject.images) for part in (blurred, images))
     logits = subject.classifier.logits(torch.cat([starts, originals]))
-    start, end = _scores(logits, subject.target.repeat(2)).chunk(2)
-    return _Ends(images, drawn, sizes, start, end)
+    target = logits[len(images) :].argmax(1) if copied else subject.target
+    scores = _scores(logits, target.repeat(2))
+    start, end = (scores[:, :1].expand(-1, 2) if copied else scores).chunk(2)
+    return _Ends(images, drawn, sizes, start, end, target)
+
+
+def _information(image: Array) -> int:
+    return information(image if image.dtype == np.uint8 else (image * 255).astype(np.uint8))
 
 
 def _as_images(images: Iterable[Array], like: Tensor) -> Tensor:
-    """Return uint8 images (H, W, C) as floats (n, C, H, W) in [0, 1]."""
+    """Return images (H, W, C), uint8 or floats in [0, 1], as floats (n, C, H, W) in [0, 1]."""
     stacked = torch.from_numpy(np.stack(list(images))).to(like.device)
-    return stacked.permute(0, 3, 1, 2).contiguous().to(like.dtype) / 255
+    floats = stacked.permute(0, 3, 1, 2).contiguous().to(like.dtype)
+    return floats if stacked.is_floating_point() else floats / 255
 
 
 def _scores(logits: Tensor, target: Tensor) -> Tensor:

@@ -39,19 +39,20 @@ def reveal(image: Array, revealed: Array, interpolation: Interpolation = "fast")
     equal to it, but for one level where rounding is a tie, in all others.
 
     Args:
-        image: uint8 (H, W, C), at least 2 x 2 pixels.
+        image: uint8 (H, W, C), at least 2 x 2 pixels; or float, whose hidden pixels are not rounded.
         revealed: bool (H, W).
         interpolation: "fast" or "exact".
 
     Returns:
-        uint8 (H, W, C).
+        (H, W, C), of the image's dtype.
 
     Raises:
         ValueError: another dtype or shape.
     """
     choice("interpolation", interpolation, INTERPOLATIONS)
-    if image.dtype != np.uint8 or image.ndim != 3 or min(image.shape[:2]) < 2:
-        raise fail("image", "uint8 (H, W, C) of at least 2 x 2 pixels", f"{image.dtype} {image.shape}")
+    whole = image.dtype == np.uint8
+    if not (whole or image.dtype.kind == "f") or image.ndim != 3 or min(image.shape[:2]) < 2:
+        raise fail("image", "uint8 or float (H, W, C) of at least 2 x 2 pixels", f"{image.dtype} {image.shape}")
     if revealed.dtype != np.bool_ or revealed.shape != image.shape[:2]:
         raise fail("revealed", f"bool {image.shape[:2]}", f"{revealed.dtype} {revealed.shape}")
     revealed = revealed.copy()
@@ -61,8 +62,9 @@ def reveal(image: Array, revealed: Array, interpolation: Interpolation = "fast")
     if len(hidden):
         fill = _local if interpolation == "fast" else _triangulated
         values = fill(image, revealed, hidden)
-        # Single precision before rounding, as griddata's callers store it, so that ties are the same ones.
-        result[hidden[:, 0], hidden[:, 1]] = values.astype(np.float32).round().astype(np.uint8)
+        if whole:  # single precision before rounding, as griddata's callers store it, so that ties are the same ones
+            values = values.astype(np.float32).round()
+        result[hidden[:, 0], hidden[:, 1]] = values.astype(image.dtype)
     return result
 
 

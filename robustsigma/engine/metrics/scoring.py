@@ -11,7 +11,11 @@ from robustsigma.engine.metrics.base import Subject
 
 
 def score_copies(
-    subject: Subject, count: int, make: Callable[[Tensor, Tensor], Tensor], read: Callable[[Tensor, Tensor], Tensor]
+    subject: Subject,
+    count: int,
+    make: Callable[[Tensor, Tensor], Tensor],
+    read: Callable[[Tensor, Tensor], Tensor],
+    target: Tensor | None = None,
 ) -> Tensor:
     """Return what `read` makes of each copy, (B, count, ...); call inside `frozen()`.
 
@@ -20,12 +24,14 @@ def score_copies(
         count: copies of each image.
         make: from rows (n,), indices of images, and copies (n,), their numbers, to the images (n, C, H, W).
         read: from logits (n, K) and target classes (n,) to (n, ...).
+        target: int64 (B,); the subject's if None.
     """
+    target = subject.target if target is None else target
     size = subject.classifier.chunk_for(subject.images)
     device, parts = subject.images.device, []
     for start in range(0, len(subject) * count, size):
         at = torch.arange(start, min(start + size, len(subject) * count), device=device)
         rows, copies = at // count, at % count
-        parts.append(read(subject.classifier.logits(make(rows, copies)), subject.target[rows]))
+        parts.append(read(subject.classifier.logits(make(rows, copies)), target[rows]))
     joined = torch.cat(parts)
     return joined.reshape(len(subject), count, *joined.shape[1:])

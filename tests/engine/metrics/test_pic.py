@@ -9,8 +9,8 @@ import cases
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from numpy.lib.npyio import NpzFile
+from recorded import problem
 from torch import Tensor, nn
 
 from robustsigma import Classifier
@@ -24,19 +24,6 @@ AUTHORS = PerformanceInformation(tie_break="reference", interpolation="exact")
 REASONS = {"score on the original": Skip.LOW_CONFIDENCE, "entropy": Skip.NO_INFORMATION, "blurred": Skip.BLUR_EXPLAINS}
 
 
-class Recorded(nn.Module):
-    """The network of the recorded runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        made = cases._made
-        self.conv1, self.conv2 = made(nn.Conv2d, 3, 8, 3, padding=1), made(nn.Conv2d, 8, 16, 3, stride=2, padding=1)
-        self.fc = made(nn.Linear, 64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.adaptive_avg_pool2d(F.relu(self.conv2(F.softplus(self.conv1(x)))), 2).flatten(1))
-
-
 @pytest.fixture(scope="module")
 def stored(vectors: Path) -> NpzFile:
     return np.load(vectors / "metrics.npz")
@@ -45,13 +32,12 @@ def stored(vectors: Path) -> NpzFile:
 @pytest.fixture(scope="module")
 def recorded(vectors: Path, stored: NpzFile) -> Subject:
     """Return the images of the recorded runs with their random masks; skip where libwebp gives other sizes."""
-    problem, net = np.load(vectors / "problem.npz"), Recorded()
-    net.load_state_dict({key[4:]: torch.tensor(problem[key]) for key in problem if key.startswith("sd__")})
-    images = problem["images"][:RECORDED]
-    bytes_ = np.round(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    found = problem(vectors, "f32")
+    images = found.images[:RECORDED]
+    bytes_ = np.round(images.numpy() * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     if [information(image) for image in bytes_] != [int(stored[f"pic_{i}_entropy_orig"]) for i in range(RECORDED)]:
         pytest.skip("this build of libwebp gives other sizes than that of the recorded runs")
-    subject = Subject(Classifier(net), torch.tensor(images), torch.tensor(problem["targets"][:RECORDED]))
+    subject = Subject(found.classifier, images, found.targets[:RECORDED])
     masks = np.stack([stored[f"pic_{i}_random_mask"] for i in range(RECORDED)])
     return with_masks(subject, masks)
 
@@ -84,6 +70,23 @@ def test_equals_the_authors_runs(recorded, stored, heatmap, monotone):
             assert value == pytest.approx(float(stored[f"{key}_auc"]), abs=2e-5)
             compared += 1
     assert compared == 3
+
+
+@pytest.mark.parametrize("heatmap", ["ig", "idg", "gig", "sigma", "random"])
+def test_equals_the_runs_of_idgs_copy(recorded, stored, heatmap):
+    """Images that PAIR's code skips have an area there; so do they in the variant, and it is the same one."""
+    metric = PerformanceInformation(tie_break="reference", interpolation="exact", variant="idg_repo")
+    found = metric(recorded, torch.tensor(stored[f"map_{heatmap}"][:RECORDED]))
+    ends = metric._ends(recorded)
+    for name in ("sic", "aic"):
+        assert (found.skips[name] == Skip.NO).all()
+        for i in range(RECORDED):
+            key = f"idgpic_{i}_{heatmap}_{name}"
+            # Single precision over the span of the scores, which is next to nothing where both ends are near 1.
+            tolerance = max(3e-5, 5e-7 / abs(float(ends.original[i, 0] - ends.blurred[i, 0])))
+            assert tolerance < 2e-3
+            np.testing.assert_allclose(found.curves[name].y[i], stored[f"{key}_curve_y"], atol=tolerance)
+            assert found.values[name][i].item() == pytest.approx(float(stored[f"{key}_auc"]), abs=tolerance)
 
 
 def test_start_and_steps_equal_the_authors_runs(recorded, stored):

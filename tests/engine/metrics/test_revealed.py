@@ -107,7 +107,7 @@ def test_ends(interpolation):
 @pytest.mark.parametrize(
     ("image", "mask", "way", "name"),
     [
-        (noise(4, 4).astype(float), np.ones((4, 4), bool), "fast", "image"),
+        (noise(4, 4).astype(int), np.ones((4, 4), bool), "fast", "image"),
         (noise(4, 4)[..., 0], np.ones((4, 4), bool), "fast", "image"),
         (noise(1, 4), np.ones((1, 4), bool), "fast", "image"),
         (noise(4, 4), np.ones((4, 5), bool), "fast", "revealed"),

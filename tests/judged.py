@@ -38,6 +38,7 @@ CHEAP: dict[type[AttributionMetric], tuple[AttributionMetric, ...]] = {
     PerformanceInformation: (
         PerformanceInformation(min_confidence=0.0),
         PerformanceInformation(min_confidence=0.0, interpolation="exact", monotone=False, tie_break="reference"),
+        PerformanceInformation(variant="idg_repo", tie_break="reference"),
     ),
     RelativeStandardError: (RelativeStandardError(),),
     SensitivityN: (SensitivityN(subsets=12), SensitivityN(fractions=(0.2, 0.6), subsets=9, removal="blur")),

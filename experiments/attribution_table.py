@@ -1,0 +1,56 @@
+"""Print the scores of a benchmark's results.json as Markdown tables: python experiments/attribution_table.py FILE."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from robustsigma.report import text
+
+_SHOWN = ("insertion", "deletion", "difference", "sic", "aic", "sensitivity_n", "infidelity", "iou", "pointing_game")
+_ARROW = {"higher": "\u2191", "lower": "\u2193"}
+
+
+def table(results: dict[str, Any], model: str | None = None) -> str:
+    """Return means: bold where the best is clearly ahead, marked where random maps are not beaten."""
+    model = model or results["models"][0]["id"]
+    titles = {metric["id"]: f"{metric['title']} {_ARROW[metric['better']]}" for metric in results["metrics"]}
+    shown = [name for name in _SHOWN if name in titles]
+    cells = {(cell["method"], cell["metric"]): cell for cell in results["cells"] if cell["model"] == model}
+    lines = ["| method | " + " | ".join([*(titles[name] for name in shown), "passes"]) + " |"]
+    lines.append("|---" * (len(shown) + 2) + "|")
+    for method in sorted(results["methods"], key=lambda method: method["control"]):
+        name = method["id"]
+        if (name, shown[0]) in cells:
+            passes = sum(cells[name, cost]["mean"] for cost in ("forwards", "backwards"))
+            row = [*(_cell(cells[name, metric]) for metric in shown), f"{passes:,.0f}"]
+            lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def caption(results: dict[str, Any]) -> str:
+    """Return what stands behind the numbers."""
+    run, dataset, model = results["run"], results["dataset"], results["models"][0]
+    counts = [cell["n"] for cell in results["cells"] if cell["metric"] in ("sic", "aic")]
+    few = f" (SIC and AIC: {min(counts)} to {max(counts)})" if counts else ""
+    accuracy = model["accuracy"]
+    return (
+        f"{dataset['name']}, {dataset['images']} test images that the network gets right{few}, accuracy "
+        f"{text.percent(accuracy['mean'])} % of {accuracy['n']}, one network, {text.duration(run['seconds'])} on "
+        f"{run['hardware']['device']} with {run['hardware']['threads']} threads, torch {run['versions']['torch']}. "
+        "Bold: ahead of the second, its paired 95 % interval leaves zero out. \u2248: random maps are not beaten."
+    )
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    against = cell["against_random"]
+    mark = " \u2248" if against is not None and against["verdict"] != "better" else ""
+    shown = text.DASH if cell["mean"] is None else f"{cell['mean']:.2f}".replace("-", text.MINUS)
+    return (f"**{shown}**" if cell["best"] and cell["clear"] else shown) + mark
+
+
+if __name__ == "__main__":
+    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    print(f"{table(content)}\n\n{caption(content)}")

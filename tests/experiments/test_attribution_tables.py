@@ -1,0 +1,63 @@
+"""The README's tables of attribution come from the files beside it, and the scripts that make them run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustsigma.data import Baggage
+from robustsigma.models import Architecture, ModelCard, save_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_says_what_the_benchmark_says():
+    results = json.loads((ROOT / "results" / "benchmark_baggage.json").read_text())
+    made, readme = script("attribution_table"), (ROOT / "README.md").read_text()
+    assert made.table(results) in readme
+    assert made.caption(results) in readme
+    for sentence in results["findings"]:
+        assert sentence in readme
+
+
+def test_the_readme_says_what_the_sanity_of_metrics_says():
+    results = json.loads((ROOT / "results" / "metric_sanity.json").read_text())
+    made, readme = script("metric_sanity"), (ROOT / "README.md").read_text()
+    assert "\n".join(made.lines(results["entries"])) in readme
+    for entry in results["entries"]:
+        low = entry["perfect over random"][1]
+        assert (low > 0) == (not entry["metric"].endswith("to black")), entry["metric"]
+
+
+def test_metric_sanity_runs(tmp_path, capsys, monkeypatch):
+    source = Baggage(size=16, train=20, val=5, test=60)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        architecture = Architecture(arguments={"width": 4})
+        net = architecture.build(3, 5)
+    card = ModelCard(architecture, source.classes, source.shape)
+    model = save_model(tmp_path / "net.safetensors", net, card)
+    made = script("metric_sanity")
+    import dataclasses
+
+    from robustsigma.benchmark import preset
+
+    monkeypatch.setattr(made, "preset", lambda name: dataclasses.replace(preset(name), source=source))
+    made.main(["--model", str(model), "--images", "4", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "metric_sanity.json").read_text())
+    assert {"Insertion", "mIoU", "Deletion, to black"} <= {entry["metric"] for entry in found["entries"]}
+    miou = next(entry for entry in found["entries"] if entry["metric"] == "mIoU")
+    assert miou["perfect"]["mean"] == pytest.approx(1)
+    assert miou["constant"]["mean"] == 0
+    assert "| mIoU |" in capsys.readouterr().out
