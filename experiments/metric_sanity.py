@@ -84,8 +84,9 @@ def lines(entries: list[dict[str, Any]]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for entry in entries:
         shown = [_number(entry[name]["mean"]) for name in ("perfect", "random", "constant")]
-        mean, low, high = entry["perfect over random"]
-        yield f"| {entry['metric']} | {' | '.join(shown)} | {mean:+.3f} ({low:+.3f} to {high:+.3f}) |"
+        gain = entry["perfect over random"]
+        told = "no value" if gain is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*gain)
+        yield f"| {entry['metric']} | {' | '.join(shown)} | {told} |"
 
 
 def _number(value: float | None) -> str:
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", help=".safetensors of a model of baggage scans")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark"), help="the benchmark whose network is taken")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark"), help="benchmark of the network")
     options = parser.parse_args(arguments)
     settings, provenance = preset("baggage"), Provenance("python experiments/metric_sanity.py")
     if options.model:

@@ -19,7 +19,9 @@ from robustsigma.engine.attributors import (
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import (
     FGSM,
+    NFGSM,
     PGD,
+    Corruption,
     GaussianNoise,
     Identity,
     Mixture,
@@ -27,6 +29,8 @@ from robustsigma.engine.perturbations import (
     Perturbation,
     Share,
     SigmaSample,
+    SquareSearch,
+    TorchAttack,
 )
 
 __version__ = "0.1.0"
@@ -36,11 +40,13 @@ __all__ = [
     "FGSM",
     "IDG",
     "IG2",
+    "NFGSM",
     "PGD",
     "AttentionRollout",
     "Attribution",
     "Attributor",
     "Classifier",
+    "Corruption",
     "CrediblePath",
     "ExpectedGradients",
     "GaussianNoise",
@@ -56,5 +62,7 @@ __all__ = [
     "Share",
     "Sigma",
     "SigmaSample",
+    "SquareSearch",
+    "TorchAttack",
     "__version__",
 ]

@@ -57,4 +57,7 @@ def _difference(before: Any, now: Any, at: str = "") -> str | None:
             if found:
                 return found
         return None
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        parts = (_difference(a, b, f"{at}[{place}]") for place, (a, b) in enumerate(zip(before, now, strict=True)))
+        return next(filter(None, parts), None)
     return None if before == now else f"{at} = {now} (the folder has {before})"

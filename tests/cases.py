@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 
 from robustsigma import (
     FGSM,
+    NFGSM,
     PGD,
     Classifier,
+    Corruption,
     GaussianNoise,
     Identity,
     IntegratedGradients,
@@ -20,6 +23,8 @@ from robustsigma import (
     Share,
     Sigma,
     SigmaSample,
+    SquareSearch,
+    TorchAttack,
 )
 
 CHANNELS, SIZE, CLASSES = 3, 8, 3
@@ -233,9 +238,29 @@ _WALK = Sigma(alpha=0.5, beta=0.3, epsilon=0.2, objective="log_prob", paths=2, m
 CHEAP: dict[type[Perturbation], tuple[Perturbation, ...]] = {
     Identity: (Identity(),),
     GaussianNoise: (GaussianNoise(0.2),),
-    FGSM: (FGSM(0.05), FGSM(0.05, random_start=True)),
-    PGD: (PGD(0.05, steps=3), PGD(0.05, step_size=0.02, steps=2, random_start=False)),
+    FGSM: (FGSM(0.05), FGSM(0.05, random_start=True), FGSM(0.05, label="predicted")),
+    NFGSM: (NFGSM(0.05), NFGSM(0.05, k=0.5, label="predicted")),
+    PGD: (
+        PGD(0.05, steps=3),
+        PGD(0.05, step_size=0.02, steps=2, random_start=False),
+        PGD(0.05, steps=2, restarts=3, targeted="random"),
+        PGD(0.5, steps=2, norm="l2", restarts=2),
+        PGD(0.5, steps=2, norm="l2", random_start=False, targeted="second"),
+    ),
+    Corruption: (Corruption("gaussian_noise", 1), Corruption("contrast", 5), Corruption("spatter", 3)),
+    SquareSearch: (SquareSearch(0.05, queries=4),),
     SigmaSample: (SigmaSample(_WALK), SigmaSample(_WALK, fraction=0.5, unconverged="original")),
     PathEnd: (PathEnd(_WALK), PathEnd(IntegratedGradients(steps=2, baseline="gaussian"))),
     Mixture: (Mixture((Share(FGSM(0.05), 0.4), Share(GaussianNoise(0.2), 0.4))),),
 }
+
+# Those that need an extra have settings, and are tested, where it is installed.
+EXTRAS: dict[type[Perturbation], str] = {Corruption: "albumentations", TorchAttack: "torchattacks"}
+if find_spec("torchattacks"):
+    CHEAP[TorchAttack] = (
+        TorchAttack("PGD", {"steps": 2}, eps=0.05),
+        TorchAttack("Square", {"n_queries": 8}, eps=0.1),
+        TorchAttack("CW", {"steps": 4}, eps=0.5, norm="l2"),
+    )
+if not find_spec("albumentations"):
+    del CHEAP[Corruption]

@@ -1,6 +1,7 @@
 """Datasets in [0, 1], and the Lightning module that perturbs their batches on the device."""
 
 from robustsigma.data.baggage import Baggage
+from robustsigma.data.corruption_arrays import CorruptionArrays
 from robustsigma.data.digits import Digits
 from robustsigma.data.folder import ImageFolder
 from robustsigma.data.mnist5k import MNIST5k
@@ -15,6 +16,7 @@ __all__ = [
     "ArrayDataset",
     "Baggage",
     "Batch",
+    "CorruptionArrays",
     "Digits",
     "ImageFolder",
     "MNIST5k",

@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
 from robustsigma.data.loading import KeyedDataset, KeySampler, chosen, loader
+from robustsigma.data.ramp import Ramp
+from robustsigma.data.sample_bank import Banks
 from robustsigma.data.source import Batch, Source, Split
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import noise, validation
@@ -27,11 +29,19 @@ class RobustDataModule(pl.LightningDataModule):
 
     The LightningModule has an attribute `classifier`, a `robustsigma.Classifier`.
 
+    Where the training perturbation has a `SigmaSample` with a bank, its samples are kept here by the image's index,
+    and in checkpoints: a training resumed at the end of an epoch goes on as if it had not been interrupted. An image
+    then keeps its part of a `Mixture` for some epochs (see `robustsigma.data.sample_bank.Banks`). With an
+    `augment`, a sample of the bank is that of the image as it was augmented when it was made. Each process has a bank
+    of its own, and a checkpoint holds the first one's; so with several processes, whose images change from epoch to
+    epoch, fewer samples are found, and the numbers are not those of one process.
+
     Args:
         source: the dataset.
         train_perturbation: of training batches; use `Mixture` to perturb a share of each. None leaves them clean.
         conditions: name and perturbation of each test condition; None is {"clean": Identity()}.
         val_conditions: the same for validation.
+        ramp: lets the training perturbation grow over the first epochs; None has it whole from the start.
         augment: geometric and other transforms of the training images, on the CPU workers.
         batch_size: images in a batch of any stage.
         num_workers: loading processes; the embedded datasets lie in memory and need none.
@@ -46,6 +56,7 @@ class RobustDataModule(pl.LightningDataModule):
         train_perturbation: Perturbation | None = None,
         conditions: Mapping[str, Perturbation] | None = None,
         val_conditions: Mapping[str, Perturbation] | None = None,
+        ramp: Ramp | None = None,
         augment: Albumentations | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
@@ -62,6 +73,9 @@ class RobustDataModule(pl.LightningDataModule):
         self.train_perturbation = train_perturbation
         self.conditions = _conditions("conditions", conditions)
         self.val_conditions = _conditions("val_conditions", val_conditions)
+        self.ramp = ramp
+        if ramp is not None:
+            ramp.check(train_perturbation)
         self.augment = augment
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -70,6 +84,21 @@ class RobustDataModule(pl.LightningDataModule):
             Source.check_split(split)
             validation.integer(f"limits[{split!r}]", most, 1)
         self.seed = seed
+        self.banks = Banks(self.seed)
+
+    def setup(self, stage: str) -> None:
+        """Forget the samples of another training."""
+        if stage == "fit":
+            self.banks = Banks(self.seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the kept samples, for a checkpoint."""
+        banks = self.banks.state_dict()
+        return {"banks": banks} if banks else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self.banks.load_state_dict(state_dict.get("banks", {}))
 
     def prepare_data(self) -> None:
         """Download what is missing, in one process."""
@@ -119,10 +148,20 @@ class RobustDataModule(pl.LightningDataModule):
         if not isinstance(classifier, Classifier):
             raise validation.fail("model.classifier", "a robustsigma.Classifier", type(classifier).__name__)
         seeds = noise.image_seeds(self.seed, stage, name, epoch, batch.indices)
+        perturbation = perturbation or Identity()
+        if trainer.training and self.ramp is not None:
+            perturbation = self.ramp.at(perturbation, epoch)
+        x, y, indices = batch.images, batch.labels, batch.indices
+        withdrawal = None
         start = time.perf_counter()
-        made = (perturbation or Identity()).apply(classifier, batch.images, batch.labels, seed=seeds)
+        if trainer.training:
+            made, withdrawal = self.banks.apply(
+                perturbation, classifier, x, y, seeds=seeds, indices=indices, epoch=epoch
+            )
+        else:
+            made = perturbation.apply(classifier, x, y, seed=seeds)
         seconds = time.perf_counter() - start
-        return batch._replace(images=made.images, clean=batch.images, made=made, condition=name, seconds=seconds)
+        return Batch(made.images, y, indices, x, made, name, seconds, withdrawal)
 
 
 def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:

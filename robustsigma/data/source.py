@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustsigma.data.sample_bank import Withdrawal
 from robustsigma.engine.perturbations import Perturbed
 
 Split = Literal["train", "val", "test"]
@@ -26,6 +27,7 @@ class Batch(NamedTuple):
         made: how `images` came about, or None on the way from the loader.
         condition: name of what was done to the images.
         seconds: the perturbation took, on the host's clock.
+        withdrawal: what the bank of SIGMA samples gave, or None outside training.
     """
 
     images: Tensor
@@ -35,6 +37,22 @@ class Batch(NamedTuple):
     made: Perturbed | None = None
     condition: str = "clean"
     seconds: float = 0.0
+    withdrawal: Withdrawal | None = None
+
+    @property
+    def sampled(self) -> Tensor:
+        """Where the image is one that a search made, such as a SIGMA sample, now or earlier: bool (B,)."""
+        if self.made is None:
+            return torch.zeros(len(self.labels), dtype=torch.bool, device=self.labels.device)
+        found = self.made.searched & self.changed
+        return found if self.withdrawal is None else found | self.withdrawal.served
+
+    @property
+    def changed(self) -> Tensor:
+        """Where the image is not the clean one: bool (B,)."""
+        if self.clean is None:
+            return torch.zeros(len(self.labels), dtype=torch.bool, device=self.labels.device)
+        return (self.images != self.clean).flatten(1).any(1)
 
 
 class ArrayDataset(Dataset[tuple[Tensor, int]]):

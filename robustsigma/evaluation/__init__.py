@@ -2,6 +2,6 @@
 
 from robustsigma.evaluation.evaluate import evaluate
 from robustsigma.evaluation.parsing import preset
-from robustsigma.evaluation.settings import Evaluation, Retraining, Training
+from robustsigma.evaluation.settings import Checks, Evaluation, Retraining, Training
 
-__all__ = ["Evaluation", "Retraining", "Training", "evaluate", "preset"]
+__all__ = ["Checks", "Evaluation", "Retraining", "Training", "evaluate", "preset"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from robustsigma.data.loading import take
-from robustsigma.engine.checks import check_classifier
 from robustsigma.evaluation import results as numbers
-from robustsigma.evaluation.findings import findings
+from robustsigma.evaluation.curves import curve_entries
+from robustsigma.evaluation.diagnosis import Diagnosis
+from robustsigma.evaluation.findings import findings, title
+from robustsigma.evaluation.flags import run_flags
 from robustsigma.evaluation.illustrations import default_attributors, illustrate
+from robustsigma.evaluation.matrix import WORST, Matrix
 from robustsigma.evaluation.run import BASE, Column, Regime, Run
 from robustsigma.evaluation.settings import Evaluation, describe
+from robustsigma.evaluation.threat import parameters, threat
 from robustsigma.files import write_atomically
 from robustsigma.provenance import Provenance
 from robustsigma.report import print_table, write_report
@@ -65,7 +69,7 @@ def collect(run: Run) -> dict[str, Any]:
         for column in run.columns
     }
     notes = {(r.id, seed): store.notes(seed, r.id) for r in run.regimes for seed in settings.seeds}
-    matrix = numbers.Matrix(run.regimes, run.columns, cells, list(settings.seeds))
+    matrix = Matrix(run.regimes, run.columns, cells, list(settings.seeds), _diagnoses(run))
     source = settings.source
     return {
         "schema": 1,
@@ -78,7 +82,8 @@ def collect(run: Run) -> dict[str, Any]:
             "train": len(source.split("train")),  # type: ignore[arg-type]
             "test": len(cells[BASE, run.columns[0].id][0].indices),
         },
-        "conditions": [_condition(column, cells[BASE, column.id]) for column in run.columns],
+        "conditions": [_condition(column, cells[BASE, column.id]) for column in run.columns]
+        + [_worst_case(matrix, name) for name in matrix.worst],
         "regimes": [
             _regime(regime, settings, [notes[regime.id, s]["seconds"] for s in settings.seeds])
             for regime in run.regimes
@@ -86,16 +91,43 @@ def collect(run: Run) -> dict[str, Any]:
         "cells": numbers.cell_entries(matrix),
         "differences": numbers.differences(matrix),
         "per_seed": numbers.per_seed(matrix) if len(settings.seeds) > 1 else [],
+        "checks": numbers.checks(matrix),
+        "networks": numbers.networks(matrix),
+        "curves": curve_entries(matrix),
         "augmentation": numbers.augmentation(matrix, notes),
-        "flags": numbers.run_flags(matrix),
+        "flags": run_flags(matrix),
         "findings": findings(matrix, len(source.classes)),
     }
 
 
+def _diagnoses(run: Run) -> dict[str, list[Diagnosis]]:
+    """Return the diagnoses of every regime that has them for all seeds."""
+    found = {r.id: [run.diagnosis(seed, r) for seed in run.settings.seeds] for r in run.regimes}
+    return {name: [one for one in each if one is not None] for name, each in found.items() if None not in each}
+
+
 def _condition(column: Column, base: list[Any]) -> dict[str, Any]:
     shown = {"id": column.id, "name": column.name, "reading": column.reading, "settings": repr(column.perturbation)}
+    said = {
+        "threat": dataclasses.asdict(threat(column.perturbation, column.reading)),
+        "parameters": parameters(column.perturbation),
+    }
     moved = column.reading != "transfer" and any(o.linf.any() for o in base)
-    return {**shown, "quality": numbers.quality(base) if moved else {}}
+    return {**shown, **said, "quality": numbers.quality(base) if moved else {}}
+
+
+def _worst_case(matrix: Matrix, name: str) -> dict[str, Any]:
+    names = {column.id: title(column.name) for column in matrix.columns}
+    members = matrix.worst[name]
+    said = f"right under each of {', '.join(names[member] for member in members)} (adaptive)"
+    return {
+        "id": name,
+        "name": name.removeprefix(f"{WORST}/"),
+        "reading": WORST,
+        "settings": said,
+        "members": list(members),
+        "quality": {},
+    }
 
 
 def _regime(regime: Regime, settings: Evaluation, seconds: list[float]) -> dict[str, Any]:
@@ -111,7 +143,7 @@ def _regime(regime: Regime, settings: Evaluation, seconds: list[float]) -> dict[
 
 
 def _add_pictures(run: Run, found: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Add examples, a path and explanations by the first seed's base model, and the flags of that model."""
+    """Add examples, a path and explanations by the first seed's base model."""
     settings = run.settings
     classifier = run.model(settings.seeds[0], BASE).classifier.eval()
     dataset = settings.source.split("test")
@@ -119,7 +151,4 @@ def _add_pictures(run: Run, found: dict[str, Any]) -> dict[str, np.ndarray]:
         classifier, dataset, len(settings.source.classes), run.columns, default_attributors(run.columns)
     )
     found.update(sections)
-    count = min(len(dataset), 128)  # type: ignore[arg-type]
-    x, y = take(dataset, range(count))
-    found["flags"] += [{"code": flag.code, "message": flag.message} for flag in check_classifier(classifier, x, y)]
     return arrays

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustsigma.engine.metrics import Interval, mean_interval, paired_difference
-from robustsigma.evaluation.results import CONTROL, Matrix
+from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix
 from robustsigma.evaluation.run import ADAPTIVE, BASE, Column, Regime
 from robustsigma.report import text
 
@@ -46,6 +46,10 @@ def _base(matrix: Matrix, classes: int) -> str:
     ]
     clean = [_percent(matrix.accuracy(BASE, c.id)) for c in _live(matrix) if c.name == "clean"]
     head = f"The base model is right on {clean[0]} of clean images, " if clean else "The base model is right on "
+    for name in matrix.worst:
+        where = name.removeprefix(f"{WORST}/")
+        within = "" if where == "all" else f" within {where}"
+        parts.append(f"{_percent(matrix.accuracy(BASE, name))} under all adaptive attacks{within} at once")
     return head + ", ".join(parts) + f"; chance is {100 / classes:.0f} %."
 
 

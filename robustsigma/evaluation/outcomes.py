@@ -28,6 +28,7 @@ class Outcomes:
         labels: true class.
         predictions: class answered.
         confidences: softmax of the true class.
+        top: softmax of the class answered; NaN where an older version, which did not keep it, wrote the file.
         searched: whether a search made the sample (SIGMA's walk).
         converged: whether it reached its goal.
         steps: of the search.
@@ -40,6 +41,7 @@ class Outcomes:
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
     confidences: NDArray[np.float32]
+    top: NDArray[np.float32]
     searched: NDArray[np.bool_]
     converged: NDArray[np.bool_]
     steps: NDArray[np.int64]
@@ -62,7 +64,9 @@ class Outcomes:
     def read(path: Path) -> Outcomes:
         """Read what `write` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            return Outcomes(**{f.name: file[f.name] for f in fields(Outcomes)})
+            found = {name: file[name] for name in file.files}
+        found.setdefault("top", np.full(len(found["indices"]), np.nan, np.float32))
+        return Outcomes(**found)
 
 
 _COLUMNS = tuple(f.name for f in fields(Outcomes) if f.name != "indices")
@@ -98,6 +102,7 @@ class OutcomeRecorder(pl.Callback):
             "labels": batch.labels,
             "predictions": outputs.argmax(1),
             "confidences": pick(outputs.float(), batch.labels, "prob"),
+            "top": outputs.float().softmax(1).amax(1),
             "searched": batch.made.searched,
             "converged": batch.made.converged,
             "steps": batch.made.steps,

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from robustsigma.data.loading import Key, KeyedDataset, chosen
+from robustsigma.data.loading import Key, KeyedDataset, chosen, take
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Mixture, Perturbation, Share
+from robustsigma.engine.perturbations import Identity, Mixture, Perturbation, Share
 from robustsigma.evaluation.data import MadeImages, MatrixData
+from robustsigma.evaluation.diagnosis import Diagnosis, Examination
+from robustsigma.evaluation.lightning import quiet, quiet_trainer, seeded
 from robustsigma.evaluation.outcomes import OutcomeRecorder, Outcomes
 from robustsigma.evaluation.progress import BatchProgress, RunProgress, Step
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training, describe
@@ -95,14 +92,16 @@ class Run:
 
     def __init__(self, settings: Evaluation, out: Path, console: Console) -> None:
         self.settings, self.console = settings, console
-        kept = {key: value for key, value in describe(settings).items() if key != "seeds"}  # seeds may be added
+        # Seeds may be added, and a diagnosis keeps its checks itself.
+        kept = {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks")}
         self.store = Store(out, kept)
         self.regimes, self.columns = regimes(settings), columns(settings)
 
     def run(self) -> None:
         """Train and test what is missing."""
-        jobs = 2 * len(self.regimes) * len(self.settings.seeds)
-        with _quiet(), RunProgress(jobs, self.console) as progress:
+        checks = self.settings.checks
+        jobs = (3 if checks.images else 2) * len(self.regimes) * len(self.settings.seeds)
+        with quiet(), RunProgress(jobs, self.console) as progress:
             for seed in self.settings.seeds:
                 for regime in self.regimes:
                     title = f"seed {seed}, {regime.id.replace('_', ' ')}"
@@ -117,11 +116,22 @@ class Run:
                     else:
                         with progress.job(f"{title}: {len(missing)} conditions") as step:
                             self._test(seed, regime, missing, step)
+                    if self.diagnosis(seed, regime) is not None:
+                        progress.finish(f"{title}: was checked before")
+                    elif checks.images:
+                        with progress.job(f"{title}: checks of the attacks") as step:
+                            found = self._diagnose(seed, regime, step)
+                            found.write(self.store.diagnosis(seed, regime.id), checks)
+
+    def diagnosis(self, seed: int, regime: Regime) -> Diagnosis | None:
+        """Return the checks of one model, or None if they were not made, or others were."""
+        checks = self.settings.checks
+        return Diagnosis.read(self.store.diagnosis(seed, regime.id), checks) if checks.images else None
 
     def train(self, seed: int, regime: Regime) -> None:
         """Train one model, if it is missing; a regime needs its base model."""
         if not self.store.has_model(seed, regime.id):
-            with _quiet():
+            with quiet():
                 self._train(seed, regime, lambda done, total: None)
 
     def data(self, seed: int, batch_size: int, **kwargs: Any) -> MatrixData:
@@ -133,7 +143,7 @@ class Run:
         """Return a model: trained if its weights are there, else fresh."""
         s = self.settings
         source = s.source
-        with _seeded(seed, "initial weights"):
+        with seeded(seed, "initial weights"):
             net = s.architecture.build(source.shape[0], len(source.classes))
         optimizer: Any = torch.optim.AdamW
         if training is not None:
@@ -156,8 +166,8 @@ class Run:
             special["train_perturbation"] = Mixture([Share(regime.perturbation, again.share)])
         data = self.data(seed, plan.batch_size, augment=first.augment, **special)
         statistics = AugmentationStatistics()
-        with _seeded(seed, regime.id):  # dropout
-            trainer = _trainer([statistics, BatchProgress(step)], max_epochs=plan.epochs, limit_val_batches=0)
+        with seeded(seed, regime.id):  # dropout
+            trainer = quiet_trainer([statistics, BatchProgress(step)], max_epochs=plan.epochs, limit_val_batches=0)
             trainer.fit(model, data)
         totals += statistics.totals
         notes = {
@@ -203,7 +213,7 @@ class Run:
                 made={c.id: self._made(seed, c.name) for c in transfer},
                 limits=None if most is None else {"test": most},
             )
-            trainer = _trainer([recorder, BatchProgress(step)])
+            trainer = quiet_trainer([recorder, BatchProgress(step)])
             trainer.test(self.model(seed, regime.id), datamodule=data, verbose=False)
         for name, images in recorder.images.items():
             found = recorder.outcomes[name]
@@ -211,6 +221,27 @@ class Run:
             self.store.write_samples(seed, name.removesuffix(f"/{ADAPTIVE}"), tensors)
         for column in missing:
             self._outcomes(seed, regime, column, recorder).write(self.store.outcomes(seed, regime.id, column.id))
+
+    def _diagnose(self, seed: int, regime: Regime, step: Step) -> Diagnosis:
+        live = {c.id: c for c in self.columns if c.reading != TRANSFER}
+        outcomes = {name: self.store.read_outcomes(seed, regime.id, name) for name in live}
+        clean = next(name for name, column in live.items() if isinstance(column.perturbation, Identity))
+        tested = outcomes[clean].indices
+        rows = np.array(chosen(len(tested), self.settings.checks.images, 0), np.int64)
+        device = best_device()
+        x, y = take(self.settings.source.split("test"), tested[rows].tolist())
+        examination = Examination(
+            self.model(seed, regime.id).classifier.to(device),
+            x.to(device),
+            y.to(device),
+            torch.tensor(tested[rows], device=device),
+            rows,
+            {name: column.perturbation for name, column in live.items() if column.reading == ADAPTIVE},
+            outcomes,
+            clean,
+            len(self.settings.source.classes),
+        )
+        return examination.run(self.settings.checks, step)
 
     def _made(self, seed: int, condition: str) -> MadeImages:
         tensors = self.store.read_samples(seed, condition)
@@ -228,47 +259,3 @@ class Run:
             raise RuntimeError(f"{column.id}: the samples of seed {seed} are not of the images that are tested")
         how = ("searched", "converged", "steps", "rmse", "linf", "ssim")
         return dataclasses.replace(tested, **{name: getattr(base, name) for name in how})
-
-
-def _trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="auto",
-        devices=1,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **kwargs,
-    )
-
-
-@contextmanager
-def _seeded(seed: int, name: str) -> Iterator[None]:
-    """Seed the global generators, which initialisers and dropout draw from, and give them back as they were."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    key = int(noise.fold(torch.tensor([seed]), name)[0])
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(key)
-        yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's notices, a dozen for each of many short trainings, out of the progress."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning passes one on
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -72,6 +72,32 @@ class Retraining:
         _check_optimisation(self)
 
 
+@dataclass(frozen=True)
+class Checks:
+    """Further measurements that tell how far the attacks of the matrix can be believed, on a few of its test images.
+
+    They decide no cell, only its flags: a folder goes on under other checks, which are then made again.
+
+    Args:
+        images: test images at most, drawn at random from those of the matrix; 0 leaves all of these checks out.
+        convergence: also attack with twice the steps of each PGD.
+        noise: also add Gaussian noise of the same RMSE as each attack's samples.
+        queries: forward passes of a search without gradients in the ball of each FGSM and PGD; 0 leaves it out.
+        curves: also attack at a quarter and half of the eps of each FGSM and PGD, and at its doubles until no more than
+            chance is right or the ball holds every image.
+    """
+
+    images: int = 64
+    convergence: bool = True
+    noise: bool = True
+    queries: int = 100
+    curves: bool = True
+
+    def __post_init__(self) -> None:
+        validation.integer("images", self.images, 0)
+        validation.integer("queries", self.queries, 0)
+
+
 def _check_optimisation(plan: Training | Retraining) -> None:
     validation.integer("epochs", plan.epochs, 1)
     validation.integer("batch_size", plan.batch_size, 1)
@@ -90,6 +116,7 @@ class Evaluation:
         retraining: of every regime that starts from it.
         conditions: what is done to the test images. Conditions that depend on the model are read twice: adaptive,
             made against the model under test, and transfer, made once against the base model.
+        checks: of how far the attacks can be believed.
         seeds: of the trainings. Test images and their noise are the same for all.
         mean: per channel, of the normalisation.
         std: per channel, of the normalisation.
@@ -103,6 +130,7 @@ class Evaluation:
     training: Training = field(default_factory=Training)
     retraining: Retraining = field(default_factory=Retraining)
     conditions: Mapping[str, Perturbation] = field(default_factory=lambda: {"clean": Identity()})
+    checks: Checks = field(default_factory=Checks)
     seeds: Sequence[int] = (0,)
     mean: Sequence[float] = (0.5,)
     std: Sequence[float] = (0.25,)

@@ -75,6 +75,10 @@ class Store:
         """Read one cell's outcomes."""
         return Outcomes.read(self.outcomes(seed, regime, condition))
 
+    def diagnosis(self, seed: int, regime: str) -> Path:
+        """Return the place of a model's diagnosis."""
+        return self.folder / "checks" / f"seed{seed}" / f"{_flat(regime)}.npz"
+
 
 def _flat(name: str) -> str:
     return name.replace("/", ".")

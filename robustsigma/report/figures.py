@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from robustsigma.report import gallery, matrix, text
+from robustsigma.report import curves, gallery, matrix, text
 from robustsigma.report.canvas import (
     INK,
     LINE,
@@ -34,7 +34,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, by
         arrays: images and heatmaps of its sections.
 
     Returns:
-        PNG files by name: `matrix`, and `examples`, `path`, `explanations` where the result has them.
+        PNG files by name: `matrix`, and `curves`, `examples`, `path`, `explanations` where the result has them.
 
     Raises:
         ValueError: if a section's array is missing or does not fit.
@@ -42,6 +42,8 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, by
     made: dict[str, bytes] = {}
     with styled():
         made["matrix"] = png(_matrix(matrix.build(results)))
+        if results.get("curves"):
+            made["curves"] = png(curves.draw(results))
         if (results.get("examples") or {}).get("items"):
             made["examples"] = png(gallery.examples(results, array(arrays, "examples", 5)))
         if (results.get("path") or {}).get("shown_steps"):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from robustsigma.report import figures, matrix, page, text
+from robustsigma.report import figures, matrix, page, text, trust
 
-FIGURES = ("matrix", "examples", "path", "explanations")
+FIGURES = ("matrix", "curves", "examples", "path", "explanations")
 QUALITY = (
     ("rmse", "RMSE", "root mean square change of a pixel; 0 is no change"),
     ("linf", "L\u221e", "greatest change of any pixel"),
@@ -46,6 +46,11 @@ def view(results: dict[str, Any]) -> dict[str, Any]:
         "changes": changes(results, found),
         "quality": _quality(results, found),
         "quality_names": QUALITY,
+        "threats": trust.threats(results, found),
+        "checks": trust.checks(results, found),
+        "checked_against": trust.OTHERS,
+        "networks": trust.networks(results, found),
+        "calibrated": trust.calibrated(found),
         "augmentation": _augmentation(results, found),
         "per_seed": _per_seed(results, found),
         "explained": [_explained(method) for method in results.get("explanations") or []],
@@ -71,24 +76,27 @@ def _tiles(found: matrix.Matrix) -> list[tuple[str, str, str, str]]:
     tiles = []
     if base and clean and found.mean(base[0].id, clean.id) is not None:
         tiles.append((f"{base[0].label} model, {clean.label}", found.mean(base[0].id, clean.id), "without an attack"))
-    worst = {}
+    worst: dict[str, tuple[float, str]] = {}
+    every = [head for head in found.conditions if head.group == "worst"][:1]  # balls come before all attacks together
     for regime in found.regimes:
+        together = found.mean(regime.id, every[0].id) if every else None
+        if together is not None:
+            worst[regime.id] = (together, every[0].settings)
+            continue
         values = {head.label: found.mean(regime.id, head.id) for head in attacks}
         measured = {label: value for label, value in values.items() if value is not None}
         if measured and len(measured) == len(attacks):
             lowest = min(measured, key=lambda label: measured[label])
-            worst[regime.id] = (measured[lowest], lowest)
+            worst[regime.id] = (measured[lowest], f"adaptive {lowest}, the lowest of {len(attacks)}")
     if base and base[0].id in worst:
         value, attack = worst[base[0].id]
-        tiles.append(
-            (f"{base[0].label} model, strongest attack", value, f"adaptive {attack}, lowest of {len(attacks)}")
-        )
+        tiles.append((f"{base[0].label} model, worst case", value, attack))
     trained = [head for head in found.regimes if head.group != "none" and head.id in worst]
     if trained:
         best = max(trained, key=lambda head: worst[head.id][0])
         value, attack = worst[best.id]
         group = matrix.PROTOCOLS.get(best.group, (best.group, ""))[0].lower()
-        tiles.append((f"{best.label}, {group}", value, f"adaptive {attack}: the best regime at its strongest attack"))
+        tiles.append((f"{best.label}, {group}", value, f"the best regime: {attack}"))
     return [(title, text.percent(value), " %", hint) for title, value, hint in tiles]
 
 

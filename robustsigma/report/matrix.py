@@ -11,6 +11,7 @@ from robustsigma.report import text
 READINGS = {
     "none": ("Clean and noise", "the same samples for every model"),
     "adaptive": ("Adaptive", "samples made against the model under test"),
+    "worst": ("Worst case", "right under every one of the adaptive attacks"),
     "transfer": ("Transfer", "samples made once, against the base model"),
 }
 PROTOCOLS = {
@@ -18,7 +19,7 @@ PROTOCOLS = {
     "retrain": ("Retrained", "on samples made before training"),
     "on_the_fly": ("On the fly", "samples made against the model while it trains"),
 }
-_OPTIONAL = ("n", "seeds", "accuracy", "confidence", "converged", "steps", "quality", "flags")
+_OPTIONAL = ("n", "seeds", "accuracy", "confidence", "calibration", "converged", "steps", "quality", "flags")
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsigma.data.module import RobustDataModule
+from robustsigma.data.sample_bank import Withdrawal
 from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Perturbed
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import choice, fail
 from robustsigma.models import ModelCard, save_model
+from robustsigma.training.checkpoint import RobustCheckpoint
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class AugmentationTotals:
         converged: searches that reached their goal.
         steps: of all searches together.
         seconds: spent in perturbations, on the host's clock, over all processes.
+        wanted: SIGMA samples that a bank was asked for.
+        served: those that came from it.
+        expired: those of which it had one that was too old.
+        relearnt: those of which it had one that the network classifies right by now.
+        ages: sum of the served samples' ages, in epochs.
     """
 
     samples: int = 0
@@ -35,6 +43,11 @@ class AugmentationTotals:
     converged: int = 0
     steps: int = 0
     seconds: float = 0.0
+    wanted: int = 0
+    served: int = 0
+    expired: int = 0
+    relearnt: int = 0
+    ages: int = 0
 
     def __add__(self, other: AugmentationTotals) -> AugmentationTotals:
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
@@ -42,7 +55,7 @@ class AugmentationTotals:
 
 
 def counts(made: Perturbed, clean: Tensor) -> Tensor:
-    """Return the integers of `AugmentationTotals` for a batch, int64 (4,), without waiting for the device."""
+    """Return the first four of `AugmentationTotals` for a batch, int64 (4,), without waiting for the device."""
     changed = (made.images != clean).flatten(1).any(1)
     return torch.stack([changed.sum(), made.searched.sum(), (made.searched & made.converged).sum(), made.steps.sum()])
 
@@ -51,7 +64,9 @@ class AugmentationStatistics(pl.Callback):
     """Logs each epoch what the training perturbation did.
 
     `augment_samples_per_second`, `augment_seconds`, and where a search was run `augment_converged` (the share that
-    reached its goal) and `augment_steps` (mean). `totals` holds the sums over all epochs.
+    reached its goal) and `augment_steps` (mean). Where a bank was asked for SIGMA samples, `bank_hit_rate` (the share
+    that came from it), `bank_mean_age` (of those, in epochs), and the shares that it had, but not for use:
+    `bank_expired` (too old) and `bank_relearnt` (classified right by now). `totals` holds the sums over all epochs.
     """
 
     def __init__(self) -> None:
@@ -69,7 +84,8 @@ class AugmentationStatistics(pl.Callback):
         """Add a batch, without waiting for the device."""
         if batch.made is None or batch.clean is None:
             return
-        sums = counts(batch.made, batch.clean)
+        bank = Withdrawal.empty(batch.images) if batch.withdrawal is None else batch.withdrawal
+        sums = torch.cat([counts(batch.made, batch.clean), bank.totals])
         self._counts = sums if self._counts is None else self._counts + sums
         self._seconds += batch.seconds
 
@@ -78,12 +94,18 @@ class AugmentationStatistics(pl.Callback):
         if self._counts is None:
             return
         sums = torch.cat([self._counts.double(), self._counts.new_tensor([self._seconds], dtype=torch.float64)])
-        reduced = trainer.strategy.reduce(sums, reduce_op="sum")
-        samples, searched, converged, steps, seconds = torch.as_tensor(reduced).tolist()
-        self.totals += AugmentationTotals(int(samples), int(searched), int(converged), int(steps), seconds)
-        logged = {"augment_seconds": seconds, "augment_samples_per_second": samples / seconds if seconds else 0.0}
-        if searched:
-            logged |= {"augment_converged": converged / searched, "augment_steps": steps / searched}
+        *whole, seconds = torch.as_tensor(trainer.strategy.reduce(sums, reduce_op="sum")).tolist()
+        samples, searched, converged, steps, wanted, served, expired, relearnt, ages = map(int, whole)
+        now = AugmentationTotals(samples, searched, converged, steps, seconds, wanted, served, expired, relearnt, ages)
+        self.totals += now
+        logged = {"augment_seconds": seconds, "augment_samples_per_second": now.samples / seconds if seconds else 0.0}
+        if now.searched:
+            logged |= {"augment_converged": now.converged / now.searched, "augment_steps": now.steps / now.searched}
+        if now.wanted:
+            logged |= {f"bank_{name}": getattr(now, name) / now.wanted for name in ("expired", "relearnt")}
+            logged["bank_hit_rate"] = now.served / now.wanted
+        if now.served:
+            logged["bank_mean_age"] = now.ages / now.served
         pl_module.log_dict(logged)
 
 
@@ -93,11 +115,17 @@ class SafetensorsExport(pl.Callback):
     `robustsigma explain` and `robustsigma augment` take the file as their model.
 
     Args:
-        path: of the file; None is `model.safetensors` in the logger's folder.
+        path: of the file; None is `model.safetensors` in the logger's folder, or `best.safetensors`.
+        which: "last", or "best" for those that the training's `RobustCheckpoint` found best.
+
+    Raises:
+        ValueError: at the end of the training, if there is no `LitClassifier` and `RobustDataModule`, or no best
+            checkpoint where it is asked for.
     """
 
-    def __init__(self, path: str | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str | None = None, *, which: Literal["last", "best"] = "last") -> None:
+        choice("which", which, ("last", "best"))
+        self.path, self.which = path, which
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the file, in one process."""
@@ -106,8 +134,22 @@ class SafetensorsExport(pl.Callback):
             raise fail("callbacks", "SafetensorsExport beside a LitClassifier and a RobustDataModule", "others")
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        folder = trainer.log_dir or trainer.default_root_dir
-        save_model(self.path or Path(folder) / "model.safetensors", classifier.net, card_of(classifier, data))
+        net, name = classifier.net, "model.safetensors"
+        if self.which == "best":
+            net, name = self._best(trainer, net), "best.safetensors"
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        save_model(self.path or folder / name, net, card_of(classifier, data))
+
+    @staticmethod
+    def _best(trainer: pl.Trainer, net: nn.Module) -> nn.Module:
+        paths = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, RobustCheckpoint)]
+        if not paths or not paths[0]:
+            raise fail("which", "'last', as no RobustCheckpoint kept a best one", "'best'")
+        weights = torch.load(paths[0], map_location="cpu", weights_only=True)["state_dict"]
+        prefix = "classifier.net."
+        best = copy.deepcopy(net)
+        best.load_state_dict({key[len(prefix) :]: w for key, w in weights.items() if key.startswith(prefix)})
+        return best
 
 
 def card_of(classifier: Classifier, data: RobustDataModule) -> ModelCard:

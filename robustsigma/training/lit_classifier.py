@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from robustsigma.data.source import Batch
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart
+from robustsigma.training.sample_labels import SampleLabels
 
 
 class LitClassifier(pl.LightningModule):
@@ -28,6 +29,13 @@ class LitClassifier(pl.LightningModule):
         optimizer: makes the optimiser from the parameters.
         schedule: "cosine" lets the learning rate fall to zero over the training, step by step; "constant" keeps it.
         label_smoothing: share of the label's weight that is spread over all classes.
+        sample_labels: the labels and the weight of SIGMA samples; None is `SampleLabels()`, which treats them as any
+            other image.
+        batch_norm: what a batch of clean and perturbed images is to BatchNorm. "joint" is one forward pass with common
+            statistics. "separate" passes clean and perturbed images one after the other, each with its own batch
+            statistics; the running ones follow both. "auxiliary" has besides a second set of BatchNorm layers for
+            the perturbed images (`AuxiliaryNorms`), which is not part of the classifier: attacks, validation and the
+            exported weights use the layers of the clean images. A batch of one kind is one pass.
     """
 
     def __init__(
@@ -39,14 +47,25 @@ class LitClassifier(pl.LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Literal["cosine", "constant"] = "cosine",
         label_smoothing: float = 0.0,
+        sample_labels: SampleLabels | None = None,
+        batch_norm: BatchNormPolicy = "joint",
     ) -> None:
         super().__init__()
         validation.choice("schedule", schedule, ("cosine", "constant"))
         validation.number("label_smoothing", label_smoothing, 0, 1)
+        validation.choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
         self.classifier = Classifier(net, mean=mean, std=std)
         self.optimizer = optimizer
         self.schedule = schedule
         self.label_smoothing = label_smoothing
+        self.sample_labels = sample_labels or SampleLabels()
+        self.batch_norm = batch_norm
+        self.auxiliary = AuxiliaryNorms(self.classifier) if batch_norm == "auxiliary" else None
+
+    def setup(self, stage: str) -> None:
+        """Let a second set of BatchNorm layers start where the classifier is, which may have been given weights."""
+        if stage == "fit" and self.auxiliary is not None:
+            self.auxiliary.restart(self.classifier)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of images in [0, 1]."""
@@ -54,8 +73,11 @@ class LitClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss."""
-        logits = self(batch.images)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        if self.batch_norm == "joint":
+            logits = self(batch.images)
+        else:
+            logits = apart(self.classifier, batch.images, batch.changed, self.auxiliary)
+        loss = self.sample_labels.loss(logits, batch.labels, batch.sampled, self.label_smoothing)
         size = len(batch.labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
         correct = (logits.detach().argmax(1) == batch.labels).float().mean()

@@ -47,6 +47,8 @@ def test_engine_keeps_gradients_and_randomness_in_their_place(path):
     calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     attributes = [call for call in calls if isinstance(call.func, ast.Attribute)]
     banned = {"backward", "manual_seed", "set_default_dtype", "use_deterministic_algorithms", "zero_grad"}
+    if path.name == "global_rng.py":  # lends the global generators to code of others, and takes them back
+        banned -= {"manual_seed"}
     assert {call.func.attr for call in attributes} & banned == set()
     draws = {"rand", "randn", "randint", "randperm", "bernoulli_", "normal_", "uniform_", "rand_like", "randn_like"}
     for call in attributes:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustsigma.engine.checks import check_classifier, is_probability
+from robustsigma.engine.checks import Soundness, check_classifier, inspect_classifier, is_probability
 
 
 class Noisy(nn.Module):
@@ -54,6 +54,24 @@ def test_saturated_net_is_flagged():
 def test_random_outputs_are_flagged_and_rounding_is_not():
     assert codes(Noisy(0.1)) == {"random_outputs"}
     assert codes(Noisy(1e-7)) == set()
+
+
+def test_dead_gradients_are_counted_image_by_image():
+    net = cases.saturated()
+    clf, x = cases.classifier(net), cases.images()
+    with clf.frozen():
+        predicted = clf.logits(x).argmax(1)
+    labels = predicted.clone()
+    labels[0] = (labels[0] + 1) % 3  # wrong, so its loss has a gradient
+    assert inspect_classifier(clf, x, labels) == Soundness(len(x), False, False, len(x) - 1)
+    assert inspect_classifier(cases.classifier(cases.mlp()), x, labels) == Soundness(len(x), False, False, 0)
+
+
+@pytest.mark.parametrize(("dead", "flagged"), [(0, False), (5, False), (6, True), (50, True)])
+def test_more_than_a_tenth_of_dead_gradients_is_flagged(dead, flagged):
+    flags = Soundness(50, False, False, dead).flags
+    assert [flag.code for flag in flags] == ["zero_gradient"] * flagged
+    assert all(f"{dead / 50:.0%} of loss gradients" in flag.message for flag in flags)
 
 
 def test_labels_are_checked():

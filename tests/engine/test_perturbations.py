@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 import cases
 import pytest
@@ -13,6 +12,7 @@ from torch import nn
 
 from robustsigma import (
     FGSM,
+    NFGSM,
     PGD,
     Classifier,
     GaussianNoise,
@@ -86,6 +86,15 @@ def test_nan_scores_are_an_error(perturbation, after):
         (lambda: PGD(steps=0), "steps: expected an integer of at least 1, got 0"),
         (lambda: PGD(steps=2.0), "steps: "),
         (lambda: PGD(step_size=0), r"step_size: expected a finite number in \(0, inf\], got 0"),
+        (lambda: PGD(2.0), r"eps: expected a finite number in \[0, 1\], got 2.0"),
+        (lambda: PGD(-1, norm="l2"), r"eps: expected a finite number in \[0, inf\], got -1"),
+        (lambda: PGD(norm="l1"), "norm: expected one of 'linf', 'l2', got 'l1'"),
+        (lambda: PGD(restarts=0), "restarts: expected an integer of at least 1, got 0"),
+        (lambda: PGD(restarts=2, random_start=False), "restarts: expected 1 without random_start, .* got 2"),
+        (lambda: PGD(targeted="first"), "targeted: expected one of 'random', 'least_likely', 'second', got 'first'"),
+        (lambda: FGSM(label="none"), "label: expected one of 'true', 'predicted', got 'none'"),
+        (lambda: NFGSM(k=-1), "k: expected a finite number"),
+        (lambda: NFGSM(label="none"), "label: expected one of 'true', 'predicted', got 'none'"),
         (lambda: SigmaSample(fraction=1.1), "fraction: "),
         (lambda: SigmaSample(unconverged="drop"), "unconverged: expected one of 'keep', 'original', got 'drop'"),
         (lambda: SigmaSample(IntegratedGradients()), "sigma: expected a Sigma, got IntegratedGradients"),
@@ -181,21 +190,6 @@ def test_costs_of_gradient_attacks():
         counter.reset()
         attack(clf, x, y, seed=0)
         assert (counter.forwards, counter.backwards) == (6 * passes, 6 * passes)
-
-
-@pytest.mark.reference
-@pytest.mark.parametrize("net", [cases.linear, cases.mlp, cases.cnn_bn_dropout])
-def test_against_torchattacks(net):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torchattacks = pytest.importorskip("torchattacks")
-    clf, x, y = cases.classifier(net()), cases.images(8), cases.labels(8)
-    clf.eval()
-    theirs = torchattacks.FGSM(clf, eps=0.05)(x, y)
-    assert torch.allclose(FGSM(0.05)(clf, x, y, seed=0), theirs, rtol=0, atol=1e-6)
-    theirs = torchattacks.PGD(clf, eps=0.05, alpha=0.012, steps=6, random_start=False)(x, y)
-    ours = PGD(0.05, step_size=0.012, steps=6, random_start=False)(clf, x, y, seed=0)
-    assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
 # SIGMA samples

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from robustsigma import FGSM, GaussianNoise, Identity, Sigma, SigmaSample
 from robustsigma.data import Baggage
-from robustsigma.evaluation import Evaluation, Retraining, Training, evaluate
+from robustsigma.evaluation import Checks, Evaluation, Retraining, Training, evaluate
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.progress import BatchProgress
 from robustsigma.evaluation.run import Run
@@ -33,9 +33,11 @@ SETTINGS = Evaluation(
     ),
     conditions=CONDITIONS,
     test_images=24,
+    checks=Checks(images=12, queries=5),
 )
 REGIMES = ("base", "clean/retrain", "sigma/retrain", "fgsm/on_the_fly")
 ATTACKS = ("fgsm", "sigma")
+WORST = "worst/all"
 COLUMNS = ("clean", "gaussian", "fgsm/adaptive", "sigma/adaptive", "fgsm/transfer", "sigma/transfer")
 
 
@@ -86,7 +88,7 @@ def done(tmp_path_factory):
 @pytest.fixture
 def calls(monkeypatch):
     """Record every training and test."""
-    found, train, test = [], Run._train, Run._test
+    found, train, test, diagnose = [], Run._train, Run._test, Run._diagnose
 
     def watched_train(self, seed, regime, step):
         found.append(("train", seed, regime.id))
@@ -96,6 +98,11 @@ def calls(monkeypatch):
         found.append(("test", seed, f"{regime.id}: {', '.join(column.id for column in missing)}"))
         test(self, seed, regime, missing, step)
 
+    def watched_diagnose(self, seed, regime, step):
+        found.append(("diagnose", seed, regime.id))
+        return diagnose(self, seed, regime, step)
+
+    monkeypatch.setattr(Run, "_diagnose", watched_diagnose)
     monkeypatch.setattr(Run, "_train", watched_train)
     monkeypatch.setattr(Run, "_test", watched_test)
     return found
@@ -110,11 +117,44 @@ def test_the_folder_holds_what_is_promised(done):
         assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
         assert arrays.files
     assert [regime["id"] for regime in results["regimes"]] == list(REGIMES)
-    assert [column["id"] for column in results["conditions"]] == list(COLUMNS)
+    assert [column["id"] for column in results["conditions"]] == [*COLUMNS, WORST]
     assert results["dataset"]["test"] == 24
     assert {(cell["regime"], cell["condition"]) for cell in results["cells"]} == {
-        (r, c) for r in REGIMES for c in COLUMNS
+        (r, c) for r in REGIMES for c in (*COLUMNS, WORST)
     }
+    assert {entry["regime"] for entry in results["networks"]} == set(REGIMES)
+    assert {(e["regime"], e["condition"]) for e in results["checks"]} == {
+        (r, f"{a}/adaptive") for r in REGIMES for a in ATTACKS
+    }
+    assert {(e["regime"], e["condition"]) for e in results["curves"]} == {(r, "fgsm/adaptive") for r in REGIMES}
+
+
+def test_worst_cases_are_the_means_of_each_images_minimum(done):
+    out, results, _ = done
+    for cell in results["cells"]:
+        if cell["condition"] == WORST:
+            each = [_read(out, cell["regime"], f"{attack}/adaptive").correct for attack in ATTACKS]
+            assert cell["accuracy"]["mean"] == pytest.approx(np.minimum(*each).mean(), abs=1e-12)
+
+
+def test_conditions_have_a_threat_model_and_every_parameter(done):
+    found = {column["id"]: column for column in done[1]["conditions"]}
+    assert found["fgsm/adaptive"]["threat"] == {
+        "norm": "L\u221e", "eps": 0.03, "knowledge": "weights of the model under test", "goal": "any wrong class"
+    }  # fmt: skip
+    assert found["fgsm/transfer"]["threat"]["knowledge"] == "weights of the base model alone"
+    assert found["sigma/adaptive"]["threat"]["norm"] == "unbounded"
+    assert found["sigma/adaptive"]["parameters"]["sigma"]["max_steps"] == 3
+    assert found["gaussian"]["parameters"] == {"attack": "GaussianNoise", "std": 0.1}
+    assert found[WORST]["members"] == ["fgsm/adaptive", "sigma/adaptive"]
+
+
+def test_the_confidence_of_the_answer_is_kept(done):
+    for regime in REGIMES:
+        found = _read(done[0], regime, "fgsm/adaptive")
+        right = found.correct > 0
+        np.testing.assert_allclose(found.top[right], found.confidences[right], atol=1e-6)
+        assert (found.top[~right] >= found.confidences[~right]).all()
 
 
 def test_evaluate_leaves_the_global_generators_alone(done):
@@ -125,6 +165,8 @@ def test_evaluate_leaves_the_global_generators_alone(done):
 def test_cells_are_the_means_of_the_stored_outcomes(done):
     out, results, _ = done
     for cell in results["cells"]:
+        if cell["condition"] == WORST:
+            continue
         found = _read(out, cell["regime"], cell["condition"])
         assert cell["accuracy"]["mean"] == pytest.approx((found.predictions == found.labels).mean(), abs=1e-12)
         assert cell["accuracy"]["low"] <= cell["accuracy"]["mean"] <= cell["accuracy"]["high"]
@@ -142,8 +184,12 @@ def test_cells_are_the_means_of_the_stored_outcomes(done):
 
 def test_differences_are_those_of_the_cells(done):
     out, results, _ = done
-    assert len(results["differences"]) == 5 * len(COLUMNS)  # three regimes against the base, two against the control
+    assert len(results["differences"]) == 5 * (
+        len(COLUMNS) + 1
+    )  # three regimes against the base, two against the control
     for entry in results["differences"]:
+        if entry["condition"] == WORST:
+            continue
         first = _read(out, entry["regime"], entry["condition"])
         second = _read(out, entry["against"], entry["condition"])
         np.testing.assert_array_equal(first.indices, second.indices)
@@ -189,6 +235,7 @@ def test_a_second_run_does_nothing_again(done, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "_train", refuse)
     monkeypatch.setattr(Run, "_test", refuse)
+    monkeypatch.setattr(Run, "_diagnose", refuse)
     shutil.copytree(done[0], tmp_path / "run")
     assert _numbers(_evaluate(SETTINGS, tmp_path / "run")) == _numbers(done[1])
 
@@ -210,13 +257,47 @@ def test_only_what_is_missing_is_done_again(done, tmp_path, calls):
         assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
 
 
+def test_checks_may_change_and_are_made_again_alone(done, tmp_path, calls):
+    out = shutil.copytree(done[0], tmp_path / "run")
+    (out / "checks" / "seed0" / "base.npz").unlink()
+    _go_on(SETTINGS, out)
+    assert _names(calls) == [("diagnose", "base")]
+    with np.load(out / "checks" / "seed0" / "base.npz") as again, np.load(done[0] / "checks/seed0/base.npz") as first:
+        assert set(again.files) == set(first.files)
+        for name in first.files:
+            np.testing.assert_array_equal(again[name], first[name])
+    calls.clear()
+    found = _evaluate(replace(SETTINGS, checks=Checks(images=6, queries=0, noise=False, curves=False)), out)
+    assert _names(calls) == [("diagnose", regime) for regime in REGIMES]
+    assert {entry["n"] for entry in found["checks"]} == {6}
+    assert not any("noise" in entry or "search" in entry for entry in found["checks"])
+    assert found["curves"] == []
+    calls.clear()
+    found = _evaluate(replace(SETTINGS, checks=Checks(images=0)), out)
+    assert (calls, found["checks"], found["networks"]) == ([], [], [])
+
+
+def test_a_folder_of_an_older_version_goes_on(done, tmp_path, calls):
+    """It has neither checks nor the confidence of the answer."""
+    out = shutil.copytree(done[0], tmp_path / "run")
+    shutil.rmtree(out / "checks")
+    for path in (out / "outcomes").rglob("*.npz"):
+        with np.load(path) as file:
+            kept = {name: file[name] for name in file.files if name != "top"}
+        np.savez(path, **kept)
+    found = _evaluate(SETTINGS, out)
+    assert _names(calls) == [("diagnose", regime) for regime in REGIMES]
+    assert found["checks"] == done[1]["checks"]
+    assert all(cell.get("calibration") is None for cell in found["cells"])
+
+
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(done, tmp_path, monkeypatch, calls):
     batches, handler = [], signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
 
         def interrupt(self, trainer, *_):
             batches.append(trainer.global_step)
-            if len(calls) == 3:  # the base model was trained and tested
+            if len(calls) == 4:  # the base model was trained, tested and checked
                 raise KeyboardInterrupt
 
         patch.setattr(BatchProgress, "on_train_batch_end", interrupt)
@@ -255,7 +336,7 @@ def test_a_seed_can_be_added(done, tmp_path, calls):
     results = _evaluate(replace(SETTINGS, seeds=(0, 1)), out)
     assert {seed for _, seed, _ in calls} == {1}
     assert results["seeds"] == [0, 1]
-    assert len(results["per_seed"]) == 2 * len(REGIMES) * len(COLUMNS)
+    assert len(results["per_seed"]) == 2 * len(REGIMES) * (len(COLUMNS) + 1)
     for regime in REGIMES:
         _same_outcomes(_read(out, regime, "fgsm/adaptive"), _read(done[0], regime, "fgsm/adaptive"))
         first, second = (_read(out, regime, "gaussian", seed) for seed in (0, 1))
@@ -284,6 +365,8 @@ def test_a_seed_can_be_added(done, tmp_path, calls):
         (lambda: replace(SETTINGS, test_images=0), "test_images"),
         (lambda: replace(SETTINGS, eval_batch_size=0), "eval_batch_size"),
         (lambda: replace(SETTINGS, num_workers=-1), "num_workers"),
+        (lambda: Checks(images=-1), "images"),
+        (lambda: Checks(queries=0.5), "queries"),
         (lambda: Training(epochs=0), "epochs"),
         (lambda: Training(batch_size=1.5), "batch_size"),
         (lambda: Training(lr=0), "lr"),

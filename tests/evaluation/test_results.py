@@ -2,68 +2,32 @@ import dataclasses
 
 import numpy as np
 import pytest
+from matrix_case import (
+    ATTACK,
+    BASE,
+    CLEAN,
+    COLUMNS,
+    CONTROL,
+    FGSM_RUN,
+    MOVED,
+    NOISE,
+    PGD_COLUMN,
+    SIGMA,
+    WALK,
+    WALK_MOVED,
+    N,
+    codes_of,
+    matrix_of,
+    outcomes_of,
+)
 
-from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample
+from robustsigma import PGD, GaussianNoise
 from robustsigma.engine.metrics import paired_difference
 from robustsigma.evaluation.findings import findings
+from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.results import (
-    Matrix,
-    augmentation,
-    cell_entries,
-    cell_flags,
-    differences,
-    per_seed,
-    run_flags,
-)
+from robustsigma.evaluation.results import augmentation, cell_entries, differences, per_seed
 from robustsigma.evaluation.run import Column, Regime
-
-N = 200
-CLEAN = Column("clean", "clean", "none", Identity())
-NOISE = Column("gaussian", "gaussian", "none", GaussianNoise(0.1))
-ATTACK = Column("fgsm/adaptive", "fgsm", "adaptive", FGSM(0.1))
-MOVED = Column("fgsm/transfer", "fgsm", "transfer", FGSM(0.1))
-WALK = Column("sigma/adaptive", "sigma", "adaptive", SigmaSample())
-WALK_MOVED = Column("sigma/transfer", "sigma", "transfer", SigmaSample())
-COLUMNS = [CLEAN, NOISE, ATTACK, MOVED]
-BASE = Regime("base", "base", "none", None)
-CONTROL = Regime("clean/retrain", "clean", "retrain", Identity())
-SIGMA = Regime("sigma/retrain", "sigma", "retrain", SigmaSample())
-FGSM_RUN = Regime("fgsm/on_the_fly", "fgsm", "on_the_fly", FGSM(0.1))
-
-
-def _outcomes(right, n=N, searched=0, converged=None, steps=5, shift=0):
-    """Return outcomes where the first `right` images, from `shift` on, are answered rightly."""
-    correct = np.roll(np.arange(n) < right, shift)
-    labels = np.arange(n) % 3
-    walked = np.arange(n) < searched
-    reached = np.ones(n, bool) if converged is None else ~walked | (np.arange(n) < converged)
-    return Outcomes(
-        indices=np.arange(n),
-        labels=labels,
-        predictions=np.where(correct, labels, (labels + 1) % 3),
-        confidences=np.where(correct, 0.8, 0.1).astype(np.float32),
-        searched=walked,
-        converged=reached,
-        steps=np.where(walked, steps, 0),
-        rmse=np.full(n, 0.1, np.float32),
-        linf=np.full(n, 0.2, np.float32),
-        ssim=np.full(n, 0.9, np.float32),
-    )
-
-
-def _matrix(rights, columns=COLUMNS, regimes=(BASE,), seeds=(0,)):
-    """Return a matrix; `rights` has a number of right answers, or outcomes, for each regime and column."""
-    cells = {}
-    for regime, row in zip(regimes, rights, strict=True):
-        for column, found in zip(columns, row, strict=True):
-            one = found if isinstance(found, Outcomes) else _outcomes(found)
-            cells[regime.id, column.id] = [one] * len(seeds)
-    return Matrix(list(regimes), list(columns), cells, list(seeds))
-
-
-def _codes(flags):
-    return [flag["code"] for flag in flags]
 
 
 @pytest.mark.parametrize(
@@ -79,21 +43,21 @@ def _codes(flags):
     ],
 )
 def test_unconverged_is_more_than_a_twentieth_of_the_searches(searched, converged, flagged):
-    outcomes = _outcomes(0, searched=searched, converged=converged)
-    matrix = _matrix([[150, outcomes, outcomes]], [CLEAN, WALK, WALK_MOVED])
+    outcomes = outcomes_of(0, searched=searched, converged=converged)
+    matrix = matrix_of([[150, outcomes, outcomes]], [CLEAN, WALK, WALK_MOVED])
     for column in (WALK, WALK_MOVED):
-        assert _codes(cell_flags(matrix, BASE, column)) == (["unconverged"] if flagged else [])
+        assert codes_of(cell_flags(matrix, BASE, column)) == (["unconverged"] if flagged else [])
     entry = cell_entries(matrix)[1]
     assert entry["converged"] == (converged / searched if searched else None)
     assert entry["steps"] == (5 if searched else None)
-    assert _codes(entry["flags"]) == (["unconverged"] if flagged else [])
+    assert codes_of(entry["flags"]) == (["unconverged"] if flagged else [])
 
 
 @pytest.mark.parametrize(("attacked", "flagged"), [(20, False), (100, False), (101, False), (130, True), (200, True)])
 def test_a_label_leak_is_an_attack_that_surely_helps(attacked, flagged):
-    matrix = _matrix([[100, 199, attacked, attacked]])
+    matrix = matrix_of([[100, 199, attacked, attacked]])
     for column in (ATTACK, MOVED):
-        assert _codes(cell_flags(matrix, BASE, column)) == (["label_leak"] if flagged else [])
+        assert codes_of(cell_flags(matrix, BASE, column)) == (["label_leak"] if flagged else [])
     assert cell_flags(matrix, BASE, NOISE) == []  # noise is no attack
     assert cell_flags(matrix, BASE, CLEAN) == []
 
@@ -102,16 +66,16 @@ def test_a_label_leak_is_an_attack_that_surely_helps(attacked, flagged):
     ("adaptive", "moved", "flagged"), [(50, 90, False), (90, 90, False), (91, 90, False), (110, 60, True)]
 )
 def test_gradients_are_masked_where_samples_of_another_model_surely_work_better(adaptive, moved, flagged):
-    matrix = _matrix([[150, 150, 30, 30], [150, 150, adaptive, moved]], regimes=(BASE, SIGMA))
-    assert _codes(cell_flags(matrix, SIGMA, ATTACK)) == (["masked"] if flagged else [])
+    matrix = matrix_of([[150, 150, 30, 30], [150, 150, adaptive, moved]], regimes=(BASE, SIGMA))
+    assert codes_of(cell_flags(matrix, SIGMA, ATTACK)) == (["masked"] if flagged else [])
     for regime, column in ((SIGMA, MOVED), (SIGMA, CLEAN), (BASE, ATTACK)):
         assert cell_flags(matrix, regime, column) == []
 
 
 def test_differences_are_over_the_same_images():
     # Both answer half; paired, the interval of equal answers is a point and that of opposite ones is wide.
-    same = _matrix([[100], [_outcomes(100)]], [CLEAN], (BASE, SIGMA))
-    opposite = _matrix([[100], [_outcomes(100, shift=100)]], [CLEAN], (BASE, SIGMA))
+    same = matrix_of([[100], [outcomes_of(100)]], [CLEAN], (BASE, SIGMA))
+    opposite = matrix_of([[100], [outcomes_of(100, shift=100)]], [CLEAN], (BASE, SIGMA))
     (one,), (other,) = differences(same), differences(opposite)
     assert (one["mean"], one["low"], one["high"], one["n"]) == (0, 0, 0, N)
     assert other["mean"] == 0
@@ -119,7 +83,7 @@ def test_differences_are_over_the_same_images():
 
 
 def test_differences_are_against_the_base_and_the_control():
-    matrix = _matrix([[100, 80, 10, 10], [110, 80, 10, 10], [120, 90, 50, 30]], regimes=(BASE, CONTROL, SIGMA))
+    matrix = matrix_of([[100, 80, 10, 10], [110, 80, 10, 10], [120, 90, 50, 30]], regimes=(BASE, CONTROL, SIGMA))
     found = {(e["regime"], e["against"], e["condition"]): e for e in differences(matrix)}
     pairs = [("clean/retrain", "base"), ("sigma/retrain", "base"), ("sigma/retrain", "clean/retrain")]
     assert set(found) == {(*pair, column.id) for pair in pairs for column in COLUMNS}
@@ -130,8 +94,8 @@ def test_differences_are_against_the_base_and_the_control():
 
 
 def test_cells_over_two_seeds():
-    matrix = _matrix([[100]], [CLEAN], seeds=(0, 3))
-    matrix.cells["base", "clean"] = [_outcomes(100), _outcomes(160)]
+    matrix = matrix_of([[100]], [CLEAN], seeds=(0, 3))
+    matrix.cells["base", "clean"] = [outcomes_of(100), outcomes_of(160)]
     (entry,) = cell_entries(matrix)
     assert (entry["n"], entry["seeds"]) == (N, 2)
     assert entry["accuracy"]["mean"] == pytest.approx(0.65)
@@ -139,6 +103,8 @@ def test_cells_over_two_seeds():
     assert {name: part["mean"] for name, part in entry["quality"].items()} == pytest.approx(
         {"rmse": 0.1, "linf": 0.2, "ssim": 0.9}, abs=1e-6
     )
+    # Each training errs by itself: by 0.3 and 0, not by |0.65 - 0.8|; few images of a resample never lower that.
+    assert entry["calibration"]["mean"] == pytest.approx((0.3 + 0) / 2, abs=1e-6)
     assert [(e["seed"], e["accuracy"]) for e in per_seed(matrix)] == [(0, 0.5), (3, 0.8)]
 
 
@@ -154,21 +120,78 @@ def test_cells_over_two_seeds():
     ],
 )
 def test_flags_of_the_run(columns, regimes, seeds, codes):
-    matrix = _matrix([[100] * len(columns)] * len(regimes), columns, regimes, seeds)
-    assert _codes(run_flags(matrix)) == codes
+    matrix = matrix_of([[100] * len(columns)] * len(regimes), columns, regimes, seeds)
+    assert codes_of(run_flags(matrix)) == codes
 
 
 def test_gaussian_noise_that_was_swept_is_not_flagged():
     swept = [Regime(f"g{i}/retrain", f"g{i}", "retrain", GaussianNoise(std)) for i, std in enumerate((0.05, 0.1, 0.2))]
-    matrix = _matrix([[100]] * 4, [CLEAN], [BASE, *swept], [0, 1])
-    assert "std_not_swept" not in _codes(run_flags(matrix))
+    matrix = matrix_of([[100]] * 4, [CLEAN], [BASE, *swept], [0, 1])
+    assert "std_not_swept" not in codes_of(run_flags(matrix))
+
+
+def test_the_worst_case_is_taken_image_by_image():
+    """Two attacks that fool 100 images each, none of them in common, leave none right; the lowest mean is a half."""
+    columns = [CLEAN, ATTACK, PGD_COLUMN, WALK]
+    matrix = matrix_of([[180, outcomes_of(100), outcomes_of(100, shift=100), outcomes_of(150)]], columns)
+    assert matrix.worst == {
+        "worst/L\u221e 0.1": ("fgsm/adaptive", "pgd/adaptive"),
+        "worst/all": ("fgsm/adaptive", "pgd/adaptive", "sigma/adaptive"),
+    }
+    assert matrix.accuracy("base", "worst/L\u221e 0.1").mean == 0
+    entries = {entry["condition"]: entry for entry in cell_entries(matrix)}
+    assert entries["worst/L\u221e 0.1"]["accuracy"] == {"mean": 0, "low": 0, "high": 0, "n": N}
+    half = matrix_of([[180, outcomes_of(100), outcomes_of(100, shift=50), outcomes_of(150)]], columns)
+    assert half.accuracy("base", "worst/all").mean == pytest.approx(0.25)
+    assert {entry["condition"] for entry in per_seed(half)} == {*(c.id for c in columns), *half.worst}
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ([CLEAN, ATTACK, MOVED], {}),
+        ([CLEAN, ATTACK, WALK, MOVED], {"worst/all": ("fgsm/adaptive", "sigma/adaptive")}),
+        ([CLEAN, ATTACK, PGD_COLUMN], {"worst/L\u221e 0.1": ("fgsm/adaptive", "pgd/adaptive")}),
+    ],
+)
+def test_a_worst_case_is_over_two_attacks_or_more_and_told_once(columns, expected):
+    assert matrix_of([[100] * len(columns)], columns).worst == expected
+
+
+def test_worst_cases_are_compared_between_regimes():
+    matrix = matrix_of([[180, 60, 50, 20], [180, 90, 90, 20]], [CLEAN, ATTACK, PGD_COLUMN, WALK], (BASE, SIGMA))
+    (entry,) = [e for e in differences(matrix) if e["condition"] == "worst/L\u221e 0.1"]
+    assert entry["mean"] == pytest.approx(0.2)
+
+
+def test_a_single_step_that_surely_beats_many_is_masking():
+    columns = [CLEAN, ATTACK, PGD_COLUMN]
+    for single, many, flagged in ((60, 60, False), (60, 61, False), (60, 90, True), (90, 60, False)):
+        matrix = matrix_of([[180, single, many]], columns)
+        assert codes_of(cell_flags(matrix, BASE, PGD_COLUMN)) == (["masked"] if flagged else [])
+        assert cell_flags(matrix, BASE, ATTACK) == []
+    elsewhere = Column("pgd/adaptive", "pgd", "adaptive", PGD(0.2))  # another ball: no comparison
+    assert cell_flags(matrix_of([[180, 60, 90]], [CLEAN, ATTACK, elsewhere]), BASE, elsewhere) == []
+
+
+def test_old_outcomes_have_no_calibration(tmp_path):
+    """Files of an older version lack the confidence of the answer."""
+    outcomes = outcomes_of(100)
+    outcomes.write(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as file:
+        np.savez(tmp_path / "old.npz", **{name: file[name] for name in file.files if name != "top"})
+    old, new = Outcomes.read(tmp_path / "old.npz"), Outcomes.read(tmp_path / "new.npz")
+    np.testing.assert_array_equal(old.predictions, new.predictions)
+    assert np.isnan(old.top).all()
+    assert cell_entries(matrix_of([[old]], [CLEAN]))[0]["calibration"] is None
+    assert cell_entries(matrix_of([[new]], [CLEAN]))[0]["calibration"]["mean"] == pytest.approx(0.3, abs=1e-6)
 
 
 def test_augmentation_counts_what_was_made():
     nothing = {"samples": 0, "searched": 0, "converged": 0, "steps": 0, "seconds": 0.0}
     walked = {"samples": 90, "searched": 80, "converged": 60, "steps": 300, "seconds": 2.0}
     plain = {**nothing, "samples": 50, "seconds": 1.0}
-    matrix = _matrix([[100]] * 3, [CLEAN], (BASE, SIGMA, FGSM_RUN))
+    matrix = matrix_of([[100]] * 3, [CLEAN], (BASE, SIGMA, FGSM_RUN))
     made = {"base": nothing, "sigma/retrain": walked, "fgsm/on_the_fly": plain}
     entries = augmentation(matrix, {(regime, 0): {"augmentation": counts} for regime, counts in made.items()})
     assert entries == [
@@ -183,7 +206,7 @@ def _told(sigma, control=None, fgsm=(100, 100, 100, 100), columns=COLUMNS):
         if row is not None:
             rows.append(row)
             regimes.append(regime)
-    matrix = _matrix(rows, columns, regimes)
+    matrix = matrix_of(rows, columns, regimes)
     return matrix, findings(matrix, 3)
 
 
@@ -195,6 +218,15 @@ def test_the_first_finding_is_the_base_model():
     assert "10.0 % (" in first
     assert "under FGSM" in first
     assert first.endswith("chance is 33 %.")
+    assert "at once" not in first  # one attack is no worst case
+
+
+def test_the_first_finding_has_the_worst_cases():
+    rights = [180, outcomes_of(100), outcomes_of(100, shift=100), outcomes_of(150)]
+    matrix = matrix_of([rights], [CLEAN, ATTACK, PGD_COLUMN, WALK])
+    first = findings(matrix, 3)[0]
+    assert "0.0 % (0.0 to 0.0) under all adaptive attacks within L\u221e 0.1 at once" in first
+    assert "under all adaptive attacks at once" in first
 
 
 @pytest.mark.parametrize("control", [None, (160, 120, 20, 20)])

@@ -4,15 +4,22 @@ import json
 import re
 import subprocess
 import sys
+from html import unescape
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from robustsigma import files
+from robustsigma.report import html as report_html
 from robustsigma.report import print_table, text, write_report
 
-SECTIONS = {"examples": "The same images", "path": "How a SIGMA sample", "explanations": "What the model looks at"}
+SECTIONS = {
+    "curves": "Accuracy against the size",
+    "examples": "The same images",
+    "path": "How a SIGMA sample",
+    "explanations": "What the model looks at",
+}
 EVIL = "<script>alert('x')</script>\"$x^{$"
 VOID = {"meta", "img", "br", "link"}
 
@@ -72,10 +79,68 @@ def test_renders(results, arrays, tmp_path):
         assert wanted in page
 
 
+def _section(page, title):
+    """Return the text of one section, tags taken out, blanks made one."""
+    part = next(part for part in page.split("<section>") if f"<h2>{title}</h2>" in part)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", part)).split())
+
+
+def test_the_threat_model_names_norm_eps_knowledge_goal_and_every_parameter(results):
+    shown = _section(report_html.render(results, {}), "Threat model")
+    assert (
+        "PGD adaptive L\u221e 0.0314 weights of the model under test any wrong class "
+        "attack = PGD, steps = 40, walk.alpha = 0.01"
+    ) in shown
+    assert "SIGMA adaptive unbounded \u2013" in shown
+    assert "gaussian \u2013 \u2013 \u2013 \u2013 \u2013 sigma = 0.1, the best of 5 swept" in shown  # an older version's
+    assert "all worst" in shown
+
+
+def test_the_worst_case_is_a_column_and_a_tile(results):
+    page = report_html.render(results, {})
+    worst = {c["regime"]: c["accuracy"]["mean"] for c in results["cells"] if c["condition"] == "worst/all"}
+    matrix = _section(page, "Accuracy of every model under every condition")
+    assert all(text.percent(mean) in matrix for mean in worst.values())
+    tiles = re.sub(r"<[^>]+>", " ", page[page.index('class="tiles"') : page.index('class="findings"')])
+    assert text.percent(worst["base"]) in tiles
+    assert text.percent(max(mean for regime, mean in worst.items() if regime != "base")) in tiles
+
+
+def test_what_beats_an_attack_stands_out(results):
+    page = report_html.render(results, {})
+    part = next(part for part in page.split("<section>") if "<h2>Is the attack strong enough?</h2>" in part)
+    assert part.count('<td class="worse">') == len(results["regimes"])  # twice the steps of PGD
+    assert part.count("<b>41.0</b>") == len(results["regimes"])
+    assert "64 of the test images" in part
+    gradients = next(part for part in page.split("<section>") if "<h2>Can the gradients be followed?</h2>" in part)
+    assert gradients.count('class="worse">25.0') == 1
+    assert gradients.count("logits, other ones at each call") == 1
+
+
+def test_calibration_stands_beside_accuracy(results):
+    page = report_html.render(results, {})
+    shown = _section(page, "Calibration")
+    measured = [cell for cell in results["cells"] if cell.get("calibration")]
+    assert shown.count("5.0 3.0 \u2013 7.0") == len(measured)
+    assert "worst" not in shown.lower()
+    for cell in results["cells"]:
+        cell.pop("calibration", None)
+    assert "<h2>Calibration" not in report_html.render(results, {})
+
+
+def test_a_result_without_checks_has_no_such_sections(results, arrays, tmp_path):
+    for key in ("checks", "networks", "curves"):
+        results[key] = []
+    page = write_report(results, arrays, tmp_path).read_text(encoding="utf-8")
+    for title in ("Is the attack strong enough?", "Can the gradients be followed?", "Accuracy against the size"):
+        assert title not in page
+    assert not (tmp_path / "figures" / "curves.png").exists()
+
+
 def test_figures_exist_and_are_the_ones_inlined(results, arrays, tmp_path):
     page = write_report(results, arrays, tmp_path).read_text(encoding="utf-8")
     inlined = [base64.b64decode(found) for found in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
-    for name in ("matrix", "examples", "path", "explanations"):
+    for name in ("matrix", "curves", "examples", "path", "explanations"):
         content = (tmp_path / "figures" / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 5000
@@ -182,7 +247,7 @@ def test_a_failed_write_leaves_the_former_report(results, arrays, tmp_path, monk
         write_report(results, arrays, tmp_path)
     assert path.read_bytes() == before
     assert sorted(found.name for found in tmp_path.rglob("*")) == sorted(
-        ["figures", "report.html", "matrix.png", "examples.png", "path.png", "explanations.png"]
+        ["figures", "report.html", "matrix.png", "curves.png", "examples.png", "path.png", "explanations.png"]
     )
 
 

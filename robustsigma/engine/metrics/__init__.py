@@ -10,11 +10,13 @@ from robustsigma.engine.metrics.base import (
     Subject,
 )
 from robustsigma.engine.metrics.bookkeeping import CompletenessGap, Cost, RelativeStandardError
+from robustsigma.engine.metrics.calibration import calibration_error
+from robustsigma.engine.metrics.corruption_error import corruption_errors, mean_corruption_error
 from robustsigma.engine.metrics.infidelity import Infidelity
 from robustsigma.engine.metrics.insertion_deletion import InsertionDeletion
 from robustsigma.engine.metrics.interval import Interval, mean_band, mean_interval, paired_difference
 from robustsigma.engine.metrics.localisation import Localisation
-from robustsigma.engine.metrics.per_sample import PerSample
+from robustsigma.engine.metrics.per_sample import PerSample, Summary
 from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
 from robustsigma.engine.metrics.quality import linf, rmse, ssim
 from robustsigma.engine.metrics.reruns import randomisation, shuffle_parameters, stability
@@ -38,9 +40,13 @@ __all__ = [
     "SensitivityN",
     "Skip",
     "Subject",
+    "Summary",
     "aggregate",
+    "calibration_error",
+    "corruption_errors",
     "linf",
     "mean_band",
+    "mean_corruption_error",
     "mean_interval",
     "paired_difference",
     "randomisation",

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from robustsigma.engine.metrics.base import AttributionMetric, Measured, Skip
+from robustsigma.engine.metrics.interval import Interval, mean_interval
+
+_SKIP = "skip/"
+
+
+class Summary(NamedTuple):
+    """What many images say of one quantity.
+
+    Attributes:
+        interval: the mean over those that have a value, with its 95 % interval and their number; None without one.
+        skipped: how many have none, by reason.
+    """
+
+    interval: Interval | None
+    skipped: dict[str, int]
 
 
 class PerSample(Metric):
@@ -26,6 +44,31 @@ class PerSample(Metric):
         self.names = tuple(names)
         for name in ("indices", *self.names):
             self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    @classmethod
+    def of(cls, metrics: Iterable[AttributionMetric], **kwargs: Any) -> PerSample:
+        """Return a module for everything that some metrics of attributions give, which `add` takes."""
+        names = [quantity.name for metric in metrics for quantity in metric.quantities]
+        return cls([*names, *(_SKIP + name for name in names)], **kwargs)
+
+    def add(self, indices: Tensor, *measured: Measured) -> None:
+        """Add some images and what each of the metrics found of them; indices as in `update`."""
+        values = {name: value for found in measured for name, value in found.values.items()}
+        skips = {_SKIP + name: found.skipped(name) for found in measured for name in found.values}
+        self.update(indices, {**values, **skips})
+
+    def summaries(self) -> dict[str, Summary]:
+        """Return what was added, by the quantity's name: means with intervals, and what was skipped and why."""
+        columns = self.compute()
+        found = {}
+        for name in (name for name in self.names if not name.startswith(_SKIP)):
+            values = columns[name]
+            codes = columns.get(_SKIP + name, torch.zeros_like(values))
+            finite = values[values.isfinite()]
+            interval = mean_interval(finite.cpu().numpy()) if len(finite) else None
+            counts = Counter(int(code) for code in codes[codes != 0])
+            found[name] = Summary(interval, {Skip(code).says: count for code, count in counts.items()})
+        return found
 
     def update(self, indices: Tensor, values: Mapping[str, Tensor]) -> None:
         """Add some images.

@@ -78,6 +78,11 @@ class Perturbation(ABC):
         """Whether another network would give other images: True for attacks, False for noise."""
         return True
 
+    @property
+    def batch_dependent(self) -> bool:
+        """Whether an image's result depends on the rest of its batch: only where another's code draws the numbers."""
+        return False
+
     @abstractmethod
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Compute the perturbation; the arguments are checked and the classifier is frozen."""

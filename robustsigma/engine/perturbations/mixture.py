@@ -53,17 +53,32 @@ class Mixture(Perturbation):
 
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return the mixture; each part sees its own images in one batch."""
-        result, draw, start = Perturbed.plain(x), drawn(seeds, "mixture"), 0.0
+        result = Perturbed.plain(x)
+        for part, (rows, keys) in zip(self.parts, self.assigned(seeds), strict=True):
+            if len(rows):
+                result = result.put(rows, part.perturbation.perturb(classifier, x[rows], y[rows], keys))
+        return result
+
+    def assigned(self, seeds: Tensor, draws: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return for each part the rows that it gets, int64 (n,), and their seeds within it, int64 (n,).
+
+        Args:
+            seeds: int64 (B,), per image.
+            draws: other seeds, int64 (B,), by which parts are drawn; None takes `seeds`.
+        """
+        draw, start, found = drawn(seeds if draws is None else draws, "mixture"), 0.0, []
         for number, part in enumerate(self.parts):
             rows = ((draw >= start) & (draw < start + part.share)).nonzero()[:, 0]
             start += part.share
-            if len(rows):
-                # Seeds of their own, else the draw of a mixture inside a mixture would be this one's again.
-                keys = noise.fold(seeds[rows], "part", number)
-                result = result.put(rows, part.perturbation.perturb(classifier, x[rows], y[rows], keys))
-        return result
+            found.append((rows, part_seeds(seeds[rows], number)))
+        return found
 
     @property
     def depends_on_model(self) -> bool:
         """Whether any part does."""
         return any(part.perturbation.depends_on_model for part in self.parts)
+
+
+def part_seeds(seeds: Tensor, number: int) -> Tensor:
+    """Return a part's own seeds: with the mixture's, a mixture inside it would repeat its draw."""
+    return noise.fold(seeds, "part", number)

@@ -15,6 +15,27 @@ from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn
 
 
 @dataclass(frozen=True)
+class Bank:
+    """How long a SIGMA sample that was made in training is used again.
+
+    Args:
+        max_age: epochs after the one in which it was made. 0 keeps none beyond its own epoch.
+        dtype: in which samples are kept: "uint8" (pixels rounded to 1/255) or "float16", twice as large.
+        most: samples kept; the oldest make room. None keeps one of each image.
+    """
+
+    max_age: int = 5
+    dtype: Literal["uint8", "float16"] = "uint8"
+    most: int | None = None
+
+    def __post_init__(self) -> None:
+        validation.integer("max_age", self.max_age, 0)
+        validation.choice("dtype", self.dtype, ("uint8", "float16"))
+        if self.most is not None:
+            validation.integer("most", self.most, 1)
+
+
+@dataclass(frozen=True)
 class SigmaSample(Perturbation):
     """x' = the end of one SIGMA walk for the label's class, found with forward passes alone (Henry et al., section 6).
 
@@ -25,24 +46,36 @@ class SigmaSample(Perturbation):
         fraction: share of images that are walked, drawn for each image by its seed; the others stay as they are.
         unconverged: "keep" uses a sample that did not reach epsilon as it is, "original" the unperturbed image.
             Either way it is counted as not converged.
+        bank: in training, the sample of an image is used again in later epochs while it is young enough and the
+            network as it is then still misclassifies it. The samples are kept by `RobustDataModule`, which knows
+            the images; elsewhere, and where this is not the training perturbation or a part of a `Mixture`, each
+            sample is made anew. With a bank, an image keeps its part of the mixture, and its draw of `fraction`, for
+            `max_age` + 1 epochs. None makes each anew everywhere.
     """
 
     sigma: Sigma = field(default_factory=lambda: Sigma(alpha=0.01, beta=0.1, objective="logit", paths=1, max_steps=60))
     fraction: float = 1.0
     unconverged: Literal["keep", "original"] = "keep"
+    bank: Bank | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.sigma, Sigma):
             raise validation.fail("sigma", "a Sigma", repr(self.sigma))
         validation.number("fraction", self.fraction, 0, 1)
         validation.choice("unconverged", self.unconverged, ("keep", "original"))
+        if self.bank is not None and not isinstance(self.bank, Bank):
+            raise validation.fail("bank", "a Bank or None", repr(self.bank))
+
+    def walked(self, seeds: Tensor) -> Tensor:
+        """Return the rows that are walked, int64 (n,), for the seeds (B,) of a batch."""
+        if self.fraction == 1:
+            return torch.arange(len(seeds), device=seeds.device)
+        return (drawn(seeds, "fraction") < self.fraction).nonzero()[:, 0]
 
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return zero-confidence samples."""
         result = Perturbed.plain(x)
-        rows = torch.arange(len(x), device=x.device)
-        if self.fraction < 1:
-            rows = rows[drawn(seeds, "fraction") < self.fraction]
+        rows = self.walked(seeds)
         if len(rows) == 0:
             return result
         walk = self.sigma.sample(classifier, x[rows], y[rows], seeds[rows])

@@ -1,0 +1,195 @@
+"""What robust training costs, as a ratio to plain training: python experiments/training_step.py.
+
+A step is what the Trainer does with one batch: perturb it on the device, forward, backward, optimiser. Timed side by
+side, step by step, so that the machine's other work falls on all of them alike: the plain step; a quarter of the batch
+with Gaussian noise, or FGSM with a random start; the mixed step (noise, FGSM and SIGMA samples, a twelfth of the batch
+each) without and with a bank of samples; SIGMA samples on a quarter, and on all. The networks start from the same
+weights and train, so that walks are as long, and samples last as long, as they do in training. The first epochs, in
+which a bank is empty, are left out.
+
+Writes results/training_step.json: medians over steps and their ratio to the plain step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation, Share, Sigma, SigmaSample
+from robustsigma.data import Baggage, MNIST5k, Source
+from robustsigma.data.loading import KeyedDataset, KeySampler, loader
+from robustsigma.data.sample_bank import Banks
+from robustsigma.data.source import Batch
+from robustsigma.device import best_device
+from robustsigma.engine import noise
+from robustsigma.engine.perturbations.sigma_sample import Bank
+from robustsigma.files import write_atomically
+from robustsigma.models import network
+from robustsigma.provenance import Provenance
+
+SHARE = 0.25
+
+
+def regimes(eps: float, std: float, alpha: float, max_age: int, max_steps: int) -> dict[str, Perturbation]:
+    """Return the training perturbations that are timed; the first is the plain step."""
+    walk = Sigma(alpha=alpha, beta=0.1, objective="logit", paths=1, max_steps=max_steps)
+    gaussian, fgsm = GaussianNoise(std), FGSM(eps, random_start=True)
+    fresh, banked = SigmaSample(walk), SigmaSample(walk, bank=Bank(max_age=max_age))
+
+    def mixed(sigma: SigmaSample) -> Mixture:
+        return Mixture([Share(part, SHARE / 3) for part in (gaussian, fgsm, sigma)])
+
+    return {
+        "plain": Identity(),
+        "gaussian": Mixture({gaussian: SHARE}),
+        "fgsm": Mixture({fgsm: SHARE}),
+        "mixed": mixed(fresh),
+        "mixed, bank": mixed(banked),
+        "sigma": Mixture({fresh: SHARE}),
+        "sigma, bank": Mixture({banked: SHARE}),
+        "sigma on all, bank": banked,
+    }
+
+
+class Trained:
+    """A network in training under one perturbation."""
+
+    def __init__(self, classifier: Classifier, perturbation: Perturbation, seed: int) -> None:
+        self.classifier, self.perturbation, self.seed = copy.deepcopy(classifier).train(), perturbation, seed
+        self.optimizer = torch.optim.AdamW(self.classifier.parameters(), lr=1e-3, weight_decay=1e-3)
+        self.banks = Banks()
+        self.seconds: list[float] = []
+        self.accounts: list[list[int]] = []
+
+    def step(self, batch: Batch, epoch: int) -> None:
+        """Train on a batch, and note the time."""
+        device = batch.images.device
+        _wait(device)
+        start = time.perf_counter()
+        seeds = noise.image_seeds(self.seed, "train", "train", epoch, batch.indices)
+        made, account = self.banks.apply(
+            self.perturbation,
+            self.classifier,
+            batch.images,
+            batch.labels,
+            seeds=seeds,
+            indices=batch.indices,
+            epoch=epoch,
+        )
+        loss = F.cross_entropy(self.classifier(made.images), batch.labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        _wait(device)
+        self.seconds.append(time.perf_counter() - start)
+        self.accounts.append([*account.totals.tolist(), int(made.searched.sum()), int(made.steps.sum())])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def pretrained(source: Source, strides: list[int], options: argparse.Namespace) -> Classifier:
+    """Return a network trained without perturbation: where retraining starts from."""
+    torch.manual_seed(0)
+    net = network("small_cnn", source.shape[0], len(source.classes), {"strides": strides})
+    clean = Trained(Classifier(net, mean=[0.5], std=[0.25]).to(best_device()), Identity(), 0)
+    for epoch in range(options.pretraining):
+        for batch in batches(source, epoch, options):
+            clean.step(batch, epoch)
+    return clean.classifier
+
+
+def batches(source: Source, epoch: int, options: argparse.Namespace) -> list[Batch]:
+    """Return the batches of an epoch, of the same images in each, on the device, so that loading is not timed."""
+    device = best_device()
+    sampler = KeySampler(range(options.steps * options.batch_size), shuffle=True, seed=0, rank=0, world=1)
+    sampler.set_epoch(epoch)
+    found = loader(KeyedDataset(source.split("train"), None, 0), sampler, options.batch_size, 0)
+    return [Batch(b.images.to(device), b.labels.to(device), b.indices.to(device)) for b in found]
+
+
+def measure(
+    classifier: Classifier, source: Source, kinds: dict[str, Perturbation], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the cost of each kind of step, in a batch size."""
+    trained = {name: Trained(classifier, perturbation, 0) for name, perturbation in kinds.items()}
+    warm_up = 0
+    for epoch in range(options.epochs):
+        for batch in batches(source, epoch, options):
+            for each in trained.values():
+                each.step(batch, epoch)
+        if epoch < options.warm_up:
+            warm_up = len(trained["plain"].seconds)
+    plain = statistics.median(trained["plain"].seconds[warm_up:])
+    rows = {}
+    for name, each in trained.items():
+        whole, late = (each.seconds[at:] for at in (min(2, warm_up), warm_up))
+        totals = [sum(column) for column in zip(*each.accounts[warm_up:], strict=True)]
+        wanted, served, expired, relearnt, ages, searched, steps = totals
+        rows[name] = {
+            "milliseconds": 1e3 * statistics.median(late),
+            "ratio": statistics.median(late) / plain,
+            "ratio_of_sums": sum(late) / sum(trained["plain"].seconds[warm_up:]),
+            "ratio_with_the_first_epochs": statistics.median(whole) / plain,
+            "steps_of_a_walk": steps / searched if searched else None,
+            "hit_rate": served / wanted if wanted else None,
+            "expired": expired / wanted if wanted else None,
+            "relearnt": relearnt / wanted if wanted else None,
+            "mean_age": ages / served if served else None,
+        }
+    return {"timed_steps": len(trained["plain"].seconds) - warm_up, "steps": rows}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", default=["baggage", "mnist5k"], choices=["baggage", "mnist5k"])
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--warm-up", type=int, default=2, help="first epochs, which are not counted")
+    parser.add_argument("--steps", type=int, default=10, help="batches of an epoch")
+    parser.add_argument("--pretraining", type=int, default=15, help="epochs without perturbation, before")
+    parser.add_argument("--max-age", type=int, default=5)
+    parser.add_argument("--max-steps", type=int, default=20, help="of a walk")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--fast", action="store_true", help="small, to see that it runs")
+    options = parser.parse_args(arguments)
+    provenance = Provenance("python experiments/training_step.py")
+    baggage = Baggage(size=16 if options.fast else 64, train=options.steps * options.batch_size, val=5, test=5)
+    every: dict[str, tuple[Source, list[int], dict[str, Any]]] = {
+        "baggage": (baggage, [2, 2, 2, 1], {"eps": 2 / 255, "std": 0.1, "alpha": 0.01}),
+        "mnist5k": (MNIST5k(), [1, 2, 2, 1], {"eps": 0.1, "std": 0.3, "alpha": 0.03}),
+    }
+    settings = {
+        name: getattr(options, name)
+        for name in ("batch_size", "epochs", "warm_up", "steps", "pretraining", "max_age", "max_steps")
+    }
+    results: dict[str, Any] = {"settings": settings, "datasets": {}}
+    for name in options.datasets:
+        source, strides, strengths = every[name]
+        kinds = regimes(**strengths, max_age=options.max_age, max_steps=options.max_steps)
+        classifier = pretrained(source, strides, options)
+        found = results["datasets"][name] = measure(classifier, source, kinds, options)
+        found["perturbations"] = {kind: repr(perturbation) for kind, perturbation in kinds.items()}
+        print(
+            f"{name}, {found['timed_steps']} steps of {options.batch_size}: ms, ratio to plain, hit rate, walk's steps"
+        )
+        for kind, row in found["steps"].items():
+            rest = (f"{row[key]:8.2f}" if row[key] is not None else " " * 8 for key in ("hit_rate", "steps_of_a_walk"))
+            print(f"  {kind:20}{row['milliseconds']:8.1f}{row['ratio']:8.2f}" + "".join(rest), flush=True)
+    results["provenance"] = provenance.record()
+    print(write_atomically(options.out / "training_step.json", (json.dumps(results, indent=1) + "\n").encode()))
+
+
+if __name__ == "__main__":
+    main()

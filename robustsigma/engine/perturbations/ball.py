@@ -1,0 +1,79 @@
+"""The ball that a bounded attack stays in: starts, steps and projections in the L-infinity and the L2 norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import noise, validation
+
+Norm = Literal["linf", "l2"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+
+def check_radius(eps: Any, norm: Any) -> None:
+    """Raise ValueError unless `norm` is known and `eps` is a radius of it; L-infinity radii above 1 bound nothing."""
+    validation.choice("norm", norm, NORMS)
+    validation.number("eps", eps, 0, *((1,) if norm == "linf" else ()))
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """All images within a distance of each clean image, and in bounds. B images.
+
+    Attributes:
+        centre: (B, C, H, W) clean images.
+        eps: radius; a largest pixel change for "linf", a Euclidean length over all pixels and channels for "l2".
+        norm: "linf" or "l2".
+        bounds: the valid pixel range.
+    """
+
+    centre: Tensor
+    eps: float
+    norm: Norm
+    bounds: tuple[float, float]
+
+    def start(self, seeds: Tensor) -> Tensor:
+        """Return a point drawn uniformly from each ball, clipped to the bounds, (B, C, H, W)."""
+        x = self.centre
+        shape = tuple(x.shape[1:])
+        if self.norm == "linf":
+            drawn = noise.uniform(noise.fold(seeds, "start"), shape, x.dtype)
+            return (x + self.eps * (2 * drawn - 1)).clamp(*self.bounds)
+        # A uniform point of a ball: a uniform direction, and a radius whose d-th power is uniform.
+        direction = unit(noise.gaussian(noise.fold(seeds, "start"), shape, x.dtype))
+        radius = noise.uniform(noise.fold(seeds, "radius"), (1, 1, 1), x.dtype) ** (1 / x[0].numel())
+        return self.project(x + self.eps * radius * direction)
+
+    def project(self, point: Tensor) -> Tensor:
+        """Return points (B, C, H, W) put back into the ball, then into the bounds.
+
+        The centre lies in the bounds, so the second step only brings a point nearer to it: both hold to rounding.
+        """
+        if self.norm == "linf":
+            return point.clamp(self.centre - self.eps, self.centre + self.eps).clamp(*self.bounds)
+        moved = point - self.centre
+        length = moved.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        inside = torch.where(length > self.eps, moved * (self.eps / length), moved)
+        return (self.centre + inside).clamp(*self.bounds)
+
+    def step(self, gradient: Tensor, size: float) -> Tensor:
+        """Return the steepest ascent of length `size`, (B, C, H, W); NaN where the gradient is not finite."""
+        direction = sign(gradient) if self.norm == "linf" else unit(gradient)
+        return size * direction.to(self.centre.dtype)
+
+
+def sign(gradient: Tensor) -> Tensor:
+    """Return the sign, NaN where not finite: `sign(NaN)` is 0, and a broken gradient would pass for a robust image."""
+    return torch.where(gradient.isfinite(), gradient.sign(), torch.nan)
+
+
+def unit(values: Tensor) -> Tensor:
+    """Return images (B, C, H, W) of Euclidean length 1; one that is all zero stays so, a non-finite one gets NaN."""
+    flat = values.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)
+    scaled = flat / largest  # first, since the squares of a saturated network's gradients underflow
+    return torch.where(largest > 0, scaled / scaled.norm(dim=1, keepdim=True), flat).reshape(values.shape)

@@ -1,0 +1,74 @@
+"""An attack that needs no gradients: what it finds, attacks by gradient must find as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import noise, validation
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations.base import Perturbation, Perturbed
+
+_FIRST, _LAST = 0.5, 0.02  # share of the image that a square covers
+
+
+@dataclass(frozen=True)
+class SquareSearch(Perturbation):
+    """Random search at the corners of the L-infinity ball, in the manner of Andriushchenko et al. (2020).
+
+    It starts at stripes of random sign, one a column and channel. Each query moves a square at a random place to
+    +eps or -eps, one sign a channel, and is kept for the images whose margin (logit of the label less the greatest
+    other) it lowers. Squares shrink geometrically from half of the image to a fiftieth.
+
+    Args:
+        eps: L-infinity radius in pixel units of [0, 1].
+        queries: forward passes.
+    """
+
+    eps: float = 8 / 255
+    queries: int = 100
+
+    def __post_init__(self) -> None:
+        validation.number("eps", self.eps, 0, 1)
+        validation.integer("queries", self.queries, 1)
+
+    def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
+        """Return the images of the lowest margins that were found."""
+        batch, channels, height, width = x.shape
+        signs = _signs(noise.uniform(noise.fold(seeds, "stripes"), (channels, 1, width), x.dtype))
+        best = (x + self.eps * signs).clamp(*classifier.bounds)
+        lowest = _margin(classifier.logits(best), y)
+        rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
+        for query in range(1, self.queries):
+            share = _FIRST * (_LAST / _FIRST) ** (query / self.queries)
+            side = max(1, round((share * height * width) ** 0.5))
+            drawn = noise.uniform(noise.fold(seeds, "square", query), (2 + channels,), x.dtype)
+            top, left = (_place(drawn[:, axis], size, side) for axis, size in ((0, height), (1, width)))
+            inside = _span(rows, top, side)[:, None, :, None] & _span(columns, left, side)[:, None, None, :]
+            moved = (x + self.eps * _signs(drawn[:, 2:, None, None])).clamp(*classifier.bounds)
+            tried = torch.where(inside, moved, best)
+            margin = _margin(classifier.logits(tried), y)
+            better = margin < lowest
+            best = torch.where(better.view(batch, 1, 1, 1), tried, best)
+            lowest = torch.where(better, margin, lowest)
+        return Perturbed.plain(best)
+
+
+def _signs(drawn: Tensor) -> Tensor:
+    return torch.where(drawn < 0.5, -1.0, 1.0).to(drawn.dtype)
+
+
+def _place(drawn: Tensor, size: int, side: int) -> Tensor:
+    return (drawn * (max(size - side, 0) + 1)).long()[:, None]
+
+
+def _span(places: Tensor, start: Tensor, side: int) -> Tensor:
+    return (places >= start) & (places < start + side)
+
+
+def _margin(logits: Tensor, y: Tensor) -> Tensor:
+    own = logits.gather(1, y[:, None])
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return own[:, 0] - others.amax(1)

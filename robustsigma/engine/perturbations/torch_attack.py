@@ -1,0 +1,96 @@
+"""Any attack of torchattacks (Kim, 2020), as a perturbation."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine import validation
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations import torch_zoo
+from robustsigma.engine.perturbations.ball import NORMS, Norm
+from robustsigma.engine.perturbations.base import Perturbation, Perturbed
+from robustsigma.engine.perturbations.global_rng import key_of, lent
+
+
+@dataclass(frozen=True)
+class TorchAttack(Perturbation):
+    """An attack of the package torchattacks, by the name of its class and its arguments, as torchattacks runs it.
+
+    Its draws come from the global generators, seeded by the images' seeds and given back afterwards: equal batches
+    with equal seeds give equal results, but an image's result depends on the rest of its batch (`batch_dependent`).
+    Computed in single precision. Needs the extra: pip install 'robustsigma[attacks]'.
+
+    Many defaults of torchattacks are far weaker than the papers': AutoAttack runs APGD and FAB for 10 steps, where
+    Croce and Hein (2020) take 100; `{"steps": 100}`, which only this adapter knows, sets them. SPSA takes 1 step.
+
+    Args:
+        name: the class, such as "AutoAttack", "APGD", "Square", "SPSA", "CW".
+        arguments: of the class, but for the model. `n_classes` is filled in from the logits and `seed` from the
+            images' seeds, unless given.
+        eps: radius in pixel units of [0, 1]. An attack that takes a radius is given this one. One that takes none
+            (CW, DeepFool, …) is cut: an image that it moved farther stays as it was. None leaves both to `arguments`.
+        norm: what `eps` is measured in, "linf" or "l2"; None takes the attack's own.
+
+    Raises:
+        ImportError: torchattacks is not installed.
+        ValueError: an unknown name, wrong arguments, or images that an attack with a radius moved beyond it.
+    """
+
+    name: str = "AutoAttack"
+    arguments: dict[str, Any] = field(default_factory=dict, hash=False)
+    eps: float | None = None
+    norm: Norm | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.arguments, dict) or not all(isinstance(key, str) for key in self.arguments):
+            raise validation.fail("arguments", "a mapping from argument names", repr(self.arguments))
+        object.__setattr__(self, "arguments", copy.deepcopy(self.arguments))
+        if self.norm is not None:
+            validation.choice("norm", self.norm, NORMS)
+        if self.eps is not None:
+            validation.number("eps", self.eps, 0)
+        torch_zoo.check_arguments(self.name, self.arguments, self.eps)
+        self._build(torch_zoo.Victim(None, torch.device("cpu")), classes=10, seed=0)  # a wrong value shows at once
+
+    @property
+    def batch_dependent(self) -> bool:
+        """True: all images of a batch share one stream of random numbers."""
+        return True
+
+    def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
+        """Return attacked images; what the attack costs is its own affair."""
+        classes = classifier.logits(x[:1]).shape[1]
+        torch_zoo.check_problem(self.name, self.arguments, x.shape[1], classes)
+        clean = x.float().contiguous()  # many attacks mix in single-precision tensors, or call .view()
+        seed = key_of(seeds, "torch_attack")
+        with lent(seed), warnings.catch_warnings():
+            # Its own calls of old interfaces; warnings of the network stay.
+            warnings.filterwarnings("ignore", module=r"torchattacks(\.|$)")
+            attack = self._build(torch_zoo.Victim(classifier, x.device), classes, seed)
+            found = attack(clean.clone(), y).detach().to(x.device).clamp(*classifier.bounds)
+        found = self._within(attack, clean, found)
+        return Perturbed.plain(torch.where(found == clean, x, found.to(x.dtype)))
+
+    def _build(self, victim: torch_zoo.Victim, classes: int, seed: int) -> Any:
+        return torch_zoo.build(self.name, victim, self.arguments, self.eps, classes=classes, seed=seed)
+
+    def _within(self, attack: Any, clean: Tensor, found: Tensor) -> Tensor:
+        """Return the images that are within the radius, the clean ones in place of the others."""
+        own = torch_zoo.radius(attack)
+        eps = self.eps if own is None else own
+        if eps is None:
+            return found
+        norm = self.norm or torch_zoo.norm(attack)
+        moved = (found - clean).flatten(1)
+        far = moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
+        outside = far > eps * (1 + 1e-5) + 1e-6  # rounding of images in single precision
+        if own is not None and outside.any():
+            expected = f"{self.name} to stay within {eps:g} ({norm})"
+            raise validation.fail("eps", expected, f"{float(far.max()):g} away from the image")
+        return torch.where(outside[:, None, None, None], clean, found)

@@ -1,0 +1,149 @@
+"""What the adapter knows of torchattacks: which attacks there are, what they take and what they are run against."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustsigma.engine import validation
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations.ball import Norm
+
+_WRAPPERS = ("LGV", "MultiAttack")  # take other attacks or a loader, which no YAML file can hold
+_L2 = ("CW", "DeepFool", "EADEN", "PGDL2", "PGDRSL2")
+_COLOUR = ("PIFGSM", "PIFGSMPP", "TIFGSM")  # their kernels have three channels
+_CLASSES = {"APGDT": 4, "JSMA": 10}  # a ratio of the four highest logits; a target of (label + 1) modulo 10
+
+
+class Victim(nn.Module):
+    """The classifier as torchattacks sees it: images in [0, 1] to logits, with nothing to train or to switch.
+
+    torchattacks takes the device from the first parameter, and calls .eval() and .train() on what it is given: the
+    classifier is therefore no submodule, and the one parameter is empty.
+    """
+
+    def __init__(self, classifier: Classifier | None, device: torch.device) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self.hidden = (classifier,)
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K) in the images' dtype; at most as many images at once as the classifier allows."""
+        (classifier,) = self.hidden
+        assert classifier is not None
+        if not (images.requires_grad and torch.is_grad_enabled()):
+            return classifier.logits(images).to(images.dtype)
+        return _Logits.apply(images, classifier).to(images.dtype)
+
+
+class _Logits(torch.autograd.Function):
+    """Logits whose graph is not kept: the backward pass runs the network again, in chunks that fit the memory.
+
+    Attacks keep graphs of whole batches. This costs a forward pass a gradient, gives a network without gradients a
+    zero one, and contiguous gradients, since torchattacks calls .view() on them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, classifier: Classifier) -> Tensor:
+        ctx.save_for_backward(images)
+        ctx.classifier = classifier
+        return classifier.logits(images)
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None]:
+        (images,) = ctx.saved_tensors
+        with torch.enable_grad():
+            _, gradient = ctx.classifier.gradient_of(lambda z, w: (z * w).sum(), images, weights[0])
+        return gradient.contiguous(), None
+
+
+@lru_cache(maxsize=1)
+def _library() -> Any:
+    try:
+        import torchattacks
+    except ImportError as error:
+        raise ImportError("TorchAttack needs torchattacks: pip install 'robustsigma[attacks]'") from error
+    return torchattacks
+
+
+def names() -> tuple[str, ...]:
+    """Return the attacks that `TorchAttack` can run, sorted."""
+    return tuple(sorted(set(_library().__all__) - set(_WRAPPERS)))
+
+
+def _accepted(name: str) -> list[str]:
+    signature = inspect.signature(getattr(_library(), name).__init__)
+    accepted = [key for key in signature.parameters if key not in ("self", "model")]
+    return [*accepted, "steps"] if name == "AutoAttack" else accepted
+
+
+def _radius_name(name: str) -> str | None:
+    return next((key for key in ("eps", "max_epsilon") if key in _accepted(name)), None)
+
+
+def check_arguments(name: str, arguments: Mapping[str, Any], eps: float | None) -> None:
+    """Raise ValueError unless the attack exists and takes these arguments; `eps` may be said once."""
+    validation.choice("name", name, names())
+    accepted = _accepted(name)
+    unknown = [key for key in arguments if key not in accepted]
+    if unknown:
+        raise validation.fail("arguments", f"of {name}: {', '.join(accepted) or 'none'}", ", ".join(unknown))
+    own = _radius_name(name)
+    if eps is not None and own is not None and own in arguments:
+        raise validation.fail("eps", f"to be given once, here or as {own} in arguments", f"{eps} and {arguments[own]}")
+
+
+def check_problem(name: str, arguments: Mapping[str, Any], channels: int, classes: int) -> None:
+    """Raise ValueError where torchattacks' attack cannot work on such images or so few classes."""
+    if name in _COLOUR and channels != 3:
+        raise validation.fail("images", f"3 channels for {name}", channels)
+    wanted = _CLASSES.get(name, 2)
+    if name == "AutoAttack" and arguments.get("version") != "rand":
+        wanted = _CLASSES["APGDT"]
+    elif name == "AutoAttack" or arguments.get("loss") == "dlr":
+        wanted = 3  # logits in the difference-of-logits ratio
+    if classes < wanted:
+        raise validation.fail("net", f"at least {wanted} classes for {name} of torchattacks", classes)
+
+
+def build(
+    name: str, victim: Victim, arguments: Mapping[str, Any], eps: float | None, *, classes: int, seed: int
+) -> Any:
+    """Return the attack on a victim, with the number of classes, the seed and the radius filled in."""
+    accepted, given = _accepted(name), dict(arguments)
+    own = _radius_name(name)
+    if eps is not None and own is not None:
+        given[own] = eps
+    for key, value in (("n_classes", classes), ("seed", seed)):
+        if key in accepted:
+            given.setdefault(key, value)
+    steps = given.pop("steps", None) if name == "AutoAttack" else None
+    try:
+        attack = getattr(_library(), name)(victim, **given)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise validation.fail("arguments", f"valid arguments of {name}", f"{arguments}: {error}") from error
+    if steps is not None:
+        validation.integer("steps", steps, 1)
+        for part in attack._autoattack.attacks:
+            if hasattr(part, "steps"):
+                part.steps = steps
+    return attack
+
+
+def radius(attack: Any) -> float | None:
+    """Return the radius that an attack keeps to, or None if it has none."""
+    return getattr(attack, "eps", getattr(attack, "max_epsilon", None))
+
+
+def norm(attack: Any) -> Norm:
+    """Return what an attack measures distances in; "linf" also for those of neither norm."""
+    name = getattr(attack, "norm", None)
+    if isinstance(name, str):
+        return "l2" if name == "L2" else "linf"
+    return "l2" if type(attack).__name__ in _L2 else "linf"

@@ -1,0 +1,174 @@
+"""What speaks against believing a cell of the matrix, or the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from robustsigma.engine.checks import Soundness
+from robustsigma.engine.metrics import mean_interval, paired_difference
+from robustsigma.engine.perturbations import FGSM, PGD
+from robustsigma.evaluation.curves import common, surely_rises
+from robustsigma.evaluation.diagnosis import NOISE, SEARCH, TWICE
+from robustsigma.evaluation.matrix import Matrix, Table
+from robustsigma.evaluation.run import ADAPTIVE, BASE, TRANSFER, Column, Regime
+from robustsigma.evaluation.threat import ball, uses_gradients
+
+_MANY_UNCONVERGED = 0.05
+
+Flag = dict[str, str]
+
+
+def cell_flags(matrix: Matrix, regime: Regime, column: Column) -> list[Flag]:
+    """Return what speaks against believing a cell."""
+    checks: list[Callable[[Matrix, Regime, Column], Iterator[Flag]]] = [_unconverged]
+    if column.reading != "none":
+        checks.append(_label_leak)
+    if column.reading == ADAPTIVE:
+        checks += [_network, _unsettled, _transfer, _noise, _search, _single_step, _curve]
+    return [flag for check in checks for flag in check(matrix, regime, column)]
+
+
+def _flag(code: str, message: str) -> Flag:
+    return {"code": code, "message": message}
+
+
+def _unconverged(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    found = matrix.cells[regime.id, column.id]
+    searched = np.concatenate([o.searched for o in found])
+    missed = searched & ~np.concatenate([o.converged for o in found])
+    if searched.any() and missed.sum() > _MANY_UNCONVERGED * searched.sum():
+        message = (
+            f"More than {_MANY_UNCONVERGED:.0%} of the searches stopped before the confidence was gone: "
+            "samples are weaker than they claim, and the accuracy is an upper bound."
+        )
+        yield _flag("unconverged", message)
+
+
+def _label_leak(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    if matrix.difference((regime.id, column.id), (regime.id, matrix.clean.id)).low > 0:
+        yield _flag("label_leak", "Attacked images are answered better than clean ones: the attack leaks the label.")
+
+
+def _network(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    """What `inspect_classifier` saw; dead gradients do not concern an attack that takes none, such as SIGMA's walk."""
+    found = soundness(matrix, regime.id)
+    for flag in found.flags if found else []:
+        if flag.code != "zero_gradient":
+            yield _flag(flag.code, flag.message)
+        elif uses_gradients(column.perturbation):  # the share is in a table: one footnote serves all
+            message = "More than a tenth of the loss gradients are zero or not finite: masking is likely."
+            yield _flag(flag.code, message)
+
+
+def soundness(matrix: Matrix, regime: str) -> Soundness | None:
+    """Return what the models of a regime are like, over its seeds."""
+    found = [diagnosis.soundness for diagnosis in matrix.diagnoses.get(regime) or []]
+    if not found:
+        return None
+    return Soundness(
+        sum(one.images for one in found),
+        any(one.probabilities for one in found),
+        any(one.random_outputs for one in found),
+        sum(one.dead for one in found),
+    )
+
+
+def _unsettled(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    twice = matrix.checked(regime.id, TWICE, column.id)
+    if twice is not None and paired_difference(matrix.examined(regime.id, column.id), twice).low > 0:
+        message = "Twice the steps find surely more errors: the attack has not converged, and the accuracy is too high."
+        yield _flag("unsettled", message)
+
+
+def _transfer(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    moved = f"{column.name}/{TRANSFER}"
+    if regime.id == BASE or (regime.id, moved) not in matrix.cells:
+        return
+    if matrix.difference((regime.id, column.id), (regime.id, moved)).low > 0:
+        message = (
+            "Samples made against another model work better than those made against this one: its gradients or its "
+            "confidence are masked."
+        )
+        yield _flag("masked", message)
+
+
+def _noise(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    noisy = matrix.checked(regime.id, NOISE, column.id)
+    if noisy is not None and paired_difference(matrix.examined(regime.id, column.id), noisy).low > 0:
+        yield _flag("masked", "Gaussian noise of the same RMSE does more harm than the attack: it is misled.")
+
+
+def _search(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    """A search must not beat the attacks by gradient in the same ball together: one step alone may well be weaker."""
+    if not uses_gradients(column.perturbation):
+        return
+    kinds = {c.id: uses_gradients(c.perturbation) for c in matrix.columns}
+    same = _same_ball(matrix, column)
+    by_gradient, free = ([name for name in same if kinds[name] is kind] for kind in (True, False))
+    pairs = [(_together(matrix.correct, regime, by_gradient), matrix.correct(regime.id, name)) for name in free]
+    found = searched(matrix, regime.id, column)
+    if found is not None:
+        pairs.append((_together(matrix.examined, regime, by_gradient), found))
+    if any(paired_difference(first, second).low > 0 for first, second in pairs):
+        message = (
+            "A search without gradients finds more errors in the same ball than all attacks by gradient together: the "
+            "gradients are masked, or the attacks too weak."
+        )
+        yield _flag("masked", message)
+
+
+def _together(answers: Callable[[str, str], Table], regime: Regime, names: list[str]) -> Table:
+    """Return (seeds, n) with 1 where the answer is right under each of some attacks."""
+    return np.min([answers(regime.id, name) for name in names], axis=0)
+
+
+def searched(matrix: Matrix, regime: str, column: Column) -> Table | None:
+    """Return (seeds, n) with 1 where the answer is right after a search in a condition's ball, or None without one."""
+    found = (matrix.checked(regime, SEARCH, name) for name in _same_ball(matrix, column))
+    return next((right for right in found if right is not None), None)
+
+
+def _same_ball(matrix: Matrix, column: Column) -> list[str]:
+    """Return the adaptive attacks in the same ball, by their ids."""
+    bounded = ball(column.perturbation)
+    adaptive = [c for c in matrix.columns if c.reading == ADAPTIVE]
+    return [c.id for c in adaptive if bounded is not None and ball(c.perturbation) == bounded]
+
+
+def _single_step(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    if not isinstance(column.perturbation, PGD):
+        return
+    kinds = {c.id: type(c.perturbation) for c in matrix.columns}
+    single = [name for name in _same_ball(matrix, column) if kinds[name] is FGSM]
+    if any(matrix.difference((regime.id, column.id), (regime.id, name)).low > 0 for name in single):
+        yield _flag("masked", "One step finds more errors in the same ball than many: the gradients are masked.")
+
+
+def _curve(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    curve = common(matrix, regime.id, column.id)
+    if curve is None:
+        return
+    if surely_rises(curve):
+        yield _flag("not_rising", "Somewhere a larger eps finds surely fewer errors: the attack is not a good one.")
+    if curve.complete and isinstance(column.perturbation, PGD) and mean_interval(curve.right[:, -1]).low > curve.chance:
+        message = "Even where the ball holds every image, more than chance is right: the gradients are masked."
+        yield _flag("masked", message)
+
+
+def run_flags(matrix: Matrix) -> list[Flag]:
+    """Return what speaks against believing the run as a whole."""
+    flags = []
+    kinds = {type(column.perturbation).__name__ for column in matrix.columns}
+    if len(matrix.seeds) == 1:
+        message = "Every model was trained once: the intervals are over images, and say nothing of other trainings."
+        flags.append(_flag("1 seed", message))
+    if "FGSM" in kinds and "PGD" not in kinds:
+        message = "FGSM is the only gradient attack here. One step says little of how robust a model is."
+        flags.append(_flag("single_step", message))
+    stds = {getattr(regime.perturbation, "std", None) for regime in matrix.regimes} - {None}
+    if len(stds) == 1:
+        message = "One strength of Gaussian noise was trained on, and it was not swept: another might do better."
+        flags.append(_flag("std_not_swept", message))
+    return flags

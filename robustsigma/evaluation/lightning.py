@@ -1,0 +1,59 @@
+"""Lightning as a run of many short trainings needs it: quiet, on one device, with seeds of its own."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from robustsigma.engine import noise
+
+
+def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
+    """Return a trainer on one device that writes and says nothing by itself."""
+    return pl.Trainer(
+        accelerator="auto",
+        devices=1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
+@contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """Seed the global generators, which initialisers and dropout draw from, and give them back as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    key = int(noise.fold(torch.tensor([seed]), name)[0])
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(key)
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's notices, a dozen for each of many short trainings, out of the progress."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning passes one on
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

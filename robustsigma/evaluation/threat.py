@@ -1,0 +1,82 @@
+"""The threat model of a condition: how far images may change, what the attacker knows, what it wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from robustsigma.engine.perturbations import FGSM, PGD, Identity, Perturbation, SigmaSample, TorchAttack
+from robustsigma.evaluation.settings import describe
+
+LINF, L2 = "L\u221e", "L2"
+UNBOUNDED = "unbounded"
+_BLACK_BOX = ("Square", "SPSA", "Pixle", "OnePixel")  # of torchattacks: they ask the model for outputs alone
+_KNOWN = {"linf": LINF, "l2": L2}
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What is allowed, known and wanted.
+
+    Attributes:
+        norm: in which the change is bounded, "unbounded", or None where that is not known or nothing is attacked.
+        eps: its bound, in pixel units of [0, 1], or None.
+        knowledge: of the model, in words.
+        goal: of the attack, in words.
+    """
+
+    norm: str | None
+    eps: float | None
+    knowledge: str
+    goal: str
+
+
+def ball(perturbation: Perturbation) -> tuple[str, float] | None:
+    """Return norm and radius of the ball that a perturbation stays in, or None where its settings name none."""
+    if not perturbation.depends_on_model:
+        return None
+    eps = getattr(perturbation, "eps", None)
+    norm = getattr(perturbation, "norm", LINF if isinstance(perturbation, FGSM) else None)
+    if eps is None or norm is None:
+        return None
+    return _KNOWN.get(norm, norm), float(eps)
+
+
+def threat(perturbation: Perturbation, reading: str) -> Threat:
+    """Return the threat model of a condition.
+
+    Args:
+        perturbation: of the test images.
+        reading: "none", "adaptive" or "transfer".
+    """
+    norm, eps = ball(perturbation) or (None, None)
+    if not perturbation.depends_on_model:
+        goal = "none: the image itself" if isinstance(perturbation, Identity) else "none: not aimed at a model"
+        return Threat(norm, eps, "none", goal)
+    model = "the base model alone" if reading == "transfer" else "the model under test"
+    knowledge = f"weights of {model}" if uses_gradients(perturbation) else f"outputs of {model}, no gradients"
+    if isinstance(perturbation, SigmaSample):
+        goal = f"confidence in the label of at most {perturbation.sigma.epsilon:g}"
+        return Threat(UNBOUNDED, None, knowledge, goal)
+    aimed = getattr(perturbation, "targeted", None)
+    return Threat(norm, eps, knowledge, f"a wrong class, chosen: {aimed}" if aimed else "any wrong class")
+
+
+def uses_gradients(perturbation: Perturbation) -> bool:
+    """Return whether a condition that depends on the model follows its gradients."""
+    if isinstance(perturbation, TorchAttack):
+        return perturbation.name not in _BLACK_BOX
+    return perturbation.depends_on_model and not isinstance(perturbation, SigmaSample)
+
+
+def parameters(perturbation: Perturbation) -> dict[str, Any]:
+    """Return every hyper-parameter by name, in plain JSON types, defaults as the numbers that they stand for."""
+    found = describe(perturbation)
+    if isinstance(perturbation, PGD) and perturbation.step_size is None:
+        found["step_size"] = step_size(perturbation)
+    return {"attack": found.pop("class"), **found}
+
+
+def step_size(attack: PGD) -> float:
+    """Return the size of each step of an attack."""
+    return 2.5 * attack.eps / attack.steps if attack.step_size is None else attack.step_size

@@ -1,0 +1,355 @@
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, PathEnd, Share, Sigma, SigmaSample
+from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data.sample_bank import Banks, SampleBank, leaves
+from robustsigma.engine.perturbations.sigma_sample import Bank
+from robustsigma.models import SmallCNN
+from robustsigma.training import AugmentationStatistics, LitClassifier
+
+SOURCE = Baggage(size=16, train=40, val=4, test=4)
+WALK = Sigma(alpha=0.03, beta=0.1, objective="logit", paths=1, max_steps=15)
+BANKED = SigmaSample(WALK, bank=Bank(max_age=2))
+
+
+def images(count, seed=0):
+    return torch.rand(count, 1, 3, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def classifier(gain=10.0):
+    net = nn.Sequential(nn.Flatten(), nn.utils.skip_init(nn.Linear, 12, 3))
+    with torch.no_grad():
+        net[1].weight.copy_(gain * torch.randn(3, 12, generator=torch.Generator().manual_seed(1)))
+        net[1].bias.zero_()
+    return Classifier(net)
+
+
+def problem(count):
+    """Return a classifier, images and the labels that it gives them."""
+    clf, x = classifier(), images(count)
+    with clf.frozen():
+        return clf, x, clf.logits(x).argmax(1)
+
+
+# The store
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("uint8", 0.5 / 255), ("float16", 2.0**-12)])
+def test_it_gives_back_what_it_was_given(dtype, error):
+    bank = SampleBank(Bank(dtype=dtype))
+    bank.store(torch.tensor([7, 2, 30]), images(3), 4)
+    has, ages, found = bank.recall(torch.tensor([2, 3, 30, 99, 7]), 6)
+    assert has.tolist() == [True, False, True, False, True]
+    assert ages[has].tolist() == [2, 2, 2]
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, images(3)[[1, 2, 0]], rtol=0, atol=error * 1.001)
+    assert len(bank) == 3
+
+
+def test_a_new_sample_takes_the_place_of_the_old():
+    bank = SampleBank(Bank(dtype="float16"))
+    bank.store(torch.tensor([1, 2]), images(2), 0)
+    bank.store(torch.tensor([5, 2]), images(2, 5), 3)
+    has, ages, found = bank.recall(torch.tensor([1, 2, 5]), 3)
+    assert has.all()
+    assert ages.tolist() == [3, 0, 0]
+    expected = torch.stack([images(2)[0], images(2, 5)[1], images(2, 5)[0]])
+    assert torch.equal(found, expected.half().float())
+    assert len(bank) == 3
+
+
+def test_the_oldest_make_room():
+    bank = SampleBank(Bank(most=3))
+    for epoch, index in enumerate([10, 11, 12]):
+        bank.store(torch.tensor([index]), images(1), epoch)
+    bank.store(torch.tensor([10]), images(1), 3)  # young again
+    bank.store(torch.tensor([20, 21]), images(2), 4)
+    has, _, _ = bank.recall(torch.tensor([10, 11, 12, 20, 21]), 4)
+    assert has.tolist() == [True, False, False, True, True]
+    assert len(bank) == 3
+    bank.store(torch.arange(30, 40), images(10), 5)  # more than it may hold: the first ones
+    assert bank.recall(torch.arange(50), 5)[0].nonzero()[:, 0].tolist() == [30, 31, 32]
+
+
+def test_against_a_dictionary():
+    """A random sequence of calls: a bank is a dictionary from index to (epoch, image), bounded by age."""
+    source = torch.Generator().manual_seed(0)
+    bank, kept = SampleBank(Bank(most=9)), {}
+    for epoch in range(40):
+        count = int(torch.randint(1, 6, (), generator=source))
+        indices = torch.randperm(25, generator=source)[:count]
+        pixels = torch.randint(0, 256, (count, 1, 2, 2), generator=source) / 255
+        bank.store(indices, pixels, epoch)
+        kept |= {int(i): (epoch, p) for i, p in zip(indices, pixels, strict=True)}
+        every = torch.arange(30)
+        has, ages, found = bank.recall(every, epoch)
+        assert len(bank) == int(has.sum()) == min(9, len(kept))
+        for index, age, image in zip(every[has].tolist(), ages[has].tolist(), found, strict=True):
+            assert kept[index][0] == epoch - age
+            assert torch.allclose(kept[index][1], image, rtol=0, atol=1e-6)
+        gone = [index for index in kept if not has[index]]
+        oldest = min(epoch - age for age in ages[has].tolist())
+        assert all(kept[index][0] <= oldest for index in gone)
+        kept = {index: value for index, value in kept.items() if has[index]}
+
+
+def test_memory_is_as_stated():
+    bank = SampleBank(Bank(most=100))
+    for start in range(0, 1000, 50):
+        bank.store(torch.arange(start, start + 50), torch.rand(50, 3, 8, 8, generator=torch.Generator()), start)
+    assert bank.images.nbytes == 100 * 3 * 8 * 8
+    assert bank.owners.nbytes + bank.made.nbytes == 100 * 16
+    assert bank.slots.nbytes == 8 * 1000
+
+
+def test_state_comes_back():
+    bank, fresh = SampleBank(Bank()), SampleBank(Bank())
+    bank.store(torch.tensor([7, 2, 30]), images(3), 4)
+    bank.store(torch.tensor([8]), images(1), 5)
+    fresh.load_state_dict(bank.state_dict())
+    for mine, theirs in zip(bank.recall(torch.arange(40), 6), fresh.recall(torch.arange(40), 6), strict=True):
+        assert torch.equal(mine, theirs)
+    empty = SampleBank(Bank())
+    empty.load_state_dict(SampleBank(Bank()).state_dict())
+    assert len(empty) == 0
+
+
+# A batch
+
+
+def _apply(banks, perturbation, clf, x, y, epoch, indices=None):
+    at = torch.arange(len(x)) if indices is None else indices
+    seeds = at * 1000 + epoch
+    made, withdrawal = banks.apply(perturbation, clf, x, y, seeds=seeds, indices=at, epoch=epoch)
+    anew, _ = Banks(banks.seed).apply(perturbation, clf, x, y, seeds=seeds, indices=at, epoch=epoch)
+    return made, withdrawal, anew
+
+
+def test_without_a_bank_nothing_is_different():
+    clf, x, y = classifier(), images(6), torch.arange(6) % 3
+    for perturbation in (SigmaSample(WALK), FGSM(0.1), Mixture({SigmaSample(WALK): 0.5}), PathEnd(WALK)):
+        for epoch in (0, 1):
+            made, withdrawal, _ = _apply(Banks(), perturbation, clf, x, y, epoch)
+            plain = perturbation.apply(clf, x, y, seed=torch.arange(6) * 1000 + epoch)
+            assert torch.equal(made.images, plain.images)
+            assert withdrawal.totals.tolist() == [0] * 5
+
+
+def _sound(clf, made, y):
+    with clf.frozen():
+        return clf.logits(made.images).argmax(1) != y
+
+
+def test_samples_are_used_again_until_they_are_too_old():
+    clf, x, y = problem(6)
+    banks = Banks()
+    first, withdrawal, plain = _apply(banks, BANKED, clf, x, y, 0)
+    assert torch.equal(first.images, plain.images)
+    assert withdrawal.totals.tolist() == [6, 0, 0, 0, 0]
+    assert withdrawal.missing == 6
+    fooled = _sound(clf, first, y)
+    assert fooled.sum() >= 4
+    for epoch in (1, 2):
+        made, withdrawal, plain = _apply(banks, BANKED, clf, x, y, epoch)
+        served = withdrawal.served
+        assert served[fooled].all()
+        assert (made.images[fooled] - first.images[fooled]).abs().max() <= 0.501 / 255
+        assert torch.allclose(made.images[~served], plain.images[~served], rtol=0, atol=1e-5)
+        assert torch.equal(made.searched, ~served)
+        assert made.steps[served].sum() == 0
+        if epoch == 1:  # those that did not fool the network were made anew, and may serve from now on
+            assert torch.equal(served, fooled)
+            assert withdrawal.relearnt == (~fooled).sum()
+            assert withdrawal.ages == fooled.sum()
+    _, withdrawal, _ = _apply(banks, BANKED, clf, x, y, 3)
+    assert withdrawal.expired == fooled.sum()
+    assert not withdrawal.served[fooled].any()
+
+
+def test_a_sample_that_the_network_has_learnt_is_made_anew():
+    clf, x, y = problem(6)
+    banks = Banks()
+    first, _, _ = _apply(banks, BANKED, clf, x, y, 0)
+    fooled = _sound(clf, first, y)
+
+    class Learnt(nn.Module):
+        """Knows the first three samples, and confuses everything else."""
+
+        def forward(self, z):
+            close = (z[:, None] - first.images[:3]).flatten(2).abs().amax(2)
+            label = torch.where(close.amin(1) < 0.01, y[:3][close.argmin(1)], (y[0] + 1) % 3)
+            return 5 * nn.functional.one_hot(label, 3).float()
+
+    learnt = Classifier(Learnt())
+    _, withdrawal, _ = _apply(banks, BANKED, learnt, x, y, 1)
+    right = ~_sound(learnt, first, y)
+    assert right[:3].all()
+    assert torch.equal(withdrawal.served, ~right)
+    assert withdrawal.relearnt == right.sum() >= 3
+    assert fooled[:3].any()
+
+
+def test_the_account_adds_up_and_an_image_is_found_in_any_batch():
+    clf, x, y = problem(12)
+    banks = Banks()
+    order = [list(range(12)), [3, 1, 4, 0, 5, 9, 2, 6], [11, 10, 8, 7]]
+    for epoch, rows in enumerate(order):
+        _, w, _ = _apply(banks, BANKED, clf, x[rows], y[rows], epoch, torch.tensor(rows))
+        assert w.wanted == len(rows) == w.served.sum() + w.missing + w.expired + w.relearnt
+        assert w.missing == (12 if epoch == 0 else 0)
+
+
+def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without():
+    clf, x, y = problem(40)
+    part = Mixture([Share(BANKED, 0.5), Share(GaussianNoise(0.1), 0.2)])
+    mixture = Mixture([Share(FGSM(0.05), 0.2), Share(part, 0.6)])
+    banks = Banks()
+    served = 0
+    for epoch in range(3):
+        made, withdrawal, plain = _apply(banks, mixture, clf, x, y, epoch)
+        walked = plain.searched
+        assert not (withdrawal.served & ~walked).any()
+        assert withdrawal.wanted == walked.sum()
+        rest = ~withdrawal.served
+        assert torch.allclose(made.images[rest], plain.images[rest], rtol=0, atol=1e-5)
+        served += int(withdrawal.served.sum())
+    assert served > 10
+    assert list(banks.banks) == ["0.1.0"]
+
+
+def test_the_leaves_together_are_the_perturbation():
+    clf, x, y = problem(40)
+    part = Mixture([Share(SigmaSample(WALK, fraction=0.5, bank=Bank()), 0.5), Share(GaussianNoise(0.1), 0.2)])
+    mixture = Mixture([Share(FGSM(0.05), 0.2), Share(part, 0.7)])
+    seeds = torch.arange(40)
+    whole, images_ = mixture.apply(clf, x, y, seed=seeds), x.clone()
+    found = list(leaves(mixture, seeds, seeds))
+    assert [leaf.name for leaf in found] == ["0.0", "0.1.0", "0.1.1"]
+    for leaf in found:
+        made = leaf.perturbation.apply(clf, x[leaf.rows], y[leaf.rows], seed=leaf.seeds)
+        images_[leaf.rows] = made.images
+    assert torch.allclose(images_, whole.images, rtol=0, atol=1e-5)
+
+
+def test_beside_a_bank_an_image_keeps_its_part_for_a_while_and_shares_stay():
+    count, epochs = 2000, 24
+    clf, x = classifier(), torch.full((count, 1, 3, 4), 0.5)
+    clf.net[1].weight.data.zero_()  # no walk moves: what matters is who would have walked
+    mixture = Mixture({SigmaSample(Sigma(paths=1, max_steps=1), bank=Bank(max_age=2)): 0.25})
+    searched = torch.stack([_apply_once(mixture, clf, x, epoch) for epoch in range(epochs)])
+    assert (searched.float().mean(1) - 0.25).abs().max() < 0.05
+    assert (searched.float().mean(0).mean() - 0.25).abs() < 0.02
+    again = (searched[1:] & searched[:-1]).sum() / searched[:-1].sum()
+    assert abs(float(again) - (2 / 3 + 0.25 / 3)) < 0.02  # drawn anew in one epoch of three
+    changes = (searched[1:] != searched[:-1]).sum(1).float()
+    assert changes.max() < 2 * changes.mean()  # not all in the same epoch
+
+
+def _apply_once(mixture, clf, x, epoch):
+    at = torch.arange(len(x))
+    return Banks().apply(mixture, clf, x, at % 3, seeds=at * 1000 + epoch, indices=at, epoch=epoch)[0].searched
+
+
+def test_two_banks_do_not_share():
+    clf, x, y = classifier(), images(30), torch.arange(30) % 3
+    banks = Banks()
+    mixture = Mixture([Share(BANKED, 0.4), Share(SigmaSample(WALK, fraction=0.9, bank=Bank(most=2)), 0.6)])
+    _apply(banks, mixture, clf, x, y, 0)
+    assert set(banks.banks) == {"0.0", "0.1"}
+    assert len(banks.banks["0.1"]) == 2
+    owners = [set(bank.owners[: len(bank)].tolist()) for bank in banks.banks.values()]
+    assert owners[0].isdisjoint(owners[1])
+
+
+def test_an_unsuccessful_walk_that_gives_the_image_back_is_not_kept():
+    clf, x, y = classifier(gain=0.0), images(5), torch.arange(5) % 3
+    stuck = SigmaSample(WALK, unconverged="original", bank=Bank())
+    banks = Banks()
+    made, _, _ = _apply(banks, stuck, clf, x, y, 0)
+    assert torch.equal(made.images, x)
+    assert made.searched.all()
+    assert len(banks.banks["0"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"max_age": -1}, "max_age: expected"), ({"dtype": "int8"}, "dtype: expected"), ({"most": 0}, "most: expected")],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        Bank(**options)
+    with pytest.raises(ValueError, match="bank: expected a Bank or None"):
+        SigmaSample(bank=3)
+
+
+# A training
+
+
+def _train(tmp_path, epochs, perturbation, *, checkpoint=None, batch_size=16):
+    torch.manual_seed(0)
+    net = SmallCNN(3, 5, width=4, dropout=0.0)
+    model = LitClassifier(net, optimizer=lambda p: torch.optim.Adam(p, lr=0.01), schedule="constant")
+    statistics, logged = AugmentationStatistics(), []
+
+    class Log(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            logged.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("bank")})
+
+    data = RobustDataModule(SOURCE, train_perturbation=perturbation, batch_size=batch_size)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, callbacks=[statistics, Log()], default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(model, data, ckpt_path=checkpoint)
+    return model, data, trainer, statistics.totals, logged
+
+
+@pytest.mark.third_party_rng  # weights
+def test_a_training_is_served_and_says_so(tmp_path):
+    _, data, trainer, totals, _ = _train(tmp_path, 4, BANKED)
+    _, _, _, again, _ = _train(tmp_path, 4, BANKED)
+    assert totals.wanted == 4 * 40
+    assert totals.served > 10
+    assert totals.searched + totals.served == totals.wanted
+    assert totals.ages >= totals.served
+    assert totals.expired + totals.relearnt + totals.served <= 3 * 40
+    for name in ("served", "expired", "relearnt", "ages", "steps"):
+        assert getattr(again, name) == getattr(totals, name)
+    metrics = trainer.callback_metrics
+    assert {"bank_hit_rate", "bank_expired", "bank_relearnt"} <= set(metrics)
+    assert 0 <= metrics["bank_hit_rate"] <= 1
+    assert 1 <= metrics.get("bank_mean_age", 1) <= 2
+    assert len(data.banks.banks["0"]) <= 40
+
+
+@pytest.mark.third_party_rng  # weights
+def test_a_resumed_training_gives_the_same_bits(tmp_path):
+    mixture = Mixture([Share(BANKED, 0.7), Share(FGSM(0.03), 0.3)])
+    whole, data, _, _, _ = _train(tmp_path, 4, mixture)
+    _, _, trainer, _, _ = _train(tmp_path, 2, mixture)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, other, _, second, _ = _train(tmp_path, 4, mixture, checkpoint=tmp_path / "half.ckpt")
+    assert second.served > 0
+    for mine, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    kept, found = (d.state_dict()["banks"]["0.0"] for d in (data, other))
+    assert all(torch.equal(kept[name], found[name]) for name in kept)
+
+
+@pytest.mark.third_party_rng  # weights
+def test_another_training_with_the_same_data_module_starts_with_an_empty_bank(tmp_path):
+    data = RobustDataModule(SOURCE, train_perturbation=BANKED, batch_size=16)
+    ends = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = LitClassifier(SmallCNN(3, 5, width=4, dropout=0.0))
+        trainer = pl.Trainer(
+            max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, limit_val_batches=0, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(model, data)
+        ends.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))

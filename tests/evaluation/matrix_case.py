@@ -1,0 +1,57 @@
+"""Matrices of outcomes that are made up."""
+
+import numpy as np
+
+from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample
+from robustsigma.evaluation.matrix import Matrix
+from robustsigma.evaluation.outcomes import Outcomes
+from robustsigma.evaluation.run import Column, Regime
+
+N = 200
+CLEAN = Column("clean", "clean", "none", Identity())
+NOISE = Column("gaussian", "gaussian", "none", GaussianNoise(0.1))
+ATTACK = Column("fgsm/adaptive", "fgsm", "adaptive", FGSM(0.1))
+MOVED = Column("fgsm/transfer", "fgsm", "transfer", FGSM(0.1))
+WALK = Column("sigma/adaptive", "sigma", "adaptive", SigmaSample())
+WALK_MOVED = Column("sigma/transfer", "sigma", "transfer", SigmaSample())
+PGD_COLUMN = Column("pgd/adaptive", "pgd", "adaptive", PGD(0.1))
+COLUMNS = [CLEAN, NOISE, ATTACK, MOVED]
+BASE = Regime("base", "base", "none", None)
+CONTROL = Regime("clean/retrain", "clean", "retrain", Identity())
+SIGMA = Regime("sigma/retrain", "sigma", "retrain", SigmaSample())
+FGSM_RUN = Regime("fgsm/on_the_fly", "fgsm", "on_the_fly", FGSM(0.1))
+
+
+def outcomes_of(right, n=N, searched=0, converged=None, steps=5, shift=0):
+    """Return outcomes where the first `right` images, from `shift` on, are answered rightly."""
+    correct = np.roll(np.arange(n) < right, shift)
+    labels = np.arange(n) % 3
+    walked = np.arange(n) < searched
+    reached = np.ones(n, bool) if converged is None else ~walked | (np.arange(n) < converged)
+    return Outcomes(
+        indices=np.arange(n),
+        labels=labels,
+        predictions=np.where(correct, labels, (labels + 1) % 3),
+        confidences=np.where(correct, 0.8, 0.1).astype(np.float32),
+        top=np.full(n, 0.8, np.float32),
+        searched=walked,
+        converged=reached,
+        steps=np.where(walked, steps, 0),
+        rmse=np.full(n, 0.1, np.float32),
+        linf=np.full(n, 0.2, np.float32),
+        ssim=np.full(n, 0.9, np.float32),
+    )
+
+
+def matrix_of(rights, columns=COLUMNS, regimes=(BASE,), seeds=(0,)):
+    """Return a matrix; `rights` has a number of right answers, or outcomes, for each regime and column."""
+    cells = {}
+    for regime, row in zip(regimes, rights, strict=True):
+        for column, found in zip(columns, row, strict=True):
+            one = found if isinstance(found, Outcomes) else outcomes_of(found)
+            cells[regime.id, column.id] = [one] * len(seeds)
+    return Matrix(list(regimes), list(columns), cells, list(seeds))
+
+
+def codes_of(flags):
+    return [flag["code"] for flag in flags]

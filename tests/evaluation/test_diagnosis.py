@@ -1,0 +1,268 @@
+"""The further attacks that tell whether to believe the matrix, on linear models whose answers are known."""
+
+import dataclasses
+
+import cases
+import numpy as np
+import pytest
+import torch
+from matrix_case import ATTACK, BASE, CLEAN, MOVED, PGD_COLUMN, WALK, codes_of, matrix_of, outcomes_of
+
+from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample, TorchAttack
+from robustsigma.engine.checks import Soundness
+from robustsigma.engine.perturbations import SquareSearch
+from robustsigma.evaluation.curves import common, curve_entries
+from robustsigma.evaluation.diagnosis import Curve, Diagnosis, Examination, radii
+from robustsigma.evaluation.flags import cell_flags
+from robustsigma.evaluation.results import checks, networks
+from robustsigma.evaluation.settings import Checks
+from robustsigma.evaluation.threat import ball, parameters, threat, uses_gradients
+
+ROWS = np.arange(0, 200, 2)
+SOUND = Soundness(100, False, False, 0)
+COLUMNS = [CLEAN, ATTACK, PGD_COLUMN, WALK, MOVED]
+GRADIENT, EVERY = (ATTACK, PGD_COLUMN), (ATTACK, PGD_COLUMN, WALK)
+
+
+def _right(count, n=100):
+    return np.arange(n) < count
+
+
+def _diagnosed(soundness=SOUND, right=None, curves=None, rights=(180, 80, 80, 20, 80)):
+    """Return a matrix of one regime: `rights` of 200 images are right, half of those in the diagnosis."""
+    matrix = matrix_of([rights], COLUMNS)
+    matrix.diagnoses["base"] = [Diagnosis(ROWS, soundness, right or {}, curves or {}, 3)]
+    return matrix
+
+
+def _flagged(matrix):
+    found = {column.id: codes_of(cell_flags(matrix, BASE, column)) for column in COLUMNS}
+    return {name: codes for name, codes in found.items() if codes}
+
+
+def test_a_sound_diagnosis_flags_nothing():
+    right = {("twice", "pgd/adaptive"): _right(40), ("noise", "fgsm/adaptive"): _right(85)}
+    right["search", "fgsm/adaptive"] = _right(60)
+    curve = Curve(np.array([0, 0.1, 0.2]), np.stack([_right(90), _right(40), _right(0)]), 1.0)
+    assert _flagged(_diagnosed(right=right, curves={"pgd/adaptive": curve})) == {}
+
+
+@pytest.mark.parametrize(
+    ("soundness", "code", "concerned"),
+    [
+        (Soundness(100, True, False, 0), "probabilities", EVERY),
+        (Soundness(100, False, True, 0), "random_outputs", EVERY),
+        (Soundness(100, False, False, 11), "zero_gradient", GRADIENT),
+    ],
+)
+def test_what_is_wrong_with_a_network_stands_in_the_cells_of_its_attacks(soundness, code, concerned):
+    assert _flagged(_diagnosed(soundness)) == {column.id: [code] for column in concerned}
+    (entry,) = networks(_diagnosed(soundness))
+    assert entry["dead"] == soundness.dead / 100
+
+
+@pytest.mark.parametrize(("twice", "flagged"), [(40, False), (39, False), (30, True), (45, False)])
+def test_an_attack_that_twice_the_steps_surely_improve_is_unsettled(twice, flagged):
+    matrix = _diagnosed(right={("twice", "pgd/adaptive"): _right(twice)})
+    assert _flagged(matrix) == ({"pgd/adaptive": ["unsettled"]} if flagged else {})
+    entry = next(e for e in checks(matrix) if e["condition"] == "pgd/adaptive")
+    assert entry["accuracy"] == pytest.approx(0.4)
+    assert entry["twice"]["accuracy"] == pytest.approx(twice / 100)
+    assert entry["twice"]["difference"]["mean"] == pytest.approx((40 - twice) / 100)
+
+
+@pytest.mark.parametrize(("noise", "flagged"), [(40, False), (39, False), (20, True)])
+def test_noise_that_does_more_harm_than_an_attack_is_masking(noise, flagged):
+    matrix = _diagnosed(right={("noise", "sigma/adaptive"): _right(0), ("noise", "fgsm/adaptive"): _right(noise)})
+    found = _flagged(matrix)
+    assert found.pop("sigma/adaptive") == ["masked"]
+    assert found == ({"fgsm/adaptive": ["masked"]} if flagged else {})
+
+
+def test_a_search_must_beat_all_attacks_of_its_ball_together():
+    search = {("search", "fgsm/adaptive"): _right(30)}
+    both = {"fgsm/adaptive": ["masked"], "pgd/adaptive": ["masked"]}
+    assert _flagged(_diagnosed(right=search)) == both
+    # PGD finds what FGSM does not: one step alone is no reason to speak of masking.
+    assert _flagged(_diagnosed(right=search, rights=(180, 80, 50, 20, 80))) == {}
+
+
+def test_a_curve_that_rises_is_flagged():
+    eps = np.array([0, 0.1, 0.2])
+    rising = Curve(eps, np.stack([_right(90), _right(40), _right(60)]), 1.0)
+    even = Curve(eps, np.stack([_right(90), _right(40), _right(41)]), 1.0)
+    assert _flagged(_diagnosed(curves={"fgsm/adaptive": rising})) == {"fgsm/adaptive": ["not_rising"]}
+    assert _flagged(_diagnosed(curves={"fgsm/adaptive": even})) == {}
+
+
+@pytest.mark.parametrize(("eps", "last", "flagged"), [(1.0, 60, True), (0.5, 60, False), (1.0, 33, False)])
+def test_an_unbounded_attack_must_reach_chance(eps, last, flagged):
+    curve = Curve(np.array([0, eps]), np.stack([_right(90), _right(last)]), 1.0)
+    assert _flagged(_diagnosed(curves={"pgd/adaptive": curve})) == ({"pgd/adaptive": ["masked"]} if flagged else {})
+    assert _flagged(_diagnosed(curves={"fgsm/adaptive": curve})) == {}  # one step of size 1 says nothing
+
+
+def test_curves_of_seeds_are_joined_at_the_radii_of_all():
+    matrix = matrix_of([[180] * 5], COLUMNS, seeds=(0, 1))
+    short = Curve(np.array([0, 0.1]), np.stack([_right(90), _right(20)]), 1.0)
+    long = Curve(np.array([0, 0.1, 0.2]), np.stack([_right(80), _right(60), _right(10)]), 1.0)
+    curves = [{"pgd/adaptive": short}, {"pgd/adaptive": long}]
+    matrix.diagnoses["base"] = [Diagnosis(ROWS, SOUND, {}, curve, 3) for curve in curves]
+    found = common(matrix, "base", "pgd/adaptive")
+    assert found.eps.tolist() == [0, 0.1]
+    (entry,) = curve_entries(matrix)
+    assert entry["mean"] == pytest.approx([0.85, 0.4])
+    assert (entry["chance"], entry["reached"], entry["n"]) == (1 / 3, False, 100)
+    assert common(matrix, "base", "fgsm/adaptive") is None
+
+
+def _examination(attacks, n=6):
+    clf, images = cases.classifier(cases.mlp()), cases.images(n)
+    with clf.frozen():
+        labels = clf.logits(images).argmax(1)
+    outcomes = {"clean": outcomes_of(n, n)}
+    for name, attack in attacks.items():
+        seeds = torch.arange(n)
+        made = attack(clf, images, labels, seed=seeds)
+        rmse = (made - images).square().flatten(1).mean(1).sqrt().numpy()
+        with clf.frozen():
+            right = (clf.logits(made).argmax(1) == labels).numpy()
+        known = outcomes_of(n, n)
+        wrong = np.where(right, known.labels, known.labels + 1)
+        outcomes[name] = dataclasses.replace(known, rmse=rmse, predictions=wrong)
+    return Examination(clf, images, labels, torch.arange(n), np.arange(n), attacks, outcomes, "clean", 3)
+
+
+def test_an_examination_makes_what_is_asked_for(tmp_path):
+    attacks = {"fgsm/adaptive": FGSM(0.1), "pgd/adaptive": PGD(0.1, steps=2), "small/adaptive": PGD(0.05, steps=1)}
+    told = []
+    examination = _examination(attacks)
+    found = examination.run(Checks(images=6, queries=3), lambda done, total: told.append((done, total)))
+    assert set(found.right) == {
+        *(("noise", name) for name in attacks), ("twice", "pgd/adaptive"), ("twice", "small/adaptive"),
+        ("search", "fgsm/adaptive"), ("search", "small/adaptive"),
+    }  # fmt: skip
+    assert set(found.curves) == set(attacks)
+    assert told == [(k, 11) for k in range(1, 12)]
+    curve = found.curves["pgd/adaptive"]
+    assert curve.eps[:4] == pytest.approx([0, 0.025, 0.05, 0.1])
+    assert curve.right[0].all()
+    np.testing.assert_array_equal(curve.right[3], examination.outcomes["pgd/adaptive"].correct > 0)
+    means = curve.right.mean(1)
+    assert (means[3:-1] > 1 / 3).all(), "the curve goes on only while more than chance is right"
+    assert means[-1] <= 1 / 3 or curve.eps[-1] == 1
+    found.write(tmp_path / "a.npz", Checks(images=6))
+    read = Diagnosis.read(tmp_path / "a.npz", Checks(images=6))
+    assert (read.soundness, read.classes) == (found.soundness, 3)
+    assert set(read.right) == set(found.right)
+    for key, right in found.right.items():
+        np.testing.assert_array_equal(read.right[key], right)
+    for key, value in found.curves.items():
+        np.testing.assert_array_equal(read.curves[key].right, value.right)
+        np.testing.assert_array_equal(read.curves[key].eps, value.eps)
+        assert read.curves[key].most == value.most
+    assert Diagnosis.read(tmp_path / "a.npz", Checks(images=7)) is None
+    assert Diagnosis.read(tmp_path / "b.npz", Checks()) is None
+
+
+def test_twice_the_steps_go_on_from_where_the_matrix_stopped(monkeypatch):
+    """The longer attack is that of the same step size and seeds."""
+    made = []
+    monkeypatch.setattr(Examination, "_right", lambda self, p, name: made.append((p, name)) or np.ones(6, bool))
+    checks = Checks(noise=False, queries=0, curves=False)
+    _examination({"pgd/adaptive": PGD(0.1, steps=5), "fixed/adaptive": PGD(0.1, step_size=0.03, steps=4)}).run(
+        checks, lambda *_: None
+    )
+    assert made == [
+        (PGD(0.1, step_size=0.05, steps=10), "pgd/adaptive"), (PGD(0.1, step_size=0.03, steps=8), "fixed/adaptive")
+    ]  # fmt: skip
+
+
+def test_scaled_attacks_keep_the_ratio_of_step_and_radius(monkeypatch):
+    made = []
+    monkeypatch.setattr(Examination, "_right", lambda self, p, name: made.append(p) or np.zeros(6, bool))
+    examination = _examination({"pgd/adaptive": PGD(0.1, step_size=0.03, steps=4)})
+    examination.run(Checks(noise=False, queries=0, convergence=False), lambda *_: None)
+    assert made[0] == PGD(0.025, step_size=0.0075, steps=4)
+    assert all(attack.step_size / attack.eps == pytest.approx(0.3) for attack in made)
+
+
+def test_radii_double_up_to_the_whole():
+    assert radii(0.3, 1.0) == pytest.approx([0.3, 0.6, 1.0])
+    assert radii(1.0, 1.0) == [1.0]
+    assert radii(0.0, 1.0) == [0.0]
+
+
+def test_a_zero_radius_is_no_error():
+    examination = _examination({"fgsm/adaptive": FGSM(0.0), "pgd/adaptive": PGD(0.0)})
+    found = examination.run(Checks(queries=2), lambda *_: None)
+    assert found.curves["pgd/adaptive"].eps.tolist() == [0]
+    assert set(found.right) == {("search", "fgsm/adaptive")}
+
+
+def test_the_search_finds_what_a_corner_of_the_ball_holds():
+    """On a linear model the best corner is known: the search lowers the margin towards it and stays in the ball."""
+    clf, x = cases.classifier(cases.linear()), cases.images()
+    with clf.frozen():
+        y = clf.logits(x).argmax(1)
+
+    def margin(images):
+        with clf.frozen():
+            z = clf.logits(images)
+        own = z.gather(1, y[:, None])[:, 0]
+        return own - z.scatter(1, y[:, None], -torch.inf).amax(1)
+
+    few, many = (SquareSearch(0.1, queries)(clf, x, y, seed=0) for queries in (1, 150))
+    assert (many - x).abs().max() <= 0.1 + 1e-6
+    assert (margin(many) < margin(few)).all()
+    best = FGSM(0.1)(clf, x, y, seed=0)
+    noise = (x + 0.1 * torch.randn(x.shape, generator=cases.generator(0)).sign()).clamp(0, 1)
+    assert (margin(many) < margin(noise)).all()
+    assert (margin(many) > margin(best) - 0.2 * (margin(x) - margin(best)).abs()).all()
+    alone = SquareSearch(0.1, 150)(clf, x[2:3], y[2:3], seed=torch.tensor([0]))
+    torch.testing.assert_close(alone[0], many[2])  # no image depends on its batch
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "reading", "expected"),
+    [
+        (Identity(), "none", (None, None, "none", "none: the image itself")),
+        (GaussianNoise(0.1), "none", (None, None, "none", "none: not aimed at a model")),
+        (PGD(0.1), "transfer", ("L\u221e", 0.1, "weights of the base model alone", "any wrong class")),
+        (PGD(0.5, norm="l2"), "adaptive", ("L2", 0.5, "weights of the model under test", "any wrong class")),
+        (
+            PGD(0.1, targeted="second"),
+            "adaptive",
+            ("L\u221e", 0.1, "weights of the model under test", "a wrong class, chosen: second"),
+        ),
+        (
+            SigmaSample(),
+            "adaptive",
+            (
+                "unbounded",
+                None,
+                "outputs of the model under test, no gradients",
+                "confidence in the label of at most 0.01",
+            ),
+        ),
+    ],
+)
+def test_threat_models(perturbation, reading, expected):
+    found = threat(perturbation, reading)
+    assert (found.norm, found.eps, found.knowledge, found.goal) == expected
+
+
+def test_threats_of_torchattacks():
+    pytest.importorskip("torchattacks")
+    square = TorchAttack("Square", eps=0.1, norm="linf")
+    assert ball(square) == ball(FGSM(0.1)) == ("L\u221e", 0.1)
+    assert not uses_gradients(square)
+    assert uses_gradients(TorchAttack("APGD", eps=0.1))
+    assert threat(square, "adaptive").knowledge == "outputs of the model under test, no gradients"
+
+
+def test_parameters_are_complete():
+    found = parameters(PGD(0.1, steps=5))
+    assert found.pop("attack") == "PGD"
+    assert set(found) == {field.name for field in dataclasses.fields(PGD)}
+    assert found["step_size"] == 0.05
