@@ -3,7 +3,7 @@
 A step is what the Trainer does with one batch: perturb it on the device, forward, backward, optimiser. Timed side by
 side, step by step, so that the machine's other work falls on all of them alike: the plain step; a quarter of the batch
 with Gaussian noise, or FGSM with a random start; the mixed step (noise, FGSM and SIGMA samples, a twelfth of the batch
-each) without and with a bank of samples; SIGMA samples on a quarter, and on all. The networks start from the same
+each) without and with a bank of samples; SIGMA samples on a quarter, likewise. The networks start from the same
 weights and train, so that walks are as long, and samples last as long, as they do in training. The first epochs, in
 which a bank is empty, are left out.
 
@@ -25,8 +25,8 @@ import torch.nn.functional as F
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation, Share, Sigma, SigmaSample
 from robustsigma.data import Baggage, MNIST5k, Source
+from robustsigma.data.banks import Banks
 from robustsigma.data.loading import KeyedDataset, KeySampler, loader
-from robustsigma.data.sample_bank import Banks
 from robustsigma.data.source import Batch
 from robustsigma.device import best_device
 from robustsigma.engine import noise
@@ -55,7 +55,6 @@ def regimes(eps: float, std: float, alpha: float, max_age: int, max_steps: int) 
         "mixed, bank": mixed(banked),
         "sigma": Mixture({fresh: SHARE}),
         "sigma, bank": Mixture({banked: SHARE}),
-        "sigma on all, bank": banked,
     }
 
 
@@ -157,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--warm-up", type=int, default=2, help="first epochs, which are not counted")
-    parser.add_argument("--steps", type=int, default=10, help="batches of an epoch")
+    parser.add_argument("--steps", type=int, default=8, help="batches of an epoch")
     parser.add_argument("--pretraining", type=int, default=15, help="epochs without perturbation, before")
     parser.add_argument("--max-age", type=int, default=5)
     parser.add_argument("--max-steps", type=int, default=20, help="of a walk")

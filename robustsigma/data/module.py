@@ -9,9 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
+from robustsigma.data.banks import Banks
 from robustsigma.data.loading import KeyedDataset, KeySampler, chosen, loader
 from robustsigma.data.ramp import Ramp
-from robustsigma.data.sample_bank import Banks
 from robustsigma.data.source import Batch, Source, Split
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import noise, validation
@@ -31,7 +31,7 @@ class RobustDataModule(pl.LightningDataModule):
 
     Where the training perturbation has a `SigmaSample` with a bank, its samples are kept here by the image's index,
     and in checkpoints: a training resumed at the end of an epoch goes on as if it had not been interrupted. An image
-    then keeps its part of a `Mixture` for some epochs (see `robustsigma.data.sample_bank.Banks`). With an
+    then keeps its part of a `Mixture` for some epochs (see `robustsigma.data.banks.Banks`). With an
     `augment`, a sample of the bank is that of the image as it was augmented when it was made. Each process has a bank
     of its own, and a checkpoint holds the first one's; so with several processes, whose images change from epoch to
     epoch, fewer samples are found, and the numbers are not those of one process.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.sample_bank import Withdrawal
+from robustsigma.data.banks import Withdrawal
 from robustsigma.engine.perturbations import Perturbed
 
 Split = Literal["train", "val", "test"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.loading import take
+from robustsigma.data.loading import take, take_masks
 from robustsigma.data.source import ArrayDataset
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor, IntegratedGradients, Sigma
@@ -65,9 +65,9 @@ def illustrate(
     for section, array in parts:
         sections |= section
         arrays |= array
-    masks = getattr(dataset, "masks", None)
+    masks = take_masks(dataset, indices.tolist())
     if masks is not None:
-        arrays["masks"] = masks[indices].numpy()
+        arrays["masks"] = (masks >= 0.5).numpy()
     return sections, arrays
 
 

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from robustsigma.data.banks import Withdrawal
 from robustsigma.data.module import RobustDataModule
-from robustsigma.data.sample_bank import Withdrawal
 from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Perturbed
@@ -34,7 +34,7 @@ class AugmentationTotals:
         wanted: SIGMA samples that a bank was asked for.
         served: those that came from it.
         expired: those of which it had one that was too old.
-        relearnt: those of which it had one that the network classifies right by now.
+        relearnt: those of which it had one that had fooled the network, which classifies it right by now.
         ages: sum of the served samples' ages, in epochs.
     """
 

@@ -8,7 +8,7 @@ from robustsigma.engine.perturbations.identity import Identity
 from robustsigma.engine.perturbations.mixture import Mixture, Share
 from robustsigma.engine.perturbations.path_end import PathEnd
 from robustsigma.engine.perturbations.pgd import PGD
-from robustsigma.engine.perturbations.sigma_sample import SigmaSample
+from robustsigma.engine.perturbations.sigma_sample import Bank, SigmaSample
 from robustsigma.engine.perturbations.square_search import SquareSearch
 from robustsigma.engine.perturbations.torch_attack import TorchAttack
 
@@ -17,6 +17,7 @@ __all__ = [
     "FGSM",
     "NFGSM",
     "PGD",
+    "Bank",
     "Corruption",
     "GaussianNoise",
     "Identity",

@@ -78,6 +78,11 @@ class Mixture(Perturbation):
         """Whether any part does."""
         return any(part.perturbation.depends_on_model for part in self.parts)
 
+    @property
+    def batch_dependent(self) -> bool:
+        """Whether any part is."""
+        return any(part.perturbation.batch_dependent for part in self.parts)
+
 
 def part_seeds(seeds: Tensor, number: int) -> Tensor:
     """Return a part's own seeds: with the mixture's, a mixture inside it would repeat its draw."""

@@ -46,8 +46,8 @@ class SigmaSample(Perturbation):
         fraction: share of images that are walked, drawn for each image by its seed; the others stay as they are.
         unconverged: "keep" uses a sample that did not reach epsilon as it is, "original" the unperturbed image.
             Either way it is counted as not converged.
-        bank: in training, the sample of an image is used again in later epochs while it is young enough and the
-            network as it is then still misclassifies it. The samples are kept by `RobustDataModule`, which knows
+        bank: in training, the sample of an image is used again in later epochs, until it is too old or the network,
+            which it had fooled, classifies it right. The samples are kept by `RobustDataModule`, which knows
             the images; elsewhere, and where this is not the training perturbation or a part of a `Mixture`, each
             sample is made anew. With a bank, an image keeps its part of the mixture, and its draw of `fraction`, for
             `max_age` + 1 epochs. None makes each anew everywhere.

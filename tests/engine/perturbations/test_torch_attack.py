@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from robustsigma import FGSM, PGD, Perturbation
+from robustsigma import FGSM, PGD, Mixture, Perturbation, Share
 
 torchattacks = pytest.importorskip("torchattacks")
 
@@ -270,3 +270,10 @@ p:
 """
     made = parser.instantiate(parser.parse_string(text)).p
     assert made == TorchAttack("Square", {"n_queries": 50, "norm": "L2"}, eps=0.5)
+
+
+def test_a_mixture_says_that_a_part_depends_on_the_batch():
+    attack = TorchAttack("FGSM")
+    assert attack.batch_dependent
+    assert Mixture((Share(attack, 0.5), Share(FGSM(0.1), 0.5))).batch_dependent
+    assert not Mixture((Share(FGSM(0.1), 0.5),)).batch_dependent
