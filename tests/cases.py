@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 
+import robustsigma.engine
 from robustsigma import (
     FGSM,
     NFGSM,
@@ -264,3 +268,16 @@ if find_spec("torchattacks"):
     )
 if not find_spec("albumentations"):
     del CHEAP[Corruption]
+
+
+def concrete(base: type) -> set[type]:
+    """Return every class of the package that derives from a base of the engine and is not abstract."""
+    for module in pkgutil.walk_packages(robustsigma.engine.__path__, "robustsigma.engine."):
+        importlib.import_module(module.name)
+    pending, found = [base], set()
+    while pending:
+        kind = pending.pop()
+        pending += kind.__subclasses__()
+        if kind.__module__.startswith("robustsigma.") and not inspect.isabstract(kind):
+            found.add(kind)
+    return found

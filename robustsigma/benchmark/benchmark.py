@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from robustsigma.benchmark.results import collect
+from robustsigma.benchmark.results import collect, read
 from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.settings import Benchmark
+from robustsigma.benchmark.table import Table
 from robustsigma.engine.metrics import Skip
 from robustsigma.files import write_atomically
 from robustsigma.provenance import Provenance
@@ -40,10 +42,11 @@ def benchmark(
     provenance, console, folder = Provenance(command), console or Console(), Path(out)
     run = Run(settings, folder, console)
     run.run()
-    found, arrays = collect(run)
+    tables = read(run)
+    found, arrays = collect(run, tables)
     found["run"] = provenance.record()
     write_atomically(folder / "results.json", json.dumps(found, indent=1, allow_nan=False).encode())
-    write_atomically(folder / "values.csv", _values(run).encode())
+    write_atomically(folder / "values.csv", _values(tables).encode())
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(folder / "arrays.npz", buffer.getvalue())
@@ -52,16 +55,13 @@ def benchmark(
     return path
 
 
-def _values(run: Run) -> str:
+def _values(tables: Mapping[str, Table]) -> str:
     """Return a line for each value of each image, which is named by its index in the split."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["model", "method", "metric", "image", "value", "skipped"])
-    for model in run.models:
-        for method in run.settings.methods:
-            if run.store.left_out(model, method) is not None:
-                continue
-            arrays = run.store.read(model, method, run.batches)
+    for model, table in tables.items():
+        for method, arrays in table.arrays.items():
             for key in sorted(name for name in arrays if name.startswith("value/")):
                 name = key.removeprefix("value/")
                 for index, value, code in zip(arrays["index"], arrays[key], arrays[f"skip/{name}"], strict=False):

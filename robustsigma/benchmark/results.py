@@ -57,10 +57,14 @@ def columns(metrics: Iterable[AttributionMetric], *, reruns: bool) -> list[Colum
     return [*found, Column(_SECONDS, "cost", "wall-clock time of the attribution alone")]
 
 
-def collect(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the result of a finished run, and the arrays of its gallery."""
+def read(run: Run) -> dict[str, Table]:
+    """Return everything that a finished run measured, by model."""
+    return {model: _table(run, model) for model in run.models}
+
+
+def collect(run: Run, tables: dict[str, Table]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the result of a finished run and what it measured, and the arrays of its gallery."""
     settings, judged = run.settings, run.judged
-    tables = {model: _table(run, model) for model in run.models}
     places = shown(judged.labels, _SHOWN)
     found: dict[str, Any] = {
         "schema": 1,

@@ -46,6 +46,7 @@ class Run:
 
     def __init__(self, settings: Benchmark, out: Path, console: Console) -> None:
         self.settings, self.out, self.console = settings, out, console
+        self._without_weights: dict[str, Classifier] = {}
         files = {name: _digest(path) for name, path in settings.models.items()}
         self.store = Store(out, {**describe(settings), "sha256": files})
 
@@ -135,7 +136,7 @@ class Run:
         subject = Subject(
             classifier, x.to(device), y.to(device), masks=None if masks is None else masks.to(device), seed=seeds
         )
-        shuffled = shuffle_parameters(classifier, s.seed) if batch < s.checked_batches else None
+        shuffled = self._shuffled(model) if batch < s.checked_batches else None
         for place, method in enumerate(methods):
             step(place, len(methods))
             self._method(model, method, batch, subject, indices, shuffled)
@@ -154,6 +155,11 @@ class Run:
             return
         arrays["index"] = indices.cpu().numpy()
         self.store.write(model, method, batch, arrays)
+
+    def _shuffled(self, model: str) -> Classifier:
+        if model not in self._without_weights:
+            self._without_weights[model] = shuffle_parameters(self.models[model], self.settings.seed)
+        return self._without_weights[model]
 
     def _trained(self) -> Classifier:
         """Return a model trained as the base model of an evaluation is; its weights stay in the folder."""

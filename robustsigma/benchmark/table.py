@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from robustsigma.benchmark.judge import Arrays
 from robustsigma.engine.metrics import Interval, Quantity, Skip, mean_interval, paired_difference
+from robustsigma.engine.metrics.interval import as_dict
 
 Floats = NDArray[np.float64]
 
@@ -50,6 +51,7 @@ class Table:
     arrays: dict[str, Arrays]
     controls: frozenset[str]
     random: str
+    _intervals: dict[tuple[str, str], Interval | None] = field(default_factory=dict, repr=False)
     _better: dict[tuple[str, str, str], Interval | None] = field(default_factory=dict, repr=False)
 
     def values(self, method: str, name: str) -> Floats:
@@ -58,9 +60,11 @@ class Table:
 
     def interval(self, method: str, name: str) -> Interval | None:
         """Return the mean over the images that have a value, or None without one."""
-        values = self.values(method, name)
-        finite = values[np.isfinite(values)]
-        return mean_interval(finite) if len(finite) else None
+        if (method, name) not in self._intervals:
+            values = self.values(method, name)
+            finite = values[np.isfinite(values)]
+            self._intervals[method, name] = mean_interval(finite) if len(finite) else None
+        return self._intervals[method, name]
 
     def skipped(self, method: str, name: str) -> dict[str, int]:
         """Return how many images have no value, by reason."""
@@ -126,4 +130,4 @@ def as_json(interval: Interval | None) -> dict[str, Any]:
     """Return an interval as plain JSON types, with None for what is not there."""
     if interval is None:
         return {"mean": None, "low": None, "high": None, "n": 0}
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
+    return dict(as_dict(interval))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,14 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def _albumentations() -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for its version
-    try:
-        import albumentations
-    except ImportError as error:
-        raise ImportError("Albumentations needs albumentations: pip install 'robustsigma[augment]'") from error
-    return albumentations
+from robustsigma.engine.perturbations.albumentations_library import albumentations_library
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ class Albumentations:
 
     @cached_property
     def _compose(self) -> Any:
-        library = _albumentations()
+        library = albumentations_library("Albumentations")
         return library.Compose([_build(library, i, entry) for i, entry in enumerate(self.transforms)])
 
 

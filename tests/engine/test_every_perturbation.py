@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import inspect
 import pickle
-import pkgutil
 from contextlib import nullcontext
 
 import cases
@@ -16,7 +15,6 @@ import torch
 from jsonargparse import ArgumentParser
 from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
-import robustsigma
 from robustsigma import Corruption, Perturbation
 from robustsigma.engine import attributors, perturbations
 
@@ -54,15 +52,7 @@ def problem(count: int = 5, dtype: torch.dtype = torch.float32, **kwargs):
 
 
 def test_every_concrete_perturbation_is_public_and_has_cheap_settings():
-    for module in pkgutil.walk_packages(robustsigma.engine.__path__, "robustsigma.engine."):
-        importlib.import_module(module.name)
-    pending, found = [Perturbation], set()
-    while pending:
-        cls = pending.pop()
-        pending += cls.__subclasses__()
-        if cls.__module__.startswith("robustsigma.") and not inspect.isabstract(cls):
-            found.add(cls)
-    assert found == set(PUBLIC)
+    assert cases.concrete(Perturbation) == set(PUBLIC)
     without = {cls for cls in PUBLIC if not cases.CHEAP.get(cls)}
     assert {cls.__name__ for cls in without if importlib.util.find_spec(cases.EXTRAS.get(cls, "torch"))} == set()
 

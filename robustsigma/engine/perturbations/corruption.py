@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations.albumentations_library import albumentations_library
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 from robustsigma.engine.perturbations.corruption_families import FAMILIES
 
@@ -83,10 +83,6 @@ def _drawn(transform: Any, image: np.ndarray[Any, Any], key: int) -> np.ndarray[
 
 @lru_cache(maxsize=32)
 def _transform(name: str, severity: int, side: int) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for its version
-    try:
-        import albumentations
-    except ImportError as error:
-        raise ImportError("Corruption needs albumentations: pip install 'robustsigma[augment]'") from error
+    library = albumentations_library("Corruption")
     kind, arguments = FAMILIES[name]
-    return albumentations.Compose([getattr(albumentations, kind)(**arguments(severity - 1, side / 32), p=1.0)])
+    return library.Compose([getattr(library, kind)(**arguments(severity - 1, side / 32), p=1.0)])
