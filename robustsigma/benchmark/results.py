@@ -73,8 +73,8 @@ def collect(run: Run, tables: dict[str, Table]) -> tuple[dict[str, Any], dict[st
         "dataset": {
             "name": type(settings.source).__name__,
             "split": settings.split,
-            "classes": list(settings.source.classes),
-            "shape": list(settings.source.shape),
+            "classes": list(run.source.classes),
+            "shape": list(run.source.shape),
             "images": len(judged.indices),
             "checked": min(settings.checked_batches * settings.batch_size, len(judged.indices)),
             "passed_over": {"misclassified by a model": _wrong(judged.right)},
@@ -118,7 +118,7 @@ def _wrong(right: dict[str, list[float]]) -> int:
 
 
 def _model(run: Run, name: str) -> dict[str, Any]:
-    about = run.settings.models.get(name, f"{run.settings.architecture.name}, trained here")
+    about = str(run.settings.models.get(name, f"{run.settings.architecture.name}, trained here"))
     return {"id": name, "about": about, "accuracy": as_json(mean_interval(run.judged.right[name]))}
 
 

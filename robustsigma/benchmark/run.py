@@ -13,11 +13,12 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.benchmark.images import Judged, has_masks, judged
+from robustsigma.benchmark.images import Judged, fitted_to_all, has_masks, judged
 from robustsigma.benchmark.judge import Task, judge
-from robustsigma.benchmark.settings import Benchmark, with_references
+from robustsigma.benchmark.settings import Benchmark, compares, with_references
 from robustsigma.benchmark.store import Store
 from robustsigma.data.loading import chosen, take, take_masks
+from robustsigma.data.source import Source
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor
@@ -29,7 +30,8 @@ from robustsigma.evaluation.progress import RunProgress, Step
 from robustsigma.evaluation.run import BASE
 from robustsigma.evaluation.run import Run as Training
 from robustsigma.evaluation.settings import Evaluation, describe
-from robustsigma.models import load_model
+from robustsigma.models import ModelCard, Pretrained, model
+from robustsigma.models.named import is_saved
 
 # How an attributor says that it cannot explain this kind of network.
 _NOT_THIS_NET = "net:"
@@ -53,22 +55,24 @@ class Run:
     @cached_property
     def models(self) -> dict[str, Classifier]:
         """The classifiers by name; one is trained if none is given."""
-        s = self.settings
-        if not s.models:
+        if not self.settings.models:
             return {BASE: self._trained()}
-        found = {}
-        for name, path in s.models.items():
-            classifier, card = load_model(path)
-            if card.shape != s.source.shape or card.classes != s.source.classes:
-                theirs = f"{card.shape} and {len(card.classes)} classes"
-                raise fail(f"models.{name}", f"a model of {s.source.shape} and {len(s.source.classes)} classes", theirs)
-            found[name] = classifier.to(best_device())
-        return found
+        return {name: classifier.to(best_device()) for name, (classifier, _) in self._loaded.items()}
+
+    @cached_property
+    def source(self) -> Source:
+        """The dataset, as the models take it."""
+        return fitted_to_all(self.settings.source, {name: card for name, (_, card) in self._loaded.items()})
 
     @cached_property
     def dataset(self) -> Dataset[Any]:
         """The split that is judged."""
-        return self.settings.source.split(self.settings.split)  # type: ignore[arg-type]
+        return self.source.split(self.settings.split)  # type: ignore[arg-type]
+
+    @cached_property
+    def _loaded(self) -> dict[str, tuple[Classifier, ModelCard]]:
+        s = self.settings
+        return {name: model(description, allow=s.allow) for name, description in s.models.items()}
 
     @cached_property
     def judged(self) -> Judged:
@@ -92,9 +96,23 @@ class Run:
     def methods(self) -> dict[str, Attributor]:
         """The attributors, with references where they compare with other images and name none."""
         s = self.settings
-        train = s.source.split("train")
-        images, _ = take(train, chosen(len(train), s.references, s.seed))  # type: ignore[arg-type]
+        if not any(map(compares, s.methods.values())):
+            return dict(s.methods)
+        images = self._references()
         return {name: with_references(method, images) for name, method in s.methods.items()}
+
+    def _references(self) -> Tensor:
+        """Return images (R, C, H, W) of the training split, or such as are not judged where that is none or judged."""
+        s = self.settings
+        if s.split != "train" and "train" in self.source.splits:
+            train = self.source.split("train")
+            return take(train, chosen(len(train), s.references, s.seed))[0]  # type: ignore[arg-type]
+        judged = set(self.judged.indices)
+        others = [index for index in range(len(self.dataset)) if index not in judged]  # type: ignore[arg-type]
+        if not others:
+            told = "fewer than all images of a dataset without a training split, since some methods compare with others"
+            raise fail("images", told, len(judged))
+        return take(self.dataset, [others[place] for place in chosen(len(others), s.references, s.seed)])[0]
 
     @property
     def batches(self) -> int:
@@ -129,7 +147,8 @@ class Run:
         s, classifier = self.settings, self.models[model]
         size = s.batch_size
         rows = self.judged.indices[batch * size : (batch + 1) * size]
-        x, y = take(self.dataset, rows)
+        x, _ = take(self.dataset, rows)
+        y = self.judged.targets[model][batch * size : (batch + 1) * size]
         masks, device = take_masks(self.dataset, rows), classifier.mean.device
         indices = torch.tensor(rows, device=device)
         seeds = noise.image_seeds(s.seed, "benchmark", "metrics", 0, indices)
@@ -174,8 +193,13 @@ class Run:
         return training.model(s.seed, BASE).classifier.eval().to(best_device())
 
 
-def _digest(path: str) -> str:
-    file = Path(path)
-    if not file.is_file():
-        raise fail("models", "existing .safetensors files", str(path))
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _digest(description: str | Pretrained) -> str:
+    """Return what tells a model's weights from others, so that a folder is of these."""
+    if isinstance(description, str) and not is_saved(description):
+        return "published"
+    path = description.weights if isinstance(description, Pretrained) else description
+    if path is None:
+        return "published"
+    if not Path(path).is_file():
+        raise fail("models", "existing files", path)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

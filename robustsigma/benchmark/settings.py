@@ -13,7 +13,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors import Attributor, Gradient, IntegratedGradients, RandomAttribution
 from robustsigma.engine.metrics import AttributionMetric
 from robustsigma.evaluation.settings import Training
-from robustsigma.models import Architecture
+from robustsigma.models import Architecture, Pretrained
 
 RANDOM, GRADIENT = "random", "gradient"
 
@@ -27,8 +27,11 @@ class Benchmark:
     Args:
         source: the dataset. Metrics that need masks are left out where it has none.
         split: of the dataset, "train", "val" or "test".
-        models: .safetensors file by name, of models trained here. Without any, one is trained: `architecture`,
-            `training`, `mean` and `std`.
+        models: by name, the .safetensors file of a model trained here, "torchvision:NAME", or the description of a
+            network that was trained elsewhere. Without any, one is trained: `architecture`, `training`, `mean` and
+            `std`. All models see the same pixels: those of a dataset that says how its images are resized and cropped,
+            else as the models want it, who must then agree.
+        allow: dotted paths that the files of models may name as their networks, beside robustsigma's and torchvision's.
         methods: attributor by name. The controls are always among them: the plain gradient and random values are
             added where no method is one. Methods that compare with other images and name none are given `references`.
         metrics: what to judge by.
@@ -36,7 +39,8 @@ class Benchmark:
         checked: on how many of them, rounded up to whole batches, methods run again: with other seeds, and on a
             network whose parameters were shuffled. 0 leaves both out.
         stability_seeds: how often a method that draws runs again with other seeds.
-        references: images of the training split for methods that compare with some.
+        references: images of the training split for methods that compare with some. Where there is none, or it is
+            the one that is judged, images that are not judged.
         batch_size: images explained at once, and lost at most by an interrupt.
         seed: of everything that is drawn.
         architecture: of a model trained here.
@@ -47,7 +51,7 @@ class Benchmark:
 
     source: Source = field(default_factory=Baggage)
     split: str = "test"
-    models: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str | Pretrained] = field(default_factory=dict)
     methods: Mapping[str, Attributor] = field(default_factory=lambda: {"IG": IntegratedGradients()})
     metrics: Sequence[AttributionMetric] = ()
     images: int = 100
@@ -56,6 +60,7 @@ class Benchmark:
     references: int = 20
     batch_size: int = 16
     seed: int = 0
+    allow: Sequence[str] = ()
     architecture: Architecture = field(default_factory=Architecture)
     training: Training = field(default_factory=Training)
     mean: Sequence[float] = (0.5,)
@@ -101,8 +106,13 @@ def is_control(method: Attributor) -> bool:
     return isinstance(method, (Gradient, RandomAttribution))
 
 
+def compares(method: Attributor) -> bool:
+    """Return whether a method takes reference images and names none."""
+    return getattr(method, "references", ...) is None
+
+
 def with_references(method: Attributor, references: Any) -> Attributor:
     """Return the method with reference images (R, C, H, W) where it takes some and names none."""
-    if getattr(method, "references", ...) is None:
+    if compares(method):
         return dataclasses.replace(method, references=references)  # type: ignore[type-var]
     return method

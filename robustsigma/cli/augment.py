@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustsigma.cli import images
 from robustsigma.data.loading import chosen, take
-from robustsigma.data.source import Source
+from robustsigma.data.source import Source, fitted
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
@@ -54,25 +54,29 @@ def run(verb: str, arguments: list[str]) -> None:
     parser.add_argument("--split", type=str, default="train", help="of the dataset")
     parser.add_argument("--count", type=int, default=None, help="most images of the dataset, drawn by the seed")
     parser.add_argument("--label", type=str, default=None, help="class of the image files; predicted if not given")
-    parser.add_argument("--model", type=str, required=True, help=".safetensors file of a model trained here")
+    images.add_model(parser)
     parser.add_argument("--perturbation", type=Perturbation, default="SigmaSample", help="class of a perturbation")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--out", type=str, default="augmented", help="folder of the samples")
     parser.add_argument("--config", action="config", help="YAML file of these options")
     found = parser.parse_args(arguments)
     made = parser.instantiate(found)
-    _augment(found, made.source, made.perturbation)
+    _augment(found, made)
 
 
-def _augment(found: Any, source: Source | None, perturbation: Perturbation) -> None:
+def _augment(found: Any, made: Any) -> None:
+    source: Source | None = made.source
+    perturbation: Perturbation = made.perturbation
     if bool(found.images) == (source is not None):
         raise fail("images", "image files or --source, one of the two", "both" if found.images else "neither")
-    classifier, card = images.model(found.model)
+    classifier, card = images.model(found, made)
     batches = list(_files(found, card) if source is None else _split(found, source, card))
     out, console = Path(found.out), Console()
-    settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "model", "seed")}
+    settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
-    claim(parts, {**settings, "source": repr(source), "perturbation": repr(perturbation)})
+    claim(
+        parts, {**settings, **images.model_settings(found), "source": repr(source), "perturbation": repr(perturbation)}
+    )
     with RunProgress(len(batches), console) as progress:
         for number, load in enumerate(batches):
             part = parts / f"{number:06}.csv"
@@ -95,17 +99,14 @@ def _files(found: Any, card: ModelCard) -> Iterator[Any]:
     def load(start: int) -> Item:
         part = paths[start : start + _BATCH]
         labels = None if label is None else torch.full((len(part),), label)
-        return Item(
-            [str(p) for p in part], torch.arange(start, start + len(part)), images.read(part, card.shape), labels
-        )
+        return Item([str(p) for p in part], torch.arange(start, start + len(part)), images.read(part, card), labels)
 
     return ((lambda start=start: load(start)) for start in range(0, len(paths), _BATCH))
 
 
 def _split(found: Any, source: Source, card: ModelCard) -> Iterator[Any]:
     """Yield functions that load a batch of the dataset."""
-    if source.classes != card.classes or source.shape != card.shape:
-        raise fail("source", f"images {card.shape} of the model's {len(card.classes)} classes", f"{source}")
+    source = fitted(source, card.classes, card.shape, card.geometry, "model")
     Source.check_split(found.split)
     if found.count is not None:
         integer("count", found.count, 1)

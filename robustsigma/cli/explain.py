@@ -29,7 +29,7 @@ def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and explain."""
     parser = new_parser("robustsigma explain", _DESCRIPTION)
     parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
-    parser.add_argument("--model", type=str, required=True, help=".safetensors file of a model trained here")
+    images.add_model(parser)
     parser.add_argument("--method", type=Attributor, default=_METHOD, help="class of a method, such as Sigma")
     parser.add_argument(
         "--target", type=str, default=None, help="class name or index; the predicted class if not given"
@@ -38,20 +38,21 @@ def run(verb: str, arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, default="explanations", help="folder of the heatmaps")
     parser.add_argument("--config", action="config", help="YAML file of these options")
     found = parser.parse_args(arguments)
-    _explain(found, parser.instantiate(found).method)
+    _explain(found, parser.instantiate(found))
 
 
-def _explain(found: Any, method: Attributor) -> None:
+def _explain(found: Any, made: Any) -> None:
     from robustsigma.report.overlay import draw_overlay  # needs matplotlib, which only the extra `report` brings
 
-    classifier, card = images.model(found.model)
+    method: Attributor = made.method
+    classifier, card = images.model(found, made)
     target = images.class_index(found.target, card.classes, "target")
     paths, out, console = images.files(found.images), Path(found.out), Console()
     names = _unique(paths)
     entries: list[dict[str, Any]] = []
     for start in range(0, len(paths), _BATCH):
         part = paths[start : start + _BATCH]
-        x = images.read(part, card.shape).to(best_device())
+        x = images.read(part, card).to(best_device())
         result = method(classifier, x, target, seed=found.seed)
         with classifier.frozen():
             probabilities = classifier.logits(x).softmax(1).cpu()

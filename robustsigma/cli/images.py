@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from robustsigma.data.folder import FileDataset, image_files
 from robustsigma.device import best_device
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
-from robustsigma.models import ModelCard, load_model
+from robustsigma.geometry import Geometry
+from robustsigma.models import ModelCard, Pretrained
+from robustsigma.models import model as load
+
+_PLAIN = Pretrained("a name")
+_OPTIONS = tuple(field.name for field in dataclasses.fields(Pretrained) if field.name != "name")
 
 
-def model(path: str) -> tuple[Classifier, ModelCard]:
-    """Return a saved model on the device."""
-    classifier, card = load_model(path)
+def add_model(parser: ArgumentParser) -> None:
+    """Give a parser the options that name a model."""
+    told = ".safetensors file of a model trained here, torchvision:resnet50 or another name, timm:NAME, or a class path"
+    parser.add_argument("--model", type=str, required=True, help=told)
+    allow = "dotted path that the file of a model may name as its network, beside those of robustsigma and torchvision"
+    parser.add_argument("--allow", type=str, action="append", default=[], help=f"{allow}; may be given several times")
+    parser.add_class_arguments(Pretrained, as_group=False, skip={"name"})
+
+
+def model(found: Any, made: Any) -> tuple[Classifier, ModelCard]:
+    """Return the model that a command line names, on the device.
+
+    Args:
+        found: the parsed arguments.
+        made: the same with the classes instantiated.
+    """
+    given = {name: made[name] for name in _OPTIONS if made[name] != getattr(_PLAIN, name)}
+    classifier, card = load(found.model, allow=found.allow, **given)
     return classifier.to(best_device()), card
+
+
+def model_settings(found: Any) -> dict[str, Any]:
+    """Return what the command line says of the model, for the settings that a folder is of."""
+    options = {name: repr(found[name]) for name in _OPTIONS if found[name] is not None}
+    return {"model": found.model, **options}
 
 
 def files(paths: Sequence[str]) -> list[Path]:
@@ -39,11 +68,13 @@ def files(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-def read(paths: Sequence[Path], shape: tuple[int, int, int]) -> Tensor:
+def read(paths: Sequence[Path], card: ModelCard) -> Tensor:
     """Return images (B, C, H, W) as the model takes them: the shorter side resized, the centre cropped."""
-    if shape[1] != shape[2]:
-        raise fail("model", "one of square images", f"{shape[1]} x {shape[2]}")
-    dataset = FileDataset(paths, [0] * len(paths), shape[1], shape[0], name="images")
+    channels, height, width = card.shape
+    if height != width:
+        raise fail("model", "one of square images", f"{height} x {width}")
+    fit: int | Geometry = card.geometry or height
+    dataset = FileDataset(paths, [0] * len(paths), fit, channels, name="images")
     return torch.stack([dataset[i][0] for i in range(len(paths))])
 
 

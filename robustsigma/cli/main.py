@@ -13,6 +13,7 @@ from robustsigma import __version__
 _VERBS = {
     "quickstart": "train, retrain and evaluate on an embedded dataset, and write the report",
     "evaluate": "the same with your own settings (--config FILE)",
+    "sweep": "find the Gaussian noise that is best to train on, for evaluate to go on with",
     "benchmark": "judge attribution methods by every metric, and write the report",
     "fit": "train with a Lightning Trainer (--config FILE)",
     "validate": "validate with a Lightning Trainer",

@@ -4,6 +4,8 @@ from robustsigma.data.baggage import Baggage
 from robustsigma.data.corruption_arrays import CorruptionArrays
 from robustsigma.data.digits import Digits
 from robustsigma.data.folder import ImageFolder
+from robustsigma.data.image_table import ImageTable
+from robustsigma.data.medmnist_source import MedMNIST
 from robustsigma.data.mnist5k import MNIST5k
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.saliency_bench import SaliencyBench
@@ -19,7 +21,9 @@ __all__ = [
     "CorruptionArrays",
     "Digits",
     "ImageFolder",
+    "ImageTable",
     "MNIST5k",
+    "MedMNIST",
     "RobustDataModule",
     "SaliencyBench",
     "Source",

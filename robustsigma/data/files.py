@@ -14,17 +14,20 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustsigma.geometry import Geometry
+
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def to_tensor(image: Image.Image, channels: int, size: int | None, *, squeeze: bool = False) -> Tensor:
+def to_tensor(image: Image.Image, channels: int, size: int | Geometry | None, *, squeeze: bool = False) -> Tensor:
     """Return a PIL image as float (channels, H, W) in [0, 1].
 
     Args:
         image: of any mode; 16-bit grey is scaled, transparency dropped.
         channels: 1 or 3.
-        size: the shorter side is resized to it and the centre cropped, or None to keep the image as it is.
+        size: the shorter side is resized to it and the centre cropped, or None to keep the image as it is; or how
+            to resize and crop.
         squeeze: both sides are resized to `size` instead, whatever their ratio, and nothing is cropped.
     """
     if image.mode.startswith("I;16"):
@@ -32,7 +35,9 @@ def to_tensor(image: Image.Image, channels: int, size: int | None, *, squeeze: b
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image = image.convert("L" if channels == 1 else "RGB")
-    if size is not None and image.size != (size, size):
+    if isinstance(size, Geometry):
+        image = size.apply(image)
+    elif size is not None and image.size != (size, size):
         resize = Image.Image.resize if squeeze else ImageOps.fit
         image = resize(image, (size, size), Image.Resampling.BILINEAR)
     array = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
@@ -50,15 +55,17 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
     Args:
         paths: of the images.
         labels: one per path.
-        size: side to resize and crop to.
+        size: side to resize and crop to, or how to.
         channels: 1 or 3.
         name: of the argument that an unreadable file is reported as.
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Sequence[int], size: int, channels: int, *, name: str = "root"
+        self, paths: Sequence[Path], labels: Sequence[int], size: int | Geometry, channels: int, *, name: str = "root"
     ) -> None:
-        self.paths, self.labels, self.size, self.channels, self.name = list(paths), list(labels), size, channels, name
+        self.paths, self.labels, self.channels, self.name = list(paths), list(labels), channels, name
+        self.fit = size
+        self.size = size.size if isinstance(size, Geometry) else size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -72,26 +79,28 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
 
     def tensor(self, image: Image.Image) -> Tensor:
         """Return an opened image as float (channels, size, size) in [0, 1]."""
-        image.draft("L" if self.channels == 1 else "RGB", (2 * self.size, 2 * self.size))
-        return to_tensor(ImageOps.exif_transpose(image), self.channels, self.size)
+        if not isinstance(self.fit, Geometry):  # a network's accuracy is of what its own resizing gives, to the bit
+            image.draft("L" if self.channels == 1 else "RGB", (2 * self.size, 2 * self.size))
+        return to_tensor(ImageOps.exif_transpose(image), self.channels, self.fit)
 
 
 Files = list[tuple[Path, int]]
 D = TypeVar("D", bound=FileDataset)
+F = TypeVar("F")
 
 
-def readable(files: Files, make: Callable[[Files], D], skip_broken: bool) -> D:
+def readable(files: Sequence[F], make: Callable[[list[F]], D], skip_broken: bool) -> D:
     """Return a dataset whose images have all been decoded once.
 
     Args:
-        files: image files and their labels.
+        files: image files and their labels, as `make` takes them.
         make: the dataset of some of them.
         skip_broken: leave unreadable images out, with one warning that counts them.
 
     Raises:
         ValueError: an unreadable image without `skip_broken`, or nothing but unreadable images.
     """
-    dataset = make(files)
+    dataset = make(list(files))
     broken = [index for index in range(len(dataset)) if not _decodes(dataset, index)]
     if broken:
         message = f"root: {len(broken)} of {len(dataset)} images are broken, the first is {dataset.paths[broken[0]]}"

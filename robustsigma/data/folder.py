@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, class_names
 from robustsigma.data.files import FileDataset, Files, image_files, readable
 from robustsigma.data.masked import MaskedFiles, partners
 from robustsigma.data.source import Source, Split
+from robustsigma.geometry import Geometry
+
+_SIDE = 64
 
 
 def stratified(labels: Sequence[int] | NDArray[np.int64], val: int, test: int, seed: int) -> dict[Split, list[int]]:
@@ -49,13 +54,14 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a fraction between 0 and 1, both excluded, got {value}")
 
 
-def check_settings(size: int, val_fraction: float, test_fraction: float, seed: int) -> None:
-    """Raise ValueError unless a folder can be read and split so."""
+def check_settings(size: int, val_fraction: float, test_fraction: float, seed: int, *, whole: bool = False) -> None:
+    """Raise ValueError unless a folder can be read and split so; with `whole`, `test_fraction` may be 1."""
     if size < 1:
         raise ValueError(f"size: expected a positive number of pixels, got {size}")
     check_fraction("val_fraction", val_fraction)
-    check_fraction("test_fraction", test_fraction)
-    if val_fraction + test_fraction >= 1:
+    if not (whole and test_fraction == 1):
+        check_fraction("test_fraction", test_fraction)
+    if val_fraction + test_fraction >= 1 and not (whole and test_fraction == 1):
         total = val_fraction + test_fraction
         raise ValueError(f"val_fraction and test_fraction: expected a sum below 1, got {total}")
     if seed < 0:
@@ -71,35 +77,60 @@ class ImageFolder(Source):
 
     Args:
         root: the folder.
-        size: the shorter side is resized to it and the centre cropped.
+        size: the shorter side is resized to it and the centre cropped. None is 64; or, where the images are for a
+            network that was trained elsewhere, as it wants them.
         channels: 3 for colour, 1 for grey.
         val_fraction: share of images, or of train/ where there is no val/, that becomes "val".
-        test_fraction: share of images that becomes "test" where there is no test/.
+        test_fraction: share of images that becomes "test" where there is no test/; 1 has all as "test", for networks
+            that were trained elsewhere.
         seed: of the split.
         skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError.
         masks: folder of grey masks, white on the object that decides the label, or None. A mask has the subfolders,
             the name (whatever its suffix) and the size of its image and is resized and cropped as that is, which
-            makes its edges soft. Nobody marked an image without a mask: its mask is all zero. An unreadable mask is
-            an error even with `skip_broken`.
+            makes its edges soft; with a `geometry`, to the nearest pixel. Nobody marked an image without a mask: its
+            mask is all zero. An unreadable mask is an error even with `skip_broken`.
+        geometry: how images are resized and cropped, instead of `size`.
+        class_list: names of all classes, in the order of the labels; folders are called by these names, by indices, or
+            by WordNet identifiers where they are ImageNet's 1,000. None takes those of the network that the images are
+            for, if the folders are called so; else the folders' names, sorted.
     """
 
     root: str
-    size: int = 64
+    size: int | None = None
     channels: int = 3
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     seed: int = 0
     skip_broken: bool = False
     masks: str | None = None
+    geometry: Geometry | None = None
+    class_list: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ValueError(f"channels: expected 1 or 3, got {self.channels}")
-        check_settings(self.size, self.val_fraction, self.test_fraction, self.seed)
+        side = _SIDE if self.size is None else self.size
+        check_settings(side, self.val_fraction, self.test_fraction, self.seed, whole=True)
+        if self.size is not None and self.geometry is not None:
+            raise ValueError("size: expected a number of pixels, or a geometry instead, got both")
+        if self.class_list is not None:
+            object.__setattr__(self, "class_list", class_names("class_list", self.class_list))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the class folders, sorted."""
+        """Names of the classes: those given, or the class folders', sorted."""
+        return self._folders() if self.class_list is None else self.class_list
+
+    def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> ImageFolder:
+        """Return the same images with the network's geometry and classes, where these are not given."""
+        fit = self.geometry or (geometry if self.size is None else None)
+        names, own = self.class_list, self._folders()
+        called = are_indices(own) or are_wnids(own) or set(own) <= set(classes)
+        if names is None and called:
+            names = tuple(classes)
+        return dataclasses.replace(self, geometry=fit, class_list=names)
+
+    def _folders(self) -> tuple[str, ...]:
         folder = self._part("train") if self._is_split() else Path(self.root)
         if not folder.is_dir():
             raise ValueError(f"root: expected an existing folder, got {self.root}")
@@ -111,7 +142,18 @@ class ImageFolder(Source):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, size, size)."""
-        return self.channels, self.size, self.size
+        fit = self._fit
+        size = fit.size if isinstance(fit, Geometry) else fit
+        return self.channels, size, size
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have images."""
+        return ("test",) if self.test_fraction == 1 and not self._is_split() else super().splits
+
+    @property
+    def _fit(self) -> int | Geometry:
+        return self.geometry or self.size or _SIDE
 
     def split(self, split: Split) -> FileDataset:
         """Return the images of one split, read from disk as they are asked for."""
@@ -123,14 +165,14 @@ class ImageFolder(Source):
             return readable(files, self._dataset, self.skip_broken)
         masks = self._masks(Path(self.masks))
         masked = readable(
-            files, lambda part: MaskedFiles(*_unzip(part), self.size, self.channels, masks), self.skip_broken
+            files, lambda part: MaskedFiles(*_unzip(part), self._fit, self.channels, masks), self.skip_broken
         )
         for index in range(len(masked)):
             masked.mask(index)
         return masked
 
     def _dataset(self, files: Files) -> FileDataset:
-        return FileDataset(*_unzip(files), self.size, self.channels)
+        return FileDataset(*_unzip(files), self._fit, self.channels)
 
     def _masks(self, folder: Path) -> dict[Path, Path]:
         if not folder.is_dir():
@@ -151,6 +193,8 @@ class ImageFolder(Source):
     def _files(self, split: Split) -> Files:
         if not self._is_split():
             files = self._scan(Path(self.root))
+            if self.test_fraction == 1:
+                return files if split == "test" else []
             val, test = self.val_fraction, self.test_fraction
         elif split == "test" or (split == "val" and self._part("val").is_dir()):
             return self._scan(self._part(split))
@@ -164,11 +208,16 @@ class ImageFolder(Source):
         return [files[i] for i in parts[split]]
 
     def _scan(self, folder: Path) -> Files:
-        names = self.classes
+        names = self._folders()
         found = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
         if not found <= set(names):
             raise ValueError(f"root: expected only classes of train/ in {folder}, got {sorted(found - set(names))}")
-        return [(path, label) for label, name in enumerate(names) for path in image_files(folder / name)]
+        if self.class_list is None:
+            labels = {name: label for label, name in enumerate(names)}
+        else:
+            index = ClassIndex(self.class_list)
+            labels = {name: index.find(name, "root", f"as a folder of {folder}") for name in names}
+        return [(path, label) for name, label in labels.items() for path in image_files(folder / name)]
 
 
 def _unzip(files: Files) -> tuple[list[Path], list[int]]:

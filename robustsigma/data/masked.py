@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustsigma.data.files import BROKEN, FileDataset
 from robustsigma.engine.validation import fail
+from robustsigma.geometry import Geometry
 
 _ORIENTATION = 0x0112  # EXIF's number of the tag; 5 to 8 swap the sides
 
@@ -23,16 +24,21 @@ class MaskedFiles(FileDataset):
     Args:
         paths: of the images.
         labels: one per path.
-        size: side to resize and crop to.
+        size: side to resize and crop to, or how to.
         channels: 1 or 3.
-        masks: mask of each image that has one.
+        masks: mask of each image that has one, or a mask or None for each path.
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Sequence[int], size: int, channels: int, masks: Mapping[Path, Path]
+        self,
+        paths: Sequence[Path],
+        labels: Sequence[int],
+        size: int | Geometry,
+        channels: int,
+        masks: Mapping[Path, Path] | Sequence[Path | None],
     ) -> None:
         super().__init__(paths, labels, size, channels)
-        self.mask_paths = [masks.get(path) for path in paths]
+        self.mask_paths = [masks.get(path) for path in paths] if isinstance(masks, Mapping) else list(masks)
 
     def mask(self, index: int) -> Tensor:
         """Return float (size, size) in [0, 1], 1 where the object is; zeros for an image without a mask file."""
@@ -40,7 +46,7 @@ class MaskedFiles(FileDataset):
         if path is None:
             return torch.zeros(self.size, self.size)
         try:
-            return read_mask(path, self.paths[index], self.size)
+            return read_mask(path, self.paths[index], self.fit)
         except BROKEN as error:
             expected = f"a grey image of the size of {self.paths[index]} at {path}"
             raise fail("masks", expected, error) from error
@@ -78,13 +84,14 @@ def partners(images: Sequence[Path], root: Path, masks: Sequence[Path], folder: 
     return found
 
 
-def read_mask(path: Path, image: Path, size: int) -> Tensor:
-    """Return a mask, resized and cropped as its image is: bilinear, so that edges become soft.
+def read_mask(path: Path, image: Path, size: int | Geometry) -> Tensor:
+    """Return a mask, resized and cropped as its image is.
 
     Args:
         path: of the mask, a grey image: white is marked, black is not, grey is in between.
         image: whose mask it is; both have the same width and height.
-        size: the shorter side is resized to it and the centre cropped.
+        size: the shorter side is resized to it and the centre cropped, bilinear, so that edges become soft; or how to
+            resize and crop, to the nearest pixel.
 
     Returns:
         float (size, size) in [0, 1].
@@ -99,7 +106,9 @@ def read_mask(path: Path, image: Path, size: int) -> Tensor:
         wanted = file.size[::-1] if file.getexif().get(_ORIENTATION, 1) in range(5, 9) else file.size
     if values.shape[::-1] != wanted:
         raise ValueError(f"{values.shape[1]} x {values.shape[0]} pixels instead of {wanted[0]} x {wanted[1]}")
-    if wanted != (size, size):
+    if isinstance(size, Geometry):
+        values = np.array(size.of_mask(Image.fromarray(values)))
+    elif wanted != (size, size):
         values = np.array(ImageOps.fit(Image.fromarray(values), (size, size), Image.Resampling.BILINEAR))
     return torch.from_numpy(values).clamp(0, 1)
 

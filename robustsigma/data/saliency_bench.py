@@ -48,6 +48,9 @@ class AnnotatedFiles(FileDataset):
 class SaliencyBench(Source):
     """A folder in the published layout of Saliency-Bench (Zhang et al., arXiv 2310.08537, xaidataset.github.io).
 
+    All of its datasets have it, such as nodules in the lung (the SIGMA paper's Disease-XAI) and prohibited items in
+    baggage (its Security-XAI, whose annotations are boxes).
+
     `root/image/CLASS/` holds the images of a class; `root/attention_label/*.csv` are tables with the columns
     `img_idx`, the name of an image's file, and `attention`, a two-dimensional JSON array of numbers in [0, 1], which
     spans the whole image. An image without a row is one that nobody marked: its mask is all zero. Images are squeezed

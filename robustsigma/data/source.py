@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 
 from robustsigma.data.banks import Withdrawal
 from robustsigma.engine.perturbations import Perturbed
+from robustsigma.engine.validation import fail
+from robustsigma.geometry import Geometry
 
 Split = Literal["train", "val", "test"]
 
@@ -90,7 +92,13 @@ class Source(ABC):
     """A dataset described by hyper-parameters; subclasses are frozen dataclasses, so a YAML file can name one.
 
     `split` may be called more than once and in several processes; equal sources give equal images.
+
+    Attributes:
+        geometry: how photographs are resized and cropped, or None for a dataset whose images are not, or that leaves
+            it to the network that they are for.
     """
+
+    geometry: Geometry | None = None
 
     @property
     @abstractmethod
@@ -108,10 +116,53 @@ class Source(ABC):
 
         Where somebody marked the object that decides the label, the dataset says so in `masks` (an `ArrayDataset`) or
         through a method `mask(index)`, float (H, W) in [0, 1]; `robustsigma.data.loading.take_masks` reads both.
+        Where an image may rightly be called by several classes, a method `alternatives(index)` returns all of them,
+        and the label is the first.
         """
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have images."""
+        return get_args(Split)
+
+    def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> Source:
+        """Return this dataset as a trained network takes it, or itself where it leaves nothing open.
+
+        Args:
+            classes: names of the network's classes, for a dataset that does not name its own.
+            geometry: how the network's images are resized and cropped, or None where that is not known; for a dataset
+                that does not say how its images are.
+        """
+        return self
 
     @staticmethod
     def check_split(split: str) -> None:
         """Raise ValueError unless `split` is one of the three."""
         if split not in get_args(Split):
             raise ValueError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")
+
+
+def fitted(
+    source: Source, classes: Sequence[str], shape: tuple[int, int, int], geometry: Geometry | None, name: str
+) -> Source:
+    """Return a dataset as a trained network takes it.
+
+    Args:
+        source: the dataset.
+        classes: names of the network's classes; those of a network or dataset that only counts them are no names.
+        shape: of the network's images.
+        geometry: how they are resized and cropped, or None.
+        name: of the argument that names the model, for the error.
+
+    Raises:
+        ValueError: a dataset of other images or classes.
+    """
+    found = source.for_network(classes, geometry)
+    theirs, ours = tuple(classes), found.classes
+    if found.shape != shape or len(theirs) != len(ours):
+        raise fail(name, f"a model of {found.shape} and {len(ours)} classes", f"{shape} and {len(theirs)} classes")
+    counted = tuple(map(str, range(len(theirs))))
+    if theirs != ours and counted not in (theirs, ours):
+        first = next(place for place, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
+        raise fail(name, f"a model of the dataset's classes, {ours[first]!r} at place {first}", repr(theirs[first]))
+    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +18,8 @@ from torch.utils.data import Dataset
 from robustsigma.data.files import to_tensor
 from robustsigma.data.folder import check_fraction, stratified
 from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.engine.validation import fail
+from robustsigma.geometry import Geometry
 
 
 class WrappedDataset(Dataset[tuple[Tensor, int]]):
@@ -25,18 +29,18 @@ class WrappedDataset(Dataset[tuple[Tensor, int]]):
         inner: gives (PIL image, label).
         indices: which images.
         shape: (C, H, W) that every image must have.
-        resize: whether to resize and crop to it.
+        fit: side to resize and crop to, or how to, or None to leave images as they are.
     """
 
-    def __init__(self, inner: Any, indices: list[int], shape: tuple[int, int, int], resize: bool) -> None:
-        self.inner, self.indices, self.shape, self.resize = inner, indices, shape, resize
+    def __init__(self, inner: Any, indices: list[int], shape: tuple[int, int, int], fit: int | Geometry | None) -> None:
+        self.inner, self.indices, self.shape, self.fit = inner, indices, shape, fit
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.inner[self.indices[index]]
-        tensor = to_tensor(image, self.shape[0], self.shape[1] if self.resize else None)
+        tensor = to_tensor(image, self.shape[0], self.fit)
         if tuple(tensor.shape) != self.shape:
             raise ValueError(f"size: expected a number, since images differ: {tuple(tensor.shape)} and {self.shape}")
         return tensor, int(label)
@@ -53,9 +57,11 @@ class Torchvision(Source):
         dataset: class name, such as CIFAR10, FashionMNIST or Imagenette.
         root: folder of the files.
         download: fetch them if they are missing.
-        size: the shorter side is resized to it and the centre cropped; None keeps images that are all of one size.
+        size: the shorter side is resized to it and the centre cropped; None keeps images that are all of one size, or
+            has them as a network wants that was trained elsewhere.
         val_fraction: share of the training images that becomes "val".
         seed: of that choice.
+        geometry: how images are resized and cropped, instead of `size`.
     """
 
     dataset: str
@@ -64,8 +70,11 @@ class Torchvision(Source):
     size: int | None = None
     val_fraction: float = 0.1
     seed: int = 0
+    geometry: Geometry | None = None
 
     def __post_init__(self) -> None:
+        if self.size is not None and self.geometry is not None:
+            raise fail("size", "a number of pixels, or a geometry instead", "both")
         kind = getattr(torchvision.datasets, self.dataset, None)
         if not (inspect.isclass(kind) and {"train", "split"} & set(inspect.signature(kind).parameters)):
             raise ValueError(
@@ -91,7 +100,18 @@ class Torchvision(Source):
         """(C, H, W) of the first image, H and W being `size` where that is given."""
         image = _load(self.dataset, self.root, self.download, "train")[0][0]
         channels = 1 if image.mode in ("1", "L") else 3
-        return (channels, image.height, image.width) if self.size is None else (channels, self.size, self.size)
+        if self._fit is None:
+            return channels, image.height, image.width
+        size = self._fit.size if isinstance(self._fit, Geometry) else self._fit
+        return channels, size, size
+
+    @property
+    def _fit(self) -> int | Geometry | None:
+        return self.geometry or self.size
+
+    def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> Torchvision:
+        """Return the same images with the network's geometry, where no size is given."""
+        return self if self._fit is not None else dataclasses.replace(self, geometry=geometry)
 
     def split(self, split: Split) -> Dataset[Any]:
         """Return one split: in memory where torchvision holds it there and no resizing is due, else read lazily."""
@@ -102,8 +122,8 @@ class Torchvision(Source):
             val = max(1, round(len(inner) * self.val_fraction))
             indices = stratified(_labels(inner), val, 0, self.seed)[split]
         shape = self.shape
-        lazy = WrappedDataset(inner, indices, shape, self.size is not None)
-        if self.size is not None or not hasattr(inner, "data"):
+        lazy = WrappedDataset(inner, indices, shape, self._fit)
+        if self._fit is not None or not hasattr(inner, "data"):
             return lazy
         images = torch.empty((len(lazy), *shape), dtype=torch.uint8)
         for i in range(len(lazy)):

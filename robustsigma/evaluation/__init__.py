@@ -2,6 +2,6 @@
 
 from robustsigma.evaluation.evaluate import evaluate
 from robustsigma.evaluation.parsing import preset
-from robustsigma.evaluation.settings import Checks, Evaluation, Retraining, Training
+from robustsigma.evaluation.settings import Checks, Evaluation, Retraining, Sweep, Training
 
-__all__ = ["Checks", "Evaluation", "Retraining", "Training", "evaluate", "preset"]
+__all__ = ["Checks", "Evaluation", "Retraining", "Sweep", "Training", "evaluate", "preset"]

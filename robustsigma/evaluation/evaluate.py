@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from robustsigma.evaluation.findings import findings, title
 from robustsigma.evaluation.flags import run_flags
 from robustsigma.evaluation.illustrations import default_attributors, illustrate
 from robustsigma.evaluation.matrix import WORST, Matrix
+from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.run import BASE, Column, Regime, Run
 from robustsigma.evaluation.settings import Evaluation, describe
 from robustsigma.evaluation.threat import parameters, threat
@@ -29,7 +31,7 @@ from robustsigma.report import print_table, write_report
 def evaluate(
     settings: Evaluation, out: str | Path, *, console: Console | None = None, command: str | None = None
 ) -> Path:
-    """Train and test every regime under every condition, and write the report.
+    """Train and test every regime under every condition, after the sweep if there is one, and write the report.
 
     Args:
         settings: what to evaluate.
@@ -46,9 +48,12 @@ def evaluate(
     """
     provenance = Provenance(command)
     console = console or Console()
-    run = Run(settings, Path(out), console)
+    swept = sweep_noise(settings, Path(out), console)
+    run = Run(swept.settings, Path(out), console)
+    if swept.base is not None:
+        run.store.adopt_model(settings.seeds[0], BASE, swept.base)
     run.run()
-    found = collect(run)
+    found = collect(run, swept.entries)
     found["run"] = provenance.record()
     arrays = _add_pictures(run, found)
     write_atomically(Path(out) / "results.json", json.dumps(found, indent=1, allow_nan=False).encode())
@@ -60,8 +65,13 @@ def evaluate(
     return path
 
 
-def collect(run: Run) -> dict[str, Any]:
-    """Return the results of a finished run in plain JSON types (schema 1), without pictures."""
+def collect(run: Run, sweep: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Return the results of a finished run in plain JSON types (schema 1), without pictures.
+
+    Args:
+        run: finished.
+        sweep: tables of the sweep that chose its Gaussian noise.
+    """
     settings, store = run.settings, run.store
     cells = {
         (regime.id, column.id): [store.read_outcomes(seed, regime.id, column.id) for seed in settings.seeds]
@@ -70,7 +80,7 @@ def collect(run: Run) -> dict[str, Any]:
     }
     notes = {(r.id, seed): store.notes(seed, r.id) for r in run.regimes for seed in settings.seeds}
     matrix = Matrix(run.regimes, run.columns, cells, list(settings.seeds), _diagnoses(run))
-    source = settings.source
+    source, tried = settings.source, {entry["regime"]: len(entry["rows"]) for entry in sweep}
     return {
         "schema": 1,
         "settings": describe(settings),
@@ -85,7 +95,7 @@ def collect(run: Run) -> dict[str, Any]:
         "conditions": [_condition(column, cells[BASE, column.id]) for column in run.columns]
         + [_worst_case(matrix, name) for name in matrix.worst],
         "regimes": [
-            _regime(regime, settings, [notes[regime.id, s]["seconds"] for s in settings.seeds])
+            _regime(regime, settings, [notes[regime.id, s]["seconds"] for s in settings.seeds], tried.get(regime.id))
             for regime in run.regimes
         ],
         "cells": numbers.cell_entries(matrix),
@@ -95,7 +105,8 @@ def collect(run: Run) -> dict[str, Any]:
         "networks": numbers.networks(matrix),
         "curves": curve_entries(matrix),
         "augmentation": numbers.augmentation(matrix, notes),
-        "flags": run_flags(matrix),
+        "sweep": list(sweep),
+        "flags": run_flags(matrix, sweep),
         "findings": findings(matrix, len(source.classes)),
     }
 
@@ -130,7 +141,7 @@ def _worst_case(matrix: Matrix, name: str) -> dict[str, Any]:
     }
 
 
-def _regime(regime: Regime, settings: Evaluation, seconds: list[float]) -> dict[str, Any]:
+def _regime(regime: Regime, settings: Evaluation, seconds: list[float], tried: int | None) -> dict[str, Any]:
     again = settings.retraining
     if regime.protocol == "none":
         text = f"{settings.architecture.name}, {settings.training.epochs} epochs"
@@ -138,6 +149,8 @@ def _regime(regime: Regime, settings: Evaluation, seconds: list[float]) -> dict[
         text = f"{again.epochs} epochs on the training images and {again.samples} samples of {regime.perturbation!r}"
     else:
         text = f"{again.epochs} epochs, {again.share:.0%} of each batch through {regime.perturbation!r}"
+    if tried:
+        text += f", the best std of {tried}"
     shown = {"id": regime.id, "name": regime.name, "protocol": regime.protocol, "settings": text}
     return {**shown, "seconds": float(np.mean(seconds))}
 

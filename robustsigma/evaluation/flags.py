@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from robustsigma.engine.checks import Soundness
 from robustsigma.engine.metrics import mean_interval, paired_difference
-from robustsigma.engine.perturbations import FGSM, PGD
+from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise
 from robustsigma.evaluation.curves import common, surely_rises
 from robustsigma.evaluation.diagnosis import NOISE, SEARCH, TWICE
 from robustsigma.evaluation.matrix import Matrix, Table
@@ -157,8 +158,13 @@ def _curve(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
         yield _flag("masked", message)
 
 
-def run_flags(matrix: Matrix) -> list[Flag]:
-    """Return what speaks against believing the run as a whole."""
+def run_flags(matrix: Matrix, sweep: Sequence[Mapping[str, Any]] = ()) -> list[Flag]:
+    """Return what speaks against believing the run as a whole.
+
+    Args:
+        matrix: of the run.
+        sweep: tables of the sweep of Gaussian noise, one for each regime that it chose the noise of.
+    """
     flags = []
     kinds = {type(column.perturbation).__name__ for column in matrix.columns}
     if len(matrix.seeds) == 1:
@@ -167,8 +173,25 @@ def run_flags(matrix: Matrix) -> list[Flag]:
     if "FGSM" in kinds and "PGD" not in kinds:
         message = "FGSM is the only gradient attack here. One step says little of how robust a model is."
         flags.append(_flag("single_step", message))
-    stds = {getattr(regime.perturbation, "std", None) for regime in matrix.regimes} - {None}
-    if len(stds) == 1:
-        message = "One strength of Gaussian noise was trained on, and it was not swept: another might do better."
-        flags.append(_flag("std_not_swept", message))
-    return flags
+    return [*flags, *_noise_of_training(matrix, sweep)]
+
+
+def _noise_of_training(matrix: Matrix, sweep: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
+    """Regimes of several strengths are a sweep by hand."""
+    swept = [entry["regime"] for entry in sweep]
+    by_hand = {r.id: r.perturbation.std for r in matrix.regimes if isinstance(r.perturbation, GaussianNoise)}
+    fixed = {name: std for name, std in by_hand.items() if name not in swept}
+    if len(set(fixed.values())) == 1:
+        message = (
+            f"One strength of Gaussian noise was trained on in {', '.join(fixed)}, and it was not swept: another might "
+            "do better. The setting sweep tries several (configs/evaluate/swept.yaml)."
+        )
+        yield _flag("std_not_swept", message)
+    for entry in sweep:
+        tried = [row["std"] for row in entry["rows"]]
+        if entry["best"] in (min(tried), max(tried)):
+            end = "smallest" if entry["best"] == min(tried) else "largest"
+            message = (
+                f"{entry['regime']}: the best std, {entry['best']:g}, is the {end} swept: one beyond might be better."
+            )
+            yield _flag("std_at_edge", message)

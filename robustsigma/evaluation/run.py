@@ -81,6 +81,14 @@ def columns(settings: Evaluation) -> list[Column]:
     return same + [Column(f"{name}/{r}", name, r, p) for r in (ADAPTIVE, TRANSFER) for name, p in attacks.items()]
 
 
+def kept(settings: Evaluation) -> dict[str, Any]:
+    """Return the settings that a folder is bound to, in plain JSON types.
+
+    Seeds may be added, and a diagnosis keeps its checks itself; what a sweep decides stands in the regimes.
+    """
+    return {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks", "sweep")}
+
+
 class Run:
     """One evaluation in one folder.
 
@@ -92,9 +100,7 @@ class Run:
 
     def __init__(self, settings: Evaluation, out: Path, console: Console) -> None:
         self.settings, self.console = settings, console
-        # Seeds may be added, and a diagnosis keeps its checks itself.
-        kept = {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks")}
-        self.store = Store(out, kept)
+        self.store = Store(out, kept(settings))
         self.regimes, self.columns = regimes(settings), columns(settings)
 
     def run(self) -> None:
@@ -105,23 +111,31 @@ class Run:
             for seed in self.settings.seeds:
                 for regime in self.regimes:
                     title = f"seed {seed}, {regime.id.replace('_', ' ')}"
-                    if self.store.has_model(seed, regime.id):
-                        progress.finish(f"{title}: was trained before")
-                    else:
-                        with progress.job(f"{title}: training") as step:
-                            self._train(seed, regime, step)
-                    missing = [c for c in self.columns if not self.store.outcomes(seed, regime.id, c.id).is_file()]
-                    if not missing:
-                        progress.finish(f"{title}: was tested before")
-                    else:
-                        with progress.job(f"{title}: {len(missing)} conditions") as step:
-                            self._test(seed, regime, missing, step)
+                    self.finish_training(seed, regime, title, progress)
+                    self.finish_tests(seed, regime, title, progress)
                     if self.diagnosis(seed, regime) is not None:
                         progress.finish(f"{title}: was checked before")
                     elif checks.images:
                         with progress.job(f"{title}: checks of the attacks") as step:
                             found = self._diagnose(seed, regime, step)
                             found.write(self.store.diagnosis(seed, regime.id), checks)
+
+    def finish_training(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
+        """Train one model, if it is missing."""
+        if self.store.has_model(seed, regime.id):
+            progress.finish(f"{title}: was trained before")
+        else:
+            with progress.job(f"{title}: training") as step:
+                self._train(seed, regime, step)
+
+    def finish_tests(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
+        """Test one model under the conditions that are missing."""
+        missing = [c for c in self.columns if not self.store.outcomes(seed, regime.id, c.id).is_file()]
+        if not missing:
+            progress.finish(f"{title}: was tested before")
+        else:
+            with progress.job(f"{title}: {len(missing)} conditions") as step:
+                self._test(seed, regime, missing, step)
 
     def diagnosis(self, seed: int, regime: Regime) -> Diagnosis | None:
         """Return the checks of one model, or None if they were not made, or others were."""

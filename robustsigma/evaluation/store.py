@@ -42,6 +42,12 @@ class Store:
         write_atomically(self._notes(seed, regime), json.dumps(notes).encode())
         save_model(self.model(seed, regime), net, card)
 
+    def adopt_model(self, seed: int, regime: str, other: Store) -> None:
+        """Take over a model from another folder, where it was trained in the same way, unless there is one."""
+        if not self.has_model(seed, regime):
+            write_atomically(self._notes(seed, regime), other._notes(seed, regime).read_bytes())
+            write_atomically(self.model(seed, regime), other.model(seed, regime).read_bytes())
+
     def load_weights(self, seed: int, regime: str, net: nn.Module) -> None:
         """Load a model's weights into a network of its architecture."""
         classifier, _ = load_model(self.model(seed, regime), net=net)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from robustsigma.engine import validation
+from robustsigma.models.published import HALVES, TIMM, TORCHVISION, timm_builder
+from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.small import SmallCNN
+from robustsigma.models.weights import fit_state, read_state
 
-_TORCHVISION = "torchvision:"
+# Where networks come from that a file may name without being asked.
+_KNOWN = ("robustsigma.", "torchvision.models.")
 
 
 @dataclass(frozen=True)
@@ -21,68 +25,155 @@ class Architecture:
     """A network described by its name and arguments.
 
     Args:
-        name: "small_cnn"; "torchvision:resnet18" or another of torchvision's classification models, without
-            weights; or the dotted path of a class or function, which is imported.
+        name: "small_cnn"; "torchvision:resnet18" or another of torchvision's classification models; "timm:NAME" where
+            timm is installed; or the dotted path of a class or function, which is imported.
         arguments: of the constructor, beside the numbers of channels and classes.
+        weights: file of weights that training starts from, or None for fresh ones. A last layer of another number of
+            classes stays fresh.
+        padding: "same" for a network whose weights come from TensorFlow (see `with_same_padding`), or None.
     """
 
     name: str = "small_cnn"
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    weights: str | None = None
+    padding: Literal["same"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.padding is not None:
+            validation.choice("architecture.padding", self.padding, ("same",))
 
     def build(self, channels: int, classes: int) -> nn.Module:
-        """Return the network with fresh weights, drawn from the global generator as torch's initialisers do.
+        """Return the network; fresh weights are drawn from the global generator as torch's initialisers do.
 
         Args:
             channels: of the images; passed on where the constructor takes `channels`, else it must be 3.
             classes: number of logits; passed on as `classes` or `num_classes`.
 
         Raises:
-            ValueError: an unknown name, or arguments that the constructor does not take.
+            ValueError: an unknown name, arguments that the constructor does not take, or weights of another network.
         """
-        make = self._constructor()
+        parameters = self._parameters()
         given = dict(self.arguments)
-        try:
-            parameters = inspect.signature(make).parameters
-        except (TypeError, ValueError) as error:
-            raise validation.fail("architecture.name", "a class or function of networks", repr(self.name)) from error
         if "channels" in parameters:
             given.setdefault("channels", channels)
+        elif self.name.startswith(TIMM):
+            given.setdefault("in_chans", channels)
         elif channels != 3:
             raise validation.fail(
                 "architecture.name", f"a network with an argument `channels`, for {channels}", self.name
             )
-        if "classes" in parameters:
-            given.setdefault("classes", classes)
-        else:
-            given.setdefault("num_classes", classes)
+        given.setdefault("classes" if "classes" in parameters else "num_classes", classes)
+        net = self.make(given)
+        if self.weights is not None:
+            fit_state(net, read_state(self.weights, "architecture.weights"), self.weights, classes=classes)
+        return net
+
+    def make(self, given: Mapping[str, Any]) -> nn.Module:
+        """Return the network of exactly these arguments, without the weights of the file."""
+        given = {**(_quirks(self.name, self.weights) if self.name.startswith(TORCHVISION) else {}), **given}
+        self._parameters()
         try:
-            net = make(**given)
-        except TypeError as error:
+            net = constructor(self.name)(**given)
+        except (TypeError, AssertionError) as error:
             raise validation.fail("architecture.arguments", f"arguments of {self.name}", str(error)) from error
         if not isinstance(net, nn.Module):
             raise validation.fail("architecture.name", "something that makes a torch.nn.Module", type(net).__name__)
+        if self.padding == "same":
+            with_same_padding(net)
         # A plain attribute, so that whoever saves the weights can say how to build what they fit.
-        net.architecture = Architecture(self.name, given)  # type: ignore[assignment]
+        net.architecture = Architecture(self.name, given, padding=self.padding)  # type: ignore[assignment]
         return net
 
-    def _constructor(self) -> Any:
-        if self.name == "small_cnn":
-            return SmallCNN
-        if self.name.startswith(_TORCHVISION):
-            import torchvision
+    def takes(self, argument: str) -> bool:
+        """Return whether the constructor names an argument, or is one of torchvision's, which pass theirs on."""
+        return self.name.startswith((TORCHVISION, TIMM)) or argument in self._parameters()
 
-            try:
-                return torchvision.models.get_model_builder(self.name.removeprefix(_TORCHVISION))
-            except ValueError as error:
-                raise validation.fail(
-                    "architecture.name", "the name of a torchvision model", repr(self.name)
-                ) from error
-        module, _, attribute = self.name.rpartition(".")
+    def check_origin(self, allow: Sequence[str] = ()) -> None:
+        """Raise ValueError if to build this network may run code that is neither ours nor torchvision's nor allowed.
+
+        Args:
+            allow: dotted paths of modules, classes or functions; what is below one of them is allowed.
+        """
+        named = any(self.name == each or self.name.startswith(f"{each}.") for each in allow)
+        if named or self.name == "small_cnn" or self.name.startswith(TORCHVISION):
+            return
+        if self.name.startswith(TIMM) and self.name.removeprefix(TIMM).replace("_", "").replace(".", "").isalnum():
+            return
+        if self.name.startswith(_KNOWN) and _is_network(constructor(self.name)):
+            return
+        expected = "a network of robustsigma, torchvision or timm, since a file asks for it; or allow it (--allow NAME)"
+        raise validation.fail("architecture.name", expected, repr(self.name))
+
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            expected = '"small_cnn", "torchvision:NAME" or the dotted path of a class'
-            raise validation.fail("architecture.name", expected, f"{self.name!r} ({error})") from error
+            return inspect.signature(constructor(self.name)).parameters
+        except (TypeError, ValueError) as error:
+            if str(error).startswith("architecture."):
+                raise
+            raise validation.fail("architecture.name", "a class or function of networks", repr(self.name)) from error
+
+
+def constructor(name: str) -> Any:
+    """Return what makes a network, by its name; a dotted path is imported.
+
+    Raises:
+        ValueError: nothing of that name.
+    """
+    if name == "small_cnn":
+        return SmallCNN
+    if name.startswith(TIMM):
+        return timm_builder(name.removeprefix(TIMM))
+    if name.startswith(TORCHVISION):
+        import torchvision
+
+        try:
+            return torchvision.models.get_model_builder(name.removeprefix(TORCHVISION))
+        except ValueError as error:
+            raise validation.fail("architecture.name", "the name of a torchvision model", repr(name)) from error
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        outer, _, method = module.rpartition(".")
+        found = _method(outer, method, attribute) if outer else None
+        if found is not None:
+            return found
+        raise _unknown(name, error) from error
+    except (ImportError, AttributeError, ValueError) as error:
+        raise _unknown(name, error) from error
+
+
+def _method(module: str, kind: str, attribute: str) -> Any:
+    """Return a class's method such as `from_pretrained`, or None."""
+    try:
+        return getattr(getattr(importlib.import_module(module), kind, None), attribute, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def _unknown(name: str, error: Exception) -> ValueError:
+    expected = '"small_cnn", "torchvision:NAME", "timm:NAME" or the dotted path of a class'
+    return validation.fail("architecture.name", expected, f"{name!r} ({error})")
+
+
+def _quirks(name: str, weights: str | None) -> dict[str, Any]:
+    """Return arguments without which Inception and GoogLeNet normalise twice, and return more than logits."""
+    if name.removeprefix(TORCHVISION) not in HALVES:
+        return {}
+    return {"aux_logits": False, "transform_input": False, "init_weights": weights is None}
+
+
+def _is_network(made: Any) -> bool:
+    """Return whether this is a class of networks that is defined where a file may name one, or a model of torchvision.
+
+    What else a module has, such as what it imports, is not for files to call.
+    """
+    if inspect.isclass(made) and issubclass(made, nn.Module):
+        return made.__module__.startswith(_KNOWN)
+    import torchvision
+
+    name = getattr(made, "__name__", "")
+    return name in torchvision.models.list_models() and torchvision.models.get_model_builder(name) is made
 
 
 def network(name: str, channels: int, classes: int, arguments: Mapping[str, Any] | None = None) -> nn.Module:

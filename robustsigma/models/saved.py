@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.files import write_atomically
+from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 
 _KEY = "robustsigma"
@@ -29,6 +31,7 @@ class ModelCard:
         shape: (C, H, W) of the images it was trained on.
         mean: of the normalisation.
         std: of the normalisation.
+        geometry: how photographs are resized and cropped for it, or None where nobody said.
     """
 
     architecture: Architecture | None
@@ -36,6 +39,7 @@ class ModelCard:
     shape: tuple[int, int, int]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    geometry: Geometry | None = None
 
 
 def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
@@ -44,15 +48,21 @@ def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
     return write_atomically(Path(path), save(tensors, metadata={_KEY: json.dumps(asdict(card))}))
 
 
-def load_model(path: str | Path, *, net: nn.Module | None = None) -> tuple[Classifier, ModelCard]:
+def load_model(
+    path: str | Path, *, net: nn.Module | None = None, allow: Sequence[str] = ()
+) -> tuple[Classifier, ModelCard]:
     """Return the classifier in eval mode, and its card.
+
+    A file may name any class as its network. To open one must not run what it likes: only networks of this package,
+    of torchvision and of timm are built, and those that are allowed.
 
     Args:
         path: a file that `save_model` wrote.
         net: takes the weights, where the file does not say how to build a network.
+        allow: dotted paths of modules, classes or functions of yours that the file may name.
 
     Raises:
-        ValueError: no such file, not such a file, or weights that do not fit.
+        ValueError: no such file, not such a file, a network that is not allowed, or weights that do not fit.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,9 +76,8 @@ def load_model(path: str | Path, *, net: nn.Module | None = None) -> tuple[Class
     if net is None:
         if card.architecture is None:
             raise fail("net", f"the network that {path} is the weights of, since the file does not say", "None")
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the initial weights are drawn from the global generator and overwritten
+        card.architecture.check_origin(allow)
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator and overwritten
             net = card.architecture.build(card.shape[0], len(card.classes))
     try:
         net.load_state_dict(tensors)
@@ -84,13 +93,16 @@ def _card(text: str | None, path: Path) -> ModelCard:
         raise fail("model", "a file saved by robustsigma", str(path))
     try:
         found = json.loads(text)
-        kind = found["architecture"]
+        kind, geometry = found["architecture"], found.get("geometry")
         return ModelCard(
-            None if kind is None else Architecture(str(kind["name"]), dict(kind["arguments"])),
+            None
+            if kind is None
+            else Architecture(str(kind["name"]), dict(kind["arguments"]), padding=kind.get("padding")),
             tuple(map(str, found["classes"])),
             tuple(map(int, found["shape"])),  # type: ignore[arg-type]
             tuple(map(float, found["mean"])),
             tuple(map(float, found["std"])),
+            None if geometry is None else Geometry(**geometry),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise fail("model", "a file saved by robustsigma", f"{path} ({error!r})") from error

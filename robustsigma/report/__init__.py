@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-__all__ = ["print_attribution_table", "print_table", "write_attribution_report", "write_report"]
+__all__ = ["print_attribution_table", "print_sweep", "print_table", "write_attribution_report", "write_report"]
 
 
 def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
@@ -36,7 +36,7 @@ def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Pa
 
 
 def print_table(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the matrix of accuracies, regimes by conditions, with the flags of each cell.
+    """Print the matrix of accuracies, regimes by conditions, with the flags of each cell, and the sweep.
 
     Args:
         results: what the evaluation measured, in plain JSON types (schema 1).
@@ -45,6 +45,18 @@ def print_table(results: dict[str, Any], console: Console | None = None) -> None
     from robustsigma.report.terminal import show
 
     show(results, console)
+
+
+def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the accuracies of every standard deviation that was tried as training noise, the best one marked.
+
+    Args:
+        results: what the evaluation measured, or a dict with its part `sweep` alone.
+        console: where to print; standard output if None.
+    """
+    from robustsigma.report.terminal import show_sweep
+
+    show_sweep(results, console)
 
 
 def write_attribution_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The figure of accuracy over the radius of each attack."""
+"""The figures of accuracy over the radius of each attack, and over the strength of the noise in training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from robustsigma.report import matrix, trust
+from robustsigma.report import matrix, sweep, trust
 from robustsigma.report.canvas import INK, QUIET, floats, label
 
 # Seven hues that are told apart with every kind of colour vision (Okabe and Ito, 2008), and a mark each.
@@ -73,6 +73,39 @@ def _frame(axis: Any, entries: list[dict[str, Any]], smallest: float) -> None:
     axis.set(xlim=(smallest / 2 / 1.15, largest * 1.15), ylim=(-0.03, 1.03), xlabel="eps")
     axis.set_xticks([smallest / 2, *every], ["0", *(f"{value:.2g}" for value in every)])
     axis.minorticks_off()
+    _dress(axis)
+
+
+def _dress(axis: Any) -> None:
+    """Write the accuracies in per cent, and take away what is no data."""
     axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axis.grid(axis="y", color="#e6eaee", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def draw_sweep(results: dict[str, Any]) -> Figure:
+    """Draw one panel for each regime: accuracy in each column over the std trained on, and what the best is best by."""
+    blocks = sweep.build(results)
+    figure = Figure(figsize=(1.0 + 4.4 * len(blocks), 3.6))
+    axes = figure.subplots(1, len(blocks), squeeze=False, sharey=True)[0]
+    for axis, block in zip(axes, blocks, strict=True):
+        stds = floats(row["std"] for row in block.rows)
+        for number, head in enumerate(block.heads):
+            colour, mark = _LINES[number % len(_LINES)]
+            _band(axis, stds, [row["accuracy"].get(head.id) for row in block.rows], colour, mark, head.label)
+        _band(axis, stds, [row.get("score") for row in block.rows], INK, "*", block.judged[0].lower(), 2.4)
+        axis.axvline(float(block.entry["best"]), color=INK, linewidth=0.9, linestyle="--")
+        axis.set_xticks(stds, [f"{std:.3g}" for std in stds])
+        axis.set(ylim=(-0.03, 1.03), xlabel="std of the noise in training")
+        axis.set_title(label(block.title, 40), fontsize=9.5, fontweight="bold")
+        axis.legend(fontsize=7.5, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.08), ncols=3)
+        _dress(axis)
+    axes[0].set_ylabel("accuracy")
+    return figure
+
+
+def _band(axis: Any, x: Any, of: list[Any], colour: str, mark: str, name: str, width: float = 1.4) -> None:
+    """Draw a line through means with the band of their intervals."""
+    mean, low, high = (floats((interval or {}).get(key) for interval in of) for key in ("mean", "low", "high"))
+    axis.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
+    axis.plot(x, mean, color=colour, marker=mark, markersize=4, linewidth=width, label=label(name))

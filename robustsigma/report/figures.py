@@ -34,7 +34,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, by
         arrays: images and heatmaps of its sections.
 
     Returns:
-        PNG files by name: `matrix`, and `curves`, `examples`, `path`, `explanations` where the result has them.
+        PNG files by name: `matrix`, and `curves`, `sweep`, `examples`, `path`, `explanations` where there are such.
 
     Raises:
         ValueError: if a section's array is missing or does not fit.
@@ -44,6 +44,8 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, by
         made["matrix"] = png(_matrix(matrix.build(results)))
         if results.get("curves"):
             made["curves"] = png(curves.draw(results))
+        if results.get("sweep"):
+            made["sweep"] = png(curves.draw_sweep(results))
         if (results.get("examples") or {}).get("items"):
             made["examples"] = png(gallery.examples(results, array(arrays, "examples", 5)))
         if (results.get("path") or {}).get("shown_steps"):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from robustsigma.report import figures, matrix, page, text, trust
+from robustsigma.report import figures, matrix, page, sweep, text, trust
 
-FIGURES = ("matrix", "curves", "examples", "path", "explanations")
+FIGURES = ("matrix", "curves", "sweep", "examples", "path", "explanations")
 QUALITY = (
     ("rmse", "RMSE", "root mean square change of a pixel; 0 is no change"),
     ("linf", "L\u221e", "greatest change of any pixel"),
@@ -51,6 +51,7 @@ def view(results: dict[str, Any]) -> dict[str, Any]:
         "checked_against": trust.OTHERS,
         "networks": trust.networks(results, found),
         "calibrated": trust.calibrated(found),
+        "sweep": sweep.build(results),
         "augmentation": _augmentation(results, found),
         "per_seed": _per_seed(results, found),
         "explained": [_explained(method) for method in results.get("explanations") or []],

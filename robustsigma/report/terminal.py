@@ -11,7 +11,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from robustsigma.report import matrix, text
+from robustsigma.report import matrix, sweep, text
+
+_LOOK: dict[str, Any] = {"title_style": "bold", "title_justify": "left", "box": SIMPLE_HEAD, "pad_edge": False}
 
 
 def show(results: dict[str, Any], console: Console | None = None) -> None:
@@ -35,11 +37,38 @@ def show(results: dict[str, Any], console: Console | None = None) -> None:
         console.print(Text("1 seed: how results vary between trainings is not known", style="bold red"))
     for line in flag_lines([*text.flags(results), *found.notes]):
         console.print(line)
+    show_sweep(results, console)
+
+
+def show_sweep(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the sweep of each regime's Gaussian noise, if there was one, the best standard deviation marked.
+
+    Args:
+        results: what the evaluation measured, of which only the sweep is read.
+        console: where to print; standard output if None.
+    """
+    console = console or Console()
+    for block in sweep.build(results):
+        table = Table(title=Text(f"Std of the Gaussian noise to train on: {block.title}"), **_LOOK)
+        table.add_column("Std", justify="right")
+        for head in block.heads:
+            table.add_column(Text(head.label), justify="right")
+        table.add_column(block.judged[0], justify="right")
+        table.add_column("")
+        for row in block.rows:
+            shown = [text.percent((row["accuracy"].get(head.id) or {}).get("mean")) for head in block.heads]
+            score = text.percent((row.get("score") or {}).get("mean"))
+            best = bool(row.get("best"))
+            mark = "best" if best else ""
+            table.add_row(text.number(row["std"]), *shown, score, mark, style="bold green" if best else "")
+        console.print(table)
+        said = f"Accuracy in % on {block.where}; {block.judged[0].lower()}: {block.judged[1]}."
+        console.print(Text(said, style="dim"))
 
 
 def _table(title: str, found: matrix.Matrix, columns: tuple[matrix.Group, ...]) -> Table:
     """Return the table of some readings."""
-    table = Table(title=Text(title), title_style="bold", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(title), **_LOOK)
     table.add_column("Model", no_wrap=True)
     heads = [head for group in columns for head in group.heads]
     for head in heads:

@@ -219,7 +219,7 @@ def test_presets(name):
     assert found.images == 100
 
 
-@pytest.mark.parametrize("name", ["folder", "saliency_bench"])
+@pytest.mark.parametrize("name", ["folder", "photographs", "saliency_bench"])
 def test_configs_parse(name, capsys):
     path = Path(__file__).parents[2] / "configs" / "benchmark" / f"{name}.yaml"
     assert main(["benchmark", "--config", str(path)]) == 2  # its paths are the reader's own

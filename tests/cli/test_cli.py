@@ -15,7 +15,7 @@ from robustsigma.evaluation.parsing import PRESETS
 from robustsigma.models import Architecture, ModelCard, load_model, save_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-VERBS = ("quickstart", "evaluate", "fit", "validate", "test", "explain", "augment")
+VERBS = ("quickstart", "evaluate", "sweep", "fit", "validate", "test", "explain", "augment")
 SOURCE = Baggage(size=16, train=12, val=5, test=5)
 TINY = [
     f"--data.source.init_args.{name}={value}"
@@ -95,7 +95,7 @@ MISTAKES = {
     "no such argument": (["explain", IMAGE, MODEL, "--method", "Sigma", "--method.alfa", "1"], "alfa"),
     "neither input": (["augment", MODEL], "images: expected image files or --source, one of the two, got neither"),
     "both inputs": (["augment", IMAGE, MODEL, "--source", "Baggage"], "images: expected .*got both"),
-    "other shape": (["augment", MODEL, "--source", "Baggage"], "source: expected images"),
+    "other shape": (["augment", MODEL, "--source", "Baggage"], "model: expected a model of"),
     "no such split": (["augment", MODEL, "--source", "Baggage", "--source.size=16", "--split=dev"], "split: expected"),
     "no count": (["augment", MODEL, "--source", "Baggage", "--source.size=16", "--count", "0"], "count: expected"),
     "no such label": (["augment", IMAGE, MODEL, "--label", "banana"], "label: expected one of"),

@@ -14,11 +14,14 @@ from robustsigma.data import baggage, digits, mnist5k
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.digits import Digits
 from robustsigma.data.folder import ImageFolder, stratified
+from robustsigma.data.image_table import ImageTable
 from robustsigma.data.loading import take_masks
+from robustsigma.data.medmnist_source import MedMNIST
 from robustsigma.data.mnist5k import MNIST5k
 from robustsigma.data.saliency_bench import SaliencyBench
 from robustsigma.data.source import ArrayDataset, Source
 from robustsigma.data.torchvision_source import Torchvision
+from robustsigma.geometry import Geometry
 
 SPLITS = ("train", "val", "test")
 
@@ -37,12 +40,34 @@ def _fashion(root):
     return root
 
 
+def _medical(path):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 30), ("val", 6), ("test", 9)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(count) % 3)[:, None]
+    np.savez(path, **arrays)
+    return path
+
+
+def _table(folder, masks):
+    """List the images of a folder, and the masks of every second, in a table; return the source's arguments."""
+    rows = ["file,label,mask"]
+    for path in sorted(folder.rglob("*.png")):
+        name = path.relative_to(folder).as_posix()
+        rows.append(f"{name},{path.parent.name},{name if (masks / name).is_file() else ''}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return {"root": str(folder), "geometry": Geometry(16, 18), "val_fraction": 0.2, "test_fraction": 0.3}
+
+
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
     folder = folders.class_folders(tmp_path_factory.mktemp("folder"))
     masks = folders.masks_of(tmp_path_factory.mktemp("masks"), folder)
     bench = folders.saliency_bench(tmp_path_factory.mktemp("bench"))
     vision = _fashion(tmp_path_factory.mktemp("vision"))
+    medical = _medical(tmp_path_factory.mktemp("medical") / "m.npz")
+    table = _table(folder, masks)
     return {
         "baggage": lambda seed=0: Baggage(size=32, train=60, val=20, test=30, seed=seed),
         "digits": lambda seed=0: Digits(seed=seed),
@@ -52,11 +77,14 @@ def make(tmp_path_factory):
         "saliency_bench": lambda seed=0: SaliencyBench(str(bench), size=16, seed=seed),
         "torchvision": lambda seed=0: Torchvision("FashionMNIST", str(vision), seed=seed),
         "torchvision resized": lambda seed=0: Torchvision("FashionMNIST", str(vision), size=16, seed=seed),
+        "table": lambda seed=0: ImageTable(**table, seed=seed),
+        "masked table": lambda seed=0: ImageTable(**table, mask_column="mask", masks=str(masks), seed=seed),
+        "medical": lambda seed=0: MedMNIST(str(medical)),
     }
 
 
-MASKED = ["baggage", "masked folder", "saliency_bench"]
-UNMASKED = ["digits", "mnist5k", "folder", "torchvision", "torchvision resized"]
+MASKED = ["baggage", "masked folder", "saliency_bench", "masked table"]
+UNMASKED = ["digits", "mnist5k", "folder", "torchvision", "torchvision resized", "table", "medical"]
 ALL = pytest.mark.parametrize("name", [*MASKED, *UNMASKED])
 
 
@@ -94,7 +122,8 @@ def test_equal_sources_give_equal_images_and_the_seed_matters(make, name):
     assert (state[1] == np.random.get_state()[1]).all()  # noqa: NPY002
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
-    assert not torch.equal(before[0], _stack(other.split("train"))[0])
+    # A file that brings its own splits has no seed.
+    assert torch.equal(before[0], _stack(other.split("train"))[0]) == (not hasattr(first, "seed"))
 
 
 @ALL
@@ -113,7 +142,7 @@ def test_pickled_sources_and_datasets_are_the_same(make, name):
 @ALL
 def test_yaml_round_trip(make, name):
     source = make[name](3)
-    arguments = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    arguments = dataclasses.asdict(source)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--source", type=Source)
     path = f"{type(source).__module__}.{type(source).__qualname__}"
@@ -272,7 +301,7 @@ def test_folder_missing_or_empty(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "field", [{"size": 0}, {"channels": 2}, {"val_fraction": 0.0}, {"test_fraction": 1.0}, {"seed": -1}]
+    "field", [{"size": 0}, {"channels": 2}, {"val_fraction": 0.0}, {"test_fraction": 1.5}, {"seed": -1}]
 )
 def test_folder_refuses(field):
     with pytest.raises(ValueError, match=f"^{next(iter(field))}: expected .* got"):
@@ -299,6 +328,13 @@ def test_torchvision_equals_its_images(make, tmp_path):
     assert [len(source.split(split)) for split in SPLITS] == [90, 10, 30]
     assert source.split("train").images.dtype == torch.uint8
     assert make["torchvision resized"]().shape == (1, 16, 16)
+    assert source.for_network(("a",) * 10, None) == source
+    large = source.for_network(("a",) * 10, Geometry(32, 40))
+    assert large.shape == (1, 32, 32)
+    assert large.split("test")[0][0].shape == (1, 32, 32)
+    assert make["torchvision resized"]().for_network(("a",) * 10, Geometry(32)).shape == (1, 16, 16)
+    with pytest.raises(ValueError, match=r"size: expected a number of pixels, or a geometry instead, got both"):
+        Torchvision("FashionMNIST", size=16, geometry=Geometry(32))
     with pytest.raises(ValueError, match=r"root: expected CIFAR10 in .*set download"):
         Torchvision("CIFAR10", str(tmp_path)).split("train")
     with pytest.raises(ValueError, match=r"dataset: expected .* got 'NoSuchSet'"):

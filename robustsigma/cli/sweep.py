@@ -1,0 +1,27 @@
+"""`sweep`: the Gaussian noise that is best to train on, which `evaluate` then finds decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from robustsigma.engine.validation import fail
+from robustsigma.evaluation.noise_sweep import sweep_noise
+from robustsigma.evaluation.parsing import PRESETS
+from robustsigma.report import print_sweep
+
+_DESCRIPTION = (
+    "Train on Gaussian noise of every std in --sweep.stds, judge each model on images held out of test, and print the "
+    "table. Started again, it goes on; `evaluate` with the same settings and folder goes on from there."
+)
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Parse the arguments and sweep."""
+    asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/evaluation", arguments), Console()
+    if asked.settings.sweep is None:
+        raise fail("sweep", "standard deviations to try, as in --sweep.stds '[0.05, 0.1, 0.2]'", "none")
+    found = sweep_noise(asked.settings, Path(asked.out), console)
+    print_sweep({"sweep": found.entries}, console)
+    console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)

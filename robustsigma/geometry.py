@@ -1,0 +1,57 @@
+"""How a photograph of any size becomes what a network takes: the shorter side resized, the centre cropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from PIL import Image
+
+from robustsigma.engine.validation import choice, fail, integer
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Resize and crop, as torchvision's `Resize(resize)` and `CenterCrop(size)` do to PIL images.
+
+    Args:
+        size: side of the square that is cropped from the centre, in pixels.
+        resize: what the shorter side is resized to before, at least `size`; None is `size`.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", each of which but the first averages over what
+            it makes smaller.
+    """
+
+    size: int = 224
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        integer("geometry.size", self.size, 1)
+        if self.resize is not None:
+            integer("geometry.resize", self.resize, 1)
+            if self.resize < self.size:
+                raise fail("geometry.resize", f"at least the size of the crop, {self.size}", self.resize)
+        choice("geometry.interpolation", self.interpolation, get_args(Interpolation))
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Return the crop of an image, in its own mode."""
+        return self._apply(image, self.interpolation)
+
+    def of_mask(self, mask: Image.Image) -> Image.Image:
+        """Return the crop of a mask at the same place as that of its image; no value is mixed with another."""
+        return self._apply(mask, "nearest")
+
+    def _apply(self, image: Image.Image, interpolation: str) -> Image.Image:
+        short = self.size if self.resize is None else self.resize
+        width, height = image.size
+        new = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+        if new != image.size:
+            image = image.resize(new, Image.Resampling[interpolation.upper()])
+        left, top = (round((side - self.size) / 2) for side in new)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def __str__(self) -> str:
+        resize = self.size if self.resize is None else self.resize
+        return f"{self.size} pixels of {resize} ({self.interpolation})"

@@ -1,0 +1,114 @@
+"""Weights from files of others: read without running what is in them, and fitted to a network."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from robustsigma.engine.validation import fail
+
+State = dict[str, Tensor]
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
+_PREFIXES = ("module.", "_orig_mod.", "classifier.net.", "model.", "net.")
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet for training
+_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's oldest files have it
+_NO_FILE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError)
+
+
+@contextmanager
+def quiet_unpickling() -> Iterator[None]:
+    """Leave out torch's remark on a file's pickle protocol: either the file can be read or an error says why not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        yield
+
+
+def read_state(path: str | Path, name: str = "weights") -> State:
+    """Return the tensors of a file by name.
+
+    Args:
+        path: a safetensors file, or what `torch.save` wrote: a state dict, also one in a checkpoint under
+            "state_dict", "model" or the like. Code in it is not run: `torch.load` is called with `weights_only`.
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: no such file, another kind of file, or one with other things than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise fail(name, "an existing file of weights", str(path))
+    try:
+        with quiet_unpickling():
+            tensors = path.suffix == ".safetensors"
+            found: Any = load_file(path) if tensors else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, *_NO_FILE) as error:
+        told = str(error).splitlines()
+        reason = told[0][:160] if told else type(error).__name__
+        expected = "a safetensors file, or a state dict that torch.load reads with weights_only=True"
+        raise fail(name, expected, f"{path} ({reason})") from error
+    while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
+        inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
+        if inner is None:
+            break
+        found = inner
+    if not isinstance(found, Mapping) or not found:
+        raise fail(name, "a state dict", f"{type(found).__name__} in {path}")
+    odd = [key for key, value in found.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    if odd:
+        raise fail(name, f"tensors by name in {path}", f"{type(found[odd[0]]).__name__} as {str(odd[0])[:60]!r}")
+    return dict(found)
+
+
+def fit_state(net: nn.Module, state: State, told: str, *, classes: int | None = None) -> None:
+    """Give a network its weights, whatever the numbers' precision in the file.
+
+    A prefix that all names share, such as "module.", is taken off; heads that only training uses are passed over.
+
+    Args:
+        net: changed in place.
+        state: the weights.
+        told: where they come from, for the error.
+        classes: None, or the number of logits of a network that is to be trained further: a last layer of another
+            number keeps its fresh weights.
+
+    Raises:
+        ValueError: weights of another network, or not finite.
+    """
+    own = net.state_dict()
+    state = {_DENSENET.sub(r"\1\2", key): value for key, value in _unwrapped(state, own).items()}
+    state = {key: value for key, value in state.items() if key in own or not key.startswith(_AUXILIARY)}
+    counted = {key for key in own if key.endswith("num_batches_tracked")}
+    missing, unknown = sorted(own.keys() - state.keys() - counted), sorted(state.keys() - own.keys())
+    other = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
+    if classes is not None:
+        fresh = [key for key in other if len(own[key]) == classes and own[key].shape[1:] == state[key].shape[1:]]
+        other = [key for key in other if key not in fresh]
+        state = {key: value for key, value in state.items() if key not in fresh}
+    wrong = {"missing": missing, "unknown": unknown, "of another shape": other}
+    if any(wrong.values()):
+        shown = "; ".join(f"{len(keys)} {how} such as {keys[0]}" for how, keys in wrong.items() if keys)
+        raise fail("weights", f"those of this {type(net).__name__}", f"{told} ({shown})")
+    infinite = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if infinite:
+        raise fail("weights", "finite numbers", f"others in {infinite[0]} of {told}")
+    net.load_state_dict(state, strict=False)
+
+
+def _unwrapped(state: State, own: Mapping[str, Any]) -> State:
+    """Return the weights by their names in the network: a prefix may stand before each of them."""
+    while not own.keys() & state.keys():
+        prefix = next((each for each in _PREFIXES if any(key.startswith(each) for key in state)), None)
+        if prefix is None:
+            break
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state
