@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from robustsigma.engine.validation import fail
 
+_PART = ".part"
+
 
 def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file beside its place and move it there in one step, so that nobody reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file beside its place and move it there in one step, so that nobody reads half of it.
+
+    Raises:
+        OSError: naming the file, where the disk is full or nobody may write there.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.{_writer()}.", suffix=_PART)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(name).chmod(0o666 & ~umask)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        # A full disk says which file only when the file is opened, and then it would be the one beside.
+        raise type(error)(error.errno, f"could not write {path}: {error.strerror}") from error
     return path
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Make a folder for a run of these settings, or find that it is one: only then may the run go on there.
+
+    What a killed process left half-written beside its place is removed.
 
     Args:
         folder: of the run.
@@ -47,6 +60,38 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     differing = _difference(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings)))
     if differing:
         raise fail("out", f"a new folder, or the settings of the run in {folder}", differing)
+    remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what processes of this machine were writing in a folder when they were killed; return how many files."""
+    host = _writer().rpartition("-")[0]
+    found = 0
+    for path in folder.rglob(f".*{_PART}"):
+        writer = path.name.removesuffix(_PART).rsplit(".", 2)[-2]
+        name, _, process = writer.rpartition("-")
+        # Another machine's process, or one that lives, may be writing it at this moment.
+        if name == host and process.isdecimal() and not _lives(int(process)):
+            path.unlink(missing_ok=True)
+            found += 1
+    return found
+
+
+def _writer() -> str:
+    """Return which process of which machine this is, without a dot."""
+    return f"{platform.node().replace('.', '-').replace('/', '-')[:60]}-{os.getpid()}"
+
+
+def _lives(process: int) -> bool:
+    if os.name == "nt":  # there, signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def _difference(before: Any, now: Any, at: str = "") -> str | None:

@@ -1,0 +1,100 @@
+"""Files are whole or not there, whatever happens to the process or the disk."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from robustsigma.files import claim, remove_leftovers, write_atomically
+
+
+def test_a_file_is_written_with_the_rights_that_any_new_file_has(tmp_path):
+    path = write_atomically(tmp_path / "deep" / "a.bin", b"new")
+    (tmp_path / "other").touch()
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert [each.name for each in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_nobody_reads_half_of_a_file(tmp_path):
+    """One thread writes, in turns, files of one letter; this one reads: never two letters, never another length."""
+    path, size, stop = tmp_path / "a.bin", 1 << 20, threading.Event()
+    write_atomically(path, b"a" * size)
+
+    def write():
+        letter = 0
+        while not stop.is_set():
+            letter = (letter + 1) % 26
+            write_atomically(path, bytes([97 + letter]) * size)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    seen = set()
+    try:
+        for _ in range(100):
+            content = path.read_bytes()
+            assert len(content) == size
+            assert len(set(content)) == 1
+            seen.add(content[0])
+    finally:
+        stop.set()
+        thread.join()
+    assert len(seen) > 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="resource limits of POSIX")
+def test_a_full_disk_is_told_with_the_file_and_keeps_the_old_one(tmp_path):
+    """The limit of a file's size stands for the disk's: the write fails as far in, with the same kind of error."""
+    path = write_atomically(tmp_path / "cell.npz", b"old")
+    script = (
+        "import resource, sys\nfrom pathlib import Path\nfrom robustsigma.files import write_atomically\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "try:\n    write_atomically(Path(sys.argv[1]), b'x' * 100_000)\n"
+        "except OSError as error:\n    print(type(error).__name__, error.errno, error)\n"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert f"could not write {path}: File too large" in done.stdout
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["cell.npz"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_the_file(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(OSError, match=r"could not write .*taken/a\.bin"):
+        write_atomically(tmp_path / "taken" / "a.bin", b"")
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
+    claim(tmp_path, {"a": 1})
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom robustsigma.files import write_atomically\n"
+        "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_atomically(Path(sys.argv[1]), b'half')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "in" / "cell.npz")], timeout=60, check=False)
+    (left,) = (tmp_path / "in").iterdir()
+    assert left.read_bytes() == b"half"
+    living = left.with_name(left.name.replace(left.name.rsplit(".", 2)[0].rpartition("-")[2], str(os.getpid())))
+    elsewhere = left.with_name(f".cell.npz.another-{2**22 + 1}.abcdef.part")
+    for path in (living, elsewhere):
+        path.write_bytes(b"being written")
+    assert not (tmp_path / "in" / "cell.npz").exists()
+    claim(tmp_path, {"a": 1})
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == sorted([living.name, elsewhere.name])
+    assert remove_leftovers(tmp_path) == 0
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    claim(tmp_path, {"a": [1, {"b": 2}]})
+    claim(tmp_path, {"a": [1, {"b": 2}]})
+    with pytest.raises(ValueError, match=r"a\[1\]\.b = 3 \(the folder has 2\)"):
+        claim(tmp_path, {"a": [1, {"b": 3}]})
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"a": [1, {"b": 2}]}
+    Path(tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="out: expected a folder"):
+        claim(tmp_path / "file", {})
