@@ -20,6 +20,7 @@ _VERBS = {
     "test": "test under every condition with a Lightning Trainer",
     "explain": "write heatmaps of images",
     "augment": "write a folder of perturbed images with a manifest",
+    "doctor": "print versions, devices, extras and known hazards among the installed packages",
 }
 _MODULES = {"fit": "lightning", "validate": "lightning", "test": "lightning", "quickstart": "evaluate"}
 INTERRUPTED, WRONG = 130, 2
@@ -27,6 +28,8 @@ INTERRUPTED, WRONG = 130, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status: 0, 2 for a mistake in what was asked, 130 for an interrupt.
+
+    `doctor` returns 1 where something dangerous is installed.
 
     Set ROBUSTSIGMA_DEBUG=1 to see the traceback of an error.
     """
@@ -45,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    call: Callable[[str, list[str]], None] = import_module(f"robustsigma.cli.{_MODULES.get(verb, verb)}").run
+    call: Callable[[str, list[str]], int | None] = import_module(f"robustsigma.cli.{_MODULES.get(verb, verb)}").run
     from jsonargparse import ArgumentError
 
     try:
-        call(verb, arguments)
+        return call(verb, arguments) or 0
     except KeyboardInterrupt:
         print(
             f"\nrobustsigma {verb}: interrupted. What is finished is kept: run the command again to go on.",
@@ -61,7 +64,6 @@ def _run(verb: str, arguments: list[str]) -> int:
             raise
         print(f"robustsigma {verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG
-    return 0
 
 
 def _help() -> str:

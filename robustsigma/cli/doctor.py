@@ -1,0 +1,100 @@
+"""`doctor`: what is installed, what it runs on, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, metadata
+
+import torch
+from rich.console import Console
+
+from robustsigma import __version__
+from robustsigma.cli.hazards import Hazard, hazards
+from robustsigma.cli.requirements import Unmet, installed, unmet
+from robustsigma.device import best_device
+from robustsigma.parser import new_parser
+
+_DESCRIPTION = (
+    "Print versions, devices, threads, the extras that are installed and missing, and known hazards among what is "
+    "installed. The exit status is 1 where one of them is dangerous."
+)
+_NAMES = (
+    *("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy", "scipy", "safetensors"),
+    *("pillow", "albumentations", "torchattacks", "captum"),
+)
+DANGER = 1
+
+
+def run(verb: str, arguments: list[str]) -> int:
+    """Parse the arguments, print, and return the exit status: 0, or 1 where a hazard is dangerous."""
+    new_parser("robustsigma doctor", _DESCRIPTION).parse_args(arguments)
+    versions, console = installed(), Console()
+    found = hazards(versions)
+    _show(console, "versions", _versions(versions))
+    _show(console, "devices", _devices())
+    _show(console, "threads", _threads())
+    _show(console, "requirements", _requirements(versions))
+    _show(console, "hazards", _hazards(found))
+    return DANGER if any(hazard.level == "danger" for hazard in found) else 0
+
+
+def _show(console: Console, title: str, lines: Iterable[tuple[str, str]]) -> None:
+    console.print(f"[bold]{title}[/bold]")
+    for name, text in lines:
+        console.print(f"  {name:<18} {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _versions(versions: dict[str, str]) -> list[tuple[str, str]]:
+    first = [
+        ("robustsigma", __version__),
+        ("python", f"{platform.python_version()} ({sys.executable})"),
+        ("platform", platform.platform()),
+    ]
+    return first + [(name, versions.get(name, "not installed")) for name in _NAMES]
+
+
+def _devices() -> list[tuple[str, str]]:
+    found = [("used by default", str(best_device())), ("CUDA of torch", torch.version.cuda or "none, a CPU build")]
+    for place in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(place)
+        about = f"{device.name}, {device.total_memory / 2**30:.0f} GiB, capability {device.major}.{device.minor}"
+        found.append((f"cuda:{place}", about))
+    return found
+
+
+def _threads() -> list[tuple[str, str]]:
+    # `os.cpu_count` counts the machine's; a container or a scheduler may lend fewer.
+    lent = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return [
+        ("cores", f"{os.cpu_count()}, of which {lent} for this process"),
+        ("of torch", f"{torch.get_num_threads()} in an operation, {torch.get_num_interop_threads()} between them"),
+        ("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "not set")),
+    ]
+
+
+def _requirements(versions: dict[str, str]) -> list[tuple[str, str]]:
+    try:
+        of_ours = metadata("robustsigma")
+    except PackageNotFoundError:
+        return [("robustsigma", "is run from its files without being installed: its extras are not known")]
+    stated = of_ours.get_all("Requires-Dist") or []
+    found = [("robustsigma", _missing(unmet(stated, versions), "robustsigma"))]
+    for extra in of_ours.get_all("Provides-Extra") or []:
+        if extra != "all":  # the others together
+            found.append((f"extra {extra}", _missing(unmet(stated, versions, extra), f"robustsigma[{extra}]")))
+    return found
+
+
+def _missing(found: list[Unmet], what: str) -> str:
+    if not found:
+        return "all there"
+    listed = ", ".join(f"{entry.requirement} ({entry.found or 'missing'})" for entry in found)
+    return f"{listed}: pip install '{what}'"
+
+
+def _hazards(found: list[Hazard]) -> list[tuple[str, str]]:
+    lines = [(str(hazard.level), f"{hazard.package}: {hazard.what}. Do: {hazard.remedy}.") for hazard in found]
+    return lines or [("none", "of those that are known")]
