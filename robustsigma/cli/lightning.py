@@ -3,17 +3,76 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import Any
 
+import pytorch_lightning as pl
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustsigma.data import RobustDataModule
-from robustsigma.training import LitClassifier
+from robustsigma.training import AtomicCheckpointIO, LitClassifier
+
+_LAST = "last"
 
 
 class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let one seed decide the weights, the order, the augmentation and the perturbations."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Return a Trainer whose checkpoints are whole or not there, whenever it is killed."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
+
+    def before_fit(self) -> None:
+        """Find the checkpoint to go on from, and go on in its folder."""
+        found = self._find_last()
+        if found is None:
+            return
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(found.parent)
+        logger, folder = self.trainer.logger, found.parent.parent
+        if isinstance(logger, TensorBoardLogger) and folder.parent == Path(logger.root_dir):
+            number = folder.name.removeprefix("version_")
+            version = int(number) if number.isdecimal() else folder.name
+            self.trainer.logger = TensorBoardLogger(logger.save_dir, logger.name, version)
+
+    def before_validate(self) -> None:
+        """Find the checkpoint to validate."""
+        self._find_last()
+
+    def before_test(self) -> None:
+        """Find the checkpoint to test."""
+        self._find_last()
+
+    def _find_last(self) -> Path | None:
+        """Put the newest last checkpoint of this training's folder in the place of "last", and return it."""
+        asked = self.config_init[self.subcommand]
+        if asked.get("ckpt_path") != _LAST:
+            return None
+        found = max(last_checkpoints(self.trainer), key=lambda path: path.stat().st_mtime_ns, default=None)
+        asked["ckpt_path"] = None if found is None else str(found)
+        told = "goes on from" if self.subcommand == "fit" else "takes"
+        print(f"{told} {found}" if found else f"no {_LAST}.ckpt below {self.trainer.default_root_dir}: starts anew")
+        return found
+
+
+def last_checkpoints(trainer: pl.Trainer) -> list[Path]:
+    """Return every `last.ckpt` that trainings with the same folders have left."""
+    folders = [Path(trainer.default_root_dir) / "checkpoints"]
+    own = (getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks)
+    folders += [Path(folder) for folder in own if folder is not None]
+    for logger in trainer.loggers:
+        root = getattr(logger, "root_dir", None)  # of all versions
+        folders += sorted(Path(root).glob("*/checkpoints")) if root else []
+    return [path for folder in folders if (path := folder / f"{_LAST}.ckpt").is_file()]
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -24,6 +83,8 @@ def run(verb: str, arguments: list[str]) -> None:
         # It takes the verb of our own command line for a second one.
         warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        # It does, where a training goes on.
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         # Lightning calls what jsonargparse renamed, which says so.
         warnings.filterwarnings("ignore", message=r"(?s).*(was deprecated in v|only one JsonargparseDeprecation)")
         _CLI(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from robustsigma import __version__
+from robustsigma.cli.signals import Terminated, terminable
 
 # Imported when called for: a verb should not wait for the imports of the others.
 _VERBS = {
@@ -23,11 +24,11 @@ _VERBS = {
     "doctor": "print versions, devices, extras and known hazards among the installed packages",
 }
 _MODULES = {"fit": "lightning", "validate": "lightning", "test": "lightning", "quickstart": "evaluate"}
-INTERRUPTED, WRONG = 130, 2
+INTERRUPTED, TERMINATED, WRONG = 130, 143, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb and return the exit status: 0, 2 for a mistake in what was asked, 130 for an interrupt.
+    """Run a verb and return the exit status: 0, 2 for a mistake, 130 for an interrupt, 143 for SIGTERM.
 
     `doctor` returns 1 where something dangerous is installed.
 
@@ -48,22 +49,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    call: Callable[[str, list[str]], int | None] = import_module(f"robustsigma.cli.{_MODULES.get(verb, verb)}").run
     from jsonargparse import ArgumentError
 
     try:
-        return call(verb, arguments) or 0
-    except KeyboardInterrupt:
-        print(
-            f"\nrobustsigma {verb}: interrupted. What is finished is kept: run the command again to go on.",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+        with terminable():
+            module = import_module(f"robustsigma.cli.{_MODULES.get(verb, verb)}")
+            call: Callable[[str, list[str]], int | None] = module.run
+            return call(verb, arguments) or 0
+    except KeyboardInterrupt as error:
+        print(f"\nrobustsigma {verb}: interrupted. What is finished is kept: {_resume(verb)}.", file=sys.stderr)
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        told = "a loading process (num_workers) died, often for want of memory. What is finished is kept"
+        print(f"robustsigma {verb}: error: {told}: {_resume(verb)}. {_line(error)}", file=sys.stderr)
+        return WRONG
     except (ValueError, ImportError, OSError, ArgumentError) as error:
         if os.environ.get("ROBUSTSIGMA_DEBUG"):
             raise
-        print(f"robustsigma {verb}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"robustsigma {verb}: error: {_line(error)}", file=sys.stderr)
         return WRONG
+
+
+def _resume(verb: str) -> str:
+    if verb == "fit":
+        return "run the command again with --ckpt_path last to go on from the last finished epoch"
+    return "run the command again to go on"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _help() -> str:

@@ -52,7 +52,7 @@ def quiet() -> Iterator[None]:
             yield
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning passes one on
-            raise KeyboardInterrupt from error
+            raise error.__context__ from None
         raise
     finally:
         for logger, level in zip(loggers, levels, strict=True):

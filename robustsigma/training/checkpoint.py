@@ -12,6 +12,19 @@ from robustsigma.data.module import RobustDataModule
 from robustsigma.engine.validation import choice, fail
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the state at the end of the last epoch, as `last.ckpt`: an interrupted training goes on from there.
+
+    (Lightning's `save_last` keeps that of the last epoch that was saved, which beside a `monitor` is the best one.)
+
+    Args:
+        dirpath: folder of the file; None is the logger's.
+    """
+
+    def __init__(self, dirpath: str | None = None) -> None:
+        super().__init__(dirpath, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+
+
 class RobustCheckpoint(ModelCheckpoint):
     """Keeps the weights of the epoch with the best accuracy under a validation condition, and the last ones.
 
@@ -41,6 +54,7 @@ class RobustCheckpoint(ModelCheckpoint):
             monitor=name,
             mode="max",
             save_top_k=save_top_k,
+            enable_version_counter=False,  # an epoch that an interrupted training does again takes its old place
         )
         self.keep_last = keep_last
         self.condition = condition

@@ -61,11 +61,30 @@ class LitClassifier(pl.LightningModule):
         self.sample_labels = sample_labels or SampleLabels()
         self.batch_norm = batch_norm
         self.auxiliary = AuxiliaryNorms(self.classifier) if batch_norm == "auxiliary" else None
+        self._generators: dict[str, Tensor] | None = None
 
     def setup(self, stage: str) -> None:
         """Let a second set of BatchNorm layers start where the classifier is, which may have been given weights."""
         if stage == "fit" and self.auxiliary is not None:
             self.auxiliary.restart(self.classifier)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep where the global generators are, from which dropout draws: a resumed training draws on from there."""
+        checkpoint["generators"] = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            checkpoint["generators"]["cuda"] = torch.cuda.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back, for when a training starts."""
+        self._generators = checkpoint.get("generators")
+
+    def on_train_start(self) -> None:
+        """Let the generators of a resumed training go on where they were."""
+        found, self._generators = self._generators or {}, None
+        if "cpu" in found:
+            torch.set_rng_state(found["cpu"].cpu())
+        if "cuda" in found and torch.cuda.is_available():
+            torch.cuda.set_rng_state(found["cuda"].cpu())
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of images in [0, 1]."""

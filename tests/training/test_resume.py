@@ -1,0 +1,110 @@
+"""`robustsigma fit` goes on after an interrupt and ends as if there had been none, dropout and bank included."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from test_checkpoint import CONFIGS, QUIET, TINY
+
+from robustsigma.cli import main
+from robustsigma.files import write_atomically
+from robustsigma.training import AtomicCheckpointIO, LitClassifier
+
+LAYERS = [CONFIGS / "base.yaml", CONFIGS / "baggage.yaml", CONFIGS / "sigma.yaml", CONFIGS / "overlays" / "bank.yaml"]
+FIT = ["fit", *(a for layer in LAYERS for a in ("--config", str(layer))), *TINY, *QUIET[:1], *QUIET[2:],
+       "--trainer.max_epochs=3", "--data.batch_size=16", "--ckpt_path=last"]  # fmt: skip
+pytestmark = [
+    pytest.mark.third_party_rng,  # `fit` seeds everything
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
+
+
+def _fit(root):
+    return main([*FIT, f"--trainer.default_root_dir={root}"])
+
+
+def _last(root):
+    (path,) = Path(root).rglob("last.ckpt")
+    return torch.load(path, weights_only=True)
+
+
+def _weights(root):
+    (path,) = Path(root).rglob("model.safetensors")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(sent, tmp_path, monkeypatch, capsys):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    assert _fit(tmp_path / "whole") == 0
+    step, epochs = LitClassifier.training_step, []
+    with monkeypatch.context() as patch:
+
+        def interrupt(self, batch, batch_idx):
+            if (self.trainer.current_epoch, batch_idx) == (1, 1):
+                signal.raise_signal(sent)
+            return step(self, batch, batch_idx)
+
+        patch.setattr(LitClassifier, "training_step", interrupt)
+        assert _fit(tmp_path / "parts") == 128 + sent
+    assert {number: signal.getsignal(number) for number in handlers} == handlers, "another signal would be ignored"
+    assert "--ckpt_path last" in capsys.readouterr().err
+    assert _last(tmp_path / "parts")["epoch"] == 0
+
+    def watch(self, batch, batch_idx):
+        epochs.append(self.trainer.current_epoch)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(LitClassifier, "training_step", watch)
+    assert _fit(tmp_path / "parts") == 0
+    assert epochs == [1, 1, 1, 2, 2, 2], "a finished epoch was done again"
+    assert "goes on from" in capsys.readouterr().out
+    assert _weights(tmp_path / "whole") == _weights(tmp_path / "parts")
+    first, second = _last(tmp_path / "whole"), _last(tmp_path / "parts")
+    for name in ("state_dict", "optimizer_states", "lr_schedulers", "generators"):
+        _equal(first[name], second[name])
+    _equal(first["RobustDataModule"], second["RobustDataModule"])  # the bank
+    names = [sorted(path.name for path in (tmp_path / run).rglob("*.ckpt")) for run in ("whole", "parts")]
+    assert names[0] == names[1]
+
+
+def _equal(first, second):
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            _equal(first[key], second[key])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            _equal(one, other)
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    else:
+        assert first == second
+
+
+def test_a_checkpoint_is_whole_or_not_there_and_a_full_disk_names_it(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match=r"could not write .*last\.ckpt: No space left"):
+            AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    assert AtomicCheckpointIO().load_checkpoint(path) == {"epoch": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_ends_fit_with_one_line(tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        if path.name == "last.ckpt":
+            raise OSError(28, f"could not write {path}: No space left on device")
+        return write_atomically(path, content)
+
+    monkeypatch.setattr("robustsigma.training.checkpoint_io.write_atomically", full)
+    assert _fit(tmp_path) == 2
+    assert "last.ckpt: No space left on device" in capsys.readouterr().err.splitlines()[-1]
