@@ -3,22 +3,81 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from jsonargparse import ArgumentParser
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ArgumentParser, get_loader, set_loader
 
-from robustsigma.engine.validation import choice
+from robustsigma import trust
+from robustsigma.engine.validation import choice, fail
 
 T = TypeVar("T")
+_MODE = "bounded yaml"
+_MOST = 100_000  # values in a file; the presets have about a hundred
+_ALLOW = "restrict files to classes of robustsigma and to this dotted path; may be given several times"
+_yaml_load = get_loader("yaml")
+
+
+def _bounded(text: str) -> Any:
+    """Return what YAML says, unless its aliases or its depth make more of it than anybody wrote."""
+    try:
+        found = _yaml_load(text)
+        if _size(found, {}) > _MOST:
+            raise yaml.YAMLError(f"more than {_MOST} values, counting each as often as it is referred to")
+    except RecursionError:
+        raise yaml.YAMLError("values nested too deeply, or in themselves") from None
+    except ValueError as error:  # such as a date or a number that Python cannot hold
+        raise yaml.YAMLError(str(error)) from error
+    return found
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Return how many values there are in nested ones."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
+
+
+set_loader(_MODE, _bounded, (yaml.YAMLError,))
 
 
 def new_parser(program: str, description: str | None = None) -> ArgumentParser:
-    """Return a parser that raises on a mistake, and takes no abbreviation for an option."""
-    return ArgumentParser(prog=program, exit_on_error=False, allow_abbrev=False, description=description)
+    """Return a parser that raises on a mistake, takes no abbreviation for an option, and no endless YAML."""
+    return ArgumentParser(
+        prog=program, exit_on_error=False, allow_abbrev=False, description=description, parser_mode=_MODE
+    )
+
+
+def parse_trusting(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Any, Any]:
+    """Parse a command line whose files may name classes of this package and those of `--allow NAME`, no others.
+
+    Args:
+        parser: with an option `allow`, a list.
+        arguments: the command line.
+
+    Returns:
+        The parsed arguments, and the same with the classes instantiated.
+
+    Raises:
+        ValueError: a class path that is not allowed, or a file that would allow one; nothing of it was imported.
+    """
+    allow, rest = trust.allowed_by(arguments)
+    with trust.only(allow):
+        found = parser.parse_args(rest)
+        if found.allow:
+            raise fail("allow", "on the command line: a file cannot allow what it names", repr(list(found.allow)))
+        made = parser.instantiate(found)
+    found.allow = made.allow = allow
+    return found, made
 
 
 class Asked(NamedTuple):
@@ -54,8 +113,23 @@ class Presets(Generic[T]):
         parser = self._parser("preset")
         return self._settings(parser, parser.parse_args([*self._given(name or self.names[0]), *arguments]))
 
-    def ask(self, verb: str, description: str, out: str, arguments: Sequence[str]) -> Asked:
-        """Parse a verb's command line, which may name a preset and the folder of the report."""
+    def ask(self, verb: str, description: str, out: str, arguments: Sequence[str], *, guarded: bool = False) -> Asked:
+        """Parse a verb's command line, which may name a preset and the folder of the report.
+
+        Args:
+            verb: of the command line.
+            description: of the verb.
+            out: folder of the report where none is given.
+            arguments: the command line after the verb.
+            guarded: files may name classes of this package and those of `--allow NAME` only. Otherwise so only where
+                the command line has an `--allow`.
+
+        Raises:
+            ValueError: a mistake, or code that may not be named; nothing of it was imported.
+        """
+        command = shlex.join(["robustsigma", verb, *arguments])
+        allow, arguments = trust.allowed_by(arguments)
+        guarded = guarded or bool(allow)
         # The preset comes before anything else is parsed: the other options change its settings.
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--preset", default=self.names[0])
@@ -63,8 +137,17 @@ class Presets(Generic[T]):
         parser = self._parser(f"robustsigma {verb}", description)
         parser.add_argument("--preset", type=str, default=name, help=f"settings to start from: {', '.join(self.names)}")
         parser.add_argument("--out", type=str, default=out, help="folder of the report")
-        found = parser.parse_args([*self._given(name), *arguments])
-        return Asked(self._settings(parser, found), found.out, shlex.join(["robustsigma", verb, *arguments]))
+        if "allow" in self.kind.__dataclass_fields__:  # type: ignore[attr-defined]
+            # The last word: a file cannot allow what it names.
+            arguments = [*arguments, "--allow", json.dumps(allow)]
+        else:
+            parser.add_argument("--allow", type=str, help=_ALLOW)
+        with trust.only(allow) if guarded else nullcontext():
+            found = parser.parse_args([*self._given(name), *arguments])
+            settings = self._settings(parser, found)
+        if guarded:
+            trust.check_networks(settings, allow)
+        return Asked(settings, found.out, command)
 
     def _parser(self, program: str, description: str | None = None) -> ArgumentParser:
         parser = new_parser(program, description)

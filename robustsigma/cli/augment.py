@@ -25,7 +25,7 @@ from robustsigma.engine.validation import fail, integer
 from robustsigma.evaluation.progress import RunProgress
 from robustsigma.files import claim, write_atomically
 from robustsigma.models import ModelCard
-from robustsigma.parser import new_parser
+from robustsigma.parser import new_parser, parse_trusting
 
 _DESCRIPTION = (
     "Perturb images against a model and write them as PNG files, in a folder for each class, with manifest.csv. "
@@ -59,9 +59,7 @@ def run(verb: str, arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--out", type=str, default="augmented", help="folder of the samples")
     parser.add_argument("--config", action="config", help="YAML file of these options")
-    found = parser.parse_args(arguments)
-    made = parser.instantiate(found)
-    _augment(found, made)
+    _augment(*parse_trusting(parser, arguments))
 
 
 def _augment(found: Any, made: Any) -> None:

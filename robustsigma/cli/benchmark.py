@@ -6,6 +6,8 @@ from rich.console import Console
 
 from robustsigma.benchmark import benchmark
 from robustsigma.benchmark.parsing import PRESETS
+from robustsigma.models.named import is_saved
+from robustsigma.trust import check_network
 
 _DESCRIPTION = (
     "Judge every attribution method by every metric on one or more models, beside random maps and the plain gradient, "
@@ -15,6 +17,9 @@ _DESCRIPTION = (
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and judge."""
-    asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/benchmark", arguments), Console()
+    asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/benchmark", arguments, guarded=True), Console()
+    for description in asked.settings.models.values():
+        if isinstance(description, str) and not is_saved(description):
+            check_network(description, asked.settings.allow)
     path = benchmark(asked.settings, asked.out, console=console, command=asked.command)
     console.print(f"\nThe report: [bold]{path}[/bold]", soft_wrap=True)

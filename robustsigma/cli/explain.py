@@ -14,7 +14,7 @@ from robustsigma.cli import images
 from robustsigma.device import best_device
 from robustsigma.engine.attributors import Attribution, Attributor
 from robustsigma.files import write_atomically
-from robustsigma.parser import new_parser
+from robustsigma.parser import new_parser, parse_trusting
 
 _DESCRIPTION = "Write a heatmap over each image, and explanations.json with the numbers behind them."
 _BATCH = 16
@@ -37,8 +37,7 @@ def run(verb: str, arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of methods that draw")
     parser.add_argument("--out", type=str, default="explanations", help="folder of the heatmaps")
     parser.add_argument("--config", action="config", help="YAML file of these options")
-    found = parser.parse_args(arguments)
-    _explain(found, parser.instantiate(found))
+    _explain(*parse_trusting(parser, arguments))
 
 
 def _explain(found: Any, made: Any) -> None:

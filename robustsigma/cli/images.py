@@ -18,6 +18,8 @@ from robustsigma.engine.validation import fail
 from robustsigma.geometry import Geometry
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
+from robustsigma.models.named import is_saved
+from robustsigma.trust import check_network
 
 _PLAIN = Pretrained("a name")
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Pretrained) if field.name != "name")
@@ -27,7 +29,7 @@ def add_model(parser: ArgumentParser) -> None:
     """Give a parser the options that name a model."""
     told = ".safetensors file of a model trained here, torchvision:resnet50 or another name, timm:NAME, or a class path"
     parser.add_argument("--model", type=str, required=True, help=told)
-    allow = "dotted path that the file of a model may name as its network, beside those of robustsigma and torchvision"
+    allow = "dotted path that files may name as a class or network, beside those of robustsigma and torchvision"
     parser.add_argument("--allow", type=str, action="append", default=[], help=f"{allow}; may be given several times")
     parser.add_class_arguments(Pretrained, as_group=False, skip={"name"})
 
@@ -40,6 +42,8 @@ def model(found: Any, made: Any) -> tuple[Classifier, ModelCard]:
         made: the same with the classes instantiated.
     """
     given = {name: made[name] for name in _OPTIONS if made[name] != getattr(_PLAIN, name)}
+    if not is_saved(found.model):
+        check_network(found.model, found.allow)
     classifier, card = load(found.model, allow=found.allow, **given)
     return classifier.to(best_device()), card
 

@@ -1,0 +1,86 @@
+"""Which code files may name: class paths that are neither ours nor allowed are refused before they are imported.
+
+A YAML file with a `class_path` runs code, as does the dotted path of a network. Verbs that take files of others
+(`explain`, `augment`, `benchmark`) let them name what this package has, torchvision's and timm's networks, and what
+the command line allows by `--allow NAME`. A file cannot allow anything itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from jsonargparse._common import parsing_settings  # there is no public way to take a setting back
+
+from robustsigma.engine.validation import fail
+from robustsigma.models.architecture import Architecture
+from robustsigma.models.pretrained import Pretrained
+
+OURS = ("robustsigma",)
+_DENIED = re.compile(r"Importing '([^']*)' is not allowed")
+
+
+def allowed_by(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names that a command line allows, and the command line without them.
+
+    Raises:
+        ValueError: `--allow` without a dotted path.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--allow", action="append", default=[])
+    try:
+        found, rest = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise fail("allow", "a dotted path, as in --allow mypackage.models", "none") from error
+    for name in found.allow:
+        if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
+            raise fail("allow", "the dotted path of a module, a class or a function", repr(name))
+    return found.allow, rest
+
+
+@contextmanager
+def only(allow: Sequence[str]) -> Iterator[None]:
+    """Within it, parsers import what is ours or lies below one of some dotted paths, and nothing else.
+
+    Raises:
+        ValueError: another class path; nothing of it was imported.
+    """
+    before = dict(parsing_settings)
+    parsing_settings["import_path_verdicts"] = {}  # `--allow os` is the user's word, against jsonargparse's own list
+    # An argument of any type that looks like a class path stays what it is.
+    set_parsing_settings(
+        import_path_denylist=["*"], import_path_allowlist=[*OURS, *allow], instantiate_subclass_spec_in_any=False
+    )
+    try:
+        yield
+    except Exception as error:
+        denied = _DENIED.search(str(error))
+        if denied is None:
+            raise
+        expected = "the path of a class of robustsigma, or of one that the command line allows (--allow NAME)"
+        raise fail("class_path", expected, repr(denied[1])) from error
+    finally:
+        parsing_settings.clear()
+        parsing_settings.update(before)
+
+
+def check_network(name: str, allow: Sequence[str]) -> None:
+    """Raise ValueError if to build the network of this name may run code that is neither known nor allowed."""
+    Architecture(name).check_origin(allow)
+
+
+def check_networks(settings: Any, allow: Sequence[str]) -> None:
+    """Do so for every network that some settings describe, however deep; nothing is imported before."""
+    if isinstance(settings, (Architecture, Pretrained)):
+        check_network(settings.name, allow)
+    elif dataclasses.is_dataclass(settings):
+        for field in dataclasses.fields(settings):
+            check_networks(getattr(settings, field.name), allow)
+    elif isinstance(settings, Mapping):
+        for part in settings.values():
+            check_networks(part, allow)

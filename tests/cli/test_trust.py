@@ -1,0 +1,181 @@
+"""Files of others cannot run code: class paths and networks are refused before anything of them is imported."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from robustsigma.cli import main
+from robustsigma.engine.attributors import Attributor, IntegratedGradients
+from robustsigma.evaluation.parsing import PRESETS
+from robustsigma.models import Architecture, ModelCard, save_model
+from robustsigma.trust import allowed_by, only
+
+CLASS = """
+open({marker!r}, "w").close()
+from robustsigma.engine.attributors import IntegratedGradients
+from robustsigma.engine.perturbations import Identity
+class Method(IntegratedGradients): pass
+class Harmless(Identity): pass
+class Net(__import__("torch").nn.Flatten): pass
+"""
+PERTURBATION, METHOD = "{name}.Harmless", "{name}.Method"
+
+
+@pytest.fixture(autouse=True)
+def no_arguments_of_pytest(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["robustsigma"])
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch, request):
+    """Return the name of a module that leaves a marker when it is imported, and the marker."""
+    name, marker = f"stranger_{abs(hash(request.node.name))}", tmp_path / "marker"
+    (tmp_path / f"{name}.py").write_text(CLASS.format(marker=str(marker)))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name, marker
+    sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path, architecture = tmp_path_factory.mktemp("model") / "m.safetensors", Architecture("small_cnn", {"width": 2})
+    with torch.random.fork_rng(devices=[]):
+        return save_model(path, architecture.build(3, 2), ModelCard(architecture, ("a", "b"), (3, 16, 16)))
+
+
+# Each a verb, the YAML that a stranger hands over, and whether it is a network that is named.
+FILES = {
+    "method": ("explain", "method: {{class_path: " + METHOD + "}}"),
+    "method by text": ("explain", "method: " + METHOD),
+    "any argument": ("explain", "arguments: {{x: {{class_path: " + METHOD + "}}}}\nmodel: " + METHOD),
+    "model": ("explain", "model: {name}.Net\nmean: [0.5]\nstd: [0.5]"),
+    "perturbation": ("augment", "perturbation: {{class_path: " + PERTURBATION + "}}"),
+    "inner": (
+        "augment",
+        "perturbation: {{class_path: Mixture, init_args: {{parts: "
+        "[{{share: 1, perturbation: {{class_path: " + PERTURBATION + "}}}}]}}}}",
+    ),
+    "attributor within": (
+        "augment",
+        "perturbation: {{class_path: robustsigma.PathEnd, init_args: {{attributor: {{class_path: " + METHOD + "}}}}}}",
+    ),
+    "source": ("augment", "images: []\nsource: {{class_path: " + METHOD + "}}"),
+    "methods": ("benchmark", "methods: {{x: {{class_path: " + METHOD + "}}}}"),
+    "metrics": ("benchmark", "metrics: [{{class_path: " + METHOD + "}}]"),
+    "architecture": ("benchmark", "architecture: {{name: {name}.Net}}"),
+    "models": ("benchmark", "models: {{x: {name}.Net}}"),
+    "described models": ("benchmark", "models: {{x: {{name: {name}.Net, mean: [0.5], std: [0.5]}}}}"),
+    "own allowance": ("explain", "allow: [{name}]\nmethod: {{class_path: " + METHOD + "}}"),
+    "own allowance of a benchmark": ("benchmark", "allow: [{name}]\nmethods: {{x: {{class_path: " + METHOD + "}}}}"),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_file_names_code_and_nothing_of_it_runs(file, inline, stranger, model, tmp_path, capsys):
+    name, marker = stranger
+    verb, text = FILES[file]
+    path = tmp_path / "given.yaml"
+    path.write_text(text.format(name=name))
+    arguments = [verb, f"--config={path.read_text() if inline else path}", f"--out={tmp_path}/out"]
+    if verb != "benchmark":
+        arguments += [] if file == "source" else [str(tmp_path / "photo.png")]
+        arguments += [] if "model:" in text else [f"--model={model}"]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert not marker.exists(), told
+    assert name not in sys.modules
+    assert "--allow NAME" in told or "allow: expected" in told or "arguments" in told, told
+    assert len(told.splitlines()) == 1
+
+
+FUNCTIONS = ("os.system", "subprocess.Popen", "builtins.exec", "torch.load", "torch.hub.load", "jsonargparse.CLI")
+
+
+@pytest.mark.parametrize("path", [*FUNCTIONS, "robustsigma.files.os.system", "robustsigma.cli.main.main"])
+def test_functions_of_others_are_no_classes(path, model, tmp_path, capsys):
+    assert main(["explain", str(tmp_path), f"--model={model}", f"--method={path}"]) == 2
+    assert main(["explain", str(tmp_path), f"--model={path}", "--mean=[0]", "--std=[1]"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("allow", ["{name}", "{name}.Method"])
+def test_what_the_command_line_allows_is_taken(allow, stranger, model, tmp_path, capsys):
+    name, marker = stranger
+    (tmp_path / "given.yaml").write_text(f"method: {{class_path: {name}.Method, init_args: {{steps: 1}}}}")
+    arguments = ["explain", str(tmp_path / "no.png"), f"--model={model}", f"--config={tmp_path}/given.yaml"]
+    assert main([*arguments, "--allow=another", "--allow", allow.format(name=name)]) == 2
+    assert marker.exists()
+    assert "images: expected existing files" in capsys.readouterr().err, "it came as far as the images"
+
+
+def test_evaluate_takes_any_class_until_it_is_told_to_restrict(stranger, tmp_path):
+    name, marker = stranger
+    given = [f"--conditions.mine={name}.Harmless"]
+    with pytest.raises(ValueError, match=r"^class_path: expected the path of a class of robustsigma"):
+        PRESETS.ask("evaluate", "", "runs", [*given, "--allow", "another"])
+    with pytest.raises(ValueError, match=r"^architecture.name: expected .*--allow NAME"):
+        PRESETS.ask("evaluate", "", "runs", ["--allow=another", f"--architecture.name={name}.Net"])
+    assert not marker.exists()
+    asked = PRESETS.ask("evaluate", "", "runs", [*given, "--allow", name])
+    assert type(asked.settings.conditions["mine"]).__name__ == "Harmless"
+    assert asked.command.endswith(f"--allow {name}"), "the report's command line is whole"
+    assert PRESETS.ask("evaluate", "", "runs", given).settings.conditions == asked.settings.conditions
+
+
+def test_the_restriction_ends_with_its_block(stranger):
+    name, _ = stranger
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--method", type=Attributor)
+    with pytest.raises(ValueError, match="class_path"), only(()):
+        parser.parse_args([f"--method={name}.Method"])
+    assert parser.parse_args([f"--method={name}.Method"]).method.class_path.endswith("Method")
+    with only(()):
+        found = parser.instantiate(parser.parse_args(["--method=IntegratedGradients"]))
+    assert found.method == IntegratedGradients()
+
+
+def test_allowances_are_taken_out_of_a_command_line():
+    given = ["a", "--allow", "x.y", "--method=b", "--allow=z", "--", "--c"]
+    assert allowed_by(given)[0] == ["x.y", "z"]
+    assert allowed_by(["a", "--allowance", "b"]) == ([], ["a", "--allowance", "b"])
+    for wrong in ("", "a b", "*", "a..b", "jsonargparse", "jsonargparse._common"):
+        with pytest.raises(ValueError, match=r"^allow: expected the dotted path"):
+            allowed_by([f"--allow={wrong}"])
+    with pytest.raises(ValueError, match=r"^allow: expected a dotted path"):
+        allowed_by(["--allow"])
+
+
+def _laughs(levels=40):
+    lines = ["k0: &k0 [1, 1]", *(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 9)}]" for i in range(1, levels))]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (_laughs(), "more than 100000 values"),
+        ("images: " + "[" * 20_000, "nest"),
+        ("a: &a [*a]", "nested too deeply"),
+        ("a: 1\n\x00b: 2", "not allowed"),
+        ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
+        ("seed: 0x" + "f" * 10_000, "seed: expected an int of 64 bits|images: expected a folder"),
+        ("seed: " + "9" * 10_000, "limit"),
+        ("[1, 2", "expected"),
+        ("? {a: 1}\n: 2", "unhashable"),
+    ],
+    ids=["laughs", "deep", "within itself", "NUL", "tag", "huge hex", "huge", "cut", "unhashable"],
+)  # fmt: skip
+def test_hostile_yaml_is_told_soon(text, told, model, tmp_path, capsys):
+    (tmp_path / "given.yaml").write_text(text)
+    start = time.perf_counter()
+    assert main(["explain", str(tmp_path), f"--model={model}", f"--config={tmp_path}/given.yaml"]) == 2
+    assert time.perf_counter() - start < 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(told, line), line
