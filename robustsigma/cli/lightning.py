@@ -23,6 +23,9 @@ class _CLI(LightningCLI):
         """Let one seed decide the weights, the order, the augmentation and the perturbations."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint, as Lightning would: they could name any class, and run it."""
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Return a Trainer whose checkpoints are whole or not there, whenever it is killed."""
         trainer = super().instantiate_trainer(**kwargs)

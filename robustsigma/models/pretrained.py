@@ -14,6 +14,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail, integer
 from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
+from robustsigma.models.outputs import count_logits
 from robustsigma.models.published import TIMM, TORCHVISION, Published, load_timm, load_torchvision, published
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.saved import ModelCard
@@ -80,7 +81,7 @@ class Pretrained:
         mean, std = self._statistics(known)
         geometry = self.geometry or (Geometry(224, 256) if known is None else known.geometry)
         classifier = Classifier(net, mean=mean, std=std).eval()
-        found = _outputs(classifier, (self.channels, geometry.size, geometry.size))
+        found = count_logits(classifier, (self.channels, geometry.size, geometry.size), "geometry")
         if count is not None and count != found:
             raise fail("classes", f"{found}, as many as there are logits", count)
         if names is None:
@@ -130,14 +131,3 @@ class Pretrained:
         if self.arguments.get("transform_input"):  # it is asked to undo ImageNet's statistics
             return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         return known.mean, known.std
-
-
-def _outputs(classifier: Classifier, shape: tuple[int, int, int]) -> int:
-    """Return the number of logits that a network has for images of this shape."""
-    device = classifier.mean.device
-    try:
-        with classifier.frozen():
-            return classifier.logits(torch.zeros(1, *shape, device=device)).shape[1]
-    except (RuntimeError, TypeError, AssertionError) as error:
-        told = f"an image size that {type(classifier.net).__name__} takes"
-        raise fail("geometry", told, f"{shape} ({(str(error).splitlines() or [''])[0][:160]})") from error

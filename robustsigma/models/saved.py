@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.files import write_atomically
 from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
+from robustsigma.models.outputs import count_logits
 
 _KEY = "robustsigma"
+_LARGEST = 4096  # channels, or pixels of a side
+# Arguments by which builders of torchvision and timm read or fetch weights.
+_ELSEWHERE = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+              "checkpoint_path", "cache_dir")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,8 @@ def load_model(
         allow: dotted paths of modules, classes or functions of yours that the file may name.
 
     Raises:
-        ValueError: no such file, not such a file, a network that is not allowed, or weights that do not fit.
+        ValueError: no such file, not such a file, a network that is not allowed, or weights that do not fit or are
+            not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,19 +81,64 @@ def load_model(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise fail("model", "a safetensors file", f"{path} ({error})") from error
+    infinite = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _finite(tensor)]
+    if infinite:
+        raise fail("model", "finite weights", f"others in {infinite[0]} of {path}")
     if net is None:
         if card.architecture is None:
             raise fail("net", f"the network that {path} is the weights of, since the file does not say", "None")
         card.architecture.check_origin(allow)
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator and overwritten
-            net = card.architecture.build(card.shape[0], len(card.classes))
+        net = _built(card, tensors, path)
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:
         raise fail(
             "model", f"weights that fit {type(net).__name__}", f"{path} ({str(error).splitlines()[-1].strip()})"
         ) from error
-    return Classifier(net, mean=card.mean, std=card.std).eval(), card
+    classifier = Classifier(net, mean=card.mean, std=card.std).eval()
+    found = count_logits(classifier, card.shape, "model")
+    if found != len(card.classes):
+        raise fail("model", f"names of {found} classes, as many as there are logits", f"{len(card.classes)} in {path}")
+    return classifier, card
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.double().isfinite().all())  # isfinite does not know every small format
+
+
+def _built(card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Return the network that a card describes, with weights to be overwritten.
+
+    A card may ask for more than its file holds: the network is first built without memory, and compared.
+    """
+    assert card.architecture is not None
+    # The weights are in this file: what builds the network is told of no others, to read or to fetch.
+    given = {key: value for key, value in card.architecture.arguments.items() if key not in _ELSEWHERE}
+    architecture = dataclasses.replace(card.architecture, arguments=given)
+    size = (card.shape[0], len(card.classes))
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator
+            _compare(architecture, size, tensors, path)
+            return architecture.build(*size)
+    except Exception as error:  # whatever a constructor says to arguments that nobody checked
+        if isinstance(error, ImportError) or str(error).startswith(("architecture.", "model: ")):
+            raise
+        expected = f"arguments that {architecture.name} takes, in {path}"
+        raise fail("architecture.arguments", expected, f"{type(error).__name__} ({str(error)[:160]})") from error
+
+
+def _compare(architecture: Architecture, size: tuple[int, int], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ValueError if the network surely does not fit the weights, without taking memory for it."""
+    try:
+        with torch.device("meta"):
+            net = architecture.build(*size)
+    except NotImplementedError:  # it looks at its numbers while it is built
+        return
+    wanted, found = ({name: tuple(t.shape) for name, t in each.items()} for each in (net.state_dict(), tensors))
+    other = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+    if other:
+        first = f"{other[0]} is {found.get(other[0], 'missing')} instead of {wanted.get(other[0], 'none')}"
+        raise fail("model", f"weights that fit {type(net).__name__}", f"{path} ({len(other)} others: {first})")
 
 
 def _card(text: str | None, path: Path) -> ModelCard:
@@ -94,7 +147,7 @@ def _card(text: str | None, path: Path) -> ModelCard:
     try:
         found = json.loads(text)
         kind, geometry = found["architecture"], found.get("geometry")
-        return ModelCard(
+        card = ModelCard(
             None
             if kind is None
             else Architecture(str(kind["name"]), dict(kind["arguments"]), padding=kind.get("padding")),
@@ -104,5 +157,23 @@ def _card(text: str | None, path: Path) -> ModelCard:
             tuple(map(float, found["std"])),
             None if geometry is None else Geometry(**geometry),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise fail("model", "a file saved by robustsigma", f"{path} ({error!r})") from error
+        _check(card)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise fail("model", "a file saved by robustsigma", f"{path} ({type(error).__name__}: {error})") from error
+    return card
+
+
+def _check(card: ModelCard) -> None:
+    """Raise ValueError for a card that no network can have."""
+    if len(card.shape) != 3 or not all(1 <= side <= _LARGEST for side in card.shape):
+        raise fail("shape", f"three numbers from 1 to {_LARGEST}", card.shape)
+    if len(card.classes) < 2:
+        raise fail("classes", "at least two", len(card.classes))
+    if card.geometry is not None and card.geometry.size != card.shape[1]:
+        raise fail("geometry", f"a crop of {card.shape[1]} pixels", card.geometry)
+    for name in ("mean", "std"):
+        values = getattr(card, name)
+        if len(values) not in (1, card.shape[0]) or not all(map(math.isfinite, values)):
+            raise fail(name, f"1 or {card.shape[0]} finite numbers", values)
+    if min(card.std) <= 0:
+        raise fail("std", "positive numbers", card.std)

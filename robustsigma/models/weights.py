@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -22,7 +20,6 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema",
 _PREFIXES = ("module.", "_orig_mod.", "classifier.net.", "model.", "net.")
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet for training
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's oldest files have it
-_NO_FILE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError)
 
 
 @contextmanager
@@ -51,7 +48,7 @@ def read_state(path: str | Path, name: str = "weights") -> State:
         with quiet_unpickling():
             tensors = path.suffix == ".safetensors"
             found: Any = load_file(path) if tensors else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, *_NO_FILE) as error:
+    except Exception as error:  # a file that is no pickle can make the unpickler raise anything
         told = str(error).splitlines()
         reason = told[0][:160] if told else type(error).__name__
         expected = "a safetensors file, or a state dict that torch.load reads with weights_only=True"

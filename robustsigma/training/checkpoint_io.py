@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints that are whole or not there, and that are read as data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from robustsigma.engine.validation import fail
 from robustsigma.files import write_atomically
 
 
@@ -32,3 +33,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(Path(path), buffer.getvalue())
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """Return a checkpoint.
+
+        Args:
+            path: of the file.
+            map_location: as of `torch.load`.
+            weights_only: False runs code that a checkpoint may hold. None is True here, also for addresses, which
+                Lightning would otherwise trust.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: another kind of file, or one that holds code.
+        """
+        try:
+            found = super().load_checkpoint(path, map_location, weights_only is not False)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a file that is no checkpoint can make the unpickler raise anything
+            told = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            expected = "a checkpoint that torch.load reads with weights_only=True"
+            raise fail("ckpt_path", expected, f"{path} ({told})") from error
+        if not isinstance(found, dict) or "pytorch-lightning_version" not in found:
+            raise fail("ckpt_path", "a checkpoint of a training", f"another {type(found).__name__} in {path}")
+        return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustsigma.data.source import Batch
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.validation import fail
 from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart
 from robustsigma.training.sample_labels import SampleLabels
 
@@ -75,7 +76,12 @@ class LitClassifier(pl.LightningModule):
             checkpoint["generators"]["cuda"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back, for when a training starts."""
+        """Take it back, for when a training starts.
+
+        Raises:
+            ValueError: the weights of another network, or such as are not finite.
+        """
+        _check_weights(self, checkpoint.get("state_dict"))
         self._generators = checkpoint.get("generators")
 
     def on_train_start(self) -> None:
@@ -131,3 +137,18 @@ class LitClassifier(pl.LightningModule):
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _check_weights(module: nn.Module, found: Any) -> None:
+    """Raise ValueError unless these are a state dict that fits."""
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise fail("ckpt_path", "a checkpoint with a state dict", type(found).__name__)
+    wanted = module.state_dict()
+    other = [key for key in {*wanted, *found} if key not in wanted or key not in found]
+    other += [key for key in wanted if key not in other and wanted[key].shape != found[key].shape]
+    if other:
+        told = f"{len(other)} others, such as {min(other)}"
+        raise fail("ckpt_path", f"weights that fit this {type(module).__name__}", told)
+    infinite = [key for key, value in found.items() if value.is_floating_point() and not value.isfinite().all()]
+    if infinite:
+        raise fail("ckpt_path", "finite weights", f"others in {infinite[0]}")

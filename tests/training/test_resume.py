@@ -19,6 +19,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
 
+VERSION = {"pytorch-lightning_version": "2.6.4"}
+
 
 def _fit(root):
     return main([*FIT, f"--trainer.default_root_dir={root}"])
@@ -86,7 +88,7 @@ def _equal(first, second):
 
 def test_a_checkpoint_is_whole_or_not_there_and_a_full_disk_names_it(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    AtomicCheckpointIO().save_checkpoint({**VERSION, "epoch": 1}, path)
 
     def full(self, target):
         raise OSError(28, "No space left on device")
@@ -94,8 +96,8 @@ def test_a_checkpoint_is_whole_or_not_there_and_a_full_disk_names_it(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(OSError, match=r"could not write .*last\.ckpt: No space left"):
-            AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
-    assert AtomicCheckpointIO().load_checkpoint(path) == {"epoch": 1}
+            AtomicCheckpointIO().save_checkpoint({**VERSION, "epoch": 2}, path)
+    assert AtomicCheckpointIO().load_checkpoint(path) == {**VERSION, "epoch": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
 
 
