@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Subset
 from robustsigma.data.loading import chosen
 from robustsigma.data.source import ArrayDataset, Source, Split
 from robustsigma.engine import validation
+from robustsigma.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class HeldOut(Source):
     def shape(self) -> tuple[int, int, int]:
         """That of the dataset."""
         return self.source.shape
+
+    @property
+    def geometry(self) -> Geometry | None:  # type: ignore[override]  # it stands in the base class as an attribute
+        """That of the dataset."""
+        return self.source.geometry
 
     def split(self, split: Split) -> Dataset[Any]:
         """Return the images left for training, or for both other splits the held-out ones."""

@@ -20,7 +20,8 @@ class Training:
     """How the base model is trained: AdamW with a cosine schedule.
 
     Args:
-        epochs: passes over the training images.
+        epochs: passes over the training images. 0 takes a network that was trained elsewhere as it is; every class of
+            the dataset is then one of its own.
         batch_size: of training.
         lr: learning rate at the start.
         weight_decay: of AdamW.
@@ -34,7 +35,7 @@ class Training:
     augment: Albumentations | None = None
 
     def __post_init__(self) -> None:
-        _check_optimisation(self)
+        _check_optimisation(self, least_epochs=0)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Retraining:
     def __post_init__(self) -> None:
         validation.integer("samples", self.samples, 1)
         validation.number("share", self.share, 0, 1, open_low=True)
-        _check_optimisation(self)
+        _check_optimisation(self, least_epochs=1)
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class Sweep:
         validation.choice("by", self.by, ("mean", "worst"))
 
 
-def _check_optimisation(plan: Training | Retraining) -> None:
-    validation.integer("epochs", plan.epochs, 1)
+def _check_optimisation(plan: Training | Retraining, *, least_epochs: int) -> None:
+    validation.integer("epochs", plan.epochs, least_epochs)
     validation.integer("batch_size", plan.batch_size, 1)
     validation.number("lr", plan.lr, 0, open_low=True)
     validation.number("weight_decay", plan.weight_decay, 0)
@@ -179,6 +180,9 @@ class Evaluation:
                 raise validation.fail("name of a condition or regime", "letters, digits, - and _", repr(name))
         if not any(isinstance(condition, Identity) for condition in self.conditions.values()):
             raise validation.fail("conditions", "an Identity among them, beside which the others are read", "none")
+        if not self.training.epochs and not self.architecture.trained:
+            told = "at least 1 for a network without weights (architecture.weights)"
+            raise validation.fail("training.epochs", told, 0)
         if self.sweep is not None and not self.swept:
             raise validation.fail("sweep", "a GaussianNoise among the regimes, whose std it decides", "none")
         if self.test_images is not None:

@@ -1,6 +1,7 @@
 """Small networks for the embedded datasets, networks by name, and their files."""
 
 from robustsigma.models.architecture import Architecture, network
+from robustsigma.models.cifar_resnet import CifarResNet
 from robustsigma.models.named import model
 from robustsigma.models.pretrained import Pretrained
 from robustsigma.models.same_padding import with_same_padding
@@ -9,6 +10,7 @@ from robustsigma.models.small import SmallCNN
 
 __all__ = [
     "Architecture",
+    "CifarResNet",
     "ModelCard",
     "Pretrained",
     "SmallCNN",

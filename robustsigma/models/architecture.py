@@ -84,6 +84,11 @@ class Architecture:
         net.architecture = Architecture(self.name, given, padding=self.padding)  # type: ignore[assignment]
         return net
 
+    @property
+    def trained(self) -> bool:
+        """Whether the network may come with weights: those of a file, or what code of yours gives it."""
+        return self.weights is not None or not self.name.startswith(("small_cnn", TORCHVISION, TIMM, *_KNOWN))
+
     def takes(self, argument: str) -> bool:
         """Return whether the constructor names an argument, or is one of torchvision's, which pass theirs on."""
         return self.name.startswith((TORCHVISION, TIMM)) or argument in self._parameters()

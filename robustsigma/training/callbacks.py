@@ -160,4 +160,5 @@ def card_of(classifier: Classifier, data: RobustDataModule) -> ModelCard:
         data.source.shape,
         tuple(classifier.mean.flatten().tolist()),
         tuple(classifier.std.flatten().tolist()),
+        data.source.geometry,
     )

@@ -282,12 +282,13 @@ def test_a_preset_can_be_changed_by_a_file_and_an_option(tmp_path):
 def test_configs_of_evaluate_parse(path):
     if "augment:" in path.read_text():
         pytest.importorskip("albumentations")
-    images = ["--source.init_args.root", "elsewhere"] if path.stem == "folder" else []
+    images = ["--source.init_args.root", "elsewhere"] if "root:" in path.read_text() else []
     found = PRESETS.ask("evaluate", "", "runs", ["--config", str(path), *images]).settings
     if images:
         assert found.source.root == "elsewhere"
     assert isinstance(found, Evaluation)
-    assert found.conditions == preset("baggage").conditions
+    if not path.stem.startswith("figure10"):
+        assert found.conditions == preset("baggage").conditions
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "fit").glob("*.yaml")), ids=lambda path: path.stem)
