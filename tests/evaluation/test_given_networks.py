@@ -60,7 +60,7 @@ def test_a_network_of_other_classes_has_to_be_trained(weights, tmp_path):
     torch.save(state, weights)
     settings = _settings(weights)
     run = Run(settings, tmp_path / "run", Console(file=io.StringIO()))
-    with pytest.raises(ValueError, match="weights: expected those of this CifarResNet, got .*of another shape"):
+    with pytest.raises(ValueError, match=r"weights: expected those of this CifarResNet, got .*of another shape"):
         run.train(0, run.regimes[0])
     run = Run(replace(settings, training=Training(epochs=1)), tmp_path / "trained", Console(file=io.StringIO()))
     run.train(0, run.regimes[0])
