@@ -21,6 +21,7 @@ T = TypeVar("T")
 _MODE = "bounded yaml"
 _MOST = 100_000  # values in a file; the presets have about a hundred
 _ALLOW = "restrict files to classes of robustsigma and to this dotted path; may be given several times"
+PROCESSES = "that share the work, each on a GPU of its own where there are some; torchrun does the same"
 _yaml_load = get_loader("yaml")
 
 
@@ -87,11 +88,13 @@ class Asked(NamedTuple):
         settings: of the run.
         out: folder of the report.
         command: the line itself.
+        processes: that share the work.
     """
 
     settings: Any
     out: str
     command: str
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ class Presets(Generic[T]):
         parser = self._parser(f"robustsigma {verb}", description)
         parser.add_argument("--preset", type=str, default=name, help=f"settings to start from: {', '.join(self.names)}")
         parser.add_argument("--out", type=str, default=out, help="folder of the report")
+        parser.add_argument("--processes", type=int, default=1, help=PROCESSES)
         if "allow" in self.kind.__dataclass_fields__:  # type: ignore[attr-defined]
             # The last word: a file cannot allow what it names.
             arguments = [*arguments, "--allow", json.dumps(allow)]
@@ -147,7 +151,7 @@ class Presets(Generic[T]):
             settings = self._settings(parser, found)
         if guarded:
             trust.check_networks(settings, allow)
-        return Asked(settings, found.out, command)
+        return Asked(settings, found.out, command, found.processes)
 
     def _parser(self, program: str, description: str | None = None) -> ArgumentParser:
         parser = new_parser(program, description)

@@ -17,6 +17,7 @@ from robustsigma.benchmark.settings import Benchmark
 from robustsigma.benchmark.table import Table
 from robustsigma.engine.metrics import Skip
 from robustsigma.files import write_atomically
+from robustsigma.processes import Processes
 from robustsigma.provenance import Provenance
 from robustsigma.report import print_attribution_table, write_attribution_report
 
@@ -25,6 +26,8 @@ def benchmark(
     settings: Benchmark, out: str | Path, *, console: Console | None = None, command: str | None = None
 ) -> Path:
     """Judge every method by every metric on every model, and write the report.
+
+    Where a launcher such as torchrun has started several processes that make the same call, they share the batches.
 
     Args:
         settings: what to judge.
@@ -40,8 +43,22 @@ def benchmark(
         ValueError: settings or a folder that cannot be used.
     """
     provenance, console, folder = Provenance(command), console or Console(), Path(out)
-    run = Run(settings, folder, console)
+    processes = Processes.join()
+
+    def begin() -> Run:
+        run = Run(settings, folder, console, processes)
+        _ = run.judged  # which a model is trained for, if none is given
+        return run
+
+    run = processes.first_then_others("benchmark", begin)
     run.run()
+    path = _report(run, provenance, folder) if processes.first else folder / "report.html"
+    processes.meet("report")
+    return path
+
+
+def _report(run: Run, provenance: Provenance, folder: Path) -> Path:
+    """Write the results of a finished run, and show them."""
     tables = read(run)
     found, arrays = collect(run, tables)
     found["run"] = provenance.record()
@@ -51,7 +68,7 @@ def benchmark(
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(folder / "arrays.npz", buffer.getvalue())
     path = write_attribution_report(found, arrays, folder)
-    print_attribution_table(found, console)
+    print_attribution_table(found, run.console)
     return path
 
 

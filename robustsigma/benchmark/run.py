@@ -32,6 +32,7 @@ from robustsigma.evaluation.run import Run as Training
 from robustsigma.evaluation.settings import Evaluation, describe
 from robustsigma.models import ModelCard, Pretrained, model
 from robustsigma.models.named import is_saved
+from robustsigma.processes import Processes
 
 # How an attributor says that it cannot explain this kind of network.
 _NOT_THIS_NET = "net:"
@@ -44,10 +45,12 @@ class Run:
         settings: what to judge.
         out: the folder. What an earlier run of the same settings finished there is not done again.
         console: where progress is shown.
+        processes: that share the batches.
     """
 
-    def __init__(self, settings: Benchmark, out: Path, console: Console) -> None:
+    def __init__(self, settings: Benchmark, out: Path, console: Console, processes: Processes | None = None) -> None:
         self.settings, self.out, self.console = settings, out, console
+        self.processes = processes or Processes()
         self._without_weights: dict[str, Classifier] = {}
         files = {name: _digest(path) for name, path in settings.models.items()}
         self.store = Store(out, {**describe(settings), "sha256": files})
@@ -76,8 +79,12 @@ class Run:
 
     @cached_property
     def judged(self) -> Judged:
-        """The images that are judged."""
-        return judged(self.dataset, self.models, self.settings.images, self.settings.seed)
+        """The images that are judged: those that the folder names, else they are found and named there."""
+        found = self.store.read_judged()
+        if found is None:
+            found = judged(self.dataset, self.models, self.settings.images, self.settings.seed)
+            self.store.write_judged(found)
+        return found
 
     @cached_property
     def masks(self) -> bool:
@@ -126,19 +133,19 @@ class Run:
 
     def run(self) -> None:
         """Judge what is missing."""
-        names = list(self.models)
-        with RunProgress(len(names) * self.batches, self.console) as progress:
-            for batch in range(self.batches):
-                for model in names:
-                    missing = [name for name in self.methods if not self._done(model, name, batch)]
-                    start = batch * self.settings.batch_size
-                    last = min(start + self.settings.batch_size, len(self.judged.indices))
-                    title = f"{model}: images {start + 1} to {last} of {len(self.judged.indices)}"
-                    if not missing:
-                        progress.finish(f"{title}: were judged before")
-                        continue
-                    with progress.job(title) as step:
-                        self._judge(model, batch, missing, step)
+        jobs = [(batch, model) for batch in range(self.batches) for model in self.models]
+        with RunProgress(len(jobs), self.console, self.processes) as progress:
+            for batch, model in self.processes.share("batches", jobs):
+                missing = [name for name in self.methods if not self._done(model, name, batch)]
+                start = batch * self.settings.batch_size
+                last = min(start + self.settings.batch_size, len(self.judged.indices))
+                title = f"{model}: images {start + 1} to {last} of {len(self.judged.indices)}"
+                if not missing:
+                    progress.finish(f"{title}: were judged before")
+                    continue
+                with progress.job(title) as step:
+                    self._judge(model, batch, missing, step)
+            self.processes.meet("batches")
 
     def _done(self, model: str, method: str, batch: int) -> bool:
         return self.store.has(model, method, batch) or self.store.left_out(model, method) is not None

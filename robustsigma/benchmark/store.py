@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from robustsigma.benchmark.images import Judged
 from robustsigma.benchmark.judge import Arrays
 from robustsigma.files import claim, write_atomically
 
+_JUDGED = "judged.json"
 _SHARED = ("grid/", "axes/")  # the same for every batch
 
 
@@ -28,6 +32,22 @@ class Store:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
         claim(folder, settings)
+
+    def write_judged(self, found: Judged) -> None:
+        """Keep which images are judged."""
+        said = {**found._asdict(), "labels": found.labels.tolist()}
+        said["targets"] = {name: targets.tolist() for name, targets in found.targets.items()}
+        write_atomically(self.folder / _JUDGED, json.dumps(said).encode())
+
+    def read_judged(self) -> Judged | None:
+        """Return which images are judged, or None where that is not kept."""
+        path = self.folder / _JUDGED
+        if not path.is_file():
+            return None
+        said = json.loads(path.read_text(encoding="utf-8"))
+        said["labels"] = torch.tensor(said["labels"])
+        said["targets"] = {name: torch.tensor(targets) for name, targets in said["targets"].items()}
+        return Judged(**said)
 
     def place(self, model: str, method: str, batch: int) -> Path:
         """Return the place of one batch."""

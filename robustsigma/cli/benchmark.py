@@ -6,7 +6,9 @@ from rich.console import Console
 
 from robustsigma.benchmark import benchmark
 from robustsigma.benchmark.parsing import PRESETS
+from robustsigma.cli.launch import shared
 from robustsigma.models.named import is_saved
+from robustsigma.processes import first_of_all
 from robustsigma.trust import check_network
 
 _DESCRIPTION = (
@@ -15,11 +17,15 @@ _DESCRIPTION = (
 )
 
 
-def run(verb: str, arguments: list[str]) -> None:
+def run(verb: str, arguments: list[str]) -> int | None:
     """Parse the arguments and judge."""
     asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/benchmark", arguments, guarded=True), Console()
     for description in asked.settings.models.values():
         if isinstance(description, str) and not is_saved(description):
             check_network(description, asked.settings.allow)
-    path = benchmark(asked.settings, asked.out, console=console, command=asked.command)
-    console.print(f"\nThe report: [bold]{path}[/bold]", soft_wrap=True)
+    status = shared(asked.processes, verb, arguments)
+    if status is None:
+        path = benchmark(asked.settings, asked.out, console=console, command=asked.command)
+        if first_of_all():
+            console.print(f"\nThe report: [bold]{path}[/bold]", soft_wrap=True)
+    return status

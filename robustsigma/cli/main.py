@@ -9,6 +9,7 @@ from importlib import import_module
 
 from robustsigma import __version__
 from robustsigma.cli.signals import Terminated, terminable
+from robustsigma.processes import together
 
 # Imported when called for: a verb should not wait for the imports of the others.
 _VERBS = {
@@ -57,7 +58,8 @@ def _run(verb: str, arguments: list[str]) -> int:
             call: Callable[[str, list[str]], int | None] = module.run
             return call(verb, arguments) or 0
     except KeyboardInterrupt as error:
-        print(f"\nrobustsigma {verb}: interrupted. What is finished is kept: {_resume(verb)}.", file=sys.stderr)
+        if together() == 1:  # else the one that started them tells
+            print(f"\nrobustsigma {verb}: interrupted. What is finished is kept: {_resume(verb)}.", file=sys.stderr)
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from robustsigma.cli.launch import shared
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.parsing import PRESETS
+from robustsigma.processes import Processes
 from robustsigma.report import print_sweep
 
 _DESCRIPTION = (
@@ -17,11 +19,17 @@ _DESCRIPTION = (
 )
 
 
-def run(verb: str, arguments: list[str]) -> None:
+def run(verb: str, arguments: list[str]) -> int | None:
     """Parse the arguments and sweep."""
     asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/evaluation", arguments), Console()
     if asked.settings.sweep is None:
         raise fail("sweep", "standard deviations to try, as in --sweep.stds '[0.05, 0.1, 0.2]'", "none")
-    found = sweep_noise(asked.settings, Path(asked.out), console)
-    print_sweep({"sweep": found.entries}, console)
-    console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)
+    status = shared(asked.processes, verb, arguments)
+    if status is None:
+        processes = Processes.join()
+        found = sweep_noise(asked.settings, Path(asked.out), console, processes)
+        if processes.first:
+            print_sweep({"sweep": found.entries}, console)
+            console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)
+        processes.meet("end")
+    return status

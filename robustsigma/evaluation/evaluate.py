@@ -19,11 +19,12 @@ from robustsigma.evaluation.findings import findings, title
 from robustsigma.evaluation.flags import run_flags
 from robustsigma.evaluation.illustrations import default_attributors, illustrate
 from robustsigma.evaluation.matrix import WORST, Matrix
-from robustsigma.evaluation.noise_sweep import sweep_noise
+from robustsigma.evaluation.noise_sweep import Swept, sweep_noise
 from robustsigma.evaluation.run import BASE, Column, Regime, Run
 from robustsigma.evaluation.settings import Evaluation, describe
 from robustsigma.evaluation.threat import parameters, threat
 from robustsigma.files import write_atomically
+from robustsigma.processes import Processes
 from robustsigma.provenance import Provenance
 from robustsigma.report import print_table, write_report
 
@@ -32,6 +33,8 @@ def evaluate(
     settings: Evaluation, out: str | Path, *, console: Console | None = None, command: str | None = None
 ) -> Path:
     """Train and test every regime under every condition, after the sweep if there is one, and write the report.
+
+    Where a launcher such as torchrun has started several processes that make the same call, they share the regimes.
 
     Args:
         settings: what to evaluate.
@@ -47,21 +50,33 @@ def evaluate(
         ValueError: settings or a folder that cannot be used.
     """
     provenance = Provenance(command)
-    console = console or Console()
-    swept = sweep_noise(settings, Path(out), console)
-    run = Run(swept.settings, Path(out), console)
-    if swept.base is not None:
-        run.store.adopt_model(settings.seeds[0], BASE, swept.base)
+    console, processes = console or Console(), Processes.join()
+    swept = sweep_noise(settings, Path(out), console, processes)
+
+    def begin() -> Run:
+        run = Run(swept.settings, Path(out), console, processes)
+        if swept.base is not None:
+            run.store.adopt_model(settings.seeds[0], BASE, swept.base)
+        return run
+
+    run = processes.first_then_others("evaluation", begin)
     run.run()
+    path = _report(run, swept, provenance, Path(out)) if processes.first else Path(out) / "report.html"
+    processes.meet("report")
+    return path
+
+
+def _report(run: Run, swept: Swept, provenance: Provenance, out: Path) -> Path:
+    """Write the results of a finished run, and show them."""
     found = collect(run, swept.entries)
     found["run"] = provenance.record()
     arrays = _add_pictures(run, found)
-    write_atomically(Path(out) / "results.json", json.dumps(found, indent=1, allow_nan=False).encode())
+    write_atomically(out / "results.json", json.dumps(found, indent=1, allow_nan=False).encode())
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_atomically(Path(out) / "arrays.npz", buffer.getvalue())
-    path = write_report(found, arrays, Path(out))
-    print_table(found, console)
+    write_atomically(out / "arrays.npz", buffer.getvalue())
+    path = write_report(found, arrays, out)
+    print_table(found, run.console)
     return path
 
 

@@ -10,15 +10,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from robustsigma.engine import noise
 
 
 def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
-    """Return a trainer on one device that writes and says nothing by itself."""
+    """Return a trainer on one device that writes and says nothing by itself.
+
+    One of several processes is a whole Trainer of its own: what a launcher says of the others is not for Lightning.
+    """
+    gpu = torch.cuda.is_available()
     return pl.Trainer(
         accelerator="auto",
-        devices=1,
+        devices=[torch.cuda.current_device()] if gpu else 1,
+        plugins=[LightningEnvironment()],
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,

@@ -20,10 +20,11 @@ from robustsigma.evaluation.held_out import held_out
 from robustsigma.evaluation.lightning import quiet
 from robustsigma.evaluation.matrix import Table
 from robustsigma.evaluation.progress import RunProgress
-from robustsigma.evaluation.run import TRANSFER, Regime, Run, kept
+from robustsigma.evaluation.run import BASE, TRANSFER, Regime, Run, kept
 from robustsigma.evaluation.settings import Evaluation, Sweep
 from robustsigma.evaluation.store import Store
 from robustsigma.files import claim, write_atomically
+from robustsigma.processes import Processes
 
 FOLDER = "sweep"
 Which = tuple[str, str]
@@ -54,14 +55,17 @@ class SweepRun(Run):
         sweep: what is tried.
         out: the folder. Trials that an earlier run finished there are not done again; others may be added.
         console: where progress is shown.
+        processes: that share the trials.
     """
 
-    def __init__(self, settings: Evaluation, sweep: Sweep, out: Path, console: Console) -> None:
+    def __init__(
+        self, settings: Evaluation, sweep: Sweep, out: Path, console: Console, processes: Processes | None = None
+    ) -> None:
         self.sweep, self.source = sweep, held_out(settings.source, sweep.images)
         bare = dataclasses.replace(settings.retraining, retrain={}, on_the_fly={})  # other regimes do not matter here
         changed: dict[str, Any] = {"source": self.source, "retraining": bare, "seeds": settings.seeds[:1]}
         changed |= {"sweep": None, "test_images": None}
-        super().__init__(dataclasses.replace(settings, **changed), out, console)
+        super().__init__(dataclasses.replace(settings, **changed), out, console, processes)
         self.columns = [column for column in self.columns if column.reading != TRANSFER]
         self.trials = {which: {std: _trial(which, std) for std in sweep.stds} for which in settings.swept}
 
@@ -69,12 +73,15 @@ class SweepRun(Run):
         """Train and judge what is missing."""
         (seed,) = self.settings.seeds
         trials = [trial for found in self.trials.values() for trial in found.values()]
-        with quiet(), RunProgress(1 + 2 * len(trials), self.console) as progress:
-            self.finish_training(seed, self.regimes[0], "sweep of std, base", progress)
-            for trial in trials:
+        with quiet(), RunProgress(1 + 2 * len(trials), self.console, self.processes) as progress:
+            for trial in self.processes.share("trials", [self.regimes[0], *trials]):
+                if trial.id == BASE:
+                    self.finish_training(seed, trial, "sweep of std, base", progress)
+                    continue
                 title = f"sweep of std, {trial.id.replace('_', ' ')}"
                 self.finish_training(seed, trial, title, progress)
                 self.finish_tests(seed, trial, title, progress)
+            self.processes.meet("trials")
 
     def best(self) -> dict[Which, float]:
         """Return the best standard deviation of each swept regime."""
@@ -112,24 +119,31 @@ class SweepRun(Run):
         return {**names, **of, "columns": columns, "best": best, "rows": rows}
 
 
-def sweep_noise(settings: Evaluation, out: Path, console: Console) -> Swept:
+def sweep_noise(settings: Evaluation, out: Path, console: Console, processes: Processes | None = None) -> Swept:
     """Finish the sweep of an evaluation in the subfolder `sweep`, whose `table.json` then has its tables.
 
     Args:
         settings: of the evaluation. Without a sweep they are returned as they are.
         out: folder of the evaluation.
         console: where progress is shown.
+        processes: that share the trials; this one alone if None.
 
     Raises:
         ValueError: `out` holds an evaluation of other settings, or of a standard deviation that is not swept.
     """
     if settings.sweep is None:
         return Swept(settings, [])
-    _refuse_others(settings, settings.sweep, out)
-    run = SweepRun(settings, settings.sweep, out / FOLDER, console)
+    sweep, processes = settings.sweep, processes or Processes()
+
+    def begin() -> SweepRun:
+        _refuse_others(settings, sweep, out)
+        return SweepRun(settings, sweep, out / FOLDER, console, processes)
+
+    run = processes.first_then_others("sweep", begin)
     run.run()
-    entries = run.entries()
-    table = write_atomically(out / FOLDER / "table.json", json.dumps(entries, indent=1, allow_nan=False).encode())
+    entries, table = run.entries(), out / FOLDER / "table.json"
+    if processes.first:
+        write_atomically(table, json.dumps(entries, indent=1, allow_nan=False).encode())
     return Swept(_with(settings, run.best()), entries, table, run.store if run.source.part == "val" else None)
 
 

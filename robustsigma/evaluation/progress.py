@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from robustsigma.processes import Processes
+
 Step = Callable[[int, int], None]
 
 
@@ -20,17 +22,20 @@ class RunProgress:
     Args:
         jobs: in all.
         console: where to show them.
+        processes: that share them; several tell lines, as bars would overwrite each other.
     """
 
-    def __init__(self, jobs: int, console: Console) -> None:
-        self.jobs, self.done, self.console = jobs, 0, console
+    def __init__(self, jobs: int, console: Console, processes: Processes | None = None) -> None:
+        processes = processes or Processes()
+        self.jobs, self.done, self.console, self._count = jobs, 0, console, processes.counter()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
         )
-        self.bars = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        bars = console.is_terminal and processes.world == 1
+        self.bars = Progress(*columns, console=console, transient=True) if bars else None
         self.overall: TaskID | None = None
 
     def __enter__(self) -> RunProgress:
@@ -62,7 +67,7 @@ class RunProgress:
 
     def finish(self, line: str) -> None:
         """Count a job as done and say so."""
-        self.done += 1
+        self.done = self._count()
         width = len(str(self.jobs))
         (self.bars.console if self.bars else self.console).print(f"[dim]{self.done:{width}}/{self.jobs}[/dim]  {line}")
         if self.bars and self.overall is not None:

@@ -26,6 +26,7 @@ from robustsigma.evaluation.progress import BatchProgress, RunProgress, Step
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training, describe
 from robustsigma.evaluation.store import Store
 from robustsigma.models.weights import fit_state, read_state
+from robustsigma.processes import Processes
 from robustsigma.training import AugmentationStatistics, LitClassifier
 from robustsigma.training.callbacks import AugmentationTotals, card_of, counts
 
@@ -98,10 +99,11 @@ class Run:
         settings: what to evaluate.
         out: the folder. What an earlier run of the same settings finished there is not done again.
         console: where progress is shown.
+        processes: that share the regimes, each of which is trained and tested by one of them.
     """
 
-    def __init__(self, settings: Evaluation, out: Path, console: Console) -> None:
-        self.settings, self.console = settings, console
+    def __init__(self, settings: Evaluation, out: Path, console: Console, processes: Processes | None = None) -> None:
+        self.settings, self.console, self.processes = settings, console, processes or Processes()
         self.store = Store(out, kept(settings))
         self.regimes, self.columns = regimes(settings), columns(settings)
 
@@ -109,24 +111,27 @@ class Run:
         """Train and test what is missing."""
         checks = self.settings.checks
         jobs = (3 if checks.images else 2) * len(self.regimes) * len(self.settings.seeds)
-        with quiet(), RunProgress(jobs, self.console) as progress:
-            for seed in self.settings.seeds:
-                for regime in self.regimes:
-                    title = f"seed {seed}, {regime.id.replace('_', ' ')}"
-                    self.finish_training(seed, regime, title, progress)
-                    self.finish_tests(seed, regime, title, progress)
-                    if self.diagnosis(seed, regime) is not None:
-                        progress.finish(f"{title}: was checked before")
-                    elif checks.images:
-                        with progress.job(f"{title}: checks of the attacks") as step:
-                            found = self._diagnose(seed, regime, step)
-                            found.write(self.store.diagnosis(seed, regime.id), checks)
+        rows = [(seed, regime) for seed in self.settings.seeds for regime in self.regimes]
+        with quiet(), RunProgress(jobs, self.console, self.processes) as progress:
+            for seed, regime in self.processes.share("regimes", rows):
+                title = f"seed {seed}, {regime.id.replace('_', ' ')}"
+                self.finish_training(seed, regime, title, progress)
+                self.finish_tests(seed, regime, title, progress)
+                if self.diagnosis(seed, regime) is not None:
+                    progress.finish(f"{title}: was checked before")
+                elif checks.images:
+                    with progress.job(f"{title}: checks of the attacks") as step:
+                        found = self._diagnose(seed, regime, step)
+                        found.write(self.store.diagnosis(seed, regime.id), checks)
+            self.processes.meet("regimes")
 
     def finish_training(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
         """Train one model, if it is missing."""
         if self.store.has_model(seed, regime.id):
             progress.finish(f"{title}: was trained before")
         else:
+            if regime.id != BASE:
+                self.processes.wait(lambda: self.store.has_model(seed, BASE))
             with progress.job(f"{title}: training") as step:
                 self._train(seed, regime, step)
 
@@ -136,6 +141,10 @@ class Run:
         if not missing:
             progress.finish(f"{title}: was tested before")
         else:
+            if regime.id != BASE:  # against which the samples of the transfer columns are made
+                names = [f"{c.name}/{ADAPTIVE}" for c in missing if c.reading == TRANSFER]
+                made = [self.store.outcomes(seed, BASE, name) for name in names]
+                self.processes.wait(lambda: all(path.is_file() for path in made))
             with progress.job(f"{title}: {len(missing)} conditions") as step:
                 self._test(seed, regime, missing, step)
 
