@@ -1,0 +1,259 @@
+"""The same computations by other libraries, called as their documentation says, on the network as it is.
+
+They are given normalisation and network in eval mode without parameter gradients, and nothing of robustsigma's.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.speed import sigma_loop
+from experiments.speed.nets import Case
+from experiments.speed.rows import Peer
+from robustsigma import Sigma
+from robustsigma.engine import noise
+from robustsigma.engine.metrics import Infidelity, PerformanceInformation, Subject
+
+Array = np.ndarray[Any, Any]
+
+
+def library(name: str) -> Any:
+    """Import a peer, without its own warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(name)
+
+
+def apart(ours: Tensor, theirs: Tensor) -> float:
+    """Return ||ours - theirs|| / ||theirs||, of the images that the peer was given."""
+    ours, theirs = ours[: len(theirs)].double(), theirs.double()
+    return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
+
+
+def captum_ig(case: Case, steps: int) -> Peer:
+    """Captum's Integrated Gradients: the same rule and points, with the classifier's own batches."""
+    method = library("captum.attr").IntegratedGradients(case.plain)
+    batch = case.classifier.chunk_for(case.images)
+
+    def call() -> Tensor:
+        return method.attribute(
+            case.images, target=case.target, n_steps=steps, method="gausslegendre", internal_batch_size=batch
+        )
+
+    return Peer("captum", call, len(case.images), lambda ours, theirs: apart(ours.values, theirs), 1e-3)
+
+
+def _gradients(case: Case, score: str) -> Callable[..., dict[str, Array]]:
+    """Return what PAIR's package asks for: gradients of the logit or the softmax, as arrays."""
+    key = library("saliency.core").base.INPUT_OUTPUT_GRADIENTS
+
+    def call(points: Array, call_model_args: int, expected_keys: Any = None) -> dict[str, Array]:
+        x = torch.as_tensor(points, dtype=torch.float32, device=case.device).requires_grad_(True)
+        logits = case.plain(x)
+        scores = logits if score == "logit" else logits.softmax(1)
+        return {key: torch.autograd.grad(scores[:, call_model_args].sum(), x)[0].cpu().numpy()}
+
+    return call
+
+
+@contextmanager
+def _older_numpy() -> Iterator[None]:
+    """Lend numpy the names that version 2.4 took away and the package saliency still calls."""
+    quantile = np.quantile
+
+    def renamed(*args: Any, interpolation: str | None = None, **kwargs: Any) -> Any:
+        return quantile(*args, **kwargs, **({} if interpolation is None else {"method": interpolation}))
+
+    lent = not hasattr(np, "trapz")
+    if lent:
+        np.trapz = np.trapezoid  # noqa: NPY201 - the old name is the point
+    np.quantile = renamed
+    try:
+        yield
+    finally:
+        np.quantile = quantile
+        if lent:
+            del np.trapz  # noqa: NPY201
+
+
+def _each(case: Case, mask: Callable[[Array, int], Array]) -> Callable[[], Tensor]:
+    """Return a call that makes one map after the other."""
+    rows = range(case.scale.single)
+
+    def call() -> Tensor:
+        arrays = case.images[: len(rows)].cpu().numpy()
+        with _older_numpy():
+            found = [torch.as_tensor(mask(arrays[row], int(case.target[row]))) for row in rows]
+        return torch.stack(found).to(case.images)
+
+    return call
+
+
+def pair_ig(case: Case, steps: int) -> Peer:
+    """PAIR's Integrated Gradients, whose rule counts both ends in full: another sum, the same passes."""
+    method, gradients = library("saliency.core").IntegratedGradients(), _gradients(case, "logit")
+    batch = min(steps, case.classifier.chunk_for(case.images))
+    call = _each(case, lambda x, c: method.GetMask(x, gradients, c, x_steps=steps, batch_size=batch))
+    return Peer("PAIR", call, case.scale.single, None)
+
+
+def pair_guided_ig(case: Case, steps: int, fraction: float, max_dist: float) -> Peer:
+    """PAIR's Guided IG."""
+    method, gradients = library("saliency.core").GuidedIG(), _gradients(case, "prob")
+
+    def mask(x: Array, label: int) -> Array:
+        return method.GetMask(x, gradients, label, x_steps=steps, fraction=fraction, max_dist=max_dist)
+
+    # Rounding decides which of two almost equal gradients is in the lower quantile.
+    return Peer("PAIR", _each(case, mask), case.scale.single, lambda a, b: apart(a.values, b), 0.05)
+
+
+def sigma_one_by_one(case: Case, rule: Sigma) -> Peer:
+    """The published code's order of passes, see `sigma_loop`; patterns are drawn there and here by each one's means.
+
+    Whether both compute the same is seen in double precision, on one image with the same patterns: in single, the
+    fall of confidence in a few steps is hardly more than rounding.
+    """
+    few = case.first(case.scale.single)
+    shape = tuple(case.images.shape[1:])
+    source = torch.Generator(device=case.device).manual_seed(0)
+
+    def draw(path: int, step: int) -> Tensor:
+        return torch.randint(0, 2, shape, generator=source, device=case.device) - 0.5
+
+    def call() -> list[Any]:
+        pairs = zip(few.images, few.target.tolist(), strict=True)
+        return [sigma_loop.attribute(rule, case.plain, image, target, draw) for image, target in pairs]
+
+    def deviation(ours: Any, theirs: Any) -> float:
+        steps = {len(curve) - 1 for _, curves in theirs for curve in curves}
+        assert steps == set(ours.steps.unique().tolist()) == {rule.max_steps}, "walks of other lengths"
+        return _same_walk(case.first(1), replace(rule, paths=2))
+
+    return Peer("one by one", call, len(few.images), deviation, 1e-6)
+
+
+def _same_walk(case: Case, rule: Sigma) -> float:
+    classifier, plain = (copy.deepcopy(module).double() for module in (case.classifier, case.plain))
+    images = case.images.double()
+    keys = noise.fold(torch.arange(rule.max_steps * rule.paths), "patterns")
+    drawn = 0.5 * noise.bernoulli(keys, tuple(images.shape[1:]), torch.float64)
+    patterns = drawn.unflatten(0, (rule.max_steps, rule.paths)).to(case.device)
+    ours = replace(rule, patterns=patterns)(classifier, images, case.target)
+    theirs, _ = sigma_loop.attribute(
+        rule, plain, images[0], int(case.target[0]), lambda path, step: patterns[step, path]
+    )
+    return apart(ours.values, theirs[None])
+
+
+def attack(case: Case, name: str, **arguments: Any) -> Peer:
+    """An attack of torchattacks that does the same: the share of pixels that it leaves elsewhere."""
+    made = getattr(library("torchattacks"), name)(case.plain, **arguments)
+
+    def differing(ours: Tensor, theirs: Tensor) -> float:
+        return float(((ours - theirs).abs() > 1e-5).double().mean())
+
+    # The sign of a gradient of almost zero is rounding.
+    return Peer("torchattacks", lambda: made(case.images, case.target), len(case.images), differing, 0.02)
+
+
+def spsa(case: Case, eps: float) -> Peer:
+    """Torchattacks' SPSA, a search by pairs of probes as SIGMA's walk is: what is compared is the time of a pass."""
+    few = case.first(case.scale.single)
+    made = library("torchattacks").SPSA(case.plain, eps=eps, nb_iter=1, nb_sample=16, max_batch_size=16)
+    return Peer("torchattacks' SPSA", lambda: made(few.images, few.target), len(few.images), None)
+
+
+def captum_infidelity(case: Case, metric: Infidelity, values: Tensor) -> Peer:
+    """Captum's infidelity of the same squares."""
+    infidelity = library("captum.metrics").infidelity
+    with case.classifier.frozen():
+        squares = metric._squares(Subject(case.classifier, case.images, case.target, seed=case.seeds))
+    count, _, height, width = case.images.shape
+    rows, columns = torch.arange(height, device=case.device), torch.arange(width, device=case.device)
+    top, left, bottom, right = squares[..., None].unbind(2)
+    tall, wide = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    inside = (tall[..., :, None] & wide[..., None, :])[:, :, None]
+    removed = case.plain.mean.expand_as(case.images[0])
+
+    def call() -> Tensor:
+        taken = [0]
+
+        def perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
+            copies = len(inputs) // count  # captum gives each image so often in a row
+            part = inside[:, taken[0] : taken[0] + copies].flatten(0, 1)
+            taken[0] += copies
+            return part.expand_as(inputs).to(inputs.dtype), torch.where(part, removed, inputs)
+
+        return infidelity(
+            case.plain,
+            perturb,
+            case.images,
+            values,
+            target=case.target,
+            n_perturb_samples=metric.samples,
+            max_examples_per_batch=case.classifier.chunk_for(case.images),
+            normalize=metric.normalise,
+        )
+
+    def deviation(ours: Any, theirs: Tensor) -> float:
+        return apart(ours.values["infidelity"], theirs)
+
+    return Peer("captum", call, count, deviation, 1e-2)
+
+
+def pair_pic(case: Case, metric: PerformanceInformation, heatmaps: Tensor) -> Peer:
+    """PAIR's SIC, which takes one image and one of the two curves at a time (ours makes both of the same passes)."""
+    pic = library("saliency.metrics.pic")
+    subject = Subject(case.classifier, case.images, case.target, seed=case.seeds)
+    with case.classifier.frozen():
+        ends = metric._ends(subject)
+    maps = heatmaps.cpu().numpy()
+
+    def score(row: int, images: Array) -> Array:
+        x = torch.as_tensor(images).permute(0, 3, 1, 2).to(case.images) / 255
+        with torch.no_grad():
+            return case.plain(x).softmax(1)[:, int(ends.target[row])].cpu().numpy()
+
+    def call() -> list[Any]:
+        found = []
+        for row in range(case.scale.single):
+            try:
+                with _older_numpy():
+                    found.append(
+                        pic.compute_pic_metric(
+                            ends.images[row],
+                            maps[row],
+                            ends.drawn[row],
+                            lambda images, row=row: score(row, images),
+                            metric.thresholds,
+                            metric.min_confidence,
+                        ).auc
+                    )
+            except pic.ComputePicMetricError:
+                found.append(float("nan"))
+        return found
+
+    def deviation(ours: Any, theirs: list[float]) -> float:
+        """As PAIR counts ties and interpolates; ours by default is the faster interpolation."""
+        exact = PerformanceInformation(
+            min_confidence=metric.min_confidence,
+            tie_break="reference",
+            interpolation="exact",
+            reduction=metric.reduction,
+        )(subject, heatmaps).values["sic"]
+        pairs = [(float(a), b) for a, b in zip(exact, theirs, strict=False)]
+        assert all(np.isnan(a) == np.isnan(b) for a, b in pairs), "other images were skipped"
+        return max((abs(a - b) for a, b in pairs if not np.isnan(b)), default=0.0)
+
+    return Peer("PAIR (SIC alone)", call, case.scale.single, deviation, 1e-3)
