@@ -1,0 +1,169 @@
+"""Folding: a convolution and the batch normalisation behind it, as one convolution."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+Folded = dict[int, tuple[Tensor, Tensor]]  # weight and bias, by id of the convolution's own weight
+
+# What may be asked of a convolution's result without reading it.
+METADATA = {
+    Tensor.size,
+    Tensor.dim,
+    Tensor.numel,
+    Tensor.is_floating_point,
+    *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "requires_grad", "layout")),
+}
+
+_DTYPES = (torch.float32, torch.float64)  # in lower ones the folded weights would be rounded once more
+
+
+class Normalisation(NamedTuple):
+    """What F.batch_norm is given beside its input."""
+
+    mean: Tensor | None
+    var: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    training: bool
+    eps: float
+
+    @classmethod
+    def of(
+        cls,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        **_: Any,
+    ) -> Normalisation:
+        """Return it from F.batch_norm's arguments after the input."""
+        return cls(running_mean, running_var, weight, bias, training, eps)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether its statistics do not come from the batch."""
+        return not self.training and self.mean is not None and self.var is not None
+
+    def same(self, other: Normalisation) -> bool:
+        """Return whether both hold the same tensors and settings."""
+        tensors = all(mine is its for mine, its in zip(self[:4], other[:4], strict=True))
+        return tensors and self[4:] == other[4:]
+
+
+class Pair(NamedTuple):
+    """A convolution and the normalisation that alone reads its result.
+
+    Attributes:
+        weight: of the convolution, (O, I, kh, kw).
+        bias: of the convolution, (O,), or None.
+        norm: the normalisation.
+        owners: modules that hold the weight or the statistics.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    norm: Normalisation
+    owners: tuple[nn.Module, ...]
+
+    @property
+    def hooked(self) -> bool:
+        """Whether somebody looks at what passes between the two."""
+        return any(
+            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in self.owners
+        )
+
+    @property
+    def exact(self) -> bool:
+        """Whether folding changes no more than rounding."""
+        tensors = [t for t in (self.weight, self.bias, *self.norm[:4]) if isinstance(t, Tensor)]
+        return all(tensor.dtype in _DTYPES and tensor.device == self.weight.device for tensor in tensors)
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the convolution whose result is that of the normalisation."""
+        mean, var, gain, shift = self.norm[:4]
+        assert mean is not None
+        assert var is not None
+        # Not an inference tensor, whatever the pass: later passes save the weights for the backward pass.
+        with torch.inference_mode(False), torch.no_grad():
+            scale = (var + self.norm.eps).rsqrt()
+            if gain is not None:
+                scale = scale * gain
+            bias = (-mean if self.bias is None else self.bias - mean) * scale
+            if shift is not None:
+                bias = bias + shift
+            weight = self.weight * scale[:, None, None, None]
+            return weight.contiguous(memory_format=torch.channels_last), bias
+
+
+class UnlikeError(Exception):
+    """A pass does not go as the watched one went."""
+
+
+def checkpointed() -> bool:
+    """Return whether what is computed now keeps no intermediate results, and is computed again in the backward pass."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return hooks is not None and hooks(True) is not None
+
+
+class Folding(TorchFunctionMode):
+    """Gives a normalisation's result at the convolution before it, in the passes made inside.
+
+    Args:
+        pairs: what is folded, by id of the weight.
+        folded: the folded weights; those that are missing are added.
+    """
+
+    def __init__(self, pairs: dict[int, Pair], folded: Folded) -> None:
+        super().__init__()
+        self.pairs, self.folded = pairs, folded
+        self.pending: dict[int, tuple[Tensor, Pair]] = {}  # results that their normalisation has yet to see
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.conv2d and len(args) > 2:
+            pair = self.pairs.get(id(args[1]))
+            if pair is not None:
+                return self._convolve(pair, *args, **kwargs)
+        if self.pending and func not in METADATA:
+            if func is F.batch_norm and args:
+                _, pair = self.pending.pop(id(args[0]), (None, None))
+                if pair is not None:
+                    if not pair.norm.same(Normalisation.of(*args[1:], **kwargs)):
+                        raise UnlikeError
+                    return args[0]
+            if any(id(leaf) in self.pending for leaf in tree_leaves((args, kwargs))):
+                raise UnlikeError
+        return func(*args, **kwargs)
+
+    def _convolve(
+        self,
+        pair: Pair,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        key = id(weight)
+        if bias is not pair.bias or checkpointed():
+            raise UnlikeError
+        if key not in self.folded:
+            self.folded[key] = pair.fold()
+        result = F.conv2d(images, *self.folded[key], *args, **kwargs)
+        self.pending[id(result)] = result, pair
+        return result
+
+    def check(self) -> None:
+        """Raise unless each folded convolution was followed by its normalisation."""
+        if self.pending:
+            raise UnlikeError

@@ -1,0 +1,124 @@
+"""Watch: finds in a pass what `Folding` can give for less in the next ones."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from weakref import ReferenceType, ref
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from robustsigma.engine.folding import METADATA, Folded, Normalisation, Pair, checkpointed
+
+
+class _Convolution(NamedTuple):
+    """The last call of a convolution, and what it returned."""
+
+    result: Tensor
+    arguments: tuple[Any, ...]
+    settings: dict[str, Any]
+
+
+class Watch(TorchFunctionMode):
+    """Finds the convolutions whose result goes into one batch normalisation with fixed statistics, and nowhere else.
+
+    Their results are those of the folded convolutions already, so that this pass gives what later ones give, to the
+    last bit.
+
+    Args:
+        modules: of the network.
+        folded: is given the weights.
+    """
+
+    def __init__(self, modules: list[nn.Module], folded: Folded) -> None:
+        super().__init__()
+        self.folded = folded
+        self._owners: dict[int, list[nn.Module]] = {}
+        for module in modules:
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None:
+                    self._owners.setdefault(id(tensor), []).append(module)
+        self._grad = torch.is_grad_enabled()
+        self._last: _Convolution | None = None
+        self._calls: dict[int, int] = {}
+        self._found: dict[int, Pair] = {}
+        self._results: dict[int, tuple[ReferenceType[Tensor], int]] = {}
+        self._read: set[int] = set()
+        self._reads = _Reads(self)
+
+    def __enter__(self) -> Watch:
+        self._reads.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._reads.__exit__(*exception)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm and args:
+            pair = self._pair(args[0], Normalisation.of(*args[1:], **kwargs))
+            if pair is not None:
+                return self._fold(pair)
+        if func not in METADATA:
+            self.note((args, kwargs))
+        result = func(*args, **kwargs)
+        if func is F.conv2d and len(args) > 2:  # as nn.Conv2d calls it
+            self._convolved(result, args, kwargs)
+        return result
+
+    def note(self, given: Any) -> None:
+        """Note which results of convolutions are among what a function is given."""
+        for leaf in tree_leaves(given):
+            result, key = self._results.get(id(leaf), (None, 0))
+            if result is not None and result() is leaf:
+                self._read.add(key)
+
+    def check(self) -> None:
+        """Nothing was promised of this pass."""
+
+    def pairs(self) -> dict[int, Pair]:
+        """Return what can be folded, by id of the weight."""
+        return {k: pair for k, pair in self._found.items() if k not in self._read and self._calls[k] == 1}
+
+    def _convolved(self, result: Tensor, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
+        key = id(arguments[1])
+        self._calls[key] = self._calls.get(key, 0) + 1
+        self._results[id(result)] = ref(result), key
+        # Only the last is kept: the memory of a pass stays what it was.
+        self._last = _Convolution(result, arguments, settings)
+
+    def _pair(self, images: Tensor, norm: Normalisation) -> Pair | None:
+        if self._last is None or images is not self._last.result or not norm.fixed:
+            return None
+        weight, bias = self._last.arguments[1:3]
+        owners = tuple(module for tensor in (weight, norm.mean) for module in self._owners.get(id(tensor), []))
+        pair = Pair(weight, bias, norm, owners)
+        # A checkpointed part is run again in the backward pass, where nothing is folded.
+        whole = torch.is_grad_enabled() == self._grad and not checkpointed()
+        known = id(weight) in self._owners and id(weight) not in self._found
+        return pair if known and whole and pair.exact and not pair.hooked else None
+
+    def _fold(self, pair: Pair) -> Tensor:
+        assert self._last is not None
+        key, (_, arguments, settings) = id(pair.weight), self._last
+        self._last = None
+        self._found[key], self.folded[key] = pair, pair.fold()
+        return F.conv2d(arguments[0], *self.folded[key], *arguments[3:], **settings)
+
+
+class _Reads(TorchDispatchMode):
+    """Sees what compiled code reads without a call of torch's functions."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.watch.note((args, kwargs))
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,408 @@
+"""FastNet: a frozen network's own results, whatever its code does, and the network as it was."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torchvision import models
+
+from robustsigma import Classifier, IntegratedGradients
+from robustsigma.engine import fast_net
+from robustsigma.engine.folding import Folding
+
+BATCH, SIZE = 2, 32
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    monkeypatch.setattr(fast_net, "WORTH_IT", 0)
+    with torch.random.fork_rng():  # making a layer draws
+        yield
+
+
+def lively(net: nn.Module) -> nn.Module:
+    """Give a network statistics that are not those of a new one, in double precision."""
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+            for tensor, low in ((module.running_mean, -0.3), (module.running_var, 0.5)):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
+            if module.weight is not None:
+                module.weight.data.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
+                module.bias.data.copy_(torch.rand(module.bias.shape, generator=generator) - 0.5)
+    for tensor in net.parameters():
+        if tensor.ndim > 1:
+            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * (2 / tensor[0].numel()) ** 0.5)
+    return net.double().eval()
+
+
+class Block(nn.Module):
+    """A convolution and its normalisation, called by a function that a test gives, and a linear layer."""
+
+    def __init__(self, body, *, bias=False, norm=None, convolution=nn.Conv2d):
+        super().__init__()
+        self.convolution = convolution(3, 6, 3, padding=1, bias=bias)
+        self.second = nn.Conv2d(6, 6, 1)
+        self.norm = nn.BatchNorm2d(6) if norm is None else norm
+        self.linear = nn.Linear(6, 4)
+        self.body, self.calls, self.flag = body, 0, False
+
+    def forward(self, images):
+        self.calls += 1
+        return self.linear(self.body(self, images).mean((2, 3)))
+
+
+class Same(nn.Conv2d):
+    """A convolution with code of its own around the function."""
+
+    def forward(self, images):
+        return super().forward(F.pad(images, (0, 1, 0, 1)))
+
+
+def usual(net, images):
+    return F.relu_(net.norm(net.convolution(images)))
+
+
+def used_twice(net, images):
+    between = net.convolution(images)
+    return net.norm(between) + between.tanh()
+
+
+def read_before(net, images):
+    between = net.convolution(images)
+    gate = between.mean((2, 3), keepdim=True)
+    return net.norm(between) * gate
+
+
+def shared(net, images):
+    return net.norm(net.convolution(images)) + net.second(net.convolution(images.flip(-1)))
+
+
+def unnormalised(net, images):
+    return net.convolution(images)
+
+
+def late(net, images):
+    between = net.convolution(images)
+    return net.norm(between) + net.second(torch.relu(net.convolution(images) * 0 + between * 0 + 1))
+
+
+def checkpointed(net, images):
+    return net.norm(checkpoint(lambda x: net.convolution(torch.tanh(x)), images, use_reentrant=False))
+
+
+def inside_checkpoint(net, images):
+    return checkpoint(lambda x: torch.tanh(net.norm(net.convolution(x))), images, use_reentrant=False)
+
+
+def viewed(net, images):
+    made = usual(net, images)
+    return made.view(len(made), 6, -1)[..., None]
+
+
+def by_hand(net, images):
+    return F.batch_norm(
+        net.convolution(images), net.norm.running_mean, net.norm.running_var, net.norm.weight, net.norm.bias, eps=1e-3
+    )
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # torch.jit goes, other compiled code stays
+
+    @torch.jit.script
+    def _scripted(x, weight):
+        return torch.relu(torch.conv2d(x, weight)) + x
+
+
+def compiled_reader(net, images):
+    between = net.convolution(images)
+    return net.norm(between) + _scripted(between, net.second.weight)
+
+
+BODIES = {
+    "usual": (usual, 1),
+    "by_hand": (by_hand, 1),
+    "viewed": (viewed, 1),
+    "used_twice": (used_twice, 0),
+    "read_before": (read_before, 0),
+    "shared": (shared, 0),
+    "late": (late, 0),
+    "unnormalised": (unnormalised, 0),
+    "checkpointed": (checkpointed, 0),
+    "inside_checkpoint": (inside_checkpoint, 0),
+    "compiled_reader": (compiled_reader, 0),
+}
+NETS = {
+    "bias": (lambda: Block(usual, bias=True), 1),
+    "plain norm": (lambda: Block(usual, norm=nn.BatchNorm2d(6, affine=False, eps=1e-2)), 1),
+    "subclass": (lambda: Block(usual, convolution=Same), 1),
+    "batch statistics": (lambda: Block(usual, norm=nn.BatchNorm2d(6, track_running_stats=False)), 0),
+    "group norm": (lambda: Block(usual, norm=nn.GroupNorm(2, 6)), 0),
+    "resnet18": (lambda: models.resnet18(num_classes=4), 20),
+    "densenet": (lambda: models.DenseNet(8, (2, 2), 8, memory_efficient=True, num_classes=4), None),
+    "mobilenet": (lambda: models.mobilenet_v2(num_classes=4), 52),
+    **{name: (lambda body=body: Block(body), pairs) for name, (body, pairs) in BODIES.items()},
+}
+
+
+def given():
+    images = torch.rand(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return images, torch.tensor([1, 3])
+
+
+def expected(net, images, labels):
+    """Return logits and gradient as the network itself gives them."""
+    images = images.clone().requires_grad_(True)
+    logits = net(images)
+    return logits.detach(), torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), images)[0]
+
+
+def folded(classifier):
+    return len(classifier._fast._pairs)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_networks_own_results(name):
+    make, pairs = NETS[name]
+    net = lively(make())
+    images, labels = given()
+    logits, gradient = expected(net, images, labels)
+    classifier = Classifier(net)
+    for _ in range(2):
+        with classifier.frozen():
+            for _ in range(2):
+                ours = classifier.score_and_gradient(images, labels)
+                torch.testing.assert_close(ours[0], logits, rtol=1e-10, atol=1e-12)
+                torch.testing.assert_close(ours[1], gradient, rtol=1e-9, atol=1e-12)
+                assert ours[1].is_contiguous()
+                torch.testing.assert_close(classifier.logits(images), logits, rtol=1e-10, atol=1e-12)
+    assert pairs is None or folded(classifier) == pairs
+
+
+def test_the_first_pass_gives_the_bits_of_later_ones():
+    net = lively(models.resnet18(num_classes=4)).float()
+    images, labels = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        first = classifier.score_and_gradient(images.float(), labels)
+        second = classifier.score_and_gradient(images.float(), labels)
+    assert folded(classifier) == 20
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_normalisations_are_left_out_of_the_pass(monkeypatch):
+    net = lively(Block(usual))
+    images, labels = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+        seen = []
+        original = torch.batch_norm
+        monkeypatch.setattr(torch, "batch_norm", lambda *a: seen.append(1) or original(*a))
+        classifier.score_and_gradient(images, labels)
+    assert not seen
+    net(images)
+    assert seen
+
+
+def test_one_call_of_the_network_a_pass():
+    net = lively(Block(usual))
+    images, labels = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        for count in range(1, 4):
+            classifier.score_and_gradient(images, labels)
+            assert net.calls == count
+
+
+@pytest.mark.parametrize("change", ["data", "copy", "load", "assign", "statistics"])
+def test_changed_weights_are_seen_at_the_next_entry(change):
+    net, other = lively(Block(usual)), lively(Block(usual))
+    other.convolution.weight.data.mul_(1.5)
+    other.norm.running_var.mul_(3)
+    images, labels = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+    if change == "data":  # not noted by the tensor's version
+        net.convolution.weight.data = net.convolution.weight.data * 2
+    elif change == "copy":
+        with torch.no_grad():
+            net.convolution.weight.mul_(2)
+    elif change == "statistics":
+        net.norm.running_mean.add_(1)
+    else:
+        net.load_state_dict(other.state_dict(), assign=change == "assign")
+    with classifier.frozen():
+        logits, gradient = classifier.score_and_gradient(images, labels)
+    theirs = expected(net, images, labels)
+    torch.testing.assert_close(logits, theirs[0])
+    torch.testing.assert_close(gradient, theirs[1])
+    assert folded(classifier) == 1
+
+
+def test_a_replaced_layer_is_watched_anew():
+    net = lively(Block(usual))
+    images, _ = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+    net.norm = nn.GroupNorm(2, 6).double()
+    with classifier.frozen():
+        torch.testing.assert_close(classifier.logits(images), net(images).detach())
+    assert folded(classifier) == 0
+
+
+def branching(net, images):
+    between = net.convolution(images)
+    return net.norm(between) if not net.flag else net.second(between)
+
+
+def reading_branch(net, images):
+    between = net.convolution(images)
+    gate = between.mean() if net.flag else 1
+    return net.norm(between) * gate
+
+
+def norm_twice(net, images):
+    between = net.convolution(images)
+    return net.norm(between) if not net.flag else net.norm(net.second(net.norm(between)))
+
+
+@pytest.mark.parametrize("body", [branching, reading_branch, norm_twice])
+def test_a_pass_that_goes_another_way_is_made_as_it_is(body):
+    net = lively(Block(body))
+    images, labels = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+        assert folded(classifier) == 1
+        net.flag = True
+        logits, gradient = classifier.score_and_gradient(images, labels)
+        theirs = expected(net, images, labels)
+    torch.testing.assert_close(logits, theirs[0])
+    torch.testing.assert_close(gradient, theirs[1])
+
+
+@pytest.mark.parametrize("place", ["convolution", "norm"])
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_see_the_true_values(place, register):
+    net = lively(Block(usual))
+    images, _ = given()
+    seen = []
+
+    def look(module, *values):
+        value = values[-1][0] if isinstance(values[-1], tuple) else values[-1]
+        seen.append(value.detach().clone())
+
+    with getattr(getattr(net, place), register)(look):
+        net(images)
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)  # folds
+        with getattr(getattr(net, place), register)(look):
+            classifier.logits(images)
+        classifier.logits(images)
+    assert len(seen) == 2
+    torch.testing.assert_close(*seen)
+
+
+def test_global_hooks_see_the_true_values():
+    net = lively(Block(usual))
+    images, _ = given()
+    seen = []
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+        handle = nn.modules.module.register_module_forward_hook(
+            lambda module, _, output: seen.append(output) if module is net.convolution else None
+        )
+        try:
+            classifier.logits(images)
+        finally:
+            handle.remove()
+    torch.testing.assert_close(seen[0], net.convolution(images).detach())
+
+
+def test_outside_frozen_nothing_is_folded(monkeypatch):
+    net = lively(Block(usual))
+    images, _ = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+    monkeypatch.setattr(Folding, "__enter__", lambda self: pytest.fail("a pass in training was folded"))
+    classifier(images).sum().backward()
+    assert net.convolution.weight.grad is not None
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_copy_folds_its_own_weights(duplicate):
+    classifier = Classifier(
+        lively(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(3)))
+    )
+    images, _ = given()
+    classifier(images)
+    with classifier.frozen():
+        before = classifier.logits(images)
+        other = duplicate(classifier)
+    assert not vars(other._fast).get("_folded")
+    other.net[0].weight.data.mul_(2)
+    with other.frozen(), classifier.frozen():
+        torch.testing.assert_close(other.logits(images), other.net(images).detach())
+        torch.testing.assert_close(classifier.logits(images), before, rtol=0, atol=0)
+
+
+def test_an_error_of_the_network_is_its_own():
+    def fails(net, images):
+        if net.flag:
+            raise RuntimeError("its own")
+        return usual(net, images)
+
+    net = lively(Block(fails))
+    images, _ = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+        net.flag = True
+        with pytest.raises(RuntimeError, match="its own"):
+            classifier.logits(images)
+        net.flag = False
+        torch.testing.assert_close(classifier.logits(images), net(images).detach())
+    assert classifier._fast._depth == 0
+    assert not classifier._fast._folded
+
+
+def test_low_precision_is_not_folded():
+    net = lively(Block(usual)).bfloat16()
+    images, _ = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+    assert folded(classifier) == 0
+
+
+def test_small_passes_are_left_alone(monkeypatch):
+    monkeypatch.undo()
+    classifier = Classifier(lively(Block(usual)))
+    images, _ = given()
+    with classifier.frozen():
+        classifier.logits(images)
+    assert not classifier._fast._watched
+
+
+def test_an_attribution_is_that_of_the_plain_network(monkeypatch):
+    net = lively(models.resnet18(num_classes=4))
+    images, labels = given()
+    method = IntegratedGradients(steps=4)
+    fast = method(Classifier(net), images, labels)
+    monkeypatch.setattr(fast_net, "WORTH_IT", 10**12)
+    plain = method(Classifier(net), images, labels)
+    torch.testing.assert_close(fast.values, plain.values, rtol=1e-8, atol=1e-12)
