@@ -26,6 +26,7 @@ from robustsigma.evaluation.progress import RunProgress
 from robustsigma.files import claim, write_atomically
 from robustsigma.models import ModelCard
 from robustsigma.parser import new_parser, parse_trusting
+from robustsigma.report.text import printable
 
 _DESCRIPTION = (
     "Perturb images against a model and write them as PNG files, in a folder for each class, with manifest.csv. "
@@ -138,9 +139,9 @@ def _write(
         file = f"{_folder(label, card.classes)}/{int(item.indices[row]):07}.png"
         write_atomically(out / file, _png(pixels[row]))
         rows.append(
-            [file, item.origins[row], card.classes[label], int(seeds[row])]
+            [file, printable(item.origins[row]), printable(card.classes[label]), int(seeds[row])]
             + [f"{column[row]:.6g}" for column in confidence]
-            + [card.classes[int(after[row].argmax())]]
+            + [printable(card.classes[int(after[row].argmax())])]
             + [int(made.searched[row]), int(made.converged[row]), int(made.steps[row])]
             + [f"{column[row]:.6g}" for column in distances]
         )

@@ -15,6 +15,7 @@ from robustsigma.device import best_device
 from robustsigma.engine.attributors import Attribution, Attributor
 from robustsigma.files import write_atomically
 from robustsigma.parser import new_parser, parse_trusting
+from robustsigma.report.text import printable
 
 _DESCRIPTION = "Write a heatmap over each image, and explanations.json with the numbers behind them."
 _BATCH = 16
@@ -64,7 +65,7 @@ def _explain(found: Any, made: Any) -> None:
             write_atomically(out / entry["heatmap"], picture)
             entries.append(entry)
             warning = "" if entry["converged"] else ", not converged"
-            console.print(f"{entry['heatmap']}  {title}{warning}", markup=False, highlight=False)
+            console.print(printable(f"{entry['heatmap']}  {title}{warning}"), markup=False, highlight=False)
     summary = {"method": repr(method), "model": str(found.model), "seed": found.seed, "images": entries}
     write_atomically(out / "explanations.json", json.dumps(summary, indent=1).encode())
 

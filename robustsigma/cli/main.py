@@ -10,6 +10,7 @@ from importlib import import_module
 from robustsigma import __version__
 from robustsigma.cli.signals import Terminated, terminable
 from robustsigma.processes import together
+from robustsigma.report.text import printable
 
 # Imported when called for: a verb should not wait for the imports of the others.
 _VERBS = {
@@ -81,7 +82,7 @@ def _resume(verb: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return printable(" ".join(str(error).split()))  # names of files can steer a terminal
 
 
 def _help() -> str:

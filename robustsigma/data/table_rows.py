@@ -50,8 +50,8 @@ def read_table(table: Path, columns: Columns, *, images: Path, masks: Path) -> l
         masks: folder that paths of masks are relative to.
 
     Raises:
-        ValueError: no such file, columns missing or there twice, no row, cells that are empty, or a path that is
-            absolute or goes up. Whether the files are there is not looked at.
+        ValueError: no such file, columns missing or there twice, no row, cells that are empty, or a path that leads
+            out of its folder. Whether the files are there is not looked at.
     """
     if not table.is_file():
         raise fail("table", "an existing CSV file", str(table))
@@ -102,10 +102,17 @@ def inside(root: Path, text: str, name: str, where: str) -> Path:
         where: the text stands, for the error.
 
     Raises:
-        ValueError: a path that is absolute on any system, or goes up.
+        ValueError: a path that is absolute on any system, goes up, or is a link that leads out of the folder.
     """
     posix, windows = PurePosixPath(text), PureWindowsPath(text)
     leaves = posix.is_absolute() or windows.drive or windows.root or ".." in (*posix.parts, *windows.parts)
     if leaves or "\0" in text or not posix.name:
         raise fail(name, f"a path that stays below {root}, {where}", repr(text[:80]))
-    return root / posix
+    path = root / posix
+    try:
+        stays = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        stays = False
+    if not stays:
+        raise fail(name, f"a path that stays below {root}, {where}", f"{text[:80]!r}, a link that leads elsewhere")
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from markupsafe import Markup
 
 from robustsigma.files import write_atomically
 from robustsigma.report import text
+
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 def render(template: str, shown: dict[str, Any], pictures: dict[str, bytes]) -> str:
@@ -26,6 +29,7 @@ def render(template: str, shown: dict[str, Any], pictures: dict[str, bytes]) -> 
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -42,6 +46,14 @@ def render(template: str, shown: dict[str, Any], pictures: dict[str, bytes]) -> 
     )
     inlined = {name: base64.b64encode(picture).decode("ascii") for name, picture in pictures.items()}
     return environment.get_template(template).render(**shown, pictures=inlined)
+
+
+def _visible(value: Any) -> Any:
+    """Return what is written with all that could hide or turn round what is beside it made visible.
+
+    Those are control characters, marks of direction, and halves of characters, which no file can hold.
+    """
+    return type(value)(_HIDDEN.sub("\ufffd", value)) if isinstance(value, str) else value
 
 
 def breakable(value: Any) -> Markup:
@@ -86,7 +98,7 @@ def publish(page: str, pictures: dict[str, bytes], out: Path, stale: Iterable[st
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         write_atomically(folder / f"{name}.png", picture)
-    path = write_atomically(out / "report.html", page.encode())
+    path = write_atomically(out / "report.html", page.encode("utf-8"))
     for former in (found for pattern in stale for found in folder.glob(f"{pattern}.png")):
         if former.stem not in pictures:
             former.unlink()

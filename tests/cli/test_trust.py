@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from PIL import Image
 
 from robustsigma.cli import main
 from robustsigma.engine.attributors import Attributor, IntegratedGradients
@@ -179,3 +180,18 @@ def test_hostile_yaml_is_told_soon(text, told, model, tmp_path, capsys):
     assert time.perf_counter() - start < 5
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(told, line), line
+
+
+def test_names_of_files_cannot_steer_the_terminal(model, tmp_path, capsys):
+    odd = tmp_path / "a\x1b[2J\udcff.png"
+    assert main(["explain", str(odd), f"--model={model}"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
+    Image.new("RGB", (16, 16)).save(odd)
+    arguments = [str(odd), f"--model={model}", f"--out={tmp_path}/out"]
+    assert main(["explain", *arguments, "--method=Gradient"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert main(["augment", *arguments[:2], f"--out={tmp_path}/more", "--perturbation=GaussianNoise"]) == 0
+    written = (tmp_path / "more" / "manifest.csv").read_bytes()
+    assert b"\x1b" not in written
+    assert "a\ufffd[2J\ufffd.png" in written.decode("utf-8")

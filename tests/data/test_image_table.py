@@ -227,3 +227,31 @@ def test_a_network_of_other_names_is_refused(tmp_path):
 def test_geometry_refuses(field, value):
     with pytest.raises(ValueError, match=rf"^geometry\.{field}: expected"):
         Geometry(**{"size": 8, field: value})
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "circle", "mask"])
+def test_links_cannot_lead_out_of_the_folder(tmp_path, kind):
+    secret = tmp_path / "secret"
+    write(secret, [("s.png", "0")])
+    root = tmp_path / "root"
+    write(root, [("a.png", "0"), ("b.png", "1")])
+    (root / "images").mkdir()
+    link = {"file": root / "x.png", "mask": root / "x.png", "folder": root / "x", "circle": root / "x.png"}[kind]
+    link.symlink_to({"folder": secret, "circle": link}.get(kind, secret / "s.png"))
+    file = "x/s.png" if kind == "folder" else "x.png"
+    if kind == "mask":
+        write(root, [("a.png", "0", file)], ("file", "label", "mask"), draw=False)
+    else:
+        write(root, [(file, "0"), ("a.png", "1")], draw=False)
+    source = ImageTable(str(root), class_list=("a", "b"), mask_column="mask" if kind == "mask" else None)
+    with pytest.raises(
+        ValueError, match=rf"^{'mask' if kind == 'mask' else 'file'}_column: expected a path that stays"
+    ):
+        source.split("test")
+    within = root / "within.png"
+    within.symlink_to(root / "a.png")
+    write(root, [("within.png", "0"), ("b.png", "1")], draw=False)
+    assert labels(ImageTable(str(root), class_list=("a", "b"))) == [0, 1]
+    moved = tmp_path / "moved"
+    moved.symlink_to(root)
+    assert labels(ImageTable(str(moved), class_list=("a", "b"))) == [0, 1], "the folder itself may be a link"
