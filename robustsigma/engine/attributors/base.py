@@ -25,6 +25,11 @@ def reduce_channels(values: Tensor, reduction: Reduction) -> Tensor:
     return total.abs() if reduction == "sum_abs" else total
 
 
+def shares(passes: int, images: int, device: torch.device) -> Tensor:
+    """Return passes that a batch has in common, spread over its images, int64 (images,)."""
+    return passes // images + (torch.arange(images, device=device) < passes % images)
+
+
 @dataclass(frozen=True, eq=False)
 class Attribution:
     """An attribution and what is needed to judge it. B images, P paths, S steps of the longest path.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.attributors.base import Attribution, Attributor
+from robustsigma.engine.attributors.base import Attribution, Attributor, shares
 from robustsigma.engine.attributors.baselines import Function, Given, given, references
-from robustsigma.engine.attributors.straight_line import gradient_blocks, scores_along
+from robustsigma.engine.attributors.straight_line import gradient_blocks
 from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
 
 # Noise images that stand in for references where none are given.
@@ -64,18 +64,19 @@ class ExpectedGradients(Attributor):
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
-        """Return EG; `draws` forward and backward passes, and a forward pass for each reference of the image."""
+        """Return EG; `draws` forward and backward passes, and one forward pass for each reference that was drawn.
+
+        The references' passes are counted once for the batch, spread over its images.
+        """
         count, device = len(images), images.device
         assert self.references is None or callable(self.references)  # a tensor was wrapped
         bank = references(self.references, images, seeds, classifier.bounds, _STAND_INS)
         index, t = self._index(len(bank), seeds), self._t(images, seeds)
         call = (classifier, images, target, self.score)
-        # References repeat only after all were drawn, so those beyond the first `scored` draws are among them.
-        scored = self.draws if isinstance(self.index, Given) else min(self.draws, len(bank))
-        first = scores_along(*call, torch.zeros_like(t[:, :scored]), lambda rows, columns: bank[index[rows, columns]])
-        low = first
-        if scored < self.draws:
-            low = first.new_zeros(count, len(bank)).scatter(1, index[:, :scored], first).gather(1, index)
+        # A pass gives a reference's score for every target, whichever images drew it.
+        drawn, place = index.unique(return_inverse=True)
+        seen = classifier.logits(bank[drawn])
+        low = torch.stack([pick(seen[column], target, self.score) for column in place.T], 1).to(images.dtype)
         high = pick(logits, target, self.score).to(images.dtype)
 
         values, curve = torch.zeros_like(images), torch.empty_like(t)
@@ -85,8 +86,8 @@ class ExpectedGradients(Attributor):
             gradients = block.gradients if self.variant == "sound" else block.gradients.float().to(images.dtype)
             parts = gradients * block.way
             values[block.rows] += parts.sum(1) / self.draws
-            drawn = parts.abs().sum(2).double()
-            maps[:, block.rows] += torch.stack([drawn.sum(1), drawn.square().sum(1)])
+            heats = parts.abs().sum(2).double()
+            maps[:, block.rows] += torch.stack([heats.sum(1), heats.square().sum(1)])
             curve[block.rows, block.columns] = block.scores
         shape = (count, self.draws)
         return Attribution(
@@ -97,7 +98,7 @@ class ExpectedGradients(Attributor):
             confidence=torch.stack([high[:, None].expand(shape), curve, low], 2),
             steps=torch.ones(shape, dtype=torch.int64, device=device),
             converged=torch.ones(shape, dtype=torch.bool, device=device),
-            forwards=torch.full((count,), 1 + self.draws + scored, device=device),
+            forwards=1 + self.draws + shares(len(drawn), count, device),
             backwards=torch.full((count,), self.draws, device=device),
             stderr=self._stderr(maps).to(images.dtype) if self.draws > 1 else None,
         )

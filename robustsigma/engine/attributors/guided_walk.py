@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustsigma.engine.attributors.base import Attribution
+from robustsigma.engine.attributors.base import Attribution, shares
 from robustsigma.engine.classifier import Classifier, Score, pick
 
 # Rows walked at once, in chunks of the classifier; on a GPU finished rows leave the batch every few steps.
@@ -126,7 +126,7 @@ class GuidedWalk:
         values = self.values.unflatten(0, shape)
         count = self.used.sum(1).clamp(min=1)
         divisor = torch.ones_like(count) if total else count
-        apart = 1 + shared // len(count) + (torch.arange(len(count), device=count.device) < shared % len(count))
+        apart = 1 + shares(shared, len(count), count.device)
         fall = self.start[:, None] - curve.gather(2, steps[..., None])[..., 0]
         maps = values.abs().sum(2)
         off = torch.where(self.used[..., None, None], maps - (maps.sum(1) / count.reshape(-1, 1, 1))[:, None], 0)

@@ -98,7 +98,7 @@ def test_injected_draws(shape):
     points = x[:, None] - (1 - t.expand(4, 6))[..., None, None, None] * way
     a, b = (p[target].detach().reshape(4, 1, 3, 8, 8) for p in (clf.net.a, clf.net.b))
     torch.testing.assert_close(result.values, (way * (b + a * points)).mean(1))
-    assert (result.forwards == 1 + 6 + 6).all()
+    assert result.forwards.sum() == 4 * (1 + 6) + 5  # each of the references once
 
 
 def test_references_by_function_and_by_default():
@@ -113,16 +113,17 @@ def test_references_by_function_and_by_default():
     assert given == [(x.shape, [7] * 4)]
     assert torch.equal(by_function.values, ExpectedGradients(4, REFERENCES)(clf, x, seed=7).values)
     stand_ins = ExpectedGradients(64)(clf, x, seed=cases.seeds())
-    assert (stand_ins.forwards == 1 + 64 + 32).all()
+    assert (stand_ins.forwards == 1 + 64 + 32 // 4).all()
     alone = ExpectedGradients(64)(clf, x[1:2], seed=cases.seeds()[1:2])
     torch.testing.assert_close(alone.values[0], stand_ins.values[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("references", "scored"), [(3, 3), (5, 5), (20, 8)])
 def test_passes(references, scored):
+    """A reference is scored once, however many images drew it; images of one seed draw the same."""
     counter = cases.PassCounter(cases.mlp())
     result = ExpectedGradients(8, cases.images(references, seed=1))(cases.classifier(counter), cases.images())
-    assert counter.forwards == result.forwards.sum() == 4 * (1 + 8 + scored)
+    assert counter.forwards == result.forwards.sum() == 4 * (1 + 8) + scored
     assert counter.backwards == result.backwards.sum() == 4 * 8
 
 
