@@ -123,8 +123,10 @@ class RobustDataModule(pl.LightningDataModule):
         return [self._loader(dataset, "test") for _ in self.conditions]
 
     def _loader(self, dataset: Dataset[Any], split: Split) -> DataLoader[Batch]:
-        indices = chosen(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
-        return self._keyed_loader(dataset, indices, split)
+        return self._keyed_loader(dataset, self._chosen(dataset, split), split)
+
+    def _chosen(self, dataset: Dataset[Any], split: Split) -> list[int]:
+        return chosen(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
 
     def _keyed_loader(self, dataset: Dataset[Any], indices: list[int], split: Split) -> DataLoader[Batch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

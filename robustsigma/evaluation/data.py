@@ -43,6 +43,7 @@ class MatrixData(RobustDataModule):
         added: images added to those of training, or None.
         conditions: as of RobustDataModule; may be empty beside `made`.
         made: test images by the name of a condition, each with the labels and indices of the chosen test images.
+        done: how many of the chosen test images are done already, by the name of a condition: the first ones.
         kwargs: of RobustDataModule.
     """
 
@@ -52,9 +53,10 @@ class MatrixData(RobustDataModule):
         added: MadeImages | None = None,
         conditions: Mapping[str, Perturbation] | None = None,
         made: Mapping[str, MadeImages] | None = None,
+        done: Mapping[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.added = added
+        self.added, self.done = added, dict(done or {})
         self.made = dict(made or {})
         every = {**(conditions or {}), **{name: Identity() for name in self.made}}
         super().__init__(*args, conditions=every or None, **kwargs)
@@ -66,11 +68,10 @@ class MatrixData(RobustDataModule):
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """Return a loader for each condition."""
-        dataset = self.dataset("test")
-        return [
-            self._loader(dataset, "test") if name not in self.made else self._made_loader(self.made[name])
-            for name in self.conditions
-        ]
+        return [self._rest(name) for name in self.conditions]
 
-    def _made_loader(self, made: MadeImages) -> DataLoader[Batch]:
-        return self._keyed_loader(made, list(made.row), "test")
+    def _rest(self, name: str) -> DataLoader[Batch]:
+        """Return the loader of the test images of a condition that are not done."""
+        dataset = self.made.get(name) or self.dataset("test")
+        indices = list(dataset.row) if isinstance(dataset, MadeImages) else self._chosen(dataset, "test")
+        return self._keyed_loader(dataset, indices[self.done.get(name, 0) :], "test")

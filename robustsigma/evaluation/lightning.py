@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from robustsigma.engine import noise
+from robustsigma.training import AtomicCheckpointIO
 
 
 def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
@@ -24,7 +25,7 @@ def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
     return pl.Trainer(
         accelerator="auto",
         devices=[torch.cuda.current_device()] if gpu else 1,
-        plugins=[LightningEnvironment()],
+        plugins=[LightningEnvironment(), AtomicCheckpointIO()],
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustsigma.data.module import RobustDataModule
 from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import pick
 from robustsigma.engine.metrics import PerSample, linf, rmse, ssim
+from robustsigma.evaluation.parts import Parts
 from robustsigma.files import write_atomically
 
 
@@ -73,18 +76,17 @@ _COLUMNS = tuple(f.name for f in fields(Outcomes) if f.name != "indices")
 
 
 class OutcomeRecorder(pl.Callback):
-    """Records the outcomes of every test condition, and the perturbed images of those named.
+    """Records the outcomes of every test condition; several processes gather theirs at the end."""
 
-    Args:
-        keep: conditions whose images are kept as well.
-    """
-
-    def __init__(self, keep: tuple[str, ...] = ()) -> None:
-        self.keep = keep
+    def __init__(self) -> None:
         self.outcomes: dict[str, Outcomes] = {}
-        self.images: dict[str, Tensor] = {}
         self._metrics: dict[str, PerSample] = {}
-        self._kept: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in keep}
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Expect every condition: to gather one, all processes have to know of it."""
+        data = getattr(trainer, "datamodule", None)
+        names = data.conditions if isinstance(data, RobustDataModule) else ()
+        self._metrics = {name: PerSample(_COLUMNS).to(pl_module.device) for name in names}
 
     def on_test_batch_end(
         self,
@@ -96,31 +98,68 @@ class OutcomeRecorder(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add a batch."""
-        assert batch.made is not None
-        assert batch.clean is not None
-        values = {
-            "labels": batch.labels,
-            "predictions": outputs.argmax(1),
-            "confidences": pick(outputs.float(), batch.labels, "prob"),
-            "top": outputs.float().softmax(1).amax(1),
-            "searched": batch.made.searched,
-            "converged": batch.made.converged,
-            "steps": batch.made.steps,
-            "rmse": rmse(batch.images, batch.clean),
-            "linf": linf(batch.images, batch.clean),
-            "ssim": ssim(batch.images, batch.clean),
-        }
-        if batch.condition not in self._metrics:
-            self._metrics[batch.condition] = PerSample(_COLUMNS).to(batch.images.device)
-        self._metrics[batch.condition].update(batch.indices, values)
-        if batch.condition in self.keep:
-            self._kept[batch.condition].append((batch.indices.cpu(), batch.images.cpu()))
+        self._metrics[batch.condition].update(batch.indices, measure(outputs, batch))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather."""
         for name, metric in self._metrics.items():
             columns = {key: value.cpu().numpy() for key, value in metric.compute().items()}
             self.outcomes[name] = Outcomes(**columns)
-        for name, parts in self._kept.items():
-            order = torch.cat([indices for indices, _ in parts]).argsort(stable=True)
-            self.images[name] = torch.cat([images for _, images in parts])[order].clone()
+
+
+class CellRecorder(pl.Callback):
+    """Hands over the outcomes of each test condition when its last image is done, in a test of one process.
+
+    Args:
+        parts: by condition: where images are kept until then, those of an earlier process among them.
+        keep: conditions whose perturbed images are handed over as well.
+        finish: takes a condition, its outcomes and images (N, C, H, W), or None for those.
+    """
+
+    def __init__(
+        self, parts: dict[str, Parts], keep: Collection[str], finish: Callable[[str, Outcomes, Tensor | None], None]
+    ) -> None:
+        self.parts, self.keep, self.finish = parts, keep, finish
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch."""
+        rows = {name: value.cpu().numpy() for name, value in measure(outputs, batch).items()}
+        rows["indices"] = batch.indices.cpu().numpy()
+        if batch.condition in self.keep:
+            rows["images"] = batch.images.cpu().numpy()
+        self.parts[batch.condition].add(rows)
+        if batch_idx + 1 == trainer.num_test_batches[dataloader_idx]:
+            self.hand_over(batch.condition)
+
+    def hand_over(self, name: str) -> None:
+        """Hand over a condition whose images are all done."""
+        rows = self.parts[name].all()
+        images = rows.pop("images", None)
+        self.finish(name, Outcomes(**rows), None if images is None else torch.from_numpy(images))
+        self.parts[name].remove()
+
+
+def measure(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Return the columns of `Outcomes` for a batch, but its indices."""
+    assert batch.made is not None
+    assert batch.clean is not None
+    return {
+        "labels": batch.labels,
+        "predictions": logits.argmax(1),
+        "confidences": pick(logits.float(), batch.labels, "prob"),
+        "top": logits.float().softmax(1).amax(1),
+        "searched": batch.made.searched,
+        "converged": batch.made.converged,
+        "steps": batch.made.steps,
+        "rmse": rmse(batch.images, batch.clean),
+        "linf": linf(batch.images, batch.clean),
+        "ssim": ssim(batch.images, batch.clean),
+    }

@@ -21,7 +21,8 @@ from robustsigma.engine.perturbations import Identity, Mixture, Perturbation, Sh
 from robustsigma.evaluation.data import MadeImages, MatrixData
 from robustsigma.evaluation.diagnosis import Diagnosis, Examination
 from robustsigma.evaluation.lightning import quiet, quiet_trainer, seeded
-from robustsigma.evaluation.outcomes import OutcomeRecorder, Outcomes
+from robustsigma.evaluation.outcomes import CellRecorder, Outcomes
+from robustsigma.evaluation.parts import EpochKeeper, Parts
 from robustsigma.evaluation.progress import BatchProgress, RunProgress, Step
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training, describe
 from robustsigma.evaluation.store import Store
@@ -137,7 +138,10 @@ class Run:
 
     def finish_tests(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
         """Test one model under the conditions that are missing."""
-        missing = [c for c in self.columns if not self.store.outcomes(seed, regime.id, c.id).is_file()]
+        paths = {column.id: self.store.outcomes(seed, regime.id, column.id) for column in self.columns}
+        missing = [column for column in self.columns if not paths[column.id].is_file()]
+        for path in set(paths.values()) - {paths[column.id] for column in missing}:
+            self.store.parts(path).remove()  # of a run that was killed before it could
         if not missing:
             progress.finish(f"{title}: was tested before")
         else:
@@ -192,10 +196,12 @@ class Run:
         data = self.data(seed, plan.batch_size, augment=first.augment, **special)
         metrics: dict[str, float] = {}
         if plan.epochs:
-            statistics = AugmentationStatistics()
+            statistics, kept = AugmentationStatistics(), self.store.checkpoint(seed, regime.id)
             with seeded(seed, regime.id):  # dropout
-                trainer = quiet_trainer([statistics, BatchProgress(step)], max_epochs=plan.epochs, limit_val_batches=0)
-                trainer.fit(model, data)
+                trainer = quiet_trainer(
+                    [statistics, BatchProgress(step), EpochKeeper(kept)], max_epochs=plan.epochs, limit_val_batches=0
+                )
+                trainer.fit(model, data, ckpt_path=kept if kept.is_file() else None)
             totals += statistics.totals
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         else:
@@ -206,6 +212,10 @@ class Run:
             "metrics": metrics,
         }
         self.store.write_model(seed, regime.id, model.classifier.net, card_of(model.classifier, data), notes)
+        self._sample_parts(seed, regime.name).remove()
+
+    def _sample_parts(self, seed: int, name: str) -> Parts:
+        return self.store.parts(self.store.samples(seed, f"train.{name}"))
 
     def _check_whole(self, net: nn.Module) -> None:
         """Refuse a network that nobody trains and whose last layer is not the file's."""
@@ -222,41 +232,62 @@ class Run:
         indices = chosen(len(dataset), self.settings.retraining.samples, seed)  # type: ignore[arg-type]
         device = best_device()
         classifier.to(device)
-        keyed, parts = KeyedDataset(dataset, None, seed), []
-        totals, size = AugmentationTotals(), self.settings.eval_batch_size
-        for at in range(0, len(indices), size):
+        keyed, parts = KeyedDataset(dataset, None, seed), self._sample_parts(seed, name)
+        size = self.settings.eval_batch_size
+        for at in range(len(parts), len(indices), size):
             batch = keyed.__getitems__([Key(0, index) for index in indices[at : at + size]])
             x, y = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", name, 0, batch.indices.to(device))
             made = perturbation.apply(classifier, x, y, seed=seeds)
-            totals += AugmentationTotals(*counts(made, x).tolist())
-            parts.append((made.images.cpu(), batch.labels))
-        totals += AugmentationTotals(seconds=time.perf_counter() - start)
-        return MadeImages(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])), totals
+            rows = {"images": made.images, "labels": y, "counts": counts(made, x)}
+            parts.add({key: value.cpu().numpy() for key, value in rows.items()})
+        rows = {key: torch.from_numpy(value) for key, value in parts.all().items()}
+        totals = AugmentationTotals(*rows["counts"].sum(0).tolist()) + AugmentationTotals(
+            seconds=time.perf_counter() - start
+        )
+        return MadeImages(rows["images"], rows["labels"]), totals
 
     def _test(self, seed: int, regime: Regime, missing: list[Column], step: Step) -> None:
         # A transfer column of the base model is its adaptive one: the samples were made against it.
-        transfer = [c for c in missing if c.reading == TRANSFER and regime.id != BASE]
-        live = [c for c in missing if c.reading != TRANSFER]
-        keep = tuple(c.id for c in live if c.reading == ADAPTIVE and regime.id == BASE)
-        recorder = OutcomeRecorder(keep)
-        if live or transfer:  # else all is known: transfer to the base model itself
-            most = self.settings.test_images
-            data = self.data(
-                0,  # every training is tested on the same images with the same noise
-                self.settings.eval_batch_size,
-                conditions={c.id: c.perturbation for c in live},
-                made={c.id: self._made(seed, c.name) for c in transfer},
-                limits=None if most is None else {"test": most},
-            )
-            trainer = quiet_trainer([recorder, BatchProgress(step)])
-            trainer.test(self.model(seed, regime.id), datamodule=data, verbose=False)
-        for name, images in recorder.images.items():
-            found = recorder.outcomes[name]
-            tensors = {"images": images, "labels": torch.tensor(found.labels), "indices": torch.tensor(found.indices)}
-            self.store.write_samples(seed, name.removesuffix(f"/{ADAPTIVE}"), tensors)
-        for column in missing:
-            self._outcomes(seed, regime, column, recorder).write(self.store.outcomes(seed, regime.id, column.id))
+        copied = [c for c in missing if c.reading == TRANSFER and regime.id == BASE]
+        tested = {c.id: c for c in missing if c not in copied}
+        keep = [c.id for c in tested.values() if c.reading == ADAPTIVE and regime.id == BASE]
+
+        def finish(name: str, found: Outcomes, images: torch.Tensor | None) -> None:
+            if images is not None:
+                what = {"images": images, "labels": torch.tensor(found.labels), "indices": torch.tensor(found.indices)}
+                self.store.write_samples(seed, tested[name].name, what)
+            if tested[name].reading == TRANSFER:
+                found = self._as_made(seed, tested[name], found)
+            found.write(self.store.outcomes(seed, regime.id, name))
+
+        parts = {name: self.store.parts(self.store.outcomes(seed, regime.id, name)) for name in tested}
+        recorder = CellRecorder(parts, keep, finish)
+        self._test_rest(seed, regime, list(tested.values()), recorder, step)
+        for column in copied:
+            found = self.store.read_outcomes(seed, BASE, f"{column.name}/{ADAPTIVE}")
+            found.write(self.store.outcomes(seed, BASE, column.id))
+
+    def _test_rest(self, seed: int, regime: Regime, columns: list[Column], recorder: CellRecorder, step: Step) -> None:
+        """Test one model on the images that are not done."""
+        most, done = self.settings.test_images, {c.id: len(recorder.parts[c.id]) for c in columns}
+        whole = len(chosen(len(self.settings.source.split("test")), most, 0))  # type: ignore[arg-type]
+        for column in columns:
+            if done[column.id] == whole:  # it was interrupted after the last image
+                recorder.hand_over(column.id)
+        left = [column for column in columns if done[column.id] < whole]
+        if not left:
+            return
+        data = self.data(
+            0,  # every training is tested on the same images with the same noise
+            self.settings.eval_batch_size,
+            conditions={c.id: c.perturbation for c in left if c.reading != TRANSFER},
+            made={c.id: self._made(seed, c.name) for c in left if c.reading == TRANSFER},
+            done=done,
+            limits=None if most is None else {"test": most},
+        )
+        trainer = quiet_trainer([recorder, BatchProgress(step)])
+        trainer.test(self.model(seed, regime.id), datamodule=data, verbose=False)
 
     def _diagnose(self, seed: int, regime: Regime, step: Step) -> Diagnosis:
         live = {c.id: c for c in self.columns if c.reading != TRANSFER}
@@ -283,14 +314,9 @@ class Run:
         tensors = self.store.read_samples(seed, condition)
         return MadeImages(tensors["images"], tensors["labels"], tensors["indices"])
 
-    def _outcomes(self, seed: int, regime: Regime, column: Column, recorder: OutcomeRecorder) -> Outcomes:
-        """Return a column's outcomes; how transfer samples were made is known from the base model's."""
-        if column.reading != TRANSFER:
-            return recorder.outcomes[column.id]
-        adaptive = f"{column.name}/{ADAPTIVE}"
-        if regime.id == BASE:
-            return recorder.outcomes.get(adaptive) or self.store.read_outcomes(seed, BASE, adaptive)
-        base, tested = self.store.read_outcomes(seed, BASE, adaptive), recorder.outcomes[column.id]
+    def _as_made(self, seed: int, column: Column, tested: Outcomes) -> Outcomes:
+        """Return a transfer column's outcomes: how its samples were made is known from the base model's."""
+        base = self.store.read_outcomes(seed, BASE, f"{column.name}/{ADAPTIVE}")
         if not np.array_equal(base.indices, tested.indices):
             raise RuntimeError(f"{column.id}: the samples of seed {seed} are not of the images that are tested")
         how = ("searched", "converged", "steps", "rmse", "linf", "ssim")

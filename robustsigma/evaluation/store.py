@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robustsigma.evaluation.outcomes import Outcomes
+from robustsigma.evaluation.parts import Parts
 from robustsigma.files import claim, write_atomically
 from robustsigma.models import ModelCard, load_model, save_model
 
@@ -41,6 +42,11 @@ class Store:
         """Write weights, and notes on the training."""
         write_atomically(self._notes(seed, regime), json.dumps(notes).encode())
         save_model(self.model(seed, regime), net, card)
+        self.checkpoint(seed, regime).unlink(missing_ok=True)
+
+    def checkpoint(self, seed: int, regime: str) -> Path:
+        """Return the place of the state of a training that is under way."""
+        return self.model(seed, regime).with_suffix(".ckpt")
 
     def adopt_model(self, seed: int, regime: str, other: Store) -> None:
         """Take over a model from another folder, where it was trained in the same way, unless there is one."""
@@ -72,6 +78,10 @@ class Store:
     def read_samples(self, seed: int, name: str) -> dict[str, Tensor]:
         """Read what `write_samples` wrote."""
         return load_file(self.samples(seed, name))
+
+    def parts(self, path: Path) -> Parts:
+        """Return what is kept on the way to a file."""
+        return Parts(path.with_suffix(".parts"))
 
     def outcomes(self, seed: int, regime: str, condition: str) -> Path:
         """Return the place of one cell's outcomes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,9 +55,9 @@ class AugmentationTotals:
 
 
 def counts(made: Perturbed, clean: Tensor) -> Tensor:
-    """Return the first four of `AugmentationTotals` for a batch, int64 (4,), without waiting for the device."""
+    """Return the first four of `AugmentationTotals` for each image, int64 (B, 4), without waiting for the device."""
     changed = (made.images != clean).flatten(1).any(1)
-    return torch.stack([changed.sum(), made.searched.sum(), (made.searched & made.converged).sum(), made.steps.sum()])
+    return torch.stack([changed, made.searched, made.searched & made.converged, made.steps], dim=1)
 
 
 class AugmentationStatistics(pl.Callback):
@@ -85,7 +85,7 @@ class AugmentationStatistics(pl.Callback):
         if batch.made is None or batch.clean is None:
             return
         bank = Withdrawal.empty(batch.images) if batch.withdrawal is None else batch.withdrawal
-        sums = torch.cat([counts(batch.made, batch.clean), bank.totals])
+        sums = torch.cat([counts(batch.made, batch.clean).sum(0), bank.totals])
         self._counts = sums if self._counts is None else self._counts + sums
         self._seconds += batch.seconds
 
@@ -107,6 +107,14 @@ class AugmentationStatistics(pl.Callback):
         if now.served:
             logged["bank_mean_age"] = now.ages / now.served
         pl_module.log_dict(logged)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs."""
+        return asdict(self.totals)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.totals = AugmentationTotals(**state_dict)
 
 
 class SafetensorsExport(pl.Callback):

@@ -1,0 +1,150 @@
+"""An evaluation that is interrupted again and again, in every kind of work, ends as one that never was."""
+
+import io
+import signal
+from collections import Counter
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from robustsigma import FGSM, GaussianNoise, Identity
+from robustsigma.data import Baggage
+from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
+from robustsigma.evaluation import parts as parts_module
+from robustsigma.evaluation.outcomes import CellRecorder
+from robustsigma.evaluation.parts import Parts
+from robustsigma.evaluation.run import Run
+from robustsigma.models import Architecture
+from robustsigma.training import LitClassifier
+
+SETTINGS = Evaluation(
+    source=Baggage(size=16, train=40, val=10, test=30),
+    architecture=Architecture("small_cnn", {"width": 4}),
+    training=Training(epochs=3, batch_size=16, lr=0.01),
+    retraining=Retraining(
+        retrain={"noise": GaussianNoise(0.1)}, on_the_fly={"fgsm": FGSM(0.03)}, samples=20, epochs=2, batch_size=16
+    ),
+    conditions={"clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.03)},
+    test_images=21,
+    eval_batch_size=8,
+    checks=Checks(images=0),
+)
+
+
+def _go_on(out):
+    Run(SETTINGS, out, Console(file=io.StringIO())).run()
+
+
+def _files(out):
+    """Return what a run left, but for the notes, which say how long it took."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and not (path.suffix == ".json" and path.parent.name == "seed0")
+    }
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Record every batch that is trained on, tested or perturbed beforehand; and let some end in an interrupt."""
+    monkeypatch.setattr(parts_module, "OFTEN", 0.0)
+    done, every = [], []
+
+    def count():
+        if every and len(done) % every[0] == 0:
+            raise KeyboardInterrupt
+
+    step, test, add = LitClassifier.training_step, CellRecorder.on_test_batch_end, Parts.add
+
+    def watched_step(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        done.append(("train", self.trainer.current_epoch, tuple(batch.indices.tolist())))
+        count()
+        return loss
+
+    def watched_test(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        folder = self.parts[batch.condition].folder.relative_to(self.parts[batch.condition].folder.parents[3])
+        test(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        done.append(("test", folder.as_posix(), tuple(batch.indices.tolist())))
+        count()
+
+    def watched_add(self, rows):
+        add(self, rows)
+        if "counts" in rows:
+            done.append(("samples", self.folder.name, len(self)))
+            count()
+
+    monkeypatch.setattr(LitClassifier, "training_step", watched_step)
+    monkeypatch.setattr(CellRecorder, "on_test_batch_end", watched_test)
+    monkeypatch.setattr(Parts, "add", watched_add)
+    return done, every
+
+
+@pytest.mark.parametrize("every", [5, 7])  # more than the batches of an epoch
+def test_no_image_and_no_epoch_is_done_twice(every, work, tmp_path):
+    done, interrupts = work
+    _go_on(tmp_path / "whole")
+    whole = Counter(done)
+    assert max(whole.values()) <= 2, "the base model and a regime may see the same batch"
+    assert {kind for kind, _, _ in whole} == {"train", "test", "samples"}
+    done.clear()
+    interrupts.append(every)
+    handler, times = signal.getsignal(signal.SIGINT), 0
+    while True:
+        try:
+            _go_on(tmp_path / "parts")
+            break
+        except KeyboardInterrupt:
+            times += 1
+            assert times < 40, "it does not go on"
+        finally:
+            signal.signal(signal.SIGINT, handler)
+    assert times >= 5
+    parts = Counter(done)
+    for kind in ("test", "samples"):
+        assert {key: n for key, n in parts.items() if key[0] == kind} == {
+            key: n for key, n in whole.items() if key[0] == kind
+        }
+    # An epoch that was cut short is done again, from its first batch.
+    assert sum(parts.values()) - sum(whole.values()) <= 3 * times
+    assert _files(tmp_path / "parts") == _files(tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_after_the_last_image_of_a_cell_only_puts_it_in_its_place(work, tmp_path, monkeypatch):
+    done, _ = work
+    with monkeypatch.context() as patch:
+
+        def killed(self, name):
+            raise KeyboardInterrupt
+
+        patch.setattr(CellRecorder, "hand_over", killed)
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                _go_on(tmp_path)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+    assert not list((tmp_path / "outcomes").rglob("*.npz")) or list((tmp_path / "outcomes").rglob("*.parts"))
+    first = [key for key in done if key[0] == "test"]
+    _go_on(tmp_path)
+    assert max(Counter(key for key in done if key[0] == "test").values()) == 1
+    assert len(first) == 2  # the last of three batches came to its part, then the interrupt
+    assert not list(tmp_path.rglob("*.parts"))
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_parts_are_rows_in_order_and_are_kept_only_every_few_seconds(tmp_path, monkeypatch):
+    found = Parts(tmp_path / "cell.parts")
+    found.add({"a": np.arange(3)})
+    assert not (tmp_path / "cell.parts").exists()
+    monkeypatch.setattr(parts_module, "OFTEN", 0.0)
+    found.add({"a": np.arange(3, 5)})
+    found.add({"a": np.arange(5, 6)})
+    assert len(list((tmp_path / "cell.parts").iterdir())) == 2
+    again = Parts(tmp_path / "cell.parts")
+    assert len(again) == 6
+    assert again.all()["a"].tolist() == list(range(6))
+    again.remove()
+    again.remove()
+    assert Parts(tmp_path / "cell.parts").all() == {}
