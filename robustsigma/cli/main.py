@@ -32,9 +32,10 @@ INTERRUPTED, TERMINATED, WRONG = 130, 143, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status: 0, 2 for a mistake, 130 for an interrupt, 143 for SIGTERM.
 
-    `doctor` returns 1 where something dangerous is installed.
+    `doctor` returns 1 where something dangerous is installed. Set ROBUSTSIGMA_DEBUG=1 to see the traceback of an error.
 
-    Set ROBUSTSIGMA_DEBUG=1 to see the traceback of an error.
+    Args:
+        arguments: of the command line, the verb first; None takes those of the process.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):

@@ -9,5 +9,12 @@ PRESETS = Presets(Evaluation, "robustsigma.evaluation")
 
 
 def preset(name: str = "baggage") -> Evaluation:
-    """Return the settings of an embedded dataset: "baggage", "digits" or "mnist5k"."""
+    """Return the settings of an embedded dataset.
+
+    Args:
+        name: "baggage", "digits" or "mnist5k".
+
+    Raises:
+        ValueError: another name.
+    """
     return PRESETS.load(name)

@@ -182,5 +182,15 @@ def _is_network(made: Any) -> bool:
 
 
 def network(name: str, channels: int, classes: int, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """Return a network by name, for YAML files: `net: {class_path: robustsigma.models.network, init_args: …}`."""
+    """Return a network by name, for YAML files: `net: {class_path: robustsigma.models.network, init_args: …}`.
+
+    Args:
+        name: as in `Architecture`.
+        channels: of its images.
+        classes: how many logits it gives.
+        arguments: of its constructor, beside the two; None for its defaults.
+
+    Raises:
+        ValueError: an unknown name or an argument that it does not take.
+    """
     return Architecture(name, dict(arguments or {})).build(channels, classes)

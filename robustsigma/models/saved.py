@@ -50,7 +50,13 @@ class ModelCard:
 
 
 def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
-    """Write weights and card as one safetensors file, in one step."""
+    """Write weights and card as one safetensors file, in one step, and return its path.
+
+    Args:
+        path: of the file; its folder is made.
+        net: whose weights and buffers are written.
+        card: what `load_model` needs to build the network again.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     return write_atomically(Path(path), save(tensors, metadata={_KEY: json.dumps(asdict(card))}))
 

@@ -44,5 +44,13 @@ def corruption_errors(errors: Errors, reference: Errors) -> dict[str, float]:
 
 
 def mean_corruption_error(errors: Errors, reference: Errors) -> float:
-    """Return mCE, the mean of `corruption_errors` over the corruptions; arguments and errors are its."""
+    """Return mCE, the mean of `corruption_errors` over the corruptions.
+
+    Args:
+        errors: as there.
+        reference: as there.
+
+    Raises:
+        ValueError: as there.
+    """
     return float(np.mean(list(corruption_errors(errors, reference).values())))

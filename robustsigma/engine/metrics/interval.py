@@ -92,7 +92,16 @@ def mean_band(curves: ArrayLike, *, median: bool = False, seed: int = 0) -> tupl
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the mean of first - second over the same images, with its 95 % interval; shapes as in `mean_interval`."""
+    """Return the mean of first - second over the same images, with its 95 % interval.
+
+    Args:
+        first: values as in `mean_interval`.
+        second: of the same shape, each of the same image and training as its place in `first`.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: two shapes, or values that `mean_interval` does not take.
+    """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"second: expected shape {a.shape}, as of first, got {b.shape}")

@@ -23,13 +23,29 @@ def _weighted_sum(parts: list[Tensor], weights: list[float]) -> Tensor:
 
 
 def rmse(x: Tensor, original: Tensor) -> Tensor:
-    """Return the root mean squared difference (B,) of images (B, C, H, W), in pixel units."""
+    """Return the root mean squared difference (B,) of images, in pixel units.
+
+    Args:
+        x: float (B, C, H, W).
+        original: of the same shape.
+
+    Raises:
+        ValueError: another shape.
+    """
     _same_shape(x, original)
     return (x - original).square().flatten(1).mean(1).sqrt()
 
 
 def linf(x: Tensor, original: Tensor) -> Tensor:
-    """Return the largest absolute difference (B,), in pixel units."""
+    """Return the largest absolute difference (B,), in pixel units.
+
+    Args:
+        x: float (B, C, H, W).
+        original: of the same shape.
+
+    Raises:
+        ValueError: another shape.
+    """
     _same_shape(x, original)
     return (x - original).abs().flatten(1).amax(1)
 
@@ -39,6 +55,15 @@ def ssim(x: Tensor, original: Tensor, *, data_range: float = 1.0, sigma: float =
 
     The window is 11 pixels wide, or the largest odd number that fits a smaller image; borders without a full window
     are left out, and channels are averaged.
+
+    Args:
+        x: float (B, C, H, W).
+        original: of the same shape.
+        data_range: the highest value less the lowest that a pixel may have.
+        sigma: standard deviation of the window, in pixels.
+
+    Raises:
+        ValueError: another shape.
     """
     _same_shape(x, original)
     side = min(11, *x.shape[-2:])

@@ -77,6 +77,10 @@ def shuffle_parameters(classifier: Classifier, seed: int) -> Classifier:
 
     Every layer keeps the distribution of its weights, so that activations stay in range, and loses what it learnt.
     Buffers, such as BatchNorm's running statistics, stay.
+
+    Args:
+        classifier: left as it was.
+        seed: of the orders, one for each parameter's name.
     """
     shuffled = copy.deepcopy(classifier)
     with torch.no_grad():
