@@ -1,0 +1,1 @@
+"""Parts of the scripts that make the papers' tables and figures again."""
