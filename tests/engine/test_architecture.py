@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,21 @@ import robustsigma
 
 ROOT = Path(robustsigma.__file__).parent
 ENGINE = sorted((ROOT / "engine").rglob("*.py"))
-FORBIDDEN = (
-    "pytorch_lightning",
-    "lightning",
-    *(f"robustsigma.{part}" for part in ("data", "report", "evaluation", "training", "benchmark", "cli", "models")),
+# From the bottom: a package or module imports from layers below its own only.
+LAYERS = (
+    ("engine",),
+    ("device", "files", "geometry", "processes", "provenance"),
+    ("data", "models", "report"),
+    ("training", "trust"),
+    ("parser",),
+    ("evaluation",),
+    ("benchmark",),
+    ("cli",),
 )
+LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+DOCS = ROOT.parent / "docs"
+FORBIDDEN = ("pytorch_lightning", "lightning", *(f"robustsigma.{name}" for name in LAYER if name != "engine"))
 HEAVY = ("torchattacks", "albumentations", "matplotlib", "sklearn", "pytorch_lightning", "mlxtend", "captum", "pandas")
 
 
@@ -33,6 +44,47 @@ def imported(path: Path) -> set[str]:
             module = ".".join(part for part in (base, node.module) if part)
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return names
+
+
+def imports(name: str) -> set[str]:
+    """Return the other packages and modules of ours that one imports."""
+    paths = [ROOT / f"{name}.py"] if (ROOT / f"{name}.py").is_file() else (ROOT / name).rglob("*.py")
+    ours = {each for path in paths for each in imported(path) if each.startswith("robustsigma.")}
+    return {each.split(".")[1] for each in ours} & set(LAYER) - {name}
+
+
+def test_every_package_and_module_has_its_layer():
+    modules = {path.stem for path in ROOT.glob("*.py")} - {"__init__"}
+    assert set(LAYER) == modules | set(PACKAGES)
+    ours = {name.split(".")[1] for name in imported(ROOT / "__init__.py") if name.startswith("robustsigma.")}
+    assert ours == {"engine"}
+
+
+@pytest.mark.parametrize("name", LAYER)
+def test_imports_point_down(name):
+    assert {other for other in imports(name) if LAYER[other] >= LAYER[name]} == set()
+
+
+def test_the_page_and_the_picture_show_every_package_and_no_other():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `robustsigma\.(\w+)` \|", page, re.MULTILINE)
+    assert sorted(rows) == PACKAGES
+    for name in re.findall(r"`robustsigma\.(\w+)", page):
+        assert name in LAYER
+    modules = set(LAYER) - set(PACKAGES)
+    assert {name for name in LAYER if f"`{name}`" in page} == modules
+    picture = (DOCS / "architecture.svg").read_text(encoding="utf-8")
+    assert sorted(re.findall(r'<g id="(\w+)">', picture)) == sorted([*PACKAGES, "modules"])
+    assert all(name in picture for name in modules)
+
+
+def test_the_arrows_are_the_imports():
+    """All but those of `cli`, which imports everything, and those of what everything imports."""
+    picture = (DOCS / "architecture.svg").read_text(encoding="utf-8")
+    arrows = set(re.findall(r'data-from="(\w+)" data-to="(\w+)"', picture))
+    drawn = [name for name in PACKAGES if name not in ("cli", "engine")]
+    assert arrows == {(name, other) for name in drawn for other in imports(name) if other in drawn}
+    assert imports("cli") >= set(drawn)
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=lambda path: str(path.relative_to(ROOT)))
