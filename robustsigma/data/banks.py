@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robustsigma.data.gathering import Share
 from robustsigma.data.sample_bank import SampleBank
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
@@ -129,6 +130,8 @@ class Banks:
         seeds: Tensor,
         indices: Tensor,
         epoch: int,
+        share: Share | None = None,
+        counted: Tensor | None = None,
     ) -> tuple[Perturbed, Withdrawal]:
         """Perturb a batch, with samples from the banks; see `Perturbation.apply`.
 
@@ -140,6 +143,9 @@ class Banks:
             seeds: int64 (B,), per image.
             indices: int64 (B,), by which samples are kept.
             epoch: now.
+            share: which part of a batch of several processes this is; the samples of all are then kept by each.
+            counted: bool (B,), False where an image only fills up a process's share: it is made, but not asked for from
+                a bank and not kept; None if all count.
 
         Returns:
             The perturbed batch and what came from the banks; a served image counts as not searched.
@@ -149,7 +155,8 @@ class Banks:
         if not ages:
             return perturbation.apply(classifier, images, labels, seed=seeds), Withdrawal.empty(images)
         found = list(leaves(perturbation, seeds, self._draws(indices, epoch, max(ages) + 1)))
-        banked = [(self._bank(leaf.name, leaf.rule), leaf.rows) for leaf in found if leaf.rule is not None]
+        own = torch.ones_like(indices, dtype=torch.bool) if counted is None else counted
+        banked = [(self._bank(f.name, f.rule), f.rows[own[f.rows]]) for f in found if f.rule is not None]
         result, withdrawal = self._withdraw(banked, classifier, images, labels, indices, epoch)
         for leaf in found:
             left = ~withdrawal.served[leaf.rows]
@@ -157,7 +164,7 @@ class Banks:
             if len(rows):
                 made = leaf.perturbation.apply(classifier, images[rows], labels[rows], seed=leaf.seeds[left])
                 result = result.put(rows, made)
-        self._store(banked, result, classifier, images, labels, indices, epoch)
+        self._store(banked, result, classifier, images, labels, indices, epoch, share or Share())
         return result, withdrawal
 
     @staticmethod
@@ -169,19 +176,20 @@ class Banks:
         labels: Tensor,
         indices: Tensor,
         epoch: int,
+        share: Share,
     ) -> None:
-        """Keep the samples that were made."""
+        """Keep the samples that were made, by all processes."""
         made = result.searched & (result.images != images).flatten(1).any(1)
         every = torch.cat([rows for _, rows in banked])
         every = every[made[every]]
-        if len(every) == 0:
-            return
         fooled = torch.zeros_like(made)
-        with classifier.frozen():
-            fooled[every] = classifier.logits(result.images[every]).argmax(1) != labels[every]
+        if len(every):
+            with classifier.frozen():
+                fooled[every] = classifier.logits(result.images[every]).argmax(1) != labels[every]
         for bank, rows in banked:
             fresh = rows[made[rows]]
-            bank.store(indices[fresh], result.images[fresh], fooled[fresh], epoch)
+            whose, packed, fool = share.gather(fresh, indices[fresh], bank.packed(result.images[fresh]), fooled[fresh])
+            bank.store(whose, bank.unpacked(packed), fool, epoch)
 
     def _draws(self, indices: Tensor, epoch: int, period: int) -> Tensor:
         """Return seeds that stay the same for so many epochs, and change in an epoch of each image's own, (B,)."""

@@ -13,20 +13,29 @@ from torch.utils.data.distributed import DistributedSampler
 from robustsigma.data.source import ArrayDataset, Batch
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import noise
+from robustsigma.engine.validation import fail
 
 
 class Key(NamedTuple):
-    """Which image, in which epoch: what the sampler asks a worker for."""
+    """Which image, in which epoch: what the sampler asks a worker for.
+
+    Attributes:
+        epoch: of the training; 0 elsewhere.
+        image: its index.
+        repeated: whether it only fills up a process's share, as another has it too.
+    """
 
     epoch: int
     image: int
+    repeated: bool = False
 
 
 class KeySampler(DistributedSampler[Any]):
     """Yields `Key`s, each process its own share.
 
-    It is a DistributedSampler so that Lightning leaves it in place and tells it the epoch. Training is padded to
-    equal shares, as gradients are averaged over processes; evaluation is not, so that no image counts twice.
+    It is a DistributedSampler so that Lightning leaves it in place and tells it the epoch. Shares of training are as
+    long as each other, as processes wait for each other after each batch: a short one is filled up with images that
+    say so and do not count. Those of evaluation are not.
 
     Args:
         indices: of the images to go through.
@@ -34,9 +43,14 @@ class KeySampler(DistributedSampler[Any]):
         seed: of the order.
         rank: of this process.
         world: number of processes.
+
+    Raises:
+        ValueError: evaluation of fewer images than processes, which would wait for each other forever.
     """
 
     def __init__(self, indices: Sequence[int], *, shuffle: bool, seed: int, rank: int, world: int) -> None:
+        if not shuffle and 0 < len(indices) < world:
+            raise fail("images", f"one or more for each of {world} processes", len(indices))
         images: Any = range(len(indices))  # only its length is asked for
         super().__init__(images, num_replicas=world, rank=rank, shuffle=shuffle, seed=seed)
         self.indices = indices
@@ -44,7 +58,10 @@ class KeySampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[Key]:
         """Yield this process's keys."""
         if self.shuffle:
-            return (Key(self.epoch, self.indices[i]) for i in super().__iter__())
+            whole = len(self.indices)
+            places = range(self.rank, self.total_size, self.num_replicas)
+            drawn = zip(places, super().__iter__(), strict=True)
+            return (Key(self.epoch, self.indices[i], place >= whole) for place, i in drawn)
         return (Key(0, index) for index in self.indices[self.rank :: self.num_replicas])
 
     def __len__(self) -> int:
@@ -95,7 +112,8 @@ class KeyedDataset(Dataset[Batch]):
         if self.augment is not None:
             seeds = noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at).tolist()
             images = torch.stack([self.augment.apply(x, seed) for x, seed in zip(images, seeds, strict=True)])
-        return Batch(images, labels, at)
+        repeated = torch.tensor([key.repeated for key in keys])
+        return Batch(images, labels, at, repeated=repeated if repeated.any() else None)
 
 
 def _same(batch: Batch) -> Batch:

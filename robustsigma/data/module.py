@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
 from robustsigma.data.banks import Banks
+from robustsigma.data.gathering import Share
 from robustsigma.data.loading import KeyedDataset, KeySampler, chosen, loader
 from robustsigma.data.ramp import Ramp
 from robustsigma.data.source import Batch, Source, Split
@@ -32,9 +33,11 @@ class RobustDataModule(pl.LightningDataModule):
     Where the training perturbation has a `SigmaSample` with a bank, its samples are kept here by the image's index,
     and in checkpoints: a training resumed at the end of an epoch goes on as if it had not been interrupted. An image
     then keeps its part of a `Mixture` for some epochs (see `robustsigma.data.banks.Banks`). With an
-    `augment`, a sample of the bank is that of the image as it was augmented when it was made. Each process has a bank
-    of its own, and a checkpoint holds the first one's; so with several processes, whose images change from epoch to
-    epoch, fewer samples are found, and the numbers are not those of one process.
+    `augment`, a sample of the bank is that of the image as it was augmented when it was made.
+
+    Several processes (DDP) train on the batches that one process would have with their batch sizes together, each image
+    of an epoch once, and each keeps the samples of all. The numbers are those of that one process, unless the network
+    has BatchNorm whose statistics are not shared (`sync_batchnorm` of the Trainer) or dropout.
 
     Args:
         source: the dataset.
@@ -157,13 +160,24 @@ class RobustDataModule(pl.LightningDataModule):
         withdrawal = None
         start = time.perf_counter()
         if trainer.training:
+            share = Share(trainer.global_rank, trainer.world_size)
             made, withdrawal = self.banks.apply(
-                perturbation, classifier, x, y, seeds=seeds, indices=indices, epoch=epoch
+                perturbation,
+                classifier,
+                x,
+                y,
+                seeds=seeds,
+                indices=indices,
+                epoch=epoch,
+                share=share,
+                counted=batch.counted,
             )
         else:
             made = perturbation.apply(classifier, x, y, seed=seeds)
         seconds = time.perf_counter() - start
-        return Batch(made.images, y, indices, x, made, name, seconds, withdrawal)
+        return batch._replace(
+            images=made.images, clean=x, made=made, condition=name, seconds=seconds, withdrawal=withdrawal
+        )
 
 
 def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:

@@ -73,9 +73,7 @@ class SampleBank:
         slots[known] = self.slots[indices[known]]
         has = slots != _NONE
         at = slots[has]
-        images = self.images[at].float()
-        images = images / 255 if self.rule.dtype == "uint8" else images
-        return Recalled(has, epoch - self.made[at], self.fooled[at], images)
+        return Recalled(has, epoch - self.made[at], self.fooled[at], self.unpacked(self.images[at]))
 
     def store(self, indices: Tensor, images: Tensor, fooled: Tensor, epoch: int) -> None:
         """Keep samples (n, C, H, W) of n different images; the oldest of others make room where a limit is reached.
@@ -94,8 +92,15 @@ class SampleBank:
         self._make_room(new, indices, images)
         slots = self.slots[indices]
         self.made[slots], self.fooled[slots] = epoch, fooled
-        whole = (images * 255).round() if self.rule.dtype == "uint8" else images
-        self.images[slots] = whole.to(self.images.dtype)
+        self.images[slots] = self.packed(images)
+
+    def packed(self, images: Tensor) -> Tensor:
+        """Return images as they are kept, uint8 or float16."""
+        return ((images * 255).round() if self.rule.dtype == "uint8" else images).to(self.images.dtype)
+
+    def unpacked(self, images: Tensor) -> Tensor:
+        """Return kept images as float in [0, 1]."""
+        return images.float() / 255 if self.rule.dtype == "uint8" else images.float()
 
     def _make_room(self, new: Tensor, current: Tensor, images: Tensor) -> None:
         most = self.rule.most

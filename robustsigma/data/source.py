@@ -30,6 +30,7 @@ class Batch(NamedTuple):
         condition: name of what was done to the images.
         seconds: the perturbation took, on the host's clock.
         withdrawal: what the bank of SIGMA samples gave, or None outside training.
+        repeated: bool (B,), True where the image only fills up a process's share and does not count; None if all do.
     """
 
     images: Tensor
@@ -40,6 +41,7 @@ class Batch(NamedTuple):
     condition: str = "clean"
     seconds: float = 0.0
     withdrawal: Withdrawal | None = None
+    repeated: Tensor | None = None
 
     @property
     def sampled(self) -> Tensor:
@@ -48,6 +50,13 @@ class Batch(NamedTuple):
             return torch.zeros(len(self.labels), dtype=torch.bool, device=self.labels.device)
         found = self.made.searched & self.changed
         return found if self.withdrawal is None else found | self.withdrawal.served
+
+    @property
+    def counted(self) -> Tensor:
+        """Where the image counts: bool (B,)."""
+        if self.repeated is None:
+            return torch.ones(len(self.labels), dtype=torch.bool, device=self.labels.device)
+        return ~self.repeated
 
     @property
     def changed(self) -> Tensor:

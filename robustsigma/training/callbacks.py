@@ -85,7 +85,8 @@ class AugmentationStatistics(pl.Callback):
         if batch.made is None or batch.clean is None:
             return
         bank = Withdrawal.empty(batch.images) if batch.withdrawal is None else batch.withdrawal
-        sums = torch.cat([counts(batch.made, batch.clean).sum(0), bank.totals])
+        made = counts(batch.made, batch.clean) * batch.counted[:, None]
+        sums = torch.cat([made.sum(0), bank.totals])
         self._counts = sums if self._counts is None else self._counts + sums
         self._seconds += batch.seconds
 
@@ -106,7 +107,7 @@ class AugmentationStatistics(pl.Callback):
             logged["bank_hit_rate"] = now.served / now.wanted
         if now.served:
             logged["bank_mean_age"] = now.ages / now.served
-        pl_module.log_dict(logged)
+        pl_module.log_dict(logged, sync_dist=True)  # they are those of all processes: it keeps Lightning's advice away
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs."""

@@ -75,7 +75,7 @@ class RobustCheckpoint(ModelCheckpoint):
         last = float(found)
         self._best = last if self._best is None else max(self._best, last)
         names = {f"best_{self.condition}_acc": self._best, f"last_{self.condition}_acc": last}
-        pl_module.log_dict(names, add_dataloader_idx=False)
+        pl_module.log_dict(names, add_dataloader_idx=False, sync_dist=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the last weights."""

@@ -15,6 +15,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart
+from robustsigma.training.epoch_mean import EpochMean
 from robustsigma.training.sample_labels import SampleLabels
 
 
@@ -62,6 +63,7 @@ class LitClassifier(pl.LightningModule):
         self.sample_labels = sample_labels or SampleLabels()
         self.batch_norm = batch_norm
         self.auxiliary = AuxiliaryNorms(self.classifier) if batch_norm == "auxiliary" else None
+        self.means = nn.ModuleDict()
         self._generators: dict[str, Tensor] | None = None
 
     def setup(self, stage: str) -> None:
@@ -102,12 +104,21 @@ class LitClassifier(pl.LightningModule):
             logits = self(batch.images)
         else:
             logits = apart(self.classifier, batch.images, batch.changed, self.auxiliary)
-        loss = self.sample_labels.loss(logits, batch.labels, batch.sampled, self.label_smoothing)
-        size = len(batch.labels)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
-        correct = (logits.detach().argmax(1) == batch.labels).float().mean()
-        self.log("train_acc", correct, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
-        return loss
+        counted = None if batch.repeated is None else batch.counted
+        loss = self.sample_labels.loss(logits, batch.labels, batch.sampled, self.label_smoothing, counted)
+        right = (logits.detach().argmax(1) == batch.labels) & batch.counted
+        size = len(batch.labels) if counted is None else int(counted.sum())
+        self._log_mean("train_loss", loss, size)
+        self._log_mean("train_acc", right.float().sum() / max(1, size), size)
+        return loss * self._share(size)
+
+    def _share(self, size: int) -> Tensor | float:
+        """Return how a process's loss counts, so that their mean is the mean over the images of all."""
+        world = self.trainer.world_size
+        if world == 1 or not self.trainer.is_last_batch:  # the shares of all others are as large as each other
+            return 1.0
+        sizes = torch.tensor(float(size), device=self.device)
+        return world * size / torch.as_tensor(self.trainer.strategy.reduce(sizes, reduce_op="sum"))
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Log the accuracy under the batch's condition; return logits."""
@@ -119,15 +130,20 @@ class LitClassifier(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
         logits: Tensor = self(batch.images)
-        self.log(
-            f"{stage}_{batch.condition}_acc",
-            (logits.argmax(1) == batch.labels).float().mean(),
-            prog_bar=stage == "val",
-            batch_size=len(batch.labels),
-            add_dataloader_idx=False,
-            sync_dist=True,
-        )
+        right = (logits.argmax(1) == batch.labels).float().mean()
+        self._log_mean(f"{stage}_{batch.condition}_acc", right, len(batch.labels), prog_bar=stage == "val")
         return logits
+
+    def _log_mean(self, name: str, value: Tensor, size: int, *, prog_bar: bool = True) -> None:
+        """Log the mean over the images of an epoch, of all processes."""
+        key = name.replace(".", "_")
+        if key not in self.means:
+            self.means[key] = EpochMean().to(self.device)
+        mean = self.means[key]
+        assert isinstance(mean, EpochMean)
+        mean.update(value, size)
+        whole: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
+        self.log(name, mean, prog_bar=prog_bar, metric_attribute=f"means.{key}", **whole)
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, and its schedule unless that is constant."""

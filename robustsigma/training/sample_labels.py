@@ -38,7 +38,14 @@ class SampleLabels:
         validation.number("smoothing", self.smoothing, 0, 1)
         validation.number("weight", self.weight, 0)
 
-    def loss(self, logits: Tensor, labels: Tensor, sampled: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    def loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        sampled: Tensor,
+        label_smoothing: float = 0.0,
+        counted: Tensor | None = None,
+    ) -> Tensor:
         """Return the weighted cross-entropy of a batch, ().
 
         Args:
@@ -46,12 +53,15 @@ class SampleLabels:
             labels: int64 (B,).
             sampled: bool (B,), where the image is a sample.
             label_smoothing: of the other images, and of the samples where these keep the original label.
+            counted: bool (B,), the images whose mean the loss is, 0 where it is none; None for all.
         """
-        if self.labels == "original" and self.weight == 1:
+        if counted is None and self.labels == "original" and self.weight == 1:
             return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         own = {"original": label_smoothing, "smoothed": self.smoothing, "uniform": 1.0}[self.labels]
         spread = torch.where(sampled, own, label_smoothing).to(logits.dtype)
         weight = torch.where(sampled, self.weight, 1.0).to(logits.dtype)
         negative = -logits.log_softmax(1)
         losses = (1 - spread) * negative.gather(1, labels[:, None])[:, 0] + spread * negative.mean(1)
-        return (weight * losses).mean()
+        if counted is None:
+            return (weight * losses).mean()
+        return (weight * losses)[counted].sum() / counted.sum().clamp_min(1)

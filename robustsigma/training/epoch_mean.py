@@ -1,0 +1,33 @@
+"""The mean over an epoch's images, of all processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class EpochMean(Metric):
+    """A mean of batch means, each weighted by its images.
+
+    Lightning's own rounds the number of images down to a multiple of the processes, and torchmetrics' `MeanMetric`
+    either leaves NaN out, which would hide a training that diverged, or (1.9) forgets the weights.
+    """
+
+    full_state_update = False
+    total: Tensor
+    images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, mean: Tensor, images: int) -> None:
+        """Add the mean over some images."""
+        self.total += mean.detach() * images
+        self.images += images
+
+    def compute(self) -> Tensor:
+        """Return the mean over all, 0 where there was none."""
+        return self.total / self.images.clamp_min(1)
