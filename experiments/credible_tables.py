@@ -3,7 +3,7 @@
     python experiments/credible_tables.py
     python experiments/credible_tables.py --model torchvision:resnet50 --root photographs --images 100 --pixels 1792
     python experiments/credible_tables.py --paper cifar10 --model robustsigma.models.CifarResNet --weights resnet20.pt \
-        --classes 10 --size 32 --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --root cifar10/test
+        --size 32 --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --root cifar10/test
 
 Insertion minus deletion of IG from three baselines, AGI, Expected Gradients and their method (tables 1 and 2 on
 ImageNet's photographs, 2,500 of them; table 3 on 1,000 of CIFAR-10), of the parts of their method (table 4), and

@@ -38,7 +38,7 @@ class CifarResNet(nn.Module):
         depth: layers with weights: 20, 32, 44, 56, 110 or another 6 n + 2.
     """
 
-    def __init__(self, channels: int, classes: int, *, depth: int = 20) -> None:
+    def __init__(self, channels: int = 3, classes: int = 10, *, depth: int = 20) -> None:
         super().__init__()
         integer("channels", channels, 1)
         integer("classes", classes, 2)
