@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, metadata
 
 import torch
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from robustsigma import __version__
 from robustsigma.cli.hazards import Hazard, hazards
 from robustsigma.cli.requirements import Unmet, installed, unmet
 from robustsigma.device import best_device
-from robustsigma.parser import new_parser
 
 _DESCRIPTION = (
     "Print versions, devices, threads, the extras that are installed and missing, and known hazards among what is "
@@ -30,7 +30,9 @@ DANGER = 1
 
 def run(verb: str, arguments: list[str]) -> int:
     """Parse the arguments, print, and return the exit status: 0, or 1 where a hazard is dangerous."""
-    new_parser("robustsigma doctor", _DESCRIPTION).parse_args(arguments)
+    # Not `robustsigma.parser`, whose imports end at torchvision: one that is broken must not stop the doctor.
+    parser = ArgumentParser(prog="robustsigma doctor", exit_on_error=False, description=_DESCRIPTION)
+    parser.parse_args(arguments)
     versions, console = installed(), Console()
     found = hazards(versions)
     _show(console, "versions", _versions(versions))

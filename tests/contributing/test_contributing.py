@@ -52,6 +52,10 @@ EDITS = {
         "tests/engine/attributors/settings.py": _writing(
             '    "Foo": Entry(({}, {"grey": 0.25})),\n', after="_TABLE: dict[str, Entry] = {\n"
         ),
+        "experiments/gallery.py": _both(
+            _importing("robustsigma"),
+            _writing('        "foo": Foo(),\n', after='        "random": RandomAttribution(),\n'),
+        ),
     },
     "perturbation": {
         "robustsigma/engine/perturbations/__init__.py": _listing("robustsigma.engine.perturbations.foo"),
@@ -87,12 +91,12 @@ EDITS = {
 }
 # Where its properties are tested, and how many of them there are at least.
 TESTED = {
-    "attributor": ("tests/engine/attributors/test_every_attributor.py", 60),
+    "attributor": ("tests/engine/attributors/test_every_attributor.py tests/experiments/test_gallery.py", 60),
     "perturbation": ("tests/engine/test_every_perturbation.py", 60),
     "metric": ("tests/engine/metrics/test_every_metric.py", 15),
     "dataset": ("tests/data/test_sources.py", 6),
 }
-CHOSEN = "Foo or is_listed or cheap_settings"  # its own, and those over the lists
+CHOSEN = "Foo or is_listed or cheap_settings or test_scans"  # its own, and those over the lists
 
 
 def steps(kind):
@@ -121,7 +125,7 @@ def test_there_are_no_other_sections_and_toys():
 @pytest.mark.slow  # each starts an interpreter and some dozens of tests
 @pytest.mark.parametrize("kind", EDITS)
 def test_following_them(kind, tmp_path):
-    for folder in ("robustsigma", "tests"):
+    for folder in ("robustsigma", "tests", "experiments"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "golden"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     first, second, third = steps(kind)
@@ -129,10 +133,10 @@ def test_following_them(kind, tmp_path):
     for path in {*named(second), *named(third)}:
         edited = EDITS[kind][path]((tmp_path / path).read_text(encoding="utf-8"))
         (tmp_path / path).write_text(edited, encoding="utf-8")
-    file, least = TESTED[kind]
+    files, least = TESTED[kind]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     environment.pop("PYTEST_XDIST_WORKER", None)
-    command = [sys.executable, *f"-m pytest -q -p no:cacheprovider -n 0 {file} -k".split(), CHOSEN]
+    command = [sys.executable, *f"-m pytest -q -p no:cacheprovider -n 0 {files} -k".split(), CHOSEN]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     passed = int(re.search(r"(\d+) passed", done.stdout)[1])

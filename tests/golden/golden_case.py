@@ -62,7 +62,7 @@ class Engine:
     def _attributor(self, method: cases.Attributor) -> dict[str, Tensor]:
         net = self.classifier(settings.smooth_net(type(method)))
         made = method(net, self.images, self.labels, seed=self.seeds)
-        return {"values": made.values, "drop": made.drop, "steps": made.steps, "forwards": made.forwards}
+        return {"values": made.values, "drop": made.drop, "steps": made.steps}
 
     def _perturbation(self, perturbation: cases.Perturbation) -> dict[str, Tensor]:
         made = perturbation.apply(self.classifier("mlp"), self.images, self.labels, seed=self.seeds)
