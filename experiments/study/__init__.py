@@ -1,0 +1,1 @@
+"""Parts of the study of retraining with SIGMA samples: python experiments/does_it_help.py."""

@@ -1,0 +1,157 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustsigma import Sigma
+
+pytestmark = pytest.mark.third_party_rng  # what the command imports; weights and dropout
+FOLDER = Path(__file__).resolve().parents[2] / "experiments"
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """Return the command as a module; its folder is on the path, as it is for a script."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("does_it_help", FOLDER / "does_it_help.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("study", "training_step")]:
+        del sys.modules[name]
+
+
+def _training(study, epochs=4):
+    walk = Sigma(alpha=0.01, beta=0.1, objective="logit", paths=1, max_steps=20)
+    return sys.modules["study.plans"].Training(epochs, 0.25, walk, walk, eps=0.01, pgd_steps=5, max_age=3)
+
+
+def test_rows_are_matched_by_steps_and_by_augmented_images(study):
+    plans = study.by_samples(_training(study), std=0.1)
+    assert len({plan.name for plan in plans}) == len(plans) == 9
+    seen = set()
+    for plan in plans:
+        images = 960
+        steps = plan.epochs * plan.steps(images, 64)
+        augmented = plan.epochs * (plan.extra(images) if plan.added else plan.share * images)
+        seen.add((steps, augmented))
+    assert seen == {(60, 960)}
+
+
+def test_epochs_that_cannot_be_matched_are_refused(study):
+    with pytest.raises(ValueError, match="epochs"):
+        _training(study, epochs=3)
+
+
+def test_a_row_that_keeps_its_epochs_is_not_trained_again(study):
+    plans = study.by_samples(_training(study), std=0.1)
+    epochs = {plan.name: plan.epochs * (2 if plan.name == "clean" else 1) for plan in plans}
+    timed = study.by_time(plans, epochs)
+    assert [plan.name for plan in timed] == [plan.name for plan in plans]
+    assert [plan.id for plan, first in zip(timed, plans, strict=True) if plan != first] == ["time/clean"]
+    assert timed[0].epochs == 8
+
+
+def test_each_variation_changes_something(study):
+    of = _training(study)
+    rows = study.variations(of)
+    reference = next(plan for plan in study.by_samples(of, 0.1) if plan.name == study.REFERENCE)
+    parts = {(repr(plan.perturbation), plan.share, plan.labels) for plan in [*rows, reference]}
+    assert len(parts) == len({plan.id for plan in rows}) + 1 == len(rows) + 1
+    assert all(plan.epochs == reference.epochs for plan in rows)
+
+
+def test_a_budget_of_plain_steps_becomes_epochs(study):
+    cost = study.cost.Cost(ratio=5.0, once=0.0)
+    budget = cost.of(epochs=4, steps=30)
+    assert budget == 600
+    assert cost.epochs(budget, 30) == 4
+    assert study.cost.Cost(ratio=1.0, once=150.0).epochs(budget, 40) == 11
+
+
+def _result(ahead):
+    """Return a result in which SIGMA on the fly is ahead of each control by this much, +-0.01."""
+    rows = [{"name": name} for name in ("base", "clean", "gaussian", "sigma")]
+    accuracy = {"mean": 0.4, "low": 0.3, "high": 0.5}
+    cells = [
+        {"row": row["name"], "condition": name, "accuracy": accuracy, "chance": 0.2, "above_chance": True, "flags": [],
+         "unconverged": 0.5 if name == "sigma/adaptive" else None}
+        for row in rows
+        for name in ("clean", "sigma/adaptive", "combined", "others")
+    ]  # fmt: skip
+    differences = [
+        {
+            "row": "sigma",
+            "against": against,
+            "condition": name,
+            "mean": ahead,
+            "low": ahead - 0.01,
+            "high": ahead + 0.01,
+        }
+        for against in ("clean", "gaussian")
+        for name in ("clean", "sigma/adaptive", "combined", "others")
+    ]  # fmt: skip
+    table = {"rows": rows, "cells": cells, "differences": differences}
+    return {"tables": {"samples": table, "time": table, "variations": table}}
+
+
+@pytest.mark.parametrize(
+    ("ahead", "verdict", "verb"),
+    [(0.05, "yes", "surely raises"), (-0.05, "no, it does harm", "surely lowers"), (0.0, "not decided", "undecided")],
+)
+def test_conclusions_follow_the_intervals(study, ahead, verdict, verb):
+    told = list(study.page.conclusions(_result(ahead)))
+    assert "Does SIGMA on the fly help, matched by samples?" in told[0]
+    assert told[0].count(verdict) == 4  # two controls, with and without SIGMA's own condition
+    effects = [line for line in told if line.startswith("SIGMA on the fly, matched")]
+    assert len(effects) == 4
+    assert all(f"{verb} clean images" in line for line in effects)
+    assert not any(other in line for line in effects for other in {"raises", "lowers", "undecided"} - set(verb.split()))
+    assert "50% to 50% did not arrive" in told[-1]
+
+
+def _arguments(folder):
+    return ["baggage", "--fast", "--seeds", "1", "--out", str(folder / "run"), "--results", str(folder)]
+
+
+def test_the_fast_form_runs(study, tmp_path):
+    pytest.importorskip("matplotlib")
+    study.main(_arguments(tmp_path))
+    found = json.loads((tmp_path / "does_it_help_baggage.json").read_text())
+    assert set(found["tables"]) == {"samples", "time", "variations"}
+    rows = {row["name"]: row for row in found["tables"]["samples"]["rows"]}
+    assert set(rows) == {"base", *study.FAST}
+    assert len({rows[name]["steps"] for name in ("clean", "gaussian", "sigma")}) == 1
+    longer = {row["name"]: row for row in found["tables"]["time"]["rows"]}
+    assert longer["clean"]["steps"] > rows["clean"]["steps"]
+    assert longer["clean"]["cost"] <= found["budget"] + 1e-6
+    cells = found["tables"]["samples"]["cells"]
+    assert {cell["chance"] for cell in cells} == {0.2}
+    assert all(0 <= c["unconverged"] <= 1 for c in cells if c["condition"] == "sigma/adaptive")
+    page = (tmp_path / "does_it_help.md").read_text()
+    assert page.index("Does SIGMA on the fly help") < page.index("## How to read")
+    assert str(tmp_path) not in page + json.dumps(found)
+    assert all((tmp_path / f"does_it_help_baggage{kind}.png").stat().st_size for kind in ("", "_variations"))
+    (tmp_path / "does_it_help.md").unlink()
+    study.main(["page", "--results", str(tmp_path)])
+    assert (tmp_path / "does_it_help.md").read_text() == page
+
+
+@pytest.mark.slow
+def test_it_goes_on_where_it_stopped(study, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    study.main(_arguments(tmp_path))
+    found = json.loads((tmp_path / "does_it_help_baggage.json").read_text())
+    models = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+    lost = next(path for path in models if path.parent.name == "seed0" and path.name == "samples.sigma.safetensors")
+    lost.unlink()
+    capsys.readouterr()
+    study.main(_arguments(tmp_path))
+    assert "seed 0, samples/sigma: training" in capsys.readouterr().out
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.safetensors")}
+    assert {path for path in models if again[path] != models[path]} == {lost}
+    repeated = json.loads((tmp_path / "does_it_help_baggage.json").read_text())
+    assert repeated["tables"]["samples"]["cells"] == found["tables"]["samples"]["cells"]
+    assert repeated["seconds"] > found["seconds"]
