@@ -20,6 +20,7 @@ from experiments.speed.clock import timed
 from experiments.speed.passes import Passes
 
 KINDS = ("forward", "pair")
+_MOST_REPEATS = 3
 _LAST = {"memory_format": torch.channels_last}
 
 
@@ -97,11 +98,12 @@ class Limit:
         keys = [(form, batch, kind) for batch in batches for form in self.forms for kind in KINDS]
         calls = {key: self._call(*key) for key in keys}
         found: dict[tuple[str, int, str], list[float]] = {key: [] for key in keys}
-        for repeat in range(repeats + 1):
+        for (_, batch, _), call in calls.items():
+            if batch == min(batches):  # warms up
+                call()
+        for _ in range(min(repeats, _MOST_REPEATS)):
             for key, call in calls.items():
-                seconds, _ = timed(call, self.device)
-                if repeat > 0 or repeats == 0:  # the first warms up
-                    found[key].append(seconds / key[1])
+                found[key].append(timed(call, self.device)[0] / key[1])
         self.seconds = {key: statistics.median(values) for key, values in found.items()}
 
     def sample(self) -> Cost:
