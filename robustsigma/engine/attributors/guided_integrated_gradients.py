@@ -28,8 +28,9 @@ class _Path:
     def __init__(self, base: Tensor, images: Tensor, fraction: float, max_dist: float) -> None:
         self.base, self.goal = (t.flatten(1).double() for t in (base, images))
         self.way = self.goal - self.base
+        self.divisor = torch.where(self.way != 0, self.way, 1)
         self.point = self.base
-        self.length = self.way.abs().sum(1)
+        self.length = _length(self.way)
         self.max_dist = max_dist
         # The lower quantile: an order statistic, of the same rank for every row.
         self.rank = math.floor(fraction * (self.base.shape[1] - 1)) + 1
@@ -41,32 +42,42 @@ class _Path:
         """
         before = self.point
         low, high = max(alpha - self.max_dist, 0.0), min(alpha + self.max_dist, 1.0)
-        least, most = self.base + low * self.way, self.base + high * self.way
-        moves = self.way != 0
-        share = torch.where(moves, (before - self.base) / torch.where(moves, self.way, 1), high)
-        point = torch.where(share < low, least, before)
+        most = torch.add(self.base, self.way, alpha=high)
+        late = (before - self.base) / self.divisor < low
+        point = torch.where(late, torch.add(self.base, self.way, alpha=low), before)
         wanted = self.length * (1 - alpha)
-        size, active = gradient.abs(), torch.ones(len(point), dtype=torch.bool, device=point.device)
+        # Magnitudes stay in the gradient's precision, in which their order is the same. Infinite: not to be moved.
+        size = gradient.abs().masked_fill_(point == most, torch.inf)
+        finite = torch.finfo(size.dtype).max
+        active = torch.ones(len(point), dtype=torch.bool, device=point.device)
         # Every round takes at least one more feature to its end, or is the row's last.
         for _ in range(point.shape[1] + 2):
-            left = (self.goal - point).abs().sum(1)
+            left = _length(self.goal - point)
             active = active & ((left - wanted).abs() > _CLOSE * left.maximum(wanted).clamp(min=1))
-            size = torch.where(point == most, torch.inf, size)
-            active = active & (size < torch.inf).any(1)
+            active = active & (size.amin(1) <= finite)
             if not active.any():
                 break
-            threshold = size.kthvalue(self.rank, 1).values
-            chosen = (size <= threshold[:, None]) & (size < torch.inf) & active[:, None]
-            room = ((most - point).abs() * chosen).sum(1)
+            threshold = size.kthvalue(self.rank, 1).values.clamp(max=finite)
+            chosen = size <= torch.where(active, threshold, -1)[:, None]
+            step = torch.where(chosen, most - point, 0)
+            room = _length(step)
             part = torch.where(room > 0, (left - wanted) / torch.where(room > 0, room, 1), torch.inf)
-            inside = point + part.clamp(0, 1)[:, None] * (most - point)
-            point = torch.where(chosen, torch.where((part > 1)[:, None], most, inside), point)
+            point = torch.addcmul(point, part.clamp(0, 1)[:, None], step)
             active = active & (part > 1)
             if not active.any():
                 break
+            # Exactly there, whatever the sum rounds to.
+            ended = chosen & (part > 1)[:, None]
+            point = torch.where(ended, most, point)
+            size.masked_fill_(ended, torch.inf)
         # What rounding left of the way belongs to the last step.
         self.point = self.goal if alpha >= 1 else point
         return self.point - before
+
+
+def _length(way: Tensor) -> Tensor:
+    """Return the L1 length of each row, (R,)."""
+    return torch.linalg.vector_norm(way, 1, dim=1)
 
 
 @dataclass(frozen=True)
@@ -116,8 +127,8 @@ class GuidedIntegratedGradients(Attributor):
         for step in range(1, self.steps + 1):
             along, gradient = classifier.score_and_gradient(path.point.to(images).reshape(base.shape), at, self.score)
             curve.append(pick(along, at, self.score).to(images.dtype))
-            flat = gradient.flatten(1).double()
-            values += path.advance(flat, step / self.steps) * flat
+            flat = gradient.flatten(1)
+            values.addcmul_(path.advance(flat, step / self.steps), flat.double())
         first = pick(logits, target, self.score).to(images.dtype)
         # From the image to the baseline, as every method's curve starts at the image.
         confidence = torch.stack([first.repeat_interleave(paths), *reversed(curve)], 1).unflatten(0, (count, paths))
