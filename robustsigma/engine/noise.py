@@ -78,6 +78,8 @@ def _words(keys: Tensor, count: int) -> Tensor:
 
 def _pieces(keys: Tensor, count: int, bits: Literal[8, 16, 32]) -> Tensor:
     """Return `count` integers with `bits` random bits for each key, int32 (R, count); those above 8 bits are signed."""
+    if not len(keys):  # a part of a mixture that no image of the batch fell to; its strides forbid the view
+        return torch.empty(0, count, dtype=torch.int32, device=keys.device)
     words = _words(keys, -(-count * bits // 64))
     # Memory read as shorter integers: the little-endian split of a word, as on every machine PyTorch is built for.
     return words.view(_PIECES[bits])[:, :count].int()
@@ -101,7 +103,7 @@ def _normal_table(device: torch.device) -> Tensor:
 
 
 def _unflatten(flat: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return flat.reshape(-1, *shape).to(dtype)
+    return flat.reshape(len(flat), *shape).to(dtype)
 
 
 def bernoulli(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -121,7 +123,7 @@ def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def gaussian(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return independent standard normal values, (R, *shape): the sum of two table look-ups over sqrt 2."""
     at = _pieces(keys, 2 * math.prod(shape), 16) & (2**16 - 1)
-    pairs = _normal_table(keys.device).index_select(0, at.flatten()).view(len(at), -1, 2)
+    pairs = _normal_table(keys.device).index_select(0, at.flatten()).view(len(at), math.prod(shape), 2)
     return _unflatten((pairs[..., 0] + pairs[..., 1]) * math.sqrt(0.5), shape, dtype)
 
 

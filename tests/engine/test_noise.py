@@ -80,6 +80,14 @@ def test_rows_do_not_depend_on_the_batch(kind, shape):
 
 
 @pytest.mark.parametrize("kind", noise.NOISES)
+@pytest.mark.parametrize("shape", [(1,), (3, 8, 8)])
+def test_no_rows_get_no_noise(kind, shape):
+    if kind == "perlin" and len(shape) < 3:
+        pytest.skip("a pattern of images")
+    assert draw(kind, keys(5)[:0], shape).shape == (0, *shape)
+
+
+@pytest.mark.parametrize("kind", noise.NOISES)
 def test_dtypes_are_roundings_of_the_same_draw(kind):
     wide, single = draw(kind, keys(2), dtype=torch.float64), draw(kind, keys(2))
     assert wide.dtype == torch.float64
