@@ -1,20 +1,28 @@
-"""Which settings of SIGMA's walk arrive, and leave an image recognisable: python experiments/sigma_settings.py.
+"""Which settings of SIGMA's walk arrive, and leave an image recognisable.
 
-A base model of an embedded dataset (trained as `robustsigma quickstart` does) and its test images; for each setting the
-share of walks that arrived, their steps, the accuracy on the samples, and the distance to the untouched images.
-Writes results/sigma_settings.json.
+    python experiments/sigma_settings.py              # results/sigma_settings.json
+    python experiments/sigma_settings.py --model torchvision:mobilenet_v2 --root photographs --images 60 \
+        --name sigma_settings_photographs
+
+Base models of the embedded datasets (trained as `robustsigma quickstart` does) and their test images, or any network
+and photographs that it gets right; for each setting the share of walks that arrived, their steps, the accuracy on the
+samples, and how far these are from the untouched images. Of all samples; of those that arrived, "arrived" says it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from shared.options import embedded, parser
+from shared.output import command, write
+from shared.scores import about
+from shared.subjects import Scene
 
 from robustsigma import Classifier, Sigma, SigmaSample
 from robustsigma.data.loading import take
@@ -22,7 +30,7 @@ from robustsigma.engine.metrics import mean_interval, rmse, ssim
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.evaluation import preset
 from robustsigma.evaluation.run import BASE, Run
-from robustsigma.files import write_atomically
+from robustsigma.provenance import Provenance
 
 SETTINGS = [
     ("the paper's", Sigma(alpha=0.1, beta=0.5, objective="prob")),
@@ -32,6 +40,10 @@ SETTINGS = [
     ("logit, the default", Sigma(alpha=0.01, beta=0.1, objective="logit")),
     ("logit, larger steps", Sigma(alpha=0.03, beta=0.1, objective="logit")),
     ("logit, smaller steps", Sigma(alpha=0.005, beta=0.1, objective="logit")),
+    ("logit, smallest steps", Sigma(alpha=0.0025, beta=0.1, objective="logit")),
+    ("logit, small probes", Sigma(alpha=0.005, beta=0.02, objective="logit")),
+    ("logit, large probes", Sigma(alpha=0.01, beta=0.3, objective="logit")),
+    ("logit, adaptive steps", Sigma(beta=0.1, objective="logit", adaptive=(0.001, 0.1))),
     ("logit, Gaussian patterns", Sigma(alpha=0.007, beta=0.1, objective="logit", noise="gaussian")),
     ("logit, Perlin patterns", Sigma(alpha=0.03, beta=0.1, objective="logit", noise="perlin", noise_scale=4)),
 ]
@@ -42,14 +54,21 @@ def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sig
     made = SigmaSample(sigma).apply(classifier, x, y, seed=torch.arange(len(x)))
     with classifier.frozen():
         correct = classifier.logits(made.images).argmax(1) == y
+    distance = rmse(made.images, x)
     columns = {
         "converged": made.converged.float(),
         "steps": made.steps.float(),
         "accuracy": correct.float(),
         "ssim": ssim(made.images, x),
-        "rmse": rmse(made.images, x),
+        "rmse": distance,
+        "psnr": -20 * distance.clamp(min=1e-6).log10(),
     }
-    return {name: as_dict(mean_interval(values.numpy())) for name, values in columns.items()}
+    found = {name: as_dict(mean_interval(values.numpy())) for name, values in columns.items()}
+    arrived = made.converged
+    if bool(arrived.any()):
+        kept = ("steps", "ssim", "psnr")
+        found["arrived"] = {name: as_dict(mean_interval(columns[name][arrived].numpy())) for name in kept}
+    return found
 
 
 def base_model(name: str, folder: Path, fast: bool) -> tuple[Classifier, torch.Tensor, torch.Tensor]:
@@ -66,24 +85,39 @@ def base_model(name: str, folder: Path, fast: bool) -> tuple[Classifier, torch.T
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--datasets", nargs="+", default=["baggage", "mnist5k"])
-    parser.add_argument("--work", type=Path, default=Path("runs/sigma_settings"), help="folder of the base models")
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--max-steps", type=int, default=60)
-    parser.add_argument("--fast", action="store_true")
-    options = parser.parse_args(arguments)
+    made = parser(__doc__, images=200)
+    made.add_argument("--datasets", nargs="+", default=["baggage", "mnist5k"], help="embedded ones")
+    made.add_argument("--max-steps", type=int, default=60)
+    made.add_argument("--only", type=int, nargs="+", help="numbers of settings, from 0")
+    options = made.parse_args(arguments)
+    provenance = Provenance(command("sigma_settings", arguments))
     results: dict[str, Any] = {"max_steps": options.max_steps, "torch": torch.__version__, "seed": 0, "datasets": {}}
-    for name in options.datasets:
-        classifier, x, y = base_model(name, options.work, options.fast)
+    tried = [SETTINGS[number] for number in options.only or range(len(SETTINGS))]
+    for name, classifier, x, y in subjects(options, results):
         rows = results["datasets"][name] = []
-        print(f"{name}, {len(x)} test images: converged, steps, accuracy, SSIM, RMSE")
-        for title, sigma in SETTINGS:
+        print(f"{name}, {len(x)} test images: converged, steps, accuracy, SSIM, RMSE, PSNR")
+        for title, sigma in tried:
             walk = dataclasses.replace(sigma, paths=1, max_steps=options.max_steps)
             found = measure(classifier, x, y, walk)
             rows.append({"name": title, "settings": repr(walk), **found})
-            print(f"  {title:26}" + "".join(f"{found[key]['mean']:8.3f}" for key in found), flush=True)
-    print(write_atomically(options.out / "sigma_settings.json", (json.dumps(results, indent=1) + "\n").encode()))
+            columns = [found[key]["mean"] for key in ("converged", "steps", "accuracy", "ssim", "rmse", "psnr")]
+            print(f"  {title:26}" + "".join(f"{mean:8.3f}" for mean in columns), flush=True)
+            path = write(options, "sigma_settings", results, provenance)  # a later interrupt costs one setting
+    print(path)
+
+
+def subjects(
+    options: argparse.Namespace, results: dict[str, Any]
+) -> Iterator[tuple[str, Classifier, torch.Tensor, torch.Tensor]]:
+    """Yield name, network, images and classes; of photographs, keep in the results which they are."""
+    if embedded(options) and options.model is None:
+        for name in options.datasets:
+            yield name, *base_model(name, options.work, options.fast)
+        return
+    scene = Scene(options, "sigma_settings")
+    results["about"] = about(scene.run)
+    for name, classifier, targets in scene.networks():
+        yield name, classifier, scene.images, targets
 
 
 if __name__ == "__main__":

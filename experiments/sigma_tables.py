@@ -1,0 +1,136 @@
+"""SIGMA's tables 1 and 2: SIC over networks; mIoU, pointing game and SIC with masks (Henry et al., 2025).
+
+    python experiments/sigma_tables.py                                            # of results/benchmark_baggage.json
+    python experiments/sigma_tables.py --from results/benchmark_*.json
+    python experiments/sigma_tables.py --from runs/photographs/results.json       # of `robustsigma benchmark`
+
+Nothing is run: what is read are results of `robustsigma benchmark`, whose settings the file names. Table 1 of the
+paper: 1,000 ImageNet images; table 2: 1,000 images each of Disease-XAI and Security-XAI; 7 paths, 200 steps of the
+others, a threshold of mIoU that is not stated. results/sigma_tables.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.output import command, interval, table, write
+
+from robustsigma.provenance import Provenance
+
+# SIC of ResNet50, InceptionV3, MobileNetV2, ViT.
+TABLE_1 = {
+    "IG": (0.53, 0.56, 0.55, 0.76),
+    "Guided IG": (0.58, 0.53, 0.53, 0.73),
+    "IG2": (0.59, 0.54, 0.48, None),
+    "SIGMA": (0.60, 0.60, 0.56, 0.75),
+}
+# mIoU, pointing game, SIC of Nodule-XAI with MobileNetV2 and of Security-XAI with InceptionV3.
+TABLE_2 = {
+    "IG": ((0.23, 0.94, 0.72), (0.07, 0.23, 0.60)),
+    "Guided IG": ((0.17, 0.80, 0.74), (0.12, 0.53, 0.60)),
+    "IG2": ((0.02, 0.34, 0.50), (0.05, 0.14, 0.52)),
+    "SIGMA": ((0.20, 0.58, 0.76), (0.15, 0.58, 0.62)),
+}
+KINDS = {"sic": "SIC", "iou": "mIoU", "pointing_game": "pointing game", "difference": "insertion \u2212 deletion"}
+# Of these the paper says who is ahead: in table 1 SIGMA with every CNN, in table 2 in each but one or two cells.
+CLAIMED = ("IG", "Guided IG", "IG2")
+DEFAULT = Path(__file__).resolve().parents[1] / "results" / "benchmark_baggage.json"
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row for each network of a benchmark: its cells by method and metric, and what was judged."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    data, methods = found["dataset"], {method["id"]: method["settings"] for method in found["methods"]}
+    for model in found["models"]:
+        cells = [cell for cell in found["cells"] if cell["model"] == model["id"]]
+        yield {
+            "network": model["id"],
+            "about": Path(model["about"]).name,
+            "file": path.name if path.parent.name == "results" else f"{path.parent.name}/{path.name}",
+            "images": data["images"],
+            "masks": data["masks"],
+            "methods": methods,
+            "cells": {
+                method: {
+                    metric: {key: cell[key] for key in ("mean", "low", "high", "n") if key in cell}
+                    for cell in cells
+                    if cell["method"] == method and (metric := cell["metric"]) in KINDS
+                }
+                for method in methods
+            },
+        }
+
+
+def orders(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return which of the paper's orders hold: SIGMA ahead of the others in SIC, and with masks in all of table 2."""
+    found = []
+    for metric in ("sic", "iou", "pointing_game") if row["masks"] else ("sic",):
+        ours = row["cells"]["SIGMA"].get(metric, {})
+        for other in CLAIMED:
+            theirs = row["cells"].get(other, {}).get(metric, {})
+            if ours.get("n") and theirs.get("n"):
+                found.append({"metric": metric, "over": other, "verdict": _verdict(ours, theirs)})
+    return found
+
+
+def _verdict(ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
+    """Intervals that do not meet settle an order; others may differ all the same, since the images are the same."""
+    if ours["low"] > theirs["high"]:
+        return "holds"
+    if ours["high"] < theirs["low"]:
+        return "does not hold"
+    return "intervals overlap, ours is ahead" if ours["mean"] > theirs["mean"] else "intervals overlap, ours is behind"
+
+
+def _paper(values: Sequence[float | None]) -> str:
+    return " [" + ", ".join("-" if value is None else f"{value:.2f}" for value in values) + "]"
+
+
+def _lines(row: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{row['network']}, {row['images']} images of {row['file']}; in brackets the paper's"
+    head = {"sic": "SIC [ResNet50, InceptionV3, MobileNetV2, ViT]", "difference": "insertion \u2212 deletion"}
+    if row["masks"]:
+        head |= {key: f"{KINDS[key]} [Nodule-XAI, Security-XAI]" for key in ("iou", "pointing_game")}
+    rows = []
+    for method, of in row["cells"].items():
+        if not of:
+            continue
+        told = {"sic": TABLE_1.get(method)}
+        if method in TABLE_2:
+            told |= {"iou": [v[0] for v in TABLE_2[method]], "pointing_game": [v[1] for v in TABLE_2[method]]}
+        rows.append([method, *(interval(_of(of, key)) + (_paper(told[key]) if told.get(key) else "") for key in head)])
+    yield table(["method", *head.values()], rows)
+    for order in orders(row):
+        yield f"SIGMA over {order['over']} in {KINDS[order['metric']]}: {order['verdict']}"
+
+
+def _of(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
+    cell = cells.get(metric)
+    return cell if cell and cell.get("n") else None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read, print, write."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--from", dest="given", type=Path, nargs="+", default=[DEFAULT], help="results of benchmarks")
+    made.add_argument("--out", type=Path, default=Path("results"))
+    made.add_argument("--name", help="of the file of results; the script's if not given")
+    options = made.parse_args(arguments)
+    provenance = Provenance(command("sigma_tables", arguments))
+    rows = [row for path in options.given for row in read(path)]
+    for row in rows:
+        row["orders"] = orders(row)
+        print("\n".join(_lines(row)))
+    print(
+        write(
+            options, "sigma_tables", {"paper": {"table 1": TABLE_1, "table 2": TABLE_2}, "networks": rows}, provenance
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
