@@ -33,7 +33,7 @@ from robustsigma.evaluation.run import BASE, Run
 from robustsigma.provenance import Provenance
 
 SETTINGS = [
-    ("the paper's", Sigma(alpha=0.1, beta=0.5, objective="prob")),
+    ("the paper's", Sigma.paper()),
     ("the notebook's", Sigma(alpha=0.5, beta=0.1, epsilon=0.05, objective="prob")),
     ("log p, small steps", Sigma(alpha=0.03, beta=0.1, objective="log_prob")),
     ("log p, large steps", Sigma(alpha=0.1, beta=0.5, objective="log_prob")),

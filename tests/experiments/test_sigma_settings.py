@@ -1,6 +1,8 @@
 import pytest
 from scripts import results, script, untrained
 
+from robustsigma import Sigma
+
 
 @pytest.mark.third_party_rng  # weights and dropout
 def test_the_fast_form_runs(tmp_path, capsys):
@@ -19,3 +21,9 @@ def test_of_any_network(tmp_path, capsys):
     found = results(tmp_path, "mine")
     assert found["about"]["images"] == found["datasets"]["net"][0]["psnr"]["n"] == 3
     assert [row["name"] for row in found["datasets"]["net"]] == ["logit, the default", "logit, larger steps"]
+
+
+def test_the_papers_settings_have_a_name():
+    assert dict(script("sigma_settings").SETTINGS)["the paper's"] == Sigma.paper()
+    told = Sigma.paper()
+    assert (told.alpha, told.beta, told.epsilon, told.paths, told.objective) == (0.1, 0.5, 0.01, 7, "prob")

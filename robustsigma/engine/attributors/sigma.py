@@ -144,6 +144,11 @@ class Sigma(Attributor):
                 if getattr(self, name) != default:
                     raise validation.fail(name, f'{default!r} with variant="authors"', repr(getattr(self, name)))
 
+    @classmethod
+    def paper(cls) -> Sigma:
+        """Return the settings of the paper's experiments (section 4.2)."""
+        return cls(alpha=0.1, beta=0.5, epsilon=0.01, paths=7, objective="prob", noise="bernoulli")
+
     @property
     def stochastic(self) -> bool:
         """Whether patterns are drawn."""
