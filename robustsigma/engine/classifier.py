@@ -176,20 +176,36 @@ class Classifier(nn.Module):
 
         Call inside `frozen()`. `target` is any tensor with a row an image; it is chunked with the images.
         """
+        logits, gradient = self.gradients_of((objective,), images, target)
+        return logits, gradient
 
-        def run(chunk: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients_of(
+        self, objectives: Sequence[Callable[[Tensor, Tensor], Tensor]], images: Tensor, target: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return logits (B, K) and the gradient of each scalar, of one forward pass and a backward pass each.
+
+        Everything else is as in `gradient_of`.
+        """
+
+        def run(chunk: Tensor, at: Tensor) -> tuple[Tensor, ...]:
             chunk = chunk.detach().requires_grad_(True)
             device = chunk.device.type
             cast = nullcontext() if self.gradient_dtype is None else torch.autocast(device, self.gradient_dtype)
             with cast:
                 logits = self(chunk)
             if not logits.requires_grad:  # a constant network has no graph and a zero gradient
-                return at_least_single(logits.detach()), torch.zeros_like(chunk)
+                return at_least_single(logits.detach()), *(torch.zeros_like(chunk) for _ in objectives)
             wide = at_least_single(logits)
-            (gradient,) = torch.autograd.grad(objective(wide, at), chunk, allow_unused=True)
-            return wide.detach(), torch.zeros_like(chunk) if gradient is None else gradient.contiguous()
+            gradients = []
+            for place, objective in enumerate(objectives, 1):
+                kept = place < len(objectives)
+                scalar = objective(wide, at)
+                (gradient,) = torch.autograd.grad(scalar, chunk, retain_graph=kept, allow_unused=True)
+                gradients.append(torch.zeros_like(chunk) if gradient is None else gradient.contiguous())
+            return wide.detach(), *gradients
 
-        return self.chunked(run, images, target)
+        found: tuple[Tensor, ...] = self.chunked(run, images, target)
+        return found
 
     def chunk_for(self, images: Tensor) -> int:
         """Return how many images like these go through the network at once."""

@@ -375,3 +375,15 @@ def test_statistics_follow_the_net_to_its_device():
     clf = cases.classifier(cases.mlp().cuda())
     with clf.frozen():
         assert clf.logits(cases.images().cuda()).is_cuda
+
+
+def test_several_gradients_of_one_forward_pass():
+    counter = cases.PassCounter(cases.mlp().double())
+    clf, x = cases.classifier(counter, chunk_size=3), cases.images(5, dtype=torch.float64)
+    first, second = (lambda z, at: z.gather(1, at[:, None]).sum()), (lambda z, at: z.square().sum())
+    with clf.frozen():
+        logits, *both = clf.gradients_of((first, second), x, cases.labels(5))
+        assert (counter.forwards, counter.backwards) == (5, 10)
+        for objective, found in zip((first, second), both, strict=True):
+            expected = clf.gradient_of(objective, x, cases.labels(5))
+            torch.testing.assert_close((logits, found), expected)

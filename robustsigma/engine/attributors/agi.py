@@ -20,15 +20,17 @@ class _Attack:
     def __init__(self, classifier: Classifier, false: Tensor, eps: float, score: Score, origin: Tensor | None) -> None:
         self.classifier, self.false, self.eps, self.score, self.origin = classifier, false, eps, score, origin
 
-    def look(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A path ends where its false class is predicted."""
-        logits, gradient = self.classifier.score_and_gradient(points, self.false[rows], self.score)
-        return logits, gradient.sign().to(points.dtype), logits.argmax(1) == self.false[rows]
+    def leading(self, seen: Tensor, rows: Tensor) -> Tensor:
+        """Return the false class's score."""
+        return pick(seen, self.false[rows], self.score)
 
-    def glance(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, seen: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """A path ends where its false class is predicted."""
+        return gradient.sign(), self.glance(seen, rows)
+
+    def glance(self, seen: Tensor, rows: Tensor) -> Tensor:
         """Tell whether the last step arrived."""
-        logits = self.classifier.logits(points)
-        return logits, logits.argmax(1) == self.false[rows]
+        return seen.argmax(1) == self.false[rows]
 
     def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
         """Step by eps from the point, or from the image where `origin` is given, clipped into range."""
@@ -42,8 +44,8 @@ class AGI(Attributor):
 
     u_{k+1} = clip(u_k + eps * sgn(grad log p_false(u_k))), values = sum over k of (u_k - u_{k+1}) * grad p_target(u_k),
     mean over false classes: they sum to the drop of p up to the error of a Riemann sum. False classes are the
-    result's paths; `converged` tells which of them came to be predicted. A step costs 2 forward and 2 backward
-    passes a class.
+    result's paths; `converged` tells which of them came to be predicted. A step costs 1 forward pass and 2
+    backward passes a class.
 
     The authors' code differs from the paper: it takes every step from the image, not from where the path stands, and
     counts its whole distance from the image each time, so that values sum to no drop.
@@ -92,8 +94,7 @@ class AGI(Attributor):
         false = self._false(target, seeds, logits.shape[1])
         used = false != target[:, None]
         authors = self.variant == "authors"
-        start = pick(logits, target, self.score).to(images.dtype)
-        walk = GuidedWalk(classifier, images, target, start, used, self.score, from_image=authors)
+        walk = GuidedWalk(images, target, logits, used, self.score, from_image=authors)
         origin = images.repeat_interleave(used.shape[1], 0) if authors else None
         walk.run(_Attack(classifier, false.flatten(), self.eps, "prob" if authors else "log_prob", origin), self.steps)
         return walk.attribution(walk.arrived.unflatten(0, used.shape), total=self.average == "sum")

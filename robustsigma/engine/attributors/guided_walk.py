@@ -18,13 +18,21 @@ _PER_IMAGE = (-1, 1, 1, 1)
 
 
 class Guide(Protocol):
-    """Leads rows of a walk; `rows` (N,) says which row each of the points (N, C, H, W) belongs to."""
+    """Leads rows of a walk; `rows` (N,) says which row each of the points (N, C, H, W) belongs to.
 
-    def look(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits (N, K), the direction (N, C, H, W) and whether the row's path ends here, (N,)."""
+    What it sees of a point, `seen` (N, K + ...), begins with the point's logits.
+    """
 
-    def glance(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K) and whether the row has arrived, (N,), where its steps are used up."""
+    classifier: Classifier  # that sees
+
+    def leading(self, seen: Tensor, rows: Tensor) -> Tensor:
+        """Return the score (N,) that the walk climbs."""
+
+    def look(self, seen: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the direction (N, C, H, W), from that score's gradient, and whether the row's path ends here, (N,)."""
+
+    def glance(self, seen: Tensor, rows: Tensor) -> Tensor:
+        """Return whether the row has arrived, (N,), where its steps are used up."""
 
     def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
         """Return the next points, in range."""
@@ -37,10 +45,9 @@ class GuidedWalk:
     no steps and the image as its end.
 
     Args:
-        classifier: frozen.
         images: (B, C, H, W).
         target: (B,).
-        start: (B,) F of the images.
+        logits: (B, K) of the images.
         used: (B, P) bool.
         score: F.
         from_image: take each step's whole distance from the image instead, as AGI's code does.
@@ -48,18 +55,18 @@ class GuidedWalk:
 
     def __init__(
         self,
-        classifier: Classifier,
         images: Tensor,
         target: Tensor,
-        start: Tensor,
+        logits: Tensor,
         used: Tensor,
         score: Score,
         *,
         from_image: bool = False,
     ) -> None:
         paths = used.shape[1]
-        self.classifier, self.score, self.used, self.from_image = classifier, score, used, from_image
-        self.images, self.targets, self.start = images, target, start
+        self.score, self.used, self.from_image = score, used, from_image
+        self.images, self.targets, self.classes = images, target, logits.shape[1]
+        self.start = pick(logits, target, score).to(images.dtype)
         self.image_of = torch.arange(len(images), device=images.device).repeat_interleave(paths)
         self.ends = images.repeat_interleave(paths, 0)
         self.values = torch.zeros_like(self.ends)
@@ -72,7 +79,7 @@ class GuidedWalk:
         self.curve = self.start.new_full((len(self.ends), steps + 1), torch.nan)
         rows = self.used.flatten().nonzero()[:, 0]
         self.curve[rows, 0] = self.start[self.image_of[rows]]
-        for group in rows.split(_CHUNKS_PER_GROUP * self.classifier.chunk_for(self.images)):
+        for group in rows.split(_CHUNKS_PER_GROUP * guide.classifier.chunk_for(self.images)):
             self._run(guide, group, steps)
 
     def _run(self, guide: Guide, rows: Tensor, steps: int) -> None:
@@ -80,39 +87,49 @@ class GuidedWalk:
         moving = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         for step in range(steps):
             points = self.ends[rows]
-            logits, direction, ended = guide.look(points, rows)
-            self._note(rows, moving, step, logits)
-            self.backwards[rows] += moving
+            # Where a path ends is known only now, so that its end's gradient of F, which nothing needs, is made too.
+            seen, lead, gradient = guide.classifier.gradients_of(
+                (lambda z, at: guide.leading(z, at).sum(), lambda z, at: self._scores(z, at).sum()), points, rows
+            )
+            direction, ended = guide.look(seen, lead.to(points.dtype), rows)
+            self._note(rows, moving, step, seen)
+            self.backwards[rows] += 2 * moving
             self.arrived[rows] |= moving & ended
             moving = moving & ~ended
             if step % interval == 0:
                 kept = moving.nonzero()[:, 0]
-                rows, points, direction, moving = (t[kept] for t in (rows, points, direction, moving))
-                if len(rows) == 0:
+                if len(kept) == 0:
                     return
-            self._step(guide, rows, points, direction, moving)
+                if len(kept) < len(rows):
+                    rows, points, direction, gradient, moving = (
+                        t[kept] for t in (rows, points, direction, gradient, moving)
+                    )
+            self._step(rows, points, guide.advance(points, direction, rows), gradient, moving)
         rows = rows[moving]
         if len(rows) > 0:
-            logits, arrived = guide.glance(self.ends[rows], rows)
-            self._note(rows, torch.ones_like(arrived), steps, logits)
+            seen = guide.classifier.logits(self.ends[rows])
+            arrived = guide.glance(seen, rows)
+            self._note(rows, torch.ones_like(arrived), steps, seen)
             self.arrived[rows] |= arrived
 
-    def _step(self, guide: Guide, rows: Tensor, points: Tensor, direction: Tensor, moving: Tensor) -> None:
-        image = self.image_of[rows]
-        _, gradient = self.classifier.score_and_gradient(points, self.targets[image], self.score)
+    def _step(self, rows: Tensor, points: Tensor, new: Tensor, gradient: Tensor, moving: Tensor) -> None:
+        """Move to `new` and add the gradient of F at `points` times the way there."""
         walks = moving.reshape(_PER_IMAGE)
-        new = torch.where(walks, guide.advance(points, direction, rows), points)
-        way = (self.images[image] if self.from_image else points) - new
+        new = torch.where(walks, new, points)
+        way = (self.images[self.image_of[rows]] if self.from_image else points) - new
         self.values.index_add_(0, rows, torch.where(walks, gradient.to(way.dtype) * way, 0))
         self.ends[rows] = new
-        for count in (self.steps, self.forwards, self.backwards):
-            count[rows] += moving
+        self.steps[rows] += moving
 
-    def _note(self, rows: Tensor, moving: Tensor, step: int, logits: Tensor) -> None:
+    def _scores(self, seen: Tensor, rows: Tensor) -> Tensor:
+        """Return F (N,) of what was seen of rows' points."""
+        return pick(seen[:, : self.classes], self.targets[self.image_of[rows]], self.score)
+
+    def _note(self, rows: Tensor, moving: Tensor, step: int, seen: Tensor) -> None:
         """Write down F at the points of the rows that just stepped there, and the pass it took."""
         self.forwards[rows] += moving
         if step > 0:
-            now = pick(logits, self.targets[self.image_of[rows]], self.score).to(self.curve.dtype)
+            now = self._scores(seen, rows).to(self.curve.dtype)
             self.curve[rows, step] = torch.where(moving, now, self.curve[rows, step])
 
     def attribution(self, converged: Tensor, *, shared: int = 0, total: bool = False) -> Attribution:

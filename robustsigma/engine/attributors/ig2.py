@@ -28,32 +28,33 @@ class _Approach:
     """Leads rows towards their references in the representation, by steps of one length."""
 
     def __init__(self, closer: Classifier, classes: int, reference: Tensor, step_size: float, *, stops: bool) -> None:
-        self.closer, self.classes, self.reference = closer, classes, reference
+        self.classifier, self.classes, self.reference = closer, classes, reference
         self.step_size, self.stops = step_size, stops
         self.best = torch.full(reference.shape, -torch.inf, device=reference.device)
 
-    def look(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def leading(self, seen: Tensor, rows: Tensor) -> Tensor:
+        """Return the closeness to the row's reference."""
+        return pick(seen, self.classes + self.reference[rows], "logit")
+
+    def look(self, seen: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """A path ends where the representation came no closer, or cannot be moved."""
-        column = self.classes + self.reference[rows]
-        seen, direction = self.closer.score_and_gradient(points, column, "logit")
-        close = seen.gather(1, column[:, None])[:, 0].to(self.best.dtype)
-        direction = direction.to(points.dtype)
-        length = direction.flatten(1).norm(dim=1)
+        close = self.leading(seen, rows).to(self.best.dtype)
+        length = gradient.flatten(1).norm(dim=1)
         ended = length <= _DEAD
         if self.stops:
             ended |= close <= self.best[rows]
         self.best[rows] = close
         length = torch.where(length > _DEAD, length, torch.inf)
-        return seen[:, : self.classes], direction / length.reshape(_PER_IMAGE), ended
+        return gradient / length.reshape(_PER_IMAGE), ended
 
-    def glance(self, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def glance(self, seen: Tensor, rows: Tensor) -> Tensor:
         """Using up the steps is a proper end."""
-        return self.closer.logits(points)[:, : self.classes], torch.ones_like(rows, dtype=torch.bool)
+        return torch.ones_like(rows, dtype=torch.bool)
 
     def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
         """Step by `step_size` for each feature in the root mean square, clipped into range."""
         length = self.step_size * points[0].numel() ** 0.5
-        return (points + length * direction).clamp(*self.closer.bounds)
+        return (points + length * direction).clamp(*self.classifier.bounds)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class IG2(Attributor):
     (u_k - u_{k+1}) * dF(u_k), mean over references r: they sum to the drop of F up to the error of a Riemann sum.
     References are the result's paths. One that the network gives to the explained class is no counterfactual: it is
     not walked, unless there is no other. A path ends early where h comes no closer; `converged` is False where it
-    could not be moved at all. A step costs 2 forward and 2 backward passes a reference; the passes that find the
+    could not be moved at all. A step costs 1 forward pass and 2 backward passes a reference; the passes that find the
     references' own h are shared by the batch.
 
     Args:
@@ -112,8 +113,7 @@ class IG2(Attributor):
         with closeness(classifier, self.layer, bank, classes) as (closer, seen):
             other = seen.argmax(1)[None] != target[:, None]
             used = torch.ones_like(other) if authors else other | ~other.any(1, keepdim=True)
-            start = pick(logits, target, self.score).to(images.dtype)
-            walk = GuidedWalk(classifier, images, target, start, used, self.score)
+            walk = GuidedWalk(images, target, logits, used, self.score)
             reference = torch.arange(count, device=images.device).repeat(len(images))
             walk.run(_Approach(closer, classes, reference, self.step_size, stops=not authors), self.steps)
         if authors:
