@@ -10,6 +10,7 @@ from PIL import Image
 from robustsigma.engine.validation import choice, fail, integer
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+_MOST = 2**26  # pixels of the resized image
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,13 @@ class Geometry:
         short = self.size if self.resize is None else self.resize
         width, height = image.size
         new = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+        left, top = (round((side - self.size) / 2) for side in new)
+        if new[0] * new[1] > _MOST:  # a strip of 20,000 x 1 pixels would fill the memory: only its crop is made
+            across, along = width / new[0], height / new[1]
+            box = (left * across, top * along, (left + self.size) * across, (top + self.size) * along)
+            return image.resize((self.size, self.size), Image.Resampling[interpolation.upper()], box)
         if new != image.size:
             image = image.resize(new, Image.Resampling[interpolation.upper()])
-        left, top = (round((side - self.size) / 2) for side in new)
         return image.crop((left, top, left + self.size, top + self.size))
 
     def __str__(self) -> str:

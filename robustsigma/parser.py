@@ -51,11 +51,18 @@ def _size(value: Any, known: dict[int, int]) -> int:
 set_loader(_MODE, _bounded, (yaml.YAMLError,))
 
 
+class _Parser(ArgumentParser):
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse a command line and the files that it names, which must be text."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise fail("config", "a file of UTF-8 text", error) from error
+
+
 def new_parser(program: str, description: str | None = None) -> ArgumentParser:
     """Return a parser that raises on a mistake, takes no abbreviation for an option, and no endless YAML."""
-    return ArgumentParser(
-        prog=program, exit_on_error=False, allow_abbrev=False, description=description, parser_mode=_MODE
-    )
+    return _Parser(prog=program, exit_on_error=False, allow_abbrev=False, description=description, parser_mode=_MODE)
 
 
 def parse_trusting(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Any, Any]:

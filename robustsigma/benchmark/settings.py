@@ -68,7 +68,12 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         Source.check_split(self.split)
+        validation.instance("source", self.source, Source)
+        validation.several("metrics", self.metrics)
+        for metric in self.metrics:
+            validation.instance("metrics", metric, AttributionMetric)
         for what, names in (("models", self.models), ("methods", self.methods)):
+            validation.mapping(what, names)
             for name in names:
                 if not name or not name.replace("_", "").replace("-", "").replace(" ", "").isalnum():
                     raise validation.fail(f"name among {what}", "letters, digits, spaces, - and _", repr(name))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from robustsigma.data.baggage_shapes import CLUTTER, ITEMS, Canvas, bag
 from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.engine.validation import integer
 
 _NAMES = tuple(ITEMS)
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -42,13 +43,10 @@ class Baggage(Source):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 16 <= self.size <= 299:
-            raise ValueError(f"size: expected 16 to 299 pixels, got {self.size}")
+        integer("size", self.size, 16, 299)
         for name in _SPLITS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least one image, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+            integer(name, getattr(self, name), 1)
+        integer("seed", self.seed, 0)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -151,6 +151,7 @@ def class_names(name: str, given: Sequence[str]) -> tuple[str, ...]:
         ValueError: no list of at least two texts. Names may come twice, as two of ImageNet's do.
     """
     found: object = given
-    if isinstance(found, str) or len(given) < 2 or not all(isinstance(each, str) and each for each in given):
+    listed = isinstance(found, (list, tuple)) and len(given) > 1
+    if not listed or not all(isinstance(each, str) and each for each in given):
         raise fail(name, "a list of at least two names of classes", repr(given)[:80])
     return tuple(given)

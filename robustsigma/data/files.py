@@ -29,9 +29,17 @@ def to_tensor(image: Image.Image, channels: int, size: int | Geometry | None, *,
         size: the shorter side is resized to it and the centre cropped, or None to keep the image as it is; or how
             to resize and crop.
         squeeze: both sides are resized to `size` instead, whatever their ratio, and nothing is cropped.
+
+    Raises:
+        ValueError: numbers with fractions, or of more than 16 bits.
     """
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("numbers with fractions, of which no file says whether 1 or 255 is white")
+    if image.mode.startswith("I"):  # of 16 bits, also where the format's reader says 32
+        values = np.asarray(image).astype(np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("numbers of more than 16 bits")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image = image.convert("L" if channels == 1 else "RGB")

@@ -14,6 +14,7 @@ from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, cla
 from robustsigma.data.files import FileDataset, Files, image_files, readable
 from robustsigma.data.masked import MaskedFiles, partners
 from robustsigma.data.source import Source, Split
+from robustsigma.engine.validation import integer
 from robustsigma.geometry import Geometry
 
 _SIDE = 64
@@ -50,22 +51,28 @@ def stratified(labels: Sequence[int] | NDArray[np.int64], val: int, test: int, s
 
 def check_fraction(name: str, value: float) -> None:
     """Raise ValueError unless 0 < value < 1."""
-    if not 0 < value < 1:
+    if not isinstance(value, (int, float)) or not 0 < value < 1:
         raise ValueError(f"{name}: expected a fraction between 0 and 1, both excluded, got {value}")
 
 
 def check_settings(size: int, val_fraction: float, test_fraction: float, seed: int, *, whole: bool = False) -> None:
     """Raise ValueError unless a folder can be read and split so; with `whole`, `test_fraction` may be 1."""
-    if size < 1:
-        raise ValueError(f"size: expected a positive number of pixels, got {size}")
+    integer("size", size, 1)
     check_fraction("val_fraction", val_fraction)
-    if not (whole and test_fraction == 1):
+    everything = whole and isinstance(test_fraction, (int, float)) and test_fraction == 1
+    if not everything:
         check_fraction("test_fraction", test_fraction)
-    if val_fraction + test_fraction >= 1 and not (whole and test_fraction == 1):
+    if not everything and val_fraction + test_fraction >= 1:
         total = val_fraction + test_fraction
         raise ValueError(f"val_fraction and test_fraction: expected a sum below 1, got {total}")
-    if seed < 0:
-        raise ValueError(f"seed: expected 0 or more, got {seed}")
+    integer("seed", seed, 0)
+
+
+def check_channels(channels: int) -> None:
+    """Raise ValueError unless there is one channel or three."""
+    integer("channels", channels, 1)
+    if channels not in (1, 3):
+        raise ValueError(f"channels: expected 1 or 3, got {channels}")
 
 
 @dataclass(frozen=True)
@@ -107,8 +114,7 @@ class ImageFolder(Source):
     class_list: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels: expected 1 or 3, got {self.channels}")
+        check_channels(self.channels)
         side = _SIDE if self.size is None else self.size
         check_settings(side, self.val_fraction, self.test_fraction, self.seed, whole=True)
         if self.size is not None and self.geometry is not None:

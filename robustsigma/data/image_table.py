@@ -9,7 +9,7 @@ from pathlib import Path
 
 from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, class_names
 from robustsigma.data.files import FileDataset, readable
-from robustsigma.data.folder import check_settings, stratified
+from robustsigma.data.folder import check_channels, check_settings, stratified
 from robustsigma.data.masked import MaskedFiles
 from robustsigma.data.source import Source, Split
 from robustsigma.data.table_rows import Columns, Listed, read_table
@@ -109,8 +109,7 @@ class ImageTable(Source):
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise fail("channels", "1 or 3", self.channels)
+        check_channels(self.channels)
         check_settings(1, self.val_fraction, self.test_fraction, self.seed, whole=True)
         if self.class_list is not None:
             object.__setattr__(self, "class_list", class_names("class_list", self.class_list))

@@ -16,7 +16,7 @@ from robustsigma.data.files import FileDataset, Files, image_files, readable, to
 from robustsigma.data.folder import check_settings, stratified
 from robustsigma.data.masked import area_average
 from robustsigma.data.source import Source, Split
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import fail, several
 
 
 class AnnotatedFiles(FileDataset):
@@ -85,9 +85,7 @@ class SaliencyBench(Source):
         check_settings(self.size, self.val_fraction, self.test_fraction, self.seed)
         if self.class_list is None:
             return
-        given: object = self.class_list
-        if isinstance(given, str):
-            raise fail("class_list", "a list of names", repr(given))
+        several("class_list", self.class_list)
         names = tuple(self.class_list)
         if len(names) < 2 or len(set(names)) < len(names) or not all(map(is_name, names)):
             raise fail("class_list", "at least two names of folders, each once", list(names))

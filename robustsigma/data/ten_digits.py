@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustsigma.data.folder import stratified
 from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.engine.validation import integer
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class TenDigits(Source):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+        integer("seed", self.seed, 0)
 
     @staticmethod
     @abstractmethod

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from robustsigma.data.files import to_tensor
 from robustsigma.data.folder import check_fraction, stratified
 from robustsigma.data.source import ArrayDataset, Source, Split
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import fail, integer
 from robustsigma.geometry import Geometry
 
 
@@ -75,16 +75,15 @@ class Torchvision(Source):
     def __post_init__(self) -> None:
         if self.size is not None and self.geometry is not None:
             raise fail("size", "a number of pixels, or a geometry instead", "both")
-        kind = getattr(torchvision.datasets, self.dataset, None)
+        kind = getattr(torchvision.datasets, str(self.dataset), None)
         if not (inspect.isclass(kind) and {"train", "split"} & set(inspect.signature(kind).parameters)):
             raise ValueError(
                 f"dataset: expected a torchvision dataset with a `train` or `split` argument, got {self.dataset!r}"
             )
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size: expected a positive number of pixels or None, got {self.size}")
+        if self.size is not None:
+            integer("size", self.size, 1)
         check_fraction("val_fraction", self.val_fraction)
-        if self.seed < 0:
-            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+        integer("seed", self.seed, 0)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.perturbations.albumentations_library import albumentations_library
+from robustsigma.engine.validation import several
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Albumentations:
     transforms: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        several("transforms", self.transforms)
         if self.transforms:
             _ = self._compose  # bad names and arguments show at once
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -25,15 +25,34 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
         raise fail(name, f"a finite number in {'(' if open_low else '['}{low}, {high}]", repr(value))
 
 
-def integer(name: str, value: Any, low: int) -> None:
-    """Raise unless `value` is an int of at least `low`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise fail(name, f"an integer of at least {low}", repr(value))
+def integer(name: str, value: Any, low: int, high: int | None = None) -> None:
+    """Raise unless `value` is an int of at least `low`, and at most `high` if that is given."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        expected = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+        raise fail(name, expected, repr(value))
+
+
+def several(name: str, value: Any) -> None:
+    """Raise unless `value` is a list or a tuple."""
+    if not isinstance(value, (list, tuple)):
+        raise fail(name, "a list", repr(value)[:80])
+
+
+def mapping(name: str, value: Any) -> None:
+    """Raise unless `value` is a mapping from texts."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise fail(name, "a mapping from names", repr(value)[:80])
+
+
+def instance(name: str, value: Any, kind: type) -> None:
+    """Raise unless `value` is of a class."""
+    if not isinstance(value, kind):
+        raise fail(name, f"a {kind.__name__}", repr(value)[:80])
 
 
 def choice(name: str, value: Any, options: Collection[str]) -> None:
     """Raise unless `value` is one of `options`."""
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise fail(name, "one of " + ", ".join(map(repr, options)), repr(value))
 
 

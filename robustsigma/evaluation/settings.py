@@ -68,6 +68,8 @@ class Retraining:
     weight_decay: float = 1e-3
 
     def __post_init__(self) -> None:
+        validation.mapping("retrain", self.retrain)
+        validation.mapping("on_the_fly", self.on_the_fly)
         validation.integer("samples", self.samples, 1)
         validation.number("share", self.share, 0, 1, open_low=True)
         _check_optimisation(self, least_epochs=1)
@@ -120,10 +122,11 @@ class Sweep:
     by: Literal["mean", "worst"] = "mean"
 
     def __post_init__(self) -> None:
-        if len(self.stds) < 2 or len(set(self.stds)) != len(self.stds):
-            raise validation.fail("stds", "at least two, each once", repr(list(self.stds)))
+        validation.several("stds", self.stds)
         for std in self.stds:
             validation.number("stds", std, 0, open_low=True)
+        if len(self.stds) < 2 or len(set(self.stds)) != len(self.stds):
+            raise validation.fail("stds", "at least two, each once", repr(list(self.stds)))
         validation.integer("images", self.images, 1)
         validation.choice("by", self.by, ("mean", "worst"))
 
@@ -171,10 +174,15 @@ class Evaluation:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise validation.fail("seeds", "at least one, each once", repr(list(self.seeds)))
+        for name, kind in (("source", Source), ("architecture", Architecture), ("training", Training),
+                           ("retraining", Retraining), ("checks", Checks)):  # fmt: skip
+            validation.instance(name, getattr(self, name), kind)
+        validation.mapping("conditions", self.conditions)
+        validation.several("seeds", self.seeds)
         for seed in self.seeds:
             validation.integer("seeds", seed, 0)
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise validation.fail("seeds", "at least one, each once", repr(list(self.seeds)))
         for name in (*self.conditions, *self.retraining.retrain, *self.retraining.on_the_fly):
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise validation.fail("name of a condition or regime", "letters, digits, - and _", repr(name))

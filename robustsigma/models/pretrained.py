@@ -120,7 +120,10 @@ class Pretrained:
         if isinstance(names, str):
             if not Path(names).is_file():
                 raise fail("classes", "a number, a list of names, or a text file with a name in each line", names)
-            lines = Path(names).read_text(encoding="utf-8").splitlines()
+            try:
+                lines = Path(names).read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise fail("classes", f"a text file in UTF-8, {names}", error) from error
             names = [line.strip() for line in lines if line.strip()]
         return tuple(map(str, names)), len(names)
 

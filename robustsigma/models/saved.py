@@ -20,6 +20,7 @@ from robustsigma.files import write_atomically
 from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.outputs import count_logits
+from robustsigma.models.weights import finite
 
 _KEY = "robustsigma"
 _LARGEST = 4096  # channels, or pixels of a side
@@ -87,7 +88,7 @@ def load_model(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise fail("model", "a safetensors file", f"{path} ({error})") from error
-    infinite = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not _finite(tensor)]
+    infinite = [name for name, tensor in tensors.items() if not finite(tensor)]
     if infinite:
         raise fail("model", "finite weights", f"others in {infinite[0]} of {path}")
     if net is None:
@@ -106,10 +107,6 @@ def load_model(
     if found != len(card.classes):
         raise fail("model", f"names of {found} classes, as many as there are logits", f"{len(card.classes)} in {path}")
     return classifier, card
-
-
-def _finite(tensor: Tensor) -> bool:
-    return bool(tensor.double().isfinite().all())  # isfinite does not know every small format
 
 
 def _built(card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:

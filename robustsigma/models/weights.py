@@ -63,7 +63,23 @@ def read_state(path: str | Path, name: str = "weights") -> State:
     odd = [key for key, value in found.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if odd:
         raise fail(name, f"tensors by name in {path}", f"{type(found[odd[0]]).__name__} as {str(odd[0])[:60]!r}")
+    unusual = [key for key, value in found.items() if not _usual(value)]
+    if unusual:
+        raise fail(name, f"real, dense tensors in {path}", f"another in {unusual[0][:60]!r}")
     return dict(found)
+
+
+def _usual(value: Tensor) -> bool:
+    dense = value.layout == torch.strided and not value.is_meta and not value.is_quantized
+    return dense and not value.is_complex()
+
+
+def finite(value: Tensor) -> bool:
+    """Return whether all numbers of a tensor are."""
+    if not value.is_floating_point():
+        return True
+    known = value.float() if value.element_size() == 1 else value  # isfinite does not know the formats of one byte
+    return bool(known.isfinite().all())
 
 
 def fit_state(net: nn.Module, state: State, told: str, *, classes: int | None = None) -> None:
@@ -95,7 +111,7 @@ def fit_state(net: nn.Module, state: State, told: str, *, classes: int | None = 
     if any(wrong.values()):
         shown = "; ".join(f"{len(keys)} {how} such as {keys[0]}" for how, keys in wrong.items() if keys)
         raise fail("weights", f"those of this {type(net).__name__}", f"{told} ({shown})")
-    infinite = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    infinite = [key for key, value in state.items() if not finite(value)]
     if infinite:
         raise fail("weights", "finite numbers", f"others in {infinite[0]} of {told}")
     net.load_state_dict(state, strict=False)

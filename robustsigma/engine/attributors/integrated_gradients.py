@@ -19,6 +19,7 @@ from robustsigma.engine.classifier import SCORES, Classifier, Score
 
 Rule = Literal["gauss_legendre", "midpoint", "left", "right", "trapezoid", "inclusive_mean"]
 RULES: tuple[Rule, ...] = get_args(Rule)
+_MOST = 5000  # the points of Gauss-Legendre come from a matrix of steps x steps
 
 
 @lru_cache(maxsize=64)
@@ -42,7 +43,7 @@ class IntegratedGradients(Attributor):
     """IG_i = (x_i - x'_i) * integral over a in [0, 1] of dF(x' + a (x - x'))/dx_i (Sundararajan et al., 2017, eq. 1).
 
     Args:
-        steps: points of the quadrature, a gradient each.
+        steps: points of the quadrature, a gradient each; at most 5,000.
         rule: of the quadrature. Gauss-Legendre has the smallest completeness gap on smooth networks.
             "inclusive_mean" gives both end points full weight, which is off by O(1 / steps): the rule of PAIR's
             saliency library and of the IDG authors, for comparisons with their maps.
@@ -59,8 +60,9 @@ class IntegratedGradients(Attributor):
     score: Score = "logit"
 
     def __post_init__(self) -> None:
-        validation.integer("steps", self.steps, 1)
+        validation.integer("steps", self.steps, 1, _MOST)
         validation.choice("score", self.score, SCORES)
+        validation.choice("rule", self.rule, RULES)
         quadrature(self.rule, self.steps)
         object.__setattr__(self, "baseline", baselines.checked(self.baseline))
 

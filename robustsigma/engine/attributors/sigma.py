@@ -22,6 +22,7 @@ _CHUNKS_PER_GROUP = 2
 # Paths of the first round where the number of paths is left to `relative_stderr`; each later round adds half as many
 # as there are, so that the waits are few and at most a third of the paths is more than was needed.
 _FIRST_ROUND = 4
+_MOST = 1e30  # single precision holds no more than 3e38, nor the products of such numbers
 
 
 @dataclass
@@ -113,8 +114,8 @@ class Sigma(Attributor):
     variant: Literal["sound", "authors"] = "sound"
 
     def __post_init__(self) -> None:
-        validation.number("alpha", self.alpha, 0, open_low=True)
-        validation.number("beta", self.beta, 0, open_low=True)
+        validation.number("alpha", self.alpha, 0, _MOST, open_low=True)
+        validation.number("beta", self.beta, 0, _MOST, open_low=True)
         validation.number("epsilon", self.epsilon, 0, 1, open_low=True)
         validation.integer("paths", self.paths, 1)
         validation.integer("max_steps", self.max_steps, 1)

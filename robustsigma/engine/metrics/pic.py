@@ -83,6 +83,7 @@ class PerformanceInformation(HeatmapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        validation.several("thresholds", self.thresholds)
         for threshold in self.thresholds:
             validation.number("thresholds", threshold, 0, 1)
         if not self.thresholds or any(np.diff(self.thresholds) <= 0):

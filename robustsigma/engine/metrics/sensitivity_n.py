@@ -46,7 +46,10 @@ class SensitivityN(HeatmapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        validation.several("fractions", self.fractions)
         object.__setattr__(self, "fractions", tuple(self.fractions))
+        for share in self.fractions:
+            validation.number("fractions", share, 0, 1)
         if not self.fractions or any(not 0 < share < 1 for share in self.fractions):
             raise validation.fail("fractions", "at least one share in (0, 1)", repr(self.fractions))
         validation.integer("subsets", self.subsets, 2)
