@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: bytes) -> Path:
             raise
     except OSError as error:
         # A full disk says which file only when the file is opened, and then it would be the one beside.
-        raise type(error)(error.errno, f"could not write {path}: {error.strerror}") from error
+        raise type(error)(error.errno, f"could not write {path}: {error.strerror or error}") from error
     return path
 
 
