@@ -13,6 +13,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustsigma.data import RobustDataModule
+from robustsigma.files import remove_leftovers
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
 
 _LAST = "last"
@@ -38,6 +39,7 @@ class _CLI(LightningCLI):
         found = self._find_last()
         if found is None:
             return
+        remove_leftovers(found.parent.parent)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(found.parent)

@@ -120,9 +120,21 @@ def _same(batch: Batch) -> Batch:
     return batch
 
 
+class _Loader(DataLoader[Batch]):
+    """A loader whose workers begin when the first batch is asked for.
+
+    Lightning calls `iter` on the loader of a resumed training before it tells the sampler the epoch: workers that had
+    begun by then would load the images of epoch 0.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Yield the batches of an epoch."""
+        yield from super().__iter__()
+
+
 def loader(dataset: KeyedDataset, sampler: KeySampler, batch_size: int, workers: int) -> DataLoader[Batch]:
     """Return a loader that leaves the global generator alone."""
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,

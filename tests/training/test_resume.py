@@ -8,6 +8,7 @@ import torch
 from test_checkpoint import CONFIGS, QUIET, TINY
 
 from robustsigma.cli import main
+from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.files import write_atomically
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
 
@@ -22,8 +23,8 @@ pytestmark = [
 VERSION = {"pytorch-lightning_version": "2.6.4"}
 
 
-def _fit(root):
-    return main([*FIT, f"--trainer.default_root_dir={root}"])
+def _fit(root, workers=0):
+    return main([*FIT, f"--trainer.default_root_dir={root}", f"--data.num_workers={workers}"])
 
 
 def _last(root):
@@ -36,8 +37,10 @@ def _weights(root):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_fit_ends_as_an_uninterrupted_one(sent, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("sent", "workers"), [(signal.SIGTERM, 1), pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow)]
+)
+def test_an_interrupted_fit_ends_as_an_uninterrupted_one(sent, workers, tmp_path, monkeypatch, capsys):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     assert _fit(tmp_path / "whole") == 0
     step, epochs = LitClassifier.training_step, []
@@ -49,7 +52,7 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(sent, tmp_path, monkeyp
             return step(self, batch, batch_idx)
 
         patch.setattr(LitClassifier, "training_step", interrupt)
-        assert _fit(tmp_path / "parts") == 128 + sent
+        assert _fit(tmp_path / "parts", workers) == 128 + sent
     assert {number: signal.getsignal(number) for number in handlers} == handlers, "another signal would be ignored"
     assert "--ckpt_path last" in capsys.readouterr().err
     assert _last(tmp_path / "parts")["epoch"] == 0
@@ -59,7 +62,7 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(sent, tmp_path, monkeyp
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(LitClassifier, "training_step", watch)
-    assert _fit(tmp_path / "parts") == 0
+    assert _fit(tmp_path / "parts", workers) == 0
     assert epochs == [1, 1, 1, 2, 2, 2], "a finished epoch was done again"
     assert "goes on from" in capsys.readouterr().out
     assert _weights(tmp_path / "whole") == _weights(tmp_path / "parts")
@@ -84,6 +87,21 @@ def _equal(first, second):
         assert torch.equal(first, second)
     else:
         assert first == second
+
+
+def test_workers_begin_when_the_first_batch_is_asked_for():
+    """Lightning makes the iterator of a resumed training before it tells the sampler the epoch."""
+    data = RobustDataModule(Baggage(size=16, train=20, val=5, test=5), batch_size=5, num_workers=1)
+    orders = []
+    for early in (True, False):
+        loader = data.train_dataloader()
+        if early:
+            batches = iter(loader)
+        loader.sampler.set_epoch(3)
+        batches = batches if early else iter(loader)
+        orders.append(torch.cat([batch.indices for batch in batches]).tolist())
+    assert orders[0] == orders[1]
+    assert orders[0] != torch.cat([batch.indices for batch in data.train_dataloader()]).tolist()
 
 
 def test_a_checkpoint_is_whole_or_not_there_and_a_full_disk_names_it(tmp_path, monkeypatch):
