@@ -2,10 +2,10 @@
 
 python experiments/fuzz.py --examples 2000 --seed 0
 
-The inputs and the properties are those of tests/fuzz, of which the test suite tries a few. Writes results/fuzz.json:
-for each target the inputs that were tried, how many calls took theirs and how many refused it, the slowest input in
-seconds, and each kind of failure once, with the least input that hypothesis found for it. A run ends with status 1 if
-there is one. Each target runs in a process of its own, whose memory is limited.
+The inputs and the properties are those of tests/fuzz, of which the test suite tries a few. Started again, it goes on.
+Writes results/fuzz.json: for each target the inputs that were tried, how many calls took theirs and how many refused
+it, the slowest input in seconds, and each kind of failure once, with the first input that showed it. A run ends with
+status 1 if there is one. Each target runs in a process of its own, whose memory is limited.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def run(examples: int, seed: int, only: list[str], out: Path) -> int:
 
     provenance = Provenance(f"python experiments/fuzz.py --examples {examples} --seed {seed}")
     found: dict[str, Any] = {"examples": examples, "seed": seed, "targets": {}}
-    for name in only or TARGETS:
+    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    if (before.get("examples"), before.get("seed")) == (examples, seed):  # stopped, it goes on
+        found["targets"] = {name: entry for name, entry in before["targets"].items() if name not in only}
+    for name in [name for name in only or TARGETS if name not in found["targets"]]:
         place = out.with_suffix(".part")
         place.unlink(missing_ok=True)
         process = multiprocessing.get_context("spawn").Process(target=_run, args=(name, examples, seed, place))
@@ -94,7 +97,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=1000, help="inputs of each target")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs")
-    parser.add_argument("--only", nargs="*", default=[], help="names of targets")
+    parser.add_argument("--only", nargs="*", default=[], help="names of targets, which are then tried again")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "fuzz.json")
     given = parser.parse_args()
     return int(run(given.examples, given.seed, given.only, given.out) > 0)
