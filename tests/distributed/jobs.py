@@ -1,0 +1,92 @@
+"""What the processes of the tests do: the same as one process would, each on its share."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch import multiprocessing, nn
+
+from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Share, Sigma, SigmaSample
+from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.engine.perturbations.sigma_sample import Bank
+from robustsigma.evaluation.outcomes import OutcomeRecorder
+from robustsigma.training import AugmentationStatistics, LitClassifier
+
+SOURCE = Baggage(size=16, train=41, val=5, test=23)  # odd counts: uneven last batches
+WALK = Sigma(alpha=0.03, beta=0.1, objective="logit", paths=1, max_steps=6)
+PERTURBATION = Mixture([Share(SigmaSample(WALK, bank=Bank(max_age=2)), 0.6), Share(FGSM(0.03, random_start=True), 0.2)])
+CONDITIONS = {
+    "clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.02), "sigma": SigmaSample(WALK)
+}  # fmt: skip
+BATCH, EPOCHS = 8, 3
+
+
+class Seen(pl.Callback):
+    """Keeps what every training step was given, but for images that only fill up a share."""
+
+    def __init__(self) -> None:
+        self.images: dict[tuple[int, int], torch.Tensor] = {}
+        self.repeated = 0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        for image, index, counted in zip(batch.images, batch.indices.tolist(), batch.counted.tolist(), strict=True):
+            if not counted:
+                self.repeated += 1
+                continue
+            assert (trainer.current_epoch, index) not in self.images, "an image was trained on twice in an epoch"
+            self.images[trainer.current_epoch, index] = image.clone()
+
+
+def fit_and_test(rank: int, world: int, folder: Path) -> None:
+    """Train with augmentation and a bank, test under every condition, and write what came of it."""
+    torch.manual_seed(0)
+    # Without BatchNorm, whose statistics are each process's own.
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)
+    )
+    model = LitClassifier(net, mean=[0.5], std=[0.25], optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
+    data = RobustDataModule(
+        SOURCE, train_perturbation=PERTURBATION, conditions=CONDITIONS, batch_size=BATCH // world, seed=3
+    )
+    seen, recorder, statistics = Seen(), OutcomeRecorder(), AugmentationStatistics()
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS, accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto",
+        precision="64-true", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, callbacks=[seen, recorder, statistics],
+        plugins=[LightningEnvironment()], default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    trainer.test(model, data, verbose=False)
+    found = {
+        "seen": seen.images,
+        "repeated": seen.repeated,
+        "weights": {name: p.detach() for name, p in model.named_parameters()},
+        "bank": data.banks.state_dict(),
+        "outcomes": {name: vars(each) for name, each in recorder.outcomes.items()},
+        "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
+        "totals": vars(statistics.totals),
+    }
+    torch.save(found, folder / f"{world}-{rank}.pt")
+
+
+def together(job: Any, world: int, *arguments: Any) -> None:
+    """Run a job in so many processes, as a launcher starts them; their first error is raised."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    multiprocessing.start_processes(_one, (job, world, port, arguments), world, start_method="spawn")
+
+
+def _one(rank: int, job: Any, world: int, port: int, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    which = {"LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in which.items()})
+    job(rank, world, *arguments)
