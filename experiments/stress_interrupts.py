@@ -10,7 +10,7 @@ full: files may not grow beyond some size, the run has to end with one line that
 is room.
 
 Each run is a fork of this process, which has imported everything, so that it takes seconds. Needs Linux's /proc.
-Writes results/stress_interrupts.json.
+Writes results/stress_interrupts.json, row by row: stopped and started again, it goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -323,6 +323,65 @@ def summed(rows: list[dict[str, int]]) -> dict[str, int]:
     return {name: sum(row[name] for row in rows) for name in rows[0]}
 
 
+class Results:
+    """The file of the results, which has each row as soon as it is counted: a script that is stopped goes on.
+
+    Args:
+        path: of the file. Rows of another number of signals or another seed are counted anew.
+        options: of the command line.
+    """
+
+    def __init__(self, path: Path, options: argparse.Namespace) -> None:
+        self.path = path
+        self.found: dict[str, Any] = {"times": options.times, "seed": options.seed, "signals": {}, "full_disk": {}}
+        if path.is_file():
+            before = json.loads(path.read_text())
+            if all(before.get(name) == self.found[name] for name in ("times", "seed")):
+                self.found = before
+
+    def count(self, kind: str, verb: str, name: str, rows: Callable[[], Iterator[dict[str, int]]]) -> None:
+        """Count one row, unless it is there."""
+        if name not in self.found[kind].setdefault(verb, {}):
+            self.found[kind][verb][name] = summed(list(rows()))
+            self.write()
+        print(f"{verb:10}{name:12}", self.found[kind][verb][name], flush=True)
+
+    def write(self) -> Path:
+        """Write the file."""
+        return write_atomically(self.path, (json.dumps(self.found, indent=1) + "\n").encode())
+
+
+def count(verb: Verb, folder: Path, results: Results, times: int, seed: int) -> None:
+    """Count everything of one verb."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        run(verb.arguments(folder / "warm"))  # imports what it needs, here, so that the forks need not
+    child = start(verb.arguments(folder / "whole"), folder / "whole")
+    seconds = work(child)
+    if end(child):
+        raise SystemExit((folder / "whole.log").read_text())
+    whole, out = verb.results(folder / "whole"), folder / "run"
+
+    def signals(sent: signal.Signals) -> Iterator[dict[str, int]]:
+        draw = random.Random(f"{seed} {verb.name} {sent.name}")
+        for number in range(times):
+            # Every other run keeps images only every few seconds, as runs do.
+            often = 0.0 if number % 2 else 5.0
+            yield interrupted(verb, out, sent, draw.uniform(0, seconds), whole, often)
+            shutil.rmtree(out)
+
+    def disks() -> Iterator[dict[str, int]]:
+        draw = random.Random(f"{seed} {verb.name} disk")
+        for _ in range(max(1, times // 4)):
+            yield full(verb, out, draw.randint(2_000, 9_000), whole)
+            shutil.rmtree(out)
+
+    for sent in SIGNALS:
+        results.count("signals", verb.name, sent.name, lambda sent=sent: signals(sent))  # type: ignore[misc]
+    results.count("full_disk", verb.name, "counts", disks)
+    for name in ("warm", "whole"):
+        shutil.rmtree(folder / name)
+
+
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Interrupt, count, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -332,41 +391,15 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    provenance, draw = Provenance("python experiments/stress_interrupts.py"), random.Random(options.seed)
-    found: dict[str, Any] = {"times": options.times, "seed": options.seed, "signals": {}, "full_disk": {}}
+    provenance = Provenance("python experiments/stress_interrupts.py")
+    results = Results(options.out / "stress_interrupts.json", options)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for verb in verbs(folder):
-            if verb.name not in options.verbs:
-                continue
-            with contextlib.redirect_stdout(io.StringIO()):
-                run(verb.arguments(folder / "warm"))  # imports what it needs, here, so that the forks need not
-            child = start(verb.arguments(folder / "whole"), folder / "whole")
-            seconds = work(child)
-            if end(child):
-                raise SystemExit((folder / "whole.log").read_text())
-            whole = verb.results(folder / "whole")
-            found["signals"][verb.name] = {"seconds_uninterrupted": seconds}
-            for sent in SIGNALS:
-                rows = []
-                for time_ in range(options.times):
-                    # Every other run keeps images only every few seconds, as runs do.
-                    often = 0.0 if time_ % 2 else 5.0
-                    rows.append(interrupted(verb, folder / "run", sent, draw.uniform(0, seconds), whole, often))
-                    shutil.rmtree(folder / "run")
-                found["signals"][verb.name][sent.name] = summed(rows)
-                print(f"{verb.name:10}{sent.name:8}", summed(rows), flush=True)
-            sizes = [draw.randint(2_000, 9_000) for _ in range(max(1, options.times // 4))]
-            rows = []
-            for most in sizes:
-                rows.append(full(verb, folder / "run", most, whole))
-                shutil.rmtree(folder / "run")
-            found["full_disk"][verb.name] = {"bytes": sizes, **summed(rows)}
-            print(f"{verb.name:10}full    ", summed(rows), flush=True)
-            shutil.rmtree(folder / "whole")
-    found["provenance"] = provenance.record()
-    print(write_atomically(options.out / "stress_interrupts.json", (json.dumps(found, indent=1) + "\n").encode()))
-    return found
+        for verb in verbs(Path(name)):
+            if verb.name in options.verbs:
+                count(verb, Path(name), results, options.times, options.seed)
+    results.found["provenance"] = provenance.record()
+    print(results.write())
+    return results.found
 
 
 if __name__ == "__main__":

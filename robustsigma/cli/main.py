@@ -64,10 +64,11 @@ def _run(verb: str, arguments: list[str]) -> int:
             print(f"\nrobustsigma {verb}: interrupted. What is finished is kept: {_resume(verb)}.", file=sys.stderr)
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        died = _died(error)
+        if died is None or os.environ.get("ROBUSTSIGMA_DEBUG"):
             raise
-        told = "a loading process (num_workers) died, often for want of memory. What is finished is kept"
-        print(f"robustsigma {verb}: error: {told}: {_resume(verb)}. {_line(error)}", file=sys.stderr)
+        told = f"{died} died. What is finished is kept: {_resume(verb)}"
+        print(f"robustsigma {verb}: error: {told}. {_line(error)}", file=sys.stderr)
         return WRONG
     except (ValueError, ImportError, OSError, ArgumentError) as error:
         if os.environ.get("ROBUSTSIGMA_DEBUG"):
@@ -80,6 +81,17 @@ def _resume(verb: str) -> str:
     if verb == "fit":
         return "run the command again with --ckpt_path last to go on from the last finished epoch"
     return "run the command again to go on"
+
+
+def _died(error: RuntimeError) -> str | None:
+    """Return which other process an error says to have died, or None."""
+    from torch.distributed import DistError
+
+    if str(error).startswith("DataLoader worker"):
+        return "a loading process (num_workers), often for want of memory,"
+    if isinstance(error, DistError) or "gloo" in str(error):
+        return "another process of this training"
+    return None
 
 
 def _line(error: Exception) -> str:

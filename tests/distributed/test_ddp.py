@@ -1,5 +1,12 @@
 """Two processes give what one gives, image by image: in training with augmentation and a bank, and in tests."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +15,7 @@ from jobs import CONDITIONS, EPOCHS, SOURCE, fit_and_test, together
 from robustsigma.data.gathering import Share
 from robustsigma.data.loading import KeySampler
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "fit"
 pytestmark = [
     pytest.mark.third_party_rng,  # weights
     pytest.mark.filterwarnings("ignore:.*torch.distributed.*"),
@@ -91,3 +99,33 @@ def test_gathered_samples_are_in_the_order_of_the_whole_batch_and_each_once(monk
     indices, values = Share(0, 2).gather(*mine)
     assert indices.tolist() == [10, 12, 13]
     assert values.tolist() == [1.0, 3.0, 4.0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_process_of_fit_that_dies_ends_it_with_one_line_and_it_goes_on(tmp_path):
+    layers = ("base", "baggage", "sigma", "overlays/bank")
+    arguments = ["fit", *(a for layer in layers for a in ("--config", str(CONFIGS / f"{layer}.yaml")))]
+    arguments += [f"--data.source.init_args.{name}" for name in ("size=16", "train=41", "val=9", "test=10")]
+    arguments += [f"--trainer.{name}" for name in ("devices=2", "strategy=ddp", "accelerator=cpu", "max_epochs=200")]
+    arguments += ["--model.net.init_args.arguments.width=4", "--data.batch_size=8", "--ckpt_path=last"]
+    arguments += ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}"]
+    script = tmp_path / "run.py"  # Lightning starts the other process with the same line
+    script.write_text("import sys\nfrom robustsigma.cli import main\nsys.exit(main())\n")
+    with subprocess.Popen([sys.executable, str(script), *arguments], stderr=subprocess.PIPE, text=True) as run:
+        while not list(tmp_path.rglob("last.ckpt")):
+            assert run.poll() is None
+            time.sleep(0.01)
+        (other,) = map(int, Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split())
+        os.kill(other, signal.SIGKILL)
+        _, told = run.communicate(timeout=900)
+    assert run.returncode == 2
+    assert "another process of this training died. What is finished is kept" in told.splitlines()[-1]
+    (path,) = tmp_path.rglob("last.ckpt")
+    epochs = torch.load(path, weights_only=True)["epoch"] + 3
+    again = [argument.replace("=200", f"={epochs}") for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, str(script), *again], capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert torch.load(path, weights_only=True)["epoch"] == epochs - 1

@@ -77,6 +77,6 @@ def _check(verb, tmp_path, times):
         assert row["went_on"] == row["equal"] == row["tried"] == times
         assert row["said_so"] == row["ended_by_the_signal"]
         assert row["recomputed"] == row["half_written"] == row["left_over"] == 0
-    row = found["full_disk"][verb]
+    row = found["full_disk"][verb]["counts"]
     assert row["ended_with_an_error"] == row["named_the_file"] == row["went_on"] == row["equal"] == row["tried"]
     assert row["half_written"] == 0

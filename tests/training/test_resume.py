@@ -1,5 +1,6 @@
 """`robustsigma fit` goes on after an interrupt and ends as if there had been none, dropout and bank included."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from test_checkpoint import CONFIGS, QUIET, TINY
 
 from robustsigma.cli import main
 from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data.loading import KeyedDataset
 from robustsigma.files import write_atomically
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
 
@@ -87,6 +89,34 @@ def _equal(first, second):
         assert torch.equal(first, second)
     else:
         assert first == second
+
+
+def test_a_loading_process_that_dies_ends_fit_with_one_line_and_it_goes_on(tmp_path, monkeypatch, capsys):
+    load = KeyedDataset.__getitems__
+
+    def dies(self, keys):
+        if keys[0].epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(self, keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyedDataset, "__getitems__", dies)
+        assert _fit(tmp_path, workers=1) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "a loading process (num_workers), often for want of memory, died" in told
+    assert "--ckpt_path last" in told
+    assert _last(tmp_path)["epoch"] == 0
+    assert _fit(tmp_path, workers=1) == 0
+    assert _last(tmp_path)["epoch"] == 2
+
+
+def test_other_errors_of_the_program_are_not_hidden(monkeypatch):
+    def wrong(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("robustsigma.cli.lightning.run", wrong)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["fit"])
 
 
 def test_workers_begin_when_the_first_batch_is_asked_for():
