@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, on a small network and small images."""
+"""The README's Python runs as it stands there, on a small network and small images; what it quotes is what was found."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import cases
 import judged
 import pytest
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.parametrize("place", range(len(BLOCKS)))
@@ -29,3 +31,11 @@ def test_runs(place, capsys):
 
 def test_there_is_python_in_it():
     assert len(BLOCKS) == 2
+
+
+def test_what_is_said_of_retraining_is_what_the_study_says():
+    section = README.split("### Does retraining with SIGMA samples help?")[1].split("\n### ")[0]
+    said = [line for line in section.splitlines() if line.startswith("- ")]
+    assert said
+    page = (ROOT / "results" / "does_it_help.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in said if line not in page] == []

@@ -13,7 +13,7 @@ Table = dict[str, Any]
 _MEANS = (COMBINED, OTHERS)
 _WHERE = {COMBINED: "over all conditions that are not transfer", OTHERS: "without SIGMA's own"}
 _VERBS = {1: "surely raises", -1: "surely lowers", 0: "undecided"}
-_VERDICTS = {1: "yes", 0: "not decided", -1: "no, it does harm"}
+_VERDICTS = {1: "yes", 0: "not decided", -1: "no, it is worse"}
 
 
 def conclusions(found: dict[str, Any]) -> Iterator[str]:

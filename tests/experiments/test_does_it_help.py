@@ -99,7 +99,7 @@ def _result(ahead):
 
 @pytest.mark.parametrize(
     ("ahead", "verdict", "verb"),
-    [(0.05, "yes", "surely raises"), (-0.05, "no, it does harm", "surely lowers"), (0.0, "not decided", "undecided")],
+    [(0.05, "yes", "surely raises"), (-0.05, "no, it is worse", "surely lowers"), (0.0, "not decided", "undecided")],
 )
 def test_conclusions_follow_the_intervals(study, ahead, verdict, verb):
     told = list(study.page.conclusions(_result(ahead)))
