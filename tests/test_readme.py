@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, on a small network and small images; what it quotes is what was found."""
+"""The README's Python runs as it stands there, on a small network and small images; its quotations are true."""
 
 from __future__ import annotations
 

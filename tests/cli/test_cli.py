@@ -76,7 +76,10 @@ MISTAKES = {
     "unknown top key": (["evaluate", "--trainings.epochs", "3"], "trainings"),
     "no such config": (["evaluate", "--config", "{tmp}/missing.yaml"], "config"),
     "bad YAML": (["evaluate", "--config", "{tmp}/bad.yaml"], "config"),
-    "size out of range": (["evaluate", "--source", "Baggage", "--source.size", "5"], "size: expected an integer from 16 to 299"),
+    "size out of range": (
+        ["evaluate", "--source", "Baggage", "--source.size", "5"],
+        "size: expected an integer from 16 to 299",
+    ),
     "no such source": (["evaluate", "--source", "ImageNette"], "source"),
     "no such folder": (["evaluate", "--source", "ImageFolder", "--source.root", "{tmp}/nope"], "root: expected"),
     "bad value": (["evaluate", "--training.lr", "-1"], "lr: expected"),
