@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tempfile
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def _changed_tensors(draw: Any) -> dict[str, Any]:
 def _safetensors(draw: Any) -> bytes:
     card: Any = _card()
     for key in draw(st.lists(st.sampled_from([*card, "geometry", "more"]), max_size=2)):
-        card[key] = draw(st.sampled_from(ODD))
+        card[key] = deepcopy(draw(st.sampled_from(ODD)))
     if isinstance(card["architecture"], dict) and draw(st.booleans()):
         part = draw(st.sampled_from(["name", "arguments", "padding", "inner"]))
         if part == "inner":
@@ -76,7 +77,7 @@ def _safetensors(draw: Any) -> bytes:
                 draw(st.sampled_from(ARGUMENTS)): draw(st.sampled_from(ODD)),
             }
         else:
-            card["architecture"][part] = draw(st.sampled_from(ODD))
+            card["architecture"][part] = deepcopy(draw(st.sampled_from(ODD)))
     text = draw(
         st.one_of(st.just(json.dumps(card)), st.just(json.dumps(card)), st.just(json.dumps(card)), st.text(max_size=9))
     )
