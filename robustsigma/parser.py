@@ -141,9 +141,12 @@ class Presets(Generic[T]):
         allow, arguments = trust.allowed_by(arguments)
         guarded = guarded or bool(allow)
         # The preset comes before anything else is parsed: the other options change its settings.
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         first.add_argument("--preset", default=self.names[0])
-        name = first.parse_known_args(list(arguments))[0].preset
+        try:
+            name = first.parse_known_args(list(arguments))[0].preset
+        except argparse.ArgumentError as error:
+            raise fail("preset", f"one of {', '.join(self.names)}, as in --preset {self.names[0]}", "none") from error
         parser = self._parser(f"robustsigma {verb}", description)
         parser.add_argument("--preset", type=str, default=name, help=f"settings to start from: {', '.join(self.names)}")
         parser.add_argument("--out", type=str, default=out, help="folder of the report")

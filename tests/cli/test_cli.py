@@ -72,6 +72,7 @@ MISTAKES = {
     "unknown option": (["quickstart", "--sedes", "1"], "sedes"),
     "abbreviated option": (["quickstart", "--seed", "2"], "--seed"),
     "no such preset": (["evaluate", "--preset", "imagenet"], "preset: expected one of 'baggage'"),
+    "no preset": (["sweep", "--preset", "--seed=1"], "preset: expected one of baggage, digits, mnist5k, as in"),
     "unknown key": (["evaluate", "--config", "{tmp}/unknown.yaml"], "epochss"),
     "unknown top key": (["evaluate", "--trainings.epochs", "3"], "trainings"),
     "no such config": (["evaluate", "--config", "{tmp}/missing.yaml"], "config"),
