@@ -67,8 +67,8 @@ def sigma(case: Case) -> Row:
 def ig(case: Case) -> Row:
     """A gradient a point; the scores of both ends."""
     few, steps = case.first(case.scale.few), case.scale.steps
-    others = peers.captum_ig(few, steps), peers.pair_ig(few, steps)
-    return _row(few, IntegratedGradients(steps), _points(few, steps, 2), *others)
+    rule = IntegratedGradients(steps)
+    return _row(few, rule, _points(few, steps, 2), peers.captum_ig(few, rule), peers.pair_ig(few, steps))
 
 
 def left_ig(case: Case) -> Row:
@@ -97,9 +97,8 @@ def expected_gradients(case: Case) -> Row:
 def guided_ig(case: Case) -> Row:
     """A gradient a step, and the score of the image."""
     steps = max(2, case.scale.steps // 2)
-    settings = {"fraction": 0.25, "max_dist": 0.02}
-    other = peers.pair_guided_ig(case, steps, **settings)
-    return _row(case, GuidedIntegratedGradients(steps, **settings), _points(case, steps, 1), other)
+    rule = GuidedIntegratedGradients(steps, fraction=0.25, max_dist=0.02)
+    return _row(case, rule, _points(case, steps, 1), peers.pair_guided_ig(case, rule))
 
 
 def _two_gradients(case: Case, shared: int) -> Callable[[Attribution], Passes]:

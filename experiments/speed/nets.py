@@ -6,6 +6,7 @@ folding must have something to fold. Images are the embedded baggage scans.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -147,6 +148,12 @@ class Case:
     def first(self, count: int) -> Case:
         """Return the case with fewer images."""
         return replace(self, images=self.images[:count], target=self.target[:count], seeds=self.seeds[:count])
+
+    def exact(self) -> Case:
+        """Return the case in double precision, with as few images as those peers get that take one at a time."""
+        classifier, plain = (copy.deepcopy(module).double() for module in (self.classifier, self.plain))
+        few = self.first(self.scale.single)
+        return replace(few, net=plain.net, classifier=classifier, plain=plain, images=few.images.double())
 
 
 def case(name: str, device: torch.device, *, fast: bool) -> Case:

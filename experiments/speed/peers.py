@@ -1,11 +1,12 @@
 """The same computations by other libraries, called as their documentation says, on the network as it is.
 
 They are given normalisation and network in eval mode without parameter gradients, and nothing of robustsigma's.
+Whether an attribution or an attack is the same is seen in double precision on one image or a few: in single, rounding
+decides the sign of a gradient of almost zero, and which side of a ReLU's kink a point of a path is on.
 """
 
 from __future__ import annotations
 
-import copy
 import importlib
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from torch import Tensor
 from experiments.speed import sigma_loop
 from experiments.speed.nets import Case
 from experiments.speed.rows import Peer
-from robustsigma import Sigma
+from robustsigma import Attributor, GuidedIntegratedGradients, IntegratedGradients, Perturbation, Sigma
 from robustsigma.engine import noise
 from robustsigma.engine.metrics import Infidelity, PerformanceInformation, Subject
 
@@ -40,17 +41,24 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
 
 
-def captum_ig(case: Case, steps: int) -> Peer:
+def captum_ig(case: Case, rule: IntegratedGradients) -> Peer:
     """Captum's Integrated Gradients: the same rule and points, with the classifier's own batches."""
-    method = library("captum.attr").IntegratedGradients(case.plain)
-    batch = case.classifier.chunk_for(case.images)
+    made, batch = library("captum.attr").IntegratedGradients, case.classifier.chunk_for(case.images)
 
-    def call() -> Tensor:
-        return method.attribute(
-            case.images, target=case.target, n_steps=steps, method="gausslegendre", internal_batch_size=batch
+    def call(of: Case = case) -> Tensor:
+        return made(of.plain).attribute(
+            of.images, target=of.target, n_steps=rule.steps, method="gausslegendre", internal_batch_size=batch
         )
 
-    return Peer("captum", call, len(case.images), lambda ours, theirs: apart(ours.values, theirs), 1e-3)
+    return Peer("captum", call, len(case.images), _maps_apart(case, rule, call), 1e-6)
+
+
+def _maps_apart(case: Case, rule: Attributor, call: Callable[[Case], Tensor]) -> Callable[[Any, Any], float]:
+    def deviation(*_: Any) -> float:
+        few = case.exact()
+        return apart(rule(few.classifier, few.images, few.target, seed=few.seeds).values, call(few))
+
+    return deviation
 
 
 def _gradients(case: Case, score: str) -> Callable[..., dict[str, Array]]:
@@ -58,7 +66,7 @@ def _gradients(case: Case, score: str) -> Callable[..., dict[str, Array]]:
     key = library("saliency.core").base.INPUT_OUTPUT_GRADIENTS
 
     def call(points: Array, call_model_args: int, expected_keys: Any = None) -> dict[str, Array]:
-        x = torch.as_tensor(points, dtype=torch.float32, device=case.device).requires_grad_(True)
+        x = torch.as_tensor(points, dtype=case.images.dtype, device=case.device).requires_grad_(True)
         logits = case.plain(x)
         scores = logits if score == "logit" else logits.softmax(1)
         return {key: torch.autograd.grad(scores[:, call_model_args].sum(), x)[0].cpu().numpy()}
@@ -107,22 +115,21 @@ def pair_ig(case: Case, steps: int) -> Peer:
     return Peer("PAIR", call, case.scale.single, None)
 
 
-def pair_guided_ig(case: Case, steps: int, fraction: float, max_dist: float) -> Peer:
+def pair_guided_ig(case: Case, rule: GuidedIntegratedGradients) -> Peer:
     """PAIR's Guided IG."""
-    method, gradients = library("saliency.core").GuidedIG(), _gradients(case, "prob")
+    method, settings = library("saliency.core").GuidedIG(), {"fraction": rule.fraction, "max_dist": rule.max_dist}
 
-    def mask(x: Array, label: int) -> Array:
-        return method.GetMask(x, gradients, label, x_steps=steps, fraction=fraction, max_dist=max_dist)
+    def call(of: Case = case) -> Tensor:
+        gradients = _gradients(of, "prob")
+        return _each(of, lambda x, label: method.GetMask(x, gradients, label, x_steps=rule.steps, **settings))()
 
-    # Rounding decides which of two almost equal gradients is in the lower quantile.
-    return Peer("PAIR", _each(case, mask), case.scale.single, lambda a, b: apart(a.values, b), 0.05)
+    return Peer("PAIR", call, case.scale.single, _maps_apart(case, rule, call), 1e-6)
 
 
 def sigma_one_by_one(case: Case, rule: Sigma) -> Peer:
     """The published code's order of passes, see `sigma_loop`; patterns are drawn there and here by each one's means.
 
-    Whether both compute the same is seen in double precision, on one image with the same patterns: in single, the
-    fall of confidence in a few steps is hardly more than rounding.
+    Whether both compute the same is seen with the same patterns.
     """
     few = case.first(case.scale.single)
     shape = tuple(case.images.shape[1:])
@@ -138,33 +145,35 @@ def sigma_one_by_one(case: Case, rule: Sigma) -> Peer:
     def deviation(ours: Any, theirs: Any) -> float:
         steps = {len(curve) - 1 for _, curves in theirs for curve in curves}
         assert steps == set(ours.steps.unique().tolist()) == {rule.max_steps}, "walks of other lengths"
-        return _same_walk(case.first(1), replace(rule, paths=2))
+        return _same_walk(case.exact().first(1), replace(rule, paths=2))
 
     return Peer("one by one", call, len(few.images), deviation, 1e-6)
 
 
 def _same_walk(case: Case, rule: Sigma) -> float:
-    classifier, plain = (copy.deepcopy(module).double() for module in (case.classifier, case.plain))
-    images = case.images.double()
     keys = noise.fold(torch.arange(rule.max_steps * rule.paths), "patterns")
-    drawn = 0.5 * noise.bernoulli(keys, tuple(images.shape[1:]), torch.float64)
+    drawn = 0.5 * noise.bernoulli(keys, tuple(case.images.shape[1:]), torch.float64)
     patterns = drawn.unflatten(0, (rule.max_steps, rule.paths)).to(case.device)
-    ours = replace(rule, patterns=patterns)(classifier, images, case.target)
+    ours = replace(rule, patterns=patterns)(case.classifier, case.images, case.target)
     theirs, _ = sigma_loop.attribute(
-        rule, plain, images[0], int(case.target[0]), lambda path, step: patterns[step, path]
+        rule, case.plain, case.images[0], int(case.target[0]), lambda path, step: patterns[step, path]
     )
     return apart(ours.values, theirs[None])
 
 
-def attack(case: Case, name: str, **arguments: Any) -> Peer:
+def attack(case: Case, same: Perturbation, name: str, **arguments: Any) -> Peer:
     """An attack of torchattacks that does the same: the share of pixels that it leaves elsewhere."""
-    made = getattr(library("torchattacks"), name)(case.plain, **arguments)
+    made = getattr(library("torchattacks"), name)
 
-    def differing(ours: Tensor, theirs: Tensor) -> float:
-        return float(((ours - theirs).abs() > 1e-5).double().mean())
+    def call(of: Case = case) -> Tensor:
+        return made(of.plain, **arguments)(of.images, of.target)
 
-    # The sign of a gradient of almost zero is rounding.
-    return Peer("torchattacks", lambda: made(case.images, case.target), len(case.images), differing, 0.02)
+    def differing(*_: Any) -> float:
+        few = case.exact()
+        ours = same.apply(few.classifier, few.images, few.target, seed=few.seeds).images
+        return float(((ours - call(few)).abs() > 1e-5).double().mean())
+
+    return Peer("torchattacks", call, len(case.images), differing, 1e-4)
 
 
 def spsa(case: Case, eps: float) -> Peer:

@@ -39,13 +39,6 @@ def _row(case: Case, perturbation: Perturbation, needed: Passes | None, *others:
     return Row(repr(perturbation), len(case.images), call, passes, None, others)
 
 
-def _images_of(peer: peers.Peer) -> peers.Peer:
-    """Return a peer that is compared with the images of a `Perturbed`."""
-    deviation = peer.deviation
-    assert deviation is not None
-    return replace(peer, deviation=lambda ours, theirs: deviation(ours.images, theirs))
-
-
 def _steps(case: Case) -> int:
     return max(2, case.scale.steps // 4)
 
@@ -53,7 +46,8 @@ def _steps(case: Case) -> int:
 def fgsm(case: Case) -> Row:
     """One gradient."""
     count = len(case.images)
-    return _row(case, FGSM(EPS), Passes(count, count), _images_of(peers.attack(case, "FGSM", eps=EPS)))
+    same = FGSM(EPS)
+    return _row(case, same, Passes(count, count), peers.attack(case, same, "FGSM", eps=EPS))
 
 
 def n_fgsm(case: Case) -> Row:
@@ -65,8 +59,9 @@ def pgd(case: Case) -> Row:
     """A gradient a step."""
     steps = _steps(case)
     count = len(case.images) * steps
-    other = peers.attack(case, "PGD", eps=EPS, alpha=EPS / 2, steps=steps, random_start=False)
-    return _row(case, PGD(EPS, EPS / 2, steps, random_start=False), Passes(count, count), _images_of(other))
+    same = PGD(EPS, EPS / 2, steps, random_start=False)
+    other = peers.attack(case, same, "PGD", eps=EPS, alpha=EPS / 2, steps=steps, random_start=False)
+    return _row(case, same, Passes(count, count), other)
 
 
 def square_search(case: Case) -> Row:
@@ -99,8 +94,8 @@ def adapted(case: Case) -> Row:
     steps = _steps(case)
     arguments = {"eps": EPS, "alpha": EPS / 2, "steps": steps, "random_start": False}
     count = len(case.images) * steps
-    other = _images_of(peers.attack(case, "PGD", **arguments))
-    return _row(case, TorchAttack("PGD", arguments), Passes(count, count), other)
+    same = TorchAttack("PGD", arguments)
+    return _row(case, same, Passes(count, count), peers.attack(case, same, "PGD", **arguments))
 
 
 ROWS: dict[str, Callable[[Case], Row]] = {

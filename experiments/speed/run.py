@@ -146,7 +146,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--rows", nargs="+", choices=[*CALLS, *WHOLE], help="all by default")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("runs/speed"), help="where finished rows are kept")
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--profile", choices=CALLS, help="say what takes the time of a row, and measure nothing")

@@ -10,11 +10,15 @@ from typing import Any
 from robustsigma.engine.validation import fail
 from robustsigma.files import write_atomically
 from robustsigma.report import text
-from study.conclusions import conclusions, difference
+from study.conclusions import conclusions, difference, short
 from study.plans import CLEAN, GAUSSIAN, REFERENCE, SAMPLES, TIME, VARIATIONS
 from study.words import TABLES, column, percent, points, row, shown, sign
 
 NAME = "does_it_help"
+_SHORT = """\
+Mean accuracy after training on SIGMA samples minus that after other training, in points, with 95 % intervals; bold
+where the interval leaves zero out. First over all conditions that are not transfer (clean images, noise, FGSM, PGD,
+adaptive SIGMA), then without SIGMA's own."""
 _READ = """\
 Accuracies are in % with 95 % intervals, differences in points; both are resampled over seeds and images, differences
 are paired over both. Bold differences have an interval that leaves zero out ("surely"). The intervals are not
@@ -44,6 +48,11 @@ def write(folder: Path) -> Path:
 def _page(every: dict[Path, dict[str, Any]]) -> Iterator[str]:
     yield "# Does retraining with SIGMA samples help?\n"
     yield "Made by `python experiments/does_it_help.py DATASET`. Each conclusion follows from intervals by rule.\n"
+    yield "## In short\n"
+    yield f"{_SHORT}\n"
+    rows = list(short(list(every.values())))
+    yield from (_line(cells) for cells in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+    yield ""
     for found in every.values():
         yield f"## In words: {found['dataset']['title']}\n"
         yield from (f"- {sentence}" for sentence in conclusions(found))

@@ -94,17 +94,26 @@ def _result(ahead):
         for name in ("clean", "sigma/adaptive", "combined", "others")
     ]  # fmt: skip
     table = {"rows": rows, "cells": cells, "differences": differences}
-    return {"tables": {"samples": table, "time": table, "variations": table}}
+    return {"dataset": {"title": "scans"}, "tables": {"samples": table, "time": table, "variations": table}}
 
 
 @pytest.mark.parametrize(
-    ("ahead", "verdict", "verb"),
-    [(0.05, "yes", "surely raises"), (-0.05, "no, it is worse", "surely lowers"), (0.0, "not decided", "undecided")],
+    ("ahead", "cell", "verb"),
+    [
+        (0.05, "**+5.0 (+4.0 to +6.0)**", "surely raises"),
+        (-0.05, "**−5.0 (−6.0 to −4.0)**", "surely lowers"),
+        (0.0, "0.0 (−1.0 to +1.0)", "undecided"),
+    ],
 )
-def test_conclusions_follow_the_intervals(study, ahead, verdict, verb):
+def test_conclusions_follow_the_intervals(study, ahead, cell, verb):
+    head, *rows = study.page.short([_result(ahead)])
+    assert rows == [
+        # with and without SIGMA's own condition
+        ["scans", f"on the fly, matched by {by}", f"{cell} / {cell}", f"{cell} / {cell}", "not measured / not measured"]
+        for by in ("samples", "time")
+    ]
+    assert len(head) == 5
     told = list(study.page.conclusions(_result(ahead)))
-    assert "Does SIGMA on the fly help, matched by samples?" in told[0]
-    assert told[0].count(verdict) == 4  # two controls, with and without SIGMA's own condition
     effects = [line for line in told if line.startswith("SIGMA on the fly, matched")]
     assert len(effects) == 4
     assert all(f"{verb} clean images" in line for line in effects)
@@ -131,7 +140,7 @@ def test_the_fast_form_runs(study, tmp_path):
     assert {cell["chance"] for cell in cells} == {0.2}
     assert all(0 <= c["unconverged"] <= 1 for c in cells if c["condition"] == "sigma/adaptive")
     page = (tmp_path / "does_it_help.md").read_text()
-    assert page.index("Does SIGMA on the fly help") < page.index("## How to read")
+    assert page.index("| SIGMA samples |") < page.index("## How to read")
     assert str(tmp_path) not in page + json.dumps(found)
     assert all((tmp_path / f"does_it_help_baggage{kind}.png").stat().st_size for kind in ("", "_variations"))
     (tmp_path / "does_it_help.md").unlink()

@@ -62,7 +62,7 @@ def test_the_fast_form_runs_and_goes_on(run, tmp_path, capsys):
     assert set(found) == {"SIGMA", "IG", "PGD", "Infidelity", "Gaps"}
     peers = {name: {peer["name"]: peer for peer in row.get("peers", [])} for name, row in found.items()}
     assert peers["SIGMA"]["one by one"]["deviation"] < 1e-6
-    assert peers["IG"]["captum"]["deviation"] < 1e-3
+    assert peers["IG"]["captum"]["deviation"] < 1e-6
     # The published code makes one forward pass more a step, and one more a path.
     paths, steps = 2, 2 * 2
     assert found["SIGMA"]["counted"] == {"forwards": 1 + 3 * steps, "backwards": steps}
