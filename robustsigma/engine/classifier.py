@@ -116,7 +116,11 @@ class Classifier(nn.Module):
         Inside, the weights are taken not to change, which makes passes cheaper (`FastNet`).
         Every submodule's own mode and every parameter's own flag come back, also when the body raises. Usable
         under `no_grad`, `inference_mode` and autocast; gradients work inside all the same.
+
+        Raises:
+            RuntimeError: another thread is in such a body. Threads need a copy of the classifier each.
         """
+        self._fast.freeze(self.net)
         modes = [(module, module.training) for module in self.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
         device = self.mean.device.type
@@ -126,7 +130,6 @@ class Classifier(nn.Module):
                 module.training = False
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
-            self._fast.freeze(self.net)
             with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
                 yield
         finally:

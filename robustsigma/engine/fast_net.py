@@ -8,6 +8,7 @@ otherwise than the watched one is made again as it is.
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -30,8 +31,10 @@ class FastNet:
 
     def __init__(self) -> None:
         self._depth = 0
+        self._thread = 0
         self._tensors: tuple[int, ...] = ()  # of the network that was watched
         self._watched = False
+        self._strict = False  # the network's code needs images in their own order in memory
         self._pairs: dict[int, Pair] = {}  # by id of the weight
         self._folded: Folded = {}
         self._reorders = False
@@ -44,12 +47,19 @@ class FastNet:
         FastNet.__init__(self)
 
     def freeze(self, net: nn.Module) -> None:
-        """Begin: `net` does not change until `thaw`. Calls nest."""
+        """Begin: `net` does not change until `thaw`. Calls nest.
+
+        Raises:
+            RuntimeError: another thread froze it.
+        """
+        if self._depth > 0 and self._thread != get_ident():
+            raise RuntimeError("classifier: expected calls of one thread at a time, got calls of two; copy it for each")
         self._depth += 1
         if self._depth == 1:
+            self._thread = get_ident()
             tensors = tuple(map(id, (*net.parameters(), *net.buffers())))
             if tensors != self._tensors:
-                self._tensors, self._watched = tensors, False
+                self._tensors, self._watched, self._strict = tensors, False, False
 
     def thaw(self) -> None:
         """End, and forget the folded weights, which are as large as the network's own."""
@@ -64,35 +74,59 @@ class FastNet:
         if not self._watched:
             return self._watch(net, images)
         pairs = {key: pair for key, pair in self._pairs.items() if not pair.hooked}
-        return self._pass(net, images, Folding(pairs, self._folded)) if pairs or self._reorders else net(images)
+        if not pairs and not self._reorders:
+            return net(images)
+        return self._pass(net, images, Folding(pairs, self._folded, self._order))
 
     def _watch(self, net: nn.Module, images: Tensor) -> Any:
         """Return what `net` returns, and note what of it can be had for less."""
         modules = list(net.modules())
-        self._watched, self._pairs, self._reorders = True, {}, False
+        self._pairs, self._folded, self._reorders = {}, {}, False
         if any(_own_passes(module) for module in modules):
+            self._watched = True
             return net(images)
-        self._reorders = images.device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in modules)
-        watch = Watch(modules, self._folded)
-        output = self._pass(net, images, watch)
-        self._pairs = watch.pairs()
-        return output
-
-    def _pass(self, net: nn.Module, images: Tensor, mode: Folding | Watch) -> Any:
+        can = images.device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in modules)
+        self._reorders = can and not self._strict
+        watch = Watch(net, self._folded, self._order)
         try:
-            with mode:
-                output = net(images.contiguous(memory_format=torch.channels_last) if self._reorders else images)
-            mode.check()
+            with watch:
+                output = net(self._ordered(images))
+        except RuntimeError as error:
+            if not self._disordered(error):
+                raise
+        else:
+            self._watched, self._pairs = True, watch.pairs()
+            return output
+        # Outside the handler, whose traceback holds the failed pass's tensors. What was seen of it is not the whole.
+        return self._watch(net, images)
+
+    def _pass(self, net: nn.Module, images: Tensor, folding: Folding) -> Any:
+        try:
+            with folding:
+                output = net(self._ordered(images))
+            folding.check()
         except UnlikeError:
             self._pairs, self._folded = {}, {}
         except RuntimeError as error:
-            if not self._reorders or "view size is not compatible" not in str(error):
+            if not self._disordered(error):
                 raise
-            self._reorders = False  # the network's code needs the order in memory
         else:
             return output
-        # Outside the handlers, whose tracebacks hold the failed pass's tensors.
         return net(images)
+
+    @property
+    def _order(self) -> torch.memory_format:
+        return torch.channels_last if self._reorders else torch.contiguous_format
+
+    def _ordered(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self._reorders else images
+
+    def _disordered(self, error: RuntimeError) -> bool:
+        """Return whether a pass failed of the order in memory, which is then left as it is."""
+        if not self._reorders or "view size is not compatible" not in str(error):
+            return False
+        self._reorders, self._strict, self._folded = False, True, {}
+        return True
 
 
 def _own_passes(module: nn.Module) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
+from weakref import ReferenceType, ref
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ class Pair(NamedTuple):
         weight: of the convolution, (O, I, kh, kw).
         bias: of the convolution, (O,), or None.
         norm: the normalisation.
-        owners: modules that hold the weight or the statistics.
+        owners: modules that hold, also in modules of theirs, the weight or the statistics, but not both.
     """
 
     weight: Tensor
@@ -88,8 +89,12 @@ class Pair(NamedTuple):
         tensors = [t for t in (self.weight, self.bias, *self.norm[:4]) if isinstance(t, Tensor)]
         return all(tensor.dtype in _DTYPES and tensor.device == self.weight.device for tensor in tensors)
 
-    def fold(self) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of the convolution whose result is that of the normalisation."""
+    def fold(self, order: torch.memory_format) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the convolution whose result is that of the normalisation.
+
+        Args:
+            order: of the weight in memory, which a convolution's result takes over.
+        """
         mean, var, gain, shift = self.norm[:4]
         assert mean is not None
         assert var is not None
@@ -102,7 +107,7 @@ class Pair(NamedTuple):
             if shift is not None:
                 bias = bias + shift
             weight = self.weight * scale[:, None, None, None]
-            return weight.contiguous(memory_format=torch.channels_last), bias
+            return weight.contiguous(memory_format=order), bias
 
 
 class UnlikeError(Exception):
@@ -116,17 +121,23 @@ def checkpointed() -> bool:
 
 
 class Folding(TorchFunctionMode):
-    """Gives a normalisation's result at the convolution before it, in the passes made inside.
+    """Gives a normalisation's result by the convolution before it, in the passes made inside.
+
+    The network gets a blank in place of the convolution's result, which was never computed, and the true result for
+    the blank from the normalisation. Whoever reads a blank, or keeps it, goes another way than the watched pass.
 
     Args:
         pairs: what is folded, by id of the weight.
         folded: the folded weights; those that are missing are added.
+        order: of the weights in memory.
     """
 
-    def __init__(self, pairs: dict[int, Pair], folded: Folded) -> None:
+    def __init__(self, pairs: dict[int, Pair], folded: Folded, order: torch.memory_format) -> None:
         super().__init__()
-        self.pairs, self.folded = pairs, folded
-        self.pending: dict[int, tuple[Tensor, Pair]] = {}  # results that their normalisation has yet to see
+        self.pairs, self.folded, self.order = pairs, folded, order
+        self.pending: dict[int, tuple[Tensor, Pair]] = {}  # true results that their normalisation has yet to take
+        self.blanks: dict[int, ReferenceType[Tensor]] = {}  # by id, that of the tensor while it lives
+        self.unlike = False  # the network's code may swallow the error
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -134,16 +145,19 @@ class Folding(TorchFunctionMode):
             pair = self.pairs.get(id(args[1]))
             if pair is not None:
                 return self._convolve(pair, *args, **kwargs)
-        if self.pending and func not in METADATA:
-            if func is F.batch_norm and args:
-                _, pair = self.pending.pop(id(args[0]), (None, None))
-                if pair is not None:
-                    if not pair.norm.same(Normalisation.of(*args[1:], **kwargs)):
-                        raise UnlikeError
-                    return args[0]
-            if any(id(leaf) in self.pending for leaf in tree_leaves((args, kwargs))):
-                raise UnlikeError
+        if self.blanks and func not in METADATA:
+            if func is F.batch_norm and args and self._blank(args[0]):
+                result, pair = self.pending.pop(id(args[0]), (None, None))
+                if result is not None and pair is not None and pair.norm.same(Normalisation.of(*args[1:], **kwargs)):
+                    return result
+                self._fail()
+            if any(map(self._blank, tree_leaves((args, kwargs)))):
+                self._fail()
         return func(*args, **kwargs)
+
+    def _blank(self, value: Any) -> bool:
+        known = self.blanks.get(id(value))
+        return known is not None and known() is value
 
     def _convolve(
         self,
@@ -156,14 +170,21 @@ class Folding(TorchFunctionMode):
     ) -> Tensor:
         key = id(weight)
         if bias is not pair.bias or checkpointed():
-            raise UnlikeError
+            self._fail()
         if key not in self.folded:
-            self.folded[key] = pair.fold()
+            self.folded[key] = pair.fold(self.order)
         result = F.conv2d(images, *self.folded[key], *args, **kwargs)
-        self.pending[id(result)] = result, pair
-        return result
+        # Its one number would show where it is read unseen, by compiled code.
+        blank = result.new_full((), torch.nan).expand(result.shape).requires_grad_(result.requires_grad)
+        self.pending[id(blank)] = result, pair
+        self.blanks[id(blank)] = ref(blank)
+        return blank
 
     def check(self) -> None:
-        """Raise unless each folded convolution was followed by its normalisation."""
-        if self.pending:
-            raise UnlikeError
+        """Raise unless each folded convolution was followed by its normalisation, and no blank is left anywhere."""
+        if self.unlike or self.pending or any(known() is not None for known in self.blanks.values()):
+            self._fail()
+
+    def _fail(self) -> NoReturn:
+        self.unlike = True
+        raise UnlikeError

@@ -24,24 +24,22 @@ class _Convolution(NamedTuple):
 
 
 class Watch(TorchFunctionMode):
-    """Finds the convolutions whose result goes into one batch normalisation with fixed statistics, and nowhere else.
+    """Finds convolutions whose result goes at once into a batch normalisation of fixed statistics, and nowhere else.
 
-    Their results are those of the folded convolutions already, so that this pass gives what later ones give, to the
-    last bit.
+    The normalisations' results are those of the folded convolutions already, so that this pass gives what later ones
+    give, to the last bit.
 
     Args:
-        modules: of the network.
+        net: the network.
         folded: is given the weights.
+        order: of the weights in memory.
     """
 
-    def __init__(self, modules: list[nn.Module], folded: Folded) -> None:
+    def __init__(self, net: nn.Module, folded: Folded, order: torch.memory_format) -> None:
         super().__init__()
-        self.folded = folded
-        self._owners: dict[int, list[nn.Module]] = {}
-        for module in modules:
-            for tensor in (*module._parameters.values(), *module._buffers.values()):
-                if tensor is not None:
-                    self._owners.setdefault(id(tensor), []).append(module)
+        self.folded, self.order = folded, order
+        self._held = {module: {*map(id, (*module.parameters(), *module.buffers()))} for module in net.modules()}
+        self._own = self._held[net]
         self._grad = torch.is_grad_enabled()
         self._last: _Convolution | None = None
         self._calls: dict[int, int] = {}
@@ -73,18 +71,19 @@ class Watch(TorchFunctionMode):
         return result
 
     def note(self, given: Any) -> None:
-        """Note which results of convolutions are among what a function is given."""
+        """Note which results of convolutions are among what a function is given, which may change any tensor."""
+        self._last = None
         for leaf in tree_leaves(given):
             result, key = self._results.get(id(leaf), (None, 0))
             if result is not None and result() is leaf:
                 self._read.add(key)
 
-    def check(self) -> None:
-        """Nothing was promised of this pass."""
-
     def pairs(self) -> dict[int, Pair]:
-        """Return what can be folded, by id of the weight."""
-        return {k: pair for k, pair in self._found.items() if k not in self._read and self._calls[k] == 1}
+        """Return what can be folded, by id of the weight, once the pass came to its end."""
+        self._last = None
+        kept = {key for result, key in self._results.values() if result() is not None}
+        once = {key for key, calls in self._calls.items() if calls == 1}
+        return {key: pair for key, pair in self._found.items() if key in once - kept - self._read}
 
     def _convolved(self, result: Tensor, arguments: tuple[Any, ...], settings: dict[str, Any]) -> None:
         key = id(arguments[1])
@@ -97,18 +96,18 @@ class Watch(TorchFunctionMode):
         if self._last is None or images is not self._last.result or not norm.fixed:
             return None
         weight, bias = self._last.arguments[1:3]
-        owners = tuple(module for tensor in (weight, norm.mean) for module in self._owners.get(id(tensor), []))
+        owners = tuple(m for m, held in self._held.items() if (id(weight) in held) != (id(norm.mean) in held))
         pair = Pair(weight, bias, norm, owners)
         # A checkpointed part is run again in the backward pass, where nothing is folded.
         whole = torch.is_grad_enabled() == self._grad and not checkpointed()
-        known = id(weight) in self._owners and id(weight) not in self._found
+        known = id(weight) in self._own and id(weight) not in self._found
         return pair if known and whole and pair.exact and not pair.hooked else None
 
     def _fold(self, pair: Pair) -> Tensor:
         assert self._last is not None
         key, (_, arguments, settings) = id(pair.weight), self._last
         self._last = None
-        self._found[key], self.folded[key] = pair, pair.fold()
+        self._found[key], self.folded[key] = pair, pair.fold(self.order)
         return F.conv2d(arguments[0], *self.folded[key], *arguments[3:], **settings)
 
 

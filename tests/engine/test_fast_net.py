@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -126,7 +127,47 @@ def compiled_reader(net, images):
     return net.norm(between) + _scripted(between, net.second.weight)
 
 
+def changed_in_place(net, images):
+    return net.norm(F.relu_(net.convolution(images)))
+
+
+def added_in_place(net, images):
+    between = net.convolution(images)
+    between += 1
+    return net.norm(between)
+
+
+def input_changed(net, images):
+    copied = images.detach().clone()
+    between = net.convolution(copied)
+    copied.add_(1)
+    return net.norm(between) + images.mean()
+
+
+def kept(net, images):
+    net.between = net.convolution(images)
+    return net.norm(net.between)
+
+
+def flat(net, images):
+    made = usual(net, images)
+    return made.view(len(made), 6, 1, -1) + made.view(len(made), -1).mean(1)[:, None, None, None]
+
+
+def read_after_a_view(net, images):
+    between = net.convolution(images)
+    made = net.norm(between)
+    images.view(len(images), -1)  # no longer possible with other strides
+    return made + between.mean()
+
+
 BODIES = {
+    "changed_in_place": (changed_in_place, 0),
+    "added_in_place": (added_in_place, 0),
+    "input_changed": (input_changed, 0),
+    "kept": (kept, 0),
+    "flat": (flat, 1),
+    "read_after_a_view": (read_after_a_view, 0),
     "usual": (usual, 1),
     "by_hand": (by_hand, 1),
     "viewed": (viewed, 1),
@@ -277,7 +318,47 @@ def norm_twice(net, images):
     return net.norm(between) if not net.flag else net.norm(net.second(net.norm(between)))
 
 
-@pytest.mark.parametrize("body", [branching, reading_branch, norm_twice])
+def reading_branch_after(net, images):
+    between = net.convolution(images)
+    made = net.norm(between)
+    return made + between if net.flag else made
+
+
+def changing_branch(net, images):
+    between = net.convolution(images)
+    made = net.norm(between)
+    return F.relu_(made) + (between if net.flag else 0)
+
+
+def keeping_branch(net, images):
+    between = net.convolution(images)
+    net.between = between if net.flag else None
+    return net.norm(between)
+
+
+def swallowing_branch(net, images):
+    between = net.convolution(images)
+    made, gate = net.norm(between), 1
+    if net.flag:
+        try:
+            gate = between.mean()
+        except Exception:
+            gate = 2
+    return made * gate
+
+
+def viewing_branch(net, images):
+    made = usual(net, images)
+    return made.view(len(made), -1)[:, :6, None, None] if net.flag else made
+
+
+BRANCHING = [
+    branching, reading_branch, reading_branch_after, changing_branch, keeping_branch, swallowing_branch, viewing_branch,
+    norm_twice,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BRANCHING)
 def test_a_pass_that_goes_another_way_is_made_as_it_is(body):
     net = lively(Block(body))
     images, labels = given()
@@ -288,8 +369,66 @@ def test_a_pass_that_goes_another_way_is_made_as_it_is(body):
         net.flag = True
         logits, gradient = classifier.score_and_gradient(images, labels)
         theirs = expected(net, images, labels)
+        again = classifier.score_and_gradient(images, labels)
+    for found in (logits, again[0]):
+        torch.testing.assert_close(found, theirs[0])
+    for found in (gradient, again[1]):
+        torch.testing.assert_close(found, theirs[1])
+    if body is keeping_branch:
+        torch.testing.assert_close(net.between, net.convolution(images))
+
+
+class Wrapped(nn.Module):
+    """A convolution in a module of its own, as are the normalisation and what follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1))
+        self.rest = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, images):
+        return self.linear(self.rest(self.first(images)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("keep", [True, False])
+def test_hooks_of_containers_see_the_true_values(keep, when):
+    net = lively(Wrapped())
+    images, labels = given()
+    seen = []
+
+    def look(module, given, output):
+        seen.append(output if keep else output.clone())
+
+    classifier = Classifier(net)
+    with classifier.frozen():
+        if when == "after":
+            classifier.logits(images)
+            assert folded(classifier) == 1
+        for _ in range(2):
+            with net.first.register_forward_hook(look):
+                logits, gradient = classifier.score_and_gradient(images, labels)
+    theirs = expected(net, images, labels)
     torch.testing.assert_close(logits, theirs[0])
     torch.testing.assert_close(gradient, theirs[1])
+    assert len(seen) == 2
+    for found in seen:
+        torch.testing.assert_close(found.detach(), net.first(images).detach())
+
+
+def test_a_second_thread_is_refused_and_changes_nothing():
+    net = lively(Block(usual)).train()
+    classifier = Classifier(net)
+    images, _ = given()
+    with classifier.frozen(), ThreadPoolExecutor(1) as pool:
+        with pytest.raises(RuntimeError, match="one thread at a time"):
+            pool.submit(lambda: IntegratedGradients(2)(classifier, images)).result()
+        assert not net.training
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: IntegratedGradients(2)(classifier, images)).result()
 
 
 @pytest.mark.parametrize("place", ["convolution", "norm"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from robustsigma import Sigma
+from robustsigma.report import text
 
 pytestmark = pytest.mark.third_party_rng  # what the command imports; weights and dropout
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
@@ -101,11 +102,12 @@ def _result(ahead):
     ("ahead", "cell", "verb"),
     [
         (0.05, "**+5.0 (+4.0 to +6.0)**", "surely raises"),
-        (-0.05, "**−5.0 (−6.0 to −4.0)**", "surely lowers"),
-        (0.0, "0.0 (−1.0 to +1.0)", "undecided"),
+        (-0.05, "**-5.0 (-6.0 to -4.0)**", "surely lowers"),
+        (0.0, "0.0 (-1.0 to +1.0)", "undecided"),
     ],
 )
 def test_conclusions_follow_the_intervals(study, ahead, cell, verb):
+    cell = cell.replace("-", text.MINUS)
     head, *rows = study.page.short([_result(ahead)])
     assert rows == [
         # with and without SIGMA's own condition
