@@ -215,7 +215,7 @@ def _numbers(result: Attribution) -> dict[str, object]:
         "forwards": result.forwards.tolist(),
         "backwards": result.backwards.tolist(),
         "steps": result.steps.tolist(),
-        "converged": result.converged.float().mean().item(),
+        "converged": result.converged[result.walked].float().mean().item(),
     }
 
 
@@ -238,7 +238,7 @@ def draw(scene: Scene, found: dict[str, Attribution], titles: list[str]) -> Figu
             overlay(axis, scene.images[column].numpy(), heat[column])
             if scene.masks is not None:
                 axis.contour(scene.masks[column].float().numpy(), levels=[0.5], colors=[_EDGE], linewidths=0.8)
-            share = float(result.converged[column].float().mean())
+            share = float(result.converged[column][result.walked[column]].float().mean())
             bare(axis, WRONG if share == 0 else None)
             said = f"{share:.0%} converged" if share < 1 else ""
             axis.set_xlabel(said, color=WRONG if share == 0 else QUIET, fontsize=6, labelpad=1)

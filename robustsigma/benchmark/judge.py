@@ -55,7 +55,7 @@ def judge(task: Task, metrics: Sequence[AttributionMetric]) -> Arrays:
         **_flatten(measured),
         "value/seconds": np.full(len(subject), seconds),
         "skip/seconds": np.zeros(len(subject), dtype=np.int64),
-        "note/converged": _numpy(result.converged.all(1)),
+        "note/converged": _numpy(result.all_converged()),
         "note/ties": _numpy(tied_share(heat)),
         "note/constant": _numpy(constant(heat)),
         "map": _numpy(result.heatmap("sum").float()),

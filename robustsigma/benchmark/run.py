@@ -29,7 +29,7 @@ from robustsigma.engine.validation import fail
 from robustsigma.evaluation.progress import RunProgress, Step
 from robustsigma.evaluation.run import BASE
 from robustsigma.evaluation.run import Run as Training
-from robustsigma.evaluation.settings import Evaluation, describe
+from robustsigma.evaluation.settings import Evaluation, content_of, describe
 from robustsigma.models import ModelCard, Pretrained, model
 from robustsigma.models.named import is_saved
 from robustsigma.processes import Processes
@@ -52,8 +52,25 @@ class Run:
         self.settings, self.out, self.console = settings, out, console
         self.processes = processes or Processes()
         self._without_weights: dict[str, Classifier] = {}
-        files = {name: _digest(path) for name, path in settings.models.items()}
-        self.store = Store(out, {**describe(settings), "sha256": files})
+        weights = {name: self._digest(name) for name in settings.models}
+        self.store = Store(out, {**describe(settings), "sha256": weights})
+
+    def _digest(self, name: str) -> str:
+        """Return what tells a model's weights from others, so that a folder is of these."""
+        description = self.settings.models[name]
+        path = description.weights if isinstance(description, Pretrained) else description
+        if path is None or (isinstance(description, str) and not is_saved(description)):
+            called = description.name if isinstance(description, Pretrained) else description
+            if called.startswith(("torchvision:", "timm:")):
+                return "published"
+            # What code makes may have other weights tomorrow.
+            found = hashlib.sha256()
+            for key, tensor in sorted(self._loaded[name][0].net.state_dict().items()):
+                found.update(key.encode() + content_of(tensor))
+            return found.hexdigest()
+        if not Path(path).is_file():
+            raise fail("models", "existing files", path)
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
     @cached_property
     def models(self) -> dict[str, Classifier]:
@@ -198,15 +215,3 @@ class Run:
             self.console.print("[dim]No model is given: one is trained first.[/dim]")
         training.train(s.seed, training.regimes[0])
         return training.model(s.seed, BASE).classifier.eval().to(best_device())
-
-
-def _digest(description: str | Pretrained) -> str:
-    """Return what tells a model's weights from others, so that a folder is of these."""
-    if isinstance(description, str) and not is_saved(description):
-        return "published"
-    path = description.weights if isinstance(description, Pretrained) else description
-    if path is None:
-        return "published"
-    if not Path(path).is_file():
-        raise fail("models", "existing files", path)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -80,7 +80,7 @@ def _entry(
         "confidence": float(probabilities[target]),
         "predicted": classes[predicted],
         "steps": result.steps[row].tolist(),
-        "converged": bool(result.converged[row].all()),
+        "converged": bool(result.all_converged()[row]),
         "completeness_gap": float(result.gap()[row]),
         "drop": float(result.drop[row]),
         "stderr": None if result.stderr is None else float(np.mean(result.stderr[row].cpu().numpy())),

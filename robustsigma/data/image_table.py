@@ -65,7 +65,8 @@ class ImageTable(Source):
 
     A label is the index of a class, its WordNet identifier (where there are ImageNet's 1,000 classes) or its name.
     Several, separated by ";", are all right: a network that says any of them is right, and the class that it says is
-    the one to explain. Paths cannot leave their folder.
+    the one to explain (in `benchmark`; in `evaluate` and in training the first alone is right). Paths cannot leave
+    their folder.
 
     Without `split_column`, a share of the images becomes "test", and where that is all of them there are no others.
     With it, a table without "test" rows has its "val" rows as "test"; one without "val" rows takes some of "train".

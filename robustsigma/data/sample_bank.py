@@ -58,7 +58,10 @@ class SampleBank:
         return {name: tensor.cpu().clone() for name, tensor in kept.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave, of a bank that keeps as many in the same type; drop it otherwise."""
+        most = self.rule.most
+        if state["images"].dtype != _TYPES[self.rule.dtype] or (most is not None and len(state["owners"]) > most):
+            return
         for name in _KEPT:
             setattr(self, name, state[name].clone())
         self.count = len(self.owners)

@@ -129,7 +129,7 @@ def _explanations(classifier: Classifier, x: Tensor, y: Tensor, attributors: dic
     for name, attributor in attributors.items():
         result = attributor(classifier, x, y)
         gaps = (result.gap() / result.drop.abs().clamp_min(1e-12)).tolist()
-        converged = result.converged.all(1).tolist()
+        converged = result.all_converged().tolist()
         section.append({"method": name, "target": y.tolist(), "converged": converged, "gap": gaps})
         heat.append(result.heatmap("sum").cpu().numpy())
     return {"explanations": section}, {"explanations": np.stack(heat), "explained": x.cpu().numpy()}

@@ -190,7 +190,7 @@ class Run:
         totals = AugmentationTotals()
         special: dict[str, Any] = {}
         if regime.perturbation is not None and regime.protocol == "retrain":
-            special["added"], totals = self._samples(seed, regime.name, regime.perturbation, model.classifier)
+            special["added"], totals = self._samples(seed, regime, model.classifier)
         elif regime.perturbation is not None:
             special["train_perturbation"] = Mixture([Share(regime.perturbation, again.share)])
         data = self.data(seed, plan.batch_size, augment=first.augment, **special)
@@ -212,10 +212,11 @@ class Run:
             "metrics": metrics,
         }
         self.store.write_model(seed, regime.id, model.classifier.net, card_of(model.classifier, data), notes)
-        self._sample_parts(seed, regime.name).remove()
+        if regime.protocol == "retrain":
+            self._sample_parts(seed, regime).remove()
 
-    def _sample_parts(self, seed: int, name: str) -> Parts:
-        return self.store.parts(self.store.samples(seed, f"train.{name}"))
+    def _sample_parts(self, seed: int, regime: Regime) -> Parts:
+        return self.store.parts(self.store.samples(seed, f"train.{regime.id}"))
 
     def _check_whole(self, net: nn.Module) -> None:
         """Refuse a network that nobody trains and whose last layer is not the file's."""
@@ -223,22 +224,21 @@ class Run:
         if weights is not None:
             fit_state(net, read_state(weights, "architecture.weights"), weights)
 
-    def _samples(
-        self, seed: int, name: str, perturbation: Perturbation, classifier: Classifier
-    ) -> tuple[MadeImages, AugmentationTotals]:
+    def _samples(self, seed: int, regime: Regime, classifier: Classifier) -> tuple[MadeImages, AugmentationTotals]:
         """Return training images perturbed against the base model: the same images in every regime."""
+        assert regime.perturbation is not None
         dataset = self.settings.source.split("train")
         start = time.perf_counter()
         indices = chosen(len(dataset), self.settings.retraining.samples, seed)  # type: ignore[arg-type]
         device = best_device()
         classifier.to(device)
-        keyed, parts = KeyedDataset(dataset, None, seed), self._sample_parts(seed, name)
+        keyed, parts = KeyedDataset(dataset, None, seed), self._sample_parts(seed, regime)
         size = self.settings.eval_batch_size
         for at in range(len(parts), len(indices), size):
             batch = keyed.__getitems__([Key(0, index) for index in indices[at : at + size]])
             x, y = batch.images.to(device), batch.labels.to(device)
-            seeds = noise.image_seeds(seed, "train", name, 0, batch.indices.to(device))
-            made = perturbation.apply(classifier, x, y, seed=seeds)
+            seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
+            made = regime.perturbation.apply(classifier, x, y, seed=seeds)
             rows = {"images": made.images, "labels": y, "counts": counts(made, x)}
             parts.add({key: value.cpu().numpy() for key, value in rows.items()})
         rows = {key: torch.from_numpy(value) for key, value in parts.all().items()}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.source import Source
@@ -207,6 +211,11 @@ class Evaluation:
         return [(protocol, name) for protocol, of in regimes for name, p in of.items() if isinstance(p, GaussianNoise)]
 
 
+def content_of(tensor: Tensor) -> bytes:
+    """Return a tensor's values as bytes."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
 def describe(value: Any) -> Any:
     """Return settings as plain JSON types, each dataclass with its class name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -216,4 +225,8 @@ def describe(value: Any) -> Any:
         return {str(key): describe(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [describe(part) for part in value]
+    if isinstance(value, Tensor):
+        # What it prints leaves out the middle.
+        digest = hashlib.sha256(content_of(value)).hexdigest()
+        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
     return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from robustsigma import AttentionRollout, Gradient, IntegratedGradients, RandomAttribution, Sigma
+from robustsigma import AttentionRollout, ExpectedGradients, Gradient, IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.benchmark import Benchmark, benchmark, preset
 from robustsigma.benchmark.images import judged, shown
 from robustsigma.benchmark.run import Run
@@ -28,7 +30,8 @@ from robustsigma.engine.metrics import (
     RelativeStandardError,
     SensitivityN,
 )
-from robustsigma.models import Architecture, ModelCard, save_model
+from robustsigma.geometry import Geometry
+from robustsigma.models import Architecture, ModelCard, Pretrained, save_model
 
 METRICS = (
     InsertionDeletion(step=64),
@@ -44,6 +47,7 @@ METHODS = {
     "rollout": AttentionRollout(),
 }
 SOURCE = Baggage(size=16, train=20, val=5, test=60)
+SOURCE_NET = Architecture(arguments={"width": 4})
 
 
 def quiet() -> Console:
@@ -177,6 +181,39 @@ def test_a_folder_of_other_settings_or_another_model_is_refused(settings, made, 
             benchmark(settings, made, console=quiet())
     finally:
         Path(path).write_bytes(before)
+
+
+def test_a_folder_of_a_network_that_code_makes_is_of_its_weights(settings, tmp_path, monkeypatch):
+    module = types.ModuleType("networks_of_mine")
+    exec("from torch import nn\ndef make():\n    return SEED[0]()", vars(module))
+    monkeypatch.setitem(sys.modules, "networks_of_mine", module)
+
+    def make(seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return SOURCE_NET.build(3, 5)
+
+    module.SEED = [lambda: make(0)]
+    mine = Pretrained("networks_of_mine.make", classes=5, mean=[0.5], std=[0.5], geometry=Geometry(16))
+    of = dataclasses.replace(settings, models={"mine": mine}, methods={}, allow=("networks_of_mine",))
+    first = Run(of, tmp_path / "out", quiet())
+    Run(of, tmp_path / "out", quiet())
+    module.SEED = [lambda: make(1)]
+    with pytest.raises(ValueError, match=r"out: expected .* sha256"):
+        Run(of, tmp_path / "out", quiet())
+    assert first.store
+
+
+def test_references_count_by_content(settings, tmp_path):
+    images = torch.zeros(3, 3, 16, 16)
+    other = images.clone()
+    other[1, 1, 8, 8] = 1  # which a tensor's print leaves out
+    of = [
+        dataclasses.replace(settings, methods={"EG": ExpectedGradients(2, references=each)}) for each in (images, other)
+    ]
+    Run(of[0], tmp_path / "out", quiet())
+    with pytest.raises(ValueError, match=r"out: expected .*references.*sha256"):
+        Run(of[1], tmp_path / "out", quiet())
 
 
 def test_several_models_are_judged_on_the_same_images(settings, tmp_path):

@@ -123,6 +123,16 @@ def test_state_comes_back():
     assert len(empty) == 0
 
 
+@pytest.mark.parametrize(("rule", "kept"), [(Bank(dtype="float16"), 0), (Bank(most=2), 0), (Bank(most=3), 3)])
+def test_a_state_of_another_rule_is_dropped(rule, kept):
+    bank, other = SampleBank(Bank()), SampleBank(rule)
+    bank.store(torch.tensor([7, 2, 30]), images(3), YES[:3], 4)
+    other.load_state_dict(bank.state_dict())
+    assert len(other) == kept
+    other.store(torch.tensor([1, 2]), images(2), YES[:2], 5)
+    torch.testing.assert_close(other.recall(torch.tensor([1, 2]), 5).images, images(2), atol=3e-3, rtol=0)
+
+
 # A batch
 
 

@@ -16,10 +16,12 @@ from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage
 from robustsigma.data.source import ArrayDataset
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, evaluate
+from robustsigma.evaluation.data import MadeImages
 from robustsigma.evaluation.flags import run_flags
 from robustsigma.evaluation.held_out import HeldOut, held_out
 from robustsigma.evaluation.noise_sweep import SweepRun, best_of, sweep_noise
 from robustsigma.evaluation.outcomes import Outcomes
+from robustsigma.evaluation.parts import Parts
 from robustsigma.evaluation.progress import BatchProgress
 from robustsigma.evaluation.run import Regime, Run
 from robustsigma.models import Architecture
@@ -197,6 +199,26 @@ def test_a_std_can_be_added_and_another_criterion_taken(done, tmp_path, calls):
         for row in entry["rows"]:
             right = [_outcomes(out, f"{entry['regime']}/{row['std']}", column).correct for column in COLUMNS]
             assert row["score"]["mean"] == pytest.approx(np.min(right, axis=0).mean(), abs=1e-12)
+
+
+def test_every_trial_has_samples_of_its_own_noise(tmp_path, monkeypatch):
+    """A trial that broke off leaves parts behind, which are another's of other noise."""
+    added, places = MadeImages.__init__, []
+
+    def look(self, images, labels):
+        added(self, images, labels)
+        places.append(images)
+
+    def keep(self):
+        places.append(self.folder)
+
+    monkeypatch.setattr(MadeImages, "__init__", look)
+    monkeypatch.setattr(Parts, "remove", keep)
+    sweep_noise(SETTINGS, tmp_path, _quiet())
+    images = [found for found in places if isinstance(found, torch.Tensor)]
+    folders = [found for found in places if not isinstance(found, torch.Tensor)]
+    assert not torch.equal(*images)
+    assert len({folder for folder in folders if "train" in folder.name}) == len(STDS)
 
 
 def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(done, tmp_path, monkeypatch, calls):

@@ -42,7 +42,7 @@ class Attribution:
         confidence: (B, P, S + 1) the score along each path from the image, NaN after its end; on a straight line
             (B, P, S + 2), both ends and the S points between.
         steps: (B, P) int64, steps taken.
-        converged: (B, P) bool, whether the path ended as the method wants it to.
+        converged: (B, P) bool, whether the path ended as the method wants it to; False of one that was not walked.
         forwards: (B,) int64, forward passes spent on the image, those of gradients included.
         backwards: (B,) int64, backward passes spent on the image.
         stderr: (B, H, W) standard error over paths of the abs_sum heatmap, or None for a single path.
@@ -62,6 +62,15 @@ class Attribution:
     stderr: Tensor | None = None
     endpoints: Tensor | None = None
     valid: Tensor | None = None
+
+    @property
+    def walked(self) -> Tensor:
+        """(B, P) bool, whether the path was walked: a method may leave out paths, which then have no score."""
+        return ~self.confidence[..., 0].isnan()
+
+    def all_converged(self) -> Tensor:
+        """Return (B,) bool, whether every path that was walked converged."""
+        return (self.converged | ~self.walked).all(1)
 
     def gap(self) -> Tensor:
         """Return |sum of values - drop| (B,), the completeness gap."""

@@ -78,6 +78,8 @@ class GuidedWalk:
         """Take at most `steps` steps with every used row, in groups that bound the memory."""
         self.curve = self.start.new_full((len(self.ends), steps + 1), torch.nan)
         rows = self.used.flatten().nonzero()[:, 0]
+        if len(rows) == 0:
+            return
         self.curve[rows, 0] = self.start[self.image_of[rows]]
         for group in rows.split(_CHUNKS_PER_GROUP * guide.classifier.chunk_for(self.images)):
             self._run(guide, group, steps)

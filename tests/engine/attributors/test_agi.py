@@ -111,6 +111,15 @@ def test_no_class_left_gives_zeros():
         assert result.forwards[none].tolist() == [1]
 
 
+def test_no_class_left_for_anybody_asks_nothing_of_the_network():
+    clf = cases.classifier()
+    clf.net.register_forward_pre_hook(lambda _, given: given[0].view(len(given[0]), -1))  # fails of an empty batch
+    result = AGI(classes=(1,))(clf, cases.images(), 1)
+    assert not result.values.any()
+    assert not result.walked.any()
+    assert result.all_converged().all()
+
+
 def test_finished_rows_that_wait_in_the_batch_stay_as_they_are(monkeypatch):
     """As on a GPU, where they leave it every few steps only."""
     clf, x, method = clf64(), cases.images(dtype=torch.float64), AGI(0.02, 7)

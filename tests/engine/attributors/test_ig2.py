@@ -101,7 +101,8 @@ def test_references_of_the_explained_class_are_left_out():
     for target in of.unique().tolist():
         result = IG2(REFS, 4, 0.01)(clf, x, target)
         other = of != target
-        assert torch.equal(~result.confidence[:, :, 0].isnan(), other.expand(4, 3))
+        assert torch.equal(result.walked, other.expand(4, 3))
+        assert torch.equal(result.all_converged(), result.converged[:, other].all(1))
         assert not result.steps[:, ~other].any()
         alone = IG2(REFS[other], 4, 0.01)(clf, x, target)
         torch.testing.assert_close(result.values, alone.values)
