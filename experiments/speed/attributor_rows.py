@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from experiments.speed import peers
 from experiments.speed.nets import Case
 from experiments.speed.passes import Passes
@@ -25,6 +27,7 @@ from robustsigma import (
     RandomAttribution,
     Sigma,
 )
+from robustsigma.engine import noise
 
 
 def reported(result: Attribution) -> Passes:
@@ -97,8 +100,11 @@ def expected_gradients(case: Case) -> Row:
 def guided_ig(case: Case) -> Row:
     """A gradient a step, and the score of the image."""
     steps = max(2, case.scale.steps // 2)
-    rule = GuidedIntegratedGradients(steps, fraction=0.25, max_dist=0.02)
-    return _row(case, rule, _points(case, steps, 1), peers.pair_guided_ig(case, rule))
+    # From black, pixels that no step has moved yet leave pooling layers with equal values, of which rounding takes one.
+    key = noise.fold(torch.zeros(1, dtype=torch.int64), "start")
+    start = noise.uniform(key, tuple(case.images.shape[1:]), torch.float32)
+    rule = GuidedIntegratedGradients(steps, fraction=0.25, max_dist=0.02, baseline=start.to(case.images))
+    return _row(case, rule, _points(case, steps, 1), peers.pair_guided_ig(case, rule, start[0]))
 
 
 def _two_gradients(case: Case, shared: int) -> Callable[[Attribution], Passes]:

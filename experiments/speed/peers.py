@@ -115,13 +115,13 @@ def pair_ig(case: Case, steps: int) -> Peer:
     return Peer("PAIR", call, case.scale.single, None)
 
 
-def pair_guided_ig(case: Case, rule: GuidedIntegratedGradients) -> Peer:
-    """PAIR's Guided IG."""
+def pair_guided_ig(case: Case, rule: GuidedIntegratedGradients, start: Tensor) -> Peer:
+    """PAIR's Guided IG from the same baseline, (C, H, W)."""
     method, settings = library("saliency.core").GuidedIG(), {"fraction": rule.fraction, "max_dist": rule.max_dist}
 
     def call(of: Case = case) -> Tensor:
-        gradients = _gradients(of, "prob")
-        return _each(of, lambda x, label: method.GetMask(x, gradients, label, x_steps=rule.steps, **settings))()
+        base, gradients = start.to(of.images).cpu().numpy(), _gradients(of, "prob")
+        return _each(of, lambda x, c: method.GetMask(x, gradients, c, base, x_steps=rule.steps, **settings))()
 
     return Peer("PAIR", call, case.scale.single, _maps_apart(case, rule, call), 1e-6)
 
