@@ -141,12 +141,12 @@ class SafetensorsExport(pl.Callback):
         classifier, data = getattr(pl_module, "classifier", None), getattr(trainer, "datamodule", None)
         if not isinstance(classifier, Classifier) or not isinstance(data, RobustDataModule):
             raise fail("callbacks", "SafetensorsExport beside a LitClassifier and a RobustDataModule", "others")
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         net, name = classifier.net, "model.safetensors"
         if self.which == "best":
             net, name = self._best(trainer, net), "best.safetensors"
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         save_model(self.path or folder / name, net, card_of(classifier, data))
 
     @staticmethod

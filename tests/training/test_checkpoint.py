@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -88,6 +89,24 @@ def test_best_weights_need_a_robust_checkpoint(tmp_path):
         _fit(tmp_path, SafetensorsExport(str(tmp_path / "x.safetensors"), which="best"), epochs=1)
     with pytest.raises(ValueError, match="which: expected one of"):
         SafetensorsExport(which="first")
+
+
+def test_every_process_takes_part_in_asking_for_the_folder_of_the_export(tmp_path):
+    """Under DDP it is a collective call: a process that leaves it out goes home, and the one that waits fails."""
+    asked = []
+
+    class Other(SimpleNamespace):
+        @property
+        def log_dir(self):
+            asked.append(self.is_global_zero)
+            return str(tmp_path)
+
+    model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}))
+    data = RobustDataModule(SOURCE)
+    for first in (True, False):
+        SafetensorsExport().on_fit_end(Other(is_global_zero=first, datamodule=data, fast_dev_run=False), model)
+    assert asked == [True, False]
+    assert (tmp_path / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "overlays").glob("*.yaml")), ids=lambda path: path.stem)
