@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ _VERBS = {
 }
 _MODULES = {"fit": "lightning", "validate": "lightning", "test": "lightning", "quickstart": "evaluate"}
 INTERRUPTED, TERMINATED, WRONG = 130, 143, 2
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, share of it, file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,8 +75,16 @@ def _run(verb: str, arguments: list[str]) -> int:
     except (ValueError, ImportError, OSError, ArgumentError) as error:
         if os.environ.get("ROBUSTSIGMA_DEBUG"):
             raise
-        print(f"robustsigma {verb}: error: {_line(error)}", file=sys.stderr)
+        print(f"robustsigma {verb}: error: {_told(verb, error)}", file=sys.stderr)
         return WRONG
+
+
+def _told(verb: str, error: Exception) -> str:
+    told = _line(error)
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        return told
+    what = "" if "could not write" in told or error.filename else "could not write a file of this run: "
+    return f"{what}{told}. What is finished is kept: {_resume(verb)}"
 
 
 def _resume(verb: str) -> str:

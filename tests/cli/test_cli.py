@@ -321,3 +321,29 @@ def test_configs_of_fit_run(path, tmp_path, monkeypatch):
     cheap = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.logger=false",
              "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]  # fmt: skip
     assert main(["fit", *configs, *change, *cheap]) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(28, "No space left on device"),
+            "write a file of this run: [Errno 28] No space left on device.",
+        ),
+        (
+            OSError(28, "could not write x.npz: No space left"),
+            "[Errno 28] could not write x.npz: No space left.",
+        ),
+        (OSError(27, "File too large", "y.csv"), "error: [Errno 27] File too large: 'y.csv'."),
+    ],
+)
+def test_a_full_disk_says_that_what_is_finished_is_kept(error, told, capsys, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("robustsigma.cli.doctor.run", fail)
+    assert main(["doctor"]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "What is finished is kept: run the command again to go on" in said
+    assert len(said.splitlines()) == 1
