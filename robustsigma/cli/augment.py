@@ -23,7 +23,7 @@ from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail, integer
 from robustsigma.evaluation.progress import RunProgress
-from robustsigma.files import claim, write_atomically
+from robustsigma.files import claim, remove_leftovers, write_atomically
 from robustsigma.models import ModelCard
 from robustsigma.parser import new_parser, parse_trusting
 from robustsigma.report.text import printable
@@ -76,6 +76,7 @@ def _augment(found: Any, made: Any) -> None:
     claim(
         parts, {**settings, **images.model_settings(found), "source": repr(source), "perturbation": repr(perturbation)}
     )
+    remove_leftovers(out)
     with RunProgress(len(batches), console) as progress:
         for number, load in enumerate(batches):
             part = parts / f"{number:06}.csv"

@@ -110,6 +110,8 @@ def inside(root: Path, text: str, name: str, where: str) -> Path:
         raise fail(name, f"a path that stays below {root}, {where}", repr(text[:80]))
     path = root / posix
     try:
+        stays = path.resolve(strict=True).is_relative_to(root.resolve())
+    except FileNotFoundError:  # which is for the reader to tell
         stays = path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # links in a circle
         stays = False

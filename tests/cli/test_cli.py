@@ -1,5 +1,6 @@
 import csv
 import json
+import platform
 import re
 from pathlib import Path
 
@@ -246,6 +247,8 @@ def test_augment_goes_on_and_keeps_its_folder(made, tmp_path, capsys):
     assert {path: content for path, (_, content) in after.items()} == {p: content for p, (_, content) in before.items()}
     (out / ".parts" / "000001.csv").unlink()  # as if interrupted in the second batch
     (out / "manifest.csv").unlink()
+    (out / "wrench").mkdir(exist_ok=True)
+    (out / "wrench" / f".0000001.png.{platform.node().replace('.', '-')}-4194305.abcd.part").write_bytes(b"half")
     assert main(arguments) == 0
     assert {path: content for path, (_, content) in _tree(out).items()} == {
         p: content for p, (_, content) in before.items()
