@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -132,6 +133,8 @@ def test_splits(tmp_path):
 def test_paths_cannot_leave_their_folder(tmp_path, path, column):
     if column == "mask" and not path:
         return  # an image without a mask
+    if "\0" in path and sys.version_info < (3, 11):
+        pytest.skip("csv of Python 3.10 writes no NUL, and refuses to read one")
     row = (path, "0", "m.png") if column == "file" else ("a.png", "0", path)
     root = write(tmp_path / "in", [("a.png", "0", ""), row], ("file", "label", "mask"), draw=False)
     with pytest.raises(ValueError, match=rf"^{column}_column: expected a path that stays below .*line 3"):

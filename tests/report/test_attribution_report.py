@@ -15,6 +15,7 @@ from robustsigma import files
 from robustsigma.report import print_attribution_table, text, write_attribution_report
 from robustsigma.report.attribution import board
 from robustsigma.report.attribution.cost import draw_cost
+from robustsigma.report.attribution.lines import _shared
 
 TITLES = {"curves": "<h2>Curves", "sanity": "<h2>Does the map depend", "gallery": "<h2>The maps", "cost": "<h2>Cost ag"}
 
@@ -303,7 +304,8 @@ def test_names_beside_points_do_not_overlap(benchmark_results):
         boxes = [found.get_window_extent() for found in axis.texts if found.get_text()]
         assert len(boxes) == len(METHODS)
         for index, box in enumerate(boxes):
-            assert not any(box.shrunk(0.98, 0.9).overlaps(other.shrunk(0.98, 0.9)) for other in boxes[:index])
+            for other in boxes[:index]:  # a corner may be under another's, where all places are taken
+                assert _shared(box, other) < 0.1 * min(box.width * box.height, other.width * other.height)
 
 
 @pytest.mark.parametrize(
