@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from robustsigma.engine.validation import fail
 from robustsigma.evaluation.progress import RunProgress, Step
 from robustsigma.evaluation.run import BASE
 from robustsigma.evaluation.run import Run as Training
-from robustsigma.evaluation.settings import Evaluation, content_of, describe
+from robustsigma.evaluation.settings import Evaluation, describe
 from robustsigma.models import ModelCard, Pretrained, model
 from robustsigma.models.named import is_saved
 from robustsigma.processes import Processes
@@ -63,11 +64,8 @@ class Run:
             called = description.name if isinstance(description, Pretrained) else description
             if called.startswith(("torchvision:", "timm:")):
                 return "published"
-            # What code makes may have other weights tomorrow.
-            found = hashlib.sha256()
-            for key, tensor in sorted(self._loaded[name][0].net.state_dict().items()):
-                found.update(key.encode() + content_of(tensor))
-            return found.hexdigest()
+            weights = describe(self._loaded[name][0].net.state_dict())  # code may make others tomorrow
+            return hashlib.sha256(json.dumps(weights).encode()).hexdigest()
         if not Path(path).is_file():
             raise fail("models", "existing files", path)
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -211,11 +211,6 @@ class Evaluation:
         return [(protocol, name) for protocol, of in regimes for name, p in of.items() if isinstance(p, GaussianNoise)]
 
 
-def content_of(tensor: Tensor) -> bytes:
-    """Return a tensor's values as bytes."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
 def describe(value: Any) -> Any:
     """Return settings as plain JSON types, each dataclass with its class name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -227,6 +222,7 @@ def describe(value: Any) -> Any:
         return [describe(part) for part in value]
     if isinstance(value, Tensor):
         # What it prints leaves out the middle.
-        digest = hashlib.sha256(content_of(value)).hexdigest()
+        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest = hashlib.sha256(content.tobytes()).hexdigest()
         return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
     return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
