@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-import torch
 from torch import multiprocessing
 from torch.distributed import TCPStore
 from torch.multiprocessing.spawn import ProcessExitedException
@@ -34,6 +33,9 @@ def shared(processes: int, verb: str, arguments: Sequence[str]) -> int | None:
         return None
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each that it ends
     store = TCPStore(_HERE, 0, is_master=True, wait_for_workers=False)
+    # As many threads in each as one process has, for a training rounds by their number. They sleep while they wait,
+    # else those of one process would hold the cores from another's: read when a process starts, so set here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.start_processes(
         _child, (processes, store.port, verb, list(arguments)), processes, join=False, start_method="spawn"
     )
@@ -58,8 +60,6 @@ def _child(rank: int, processes: int, port: int, verb: str, arguments: list[str]
     where = {"MASTER_ADDR": _HERE, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
     which = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ.update({name: str(value) for name, value in {**where, **which}.items()})
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     from robustsigma.cli.main import main
 
     sys.exit(main([verb, *arguments]))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from torch.distributed import HashStore
 
@@ -169,7 +170,7 @@ def _run(*arguments, launcher=()):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("verb", "settings"), [("evaluate", EVALUATE), ("benchmark", BENCHMARK)])
-def test_two_processes_give_the_bits_of_one(verb, settings, tmp_path):
+def test_two_processes_give_the_bits_of_one(verb, settings, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     config = tmp_path / "settings.yaml"
     config.write_text(settings)
@@ -177,6 +178,8 @@ def test_two_processes_give_the_bits_of_one(verb, settings, tmp_path):
     out = _run(verb, "--config", config, "--out", tmp_path / "two", "--processes", 2)
     assert out.count("The report:") == 1
     assert _same(tmp_path / "one", tmp_path / "two") > 10
+    # torchrun gives each process one thread where OMP_NUM_THREADS is not set, and a training rounds by that.
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--no-python"]
     _run(verb, "--config", config, "--out", tmp_path / "three", launcher=torchrun)
     assert _same(tmp_path / "one", tmp_path / "three") > 10
