@@ -50,40 +50,45 @@ def _row(case: Case, method: Attributor, needed: Callable[[Attribution], Passes]
     return Row(repr(method), len(case.images), call, needed, reported, others)
 
 
-def _points(case: Case, points: int, forwards: int) -> Callable[[Any], Passes]:
-    """Return the passes of a gradient at each point of each image, and of so many forward passes beside."""
+def points(case: Case, gradients: int, forwards: int) -> Callable[[Any], Passes]:
+    """Return the passes of so many gradients an image, and of so many forward passes beside."""
     count = len(case.images)
-    return lambda _: Passes(count * (points + forwards), count * points)
+    return lambda _: Passes(count * (gradients + forwards), count * gradients)
 
 
-def sigma(case: Case) -> Row:
-    """Three forward passes and one backward pass a step (probes, new point), and one at the start."""
-    rule = walk(case)
+def walked(case: Case) -> Callable[[Attribution], Passes]:
+    """Return the passes of SIGMA: three forward and a backward one a step (probes, new point), one at the start."""
 
     def needed(result: Attribution) -> Passes:
         steps = int(result.steps.sum())
         return Passes(3 * steps + len(case.images), steps)
 
-    return _row(case, rule, needed, peers.sigma_one_by_one(case, rule))
+    return needed
+
+
+def sigma(case: Case) -> Row:
+    """A walk of a fixed number of steps."""
+    rule = walk(case)
+    return _row(case, rule, walked(case), peers.sigma_one_by_one(case, rule))
 
 
 def ig(case: Case) -> Row:
     """A gradient a point; the scores of both ends."""
     few, steps = case.first(case.scale.few), case.scale.steps
     rule = IntegratedGradients(steps)
-    return _row(few, rule, _points(few, steps, 2), peers.captum_ig(few, rule), peers.pair_ig(few, steps))
+    return _row(few, rule, points(few, steps, 2), peers.captum_ig(few, rule), peers.pair_ig(few, steps))
 
 
 def left_ig(case: Case) -> Row:
     """As IG."""
     few, steps = case.first(case.scale.few), case.scale.steps
-    return _row(few, LeftIntegratedGradients(steps), _points(few, steps, 2))
+    return _row(few, LeftIntegratedGradients(steps), points(few, steps, 2))
 
 
 def idg(case: Case) -> Row:
     """As IG, and the scores between the intervals."""
     few, steps = case.first(case.scale.few), case.scale.steps
-    return _row(few, IDG(steps), _points(few, steps, 2 + steps - 1))
+    return _row(few, IDG(steps), points(few, steps, 2 + steps - 1))
 
 
 def expected_gradients(case: Case) -> Row:
@@ -104,7 +109,7 @@ def guided_ig(case: Case) -> Row:
     key = noise.fold(torch.zeros(1, dtype=torch.int64), "start")
     start = noise.uniform(key, tuple(case.images.shape[1:]), torch.float32)
     rule = GuidedIntegratedGradients(steps, fraction=0.25, max_dist=0.02, baseline=start.to(case.images))
-    return _row(case, rule, _points(case, steps, 1), peers.pair_guided_ig(case, rule, start[0]))
+    return _row(case, rule, points(case, steps, 1), peers.pair_guided_ig(case, rule, start[0]))
 
 
 def _two_gradients(case: Case, shared: int) -> Callable[[Attribution], Passes]:
@@ -146,7 +151,7 @@ def attention_rollout(case: Case) -> Row:
 
 def gradient(case: Case) -> Row:
     """One forward and one backward pass; ours makes another forward pass, which checks the network's logits."""
-    return _row(case, Gradient(), _points(case, 1, 0))
+    return _row(case, Gradient(), points(case, 1, 0))
 
 
 def random(case: Case) -> Row:

@@ -53,8 +53,8 @@ class Scale:
 
 _CPU = {
     "small": Scale(64, 10, (16, 64, 128, 256), 16, 8, 4, walk=12, steps=32, training=64),
-    "resnet18": Scale(224, 1000, (8, 16, 28), 16, 4, 1, walk=2),
-    "vit": Scale(224, 1000, (8, 16, 28), 8, 2, 1, walk=2, steps=14),
+    "resnet18": Scale(224, 1000, (8, 13, 28), 16, 4, 1, walk=2),
+    "vit": Scale(224, 1000, (8, 13, 28), 8, 2, 1, walk=2, steps=14),
 }
 _GPU = {
     "small": Scale(64, 10, (64, 256, 1024, 2048), 64, 64, 4, walk=20, steps=32, training=256),

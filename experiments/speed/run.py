@@ -28,6 +28,7 @@ from rich.console import Console
 
 from experiments.speed import (
     attributor_rows,
+    bfloat16_rows,
     curves,
     data_rows,
     gaps,
@@ -49,7 +50,7 @@ from robustsigma.provenance import Provenance
 Build = Callable[[Case], Row]
 Measure = Callable[[Case, Limit, int], dict[str, Any]]
 
-CALLS: dict[str, Build] = {**attributor_rows.ROWS, **perturbation_rows.ROWS, **metric_rows.ROWS}
+CALLS: dict[str, Build] = {**attributor_rows.ROWS, **bfloat16_rows.ROWS, **perturbation_rows.ROWS, **metric_rows.ROWS}
 WHOLE: dict[str, Measure] = {
     "Training": training_rows.measure,
     "Data": data_rows.measure,

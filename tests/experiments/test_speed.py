@@ -54,22 +54,24 @@ def check(results, folder):
 def test_the_fast_form_runs_and_goes_on(run, tmp_path, capsys):
     for name in PEERS:
         pytest.importorskip(name)
-    rows = ["--rows", "SIGMA", "IG", "PGD", "Infidelity", "Gaps"]
+    rows = ["--rows", "SIGMA", "IG", "IG-bfloat16", "PGD", "Infidelity", "Gaps"]
     code, results = run("--nets", "small", *rows)
     assert code == 0
     check(results, tmp_path)
     found = results["nets"]["small"]["rows"]
-    assert set(found) == {"SIGMA", "IG", "PGD", "Infidelity", "Gaps"}
+    assert set(found) == {"SIGMA", "IG", "IG-bfloat16", "PGD", "Infidelity", "Gaps"}
     peers = {name: {peer["name"]: peer for peer in row.get("peers", [])} for name, row in found.items()}
     assert peers["SIGMA"]["one by one"]["deviation"] < 1e-6
     assert peers["IG"]["captum"]["deviation"] < 1e-6
+    assert 1e-6 < peers["IG-bfloat16"]["full precision"]["deviation"] < 0.1
+    assert found["IG-bfloat16"]["counted"] == found["IG"]["counted"]
     # The published code makes one forward pass more a step, and one more a path.
     paths, steps = 2, 2 * 2
     assert found["SIGMA"]["counted"] == {"forwards": 1 + 3 * steps, "backwards": steps}
     assert peers["SIGMA"]["one by one"]["passes"] == {"forwards": paths + 4 * steps, "backwards": steps}
     assert {path.name for path in tmp_path.glob("*.png")} == {"speed_cpu_efficiency.png", "speed_cpu_gap.png"}
     printed = capsys.readouterr().out
-    assert "[5/5] small Gaps" in printed
+    assert "[6/6] small Gaps" in printed
     assert "efficiency" in printed
 
     before = (tmp_path / "work" / "cpu" / "small" / "IG.json").read_bytes()
