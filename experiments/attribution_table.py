@@ -1,15 +1,21 @@
-"""Print the scores of a benchmark's results.json as Markdown tables: python experiments/attribution_table.py FILE."""
+"""Print the scores of benchmarks' results.json as Markdown tables.
+
+python experiments/attribution_table.py FILE          # every metric
+python experiments/attribution_table.py FILE FILE ... # two metrics, a column for each network
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from robustsigma.report import text
 
 _SHOWN = ("insertion", "deletion", "difference", "sic", "aic", "sensitivity_n", "infidelity", "iou", "pointing_game")
+_COMPARED = ("sic", "difference")
 _ARROW = {"higher": "\u2191", "lower": "\u2193"}
 
 
@@ -26,6 +32,22 @@ def table(results: dict[str, Any], model: str | None = None) -> str:
         if (name, shown[0]) in cells:
             passes = sum(cells[name, cost]["mean"] for cost in ("forwards", "backwards"))
             row = [*(_cell(cells[name, metric]) for metric in shown), f"{passes:,.0f}"]
+            lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def compared(files: Sequence[dict[str, Any]], metric: str) -> str:
+    """Return a metric's means with a column for each network, marked as in `table`."""
+    networks = [(results, model["id"]) for results in files for model in results["models"]]
+    title = next(m["title"] + " " + _ARROW[m["better"]] for m in files[0]["metrics"] if m["id"] == metric)
+    lines = [f"| {title} | " + " | ".join(model for _, model in networks) + " |", "|---" * (len(networks) + 1) + "|"]
+    of = [
+        {cell["method"]: cell for cell in results["cells"] if (cell["model"], cell["metric"]) == (model, metric)}
+        for results, model in networks
+    ]
+    for name in dict.fromkeys(method["id"] for results in files for method in results["methods"]):
+        if any(name in cells for cells in of):
+            row = [_cell(cells[name]) if name in cells else "" for cells in of]
             lines.append(f"| {name} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -52,5 +74,7 @@ def _cell(cell: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    print(f"{table(content)}\n\n{caption(content)}")
+    found = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
+    for part in [table(found[0])] if len(found) == 1 else [compared(found, metric) for metric in _COMPARED]:
+        print(f"{part}\n")
+    print("\n\n".join(caption(results) for results in found))

@@ -6,7 +6,7 @@
 
 Nothing is run: what is read are results of `robustsigma benchmark`, whose settings the file names. Table 1 of the
 paper: 1,000 ImageNet images; table 2: 1,000 images each of Disease-XAI and Security-XAI; 7 paths, 200 steps of the
-others, a threshold of mIoU that is not stated. results/sigma_tables.json.
+others, a threshold of mIoU that is not stated. `orders.py` says which orders hold. results/sigma_tables.json.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ TABLE_2 = {
     "SIGMA": ((0.20, 0.58, 0.76), (0.15, 0.58, 0.62)),
 }
 KINDS = {"sic": "SIC", "iou": "mIoU", "pointing_game": "pointing game", "difference": "insertion \u2212 deletion"}
-# Of these the paper says who is ahead: in table 1 SIGMA with every CNN, in table 2 in each but one or two cells.
-CLAIMED = ("IG", "Guided IG", "IG2")
 DEFAULT = Path(__file__).resolve().parents[1] / "results" / "benchmark_baggage.json"
 
 
@@ -65,27 +63,6 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def orders(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return which of the paper's orders hold: SIGMA ahead of the others in SIC, and with masks in all of table 2."""
-    found = []
-    for metric in ("sic", "iou", "pointing_game") if row["masks"] else ("sic",):
-        ours = row["cells"]["SIGMA"].get(metric, {})
-        for other in CLAIMED:
-            theirs = row["cells"].get(other, {}).get(metric, {})
-            if ours.get("n") and theirs.get("n"):
-                found.append({"metric": metric, "over": other, "verdict": _verdict(ours, theirs)})
-    return found
-
-
-def _verdict(ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
-    """Intervals that do not meet settle an order; others may differ all the same, since the images are the same."""
-    if ours["low"] > theirs["high"]:
-        return "holds"
-    if ours["high"] < theirs["low"]:
-        return "does not hold"
-    return "intervals overlap, ours is ahead" if ours["mean"] > theirs["mean"] else "intervals overlap, ours is behind"
-
-
 def _paper(values: Sequence[float | None]) -> str:
     return " [" + ", ".join("-" if value is None else f"{value:.2f}" for value in values) + "]"
 
@@ -104,8 +81,6 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
             told |= {"iou": [v[0] for v in TABLE_2[method]], "pointing_game": [v[1] for v in TABLE_2[method]]}
         rows.append([method, *(interval(_of(of, key)) + (_paper(told[key]) if told.get(key) else "") for key in head)])
     yield table(["method", *head.values()], rows)
-    for order in orders(row):
-        yield f"SIGMA over {order['over']} in {KINDS[order['metric']]}: {order['verdict']}"
 
 
 def _of(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
@@ -123,7 +98,6 @@ def main(arguments: list[str] | None = None) -> None:
     provenance = Provenance(command("sigma_tables", arguments))
     rows = [row for path in options.given for row in read(path)]
     for row in rows:
-        row["orders"] = orders(row)
         print("\n".join(_lines(row)))
     print(
         write(
