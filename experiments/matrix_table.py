@@ -27,9 +27,10 @@ def caption(results: dict[str, Any]) -> str:
     """Return what stands behind the numbers."""
     run, dataset = results["run"], results["dataset"]
     seeds = f"{len(results['seeds'])} seed" + "s" * (len(results["seeds"]) > 1)
+    threads = text.count(run["hardware"]["threads"], "thread")
     return (
         f"{dataset['name']}, {dataset['test']} test images, {seeds}, accuracy in % with 95 % bootstrap intervals, "
-        f"{text.duration(run['seconds'])} on {run['hardware']['device']} with {run['hardware']['threads']} threads, "
+        f"{text.duration(run['seconds'])} on {run['hardware']['device']} with {threads}, "
         f"torch {run['versions']['torch']}."
     )
 

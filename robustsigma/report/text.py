@@ -71,6 +71,11 @@ def score(value: Any) -> str:
     return f"{found:,.{3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0}f}".replace("-", MINUS)
 
 
+def count(value: int, noun: str) -> str:
+    """Return a number of things, whose plural has an s."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
 def duration(value: Any) -> str:
     """Write seconds as people say them."""
     seconds = finite(value)
