@@ -107,7 +107,7 @@ def verbs(folder: Path) -> list[Verb]:
     save_model(model, architecture.build(3, 5), ModelCard(architecture, source.classes, source.shape))
     layers = ("base.yaml", "baggage.yaml", "sigma.yaml", "overlays/bank.yaml")
     fit = [argument for layer in layers for argument in ("--config", str(CONFIGS / "fit" / layer))]
-    fit += [f"--data.source.init_args.{name}" for name in ("size=16", "train=80", "val=10", "test=10")]
+    fit += [f"--data.dataset.init_args.{name}" for name in ("size=16", "train=80", "val=10", "test=10")]
     fit += ["--model.net.init_args.arguments.width=4", "--data.batch_size=16", "--data.num_workers=1"]
     fit += ["--trainer.max_epochs=12", "--trainer.accelerator=cpu"]
     fit += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

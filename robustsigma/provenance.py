@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+from PIL import features
 
 _PACKAGES = ("robustsigma", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow")
 
@@ -44,6 +45,7 @@ def _versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
+    found["libwebp"] = features.version("webp") or "not there"  # measures the information of SIC and AIC
     return found
 
 

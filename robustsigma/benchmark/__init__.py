@@ -3,5 +3,6 @@
 from robustsigma.benchmark.benchmark import benchmark
 from robustsigma.benchmark.parsing import preset
 from robustsigma.benchmark.settings import Benchmark
+from robustsigma.report import AttributionReport
 
-__all__ = ["Benchmark", "benchmark", "preset"]
+__all__ = ["AttributionReport", "Benchmark", "benchmark", "preset"]

@@ -19,12 +19,12 @@ from robustsigma.engine.metrics import Skip
 from robustsigma.files import write_atomically
 from robustsigma.processes import Processes
 from robustsigma.provenance import Provenance
-from robustsigma.report import print_attribution_table, write_attribution_report
+from robustsigma.report import AttributionReport, print_attribution_table, write_attribution_report
 
 
 def benchmark(
     settings: Benchmark, out: str | Path, *, console: Console | None = None, command: str | None = None
-) -> Path:
+) -> AttributionReport:
     """Judge every method by every metric on every model, and write the report.
 
     Where a launcher such as torchrun has started several processes that make the same call, they share the batches.
@@ -37,7 +37,7 @@ def benchmark(
         command: line that makes the report again, which the report then shows.
 
     Returns:
-        The path of the HTML file.
+        The report: the path of the HTML file, and its results.
 
     Raises:
         ValueError: settings or a folder that cannot be used.
@@ -52,12 +52,13 @@ def benchmark(
 
     run = processes.first_then_others("benchmark", begin)
     run.run()
-    path = _report(run, provenance, folder) if processes.first else folder / "report.html"
+    if processes.first:
+        _report(run, provenance, folder)
     processes.meet("report")
-    return path
+    return AttributionReport(folder / "report.html", json.loads((folder / "results.json").read_text("utf-8")))
 
 
-def _report(run: Run, provenance: Provenance, folder: Path) -> Path:
+def _report(run: Run, provenance: Provenance, folder: Path) -> None:
     """Write the results of a finished run, and show them."""
     tables = read(run)
     found, arrays = collect(run, tables)
@@ -67,9 +68,8 @@ def _report(run: Run, provenance: Provenance, folder: Path) -> Path:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(folder / "arrays.npz", buffer.getvalue())
-    path = write_attribution_report(found, arrays, folder)
+    write_attribution_report(found, arrays, folder)
     print_attribution_table(found, run.console)
-    return path
 
 
 def _values(tables: Mapping[str, Table]) -> str:

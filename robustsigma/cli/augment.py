@@ -17,7 +17,7 @@ from robustsigma.cli import images
 from robustsigma.data.loading import chosen, take
 from robustsigma.data.source import Source, fitted
 from robustsigma.device import best_device
-from robustsigma.engine import noise
+from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
@@ -127,6 +127,7 @@ def _write(
     x = item.images.to(best_device())
     with classifier.frozen():
         before = classifier.logits(x)
+    validation.logits(before)
     y = before.argmax(1) if item.labels is None else item.labels.to(x.device)
     seeds = noise.image_seeds(seed, "augment", "augment", 0, item.indices.to(x.device))
     made = perturbation.apply(classifier, x, y, seed=seeds)

@@ -25,7 +25,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
             check_network(description, asked.settings.allow)
     status = shared(asked.processes, verb, arguments)
     if status is None:
-        path = benchmark(asked.settings, asked.out, console=console, command=asked.command)
+        report = benchmark(asked.settings, asked.out, console=console, command=asked.command)
         if first_of_all():
-            console.print(f"\nThe report: [bold]{path}[/bold]", soft_wrap=True)
+            console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status

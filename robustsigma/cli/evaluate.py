@@ -27,9 +27,9 @@ def run(verb: str, arguments: list[str]) -> int | None:
     status = shared(asked.processes, verb, arguments)
     if status is None:
         console = Console()
-        path = evaluate(asked.settings, Path(asked.out), console=console, command=asked.command)
+        report = evaluate(asked.settings, Path(asked.out), console=console, command=asked.command)
         if first_of_all():
-            console.print(f"\nThe report: [bold]{path}[/bold]", soft_wrap=True)
+            console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status
 
 

@@ -40,7 +40,7 @@ class RobustDataModule(pl.LightningDataModule):
     has BatchNorm whose statistics are not shared (`sync_batchnorm` of the Trainer) or dropout.
 
     Args:
-        source: the dataset.
+        dataset: where images come from, a `robustsigma.data.Source`.
         train_perturbation: of training batches; use `Mixture` to perturb a share of each. None leaves them clean.
         conditions: name and perturbation of each test condition; None is {"clean": Identity()}.
         val_conditions: the same for validation.
@@ -54,7 +54,7 @@ class RobustDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        source: Source,
+        dataset: Source,
         *,
         train_perturbation: Perturbation | None = None,
         conditions: Mapping[str, Perturbation] | None = None,
@@ -67,12 +67,12 @@ class RobustDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not isinstance(source, Source):
-            raise validation.fail("source", "a robustsigma.data.Source", type(source).__name__)
+        if not isinstance(dataset, Source):
+            raise validation.fail("dataset", "a robustsigma.data.Source", type(dataset).__name__)
         validation.integer("batch_size", batch_size, 1)
         validation.integer("num_workers", num_workers, 0)
         validation.integer("seed", seed, 0)
-        self.source = source
+        self.dataset = dataset
         self.train_perturbation = train_perturbation
         self.conditions = _conditions("conditions", conditions)
         self.val_conditions = _conditions("val_conditions", val_conditions)
@@ -105,24 +105,24 @@ class RobustDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download what is missing, in one process."""
-        _ = self.source.classes
+        _ = self.dataset.classes
 
-    def dataset(self, split: Split) -> Dataset[Any]:
+    def split(self, name: Split) -> Dataset[Any]:
         """Return the images of a split; override to train or test on others."""
-        return self.source.split(split)
+        return self.dataset.split(name)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of training images, shuffled anew in each epoch."""
-        return self._loader(self.dataset("train"), "train")
+        return self._loader(self.split("train"), "train")
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Return a loader for each validation condition."""
-        dataset = self.dataset("val")
+        dataset = self.split("val")
         return [self._loader(dataset, "val") for _ in self.val_conditions]
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """Return a loader for each test condition."""
-        dataset = self.dataset("test")
+        dataset = self.split("test")
         return [self._loader(dataset, "test") for _ in self.conditions]
 
     def _loader(self, dataset: Dataset[Any], split: Split) -> DataLoader[Batch]:

@@ -83,15 +83,9 @@ def inspect_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -
     same = torch.allclose(first, again, rtol=1e-4, atol=1e-5, equal_nan=True)
     size = gradient.flatten(1).abs().amax(1)
     dead = int(((size == 0) | ~torch.isfinite(size)).sum())
-    return Soundness(len(x), is_probability(first), not same, dead)
+    return Soundness(len(x), validation.are_probabilities(first), not same, dead)
 
 
 def check_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -> list[Flag]:
     """Return flags for a network whose attack results would mislead; arguments as of `inspect_classifier`."""
     return inspect_classifier(classifier, images, labels).flags
-
-
-def is_probability(logits: Tensor) -> bool:
-    """Return whether rows are non-negative and sum to 1, as a softmax's do."""
-    sums = logits.double().sum(1)
-    return bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())

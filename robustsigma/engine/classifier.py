@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustsigma.engine import validation
 from robustsigma.engine.fast_net import FastNet
 from robustsigma.engine.validation import choice, fail, integer, target_range
 
@@ -71,6 +72,8 @@ class Classifier(nn.Module):
             integer("chunk_size", chunk_size, 1)
         self.net = net
         self._classes: int | None = None  # of the last pass
+        self._first: Tensor | None = None  # outputs of the first pass of a method, until they were checked
+        self._checked = False
         self._fast = FastNet()
         self.chunk_size = chunk_size
         self.gradient_dtype = gradient_dtype
@@ -110,6 +113,17 @@ class Classifier(nn.Module):
             self.logits(images[:1])
         assert self._classes is not None
         target_range(target, self._classes, name)
+
+    def check_logits(self) -> None:
+        """Raise where the net returns probabilities, as the first pass of a method told."""
+        if self._first is not None:
+            validation.logits(self._first)
+            self._first, self._checked = None, True
+
+    def _seen(self, logits: Tensor) -> Tensor:
+        if self._first is None and not self._checked:
+            self._first = logits.detach()[:8].clone()
+        return logits
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -153,7 +167,7 @@ class Classifier(nn.Module):
 
         def run(chunk: Tensor) -> Tensor:
             with torch.inference_mode():
-                return self(chunk)
+                return self._seen(self(chunk))
 
         # The clone leaves inference mode, so that callers may compute with the result as with any tensor.
         return at_least_single(self.chunked(run, images).clone())
@@ -197,7 +211,7 @@ class Classifier(nn.Module):
             device = chunk.device.type
             cast = nullcontext() if self.gradient_dtype is None else torch.autocast(device, self.gradient_dtype)
             with cast:
-                logits = self(chunk)
+                logits = self._seen(self(chunk))
             if not logits.requires_grad:  # a constant network has no graph and a zero gradient
                 return at_least_single(logits.detach()), *(torch.zeros_like(chunk) for _ in objectives)
             wide = at_least_single(logits)

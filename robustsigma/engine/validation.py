@@ -95,6 +95,21 @@ def target_range(value: Tensor, classes: int, name: str = "target") -> None:
         raise fail(name, f"class indices in [0, {classes - 1}]", f"[{low}, {high}]")
 
 
+def are_probabilities(values: Tensor) -> bool:
+    """Return whether rows (B, K) are non-negative and sum to 1, as a softmax's do."""
+    sums = values.double().sum(1)
+    return bool((values >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+
+
+def logits(values: Tensor) -> None:
+    """Raise where a network's output (B, K) is probabilities, whose softmax says little.
+
+    Rows of ones and zeros alone may be the logits of a network as simple as that.
+    """
+    if are_probabilities(values) and bool(((values > 0) & (values < 1)).any()):
+        raise fail("net", "logits", "probabilities (non-negative rows that sum to 1): leave its softmax out")
+
+
 def seed(value: Any, x: Tensor) -> Tensor:
     """Return per-image seeds as int64 (B,); an int gives every image the same seed.
 

@@ -61,10 +61,10 @@ class MatrixData(RobustDataModule):
         every = {**(conditions or {}), **{name: Identity() for name in self.made}}
         super().__init__(*args, conditions=every or None, **kwargs)
 
-    def dataset(self, split: Split) -> Dataset[Any]:
+    def split(self, name: Split) -> Dataset[Any]:
         """Return the images of a split, those of training with the added ones."""
-        dataset = super().dataset(split)
-        return dataset if self.added is None or split != "train" else ConcatDataset([dataset, self.added])
+        dataset = super().split(name)
+        return dataset if self.added is None or name != "train" else ConcatDataset([dataset, self.added])
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """Return a loader for each condition."""
@@ -72,6 +72,6 @@ class MatrixData(RobustDataModule):
 
     def _rest(self, name: str) -> DataLoader[Batch]:
         """Return the loader of the test images of a condition that are not done."""
-        dataset = self.made.get(name) or self.dataset("test")
+        dataset = self.made.get(name) or self.split("test")
         indices = list(dataset.row) if isinstance(dataset, MadeImages) else self._chosen(dataset, "test")
         return self._keyed_loader(dataset, indices[self.done.get(name, 0) :], "test")

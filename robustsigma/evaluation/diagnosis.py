@@ -152,7 +152,7 @@ class Examination:
 
     def _right(self, perturbation: Perturbation, name: str) -> Right:
         seeds = noise.image_seeds(0, "test", name, 0, self.indices)
-        made = perturbation(self.classifier, self.images, self.labels, seed=seeds)
+        made = perturbation.apply(self.classifier, self.images, self.labels, seed=seeds).images
         with self.classifier.frozen():
             found: Right = (self.classifier.logits(made).argmax(1) == self.labels).cpu().numpy()
         return found

@@ -26,12 +26,12 @@ from robustsigma.evaluation.threat import parameters, threat
 from robustsigma.files import write_atomically
 from robustsigma.processes import Processes
 from robustsigma.provenance import Provenance
-from robustsigma.report import print_table, write_report
+from robustsigma.report import RobustnessReport, print_table, write_report
 
 
 def evaluate(
     settings: Evaluation, out: str | Path, *, console: Console | None = None, command: str | None = None
-) -> Path:
+) -> RobustnessReport:
     """Train and test every regime under every condition, after the sweep if there is one, and write the report.
 
     Where a launcher such as torchrun has started several processes that make the same call, they share the regimes.
@@ -44,7 +44,7 @@ def evaluate(
         command: line that makes the report again, which the report then shows.
 
     Returns:
-        The path of the HTML file.
+        The report: the path of the HTML file, and its results.
 
     Raises:
         ValueError: settings or a folder that cannot be used.
@@ -61,12 +61,13 @@ def evaluate(
 
     run = processes.first_then_others("evaluation", begin)
     run.run()
-    path = _report(run, swept, provenance, Path(out)) if processes.first else Path(out) / "report.html"
+    if processes.first:
+        _report(run, swept, provenance, Path(out))
     processes.meet("report")
-    return path
+    return RobustnessReport(Path(out) / "report.html", json.loads((Path(out) / "results.json").read_text("utf-8")))
 
 
-def _report(run: Run, swept: Swept, provenance: Provenance, out: Path) -> Path:
+def _report(run: Run, swept: Swept, provenance: Provenance, out: Path) -> None:
     """Write the results of a finished run, and show them."""
     found = collect(run, swept.entries)
     found["run"] = provenance.record()
@@ -75,9 +76,8 @@ def _report(run: Run, swept: Swept, provenance: Provenance, out: Path) -> Path:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_atomically(out / "arrays.npz", buffer.getvalue())
-    path = write_report(found, arrays, out)
+    write_report(found, arrays, out)
     print_table(found, run.console)
-    return path
 
 
 def collect(run: Run, sweep: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:

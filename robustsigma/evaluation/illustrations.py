@@ -77,7 +77,8 @@ def _examples(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, col
         if column.reading == "transfer":
             continue
         # The seeds of the test condition: the reader sees images that the matrix counts.
-        made = column.perturbation(classifier, x, y, seed=noise.image_seeds(0, "test", column.id, 0, indices))
+        seeds = noise.image_seeds(0, "test", column.id, 0, indices)
+        made = column.perturbation.apply(classifier, x, y, seed=seeds).images
         with classifier.frozen():
             probabilities = classifier.logits(made).softmax(1)
         items.append(
@@ -108,7 +109,7 @@ def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, columns
     # The longest of the walks that arrived shows most; if none did, the longest of all.
     row = int((walks.steps + arrived * one.max_steps).argmax())
     steps, target = int(walks.steps[row]), y[row : row + 1]
-    result = one(classifier, x[row : row + 1], target, seed=seeds[row : row + 1])
+    result = one(classifier, x[row : row + 1], target, seed=seeds[row : row + 1], strict=False)
     shown = sorted({round(k) for k in np.linspace(0, steps, _FRAMES)})
     frames = [x[row]]
     for step in shown[1:]:
@@ -127,7 +128,7 @@ def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, columns
 def _explanations(classifier: Classifier, x: Tensor, y: Tensor, attributors: dict[str, Attributor]) -> Pictures:
     section, heat = [], []
     for name, attributor in attributors.items():
-        result = attributor(classifier, x, y)
+        result = attributor(classifier, x, y, strict=False)
         gaps = (result.gap() / result.drop.abs().clamp_min(1e-12)).tolist()
         converged = result.all_converged().tolist()
         section.append({"method": name, "target": y.tolist(), "converged": converged, "gap": gaps})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,46 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-__all__ = ["print_attribution_table", "print_sweep", "print_table", "write_attribution_report", "write_report"]
+__all__ = [
+    "AttributionReport",
+    "RobustnessReport",
+    "print_attribution_table",
+    "print_sweep",
+    "print_table",
+    "write_attribution_report",
+    "write_report",
+]
+
+
+@dataclass(frozen=True)
+class _Report(os.PathLike[str]):
+    """A finished report; stands for the path of its HTML file wherever one is taken.
+
+    Attributes:
+        path: of the HTML file; the figures are beside it, in `figures/`.
+        results: what it shows, in plain JSON types (schema 1), as in `results.json`.
+    """
+
+    path: Path
+    results: dict[str, Any] = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, with `results.json`."""
+        return self.path.parent
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    __str__ = __fspath__
+
+
+class RobustnessReport(_Report):
+    """What `evaluate` found: accuracies of regimes under conditions, with flags, differences and findings."""
+
+
+class AttributionReport(_Report):
+    """What `benchmark` found: scores of methods by metrics on each model, with flags and findings."""
 
 
 def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:

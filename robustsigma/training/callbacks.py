@@ -165,9 +165,9 @@ def card_of(classifier: Classifier, data: RobustDataModule) -> ModelCard:
     """Return the card of a classifier that was trained on a data module."""
     return ModelCard(
         getattr(classifier.net, "architecture", None),
-        data.source.classes,
-        data.source.shape,
+        data.dataset.classes,
+        data.dataset.shape,
         tuple(classifier.mean.flatten().tolist()),
         tuple(classifier.std.flatten().tolist()),
-        data.source.geometry,
+        data.dataset.geometry,
     )

@@ -38,6 +38,9 @@ class LitClassifier(pl.LightningModule):
             statistics; the running ones follow both. "auxiliary" has besides a second set of BatchNorm layers for
             the perturbed images (`AuxiliaryNorms`), which is not part of the classifier: attacks, validation and the
             exported weights use the layers of the clean images. A batch of one kind is one pass.
+        chunk_size: the most images in a pass of an attack; None chooses by image size (see `Classifier`).
+        gradient_dtype: "bfloat16" runs the gradient passes of attacks under autocast; None in full precision. How
+            the training itself is computed is the Trainer's `precision`.
     """
 
     def __init__(
@@ -51,12 +54,17 @@ class LitClassifier(pl.LightningModule):
         label_smoothing: float = 0.0,
         sample_labels: SampleLabels | None = None,
         batch_norm: BatchNormPolicy = "joint",
+        chunk_size: int | None = None,
+        gradient_dtype: Literal["bfloat16"] | None = None,
     ) -> None:
         super().__init__()
         validation.choice("schedule", schedule, ("cosine", "constant"))
         validation.number("label_smoothing", label_smoothing, 0, 1)
         validation.choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
-        self.classifier = Classifier(net, mean=mean, std=std)
+        if gradient_dtype is not None:
+            validation.choice("gradient_dtype", gradient_dtype, ("bfloat16",))
+        dtype = None if gradient_dtype is None else torch.bfloat16
+        self.classifier = Classifier(net, mean=mean, std=std, chunk_size=chunk_size, gradient_dtype=dtype)
         self.optimizer = optimizer
         self.schedule = schedule
         self.label_smoothing = label_smoothing

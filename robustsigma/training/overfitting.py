@@ -110,7 +110,7 @@ class OverfittingMonitor(pl.Callback):
         self._original = _perturbation(data)
         if self.action == "fall_back":
             safer(self._original, _PROBE_STEPS)  # a training without FGSM has nothing to fall back to
-        dataset = data.dataset(self.split)
+        dataset = data.split(self.split)
         found = chosen(len(dataset), data.limits.get(self.split), data.seed)  # type: ignore[arg-type]
         indices = [found[i] for i in chosen(len(found), self.images, data.seed)]
         x, y = take(dataset, indices)
@@ -186,7 +186,7 @@ class OverfittingMonitor(pl.Callback):
         assert self._batch is not None
         x, y, indices = self._batch
         # The same noise in every look, else two looks would differ by their noise as well.
-        made = attack(classifier, x, y, seed=noise.image_seeds(seed, "monitor", name, 0, indices))
+        made = attack.apply(classifier, x, y, seed=noise.image_seeds(seed, "monitor", name, 0, indices)).images
         with classifier.frozen():
             return float((classifier.logits(made).argmax(1) == y).float().mean())
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from robustsigma import AttentionRollout, ExpectedGradients, Gradient, IntegratedGradients, RandomAttribution, Sigma
-from robustsigma.benchmark import Benchmark, benchmark, preset
+from robustsigma.benchmark import AttributionReport, Benchmark, benchmark, preset
 from robustsigma.benchmark.images import judged, shown
 from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.store import Store
@@ -79,7 +79,11 @@ def settings(tmp_path_factory) -> Benchmark:
 @pytest.fixture(scope="module")
 def made(settings, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("made")
-    benchmark(settings, out, console=quiet(), command="robustsigma benchmark")
+    report = benchmark(settings, out, console=quiet(), command="robustsigma benchmark")
+    assert isinstance(report, AttributionReport)
+    assert Path(report) == report.path == out / "report.html"
+    assert report.folder == out
+    assert report.results == json.loads((out / "results.json").read_text())
     return out
 
 

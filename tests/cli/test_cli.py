@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VERBS = ("quickstart", "evaluate", "sweep", "fit", "validate", "test", "explain", "augment")
 SOURCE = Baggage(size=16, train=12, val=5, test=5)
 TINY = [
-    f"--data.source.init_args.{name}={value}"
+    f"--data.dataset.init_args.{name}={value}"
     for name, value in (("size", 16), ("train", 40), ("val", 10), ("test", 10))
 ]
 WALK = ["--perturbation=SigmaSample", "--perturbation.sigma.max_steps=4", "--perturbation.sigma.objective=logit"]
@@ -109,7 +109,7 @@ MISTAKES = {
         ["fit", "--config", f"{CONFIGS}/fit/base.yaml", "--config", f"{CONFIGS}/fit/baggage.yaml", *TINY,
          "--data.batch_size", "0"], "batch_size: expected",
     ),
-    "no network": (["fit", "--data.source", "Baggage"], "net"),
+    "no network": (["fit", "--data.dataset", "Baggage"], "net"),
     "unknown trainer key": (["fit", "--trainer.max_epoch", "3"], "max_epoch"),
 }  # fmt: skip
 
@@ -316,8 +316,8 @@ def test_configs_of_fit_run(path, tmp_path, monkeypatch):
     elif path.stem == "cifar10":
         pytest.importorskip("albumentations")
         # The same file, but for what it would download and what would take long.
-        change = ["--data.source=robustsigma.data.Baggage", "--data.source.size=32", "--data.source.train=40",
-                  "--data.source.val=10", "--data.source.test=10", "--model.net=robustsigma.models.SmallCNN",
+        change = ["--data.dataset=robustsigma.data.Baggage", "--data.dataset.size=32", "--data.dataset.train=40",
+                  "--data.dataset.val=10", "--data.dataset.test=10", "--model.net=robustsigma.models.SmallCNN",
                   "--model.net.channels=3", "--model.net.classes=5", "--model.net.width=4",
                   "--data.num_workers=0"]  # fmt: skip
     configs = [argument for layer in layers for argument in ("--config", str(layer))]

@@ -156,7 +156,7 @@ def test_loaders_leave_the_global_generator_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": 3}, "source: expected"),
+        ({"dataset": 3}, "dataset: expected"),
         ({"batch_size": 0}, "batch_size: expected"),
         ({"num_workers": -1}, "num_workers: expected"),
         ({"seed": -1}, "seed: expected"),
@@ -168,7 +168,7 @@ def test_loaders_leave_the_global_generator_alone():
 )
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        RobustDataModule(**{"source": SOURCE, **options})
+        RobustDataModule(**{"dataset": SOURCE, **options})
 
 
 def test_a_model_without_a_classifier_is_named():

@@ -106,7 +106,7 @@ def test_gathered_samples_are_in_the_order_of_the_whole_batch_and_each_once(monk
 def test_a_process_of_fit_that_dies_ends_it_with_one_line_and_it_goes_on(tmp_path):
     layers = ("base", "baggage", "sigma", "overlays/bank")
     arguments = ["fit", *(a for layer in layers for a in ("--config", str(CONFIGS / f"{layer}.yaml")))]
-    arguments += [f"--data.source.init_args.{name}" for name in ("size=16", "train=41", "val=9", "test=10")]
+    arguments += [f"--data.dataset.init_args.{name}" for name in ("size=16", "train=41", "val=9", "test=10")]
     arguments += [f"--trainer.{name}" for name in ("devices=2", "strategy=ddp", "accelerator=cpu", "max_epochs=200")]
     arguments += ["--model.net.init_args.arguments.width=4", "--data.batch_size=8", "--ckpt_path=last"]
     arguments += ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path}"]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustsigma.engine.checks import Soundness, check_classifier, inspect_classifier, is_probability
+from robustsigma.engine.checks import Soundness, check_classifier, inspect_classifier
+from robustsigma.engine.validation import are_probabilities
 
 
 class Noisy(nn.Module):
@@ -90,5 +91,5 @@ def test_nothing_is_left_behind():
     ("rows", "wanted"),
     [([[0.2, 0.8], [1, 0]], True), ([[0.2, 0.9]], False), ([[-0.2, 1.2]], False), ([[0.3, 0.7], [2.0, 1.0]], False)],
 )
-def test_is_probability(rows, wanted):
-    assert is_probability(torch.tensor(rows)) is wanted
+def test_are_probabilities(rows, wanted):
+    assert are_probabilities(torch.tensor(rows)) is wanted

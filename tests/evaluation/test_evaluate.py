@@ -4,6 +4,7 @@ import random
 import shutil
 import signal
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from robustsigma import FGSM, GaussianNoise, Identity, Sigma, SigmaSample
 from robustsigma.data import Baggage
-from robustsigma.evaluation import Checks, Evaluation, Retraining, Training, evaluate
+from robustsigma.evaluation import Checks, Evaluation, Retraining, RobustnessReport, Training, evaluate
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.progress import BatchProgress
 from robustsigma.evaluation.run import Run
@@ -46,8 +47,12 @@ def _generators():
 
 
 def _evaluate(settings, out):
-    evaluate(settings, out, console=Console(file=io.StringIO()))
-    return json.loads((out / "results.json").read_text("utf-8"))
+    report = evaluate(settings, out, console=Console(file=io.StringIO()))
+    assert isinstance(report, RobustnessReport)
+    assert Path(report) == report.path == out / "report.html"
+    assert report.results == json.loads((out / "results.json").read_text("utf-8"))
+    assert str(report) == str(out / "report.html")
+    return report.results
 
 
 def _go_on(settings, out):

@@ -280,7 +280,7 @@ def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatc
     monkeypatch.setattr(module, "illustrate", lambda *_: ({}, {}))  # it would take long
     out = _copy(done, tmp_path)
     console = Console(file=io.StringIO(), width=200)
-    page = evaluate(SETTINGS, out, console=console).read_text("utf-8")
+    page = evaluate(SETTINGS, out, console=console).path.read_text("utf-8")
     results = json.loads((out / "results.json").read_text("utf-8"))
     assert _untimed(results["sweep"]) == _untimed(done[1].entries)
     trained = [name for kind, name in calls if kind == "train"]

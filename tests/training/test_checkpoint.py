@@ -13,8 +13,8 @@ from robustsigma.training import LitClassifier, RobustCheckpoint, SafetensorsExp
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "fit"
 SOURCE = Baggage(size=16, train=20, val=19, test=5)
-TINY = ["--data.source.init_args.size=16", "--data.source.init_args.train=40", "--data.source.init_args.val=10",
-        "--data.source.init_args.test=10", "--model.net.arguments.width=4"]  # fmt: skip
+TINY = ["--data.dataset.init_args.size=16", "--data.dataset.init_args.train=40", "--data.dataset.init_args.val=10",
+        "--data.dataset.init_args.test=10", "--model.net.arguments.width=4"]  # fmt: skip
 QUIET = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false",
          "--trainer.enable_model_summary=false"]  # fmt: skip
 pytestmark = pytest.mark.third_party_rng  # weights

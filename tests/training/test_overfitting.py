@@ -34,7 +34,7 @@ class Wave(nn.Module):
 
 
 class Grey(RobustDataModule):
-    def dataset(self, split):
+    def split(self, name):
         return ArrayDataset(torch.full((8, 1, 2, 2), 128, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
 
 

@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.third_party_rng]  # weights
 class FaintDigits(RobustDataModule):
     """Digits of less contrast, so that 16/255 is as much to them as 53/255 to the original ones."""
 
-    def dataset(self, split):
-        full = self.source.split(split)
+    def split(self, name):
+        full = self.dataset.split(name)
         return ArrayDataset((127.5 + CONTRAST * (full.images.float() - 127.5)).round().to(torch.uint8), full.labels)
 
 
@@ -26,7 +26,7 @@ class Witness(pl.Callback):
     """PGD of 20 steps on test images, at the end of each epoch."""
 
     def __init__(self, data):
-        self.x, self.y = data.dataset("test").batch(range(0, 1000, 5))
+        self.x, self.y = data.split("test").batch(range(0, 1000, 5))
         self.accuracy = []
 
     def on_train_epoch_end(self, trainer, pl_module):

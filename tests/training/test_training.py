@@ -63,7 +63,7 @@ def test_the_exported_file_is_the_model(tmp_path):
 
 def test_training_learns_and_the_schedule_ends_at_zero(tmp_path):
     model, data, trainer = _fit(tmp_path, [], epochs=25, optimizer=lambda p: torch.optim.AdamW(p, lr=0.01))
-    x, y = data.source.split("train").batch(range(48))
+    x, y = data.dataset.split("train").batch(range(48))
     with torch.no_grad():
         assert (model.classifier.eval()(x).argmax(1) == y).float().mean() > 0.5  # chance is 0.2
     assert trainer.optimizers[0].param_groups[0]["lr"] < 1e-8
@@ -101,10 +101,18 @@ def test_perturbing_leaves_no_gradient_in_the_parameters(tmp_path):
         assert torch.allclose(after, before[name] - gradient, atol=1e-5), name
 
 
-@pytest.mark.parametrize("options", [{"schedule": "step"}, {"label_smoothing": 2.0}])
+@pytest.mark.parametrize(
+    "options", [{"schedule": "step"}, {"label_smoothing": 2.0}, {"chunk_size": 0}, {"gradient_dtype": "int8"}]
+)
 def test_bad_arguments_are_named(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
         LitClassifier(network("small_cnn", 3, 5), **options)
+
+
+def test_what_attacks_cost_is_the_classifiers():
+    classifier = LitClassifier(network("small_cnn", 3, 5), chunk_size=7, gradient_dtype="bfloat16").classifier
+    assert (classifier.chunk_size, classifier.gradient_dtype) == (7, torch.bfloat16)
+    assert LitClassifier(network("small_cnn", 3, 5)).classifier.gradient_dtype is None
 
 
 def test_export_needs_its_data_module(tmp_path):

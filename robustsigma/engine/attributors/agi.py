@@ -56,23 +56,24 @@ class AGI(Attributor):
         classes: how many false classes, drawn for each image by its seed (all where there are fewer); or the classes
             themselves, of which an image's own target is left out.
         score: what is attributed, p_target.
-        average: "mean" or "sum" over classes.
+        average: "mean" or "sum" over classes; None is the mean, and the authors' sum with their variant.
         variant: "authors" reproduces the code: its steps, the ascent of p itself, and with a number for `classes` its
-            fixed grid range(0, K - 1, K // number). Theirs is the "sum".
+            fixed grid range(0, K - 1, K // number).
     """
 
     eps: float = 0.05
     steps: int = 20
     classes: int | tuple[int, ...] = 20
     score: Score = "prob"
-    average: Literal["mean", "sum"] = "mean"
+    average: Literal["mean", "sum"] | None = None
     variant: Literal["sound", "authors"] = "sound"
 
     def __post_init__(self) -> None:
         validation.number("eps", self.eps, 0, open_low=True)
         validation.integer("steps", self.steps, 1)
         validation.choice("score", self.score, ("logit", "log_prob", "prob"))
-        validation.choice("average", self.average, ("mean", "sum"))
+        if self.average is not None:
+            validation.choice("average", self.average, ("mean", "sum"))
         validation.choice("variant", self.variant, ("sound", "authors"))
         if isinstance(self.classes, tuple):
             if not self.classes or len(set(self.classes)) < len(self.classes):
@@ -94,10 +95,11 @@ class AGI(Attributor):
         false = self._false(target, seeds, logits.shape[1])
         used = false != target[:, None]
         authors = self.variant == "authors"
+        total = self.average == "sum" or (authors and self.average is None)
         walk = GuidedWalk(images, target, logits, used, self.score, from_image=authors)
         origin = images.repeat_interleave(used.shape[1], 0) if authors else None
         walk.run(_Attack(classifier, false.flatten(), self.eps, "prob" if authors else "log_prob", origin), self.steps)
-        return walk.attribution(walk.arrived.unflatten(0, used.shape), total=self.average == "sum")
+        return walk.attribution(walk.arrived.unflatten(0, used.shape), total=total)
 
     def _false(self, target: Tensor, seeds: Tensor, classes: int) -> Tensor:
         """Return the false classes of each image, (B, P); its target may be among them."""

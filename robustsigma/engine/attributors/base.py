@@ -12,15 +12,17 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 
-Reduction = Literal["abs_sum", "sum_abs", "sum"]
+Reduction = Literal["abs_sum", "sum_abs", "sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 
 def reduce_channels(values: Tensor, reduction: Reduction) -> Tensor:
-    """Return (B, H, W) of values (B, C, H, W): over channels the sum of |values|, the |sum| of values, or their sum."""
+    """Return (B, H, W) of values (B, C, H, W): over channels the sum of |values|, the |sum|, the sum, or the mean."""
     validation.choice("reduction", reduction, REDUCTIONS)
     if reduction == "abs_sum":
         return values.abs().sum(1)
+    if reduction == "mean":
+        return values.mean(1)
     total = values.sum(1)
     return total.abs() if reduction == "sum_abs" else total
 
@@ -47,7 +49,7 @@ class Attribution:
         backwards: (B,) int64, backward passes spent on the image.
         stderr: (B, H, W) standard error over paths of the abs_sum heatmap, or None for a single path.
         endpoints: (B, P, C, H, W), or None where a method has one path.
-        valid: (B,) share of the gradients that the method used, or None where it uses all.
+        valid: (B,) share of the gradients along the paths that the method used, or None where it always uses all.
     """
 
     values: Tensor
@@ -77,7 +79,7 @@ class Attribution:
         return (self.values.flatten(1).sum(1) - self.drop).abs()
 
     def heatmap(self, reduction: Reduction = "abs_sum") -> Tensor:
-        """Return (B, H, W): over channels the sum of |values|, the |sum| of values, or their signed sum."""
+        """Return (B, H, W): over channels the sum of |values|, the |sum|, the signed sum, or its mean."""
         return reduce_channels(self.values, reduction)
 
 
@@ -97,6 +99,7 @@ class Attributor(ABC):
         target: int | Tensor | None = None,
         *,
         seed: int | Tensor = 0,
+        strict: bool = True,
     ) -> Attribution:
         """Attribute the score of `target` to the pixels of each image.
 
@@ -105,9 +108,10 @@ class Attributor(ABC):
             images: float (B, C, H, W) in [0, 1]; half precision is promoted to float32.
             target: class of each image, an int or (B,); None takes the predicted class, recorded in the result.
             seed: an int for every image, or int64 (B,). Images with equal seeds share their random patterns.
+            strict: refuse a network that returns probabilities; False explains it as it is.
 
         Raises:
-            ValueError: an argument outside what is stated here, or a network that does not return logits.
+            ValueError: an argument outside what is stated here, or a network that returns probabilities.
         """
         validation.images(images, classifier.bounds)
         seeds = validation.seed(seed, images)
@@ -117,6 +121,8 @@ class Attributor(ABC):
             logits = classifier.logits(x)
             if not torch.isfinite(logits).all():
                 raise ValueError(f"{type(self).__name__}: the network gave non-finite logits")
+            if strict:
+                validation.logits(logits)
             chosen = logits.argmax(1) if chosen is None else chosen.clone()
             seeds = seeds.clone()
             validation.target_range(chosen, logits.shape[1])

@@ -32,6 +32,7 @@ class _Paths:
     ends: Tensor
     curve: Tensor
     steps: Tensor
+    guarded: Tensor
     maps: Tensor
 
     def among(self, rows: Tensor, images: Tensor) -> _Paths:
@@ -50,6 +51,7 @@ class _Paths:
             ends=put(images[:, None].repeat(1, paths, 1, 1, 1), self.ends),
             curve=put(nan(self.curve), self.curve),
             steps=put(self.steps.new_zeros(len(images), paths), self.steps),
+            guarded=put(self.guarded.new_zeros(len(images), paths), self.guarded),
             maps=put(nan(self.maps), self.maps),
         )
 
@@ -81,7 +83,8 @@ class Sigma(Attributor):
             pixel range (after the first step, so that the path still starts at the image), "clip" clips. "none"
             evaluates probes wherever they lie; the points of the path, which are returned, are clipped all the same.
         guard: a gradient whose |sum| is at most this share of its sum of magnitudes is not scaled: its drop is
-            carried to the next step, so that completeness holds without one map outweighing all others.
+            carried to the next step, so that completeness holds without one map outweighing all others. The result's
+            `valid` is the share of the steps that it let pass.
         adaptive: limits (low, high) of Barzilai and Borwein's step size, which then takes the place of `alpha`
             (in the authors' code, not in the paper): <dx, dx> / <dx, dg> of the last two points and slope estimates.
         relative_stderr: paths of an image are made in rounds until the standard error of the mean of their heatmaps,
@@ -179,6 +182,7 @@ class Sigma(Attributor):
         curve = _joined([r.curve for r in rounds])
         ends = torch.cat([r.ends for r in rounds], 1)
         steps = torch.cat([r.steps for r in rounds], 1)
+        guarded = torch.cat([r.guarded for r in rounds], 1).sum(1)
         last = curve.gather(2, steps[..., None])[..., 0]
         authors = self.variant == "authors"
         return Attribution(
@@ -194,6 +198,7 @@ class Sigma(Attributor):
             backwards=steps.sum(1),
             stderr=stderr if self.paths > 1 else None,
             endpoints=ends,
+            valid=(1 - guarded / steps.sum(1).clamp(min=1)).to(images.dtype),
         )
 
     def sample(self, classifier: Classifier, images: Tensor, target: Tensor, seeds: Tensor) -> Walk:
@@ -208,6 +213,7 @@ class Sigma(Attributor):
             latents=torch.cat([w.latents for w in walks]),
             curve=_joined([w.curve for w in walks], 0),
             steps=torch.cat([w.steps for w in walks]),
+            guarded=torch.cat([w.guarded for w in walks]),
             values=None,
         )
 
@@ -268,6 +274,7 @@ class Sigma(Attributor):
             ends=torch.cat([w.ends for w in walks]).unflatten(0, shape),
             curve=_joined([w.curve for w in walks], 0).unflatten(0, shape),
             steps=torch.cat([w.steps for w in walks]).unflatten(0, shape),
+            guarded=torch.cat([w.guarded for w in walks]).unflatten(0, shape),
             maps=torch.cat(maps).unflatten(0, shape),
         )
         return made, torch.cat(sums)

@@ -34,6 +34,7 @@ class Walk:
         latents: (R, C, H, W) the same before the map into the range, where the walk adds up its steps.
         curve: (R, S + 1) confidence, NaN after the end.
         steps: (R,) int64.
+        guarded: (R,) int64, steps whose gradient was not scaled (`Sigma.guard`).
         values: (R, C, H, W) the attribution, or None for a walk without gradients.
     """
 
@@ -41,6 +42,7 @@ class Walk:
     latents: Tensor
     curve: Tensor
     steps: Tensor
+    guarded: Tensor
     values: Tensor | None
 
 
@@ -91,6 +93,7 @@ class SpsaWalk:
         ends = self.images.to(self.dtype, copy=True)
         latents = (self.images * self.unit).to(self.dtype)
         steps = torch.zeros(count, dtype=torch.int64, device=device)
+        guarded = torch.zeros_like(steps)
         confidence = confidence.to(self.dtype)
         curve = [confidence]
         values = torch.zeros_like(ends) if gradients else None
@@ -118,7 +121,9 @@ class SpsaWalk:
             new, gradient = self._evaluate(point, self.target[rows], gradients)
             if values is not None and gradient is not None:
                 drop = owed[rows] + torch.where(moving, state.now - new, 0)
-                part, owed[rows] = self._weighted(gradient, drop)
+                part, sound = self._weighted(gradient, drop)
+                owed[rows] = torch.where(sound, 0, drop)
+                guarded[rows] += moving & ~sound
                 values.index_add_(0, rows, part)
             state.now = torch.where(moving, new, state.now)
             ends[rows], latents[rows] = point, state.latent
@@ -135,6 +140,7 @@ class SpsaWalk:
             latents=(latents / self.unit).to(wanted),
             curve=torch.stack(curve, 1)[:, :longest].to(wanted),
             steps=steps,
+            guarded=guarded,
             values=None if values is None else values.to(wanted),
         )
 
@@ -208,11 +214,11 @@ class SpsaWalk:
         return self.confidence(logits, target).to(self.dtype), gradient
 
     def _weighted(self, gradient: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a step's share of the attribution (eq. 4), (R, C, H, W), and the drop still to be spread, (R,)."""
+        """Return a step's share of the attribution (eq. 4), (R, C, H, W), and whether it could take the drop, (R,)."""
         if self.authors:
             gradient = gradient / self.unit
             factor = drop / (gradient.flatten(1).sum(1) + _AUTHORS_SUM_FLOOR)
-            return gradient * factor.reshape(_PER_IMAGE), torch.zeros_like(drop)
+            return gradient * factor.reshape(_PER_IMAGE), torch.ones_like(drop, dtype=torch.bool)
         # Divided by its size first: a gradient may be so small that drop / sum overflows.
         size = gradient.flatten(1).abs().sum(1)
         alive = torch.isfinite(size) & (size > 0)
@@ -220,7 +226,7 @@ class SpsaWalk:
         total = unit.flatten(1).sum(1)
         sound = total.abs() > self.rule.guard
         factor = torch.where(sound, drop / torch.where(sound, total, 1), 0)
-        return unit * factor.reshape(_PER_IMAGE), torch.where(sound, 0, drop)
+        return unit * factor.reshape(_PER_IMAGE), sound
 
     def _settle(self, values: Tensor, owed: Tensor) -> None:
         """Spread a drop that no later step could take over the features, in proportion to what they already have.

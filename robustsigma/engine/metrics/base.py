@@ -236,7 +236,7 @@ class HeatmapMetric(AttributionMetric):
     """A metric of one number for each pixel.
 
     Args:
-        reduction: how channels become one: "abs_sum", "sum_abs" or "sum". A tensor (B, H, W) is taken as it is.
+        reduction: how channels become one: "abs_sum", "sum_abs", "sum" or "mean". A tensor (B, H, W) is taken as it is.
     """
 
     reduction: Reduction = field(default="abs_sum", kw_only=True)

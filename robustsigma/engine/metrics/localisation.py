@@ -86,13 +86,16 @@ class Localisation(HeatmapMetric):
         hits = mask.gather(1, order).cumsum(1).double()  # among the k + 1 highest
         area, taken = mask.sum(1, keepdim=True), torch.arange(1, flat.shape[1] + 1, device=flat.device)
         overlaps = hits / (taken + area - hits)
+        ordered = flat.gather(1, order)
+        # A threshold takes all pixels of a value, or none.
+        cut = torch.cat([ordered[:, 1:] != ordered[:, :-1], torch.ones_like(mask[:, :1])], 1)
         low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
         above = flat >= low + self.threshold * (high - low)
         top = flat == high
         values = {
             "iou": overlaps.gather(1, (area - 1).clamp(min=0))[:, 0],
             "iou_fixed": _iou(above, mask),
-            "iou_best": overlaps.amax(1),
+            "iou_best": overlaps.where(cut, 0).amax(1),
             "pointing_game": (top & mask).sum(1).double() / top.sum(1),
         }
         return {name: value.masked_fill(constant(heatmaps), 0) for name, value in values.items()}

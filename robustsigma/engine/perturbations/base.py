@@ -46,12 +46,18 @@ class Perturbation(ABC):
 
     @final
     def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Tensor:
-        """Return x' (B, C, H, W), in bounds and detached; see `apply`."""
-        return self.apply(classifier, x, y, seed=seed).images
+        """Return x' (B, C, H, W), in bounds and detached; see `apply`.
+
+        Raises:
+            ValueError: as `apply` does; and a network that returns probabilities, where it matters.
+        """
+        return self._apply(classifier, x, y, seed, strict=True).images
 
     @final
     def apply(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Perturbed:
         """Perturb images against the classifier in eval mode, which is left as it was.
+
+        A network that returns probabilities is attacked as it is, for an evaluation that tells of it.
 
         Args:
             classifier: the network to perturb against.
@@ -62,12 +68,17 @@ class Perturbation(ABC):
         Raises:
             ValueError: an argument outside what is stated here.
         """
+        return self._apply(classifier, x, y, seed, strict=False)
+
+    def _apply(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int | Tensor, *, strict: bool) -> Perturbed:
         validation.images(x, classifier.bounds)
         labels, seeds = validation.target(y, x, "y"), validation.seed(seed, x)
         with classifier.frozen():
             clean, labels, seeds = classifier.admit(x), labels.clone(), seeds.clone()
             classifier.check_target(labels, clean, "y")
             result = self.perturb(classifier, clean, labels, seeds)
+        if strict and self.depends_on_model:
+            classifier.check_logits()
         images = result.images.detach().to(x.dtype).clamp(*classifier.bounds)
         if not torch.isfinite(images).all():
             raise ValueError(f"{type(self).__name__}: the network gave non-finite gradients or scores")

@@ -44,19 +44,19 @@ class SigmaSample(Perturbation):
             softmax has saturated, p gives no direction at all and log p a weak one, and more samples arrive,
             recognisable as before, if the logit leads (results/sigma_settings.json).
         fraction: share of images that are walked, drawn for each image by its seed; the others stay as they are.
-        unconverged: "keep" uses a sample that did not reach epsilon as it is, "original" the unperturbed image.
-            Either way it is counted as not converged.
         bank: in training, the sample of an image is used again in later epochs, until it is too old or the network,
             which it had fooled, classifies it right. The samples are kept by `RobustDataModule`, which knows
             the images; elsewhere, and where this is not the training perturbation or a part of a `Mixture`, each
             sample is made anew. With a bank, an image keeps its part of the mixture, and its draw of `fraction`, for
             `max_age` + 1 epochs. None makes each anew everywhere.
+        unconverged: "keep" uses a sample that did not reach epsilon as it is, "original" the unperturbed image.
+            Either way it is counted as not converged.
     """
 
     sigma: Sigma = field(default_factory=lambda: Sigma(alpha=0.01, beta=0.1, objective="logit", paths=1, max_steps=60))
     fraction: float = 1.0
-    unconverged: Literal["keep", "original"] = "keep"
     bank: Bank | None = None
+    unconverged: Literal["keep", "original"] = "keep"
 
     def __post_init__(self) -> None:
         if not isinstance(self.sigma, Sigma):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 from robustsigma.engine.perturbations.global_rng import key_of, lent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TorchAttack(Perturbation):
     """An attack of the package torchattacks, by the name of its class and its arguments, as torchattacks runs it.
 
@@ -35,7 +35,9 @@ class TorchAttack(Perturbation):
             images' seeds, unless given.
         eps: radius in pixel units of [0, 1]. An attack that takes a radius is given this one. One that takes none
             (CW, DeepFool, …) is cut: an image that it moved farther stays as it was. None leaves both to `arguments`.
-        norm: what `eps` is measured in, "linf" or "l2"; None takes the attack's own.
+        norm: what `eps` is measured in, "linf" or "l2" (torchattacks' "Linf" and "L2" are the same), also by an attack
+            that takes a norm; None takes the attack's own.
+        keywords: more of `arguments`: `TorchAttack("PGD", steps=3)` is `TorchAttack("PGD", {"steps": 3})`.
 
     Raises:
         ImportError: torchattacks is not installed.
@@ -47,14 +49,27 @@ class TorchAttack(Perturbation):
     eps: float | None = None
     norm: Norm | None = None
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.arguments, dict) or not all(isinstance(key, str) for key in self.arguments):
-            raise validation.fail("arguments", "a mapping from argument names", repr(self.arguments))
-        object.__setattr__(self, "arguments", copy.deepcopy(self.arguments))
-        if self.norm is not None:
-            validation.choice("norm", self.norm, NORMS)
-        if self.eps is not None:
-            validation.number("eps", self.eps, 0)
+    def __init__(
+        self,
+        name: str = "AutoAttack",
+        arguments: dict[str, Any] | None = None,
+        eps: float | None = None,
+        norm: Norm | Literal["Linf", "L2"] | None = None,
+        **keywords: Any,
+    ) -> None:
+        given = {} if arguments is None else arguments
+        if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+            raise validation.fail("arguments", "a mapping from argument names", repr(arguments))
+        if twice := given.keys() & keywords.keys():
+            raise validation.fail("arguments", "each to be given once", ", ".join(sorted(twice)))
+        if norm is not None:
+            validation.choice("norm", norm, (*NORMS, *torch_zoo.SPELLINGS))
+            norm = torch_zoo.SPELLINGS.get(norm, norm)
+        if eps is not None:
+            validation.number("eps", eps, 0)
+        fields = {"name": name, "arguments": copy.deepcopy({**given, **keywords}), "eps": eps, "norm": norm}
+        for key, value in fields.items():
+            object.__setattr__(self, key, value)
         torch_zoo.check_arguments(self.name, self.arguments, self.eps)
         self._build(torch_zoo.Victim(None, torch.device("cpu")), classes=10, seed=0)  # a wrong value shows at once
 
@@ -78,7 +93,7 @@ class TorchAttack(Perturbation):
         return Perturbed.plain(torch.where(found == clean, x, found.to(x.dtype)))
 
     def _build(self, victim: torch_zoo.Victim, classes: int, seed: int) -> Any:
-        return torch_zoo.build(self.name, victim, self.arguments, self.eps, classes=classes, seed=seed)
+        return torch_zoo.build(self.name, victim, self.arguments, self.eps, classes=classes, seed=seed, norm=self.norm)
 
     def _within(self, attack: Any, clean: Tensor, found: Tensor) -> Tensor:
         """Return the images that are within the radius, the clean ones in place of the others."""

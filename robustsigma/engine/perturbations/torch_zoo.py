@@ -14,6 +14,8 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Norm
 
+SPELLINGS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}  # theirs and ours
+
 _WRAPPERS = ("LGV", "MultiAttack")  # take other attacks or a loader, which no YAML file can hold
 _L2 = ("CW", "DeepFool", "EADEN", "PGDL2", "PGDRSL2")
 _COLOUR = ("PIFGSM", "PIFGSMPP", "TIFGSM")  # their kernels have three channels
@@ -113,15 +115,23 @@ def check_problem(name: str, arguments: Mapping[str, Any], channels: int, classe
 
 
 def build(
-    name: str, victim: Victim, arguments: Mapping[str, Any], eps: float | None, *, classes: int, seed: int
+    name: str,
+    victim: Victim,
+    arguments: Mapping[str, Any],
+    eps: float | None,
+    *,
+    classes: int,
+    seed: int,
+    norm: Norm | None = None,
 ) -> Any:
-    """Return the attack on a victim, with the number of classes, the seed and the radius filled in."""
+    """Return the attack on a victim, with the number of classes, the seed, the radius and its norm filled in."""
     accepted, given = _accepted(name), dict(arguments)
     own = _radius_name(name)
     if eps is not None and own is not None:
         given[own] = eps
-    for key, value in (("n_classes", classes), ("seed", seed)):
-        if key in accepted:
+    theirs = next((spelling for spelling, ours in SPELLINGS.items() if ours == norm), None)
+    for key, value in (("n_classes", classes), ("seed", seed), ("norm", theirs)):
+        if key in accepted and value is not None:
             given.setdefault(key, value)
     steps = given.pop("steps", None) if name == "AutoAttack" else None
     try:

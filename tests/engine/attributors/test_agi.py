@@ -214,7 +214,7 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_authors_runs(vectors, name):
     stored, (clf, images, targets, _) = np.load(vectors / "agi.npz"), problem(vectors, "f32")
-    method = replace(RUNS[name], average="sum", variant="authors")
+    method = replace(RUNS[name], variant="authors")
     result = method(clf, images[:4], targets[:4])
     near(result.values, stacked(stored, f"agi_{name}_{{}}", 4))
     for place, label in enumerate(method.classes):

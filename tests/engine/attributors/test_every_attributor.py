@@ -468,7 +468,7 @@ def test_bad_arguments(kind, arguments, name):
 
 @pytest.mark.parametrize("kind", every_kind(), ids=_name)
 def test_networks_that_return_no_logits(kind):
-    for bad in (lambda z: z[:, :1], lambda z: z[:, :, None], lambda z: z.sum()):
+    for bad in (lambda z: z[:, :1], lambda z: z[:, :, None], lambda z: z.sum(), lambda z: z.softmax(1)):
         net = cases.PassCounter(network(smooth_net(kind)))
         net.register_forward_hook(lambda module, args, output, bad=bad: bad(output))
         with pytest.raises(ValueError, match=r"^net: expected logits"):

@@ -252,10 +252,12 @@ def test_a_gradient_that_sums_to_nothing_is_not_scaled():
     assert result.steps.min() > 0
     assert not result.values.any()
     torch.testing.assert_close(result.gap(), result.drop.abs())
+    assert not result.valid.any()  # every step is counted as guarded
     weight[0, 0, 0] = 1.01  # |sum| is 6e-4 of the sum of magnitudes: above the guard
     result = replace(WALK, paths=1, epsilon=0.01)(_opposed(weight), x, 0)
     assert result.gap().max() < 1e-9
     assert result.values.any()
+    assert (result.valid == 1).all()
 
 
 class Turning(nn.Module):
@@ -280,6 +282,9 @@ def test_a_carried_drop_keeps_completeness():
     some = loose.values.flatten(1).any(1)
     assert some.any()
     assert loose.gap()[some].max() < 1e-9
+    assert ((loose.valid > 0) & (loose.valid < 1)).any()  # some of the steps were guarded
+    passed = loose.valid * loose.steps[:, 0]
+    torch.testing.assert_close(passed, passed.round())
 
 
 @pytest.mark.parametrize("range_mode", ["clip", "none"])

@@ -115,3 +115,12 @@ def test_saliency_bench(vectors, of, masks):
 def test_bad_arguments(name, value):
     with pytest.raises(ValueError, match=rf"^{name}: expected"):
         Localisation(**{name: value})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_threshold_takes_equal_pixels_together(seed):
+    """Of eight equally high pixels four are the object: no threshold tells them apart, whatever their drawn order."""
+    mask = padded([[1.0] * 4 + [0.0] * 4])
+    judged = Subject(cases.classifier(), cases.images(1), masks=mask, seed=seed)
+    assert Localisation()(judged, padded([[1.0] * 8])).values["iou_best"].item() == 0.5
+    assert Localisation()(judged, padded([[1.0] * 8, [0.4, 0.3, 0.2, 0.1] * 2])).values["iou_best"].item() == 0.5

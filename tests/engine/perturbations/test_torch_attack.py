@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import replace
 
 import cases
 import numpy as np
@@ -210,6 +211,7 @@ def test_leaving_its_own_radius_is_an_error(monkeypatch):
         (lambda: TorchAttack("PGD", {"step": 3}), "arguments: expected of PGD: eps, alpha, steps, .*, got step"),
         (lambda: TorchAttack("PGD", {"model": 3}), "arguments: expected of PGD: .*, got model"),
         (lambda: TorchAttack("PGD", [3]), r"arguments: expected a mapping from argument names, got \[3\]"),
+        (lambda: TorchAttack("PGD", {"steps": 1}, steps=2), "arguments: expected each to be given once, got steps"),
         (lambda: TorchAttack("PGD", {"eps": 0.1}, eps=0.2), "eps: expected to be given once, .* got 0.2 and 0.1"),
         (
             lambda: TorchAttack("AutoAttack", {"version": "x"}),
@@ -258,6 +260,22 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'robustsigma\[attacks\]'"):
         TorchAttack("PGD")
     torch_zoo._library.cache_clear()
+
+
+def test_arguments_by_keyword():
+    attack = TorchAttack("PGD", eps=0.05, steps=2)
+    assert attack == TorchAttack("PGD", {"steps": 2}, eps=0.05)
+    assert replace(attack, eps=0.1) == TorchAttack("PGD", {"steps": 2}, eps=0.1)
+    assert TorchAttack("PGD", {"steps": 2}, alpha=0.01).arguments == {"steps": 2, "alpha": 0.01}
+
+
+@pytest.mark.parametrize(("given", "norm"), [("Linf", "linf"), ("L2", "l2"), ("linf", "linf"), ("l2", "l2")])
+def test_a_norm_is_also_the_attacks_own(given, norm):
+    attack = TorchAttack("Square", eps=0.5, norm=given, n_queries=3)
+    assert attack.norm == norm
+    made = attack._build(torch_zoo.Victim(None, torch.device("cpu")), 10, 0)
+    assert made.norm == {"linf": "Linf", "l2": "L2"}[norm]
+    assert TorchAttack("CW", eps=0.5, norm=given).norm == norm  # takes none
 
 
 def test_from_yaml():
