@@ -31,6 +31,21 @@ def test_the_readme_says_what_the_benchmark_says():
         assert sentence in readme
 
 
+def test_the_readme_says_what_the_photographs_say():
+    made, readme = script("attribution_table"), (ROOT / "README.md").read_text()
+    orders = json.loads((ROOT / "results" / "orders.json").read_text())
+    networks = dict.fromkeys(order["network"] for order in orders["orders"] if order["metric"] == "sic")
+    every = [json.loads(path.read_text()) for path in (ROOT / "results").glob("benchmark_*.json")]
+    files = [next(f for f in every if f["models"][0]["id"] == name and not f["dataset"]["masks"]) for name in networks]
+    assert len(files) > 1
+    for metric in ("sic", "difference"):
+        assert made.compared(files, metric) in readme
+    for results in files:
+        assert made.caption(results) in readme
+    for line in orders["summary"]:
+        assert f"- {line}\n" in readme
+
+
 def test_the_readme_says_what_the_sanity_of_metrics_says():
     results = json.loads((ROOT / "results" / "metric_sanity.json").read_text())
     made, readme = script("metric_sanity"), (ROOT / "README.md").read_text()
