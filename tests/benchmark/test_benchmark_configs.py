@@ -1,0 +1,45 @@
+"""Every file of configs/benchmark, run on small scans with a small network instead of what the reader has."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from robustsigma.benchmark import benchmark
+from robustsigma.benchmark.parsing import PRESETS
+from robustsigma.data import Baggage
+from robustsigma.models import Architecture, ModelCard, save_model
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "benchmark").glob("*.yaml"))
+SOURCE = Baggage(size=16, train=20, val=5, test=60)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    architecture = Architecture("small_cnn", {"width": 4})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        net = architecture.build(3, 5)
+    path = tmp_path_factory.mktemp("model") / "net.safetensors"
+    save_model(path, net, ModelCard(architecture, SOURCE.classes, SOURCE.shape))
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_runs(path, model, tmp_path):
+    pytest.importorskip("matplotlib")
+    settings = PRESETS.ask("benchmark", "", "runs", ["--config", str(path)]).settings
+    small = replace(settings, source=SOURCE, models={"a": model}, images=2, checked=min(1, settings.checked))
+    found = benchmark(small, tmp_path, console=Console(file=io.StringIO())).results
+    judged = {cell["method"] for cell in found["cells"]}
+    assert judged | {left["method"] for left in found["left_out"]} == set(settings.methods)
+    assert len(judged) >= len(settings.methods) - 1  # the attention rollout wants attention
+    assert {metric["id"] for metric in found["metrics"]} >= {"insertion", "sic", "forwards"}
+    assert json.loads((tmp_path / "results.json").read_text())["run"]["command"] is None
