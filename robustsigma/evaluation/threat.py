@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from robustsigma.engine.perturbations import FGSM, PGD, Identity, Perturbation, SigmaSample, TorchAttack
+from robustsigma.engine.perturbations import FGSM, PGD, Identity, Perturbation, SigmaSample, SquareSearch, TorchAttack
 from robustsigma.evaluation.settings import describe
 
 LINF, L2 = "L\u221e", "L2"
 UNBOUNDED = "unbounded"
 _BLACK_BOX = ("Square", "SPSA", "Pixle", "OnePixel")  # of torchattacks: they ask the model for outputs alone
+_NEAR = 0.01  # of a 255th: what rounding to four digits leaves
 _KNOWN = {"linf": LINF, "l2": L2}
 
 
@@ -33,13 +34,20 @@ class Threat:
 
 def ball(perturbation: Perturbation) -> tuple[str, float] | None:
     """Return norm and radius of the ball that a perturbation stays in, or None where its settings name none."""
-    if not perturbation.depends_on_model:
-        return None
-    eps = getattr(perturbation, "eps", None)
-    norm = getattr(perturbation, "norm", LINF if isinstance(perturbation, FGSM) else None)
-    if eps is None or norm is None:
-        return None
-    return _KNOWN.get(norm, norm), float(eps)
+    if isinstance(perturbation, TorchAttack):
+        found = perturbation.bound()
+        return None if found is None else (_KNOWN[found[0]], _levels(found[1]))
+    if isinstance(perturbation, PGD):
+        return _KNOWN[perturbation.norm], _levels(perturbation.eps)
+    if isinstance(perturbation, (FGSM, SquareSearch)):
+        return LINF, _levels(perturbation.eps)
+    return None
+
+
+def _levels(eps: float) -> float:
+    """Return a radius, as so many 255ths where it is written as near to them as 0.0314 is to 8/255."""
+    levels = round(255 * eps)
+    return levels / 255 if abs(255 * eps - levels) < _NEAR else float(eps)
 
 
 def threat(perturbation: Perturbation, reading: str) -> Threat:
@@ -66,7 +74,7 @@ def uses_gradients(perturbation: Perturbation) -> bool:
     """Return whether a condition that depends on the model follows its gradients."""
     if isinstance(perturbation, TorchAttack):
         return perturbation.name not in _BLACK_BOX
-    return perturbation.depends_on_model and not isinstance(perturbation, SigmaSample)
+    return perturbation.depends_on_model and not isinstance(perturbation, (SigmaSample, SquareSearch))
 
 
 def parameters(perturbation: Perturbation) -> dict[str, Any]:

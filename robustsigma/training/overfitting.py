@@ -21,6 +21,7 @@ from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Mixture, Perturba
 Action = Literal["warn", "stop", "fall_back"]
 
 _PROBE_STEPS = 10
+_LOST = 0.75  # of the best accuracy under the probe
 
 
 class CatastrophicOverfitting(UserWarning):
@@ -51,8 +52,9 @@ class OverfittingMonitor(pl.Callback):
 
     FGSM training may lose all its robustness within an epoch while its own loss goes on falling (Wong et al., 2020,
     section 5.4; Andriushchenko and Flammarion, 2020): a random start makes that rarer, and does not cure it. It trips
-    when the accuracy under the probe is more than `drop` below its best so far, and the accuracy under the training
-    perturbation has fallen less than half as much from its own best. It logs `monitor_probe_acc` and
+    when the accuracy under the probe is more than `drop` below its best so far, or has lost three quarters of a best
+    that was never so high (and more than the chance of drawing the images explains), and the accuracy under the
+    training perturbation has fallen less than half as much from its own best. It logs `monitor_probe_acc` and
     `monitor_attack_acc`; `checks` holds every look.
 
     Args:
@@ -164,8 +166,9 @@ class OverfittingMonitor(pl.Callback):
         found = {name: self._accuracy(name, attack, data.seed, pl_module) for name, attack in under.items()}
         # Every process sees the same images; one decides, so that rounding cannot make them part ways.
         found = trainer.strategy.broadcast(found)
-        fall = {name: max([getattr(c, name) for c in self.checks], default=0.0) - found[name] for name in found}
-        tripped = fall["probe"] > self.drop and fall["attack"] < fall["probe"] / 2
+        best = {name: max([getattr(c, name) for c in self.checks], default=0.0) for name in found}
+        fall = {name: best[name] - found[name] for name in found}
+        tripped = self._far(best["probe"], fall["probe"]) and fall["attack"] < fall["probe"] / 2
         first = tripped and not (self.checks and self.checks[-1].tripped)
         self.checks.append(Check(trainer.current_epoch, trainer.global_step, **found, tripped=tripped))
         pl_module.log_dict({f"monitor_{name}_acc": value for name, value in found.items()}, sync_dist=True)
@@ -178,6 +181,11 @@ class OverfittingMonitor(pl.Callback):
             trainer.should_stop = True
         elif self.action == "fall_back" and not self.fell_back:
             self._fall_back(trainer, pl_module, data)
+
+    def _far(self, best: float, fall: float) -> bool:
+        assert self._batch is not None
+        by_chance = 3 * (best * (1 - best) / len(self._batch[0])) ** 0.5
+        return fall > self.drop or fall > max(_LOST * best, by_chance)
 
     def _accuracy(self, name: str, attack: Perturbation, seed: int, pl_module: pl.LightningModule) -> float:
         classifier = getattr(pl_module, "classifier", None)

@@ -8,9 +8,8 @@ import pytest
 import torch
 from matrix_case import ATTACK, BASE, CLEAN, MOVED, PGD_COLUMN, WALK, codes_of, matrix_of, outcomes_of
 
-from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample, TorchAttack
+from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample, SquareSearch, TorchAttack
 from robustsigma.engine.checks import Soundness
-from robustsigma.engine.perturbations import SquareSearch
 from robustsigma.evaluation.curves import common, curve_entries
 from robustsigma.evaluation.diagnosis import Curve, Diagnosis, Examination, radii
 from robustsigma.evaluation.flags import cell_flags
@@ -259,6 +258,36 @@ def test_threats_of_torchattacks():
     assert not uses_gradients(square)
     assert uses_gradients(TorchAttack("APGD", eps=0.1))
     assert threat(square, "adaptive").knowledge == "outputs of the model under test, no gradients"
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        lambda: TorchAttack("AutoAttack", steps=100, eps=8 / 255),
+        lambda: TorchAttack("AutoAttack", {"eps": 8 / 255}),
+        lambda: TorchAttack("PGD"),  # the attack's own default
+        lambda: SquareSearch(8 / 255),
+        lambda: FGSM(0.0313725),
+        lambda: PGD(0.0314),
+    ],
+)
+def test_radii_are_known_however_they_are_given(attack):
+    pytest.importorskip("torchattacks")
+    assert ball(attack()) == ball(PGD(8 / 255)) == ("L\u221e", 8 / 255)
+
+
+def test_balls_of_other_norms_and_of_none():
+    pytest.importorskip("torchattacks")
+    assert ball(TorchAttack("PGDL2", eps=0.5)) == ball(TorchAttack("Square", eps=0.5, norm="L2")) == ("L2", 0.5)
+    assert ball(TorchAttack("CW")) is None
+    assert ball(TorchAttack("CW", eps=0.5)) == ("L2", 0.5)
+    assert ball(PGD(0.1)) == ("L\u221e", 0.1)  # no number of 255ths
+    assert ball(SigmaSample()) is ball(GaussianNoise(0.1)) is None
+
+
+def test_a_square_search_asks_for_outputs_alone():
+    assert not uses_gradients(SquareSearch(0.1))
+    assert threat(SquareSearch(0.1), "adaptive").knowledge == "outputs of the model under test, no gradients"
 
 
 def test_parameters_are_complete():

@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import pytorch_lightning as pl
@@ -33,9 +34,13 @@ class Wave(nn.Module):
         return torch.stack([margin, torch.zeros_like(margin)], 1)
 
 
+def _grey(count):
+    return ArrayDataset(torch.full((count, 1, 2, 2), 128, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
+
+
 class Grey(RobustDataModule):
     def split(self, name):
-        return ArrayDataset(torch.full((8, 1, 2, 2), 128, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+        return _grey(8)
 
 
 class Overfit(pl.Callback):
@@ -77,6 +82,29 @@ def test_it_warns_once_for_each_fall(tmp_path):
     assert [w.category for w in told].count(CatastrophicOverfitting) == 1
     assert [c.epoch for c in monitor.trips] == [2, 3, 4]
     assert all(c.probe < 0.5 and c.attack == 1 for c in monitor.trips)
+
+
+@pytest.mark.parametrize(
+    ("images", "probe", "attack", "trips"),
+    [
+        (256, (0.13, 0.01), (0.3, 0.5), True),  # never 0.2, and gone
+        (256, (0.13, 0.05), (0.3, 0.5), False),
+        (20, (0.15, 0.0), (0.3, 0.5), False),  # three images are no evidence
+        (256, (0.13, 0.01), (0.3, 0.2), False),  # all is lost alike
+        (256, (0.6, 0.39), (0.9, 0.9), True),
+    ],
+)
+def test_what_is_lost_of_little_counts_too(images, probe, attack, trips, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        OverfittingMonitor,
+        "_accuracy",
+        lambda self, name, *_: {"probe": probe, "attack": attack}[name][min(len(self.checks), 1)],
+    )
+    monkeypatch.setattr(Grey, "split", lambda self, name: _grey(images))
+    monitor = OverfittingMonitor(images=images)
+    with pytest.warns(CatastrophicOverfitting) if trips else nullcontext():
+        _fit(tmp_path, monitor, epochs=2)
+    assert [check.tripped for check in monitor.checks] == [False, trips]
 
 
 def test_it_stops(tmp_path):

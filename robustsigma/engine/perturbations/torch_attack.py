@@ -95,13 +95,21 @@ class TorchAttack(Perturbation):
     def _build(self, victim: torch_zoo.Victim, classes: int, seed: int) -> Any:
         return torch_zoo.build(self.name, victim, self.arguments, self.eps, classes=classes, seed=seed, norm=self.norm)
 
-    def _within(self, attack: Any, clean: Tensor, found: Tensor) -> Tensor:
-        """Return the images that are within the radius, the clean ones in place of the others."""
+    def bound(self) -> tuple[Norm, float] | None:
+        """Return norm and radius that images stay in, also those of the attack itself; None if there is no radius."""
+        return self._bound(self._build(torch_zoo.Victim(None, torch.device("cpu")), classes=10, seed=0))
+
+    def _bound(self, attack: Any) -> tuple[Norm, float] | None:
         own = torch_zoo.radius(attack)
         eps = self.eps if own is None else own
-        if eps is None:
+        return None if eps is None else (self.norm or torch_zoo.norm(attack), float(eps))
+
+    def _within(self, attack: Any, clean: Tensor, found: Tensor) -> Tensor:
+        """Return the images that are within the radius, the clean ones in place of the others."""
+        bound, own = self._bound(attack), torch_zoo.radius(attack)
+        if bound is None:
             return found
-        norm = self.norm or torch_zoo.norm(attack)
+        norm, eps = bound
         moved = (found - clean).flatten(1)
         far = moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
         outside = far > eps * (1 + 1e-5) + 1e-6  # rounding of images in single precision
