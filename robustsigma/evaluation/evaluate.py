@@ -94,7 +94,8 @@ def collect(run: Run, sweep: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
         for column in run.columns
     }
     notes = {(r.id, seed): store.notes(seed, r.id) for r in run.regimes for seed in settings.seeds}
-    matrix = Matrix(run.regimes, run.columns, cells, list(settings.seeds), _diagnoses(run))
+    falls = {regime.id: numbers.falls({s: notes[regime.id, s] for s in settings.seeds}) for regime in run.regimes}
+    matrix = Matrix(run.regimes, run.columns, cells, list(settings.seeds), _diagnoses(run), falls)
     source, tried = settings.source, {entry["regime"]: len(entry["rows"]) for entry in sweep}
     return {
         "schema": 1,

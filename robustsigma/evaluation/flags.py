@@ -27,7 +27,7 @@ def cell_flags(matrix: Matrix, regime: Regime, column: Column) -> list[Flag]:
     if column.reading != "none":
         checks.append(_label_leak)
     if column.reading == ADAPTIVE:
-        checks += [_network, _unsettled, _transfer, _noise, _search, _single_step, _curve]
+        checks += [_network, _overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve]
     return [flag for check in checks for flag in check(matrix, regime, column)]
 
 
@@ -74,6 +74,17 @@ def soundness(matrix: Matrix, regime: str) -> Soundness | None:
         any(one.random_outputs for one in found),
         sum(one.dead for one in found),
     )
+
+
+def _overfitted(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+    falls = matrix.falls.get(regime.id, ())
+    if falls and uses_gradients(column.perturbation):
+        told = ", ".join(f"seed {f.seed}: from {f.before:.0%} to {f.after:.0%} in epoch {f.epoch}" for f in falls)
+        message = (
+            f"In training the accuracy under PGD fell ({told}), that under the training's own attack did not: it "
+            "overfitted catastrophically to one step."
+        )
+        yield _flag("overfitted", message)
 
 
 def _unsettled(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,15 @@ CONTROL = "clean/retrain"
 WORST = "worst"
 
 
+class Fall(NamedTuple):
+    """A training that overfitted to its own one-step attack: accuracies under PGD on a fixed batch, in [0, 1]."""
+
+    seed: int
+    epoch: int
+    before: float
+    after: float
+
+
 class Matrix:
     """Outcomes by regime and column, over seeds.
 
@@ -28,6 +38,8 @@ class Matrix:
         cells: by (regime id, column id) the outcomes of each seed, in the order of the seeds.
         seeds: of the trainings.
         diagnoses: by regime id those of each seed; a regime that lacks one has none.
+        falls: by regime id what the monitor of catastrophic overfitting saw in the training of each seed that tripped
+            it: seed, epoch, and the accuracy under PGD before and after.
     """
 
     def __init__(
@@ -37,9 +49,10 @@ class Matrix:
         cells: dict[tuple[str, str], list[Outcomes]],
         seeds: Sequence[int],
         diagnoses: Mapping[str, Sequence[Diagnosis]] | None = None,
+        falls: Mapping[str, Sequence[Fall]] | None = None,
     ) -> None:
         self.regimes, self.columns, self.cells, self.seeds = regimes, columns, cells, seeds
-        self.diagnoses = dict(diagnoses or {})
+        self.diagnoses, self.falls = dict(diagnoses or {}), dict(falls or {})
         self.worst = worst_cases(columns)
 
     @property

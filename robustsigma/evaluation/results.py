@@ -13,7 +13,7 @@ from robustsigma.engine.metrics.calibration import calibration_error
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.evaluation.diagnosis import NOISE, TWICE
 from robustsigma.evaluation.flags import cell_flags, searched, soundness
-from robustsigma.evaluation.matrix import CONTROL, Matrix
+from robustsigma.evaluation.matrix import CONTROL, Fall, Matrix
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.run import ADAPTIVE, BASE, TRANSFER, Regime
 
@@ -122,6 +122,18 @@ def networks(matrix: Matrix) -> list[dict[str, Any]]:
     return entries
 
 
+def falls(notes: dict[int, dict[str, Any]]) -> list[Fall]:
+    """Return the first fall in each seed's training that its monitor of catastrophic overfitting tripped at."""
+    found = []
+    for seed, note in notes.items():
+        checks = note.get("overfitting", [])  # a folder of an older version has none
+        tripped = next((place for place, check in enumerate(checks) if check["tripped"]), None)
+        if tripped is not None:
+            before = max(check["probe"] for check in checks[:tripped])
+            found.append(Fall(seed, checks[tripped]["epoch"], before, checks[tripped]["probe"]))
+    return found
+
+
 def augmentation(matrix: Matrix, notes: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what was made for training, by regime and seed."""
     entries = []
@@ -138,9 +150,19 @@ def augmentation(matrix: Matrix, notes: dict[tuple[str, int], dict[str, Any]]) -
                         "seconds": made["seconds"],
                         "converged": made["converged"] / searched if searched else None,
                         "steps": round(made["steps"] / searched, 1) if searched else None,
+                        "bank": _bank(made),
                     }
                 )
     return entries
+
+
+def _bank(made: dict[str, Any]) -> dict[str, float] | None:
+    """Return how a bank of SIGMA samples was used, as shares of what it was asked for, and its mean age in epochs."""
+    wanted, served = made.get("wanted", 0), made.get("served", 0)
+    if not wanted:
+        return None
+    shares = {name: made[name] / wanted for name in ("expired", "relearnt")}
+    return {"hit_rate": served / wanted, "mean_age": made["ages"] / served if served else 0.0, **shares}
 
 
 def per_seed(matrix: Matrix) -> list[dict[str, Any]]:

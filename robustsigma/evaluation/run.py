@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ from robustsigma.evaluation.settings import Evaluation, Retraining, Training, de
 from robustsigma.evaluation.store import Store
 from robustsigma.models.weights import fit_state, read_state
 from robustsigma.processes import Processes
-from robustsigma.training import AugmentationStatistics, LitClassifier
+from robustsigma.training import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
 from robustsigma.training.callbacks import AugmentationTotals, card_of, counts
+from robustsigma.training.overfitting import one_step
 
 BASE = "base"
 ADAPTIVE, TRANSFER = "adaptive", "transfer"
@@ -195,12 +197,16 @@ class Run:
             special["train_perturbation"] = Mixture([Share(regime.perturbation, again.share)])
         data = self.data(seed, plan.batch_size, augment=first.augment, **special)
         metrics: dict[str, float] = {}
+        monitor: OverfittingMonitor | None = None
         if plan.epochs:
             statistics, kept = AugmentationStatistics(), self.store.checkpoint(seed, regime.id)
-            with seeded(seed, regime.id):  # dropout
-                trainer = quiet_trainer(
-                    [statistics, BatchProgress(step), EpochKeeper(kept)], max_epochs=plan.epochs, limit_val_batches=0
-                )
+            callbacks = [statistics, BatchProgress(step), EpochKeeper(kept)]
+            if data.train_perturbation is not None and one_step(data.train_perturbation):
+                monitor = OverfittingMonitor()
+                callbacks.insert(0, monitor)  # before the keeper, which is to keep its looks
+            with seeded(seed, regime.id), warnings.catch_warnings():  # dropout
+                warnings.simplefilter("ignore", CatastrophicOverfitting)  # the report tells of it
+                trainer = quiet_trainer(callbacks, max_epochs=plan.epochs, limit_val_batches=0)
                 trainer.fit(model, data, ckpt_path=kept if kept.is_file() else None)
             totals += statistics.totals
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -210,6 +216,7 @@ class Run:
             "seconds": time.perf_counter() - start,
             "augmentation": dataclasses.asdict(totals),
             "metrics": metrics,
+            "overfitting": [] if monitor is None else [dataclasses.asdict(check) for check in monitor.checks],
         }
         self.store.write_model(seed, regime.id, model.classifier.net, card_of(model.classifier, data), notes)
         if regime.protocol == "retrain":

@@ -53,6 +53,7 @@ def view(results: dict[str, Any]) -> dict[str, Any]:
         "calibrated": trust.calibrated(found),
         "sweep": sweep.build(results),
         "augmentation": _augmentation(results, found),
+        "banked": any(entry.get("bank") for entry in results.get("augmentation") or []),
         "per_seed": _per_seed(results, found),
         "explained": [_explained(method) for method in results.get("explanations") or []],
         "path": results.get("path"),

@@ -239,6 +239,11 @@ def probe_for(perturbation: Perturbation) -> PGD | None:
     return PGD(perturbation.eps, steps=_PROBE_STEPS) if isinstance(perturbation, (FGSM, NFGSM)) else None
 
 
+def one_step(perturbation: Perturbation) -> bool:
+    """Return whether there is an FGSM or N-FGSM in a perturbation, which training may overfit to."""
+    return _safer(perturbation, _PROBE_STEPS) != perturbation
+
+
 def safer(perturbation: Perturbation, steps: int) -> Perturbation:
     """Return the perturbation with PGD of so many steps and the same eps in the place of each FGSM and NFGSM.
 

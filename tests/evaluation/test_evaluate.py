@@ -134,6 +134,18 @@ def test_the_folder_holds_what_is_promised(done):
     assert {(e["regime"], e["condition"]) for e in results["curves"]} == {(r, "fgsm/adaptive") for r in REGIMES}
 
 
+def test_trainings_on_one_step_are_watched(done):
+    out, _, _ = done
+    looks = {}
+    for regime in REGIMES:
+        (notes,) = (out / "models" / "seed0").rglob(f"{regime.replace('/', '.')}.json")
+        looks[regime] = json.loads(notes.read_text())["overfitting"]
+    assert [regime for regime in REGIMES if looks[regime]] == ["fgsm/on_the_fly"]
+    (look,) = looks["fgsm/on_the_fly"]  # one epoch
+    assert 0 <= look["probe"] <= 1
+    assert not look["tripped"]
+
+
 def test_worst_cases_are_the_means_of_each_images_minimum(done):
     out, results, _ = done
     for cell in results["cells"]:

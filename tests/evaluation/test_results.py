@@ -21,13 +21,16 @@ from matrix_case import (
     outcomes_of,
 )
 
-from robustsigma import PGD, GaussianNoise
+from robustsigma import PGD, GaussianNoise, SigmaSample
 from robustsigma.engine.metrics import paired_difference
+from robustsigma.engine.perturbations import Bank
 from robustsigma.evaluation.findings import findings
 from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.results import augmentation, cell_entries, differences, per_seed
+from robustsigma.evaluation.results import augmentation, cell_entries, differences, falls, per_seed
 from robustsigma.evaluation.run import Column, Regime
+
+BANKED = Regime("bank/on_the_fly", "bank", "on_the_fly", SigmaSample(bank=Bank()))
 
 
 @pytest.mark.parametrize(
@@ -191,13 +194,38 @@ def test_augmentation_counts_what_was_made():
     nothing = {"samples": 0, "searched": 0, "converged": 0, "steps": 0, "seconds": 0.0}
     walked = {"samples": 90, "searched": 80, "converged": 60, "steps": 300, "seconds": 2.0}
     plain = {**nothing, "samples": 50, "seconds": 1.0}
-    matrix = matrix_of([[100]] * 3, [CLEAN], (BASE, SIGMA, FGSM_RUN))
-    made = {"base": nothing, "sigma/retrain": walked, "fgsm/on_the_fly": plain}
+    bank = {**walked, "wanted": 200, "served": 120, "expired": 20, "relearnt": 10, "ages": 180}
+    matrix = matrix_of([[100]] * 4, [CLEAN], (BASE, SIGMA, FGSM_RUN, BANKED))
+    made = {"base": nothing, "sigma/retrain": walked, "fgsm/on_the_fly": plain, BANKED.id: bank}
     entries = augmentation(matrix, {(regime, 0): {"augmentation": counts} for regime, counts in made.items()})
     assert entries == [
-        {"regime": "sigma/retrain", "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8},
-        {"regime": "fgsm/on_the_fly", "seed": 0, "samples": 50, "seconds": 1.0, "converged": None, "steps": None},
-    ]
+        {"regime": "sigma/retrain", "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8,
+         "bank": None},
+        {"regime": "fgsm/on_the_fly", "seed": 0, "samples": 50, "seconds": 1.0, "converged": None, "steps": None,
+         "bank": None},
+        {"regime": BANKED.id, "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8,
+         "bank": {"hit_rate": 0.6, "mean_age": 1.5, "expired": 0.1, "relearnt": 0.05}},
+    ]  # fmt: skip
+
+
+def test_a_training_that_overfitted_is_flagged_where_gradients_are_followed():
+    def check(epoch, probe, tripped=False):
+        return {"epoch": epoch, "step": 5 * epoch, "probe": probe, "attack": 0.9, "tripped": tripped}
+
+    noted = {
+        0: {"overfitting": [check(0, 0.4), check(1, 0.5), check(2, 0.1, True), check(3, 0.05, True)]},
+        1: {"overfitting": [check(0, 0.4), check(1, 0.41)]},
+        2: {},  # of an older version
+    }
+    found = falls(noted)
+    assert found == [(0, 2, 0.5, 0.1)]
+    columns = [CLEAN, NOISE, ATTACK, MOVED, WALK]
+    matrix = matrix_of([[100] * 5] * 2, columns, (BASE, FGSM_RUN))
+    matrix.falls = {FGSM_RUN.id: found}
+    told = {(r.id, c.id): codes_of(cell_flags(matrix, r, c)) for r in (BASE, FGSM_RUN) for c in columns}
+    assert [cell for cell, codes in told.items() if "overfitted" in codes] == [(FGSM_RUN.id, ATTACK.id)]
+    (flag,) = (flag for flag in cell_flags(matrix, FGSM_RUN, ATTACK) if flag["code"] == "overfitted")
+    assert "seed 0: from 50% to 10% in epoch 2" in flag["message"]
 
 
 def _told(sigma, control=None, fgsm=(100, 100, 100, 100), columns=COLUMNS):

@@ -96,6 +96,15 @@ def test_the_threat_model_names_norm_eps_knowledge_goal_and_every_parameter(resu
     assert "all worst" in shown
 
 
+def test_a_bank_has_columns_where_there_is_one(results):
+    shown = _section(report_html.render(results, {}), "Samples made for training")
+    assert "From the bank, % Mean age, epochs Too old, % Relearnt, % Time" in shown
+    assert "62.0 1.5 11.0 7.0" in shown
+    for entry in results["augmentation"]:
+        entry.pop("bank")  # as in results of an older version
+    assert "bank" not in _section(report_html.render(results, {}), "Samples made for training")
+
+
 def test_the_worst_case_is_a_column_and_a_tile(results):
     page = report_html.render(results, {})
     worst = {c["regime"]: c["accuracy"]["mean"] for c in results["cells"] if c["condition"] == "worst/all"}
