@@ -72,6 +72,13 @@ class RobustDataModule(pl.LightningDataModule):
         validation.integer("batch_size", batch_size, 1)
         validation.integer("num_workers", num_workers, 0)
         validation.integer("seed", seed, 0)
+        for name, value, kind in (
+            ("train_perturbation", train_perturbation, Perturbation),
+            ("ramp", ramp, Ramp),
+            ("augment", augment, Albumentations),
+            ("limits", limits, Mapping),
+        ):
+            validation.optional(name, value, kind)
         self.dataset = dataset
         self.train_perturbation = train_perturbation
         self.conditions = _conditions("conditions", conditions)
@@ -181,6 +188,8 @@ class RobustDataModule(pl.LightningDataModule):
 
 
 def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
+    if given is not None:
+        validation.mapping(name, given)
     conditions: dict[str, Perturbation] = {"clean": Identity()} if given is None else dict(given)
     if not conditions:
         raise validation.fail(name, "at least one condition", "none")

@@ -32,7 +32,10 @@ class Bounds(NamedTuple):
 
 
 def _statistic(name: str, values: Sequence[float], positive: bool) -> Tensor:
-    tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
+    try:
+        tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        raise fail(name, "numbers, one per channel", repr(values)[:80]) from None
     if len(tensor) == 0 or not torch.isfinite(tensor).all() or (positive and bool((tensor <= 0).any())):
         raise fail(name, f"{'positive' if positive else 'finite'} numbers, one per channel", repr(values))
     return tensor.reshape(-1, 1, 1)
@@ -51,7 +54,7 @@ class Classifier(nn.Module):
             precision, since SIGMA's search is a difference of two near-equal scores. None: full precision.
 
     Raises:
-        ValueError: statistics that are not positive finite numbers, or a chunk size below 1.
+        ValueError: statistics that are not positive finite numbers, a chunk size below 1, or another dtype.
     """
 
     bounds = Bounds(0.0, 1.0)
@@ -70,6 +73,8 @@ class Classifier(nn.Module):
             raise fail("net", "a torch.nn.Module", type(net).__name__)
         if chunk_size is not None:
             integer("chunk_size", chunk_size, 1)
+        if gradient_dtype is not None and gradient_dtype not in (torch.bfloat16, torch.float16):
+            raise fail("gradient_dtype", "torch.bfloat16, torch.float16 or None", repr(gradient_dtype)[:80])
         self.net = net
         self._classes: int | None = None  # of the last pass
         self._first: Tensor | None = None  # outputs of the first pass of a method, until they were checked

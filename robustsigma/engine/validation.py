@@ -50,6 +50,12 @@ def instance(name: str, value: Any, kind: type) -> None:
         raise fail(name, f"a {kind.__name__}", repr(value)[:80])
 
 
+def optional(name: str, value: Any, kind: type) -> None:
+    """Raise unless `value` is None or of a class."""
+    if value is not None and not isinstance(value, kind):
+        raise fail(name, f"a {kind.__name__} or None", repr(value)[:80])
+
+
 def choice(name: str, value: Any, options: Collection[str]) -> None:
     """Raise unless `value` is one of `options`."""
     if not isinstance(value, str) or value not in options:

@@ -16,7 +16,7 @@ from robustsigma.data.module import RobustDataModule
 from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Perturbed
-from robustsigma.engine.validation import choice, fail
+from robustsigma.engine.validation import choice, fail, optional
 from robustsigma.models import ModelCard, save_model
 from robustsigma.training.checkpoint import RobustCheckpoint
 
@@ -133,6 +133,7 @@ class SafetensorsExport(pl.Callback):
     """
 
     def __init__(self, path: str | None = None, *, which: Literal["last", "best"] = "last") -> None:
+        optional("path", path, str)
         choice("which", which, ("last", "best"))
         self.path, self.which = path, which
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from robustsigma.data.module import RobustDataModule
-from robustsigma.engine.validation import choice, fail
+from robustsigma.engine.validation import choice, fail, instance, integer, optional
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -22,7 +22,14 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str | None = None) -> None:
+        _check_folder(dirpath)
         super().__init__(dirpath, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+
+
+def _check_folder(dirpath: Any) -> None:
+    optional("dirpath", dirpath, str)
+    if dirpath is not None and "\0" in dirpath:
+        raise fail("dirpath", "a path", repr(dirpath)[:80])
 
 
 class RobustCheckpoint(ModelCheckpoint):
@@ -47,6 +54,9 @@ class RobustCheckpoint(ModelCheckpoint):
     def __init__(
         self, condition: str = "pgd", *, dirpath: str | None = None, save_top_k: int = 1, keep_last: bool = True
     ) -> None:
+        instance("condition", condition, str)
+        _check_folder(dirpath)
+        integer("save_top_k", save_top_k, 1)
         name = f"val_{condition}_acc"
         super().__init__(
             dirpath,

@@ -61,6 +61,9 @@ class LitClassifier(pl.LightningModule):
         validation.choice("schedule", schedule, ("cosine", "constant"))
         validation.number("label_smoothing", label_smoothing, 0, 1)
         validation.choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
+        validation.optional("sample_labels", sample_labels, SampleLabels)
+        if not callable(optimizer):
+            raise fail("optimizer", "a callable that makes an optimiser from parameters", repr(optimizer)[:80])
         if gradient_dtype is not None:
             validation.choice("gradient_dtype", gradient_dtype, ("bfloat16",))
         dtype = None if gradient_dtype is None else torch.bfloat16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from functools import lru_cache
 from typing import Any
@@ -17,8 +18,10 @@ from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
 from robustsigma import data, training
 from robustsigma.benchmark import settings as benchmark
+from robustsigma.data.ramp import Ramp
 from robustsigma.data.source import Source
-from robustsigma.engine.perturbations import Share
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations import Bank, Share
 from robustsigma.evaluation import settings as evaluation
 from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, Pretrained
@@ -35,11 +38,15 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Share": {"perturbation": cases.Identity(), "share": 0.5},
     "Pretrained": {"name": "torchvision:resnet18"},
     "Benchmark": {"metrics": (METRIC,)},
+    "Classifier": {"net": cases.mlp()},
+    "RobustDataModule": {"dataset": data.Baggage(size=16, train=2, val=2, test=2)},
+    "LitClassifier": {"net": cases.mlp()},
 }
 SETTINGS = (
     Share, Geometry, Architecture, Pretrained, training.SampleLabels, data.Albumentations,
     evaluation.Training, evaluation.Retraining, evaluation.Checks, evaluation.Sweep, evaluation.Evaluation,
-    benchmark.Benchmark,
+    benchmark.Benchmark, Bank, Ramp, Classifier, data.RobustDataModule, training.LitClassifier,
+    training.RobustCheckpoint, training.LastCheckpoint, training.SafetensorsExport, training.OverfittingMonitor,
 )  # fmt: skip
 SOURCES = tuple(
     kind
@@ -67,7 +74,8 @@ KINDS = _kinds()
 def constructions(draw: Any) -> tuple[type, dict[str, Any]]:
     """Return a class and its arguments, one or two of which are odd."""
     kind, needed = draw(st.sampled_from(KINDS))
-    names = [field.name for field in dataclasses.fields(kind) if field.init]
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    names = [p.name for p in inspect.signature(kind).parameters.values() if p.kind in named]
     odd = draw(st.dictionaries(st.sampled_from(names), st.sampled_from(ODD), min_size=1, max_size=2)) if names else {}
     return kind, {**needed, **odd}
 
