@@ -58,6 +58,8 @@ def conclusions(found: dict[str, Any]) -> Iterator[str]:
         yield _best(table, TABLES[name], columns)
     yield from _varied(found["tables"][VARIATIONS], shown(found))
     yield _trust(found)
+    yield from _made(found["tables"][SAMPLES])
+    yield from _edge(found)
 
 
 def difference(table: Table, regime: str, against: str, condition: str) -> dict[str, float] | None:
@@ -137,3 +139,22 @@ def _trust(found: dict[str, Any]) -> str:
         f"Of {len(cells)} cells of the first two tables {flagged} have a flag that says why they may be too good, and "
         f"{low} are not surely above chance ({cells[0]['chance']:.0%}){walks}, so that this column is an upper bound."
     )
+
+
+def _made(table: Table) -> Iterator[str]:
+    """Say how many of the samples that training made are what the paper calls zero-confidence samples."""
+    walked = [entry for entry in table["rows"] if entry.get("converged") is not None]
+    if walked:
+        parts = [f"{row(e['name'])} {e['converged']:.0%} (in {e['walk_steps']:.0f} steps)" for e in walked]
+        yield (
+            f"Of the SIGMA samples that training made so many had lost the label's confidence: {', '.join(parts)}; the "
+            "others are walks that were cut, weaker than the paper's samples."
+        )
+
+
+def _edge(found: dict[str, Any]) -> Iterator[str]:
+    for entry in found["sweep"]:
+        tried = [each["std"] for each in entry["rows"]]
+        if entry["best"] in (min(tried), max(tried)):
+            end = "largest" if entry["best"] == max(tried) else "smallest"
+            yield f"The best Gaussian noise, of std {entry['best']:g}, is the {end} swept: one beyond might be better."
