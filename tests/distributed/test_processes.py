@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 from torch.distributed import HashStore
 
@@ -179,7 +178,8 @@ def test_two_processes_give_the_bits_of_one(verb, settings, tmp_path, monkeypatc
     assert out.count("The report:") == 1
     assert _same(tmp_path / "one", tmp_path / "two") > 10
     # torchrun gives each process one thread where OMP_NUM_THREADS is not set, and a training rounds by that.
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    threads = json.loads((tmp_path / "one" / "results.json").read_text())["run"]["hardware"]["threads"]
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--no-python"]
     _run(verb, "--config", config, "--out", tmp_path / "three", launcher=torchrun)
     assert _same(tmp_path / "one", tmp_path / "three") > 10

@@ -17,8 +17,8 @@ from robustsigma.training import AtomicCheckpointIO
 
 ARCHITECTURE = Architecture("small_cnn", {"width": 2})
 FIT = ["--model.net=robustsigma.models.SmallCNN", "--model.net.channels=3", "--model.net.classes=5",
-       "--model.net.width=2", "--data.source=robustsigma.data.Baggage", "--data.source.size=16",
-       "--data.source.train=10", "--data.source.val=5", "--data.source.test=5", "--data.num_workers=0",
+       "--model.net.width=2", "--data.dataset=robustsigma.data.Baggage", "--data.dataset.size=16",
+       "--data.dataset.train=10", "--data.dataset.val=5", "--data.dataset.test=5", "--data.num_workers=0",
        "--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false",
        "--trainer.enable_model_summary=false"]  # fmt: skip
 
