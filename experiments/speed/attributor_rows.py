@@ -92,14 +92,9 @@ def idg(case: Case) -> Row:
 
 
 def expected_gradients(case: Case) -> Row:
-    """A gradient a draw, the score of the image, and of each reference once, whoever drew it."""
-    few, draws, bank = case.first(case.scale.few), 2 * case.scale.steps, 32
-    count = len(few.images)
-
-    def needed(_: Attribution) -> Passes:
-        return Passes(count * (draws + 1) + min(bank, count * draws), count * draws)
-
-    return _row(few, ExpectedGradients(draws), needed)
+    """A gradient a draw, the score of the image, and of each reference that was drawn once: it reports how many."""
+    few, draws = case.first(case.scale.few), 2 * case.scale.steps
+    return _row(few, ExpectedGradients(draws), reported)
 
 
 def guided_ig(case: Case) -> Row:
