@@ -38,6 +38,13 @@ def several(name: str, value: Any) -> None:
         raise fail(name, "a list", repr(value)[:80])
 
 
+def as_tuple(settings: object, name: str) -> None:
+    """Make a list in frozen settings a tuple, which compares and hashes."""
+    value = getattr(settings, name)
+    if isinstance(value, list):
+        object.__setattr__(settings, name, tuple(value))
+
+
 def mapping(name: str, value: Any) -> None:
     """Raise unless `value` is a mapping from texts."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from robustsigma.engine import noise, validation
 
 BaselineName = Literal["black", "white", "mean", "gaussian", "blur"]
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
-Function = Callable[[Tensor, Tensor], Tensor]
+Function = Callable[..., Tensor]  # of images, or of images and seeds
 # In this order a command line can tell a list of names from a function's import path.
 Baseline = BaselineName | Sequence[BaselineName | Function | Tensor] | Function | Tensor
 
@@ -111,7 +112,24 @@ def _one(baseline: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, floa
         return ((low + high) / 2 + (high - low) / 4 * drawn).clamp(low, high)
     if baseline == "blur":
         return blur(images, _BLUR_SHARE * min(images.shape[2:]))
-    return _in_range(baseline(images, seeds), images, bounds)
+    return _in_range(_called(baseline, images, seeds), images, bounds)
+
+
+def _called(function: Callable[..., Tensor], images: Tensor, seeds: Tensor) -> Tensor:
+    """Return what a function gives for images, and for their seeds if it takes them.
+
+    It takes them where its second argument has no default or is called `seeds`. A built-in, such as
+    `torch.zeros_like`, whose arguments Python does not tell, gets images alone.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return function(images)
+    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    placed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    second = placed[1] if len(placed) > 1 else None
+    takes_seeds = several if second is None else second.default is second.empty or second.name == "seeds"
+    return function(images, seeds) if takes_seeds else function(images)
 
 
 def _in_range(value: Any, images: Tensor, bounds: tuple[float, float]) -> Tensor:
@@ -151,7 +169,7 @@ def references(
     """Return references (R, C, H, W), checked: from a function or a wrapped tensor, or noise images in their place.
 
     Args:
-        source: (images, seeds) -> references, or None.
+        source: a function of images, or of images and seeds, that returns references; or None.
         images: (B, C, H, W).
         seeds: (B,).
         bounds: of pixels.
@@ -161,7 +179,7 @@ def references(
     if source is None:
         keys = noise.fold(torch.arange(stand_ins, device=images.device), "references")
         return bounds[0] + (bounds[1] - bounds[0]) * noise.uniform(keys, shape, images.dtype)
-    bank = source(images, seeds)
+    bank = _called(source, images, seeds)
     if not isinstance(bank, Tensor) or bank.ndim != 4 or len(bank) == 0 or bank.shape[1:] != shape:
         got = f"shape {tuple(bank.shape)}" if isinstance(bank, Tensor) else type(bank).__name__
         raise validation.fail("references", f"a non-empty tensor (R, {', '.join(map(str, shape))})", got)

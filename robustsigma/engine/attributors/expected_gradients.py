@@ -29,7 +29,7 @@ class ExpectedGradients(Attributor):
 
     Args:
         draws: gradients averaged.
-        references: (R, C, H, W) in [0, 1], usually training images, or a function (images, seeds) -> references.
+        references: (R, C, H, W) in [0, 1], usually training images, or a function of images, or of images and seeds.
             None stands for 32 uniform noise images, which need no data but are no samples of it.
         stratified: draw the j-th t from the j-th of `draws` equal parts of [0, 1], which lowers the variance of the
             mean; the standard error, taken over draws as if they were independent, is then an upper bound.

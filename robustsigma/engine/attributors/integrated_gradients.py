@@ -49,7 +49,7 @@ class IntegratedGradients(Attributor):
             saliency library and of the IDG authors, for comparisons with their maps.
         baseline: x': "black", "white", "mean" (each channel's mean over the image), "gaussian" (0.5 + 0.25 times
             seeded normal noise, clipped), "blur" (the image under a Gaussian of a tenth of its shorter side),
-            a tensor that expands to the images, a function (images, seeds) -> tensor, or a sequence of these:
+            a tensor that expands to the images, a function of images, or of images and seeds, or a sequence of these:
             values are then the mean over baselines, each of which takes `steps` gradients.
         score: F. The logit is what the paper explains.
     """

@@ -551,3 +551,20 @@ def test_devices_agree(kind, place, net):
     there = method(classifier(inner).cuda(), x.cuda(), cases.labels(), seed=cases.seeds())
     torch.testing.assert_close(there.values.cpu(), here.values, rtol=1e-6, atol=1e-8)
     assert torch.equal(there.steps.cpu(), here.steps)
+
+
+def test_pairs_and_classes_may_be_lists():
+    assert robustsigma.Sigma(adaptive=[0.01, 0.1]) == robustsigma.Sigma(adaptive=(0.01, 0.1))
+    assert robustsigma.AGI(classes=[0, 2]) == robustsigma.AGI(classes=(0, 2))
+
+
+@pytest.mark.parametrize("reduction", ["abs_sum", "sum_abs", "sum", "mean"])
+def test_reductions(reduction):
+    result = robustsigma.Gradient()(cases.classifier(), _X, 0)
+    expected = {
+        "abs_sum": result.values.abs().sum(1),
+        "sum_abs": result.values.sum(1).abs(),
+        "sum": result.values.sum(1),
+        "mean": result.values.mean(1),
+    }[reduction]
+    torch.testing.assert_close(result.heatmap(reduction), expected)

@@ -109,6 +109,24 @@ def test_several_baselines_are_averaged():
     assert (whole.backwards == 18).all()
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.zeros_like,  # a built-in, whose arguments Python does not tell
+        lambda images: 0 * images,
+        lambda images, share=0.0: share * images,
+        lambda images, seeds: 0 * images * seeds.reshape(-1, 1, 1, 1),
+        lambda images, seeds=None: 0 * images * seeds.reshape(-1, 1, 1, 1),
+        lambda *given: 0 * given[0] * given[1].reshape(-1, 1, 1, 1),
+    ],
+)
+def test_a_baseline_function_takes_seeds_or_not(function):
+    clf, x = cases.classifier(), cases.images()
+    expected = IntegratedGradients(4, baseline="black")(clf, x, 1, seed=cases.seeds())
+    result = IntegratedGradients(4, baseline=function)(clf, x, 1, seed=cases.seeds())
+    assert torch.equal(result.values, expected.values)
+
+
 def test_random_baselines_differ_between_draws_and_seeds():
     result = IntegratedGradients(2, baseline=["gaussian", "gaussian"])(cases.classifier(), cases.images(), seed=1)
     first, second = result.endpoints.unbind(1)
