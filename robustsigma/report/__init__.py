@@ -24,12 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Report(os.PathLike[str]):
-    """A finished report; stands for the path of its HTML file wherever one is taken.
-
-    Attributes:
-        path: of the HTML file; the figures are beside it, in `figures/`.
-        results: what it shows, in plain JSON types (schema 1), as in `results.json`.
-    """
+    """A finished report; stands for the path of its HTML file wherever one is taken."""
 
     path: Path
     results: dict[str, Any] = field(repr=False)
@@ -46,11 +41,21 @@ class _Report(os.PathLike[str]):
 
 
 class RobustnessReport(_Report):
-    """What `evaluate` found: accuracies of regimes under conditions, with flags, differences and findings."""
+    """What `evaluate` found: accuracies of regimes under conditions, with flags, differences and findings.
+
+    Attributes:
+        path: of the HTML file, for which it stands wherever a path is taken; figures are beside it, in `figures/`.
+        results: what it shows, in plain JSON types (schema 1), as in `results.json`.
+    """
 
 
 class AttributionReport(_Report):
-    """What `benchmark` found: scores of methods by metrics on each model, with flags and findings."""
+    """What `benchmark` found: scores of methods by metrics on each model, with flags and findings.
+
+    Attributes:
+        path: of the HTML file, for which it stands wherever a path is taken; figures are beside it, in `figures/`.
+        results: what it shows, in plain JSON types (schema 1, kind "attribution"), as in `results.json`.
+    """
 
 
 def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:

@@ -95,7 +95,8 @@ def _result(ahead):
         for name in ("clean", "sigma/adaptive", "combined", "others")
     ]  # fmt: skip
     table = {"rows": rows, "cells": cells, "differences": differences}
-    return {"dataset": {"title": "scans"}, "tables": {"samples": table, "time": table, "variations": table}}
+    tables = {"samples": table, "time": table, "variations": table}
+    return {"dataset": {"title": "scans"}, "tables": tables, "sweep": []}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,18 @@ def test_conclusions_follow_the_intervals(study, ahead, cell, verb):
     assert all(f"{verb} clean images" in line for line in effects)
     assert not any(other in line for line in effects for other in {"raises", "lowers", "undecided"} - set(verb.split()))
     assert "50% to 50% did not arrive" in told[-1]
+
+
+def test_samples_that_were_cut_and_a_sweep_that_ended_too_soon_are_told(study):
+    found = _result(0.0)
+    found["tables"]["samples"]["rows"][-1] |= {"converged": 0.03, "walk_steps": 19.8}
+    tried = [{"std": std} for std in (0.1, 0.2, 0.3)]
+    found["sweep"] = [{"best": 0.3, "rows": tried}]
+    made, edge = list(study.page.conclusions(found))[-2:]
+    assert "SIGMA on the fly 3% (in 20 steps); the others are walks that were cut" in made
+    assert edge == "The best Gaussian noise, of std 0.3, is the largest swept: one beyond might be better."
+    found["sweep"] = [{"best": 0.2, "rows": tried}]
+    assert list(study.page.conclusions(found))[-1] == made
 
 
 def _arguments(folder):
