@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from shared.output import command, table, write
+from shared.output import command, table, verdict, write
 
 from robustsigma.engine.metrics import paired_difference
 from robustsigma.engine.metrics.interval import as_dict
@@ -43,6 +43,7 @@ CLAIMS = (
 )
 CONTROL = "gradient"
 HOLDS, REVERSED, OPEN = "holds", "reversed", "undecided"
+_SAID = {"better": HOLDS, "worse": REVERSED}
 
 Values = dict[tuple[str, str, str], dict[str, float]]  # model, method and metric; then image
 
@@ -82,7 +83,7 @@ def orders(folder: Path) -> Iterator[dict[str, Any]]:
                             "over": over,
                             "metric": metric,
                             **gain,
-                            "verdict": HOLDS if gain["low"] > 0 else REVERSED if gain["high"] < 0 else OPEN,
+                            "verdict": _SAID.get(verdict(gain), OPEN),
                         }
 
 

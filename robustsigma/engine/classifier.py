@@ -77,8 +77,7 @@ class Classifier(nn.Module):
             raise fail("gradient_dtype", "torch.bfloat16, torch.float16 or None", repr(gradient_dtype)[:80])
         self.net = net
         self._classes: int | None = None  # of the last pass
-        self._first: Tensor | None = None  # outputs of the first pass of a method, until they were checked
-        self._checked = False
+        self._first: Tensor | None = None  # some outputs of the first pass of a method
         self._fast = FastNet()
         self.chunk_size = chunk_size
         self.gradient_dtype = gradient_dtype
@@ -123,10 +122,9 @@ class Classifier(nn.Module):
         """Raise where the net returns probabilities, as the first pass of a method told."""
         if self._first is not None:
             validation.logits(self._first)
-            self._first, self._checked = None, True
 
     def _seen(self, logits: Tensor) -> Tensor:
-        if self._first is None and not self._checked:
+        if self._first is None:
             self._first = logits.detach()[:8].clone()
         return logits
 

@@ -197,13 +197,13 @@ class Run:
             special["train_perturbation"] = Mixture([Share(regime.perturbation, again.share)])
         data = self.data(seed, plan.batch_size, augment=first.augment, **special)
         metrics: dict[str, float] = {}
-        monitor: OverfittingMonitor | None = None
+        monitors: list[OverfittingMonitor] = []
         if plan.epochs:
             statistics, kept = AugmentationStatistics(), self.store.checkpoint(seed, regime.id)
-            callbacks = [statistics, BatchProgress(step), EpochKeeper(kept)]
             if data.train_perturbation is not None and one_step(data.train_perturbation):
-                monitor = OverfittingMonitor()
-                callbacks.insert(0, monitor)  # before the keeper, which is to keep its looks
+                monitors.append(OverfittingMonitor())
+            # The keeper is last, as it keeps what the others have seen.
+            callbacks = [*monitors, statistics, BatchProgress(step), EpochKeeper(kept)]
             with seeded(seed, regime.id), warnings.catch_warnings():  # dropout
                 warnings.simplefilter("ignore", CatastrophicOverfitting)  # the report tells of it
                 trainer = quiet_trainer(callbacks, max_epochs=plan.epochs, limit_val_batches=0)
@@ -216,7 +216,7 @@ class Run:
             "seconds": time.perf_counter() - start,
             "augmentation": dataclasses.asdict(totals),
             "metrics": metrics,
-            "overfitting": [] if monitor is None else [dataclasses.asdict(check) for check in monitor.checks],
+            "overfitting": [dataclasses.asdict(check) for monitor in monitors for check in monitor.checks],
         }
         self.store.write_model(seed, regime.id, model.classifier.net, card_of(model.classifier, data), notes)
         if regime.protocol == "retrain":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from robustsigma.engine.perturbations import FGSM, PGD, Identity, Perturbation, SigmaSample, SquareSearch, TorchAttack
+from robustsigma.engine.perturbations import PGD, Identity, Perturbation, SigmaSample, SquareSearch, TorchAttack
 from robustsigma.evaluation.settings import describe
 
 LINF, L2 = "L\u221e", "L2"
@@ -34,14 +34,11 @@ class Threat:
 
 def ball(perturbation: Perturbation) -> tuple[str, float] | None:
     """Return norm and radius of the ball that a perturbation stays in, or None where its settings name none."""
-    if isinstance(perturbation, TorchAttack):
-        found = perturbation.bound()
-        return None if found is None else (_KNOWN[found[0]], _levels(found[1]))
-    if isinstance(perturbation, PGD):
-        return _KNOWN[perturbation.norm], _levels(perturbation.eps)
-    if isinstance(perturbation, (FGSM, SquareSearch)):
-        return LINF, _levels(perturbation.eps)
-    return None
+    found = perturbation.bound if perturbation.depends_on_model else None
+    if found is None:
+        return None
+    norm, eps = found
+    return _KNOWN.get(norm, norm), _levels(eps)
 
 
 def _levels(eps: float) -> float:

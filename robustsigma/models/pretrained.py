@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.validation import fail, integer
+from robustsigma.engine.validation import as_tuple, fail, integer
 from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.outputs import count_logits
@@ -56,9 +56,7 @@ class Pretrained:
         if (self.mean is None) != (self.std is None):
             raise fail("mean and std", "both or neither", f"{self.mean} and {self.std}")
         for name in ("mean", "std", "classes"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+            as_tuple(self, name)
 
     def __str__(self) -> str:
         weights = "published weights" if self.weights is None else f"weights of {Path(self.weights).name}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations.ball import Norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,12 @@ class Perturbation(ABC):
     def depends_on_model(self) -> bool:
         """Whether another network would give other images: True for attacks, False for noise."""
         return True
+
+    @property
+    def bound(self) -> tuple[Norm, float] | None:
+        """Norm and radius of the ball that images stay in, as settings `norm` and `eps` name it; None without both."""
+        eps, norm = getattr(self, "eps", None), getattr(self, "norm", None)
+        return None if eps is None or norm is None else (norm, float(eps))
 
     @property
     def batch_dependent(self) -> bool:

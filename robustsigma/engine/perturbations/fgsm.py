@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations.ball import Ball
+from robustsigma.engine.perturbations.ball import Ball, Norm
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 
 Label = Literal["true", "predicted"]
@@ -39,6 +39,7 @@ class FGSM(Perturbation):
     eps: float = 8 / 255
     random_start: bool = False
     label: Label = "true"
+    norm: ClassVar[Norm] = "linf"
 
     def __post_init__(self) -> None:
         validation.number("eps", self.eps, 0, 1)
@@ -46,7 +47,7 @@ class FGSM(Perturbation):
 
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images; one forward and one backward pass."""
-        ball = Ball(x, self.eps, "linf", classifier.bounds)
+        ball = Ball(x, self.eps, self.norm, classifier.bounds)
         point = ball.start(seeds) if self.random_start else x
         step = 1.25 * self.eps if self.random_start else self.eps
         gradient = one_step_gradient(classifier, point, y, self.label)

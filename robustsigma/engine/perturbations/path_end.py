@@ -29,7 +29,7 @@ class PathEnd(Perturbation):
 
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return end points; converged and steps are those of path 0."""
-        result = self.attributor.attribute(classifier, x, y, classifier.logits(x), seeds)
+        result = self.attributor(classifier, x, y, seed=seeds, strict=False)
         if not torch.isfinite(result.drop).all():
             raise ValueError("PathEnd: the network gave non-finite scores")
         searched = torch.ones(len(x), dtype=torch.bool, device=x.device)

@@ -63,8 +63,7 @@ class SigmaSample(Perturbation):
             raise validation.fail("sigma", "a Sigma", repr(self.sigma))
         validation.number("fraction", self.fraction, 0, 1)
         validation.choice("unconverged", self.unconverged, ("keep", "original"))
-        if self.bank is not None and not isinstance(self.bank, Bank):
-            raise validation.fail("bank", "a Bank or None", repr(self.bank))
+        validation.optional("bank", self.bank, Bank)
 
     def walked(self, seeds: Tensor) -> Tensor:
         """Return the rows that are walked, int64 (n,), for the seeds (B,) of a batch."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations.ball import Norm
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 
 _FIRST, _LAST = 0.5, 0.02  # share of the image that a square covers
@@ -29,6 +31,7 @@ class SquareSearch(Perturbation):
 
     eps: float = 8 / 255
     queries: int = 100
+    norm: ClassVar[Norm] = "linf"
 
     def __post_init__(self) -> None:
         validation.number("eps", self.eps, 0, 1)

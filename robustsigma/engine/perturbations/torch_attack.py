@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -95,25 +96,23 @@ class TorchAttack(Perturbation):
     def _build(self, victim: torch_zoo.Victim, classes: int, seed: int) -> Any:
         return torch_zoo.build(self.name, victim, self.arguments, self.eps, classes=classes, seed=seed, norm=self.norm)
 
+    @cached_property
     def bound(self) -> tuple[Norm, float] | None:
-        """Return norm and radius that images stay in, also those of the attack itself; None if there is no radius."""
-        return self._bound(self._build(torch_zoo.Victim(None, torch.device("cpu")), classes=10, seed=0))
-
-    def _bound(self, attack: Any) -> tuple[Norm, float] | None:
+        """Norm and radius that images stay in, also those of the attack itself; None if there is no radius."""
+        attack = self._build(torch_zoo.Victim(None, torch.device("cpu")), classes=10, seed=0)
         own = torch_zoo.radius(attack)
         eps = self.eps if own is None else own
         return None if eps is None else (self.norm or torch_zoo.norm(attack), float(eps))
 
     def _within(self, attack: Any, clean: Tensor, found: Tensor) -> Tensor:
         """Return the images that are within the radius, the clean ones in place of the others."""
-        bound, own = self._bound(attack), torch_zoo.radius(attack)
-        if bound is None:
+        if self.bound is None:
             return found
-        norm, eps = bound
+        norm, eps = self.bound
         moved = (found - clean).flatten(1)
         far = moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
         outside = far > eps * (1 + 1e-5) + 1e-6  # rounding of images in single precision
-        if own is not None and outside.any():
+        if torch_zoo.radius(attack) is not None and outside.any():
             expected = f"{self.name} to stay within {eps:g} ({norm})"
             raise validation.fail("eps", expected, f"{float(far.max()):g} away from the image")
         return torch.where(outside[:, None, None, None], clean, found)
