@@ -7,7 +7,8 @@
 efficiency = passes that the formula needs x the cost of one at the network's best batch size / measured time, both
 taken in turns in one run. The cost is that of the cheapest of four forms of the network: plain, BatchNorm folded,
 channels last, both. Peers run in the same turns, on the network as it is; where they compute the same, their results
-are compared. Rows that are done lie in --work, and a run of the same line goes on after them.
+are compared. All of it, peers too, in full precision but for the rows that are named after what they round to. Rows
+that are done lie in --work, and a run of the same line goes on after them.
 
 Writes results/speed_cpu.json (on a GPU speed_cuda.json) and pictures of the same name.
 """
@@ -24,11 +25,11 @@ from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own words, on every start and stop
 
+import torch
 from rich.console import Console
 
 from experiments.speed import (
     attributor_rows,
-    bfloat16_rows,
     curves,
     data_rows,
     gaps,
@@ -36,6 +37,7 @@ from experiments.speed import (
     perturbation_rows,
     plots,
     profiling,
+    rounded_rows,
     table,
     training_rows,
 )
@@ -44,13 +46,14 @@ from experiments.speed.limit import Limit
 from experiments.speed.nets import NETS, Case, case, scale
 from experiments.speed.rows import Row, measure
 from robustsigma.device import best_device
+from robustsigma.engine.precision import full_precision
 from robustsigma.files import claim, write_atomically
 from robustsigma.provenance import Provenance
 
 Build = Callable[[Case], Row]
 Measure = Callable[[Case, Limit, int], dict[str, Any]]
 
-CALLS: dict[str, Build] = {**attributor_rows.ROWS, **bfloat16_rows.ROWS, **perturbation_rows.ROWS, **metric_rows.ROWS}
+CALLS: dict[str, Build] = {**attributor_rows.ROWS, **rounded_rows.ROWS, **perturbation_rows.ROWS, **metric_rows.ROWS}
 WHOLE: dict[str, Measure] = {
     "Training": training_rows.measure,
     "Data": data_rows.measure,
@@ -63,9 +66,10 @@ _WIDTH = 150  # of the tables in a file
 _ONLY = {"AttentionRollout": ("vit",), "Training": ("small", "resnet18"), "Data": ("small", "resnet18")}
 
 
-def names(net: str, wanted: list[str] | None) -> list[str]:
-    """Return the rows of a network."""
-    every = [name for name in (*CALLS, *WHOLE) if net in _ONLY.get(name, NETS)]
+def names(net: str, wanted: list[str] | None, device: torch.device) -> list[str]:
+    """Return the rows of a network on a device."""
+    left_out = rounded_rows.GPU_ONLY if device.type == "cpu" else ()
+    every = [name for name in (*CALLS, *WHOLE) if net in _ONLY.get(name, NETS) and name not in left_out]
     return every if wanted is None else [name for name in every if name in wanted]
 
 
@@ -100,7 +104,7 @@ def _limit(store: Store, subject: Case, repeats: int) -> tuple[Limit, dict[str, 
 def run(store: Store, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Measure what is not done; return all that is."""
     device = best_device()
-    jobs = [(net, name) for net in options.nets for name in names(net, options.rows)]
+    jobs = [(net, name) for net in options.nets for name in names(net, options.rows, device)]
     done = 0
     nets: dict[str, Any] = {}
     for net in options.nets:
@@ -108,7 +112,7 @@ def run(store: Store, options: argparse.Namespace, console: Console) -> dict[str
         limit, kept = _limit(store, subject, options.repeats)
         best = ", ".join(f"{kind} {form} at {batch}" for kind, (form, batch) in limit.best.items())
         console.print(f"{net}: cheapest passes: {best}", markup=False, highlight=False)
-        for name in names(net, options.rows):
+        for name in names(net, options.rows, device):
             done += 1
             row, start = store.get(net, name), time.perf_counter()
             if row is None:
@@ -117,7 +121,7 @@ def run(store: Store, options: argparse.Namespace, console: Console) -> dict[str
             took = time.perf_counter() - start
             said = table.line(name, row)
             console.print(f"[{done}/{len(jobs)}] {net} {said} [{took:.0f} s]", markup=False, highlight=False)
-        rows = {name: store.get(net, name) for name in names(net, None)}
+        rows = {name: store.get(net, name) for name in names(net, None, device)}
         nets[net] = {"limit": kept, "rows": {name: row for name, row in rows.items() if row is not None}}
     return {"device": device.type, "nets": nets}
 
@@ -160,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, console = _options(arguments), Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)
-    with threads(options.threads):
+    with threads(options.threads), full_precision():
         if options.profile:
             for net in options.nets:
                 subject = case(net, best_device(), fast=options.fast)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustsigma.engine import validation
+from robustsigma.engine.chunks import even
 from robustsigma.engine.fast_net import FastNet
+from robustsigma.engine.precision import full_precision, tf32
 from robustsigma.engine.validation import choice, fail, integer, target_range
 
 Score = Literal["logit", "log_prob", "prob"]
@@ -50,8 +52,10 @@ class Classifier(nn.Module):
         std: per channel, divided by before `net`.
         chunk_size: the most images in one network pass; None chooses by image size. Halved for the rest of a
             call where the device runs out of memory. It does not change results beyond rounding.
-        gradient_dtype: torch.bfloat16 runs gradient passes under autocast. Forward-only passes stay in full
-            precision, since SIGMA's search is a difference of two near-equal scores. None: full precision.
+        gradient_dtype: what gradient passes may round to: torch.bfloat16 or torch.float16 (autocast), or "tf32" on
+            GPUs. None: full precision, in which passes are made whatever PyTorch is set to (by default it rounds
+            convolutions to TF32 on GPUs). Forward-only passes stay in full precision in any case, since SIGMA's
+            search is a difference of two near-equal scores.
 
     Raises:
         ValueError: statistics that are not positive finite numbers, a chunk size below 1, or another dtype.
@@ -66,19 +70,20 @@ class Classifier(nn.Module):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         chunk_size: int | None = None,
-        gradient_dtype: torch.dtype | None = None,
+        gradient_dtype: torch.dtype | Literal["tf32"] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise fail("net", "a torch.nn.Module", type(net).__name__)
         if chunk_size is not None:
             integer("chunk_size", chunk_size, 1)
-        if gradient_dtype is not None and gradient_dtype not in (torch.bfloat16, torch.float16):
-            raise fail("gradient_dtype", "torch.bfloat16, torch.float16 or None", repr(gradient_dtype)[:80])
+        if gradient_dtype is not None and gradient_dtype not in (torch.bfloat16, torch.float16, "tf32"):
+            raise fail("gradient_dtype", 'torch.bfloat16, torch.float16, "tf32" or None', repr(gradient_dtype)[:80])
         self.net = net
         self._classes: int | None = None  # of the last pass
         self._first: Tensor | None = None  # some outputs of the first pass of a method
         self._fast = FastNet()
+        self._rounds = False  # in a gradient pass that rounds
         self.chunk_size = chunk_size
         self.gradient_dtype = gradient_dtype
         self.mean: Tensor
@@ -97,7 +102,8 @@ class Classifier(nn.Module):
         for name, statistic in (("mean", self.mean), ("std", self.std)):
             if len(statistic) not in (1, channels):
                 raise fail(name, f"1 or {channels} numbers, one per channel of the images", len(statistic))
-        output = self._fast(self.net, (images - self.mean.to(images.dtype)) / self.std.to(images.dtype))
+        scaled = (images - self.mean.to(images.dtype)) / self.std.to(images.dtype)
+        output = self._fast(self.net, scaled, rounds=self._rounds)
         logits = getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -130,9 +136,9 @@ class Classifier(nn.Module):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Run the body in eval mode, without parameter gradients, autocast or inference mode, with gradients enabled.
+        """Run the body in eval mode and full precision, without parameter gradients, autocast or inference mode.
 
-        Inside, the weights are taken not to change, which makes passes cheaper (`FastNet`).
+        Gradients are enabled. Inside, the weights are taken not to change, which makes passes cheaper (`FastNet`).
         Every submodule's own mode and every parameter's own flag come back, also when the body raises. Usable
         under `no_grad`, `inference_mode` and autocast; gradients work inside all the same.
 
@@ -149,7 +155,8 @@ class Classifier(nn.Module):
                 module.training = False
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
-            with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+            apart = torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False)
+            with apart[0], apart[1], apart[2], full_precision():
                 yield
         finally:
             self._fast.thaw()
@@ -210,24 +217,41 @@ class Classifier(nn.Module):
         """
 
         def run(chunk: Tensor, at: Tensor) -> tuple[Tensor, ...]:
-            chunk = chunk.detach().requires_grad_(True)
-            device = chunk.device.type
-            cast = nullcontext() if self.gradient_dtype is None else torch.autocast(device, self.gradient_dtype)
-            with cast:
-                logits = self._seen(self(chunk))
-            if not logits.requires_grad:  # a constant network has no graph and a zero gradient
-                return at_least_single(logits.detach()), *(torch.zeros_like(chunk) for _ in objectives)
-            wide = at_least_single(logits)
-            gradients = []
-            for place, objective in enumerate(objectives, 1):
-                kept = place < len(objectives)
-                scalar = objective(wide, at)
-                (gradient,) = torch.autograd.grad(scalar, chunk, retain_graph=kept, allow_unused=True)
-                gradients.append(torch.zeros_like(chunk) if gradient is None else gradient.contiguous())
-            return wide.detach(), *gradients
+            with self._rounding():
+                return self._gradients(objectives, chunk.detach().requires_grad_(True), at)
 
         found: tuple[Tensor, ...] = self.chunked(run, images, target)
         return found
+
+    def _gradients(
+        self, objectives: Sequence[Callable[[Tensor, Tensor], Tensor]], chunk: Tensor, at: Tensor
+    ) -> tuple[Tensor, ...]:
+        with self._autocast(chunk.device.type):
+            logits = self._seen(self(chunk))
+        if not logits.requires_grad:  # a constant network has no graph and a zero gradient
+            return at_least_single(logits.detach()), *(torch.zeros_like(chunk) for _ in objectives)
+        wide = at_least_single(logits)
+        gradients = []
+        for place, objective in enumerate(objectives, 1):
+            kept = place < len(objectives)
+            (gradient,) = torch.autograd.grad(objective(wide, at), chunk, retain_graph=kept, allow_unused=True)
+            gradients.append(torch.zeros_like(chunk) if gradient is None else gradient.contiguous())
+        return wide.detach(), *gradients
+
+    def _autocast(self, device: str) -> AbstractContextManager[Any]:
+        """Return what the forward half of a gradient pass runs under."""
+        dtype = self.gradient_dtype
+        return torch.autocast(device, dtype) if isinstance(dtype, torch.dtype) else nullcontext()
+
+    @contextmanager
+    def _rounding(self) -> Iterator[None]:
+        """Let the gradient passes of the body round as far as `gradient_dtype` says."""
+        self._rounds = self.gradient_dtype is not None
+        try:
+            with tf32() if self.gradient_dtype == "tf32" else nullcontext():
+                yield
+        finally:
+            self._rounds = False
 
     def chunk_for(self, images: Tensor) -> int:
         """Return how many images like these go through the network at once."""
@@ -253,6 +277,7 @@ class Classifier(nn.Module):
     def _in_chunks(run: Callable[..., Any], size: int, *tensors: Tensor) -> Any:
         if len(tensors[0]) <= size:
             return run(*tensors)
+        size = even(len(tensors[0]), size)
         parts = [run(*chunk) for chunk in zip(*(t.split(size) for t in tensors), strict=True)]
         if isinstance(parts[0], tuple):
             return tuple(torch.cat(column) for column in zip(*parts, strict=True))

@@ -85,6 +85,17 @@ def _pieces(keys: Tensor, count: int, bits: Literal[8, 16, 32]) -> Tensor:
     return words.view(_PIECES[bits])[:, :count].int()
 
 
+def _signs_by_table(octets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the eight signs of each byte, (R, n, 8), from int32 (R, n)."""
+    return F.embedding(octets, _sign_table(octets.device).to(dtype))
+
+
+def _signs_by_shifts(octets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the same."""
+    bits = octets.to(torch.uint8)[..., None] >> torch.arange(8, dtype=torch.uint8, device=octets.device)
+    return (bits & 1).to(dtype).mul_(2).sub_(1)
+
+
 @lru_cache(maxsize=8)
 def _sign_table(device: torch.device) -> Tensor:
     """Return the eight signs of each byte, int8 (256, 8)."""
@@ -109,9 +120,10 @@ def _unflatten(flat: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tens
 def bernoulli(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return independent signs, -1 or +1 with equal probability, (R, *shape)."""
     count = math.prod(shape)
-    table = _sign_table(keys.device).to(dtype)
-    signs = F.embedding(_pieces(keys, -(-count // 8), 8), table).flatten(1)[:, :count]
-    return _unflatten(signs, shape, dtype)
+    octets = _pieces(keys, -(-count // 8), 8)
+    # On a GPU the table takes several times as long as the arithmetic, on a CPU it is the other way round.
+    made = _signs_by_table if keys.device.type == "cpu" else _signs_by_shifts
+    return _unflatten(made(octets, dtype).flatten(1)[:, :count], shape, dtype)
 
 
 def uniform(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

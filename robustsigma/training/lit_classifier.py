@@ -39,8 +39,8 @@ class LitClassifier(pl.LightningModule):
             the perturbed images (`AuxiliaryNorms`), which is not part of the classifier: attacks, validation and the
             exported weights use the layers of the clean images. A batch of one kind is one pass.
         chunk_size: the most images in a pass of an attack; None chooses by image size (see `Classifier`).
-        gradient_dtype: "bfloat16" runs the gradient passes of attacks under autocast; None in full precision. How
-            the training itself is computed is the Trainer's `precision`.
+        gradient_dtype: "bfloat16" runs the gradient passes of attacks under autocast, "tf32" lets them round to TF32
+            on a GPU; None: full precision. How the training itself is computed is the Trainer's `precision`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LitClassifier(pl.LightningModule):
         sample_labels: SampleLabels | None = None,
         batch_norm: BatchNormPolicy = "joint",
         chunk_size: int | None = None,
-        gradient_dtype: Literal["bfloat16"] | None = None,
+        gradient_dtype: Literal["bfloat16", "tf32"] | None = None,
     ) -> None:
         super().__init__()
         validation.choice("schedule", schedule, ("cosine", "constant"))
@@ -65,8 +65,8 @@ class LitClassifier(pl.LightningModule):
         if not callable(optimizer):
             raise fail("optimizer", "a callable that makes an optimiser from parameters", repr(optimizer)[:80])
         if gradient_dtype is not None:
-            validation.choice("gradient_dtype", gradient_dtype, ("bfloat16",))
-        dtype = None if gradient_dtype is None else torch.bfloat16
+            validation.choice("gradient_dtype", gradient_dtype, ("bfloat16", "tf32"))
+        dtype = torch.bfloat16 if gradient_dtype == "bfloat16" else gradient_dtype
         self.classifier = Classifier(net, mean=mean, std=std, chunk_size=chunk_size, gradient_dtype=dtype)
         self.optimizer = optimizer
         self.schedule = schedule

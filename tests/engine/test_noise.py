@@ -57,6 +57,14 @@ def test_golden_bits(seed):
     assert noise.gaussian(of, (16,), torch.float32)[0].double() == pytest.approx(quantiles.numpy(), abs=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_ways_to_signs_are_one(dtype):
+    octets = torch.arange(256, dtype=torch.int32).reshape(4, 64)
+    table, shifts = noise._signs_by_table(octets, dtype), noise._signs_by_shifts(octets, dtype)
+    assert torch.equal(table, shifts)
+    assert table.dtype == shifts.dtype == dtype
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", noise.NOISES)
 def test_cuda_gives_the_same_bits(kind):

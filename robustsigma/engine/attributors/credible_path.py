@@ -20,8 +20,6 @@ from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
 _LEAST_BLUR = 0.5
 # Gradients of one linear piece are equal but for rounding.
 _SLACK = 1e-4
-# On a GPU asking which searches are done stalls the device, so it is asked every few steps.
-_GPU_CHECK_INTERVAL = 4
 
 
 class _Search(NamedTuple):
@@ -138,8 +136,7 @@ class CrediblePath(Attributor):
         passes = torch.zeros_like(target)
         rows = torch.arange(len(images), device=images.device)
         point = self._apart(start, images, classifier.bounds)
-        interval = 1 if images.device.type == "cpu" else _GPU_CHECK_INTERVAL
-        for step in range(self.max_search + 1):
+        for _ in range(self.max_search + 1):
             logits, gradient = self._descent(classifier, point, target[rows], goal[rows])
             passes[rows] += 1
             now = (logits.to(goal) - goal[rows]).norm(dim=1)
@@ -149,11 +146,10 @@ class CrediblePath(Attributor):
             distance[rows] = torch.where(better, now, distance[rows])
             best[rows] = torch.where(better.reshape(shape), point, best[rows])
             best_logits[rows] = torch.where(better[:, None], logits.to(goal), best_logits[rows])
-            if step % interval == 0:
-                kept = (distance[rows] > limit[rows]).nonzero()[:, 0]
-                if len(kept) == 0:
-                    break
-                rows, point, gradient = rows[kept], point[kept], gradient[kept]
+            kept = (distance[rows] > limit[rows]).nonzero()[:, 0]
+            if len(kept) == 0:
+                break
+            rows, point, gradient = rows[kept], point[kept], gradient[kept]
             moved = point - size[rows].to(point).reshape(shape) * gradient.sign().to(point.dtype)
             point = self._apart(moved, images[rows], classifier.bounds)
         return _Search(best, best_logits, distance <= limit, passes)

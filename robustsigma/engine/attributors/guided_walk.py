@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.attributors.base import Attribution, shares
+from robustsigma.engine.chunks import even
 from robustsigma.engine.classifier import Classifier, Score, pick
 
-# Rows walked at once, in chunks of the classifier; on a GPU finished rows leave the batch every few steps.
+# Rows walked at once, in chunks of the classifier.
 _CHUNKS_PER_GROUP = 2
-_CPU_CHECK_INTERVAL, _GPU_CHECK_INTERVAL = 1, 4
 
 _PER_IMAGE = (-1, 1, 1, 1)
 
@@ -81,12 +81,11 @@ class GuidedWalk:
         if len(rows) == 0:
             return
         self.curve[rows, 0] = self.start[self.image_of[rows]]
-        for group in rows.split(_CHUNKS_PER_GROUP * guide.classifier.chunk_for(self.images)):
+        most = _CHUNKS_PER_GROUP * guide.classifier.chunk_for(self.images)
+        for group in rows.split(even(len(rows), most)):
             self._run(guide, group, steps)
 
     def _run(self, guide: Guide, rows: Tensor, steps: int) -> None:
-        interval = _CPU_CHECK_INTERVAL if self.images.device.type == "cpu" else _GPU_CHECK_INTERVAL
-        moving = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         for step in range(steps):
             points = self.ends[rows]
             # Where a path ends is known only now, so that its end's gradient of F, which nothing needs, is made too.
@@ -94,45 +93,36 @@ class GuidedWalk:
                 (lambda z, at: guide.leading(z, at).sum(), lambda z, at: self._scores(z, at).sum()), points, rows
             )
             direction, ended = guide.look(seen, lead.to(points.dtype), rows)
-            self._note(rows, moving, step, seen)
-            self.backwards[rows] += 2 * moving
-            self.arrived[rows] |= moving & ended
-            moving = moving & ~ended
-            if step % interval == 0:
-                kept = moving.nonzero()[:, 0]
-                if len(kept) == 0:
-                    return
-                if len(kept) < len(rows):
-                    rows, points, direction, gradient, moving = (
-                        t[kept] for t in (rows, points, direction, gradient, moving)
-                    )
-            self._step(rows, points, guide.advance(points, direction, rows), gradient, moving)
-        rows = rows[moving]
-        if len(rows) > 0:
-            seen = guide.classifier.logits(self.ends[rows])
-            arrived = guide.glance(seen, rows)
-            self._note(rows, torch.ones_like(arrived), steps, seen)
-            self.arrived[rows] |= arrived
+            self._note(rows, step, seen)
+            self.backwards[rows] += 2
+            self.arrived[rows] = ended
+            # Asked at every step: on a GPU it waits for the device, which costs less than passes of paths that ended.
+            kept = (~ended).nonzero()[:, 0]
+            if len(kept) == 0:
+                return
+            if len(kept) < len(rows):
+                rows, points, direction, gradient = (t[kept] for t in (rows, points, direction, gradient))
+            self._step(rows, points, guide.advance(points, direction, rows), gradient)
+        seen = guide.classifier.logits(self.ends[rows])
+        self._note(rows, steps, seen)
+        self.arrived[rows] = guide.glance(seen, rows)
 
-    def _step(self, rows: Tensor, points: Tensor, new: Tensor, gradient: Tensor, moving: Tensor) -> None:
+    def _step(self, rows: Tensor, points: Tensor, new: Tensor, gradient: Tensor) -> None:
         """Move to `new` and add the gradient of F at `points` times the way there."""
-        walks = moving.reshape(_PER_IMAGE)
-        new = torch.where(walks, new, points)
         way = (self.images[self.image_of[rows]] if self.from_image else points) - new
-        self.values.index_add_(0, rows, torch.where(walks, gradient.to(way.dtype) * way, 0))
+        self.values.index_add_(0, rows, gradient.to(way.dtype) * way)
         self.ends[rows] = new
-        self.steps[rows] += moving
+        self.steps[rows] += 1
 
     def _scores(self, seen: Tensor, rows: Tensor) -> Tensor:
         """Return F (N,) of what was seen of rows' points."""
         return pick(seen[:, : self.classes], self.targets[self.image_of[rows]], self.score)
 
-    def _note(self, rows: Tensor, moving: Tensor, step: int, seen: Tensor) -> None:
+    def _note(self, rows: Tensor, step: int, seen: Tensor) -> None:
         """Write down F at the points of the rows that just stepped there, and the pass it took."""
-        self.forwards[rows] += moving
+        self.forwards[rows] += 1
         if step > 0:
-            now = self._scores(seen, rows).to(self.curve.dtype)
-            self.curve[rows, step] = torch.where(moving, now, self.curve[rows, step])
+            self.curve[rows, step] = self._scores(seen, rows).to(self.curve.dtype)
 
     def attribution(self, converged: Tensor, *, shared: int = 0, total: bool = False) -> Attribution:
         """Return the mean, or the `total`, over used paths; the batch spent `shared` forward passes beside the walk.

@@ -16,8 +16,6 @@ from robustsigma.engine.classifier import Classifier, pick
 if TYPE_CHECKING:
     from robustsigma.engine.attributors.sigma import Sigma
 
-# On a GPU asking which rows are done stalls the device, so it is asked every few steps; in between, done rows stay put.
-_CPU_CHECK_INTERVAL, _GPU_CHECK_INTERVAL = 1, 4
 # The published code adds these to denominators, in pixel units of [0, 255].
 _AUTHORS_SUM_FLOOR = 1e-10
 _AUTHORS_CURVATURE_FLOOR = 1e-8
@@ -50,12 +48,13 @@ class Walk:
 class _State:
     """What moving rows carry from step to step; row r of these belongs to row rows[r] of the walk.
 
-    `idle` counts steps in a row whose probes told no difference; `before` and `move` are the previous latent point
-    and slope estimate of the adaptive step size, else None.
+    `point` is `latent` mapped into the range. `idle` counts steps in a row whose probes told no difference; `before`
+    and `move` are the previous latent point and slope estimate of the adaptive step size, else None.
     """
 
     rows: Tensor
     latent: Tensor
+    point: Tensor
     now: Tensor
     idle: Tensor
     before: Tensor | None
@@ -102,35 +101,36 @@ class SpsaWalk:
         state = _State(
             rows=torch.arange(count, device=device),
             latent=latents.clone(),
+            point=ends.clone(),
             now=confidence.clone(),
             idle=torch.zeros_like(steps),
             before=latents.clone() if adaptive else None,
             move=torch.zeros_like(latents) if adaptive else None,
         )
-        interval = _CPU_CHECK_INTERVAL if device.type == "cpu" else _GPU_CHECK_INTERVAL
         for step in range(self.limit):
-            if step % interval == 0:
-                kept = self._moving(state).nonzero()[:, 0]
-                if len(kept) == 0:
-                    break
-                if len(kept) < len(state.rows):
-                    state.keep(kept)
-            moving, rows = self._moving(state), state.rows
-            self._move(state, step, moving)
-            point = torch.where(moving.reshape(_PER_IMAGE), self.range.point(state.latent, rows), ends[rows])
-            new, gradient = self._evaluate(point, self.target[rows], gradients)
+            # Asked at every step: on a GPU it waits for the device, which costs less than passes of rows that are done.
+            kept = self._moving(state).nonzero()[:, 0]
+            if len(kept) < len(state.rows):
+                ends[state.rows], latents[state.rows] = state.point, state.latent
+                state.keep(kept)
+            if len(kept) == 0:
+                break
+            rows = state.rows
+            self._move(state, step)
+            state.point = self.range.point(state.latent, rows)
+            new, gradient = self._evaluate(state.point, self.target[rows], gradients)
             if values is not None and gradient is not None:
-                drop = owed[rows] + torch.where(moving, state.now - new, 0)
+                drop = owed[rows] + (state.now - new)
                 part, sound = self._weighted(gradient, drop)
                 owed[rows] = torch.where(sound, 0, drop)
-                guarded[rows] += moving & ~sound
+                guarded[rows] += ~sound
                 values.index_add_(0, rows, part)
-            state.now = torch.where(moving, new, state.now)
-            ends[rows], latents[rows] = point, state.latent
-            steps[rows] += moving
+            state.now = new
+            steps[rows] += 1
             column = torch.full_like(confidence, torch.nan)
-            column[rows] = torch.where(moving, state.now, torch.nan)
+            column[rows] = new
             curve.append(column)
+        ends[state.rows], latents[state.rows] = state.point, state.latent
         if values is not None and not self.authors:
             self._settle(values, owed)
         longest = int(steps.max()) + 1
@@ -160,15 +160,15 @@ class SpsaWalk:
         # The stretch takes out a constant, so the code's {0, R} and +-R/2 walk alike, save for its adaptive step.
         return (high - low) / 2 * self.unit * (drawn + 1 if self.authors else drawn)
 
-    def _move(self, state: _State, step: int, moving: Tensor) -> None:
-        """Take one SPSA step (eq. 2 and 3) with every moving row."""
+    def _move(self, state: _State, step: int) -> None:
+        """Take one SPSA step (eq. 2 and 3)."""
         rule, at = self.rule, self.target[state.rows]
         pattern = self._pattern(state.rows, step)
         probe = rule.beta * pattern
         probes = [self.range.probe(state.latent + sign * probe, state.rows) for sign in (1, -1)]
         logits = self.classifier.logits(torch.cat(probes))
         plus, minus = self._objective(logits, at.repeat(2)).to(self.dtype).chunk(2)
-        slope = torch.where(moving, (plus - minus) / (2 * rule.beta), 0)
+        slope = (plus - minus) / (2 * rule.beta)
         state.idle = torch.where(slope == 0, state.idle + 1, 0)
         move = slope.reshape(_PER_IMAGE) * pattern
         if rule.adaptive is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robustsigma.engine.chunks import even
 from robustsigma.engine.metrics.base import Subject
 
 
@@ -27,7 +28,7 @@ def score_copies(
         target: int64 (B,); the subject's if None.
     """
     target = subject.target if target is None else target
-    size = subject.classifier.chunk_for(subject.images)
+    size = even(len(subject) * count, subject.classifier.chunk_for(subject.images))
     device, parts = subject.images.device, []
     for start in range(0, len(subject) * count, size):
         at = torch.arange(start, min(start + size, len(subject) * count), device=device)

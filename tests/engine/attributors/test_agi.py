@@ -8,7 +8,6 @@ import torch
 from recorded import problem, stacked
 
 from robustsigma import AGI, Attributor, Classifier
-from robustsigma.engine.attributors import guided_walk
 
 
 def clf64(net=None, **kwargs):
@@ -118,18 +117,6 @@ def test_no_class_left_for_anybody_asks_nothing_of_the_network():
     assert not result.values.any()
     assert not result.walked.any()
     assert result.all_converged().all()
-
-
-def test_finished_rows_that_wait_in_the_batch_stay_as_they_are(monkeypatch):
-    """As on a GPU, where they leave it every few steps only."""
-    clf, x, method = clf64(), cases.images(dtype=torch.float64), AGI(0.02, 7)
-    at_once = method(clf, x)
-    assert len(at_once.steps.unique()) > 1
-    monkeypatch.setattr(guided_walk, "_CPU_CHECK_INTERVAL", 4)
-    waiting = method(clf, x)
-    for name in ("values", "confidence", "steps", "endpoints", "converged", "forwards", "backwards"):
-        first, second = getattr(at_once, name), getattr(waiting, name)
-        torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 def test_degenerate_cases():

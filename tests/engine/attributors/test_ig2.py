@@ -11,7 +11,6 @@ from settings import Centred
 from torch import nn
 
 from robustsigma import IG2, Attributor, Classifier
-from robustsigma.engine.attributors import guided_walk
 
 REFS = cases.images(3, seed=50)
 
@@ -155,18 +154,6 @@ def test_hooks_are_removed():
         with pytest.raises(RuntimeError, match="midway"):
             IG2(REFS, 8)(clf, cases.images())
         assert _hooks(clf) == 0
-
-
-def test_finished_rows_that_wait_in_the_batch_stay_as_they_are(monkeypatch):
-    """As on a GPU, where they leave it every few steps only."""
-    clf, x, method = clf64(), cases.images(dtype=torch.float64), IG2(REFS, 12, 0.05)
-    at_once = method(clf, x)
-    assert len(at_once.steps.unique()) > 1
-    monkeypatch.setattr(guided_walk, "_CPU_CHECK_INTERVAL", 4)
-    waiting = method(clf, x)
-    for name in ("values", "confidence", "steps", "endpoints", "converged", "forwards", "backwards"):
-        first, second = getattr(at_once, name), getattr(waiting, name)
-        torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 def test_degenerate_cases():

@@ -10,7 +10,6 @@ from recorded import DTYPES, problem
 from torch import nn
 
 from robustsigma import Attributor, Classifier, Sigma
-from robustsigma.engine.attributors import spsa_walk
 from robustsigma.engine.attributors.image_range import RANGE_MODES, AuthorsRange, image_range
 from robustsigma.engine.classifier import SCORES
 from robustsigma.engine.noise import NOISES
@@ -103,19 +102,6 @@ def test_a_batch_is_its_singles(chunk_size):
         assert torch.equal(one.steps[0], whole.steps[i])
     single = WALK(cases.classifier(chunk_size=chunk_size), x.float(), labels, seed=seeds)
     torch.testing.assert_close(single.values.double(), whole.values, rtol=1e-2, atol=1e-3 * whole.values.abs().max())
-
-
-@pytest.mark.parametrize("adaptive", [None, (0.2, 1.0)])
-def test_finished_rows_that_wait_in_the_batch_stay_as_they_are(monkeypatch, adaptive):
-    """As on a GPU, where they leave it every few steps only."""
-    clf, x, rule = clf64(), images64(), replace(WALK, epsilon=0.25, adaptive=adaptive)
-    at_once = rule(clf, x, seed=cases.seeds())
-    assert len(at_once.steps.unique()) > 1
-    monkeypatch.setattr(spsa_walk, "_CPU_CHECK_INTERVAL", 4)
-    waiting = rule(clf, x, seed=cases.seeds())
-    for name in ("values", "confidence", "steps", "endpoints", "converged", "forwards"):
-        first, second = getattr(at_once, name), getattr(waiting, name)
-        torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 def test_range_modes_keep_what_they_promise():
