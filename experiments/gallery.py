@@ -130,7 +130,7 @@ def baggage(weights: Path | None, *, fast: bool, seed: int) -> Scene:
     epochs = 2 if fast else 12
     if weights is None:
         with torch.random.fork_rng(devices=[]):  # initial weights and dropout draw from the global generator
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             net = SmallCNN(3, len(source.classes))
             train(net, trained.images, trained.labels, epochs=epochs, seed=seed)
         classifier, made = Classifier(net), f"SmallCNN, {epochs} epochs on {len(trained)} scans"

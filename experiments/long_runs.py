@@ -110,7 +110,7 @@ def grown(call: Callable[[int], None], times: int, warm: int, net: nn.Module | N
 def classifier(seed: int, *, transformer: bool = False) -> Classifier:
     """Return a small network, on the device."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if transformer:
             net: nn.Module = VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=5)
         else:
@@ -163,7 +163,7 @@ class Watch(pl.Callback):
 def train(steps: int, folder: Path, *callbacks: pl.Callback, workers: int = 1) -> None:
     """Train a network with augmentation."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}), mean=[0.5], std=[0.25])
         parts = [Share(GaussianNoise(0.1), 0.2), Share(FGSM(0.03, random_start=True), 0.2)]
         parts += [Share(SigmaSample(WALK), 0.1), Share(SigmaSample(WALK, bank=Bank(max_age=3)), 0.2)]

@@ -51,6 +51,7 @@ SETTINGS = [
 
 def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sigma) -> dict[str, Any]:
     """Return what one setting makes of the images."""
+    x, y = x.to(classifier.mean.device), y.to(classifier.mean.device)
     made = SigmaSample(sigma).apply(classifier, x, y, seed=torch.arange(len(x)))
     with classifier.frozen():
         correct = classifier.logits(made.images).argmax(1) == y
@@ -63,8 +64,9 @@ def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sig
         "rmse": distance,
         "psnr": -20 * distance.clamp(min=1e-6).log10(),
     }
+    columns = {name: values.cpu() for name, values in columns.items()}
     found = {name: as_dict(mean_interval(values.numpy())) for name, values in columns.items()}
-    arrived = made.converged
+    arrived = made.converged.cpu()
     if bool(arrived.any()):
         kept = ("steps", "ssim", "psnr")
         found["arrived"] = {name: as_dict(mean_interval(columns[name][arrived].numpy())) for name in kept}

@@ -104,7 +104,7 @@ def verbs(folder: Path) -> list[Verb]:
     source, architecture = Baggage(size=16, train=200), Architecture("small_cnn", {"width": 4})
     model = folder / "model.safetensors"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         net = architecture.build(3, 5)
     save_model(model, net, ModelCard(architecture, source.classes, source.shape))
     layers = ("base.yaml", "baggage.yaml", "sigma.yaml", "overlays/bank.yaml")

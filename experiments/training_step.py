@@ -99,7 +99,7 @@ def _wait(device: torch.device) -> None:
 
 def pretrained(source: Source, strides: list[int], options: argparse.Namespace) -> Classifier:
     """Return a network trained without perturbation: where retraining starts from."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     net = network("small_cnn", source.shape[0], len(source.classes), {"strides": strides})
     clean = Trained(Classifier(net, mean=[0.5], std=[0.25]).to(best_device()), Identity(), 0)
     for epoch in range(options.pretraining):

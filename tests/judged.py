@@ -69,7 +69,7 @@ class Colours(nn.Module):
         self.gain = nn.Parameter(torch.tensor(gain))
 
     def forward(self, x: Tensor) -> Tensor:
-        part = torch.tensor([0.45, 0.5, 0.55], dtype=x.dtype).reshape(3, 1, 1)
+        part = torch.tensor([0.45, 0.5, 0.55], dtype=x.dtype, device=x.device).reshape(3, 1, 1)
         excess = nn.functional.avg_pool2d(x - part * x.mean(1, keepdim=True), 3, 1)
         return self.gain * torch.logsumexp(20 * excess.flatten(2), 2) / 20
 

@@ -43,9 +43,9 @@ class Scene:
         return self.run._references()
 
     def networks(self) -> Iterator[tuple[str, Classifier, Tensor]]:
-        """Yield each network's name, the network, and the class that it says of each image (n,)."""
+        """Yield each network's name, the network on the CPU, and the class that it says of each image (n,)."""
         for name, classifier in self.run.models.items():
-            yield name, classifier, self.run.judged.targets[name]
+            yield name, classifier.cpu(), self.run.judged.targets[name]
 
     def names(self, targets: Tensor) -> list[str]:
         """Return the names of classes."""

@@ -65,7 +65,7 @@ class Limit:
 
     Args:
         net: from normalised images to logits.
-        images: (1, C, H, W) like those that will be used.
+        images: (B, C, H, W) those that will be used; they are repeated to fill a batch.
         batches: sizes to try.
         repeats: how often each combination is timed, in turns.
         best: form and batch size of each kind where they are known already.
@@ -89,7 +89,7 @@ class Limit:
         self._calls = {kind: self._call(form, batch, kind) for kind, (form, batch) in best.items()}
 
     def _call(self, form: str, batch: int, kind: str) -> Callable[[], Any]:
-        images = self.images.expand(batch, -1, -1, -1).clone()
+        images = self.images.repeat(-(-batch // len(self.images)), 1, 1, 1)[:batch]
         if form in ("channels_last", "both"):
             images = images.contiguous(**_LAST)
         return _pass(self.forms[form], images, kind)

@@ -22,7 +22,7 @@ def peak(call: Callable[[], Any], device: torch.device) -> float:
         call()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
         call()
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = most = 0

@@ -57,9 +57,9 @@ _CPU = {
     "vit": Scale(224, 1000, (8, 13, 28), 8, 2, 1, walk=2, steps=14),
 }
 _GPU = {
-    "small": Scale(64, 10, (64, 256, 1024, 2048), 64, 64, 4, walk=20, steps=32, training=256),
-    "resnet18": Scale(224, 1000, (32, 64, 128, 256, 445), 64, 32, 2, walk=20, steps=32, training=64),
-    "vit": Scale(224, 1000, (16, 32, 64, 128, 256), 32, 16, 1, walk=10, steps=32, training=32),
+    "small": Scale(64, 10, (64, 256, 1024, 2048), 128, 64, 4, walk=20, steps=32, training=256),
+    "resnet18": Scale(224, 1000, (64, 128, 256, 445), 128, 64, 2, walk=10, steps=32, training=64),
+    "vit": Scale(224, 1000, (32, 64, 128, 256), 64, 32, 1, walk=4, steps=32, training=32),
 }
 _FAST = {
     "small": Scale(16, 5, (2, 4), 3, 2, 1, paths=2, walk=2, steps=3, training=12),
@@ -86,7 +86,7 @@ def _vit(found: Scale, device: torch.device) -> nn.Module:
 def build(name: str, found: Scale, device: torch.device) -> nn.Module:
     """Return a network in eval mode; the global generator is given back as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         if name == "small":
             net: nn.Module = SmallCNN(3, found.classes)
         elif name == "resnet18":

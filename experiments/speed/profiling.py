@@ -61,7 +61,7 @@ def report(name: str, row: Row, case: Case, limit: Limit) -> str:
         after = limit.sample()
     passes, within = limit_of([before, after], made), sum(inside)
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if case.device.type == "cuda" else [])
-    with profile(activities=activities) as found:
+    with profile(activities=activities, acc_events=True) as found:
         row.call()
     order = "self_cuda_time_total" if case.device.type == "cuda" else "self_cpu_time_total"
     needed = made if row.needed is None else row.needed(result)

@@ -94,7 +94,7 @@ def _limit(store: Store, subject: Case, repeats: int) -> tuple[Limit, dict[str, 
     """Return the limit of a network, calibrated once."""
     kept = store.get(subject.name, "limit")
     best = None if kept is None else kept["best"]
-    limit = Limit(subject.net, subject.images[:1], subject.scale.batches, repeats, best)
+    limit = Limit(subject.net, subject.images, subject.scale.batches, repeats, best)
     if kept is None:
         kept = {"best": limit.best, "ratios": limit.ratios(), "scale": repr(subject.scale)}
         store.put(subject.name, "limit", kept)
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.profile:
             for net in options.nets:
                 subject = case(net, best_device(), fast=options.fast)
-                limit = Limit(subject.net, subject.images[:1], subject.scale.batches[-1:], 2)
+                limit = Limit(subject.net, subject.images, subject.scale.batches[-1:], 2)
                 print(profiling.report(options.profile, CALLS[options.profile](subject), subject, limit))
             return 0
         provenance = Provenance("python -m experiments.speed")

@@ -1,4 +1,4 @@
-"""Full precision: what PyTorch may round by itself in single precision, and the small differences that it would lose.
+"""What PyTorch may choose by itself in single precision, and what is lost by it: small differences, and equal bits.
 
 On GPUs PyTorch lets convolutions round their factors to TF32 (10 bits) unless told otherwise, and matrix products,
 there and on CPUs, where a user asks for it. Logits are then right to three digits, which the differences that SIGMA's
@@ -68,6 +68,17 @@ def _set(precision: Precision) -> None:
     for operators, wanted in ((_GPU, precision), (_CPU, "ieee")):
         for operator in operators:
             operator.fp32_precision = wanted
+
+
+@contextmanager
+def same_bits() -> Iterator[None]:
+    """Let cuDNN choose in the body only among algorithms that give the same bits each time."""
+    before = _cudnn.deterministic
+    _cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        _cudnn.deterministic = before
 
 
 @contextmanager

@@ -24,7 +24,7 @@ SOURCE = Baggage(size=16, train=20, val=5, test=60)
 def model(tmp_path_factory) -> str:
     architecture = Architecture("small_cnn", {"width": 4})
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
+        torch.default_generator.manual_seed(3)
         net = architecture.build(3, 5)
     path = tmp_path_factory.mktemp("model") / "net.safetensors"
     save_model(path, net, ModelCard(architecture, SOURCE.classes, SOURCE.shape))

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     """Write weights, a model saved here, and photographs of which two of three are labelled as the network says."""
     folder = tmp_path_factory.mktemp("photographs")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         torch.save(torchvision.models.squeezenet1_1().state_dict(), folder / "w.pth")
     description = Pretrained(NAME, weights=str(folder / "w.pth"), geometry=Geometry(**GEOMETRY))
     classifier, card = description.load()

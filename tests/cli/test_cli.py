@@ -39,7 +39,7 @@ def made(tmp_path_factory):
     for name, classes in (("model", SOURCE.classes), ("odd", ("../../up", "/etc", "a\\b:c", "..", "ok"))):
         architecture = Architecture("small_cnn", {"width": 4})
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             net = architecture.build(3, 5)
         save_model(folder / f"{name}.safetensors", net, ModelCard(architecture, classes, SOURCE.shape, (0.5,), (0.25,)))
     images, _ = SOURCE.split("test").batch(range(5))

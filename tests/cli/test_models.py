@@ -25,7 +25,7 @@ VIT = {"image_size": 16, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidd
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         torch.save(torchvision.models.squeezenet1_1().half().state_dict(), folder / "w.pth")
         torch.save(torchvision.models.VisionTransformer(**VIT, num_classes=3).state_dict(), folder / "vit.pth")
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)

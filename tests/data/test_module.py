@@ -36,7 +36,7 @@ class Watch(pl.Callback):
 
 
 def _model():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     return LitClassifier(SmallCNN(3, 5, width=4))
 
 

@@ -302,7 +302,7 @@ def test_bad_arguments_are_named(options, message):
 
 
 def _train(tmp_path, epochs, perturbation, *, checkpoint=None, batch_size=16):
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     net = SmallCNN(3, 5, width=4, dropout=0.0)
     model = LitClassifier(net, optimizer=lambda p: torch.optim.Adam(p, lr=0.01), schedule="constant")
     statistics, logged = AugmentationStatistics(), []
@@ -357,7 +357,7 @@ def test_another_training_with_the_same_data_module_starts_with_an_empty_bank(tm
     data = RobustDataModule(SOURCE, train_perturbation=BANKED, batch_size=16)
     ends = []
     for _ in range(2):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = LitClassifier(SmallCNN(3, 5, width=4, dropout=0.0))
         trainer = pl.Trainer(
             max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

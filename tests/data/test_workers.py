@@ -33,7 +33,7 @@ def _batches(workers):
 
 
 def _trained(workers, folder):
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}), mean=[0.5], std=[0.25])
     trainer = pl.Trainer(
         max_epochs=2,

@@ -47,7 +47,7 @@ class Seen(pl.Callback):
 
 def fit_and_test(rank: int, world: int, folder: Path) -> None:
     """Train with augmentation and a bank, test under every condition, and write what came of it."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     # Without BatchNorm, whose statistics are each process's own.
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)

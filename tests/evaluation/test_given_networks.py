@@ -35,7 +35,7 @@ def _settings(weights, **changes):
 @pytest.fixture
 def weights(tmp_path):
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         net = Architecture("robustsigma.models.CifarResNet", {"depth": 8}).build(3, 5)
     torch.save(net.state_dict(), tmp_path / "net.pt")
     return tmp_path / "net.pt"

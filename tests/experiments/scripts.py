@@ -27,7 +27,7 @@ def untrained(folder):
     source = Baggage(size=16, train=150, val=10, test=60)
     architecture = Architecture(arguments={"width": 4})
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
+        torch.default_generator.manual_seed(3)
         net = architecture.build(3, len(source.classes))
     return str(save_model(folder / "net.safetensors", net, ModelCard(architecture, source.classes, source.shape)))
 

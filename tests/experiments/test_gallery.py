@@ -60,7 +60,7 @@ def test_photographs(tmp_path):
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(pixels).save(paths[-1])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         weights = squeezenet1_1(num_classes=4).half().state_dict()
     torch.save(weights, tmp_path / "net.pt")
     options = ["--network", "torchvision:squeezenet1_1", "--weights", str(tmp_path / "net.pt"), "--classes", "4"]

@@ -160,7 +160,7 @@ def test_adaptive_points_of_ig_lie_where_the_score_rises():
 
 def test_valid_gradients_are_those_of_credible_path():
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         net = SmallCNN(3, 4, width=4).double().eval()
     classifier, images = Classifier(net), torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     images = images.double()

@@ -32,7 +32,7 @@ def run(net, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def classifier():
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return Classifier(SmallCNN(3, 4, width=4)).eval()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PEERS = ("captum", "saliency", "torchattacks", "albumentations")
 
 
@@ -27,7 +28,7 @@ def run(tmp_path, monkeypatch):
     def call(*options):
         code = main(["--fast", "--repeats", "1", "--threads", str(torch.get_num_threads()),
                      "--work", str(tmp_path / "work"), "--out", str(tmp_path), *options])  # fmt: skip
-        path = tmp_path / f"speed_{'cuda' if torch.cuda.is_available() else 'cpu'}.json"
+        path = tmp_path / f"speed_{DEVICE}.json"
         return code, json.loads(path.read_text())
 
     return call
@@ -69,15 +70,18 @@ def test_the_fast_form_runs_and_goes_on(run, tmp_path, capsys):
     paths, steps = 2, 2 * 2
     assert found["SIGMA"]["counted"] == {"forwards": 1 + 3 * steps, "backwards": steps}
     assert peers["SIGMA"]["one by one"]["passes"] == {"forwards": paths + 4 * steps, "backwards": steps}
-    assert {path.name for path in tmp_path.glob("*.png")} == {"speed_cpu_efficiency.png", "speed_cpu_gap.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"speed_{DEVICE}_efficiency.png",
+        f"speed_{DEVICE}_gap.png",
+    }
     printed = capsys.readouterr().out
     assert "[6/6] small Gaps" in printed
     assert "efficiency" in printed
 
-    before = (tmp_path / "work" / "cpu" / "small" / "IG.json").read_bytes()
+    before = (tmp_path / "work" / DEVICE / "small" / "IG.json").read_bytes()
     _, again = run("--nets", "small", "--rows", "IG")
     assert again["nets"] == results["nets"]  # nothing was measured again, nothing was lost
-    assert (tmp_path / "work" / "cpu" / "small" / "IG.json").read_bytes() == before
+    assert (tmp_path / "work" / DEVICE / "small" / "IG.json").read_bytes() == before
 
 
 def test_a_profile_tells_what_takes_the_time(capsys):

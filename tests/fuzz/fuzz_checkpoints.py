@@ -33,7 +33,7 @@ ARGUMENTS = ("width", "classes", "channels", "strides", "dropout", "depth", "wei
 @lru_cache(maxsize=1)
 def _net() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return Architecture("small_cnn", {"width": 2}).build(1, 3).eval()
 
 

@@ -15,7 +15,7 @@ def test_as_many_weights_as_in_the_paper(depth, thousands):
 
 def test_by_name_with_one_channel():
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         net = Architecture("robustsigma.models.CifarResNet", {"depth": 14}).build(1, 3).eval()
     net.architecture.check_origin()
     images = torch.rand(2, 1, 20, 16, generator=torch.Generator().manual_seed(0))

@@ -40,7 +40,7 @@ class Wrapped(Net):
 
 def fresh(make, seed=0, **kwargs):
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return make(**kwargs).eval()
 
 

@@ -64,7 +64,7 @@ def test_only_layers_that_differ_are_exchanged():
 
 def test_a_padded_network_is_saved_copied_and_differs(tmp_path):
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         net = Architecture("torchvision:mobilenet_v2", {"width_mult": 0.25}, padding="same").build(3, 4)
     plain = torchvision.models.mobilenet_v2
     with torch.random.fork_rng(devices=[]):

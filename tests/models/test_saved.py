@@ -15,7 +15,7 @@ DOTTED = "robustsigma.models.small.SmallCNN"
 
 def _net(architecture=CARD.architecture, channels=1, seed=0):
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return architecture.build(channels, len(CLASSES))
 
 
@@ -54,7 +54,7 @@ def test_loading_neither_reads_nor_moves_the_global_generator(tmp_path):
     first = _logits(load_model(path)[0])
     assert torch.equal(torch.get_rng_state(), before)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(99)
+        torch.default_generator.manual_seed(99)
         torch.testing.assert_close(_logits(load_model(path)[0]), first, rtol=0, atol=0)
 
 

@@ -35,7 +35,7 @@ class Bomb:
 
 def net(seed=0):
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return ARCHITECTURE.build(3, 5)
 
 

@@ -19,7 +19,7 @@ PATH = Path(__file__).resolve().parents[2] / "experiments" / "stress_interrupts.
 def model(tmp_path_factory):
     architecture, source = Architecture("small_cnn", {"width": 4}), Baggage(size=16, train=20)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         net = architecture.build(3, 5)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     return save_model(path, net, ModelCard(architecture, source.classes, source.shape))

@@ -37,7 +37,7 @@ class Peak(pl.Callback):
 
 
 def _fit(tmp_path, *callbacks, conditions=None, checkpoint=None, epochs=3):
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}))
     conditions = conditions or {"clean": Identity(), "pgd": PGD(0.01, steps=2)}
     data = RobustDataModule(SOURCE, train_perturbation=FGSM(0.01), val_conditions=conditions, batch_size=10)

@@ -45,7 +45,7 @@ def _net():
 
 def _train(epochs):
     pytest.importorskip("mlxtend")
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = LitClassifier(
         _net(), mean=[0.5], std=[0.1], schedule="constant",
         optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),

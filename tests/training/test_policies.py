@@ -67,7 +67,7 @@ def test_training_uses_the_labels_for_samples_alone():
     """With weight 0 and every image a sample nothing is learnt; with half of them samples, something is."""
     walk = SigmaSample(Sigma(alpha=0.1, beta=0.1, objective="logit", paths=1, max_steps=3))
     for perturbation, moves in ((walk, False), (Mixture({walk: 0.5}), True), (FGSM(0.1), True)):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = LitClassifier(
             SmallCNN(3, 5, width=4), sample_labels=SampleLabels(weight=0.0), schedule="constant",
             optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
@@ -142,7 +142,7 @@ def test_a_batch_of_one_kind_is_one_pass(kind):
 @pytest.mark.parametrize("policy", ["joint", "separate", "auxiliary"])
 @pytest.mark.third_party_rng  # weights
 def test_trainings_under_each_policy(policy):
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = LitClassifier(SmallCNN(3, 5, width=4), batch_norm=policy)
     start = copy.deepcopy(model.classifier.net.features[0][1])
     data = RobustDataModule(SOURCE, train_perturbation=Mixture({GaussianNoise(0.3): 0.5}), batch_size=20)

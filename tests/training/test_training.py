@@ -12,7 +12,7 @@ pytestmark = pytest.mark.third_party_rng  # weights and dropout
 
 
 def _fit(tmp_path, callbacks, perturbation=None, epochs=2, **options):
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}), mean=[0.5], std=[0.25], **options)
     data = RobustDataModule(SOURCE, train_perturbation=perturbation, batch_size=16)
     trainer = pl.Trainer(
@@ -77,7 +77,7 @@ def test_constant_schedule_keeps_the_rate(tmp_path):
 
 def test_perturbing_leaves_no_gradient_in_the_parameters(tmp_path):
     """One SGD step of rate 1 on FGSM images moves weights by the loss's gradient at those images, no more."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     model = LitClassifier(network("small_cnn", 3, 5, {"width": 4, "dropout": 0.0}), schedule="constant",
                           optimizer=lambda p: torch.optim.SGD(p, lr=1.0))  # fmt: skip
     before = {name: value.detach().clone() for name, value in model.classifier.net.named_parameters()}
