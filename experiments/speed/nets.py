@@ -58,8 +58,8 @@ _CPU = {
 }
 _GPU = {
     "small": Scale(64, 10, (64, 256, 1024, 2048), 128, 64, 4, walk=20, steps=32, training=256),
-    "resnet18": Scale(224, 1000, (64, 128, 256, 445), 128, 64, 2, walk=10, steps=32, training=64),
-    "vit": Scale(224, 1000, (32, 64, 128, 256), 64, 32, 1, walk=4, steps=32, training=32),
+    "resnet18": Scale(224, 1000, (64, 128, 256, 445), 128, 64, 2, walk=5, steps=32, training=64),
+    "vit": Scale(224, 1000, (32, 64, 128, 256), 32, 16, 1, walk=3, steps=32, training=32),
 }
 _FAST = {
     "small": Scale(16, 5, (2, 4), 3, 2, 1, paths=2, walk=2, steps=3, training=12),
