@@ -58,11 +58,12 @@ def caption(results: dict[str, Any]) -> str:
     counts = [cell["n"] for cell in results["cells"] if cell["metric"] in ("sic", "aic")]
     few = f" (SIC and AIC: {min(counts)} to {max(counts)})" if counts else ""
     accuracy = model["accuracy"]
-    threads = text.count(run["hardware"]["threads"], "thread")
+    threads, processes = text.count(run["hardware"]["threads"], "thread"), run["hardware"].get("processes", 1)
+    shared = f"{processes} processes of {threads}" if processes > 1 else threads
     return (
         f"{dataset['name']}, {dataset['images']} test images that the network gets right{few}, accuracy "
         f"{text.percent(accuracy['mean'])} % of {accuracy['n']}, one network, {text.duration(run['seconds'])} on "
-        f"{run['hardware']['device']} with {threads}, torch {run['versions']['torch']}. "
+        f"{run['hardware']['device']} with {shared}, torch {run['versions']['torch']}. "
         "Bold: ahead of the second, its paired 95 % interval leaves zero out. \u2248: random maps are not beaten."
     )
 

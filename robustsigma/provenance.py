@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from PIL import features
 
+from robustsigma.processes import together
+
 _PACKAGES = ("robustsigma", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow")
 
 
@@ -34,7 +36,12 @@ class Provenance:
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": time.perf_counter() - self._start,
             "versions": _versions(),
-            "hardware": {"device": _device_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+            "hardware": {
+                "device": _device_name(),
+                "cores": os.cpu_count(),
+                "processes": together(),
+                "threads": torch.get_num_threads(),  # of each
+            },
         }
 
 

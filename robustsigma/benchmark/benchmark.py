@@ -16,12 +16,14 @@ from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.settings import Benchmark
 from robustsigma.benchmark.table import Table
 from robustsigma.engine.metrics import Skip
+from robustsigma.engine.precision import same_bits
 from robustsigma.files import write_atomically
 from robustsigma.processes import Processes
 from robustsigma.provenance import Provenance
 from robustsigma.report import AttributionReport, print_attribution_table, write_attribution_report
 
 
+@same_bits()
 def benchmark(
     settings: Benchmark, out: str | Path, *, console: Console | None = None, command: str | None = None
 ) -> AttributionReport:

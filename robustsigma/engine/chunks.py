@@ -1,8 +1,14 @@
-"""Parts of about equal size, so that no pass is of the few images that were left over."""
+"""Parts of a whole that fill passes, of which none is of the few images that were left over."""
 
 from __future__ import annotations
 
 
-def even(count: int, most: int) -> int:
-    """Return the size of parts, at most `most`, into which `count` items split with the fewest and evenest parts."""
-    return -(-count // max(1, -(-count // most)))
+def sizes(count: int, most: int) -> list[int]:
+    """Return the sizes of the fewest parts of `count` items: of `most` each, the last two even where little is left."""
+    full, rest = divmod(count, most)
+    if full == 0 or rest == 0:
+        return [most] * full if full else [count]
+    if 2 * rest >= most:
+        return [*[most] * full, rest]
+    half = (most + rest) // 2
+    return [*[most] * (full - 1), most + rest - half, half]

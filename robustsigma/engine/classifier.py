@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustsigma.engine import validation
-from robustsigma.engine.chunks import even
+from robustsigma.engine.chunks import sizes
 from robustsigma.engine.fast_net import FastNet
 from robustsigma.engine.precision import full_precision, tf32
 from robustsigma.engine.validation import choice, fail, integer, target_range
@@ -277,8 +277,8 @@ class Classifier(nn.Module):
     def _in_chunks(run: Callable[..., Any], size: int, *tensors: Tensor) -> Any:
         if len(tensors[0]) <= size:
             return run(*tensors)
-        size = even(len(tensors[0]), size)
-        parts = [run(*chunk) for chunk in zip(*(t.split(size) for t in tensors), strict=True)]
+        lengths = sizes(len(tensors[0]), size)
+        parts = [run(*chunk) for chunk in zip(*(t.split(lengths) for t in tensors), strict=True)]
         if isinstance(parts[0], tuple):
             return tuple(torch.cat(column) for column in zip(*parts, strict=True))
         return torch.cat(parts)

@@ -72,7 +72,10 @@ def _set(precision: Precision) -> None:
 
 @contextmanager
 def same_bits() -> Iterator[None]:
-    """Let cuDNN choose in the body only among algorithms that give the same bits each time."""
+    """Let cuDNN choose in the body only among algorithms that give the same bits each time.
+
+    Runs that may be interrupted ask for it: what goes on then ends as what never stopped.
+    """
     before = _cudnn.deterministic
     _cudnn.deterministic = True
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from robustsigma.engine.precision import same_bits
 from robustsigma.evaluation import results as numbers
 from robustsigma.evaluation.curves import curve_entries
 from robustsigma.evaluation.diagnosis import Diagnosis
@@ -29,6 +30,7 @@ from robustsigma.provenance import Provenance
 from robustsigma.report import RobustnessReport, print_table, write_report
 
 
+@same_bits()
 def evaluate(
     settings: Evaluation, out: str | Path, *, console: Console | None = None, command: str | None = None
 ) -> RobustnessReport:

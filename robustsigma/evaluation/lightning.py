@@ -13,7 +13,6 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from robustsigma.engine import noise
-from robustsigma.engine.precision import same_bits
 from robustsigma.training import AtomicCheckpointIO
 
 
@@ -38,13 +37,10 @@ def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
 
 @contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
-    """Seed the global generators, which initialisers and dropout draw from, and give them back as they were.
-
-    Inside, a GPU's convolutions give the same bits each time: a training that goes on ends as one that never stopped.
-    """
+    """Seed the global generators, which initialisers and dropout draw from, and give them back as they were."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     key = int(noise.fold(torch.tensor([seed]), name)[0])
-    with torch.random.fork_rng(devices=devices), same_bits():
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(key)
         yield
 

@@ -184,3 +184,21 @@ def _picture(path):
     assert path.stat().st_size < 200_000
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"), dtype=float)
+
+
+def test_rounding(run):
+    made = script("rounding")
+    values = torch.tensor([1.0, 1 + 2**-11, 1 + 2**-10, -3.14159265, 1e-30, 6e4])
+    rounded = made.to_tf32(values)
+    assert rounded[:3].tolist() == [1.0, 1 + 2**-10, 1 + 2**-10]  # halves go away from zero
+    torch.testing.assert_close(rounded, values, rtol=2**-11, atol=0)
+    assert not (rounded.view(torch.int32) & 0x1FFF).any()
+    found, printed = run("rounding", "--images", "2")
+    of = found["net"]["SIGMA"]
+    assert set(of) == set(made.ROUNDINGS)
+    off = {name: row["end off"]["mean"] for name, row in of.items()}
+    assert 0 < off["single"] < off["TF32"]
+    assert off["gradients in TF32"] == off["gradients in bfloat16"] == off["single"]  # gradients do not lead the walk
+    ranks = {name: row["ranks"]["mean"] for name, row in found["net"]["IG"].items()}
+    assert ranks["single"] > ranks["TF32"] == ranks["gradients in TF32"] > ranks["gradients in bfloat16"] > 0.9
+    assert "net, IG, against double precision" in printed

@@ -177,3 +177,12 @@ def test_every_row(run, tmp_path):
     assert rows["Training"]["regimes"]["sigma"]["passes"]["forwards"] > 0
     assert set(rows["Data"]["parts"]) == {"generation", "loading", "loading and augmentation"}
     assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("speed_*.json")), ids=lambda path: path.stem)
+def test_the_readme_says_what_was_measured(path):
+    from experiments.speed.readme import markdown
+
+    results = json.loads(path.read_text(encoding="utf-8"))
+    assert markdown(results) in (ROOT / "README.md").read_text(encoding="utf-8")
+    check(results, ROOT / "results")

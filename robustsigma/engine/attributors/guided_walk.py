@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.attributors.base import Attribution, shares
-from robustsigma.engine.chunks import even
+from robustsigma.engine.chunks import sizes
 from robustsigma.engine.classifier import Classifier, Score, pick
 
 # Rows walked at once, in chunks of the classifier.
@@ -82,7 +82,7 @@ class GuidedWalk:
             return
         self.curve[rows, 0] = self.start[self.image_of[rows]]
         most = _CHUNKS_PER_GROUP * guide.classifier.chunk_for(self.images)
-        for group in rows.split(even(len(rows), most)):
+        for group in rows.split(sizes(len(rows), most)):
             self._run(guide, group, steps)
 
     def _run(self, guide: Guide, rows: Tensor, steps: int) -> None:

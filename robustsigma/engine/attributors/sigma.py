@@ -14,7 +14,7 @@ from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Given, given
 from robustsigma.engine.attributors.image_range import AUTHORS_UNIT, RANGE_MODES, AuthorsRange, RangeMode
 from robustsigma.engine.attributors.spsa_walk import SpsaWalk, Walk
-from robustsigma.engine.chunks import even
+from robustsigma.engine.chunks import sizes
 from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
 from robustsigma.engine.noise import NOISES, Noise
 
@@ -249,10 +249,10 @@ class Sigma(Attributor):
             got = f"shape {tuple(self.patterns.tensor.shape)}"
             raise validation.fail("patterns", f"shape (steps, paths, {', '.join(map(str, images.shape[1:]))})", got)
         size = max(1, _CHUNKS_PER_GROUP * classifier.chunk_for(images) // len(paths))
-        size = even(len(images), size)
+        lengths = sizes(len(images), size)
         path = torch.arange(paths.start, paths.stop, device=images.device)
         walks = []
-        for group in zip(*(t.split(size) for t in (images, target, start, seeds)), strict=True):
+        for group in zip(*(t.split(lengths) for t in (images, target, start, seeds)), strict=True):
             x, at, confidence, keys = (t.repeat_interleave(len(paths), 0) for t in group)
             walk = SpsaWalk(self, classifier, x, at, keys, path.repeat(len(group[0])))
             walks.append(walk.run(confidence, gradients=gradients))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustsigma.engine.chunks import even
+from robustsigma.engine.chunks import sizes
 from robustsigma.engine.metrics.base import Subject
 
 
@@ -28,10 +28,9 @@ def score_copies(
         target: int64 (B,); the subject's if None.
     """
     target = subject.target if target is None else target
-    size = even(len(subject) * count, subject.classifier.chunk_for(subject.images))
-    device, parts = subject.images.device, []
-    for start in range(0, len(subject) * count, size):
-        at = torch.arange(start, min(start + size, len(subject) * count), device=device)
+    every = torch.arange(len(subject) * count, device=subject.images.device)
+    parts = []
+    for at in every.split(sizes(len(every), subject.classifier.chunk_for(subject.images))):
         rows, copies = at // count, at % count
         parts.append(read(subject.classifier.logits(make(rows, copies)), target[rows]))
     joined = torch.cat(parts)

@@ -1,0 +1,134 @@
+"""What rounding does to attributions: why passes are made in full precision, whatever PyTorch is set to.
+
+    python experiments/rounding.py                                              # baggage scans
+    python experiments/rounding.py --config YOURS.yaml --name rounding_NETWORK  # as `robustsigma benchmark` has
+
+On GPUs PyTorch rounds what convolutions multiply to TF32 (10 bits) unless told otherwise. Against the same method in
+double precision: how alike the ranks of the pixels are (Spearman), for SIGMA also whether the walk took as many steps,
+and how far its end is off, as a share of the way walked. In single precision; with every pass in TF32; with gradient
+passes alone in TF32 or in bfloat16, as `Classifier(gradient_dtype=...)` allows. TF32 is emulated: inputs and weights of
+convolutions and linear layers are rounded, gradients that come back are not. Writes results/rounding.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from shared.options import parser
+from shared.output import command, interval, table, write
+from shared.scores import about
+from shared.subjects import Scene
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from robustsigma import Attribution, Attributor, IntegratedGradients, Sigma
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.metrics import mean_interval
+from robustsigma.engine.metrics.interval import as_dict
+from robustsigma.engine.metrics.ranking import spearman
+from robustsigma.provenance import Provenance
+
+_MULTIPLY = (F.conv2d, F.linear, torch.matmul, torch.bmm, torch.addmm)
+_DROPPED = 13  # of the 23 bits that single precision has behind the point
+
+
+def to_tf32(x: Tensor) -> Tensor:
+    """Return values rounded to TF32, with the gradient of values that are not."""
+    bits = x.detach().contiguous().view(torch.int32)
+    rounded = ((bits + (1 << (_DROPPED - 1))) >> _DROPPED << _DROPPED).view(torch.float32)
+    return x + (rounded - x.detach())
+
+
+class Tf32(TorchFunctionMode):
+    """Rounds what is multiplied in the body, as a GPU's matrix units do."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _MULTIPLY:
+            args = tuple(to_tf32(x) if place < 2 and x.dtype == torch.float32 else x for place, x in enumerate(args))
+        return func(*args, **(kwargs or {}))
+
+
+class GradientsInTf32(Classifier):
+    """Emulates `gradient_dtype="tf32"`."""
+
+    def _gradients(self, *args: Any) -> tuple[Tensor, ...]:
+        with Tf32():
+            return super()._gradients(*args)
+
+
+def alike(classifier: Classifier, kind: type[Classifier], dtype: torch.dtype, **options: Any) -> Classifier:
+    """Return a classifier of the same network in a precision."""
+    mean, std = classifier.mean.flatten().tolist(), classifier.std.flatten().tolist()
+    return kind(classifier.net.to(dtype), mean=mean, std=std, **options)
+
+
+Kind = tuple[type[Classifier], dict[str, Any], Callable[[], AbstractContextManager[Any]]]
+ROUNDINGS: dict[str, Kind] = {
+    "single": (Classifier, {}, nullcontext),
+    "TF32": (Classifier, {}, Tf32),
+    "gradients in TF32": (GradientsInTf32, {}, nullcontext),
+    "gradients in bfloat16": (Classifier, {"gradient_dtype": torch.bfloat16}, nullcontext),
+}
+
+
+def compare(result: Attribution, exact: Attribution, images: Tensor, *, walks: bool) -> dict[str, Any]:
+    """Return means with intervals over images."""
+    found = {"ranks": spearman(result.heatmap().double(), exact.heatmap())}
+    if walks:
+        off, way = (d.flatten(1).norm(dim=1) for d in (result.endpoint - exact.endpoint, exact.endpoint - images))
+        found["same steps"] = (result.steps == exact.steps).double().mean(1)
+        found["end off"] = torch.where(way > 0, off / way, 0)
+    told = {name: values.double()[values.isfinite()].numpy() for name, values in found.items()}  # of a flat map nothing
+    return {name: as_dict(mean_interval(values)) if len(values) else {} for name, values in told.items()}
+
+
+def look(classifier: Classifier, method: Attributor, scene: Scene, targets: Tensor) -> dict[str, Any]:
+    """Return what each rounding changes of a method."""
+    images, walks = scene.images.double(), isinstance(method, Sigma)
+    exact = method(alike(classifier, Classifier, torch.float64), images, targets, seed=scene.seeds)
+    found = {}
+    for name, (kind, options, rounding) in ROUNDINGS.items():
+        rounded = alike(classifier, kind, torch.float32, **options)
+        with rounding():
+            result = method(rounded, scene.images, targets, seed=scene.seeds)
+        found[name] = compare(result, exact, images, walks=walks)
+    return found
+
+
+def methods(options: argparse.Namespace) -> dict[str, Attributor]:
+    """Return what is compared."""
+    walk: dict[str, Any] = {"alpha": 0.005, "beta": 0.1, "objective": "logit", "paths": 1}
+    return {
+        "SIGMA": Sigma(**walk, max_steps=options.max_steps),
+        "IG": IntegratedGradients(steps=options.steps),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    made = parser(__doc__, images=40)
+    made.add_argument("--max-steps", type=int, default=100, help="of SIGMA's walk")
+    made.add_argument("--steps", type=int, default=32, help="of Integrated Gradients")
+    options = made.parse_args(arguments)
+    if options.fast:
+        options.images, options.max_steps, options.steps = min(options.images, 3), 4, 3
+    provenance = Provenance(command("rounding", arguments))
+    scene, found = Scene(options, "rounding"), {}
+    every = methods(options)
+    for model, classifier, targets in scene.networks():
+        found[model] = {name: look(classifier, method, scene, targets) for name, method in every.items()}
+        for name, of in found[model].items():
+            columns = list(of["single"])
+            print(f"{model}, {name}, against double precision")
+            print(table(["", *columns], [[said, *(interval(row[c]) for c in columns)] for said, row in of.items()]))
+    settings = {name: repr(method) for name, method in every.items()}
+    print(write(options, "rounding", {**found, "settings": settings, "about": about(scene.run)}, provenance))
+
+
+if __name__ == "__main__":
+    main()
