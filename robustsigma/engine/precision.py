@@ -105,11 +105,12 @@ def full_precision() -> Iterator[None]:
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Round to TF32 on GPUs in the body, inside `full_precision`; other threads' passes meanwhile too."""
-    with _lock:
-        _set("tf32")
-    try:
-        yield
-    finally:
+    """Round to TF32 on GPUs in the body, and no further; other threads' passes meanwhile too."""
+    with full_precision():
         with _lock:
-            _set("ieee")
+            _set("tf32")
+        try:
+            yield
+        finally:
+            with _lock:
+                _set("ieee")

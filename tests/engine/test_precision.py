@@ -89,6 +89,9 @@ def test_the_users_settings_come_back(users):
             assert [operator.fp32_precision for operator in _GPU] == ["tf32"] * len(_GPU)
         assert exact()
     assert state() == users
+    with tf32():
+        assert [operator.fp32_precision for operator in _GPU] == ["tf32"] * len(_GPU)
+    assert state() == users
     with pytest.raises(RuntimeError, match="midway"), full_precision():
         raise RuntimeError("midway")
     assert state() == users

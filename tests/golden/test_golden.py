@@ -6,7 +6,7 @@ Tolerances are of the distance to the stored array over its length, or over `FLO
 - double precision on any CPU: 1e-9, as sums are taken in other orders (torch 2.13.0 and 2.14.1 agree bit for bit here);
 - single precision: 5e-4;
 - gradients in bfloat16: 0.1, and 0.75 for methods that take signs of gradients or choose pixels by them, which jump;
-- a CUDA device: 1e-6 in double precision, 5e-3 in single (its convolutions may round to TF32).
+- a CUDA device: 1e-6 in double precision, 5e-3 in single (sums in other orders, which walks and signs amplify).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.engine import validation
-from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.classifier import Classifier, at_least_single
 from robustsigma.engine.perturbations.ball import Norm
 
 SPELLINGS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}  # theirs and ours
@@ -45,24 +45,39 @@ class Victim(nn.Module):
 
 
 class _Logits(torch.autograd.Function):
-    """Logits whose graph is not kept: the backward pass runs the network again, in chunks that fit the memory.
+    """Logits whose graph is kept where it fits the memory; else the backward pass runs the network again, in chunks.
 
-    Attacks keep graphs of whole batches. This costs a forward pass a gradient, gives a network without gradients a
-    zero one, and contiguous gradients, since torchattacks calls .view() on them.
+    Attacks keep graphs of whole batches, which chunks are there to avoid: the second way costs a forward pass a
+    gradient. Both give a network without gradients a zero one, and contiguous gradients, since torchattacks calls
+    .view() on them.
     """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, classifier: Classifier) -> Tensor:
         ctx.save_for_backward(images)
-        ctx.classifier = classifier
-        return classifier.logits(images)
+        ctx.classifier, ctx.graph = classifier, None
+        # Passes that may round give other logits than the attack is to see.
+        if len(images) > classifier.chunk_for(images) or classifier.gradient_dtype is not None:
+            return classifier.logits(images)
+        with torch.enable_grad():
+            at = images.detach().requires_grad_(True)
+            logits = classifier(at)
+        ctx.graph = at, logits
+        return at_least_single(logits.detach()).clone()
 
     @staticmethod
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None]:
         (images,) = ctx.saved_tensors
-        with torch.enable_grad():
-            _, gradient = ctx.classifier.gradient_of(lambda z, w: (z * w).sum(), images, weights[0])
-        return gradient.contiguous(), None
+        if ctx.graph is None:
+            with torch.enable_grad():
+                _, gradient = ctx.classifier.gradient_of(lambda z, w: (z * w).sum(), images, weights[0])
+            return gradient.contiguous(), None
+        at, logits = ctx.graph
+        if not logits.requires_grad:
+            return torch.zeros_like(images), None
+        # An attack may go back several times, once for each class.
+        (gradient,) = torch.autograd.grad(logits, at, weights[0].to(logits), retain_graph=True, allow_unused=True)
+        return torch.zeros_like(images) if gradient is None else gradient.contiguous(), None
 
 
 @lru_cache(maxsize=1)

@@ -149,6 +149,19 @@ def test_chunks_of_the_network_are_bounded_in_both_directions():
     assert torch.allclose(got, attack(whole, x, y, seed=seed), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["PGD", "DeepFool", "CW"])
+def test_a_graph_that_fits_is_kept_and_one_that_does_not_is_made_again(name):
+    made = {}
+    for chunk in (5, 2):
+        counter = cases.PassCounter(cases.mlp().double())
+        clf, x, y, seed = problem(counter, count=5, chunk_size=chunk)
+        counter.reset()
+        made[chunk] = TorchAttack(name, steps=3).apply(clf, x, y, seed=seed).images
+        if name == "PGD":
+            assert (counter.forwards, counter.backwards) == ((1 + 15, 15) if chunk == 5 else (1 + 30, 15))
+    torch.testing.assert_close(made[5], made[2])
+
+
 def test_modes_of_submodules_come_back():
     """torchattacks calls .train() on the whole network; a frozen part would be switched on."""
     clf, x, y, seed = problem(cases.cnn_bn_dropout())
