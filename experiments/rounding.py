@@ -7,7 +7,8 @@ On GPUs PyTorch rounds what convolutions multiply to TF32 (10 bits) unless told 
 double precision: how alike the ranks of the pixels are (Spearman), for SIGMA also whether the walk took as many steps,
 and how far its end is off, as a share of the way walked. In single precision; with every pass in TF32; with gradient
 passes alone in TF32 or in bfloat16, as `Classifier(gradient_dtype=...)` allows. TF32 is emulated: inputs and weights of
-convolutions and linear layers are rounded, gradients that come back are not. Writes results/rounding.json.
+convolutions and linear layers are rounded, gradients that come back are not. For networks without attention. Writes
+results/rounding.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from shared.options import parser
 from shared.output import command, interval, table, write
 from shared.scores import about
 from shared.subjects import Scene
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from robustsigma import Attribution, Attributor, IntegratedGradients, Sigma
@@ -33,7 +34,7 @@ from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.metrics.ranking import spearman
 from robustsigma.provenance import Provenance
 
-_MULTIPLY = (F.conv2d, F.linear, torch.matmul, torch.bmm, torch.addmm)
+_MULTIPLY = (F.conv2d, F.linear)
 _DROPPED = 13  # of the 23 bits that single precision has behind the point
 
 
@@ -41,7 +42,7 @@ def to_tf32(x: Tensor) -> Tensor:
     """Return values rounded to TF32, with the gradient of values that are not."""
     bits = x.detach().contiguous().view(torch.int32)
     rounded = ((bits + (1 << (_DROPPED - 1))) >> _DROPPED << _DROPPED).view(torch.float32)
-    return x + (rounded - x.detach())
+    return torch.where(x.isfinite(), x + (rounded - x.detach()), x)
 
 
 class Tf32(TorchFunctionMode):
@@ -121,6 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
     scene, found = Scene(options, "rounding"), {}
     every = methods(options)
     for model, classifier, targets in scene.networks():
+        if any(isinstance(module, nn.MultiheadAttention) for module in classifier.modules()):
+            raise SystemExit(f"{model}: expected a network without attention, whose products are not emulated")
         found[model] = {name: look(classifier, method, scene, targets) for name, method in every.items()}
         for name, of in found[model].items():
             columns = list(of["single"])

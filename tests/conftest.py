@@ -47,6 +47,7 @@ def _flags() -> dict[str, object]:
         "anomaly": torch.is_anomaly_enabled(),
         "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
         "matmul precision": torch.get_float32_matmul_precision(),
+        "convolution precision": (torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.allow_tf32),
     }
 
 

@@ -74,7 +74,8 @@ def ig(case: Case, to: Rounding) -> Row:
     few, steps = case.first(case.scale.few), case.scale.steps
     rule = IntegratedGradients(steps)
     others = (_captum(few, rule),) if to == "tf32" else ()
-    return _row(few, rule, to, attributor_rows.points(few, steps, 2), 0.3, *others)
+    most = 0.05 if to == "tf32" else 0.3
+    return _row(few, rule, to, attributor_rows.points(few, steps, 2), most, *others)
 
 
 def sigma(case: Case, to: Rounding) -> Row:

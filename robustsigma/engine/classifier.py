@@ -83,7 +83,6 @@ class Classifier(nn.Module):
         self._classes: int | None = None  # of the last pass
         self._first: Tensor | None = None  # some outputs of the first pass of a method
         self._fast = FastNet()
-        self._rounds = False  # in a gradient pass that rounds
         self.chunk_size = chunk_size
         self.gradient_dtype = gradient_dtype
         self.mean: Tensor
@@ -103,7 +102,7 @@ class Classifier(nn.Module):
             if len(statistic) not in (1, channels):
                 raise fail(name, f"1 or {channels} numbers, one per channel of the images", len(statistic))
         scaled = (images - self.mean.to(images.dtype)) / self.std.to(images.dtype)
-        output = self._fast(self.net, scaled, rounds=self._rounds)
+        output = self._fast(self.net, scaled)
         logits = getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -217,7 +216,7 @@ class Classifier(nn.Module):
         """
 
         def run(chunk: Tensor, at: Tensor) -> tuple[Tensor, ...]:
-            with self._rounding():
+            with tf32() if self.gradient_dtype == "tf32" else nullcontext():
                 return self._gradients(objectives, chunk.detach().requires_grad_(True), at)
 
         found: tuple[Tensor, ...] = self.chunked(run, images, target)
@@ -242,16 +241,6 @@ class Classifier(nn.Module):
         """Return what the forward half of a gradient pass runs under."""
         dtype = self.gradient_dtype
         return torch.autocast(device, dtype) if isinstance(dtype, torch.dtype) else nullcontext()
-
-    @contextmanager
-    def _rounding(self) -> Iterator[None]:
-        """Let the gradient passes of the body round as far as `gradient_dtype` says."""
-        self._rounds = self.gradient_dtype is not None
-        try:
-            with tf32() if self.gradient_dtype == "tf32" else nullcontext():
-                yield
-        finally:
-            self._rounds = False
 
     def chunk_for(self, images: Tensor) -> int:
         """Return how many images like these go through the network at once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,16 +51,20 @@ class _Settings:
         if self.products is not None:
             torch.set_float32_matmul_precision(self.products)
         for operator, precision in zip((*_GPU, *_CPU), self.operators, strict=True):
+            operator.fp32_precision = "none"
             if operator.fp32_precision != precision:  # what is inherited stays so
                 operator.fp32_precision = precision
 
 
 _users: _Settings | None = None
+_now: Precision = "ieee"
 
 
 def _set(precision: Precision) -> None:
-    """Set both ways alike, so that code inside may read either."""
+    """Set both ways alike, so that code inside may read either, unless the user has mixed the two."""
+    global _now
     assert _users is not None
+    _now = precision
     if _users.convolutions is not None:
         _cudnn.allow_tf32 = precision == "tf32"
     if _users.products is not None:
@@ -71,46 +75,50 @@ def _set(precision: Precision) -> None:
 
 
 @contextmanager
-def same_bits() -> Iterator[None]:
-    """Let cuDNN choose in the body only among algorithms that give the same bits each time.
-
-    Runs that may be interrupted ask for it: what goes on then ends as what never stopped.
-    """
-    before = _cudnn.deterministic
-    _cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        _cudnn.deterministic = before
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Compute in the body without rounding to TF32 or below, whatever the user has set, which then comes back."""
+def _at(precision: Precision) -> Iterator[None]:
     global _within, _users
     with _lock:
         if _within == 0:
             _users = _Settings.now()
-            _set("ieee")
+        before: Precision = _now if _within > 0 else "ieee"
+        _set(precision)
         _within += 1
     try:
         yield
     finally:
         with _lock:
             _within -= 1
-            if _within == 0:
+            if _within > 0:
+                _set(before)
+            else:
                 assert _users is not None
                 _users.restore()
 
 
-@contextmanager
-def tf32() -> Iterator[None]:
+def full_precision() -> AbstractContextManager[None]:
+    """Compute in the body without rounding to TF32 or below, whatever the user has set, which then comes back."""
+    return _at("ieee")
+
+
+def tf32() -> AbstractContextManager[None]:
     """Round to TF32 on GPUs in the body, and no further; other threads' passes meanwhile too."""
-    with full_precision():
-        with _lock:
-            _set("tf32")
-        try:
-            yield
-        finally:
-            with _lock:
-                _set("ieee")
+    return _at("tf32")
+
+
+def rounds(device: torch.device) -> bool:
+    """Return whether convolutions on a device round what they multiply, as things are."""
+    return torch.is_autocast_enabled(device.type) or (device.type == "cuda" and _cudnn.conv.fp32_precision == "tf32")
+
+
+@contextmanager
+def same_bits() -> Iterator[None]:
+    """Let cuDNN choose in the body only among algorithms that give the same bits each time, and not by their speed.
+
+    Runs that may be interrupted ask for it, so that what goes on ends as what never stopped.
+    """
+    before = _cudnn.deterministic, _cudnn.benchmark
+    _cudnn.deterministic, _cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        _cudnn.deterministic, _cudnn.benchmark = before

@@ -16,6 +16,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.metrics import mean_interval, paired_difference
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.perturbations import GaussianNoise
+from robustsigma.engine.precision import same_bits
 from robustsigma.evaluation.held_out import held_out
 from robustsigma.evaluation.lightning import quiet
 from robustsigma.evaluation.matrix import Table
@@ -119,6 +120,7 @@ class SweepRun(Run):
         return {**names, **of, "columns": columns, "best": best, "rows": rows}
 
 
+@same_bits()
 def sweep_noise(settings: Evaluation, out: Path, console: Console, processes: Processes | None = None) -> Swept:
     """Finish the sweep of an evaluation in the subfolder `sweep`, whose `table.json` then has its tables.
 

@@ -519,6 +519,33 @@ def test_an_error_of_the_network_is_its_own():
     assert not classifier._fast._folded
 
 
+def test_passes_may_take_turns_in_their_order(monkeypatch):
+    """As on a GPU, where gradient passes may round and others do not."""
+    net, (images, labels) = lively(Block(usual)), given()
+    classifier = Classifier(net)
+    wanted = expected(net, images, labels)
+    with classifier.frozen():
+        for turn in range(4):
+            monkeypatch.setattr(fast_net, "faster_last", lambda device, turn=turn: turn % 2 == 0)
+            torch.testing.assert_close(classifier.score_and_gradient(images, labels), wanted)
+        kept = classifier._fast._folded
+        assert set(kept) == {torch.channels_last, torch.contiguous_format}
+        for order, pairs in kept.items():
+            assert pairs
+            assert all(weight.is_contiguous(memory_format=order) for weight, _ in pairs.values())
+    assert not classifier._fast._folded
+
+
+def test_a_network_that_needs_its_order_keeps_it(monkeypatch):
+    net, (images, labels) = lively(Block(lambda net, x: usual(net, x.view(len(x), -1).view(x.shape)))), given()
+    classifier, wanted = Classifier(net), expected(net, images, labels)
+    with classifier.frozen():
+        for last in (False, True, True, False):
+            monkeypatch.setattr(fast_net, "faster_last", lambda device, last=last: last)
+            torch.testing.assert_close(classifier.score_and_gradient(images, labels), wanted)
+        assert set(classifier._fast._folded) == {torch.contiguous_format}
+
+
 def test_low_precision_is_not_folded():
     net = lively(Block(usual)).bfloat16()
     images, _ = given()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import backends, nn
 
-from robustsigma.engine.precision import _CPU, _GPU, full_precision, tf32
+from robustsigma.engine.precision import _CPU, _GPU, full_precision, rounds, same_bits, tf32
 
 _OPERATORS = (*_GPU, *_CPU)
 
@@ -59,6 +59,18 @@ def newer_products():
     backends.cuda.matmul.fp32_precision = "tf32"
 
 
+def everything_tf32():
+    backends.fp32_precision = "tf32"
+
+
+def cudnn_tf32():
+    backends.cudnn.fp32_precision = "tf32"
+
+
+def cpus_bfloat16():
+    backends.mkldnn.fp32_precision = "bf16"
+
+
 USERS = [
     lambda: None,
     convolutions_exact,
@@ -67,19 +79,29 @@ USERS = [
     products_tf32,
     newer_convolutions,
     newer_products,
+    everything_tf32,
+    cudnn_tf32,
+    cpus_bfloat16,
 ]
 
 
-@pytest.fixture(params=USERS, ids=lambda setting: setting.__name__)
-def users(request):
+@pytest.fixture
+def settings_come_back():
     before = [operator.fp32_precision for operator in _OPERATORS]
     convolutions, products = backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    request.param()
-    yield state()
+    parents = [backends.fp32_precision, backends.cudnn.fp32_precision, backends.mkldnn.fp32_precision]
+    yield
+    backends.fp32_precision, backends.cudnn.fp32_precision, backends.mkldnn.fp32_precision = parents
     backends.cudnn.allow_tf32 = convolutions
     torch.set_float32_matmul_precision(products)
     for operator, precision in zip(_OPERATORS, before, strict=True):
         operator.fp32_precision = precision
+
+
+@pytest.fixture(params=USERS, ids=lambda setting: setting.__name__)
+def users(request, settings_come_back):
+    request.param()
+    return state()
 
 
 def test_the_users_settings_come_back(users):
@@ -97,20 +119,58 @@ def test_the_users_settings_come_back(users):
     assert state() == users
 
 
+@pytest.mark.usefixtures("settings_come_back")
+@pytest.mark.parametrize(("first", "second"), [("tf32", "ieee"), ("ieee", "tf32")])
+def test_what_was_inherited_is_inherited_again(first, second):
+    backends.fp32_precision = first
+    with full_precision():
+        pass
+    backends.fp32_precision = second
+    inherited = (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv)
+    assert [operator.fp32_precision for operator in inherited] == [second] * 3
+
+
+def test_each_holds_to_its_own_end():
+    before = state()
+    with pytest.raises(RuntimeError, match="midway"), full_precision(), tf32():  # noqa: PT012
+        with full_precision():
+            assert exact()
+        assert not exact()
+        with tf32():
+            pass
+        assert backends.cudnn.conv.fp32_precision == "tf32"
+        raise RuntimeError("midway")
+    assert state() == before
+
+
+def test_the_same_bits_come_and_go():
+    before = backends.cudnn.deterministic, backends.cudnn.benchmark
+    with same_bits():
+        assert (backends.cudnn.deterministic, backends.cudnn.benchmark) == (True, False)
+    assert (backends.cudnn.deterministic, backends.cudnn.benchmark) == before
+
+
+def test_what_rounds():
+    assert not rounds(torch.device("cuda")) or backends.cudnn.conv.fp32_precision == "tf32"
+    with full_precision():
+        assert not rounds(torch.device("cuda"))
+        with tf32():
+            assert rounds(torch.device("cuda"))
+            assert not rounds(torch.device("cpu"))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert rounds(torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("settings_come_back")
 @pytest.mark.parametrize("setting", [convolutions_exact, products_high, products_tf32])
 def test_code_inside_may_read_either_way(setting):
-    convolutions, products = backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    try:
-        setting()
-        with full_precision():
-            assert (backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32) == (False, False)
-            with tf32():
-                assert (backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32) == (True, True)
-            with backends.cudnn.flags(enabled=True, allow_tf32=False):
-                pass
-    finally:
-        backends.cudnn.allow_tf32 = convolutions
-        torch.set_float32_matmul_precision(products)
+    setting()
+    with full_precision():
+        assert (backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32) == (False, False)
+        with tf32():
+            assert (backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32) == (True, True)
+        with backends.cudnn.flags(enabled=True, allow_tf32=False):
+            pass
 
 
 def test_the_last_of_several_threads_puts_them_back():

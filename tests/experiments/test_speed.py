@@ -179,6 +179,13 @@ def test_every_row(run, tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 4
 
 
+def test_rows_of_tf32_are_for_gpus():
+    from experiments.speed.rounded_rows import GPU_ONLY
+    from experiments.speed.run import names
+
+    assert set(names("small", None, torch.device("cuda"))) - set(names("small", None, CPU)) == set(GPU_ONLY)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("speed_*.json")), ids=lambda path: path.stem)
 def test_the_readme_says_what_was_measured(path):
     from experiments.speed.readme import markdown

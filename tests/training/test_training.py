@@ -112,6 +112,7 @@ def test_bad_arguments_are_named(options):
 def test_what_attacks_cost_is_the_classifiers():
     classifier = LitClassifier(network("small_cnn", 3, 5), chunk_size=7, gradient_dtype="bfloat16").classifier
     assert (classifier.chunk_size, classifier.gradient_dtype) == (7, torch.bfloat16)
+    assert LitClassifier(network("small_cnn", 3, 5), gradient_dtype="tf32").classifier.gradient_dtype == "tf32"
     assert LitClassifier(network("small_cnn", 3, 5)).classifier.gradient_dtype is None
 
 

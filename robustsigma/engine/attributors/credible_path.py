@@ -140,7 +140,7 @@ class CrediblePath(Attributor):
             logits, gradient = self._descent(classifier, point, target[rows], goal[rows])
             passes[rows] += 1
             now = (logits.to(goal) - goal[rows]).norm(dim=1)
-            better = (distance[rows] > limit[rows]) & (now < distance[rows])
+            better = now < distance[rows]
             if self.variant == "sound":
                 size[rows] = torch.where(better, size[rows], size[rows] / 2)
             distance[rows] = torch.where(better, now, distance[rows])

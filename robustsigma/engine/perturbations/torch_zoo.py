@@ -41,43 +41,57 @@ class Victim(nn.Module):
         assert classifier is not None
         if not (images.requires_grad and torch.is_grad_enabled()):
             return classifier.logits(images).to(images.dtype)
-        return _Logits.apply(images, classifier).to(images.dtype)
+        logits = self._graph(classifier, images)
+        if logits is None or not logits.requires_grad:
+            logits = _Again.apply(images, classifier)
+        return at_least_single(logits).to(images.dtype)
+
+    @staticmethod
+    def _graph(classifier: Classifier, images: Tensor) -> Tensor | None:
+        """Return logits with their graph, or None where it is not to be kept.
+
+        It takes the memory of a pass of the whole batch. Passes that may round give other logits than the attack is
+        to see.
+        """
+        if len(images) > classifier.chunk_for(images) or classifier.gradient_dtype is not None:
+            return None
+        try:
+            logits: Tensor = classifier(_Contiguous.apply(images))
+        except torch.OutOfMemoryError:
+            return None
+        return logits
 
 
-class _Logits(torch.autograd.Function):
-    """Logits whose graph is kept where it fits the memory; else the backward pass runs the network again, in chunks.
+class _Contiguous(torch.autograd.Function):
+    """The images themselves, whose gradients are contiguous, since torchattacks calls .view() on them."""
 
-    Attacks keep graphs of whole batches, which chunks are there to avoid: the second way costs a forward pass a
-    gradient. Both give a network without gradients a zero one, and contiguous gradients, since torchattacks calls
-    .view() on them.
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].contiguous()
+
+
+class _Again(torch.autograd.Function):
+    """Logits whose graph is not kept: the backward pass runs the network again, in chunks that fit the memory.
+
+    This costs a forward pass a gradient, and gives a network without gradients a zero one.
     """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, classifier: Classifier) -> Tensor:
         ctx.save_for_backward(images)
-        ctx.classifier, ctx.graph = classifier, None
-        # Passes that may round give other logits than the attack is to see.
-        if len(images) > classifier.chunk_for(images) or classifier.gradient_dtype is not None:
-            return classifier.logits(images)
-        with torch.enable_grad():
-            at = images.detach().requires_grad_(True)
-            logits = classifier(at)
-        ctx.graph = at, logits
-        return at_least_single(logits.detach()).clone()
+        ctx.classifier = classifier
+        return classifier.logits(images)
 
     @staticmethod
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None]:
         (images,) = ctx.saved_tensors
-        if ctx.graph is None:
-            with torch.enable_grad():
-                _, gradient = ctx.classifier.gradient_of(lambda z, w: (z * w).sum(), images, weights[0])
-            return gradient.contiguous(), None
-        at, logits = ctx.graph
-        if not logits.requires_grad:
-            return torch.zeros_like(images), None
-        # An attack may go back several times, once for each class.
-        (gradient,) = torch.autograd.grad(logits, at, weights[0].to(logits), retain_graph=True, allow_unused=True)
-        return torch.zeros_like(images) if gradient is None else gradient.contiguous(), None
+        with torch.enable_grad():
+            _, gradient = ctx.classifier.gradient_of(lambda z, w: (z * w).sum(), images, weights[0])
+        return gradient.contiguous(), None
 
 
 @lru_cache(maxsize=1)

@@ -162,6 +162,26 @@ def test_a_graph_that_fits_is_kept_and_one_that_does_not_is_made_again(name):
     torch.testing.assert_close(made[5], made[2])
 
 
+def test_a_graph_that_does_not_fit_after_all_is_made_again():
+    class Narrow(nn.Module):
+        """Has memory for few images with gradients."""
+
+        def __init__(self):
+            super().__init__()
+            self.net = cases.mlp().double()
+
+        def forward(self, images):
+            if images.requires_grad and len(images) > 2:
+                raise torch.OutOfMemoryError("too many")
+            return self.net(images)
+
+    net = Narrow()
+    clf, x, y, seed = problem(net, count=5)
+    found = TorchAttack("PGD", steps=3).apply(clf, x, y, seed=seed).images
+    wanted = TorchAttack("PGD", steps=3).apply(cases.classifier(net.net), x, y, seed=seed).images
+    torch.testing.assert_close(found, wanted)
+
+
 def test_modes_of_submodules_come_back():
     """torchattacks calls .train() on the whole network; a frozen part would be switched on."""
     clf, x, y, seed = problem(cases.cnn_bn_dropout())
