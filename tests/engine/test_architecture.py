@@ -17,7 +17,8 @@ ENGINE = sorted((ROOT / "engine").rglob("*.py"))
 # From the bottom: a package or module imports from layers below its own only.
 LAYERS = (
     ("engine",),
-    ("device", "files", "geometry", "processes", "provenance"),
+    ("device", "files", "geometry", "processes"),
+    ("provenance",),
     ("data", "models", "report"),
     ("training", "trust"),
     ("parser",),
