@@ -96,7 +96,11 @@ def _at(precision: Precision) -> Iterator[None]:
 
 
 def full_precision() -> AbstractContextManager[None]:
-    """Compute in the body without rounding to TF32 or below, whatever the user has set, which then comes back."""
+    """Compute in the body without rounding to TF32 or below, whatever the user has set, which then comes back.
+
+    One thing can't: that convolutions have their TF32 by default is then as if the user had set it, so that
+    `torch.backends.fp32_precision`, set later, doesn't reach them; `torch.backends.cudnn.conv.fp32_precision` does.
+    """
     return _at("ieee")
 
 
