@@ -58,7 +58,9 @@ class FastNet:
         self._depth += 1
         if self._depth == 1:
             self._thread = get_ident()
-            tensors = tuple(map(id, (*net.parameters(), *net.buffers())))
+            # Not by net.parameters(), which takes several times as long: a call of few passes is made of such things.
+            held = (own for module in net.modules() for own in (module._parameters, module._buffers))
+            tensors = tuple(id(tensor) for own in held for tensor in own.values())
             if tensors != self._tensors:
                 self._tensors, self._watched, self._strict = tensors, False, False
                 self._convolves = any(isinstance(module, nn.Conv2d) for module in net.modules())
@@ -133,7 +135,12 @@ def faster_last(device: torch.device) -> bool:
 
 
 def _ordered(images: Tensor, order: torch.memory_format) -> Tensor:
-    return images.contiguous(memory_format=order) if order is torch.channels_last else images
+    if order is not torch.channels_last:
+        return images
+    ordered = images.contiguous(memory_format=order)
+    if ordered.requires_grad:  # the gradient's further way, through the normalisation, is several times faster so
+        ordered.register_hook(Tensor.contiguous)
+    return ordered
 
 
 def _own_passes(module: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 from weakref import ReferenceType, ref
 
@@ -136,7 +137,7 @@ class Folding(TorchFunctionMode):
         super().__init__()
         self.pairs, self.folded, self.order = pairs, folded, order
         self.pending: dict[int, tuple[Tensor, Pair]] = {}  # true results that their normalisation has yet to take
-        self.blanks: dict[int, ReferenceType[Tensor]] = {}  # by id, that of the tensor while it lives
+        self.blanks: dict[int, ReferenceType[Tensor]] = {}  # by id, while they live
         self.unlike = False  # the network's code may swallow the error
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -177,12 +178,15 @@ class Folding(TorchFunctionMode):
         # Its one number would show where it is read unseen, by compiled code.
         blank = result.new_full((), torch.nan).expand(result.shape).requires_grad_(result.requires_grad)
         self.pending[id(blank)] = result, pair
-        self.blanks[id(blank)] = ref(blank)
+        self.blanks[id(blank)] = ref(blank, self._forgetting(id(blank)))
         return blank
+
+    def _forgetting(self, key: int) -> Callable[[object], object]:
+        return lambda _: self.blanks.pop(key, None)
 
     def check(self) -> None:
         """Raise unless each folded convolution was followed by its normalisation, and no blank is left anywhere."""
-        if self.unlike or self.pending or any(known() is not None for known in self.blanks.values()):
+        if self.unlike or self.pending or self.blanks:
             self._fail()
 
     def _fail(self) -> NoReturn:

@@ -77,7 +77,7 @@ def images(x: Any, bounds: tuple[float, float]) -> None:
         raise fail("images", "a non-empty batch (B, C, H, W)", f"shape {tuple(x.shape)}")
     if not x.is_floating_point():
         raise fail("images", f"a floating dtype with values in {list(bounds)}", str(x.dtype))
-    low, high = torch.stack(x.detach().aminmax()).tolist()
+    low, high = extent(x.detach())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise fail("images", "finite values", "NaN or infinity")
     if low < bounds[0] - _TOLERANCE or high > bounds[1] + _TOLERANCE:
@@ -101,9 +101,15 @@ def target(value: Any, x: Tensor, name: str = "target") -> Tensor:
     return value.to(x.device, torch.int64)
 
 
-def target_range(value: Tensor, classes: int, name: str = "target") -> None:
-    """Raise unless every class index is in [0, classes)."""
-    low, high = torch.stack(value.aminmax()).tolist()
+def extent(values: Tensor) -> tuple[Any, Any]:
+    """Return the lowest and the highest value as numbers, NaN where any is; waits for the device once."""
+    low, high = torch.stack(values.aminmax()).tolist()
+    return low, high
+
+
+def target_range(extent: tuple[int, int], classes: int, name: str = "target") -> None:
+    """Raise unless class indices of this extent are in [0, classes)."""
+    low, high = extent
     if low < 0 or high >= classes:
         raise fail(name, f"class indices in [0, {classes - 1}]", f"[{low}, {high}]")
 

@@ -125,7 +125,7 @@ class Attributor(ABC):
                 validation.logits(logits)
             chosen = logits.argmax(1) if chosen is None else chosen.clone()
             seeds = seeds.clone()
-            validation.target_range(chosen, logits.shape[1])
+            validation.target_range(validation.extent(chosen), logits.shape[1])
             result = self.attribute(classifier, x, chosen, logits, seeds)
         if not torch.isfinite(result.values).all():
             bad = (~torch.isfinite(result.values).flatten(1).all(1)).nonzero()[:, 0].tolist()

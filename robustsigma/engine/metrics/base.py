@@ -152,7 +152,7 @@ class Subject:
             self.logits = classifier.logits(self.images)
             self.target = self.logits.argmax(1) if chosen is None else chosen.clone()
             self.seeds = seeds.clone()
-            validation.target_range(self.target, self.logits.shape[1])
+            validation.target_range(validation.extent(self.target), self.logits.shape[1])
         self._shared: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:

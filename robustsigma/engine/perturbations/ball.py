@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -36,6 +37,11 @@ class Ball:
     norm: Norm
     bounds: tuple[float, float]
 
+    @cached_property
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest value of each pixel in an L-infinity ball and in bounds."""
+        return (self.centre - self.eps).clamp_(*self.bounds), (self.centre + self.eps).clamp_(*self.bounds)
+
     def start(self, seeds: Tensor) -> Tensor:
         """Return a point drawn uniformly from each ball, clipped to the bounds, (B, C, H, W)."""
         x = self.centre
@@ -54,7 +60,7 @@ class Ball:
         The centre lies in the bounds, so the second step only brings a point nearer to it: both hold to rounding.
         """
         if self.norm == "linf":
-            return point.clamp(self.centre - self.eps, self.centre + self.eps).clamp(*self.bounds)
+            return point.clamp(*self._sides)
         moved = point - self.centre
         length = moved.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
         inside = torch.where(length > self.eps, moved * (self.eps / length), moved)
@@ -68,7 +74,7 @@ class Ball:
 
 def sign(gradient: Tensor) -> Tensor:
     """Return the sign, NaN where not finite: `sign(NaN)` is 0, and a broken gradient would pass for a robust image."""
-    return torch.where(gradient.isfinite(), gradient.sign(), torch.nan)
+    return gradient.sign().add_(gradient, alpha=0)  # 0 times infinity is NaN; `torch.where` takes ten times as long
 
 
 def unit(values: Tensor) -> Tensor:
