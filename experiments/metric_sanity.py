@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.model:
         classifier = load_model(options.model)[0]
     else:
-        classifier = Run(settings, options.work, Console()).models["base"]
+        classifier = Run(settings, options.work, Console()).models["base"].cpu()
     entries = measure(classifier, settings, options.images)
     found = {"source": repr(settings.source), "images": options.images, "entries": entries, "run": provenance.record()}
     write_atomically(options.out / "metric_sanity.json", (json.dumps(found, indent=1) + "\n").encode())

@@ -203,6 +203,7 @@ def start(arguments: list[str], out: Path, *, most: int | None = None, often: fl
     if child:
         return child
     status = 1
+    torch.cuda.is_available, torch.cuda.device_count = (lambda: False), (lambda: 0)  # no fork can use its parent's GPU
     try:
         out.mkdir(parents=True, exist_ok=True)
         told = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -25,7 +25,7 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     if place:
         before["classifier"] = cases.Classifier(judged.Colours())
     code = BLOCKS[place].replace("Baggage()", "Baggage(16, 16, 4, 4)")
-    code = code.replace("max_epochs=20", "max_epochs=1, logger=False, enable_checkpointing=False")
+    code = code.replace("max_epochs=20", "max_epochs=1, devices=1, logger=False, enable_checkpointing=False")
     with quiet():
         exec(compile(code, f"README.md block {place}", "exec"), before)
     if "for method in" in BLOCKS[place]:

@@ -132,15 +132,17 @@ class _Loader(DataLoader[Batch]):
         yield from super().__iter__()
 
 
-def loader(dataset: KeyedDataset, sampler: KeySampler, batch_size: int, workers: int) -> DataLoader[Batch]:
-    """Return a loader that leaves the global generator alone."""
+def loader(
+    dataset: KeyedDataset, sampler: KeySampler, batch_size: int, workers: int, *, pinned: bool = False
+) -> DataLoader[Batch]:
+    """Return a loader that leaves the global generator alone; `pinned` is of batches that go to a CUDA device."""
     return _Loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
         collate_fn=_same,  # type: ignore[arg-type]
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         # Without one of its own, each epoch would draw a base seed from the global generator.
         generator=torch.Generator(),
         persistent_workers=workers > 0,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from robustsigma.data.banks import Banks
@@ -143,7 +144,8 @@ class RobustDataModule(pl.LightningDataModule):
         train = split == "train"
         keyed = KeyedDataset(dataset, self.augment if train else None, self.seed)
         sampler = KeySampler(indices, shuffle=train, seed=self.seed, rank=rank, world=world)
-        return loader(keyed, sampler, self.batch_size, self.num_workers)
+        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return loader(keyed, sampler, self.batch_size, self.num_workers, pinned=pinned)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Perturb a batch that has arrived on the device."""
@@ -165,6 +167,8 @@ class RobustDataModule(pl.LightningDataModule):
             perturbation = self.ramp.at(perturbation, epoch)
         x, y, indices = batch.images, batch.labels, batch.indices
         withdrawal = None
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)  # for the step before, whose time this is not; perturbing waits for it too
         start = time.perf_counter()
         if trainer.training:
             share = Share(trainer.global_rank, trainer.world_size)

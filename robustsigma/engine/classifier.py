@@ -51,9 +51,9 @@ class Classifier(nn.Module):
         mean: per channel, subtracted before `net`; one number stands for every channel.
         std: per channel, divided by before `net`.
         chunk_size: the most images in one network pass; None chooses by image size. Halved for the rest of a
-            call where the device runs out of memory. It does not change results beyond rounding.
-        gradient_dtype: what gradient passes may round to: torch.bfloat16 or torch.float16 (autocast), or "tf32" on
-            GPUs. None: full precision, in which passes are made whatever PyTorch is set to (by default it rounds
+            method's call where the device runs out of memory. It does not change results beyond rounding.
+        gradient_dtype: what gradient passes may round to: torch.bfloat16 or torch.float16 (autocast; float16 loses
+            gradients below 6e-8), or "tf32" on GPUs. None: full precision, in which passes are made whatever PyTorch is set to (by default it rounds
             convolutions to TF32 on GPUs). Forward-only passes stay in full precision in any case, since SIGMA's
             search is a difference of two near-equal scores.
 
@@ -82,6 +82,7 @@ class Classifier(nn.Module):
         self.net = net
         self._classes: int | None = None  # of the last pass
         self._first: Tensor | None = None  # some outputs of the first pass of a method
+        self._fits: int | None = None  # elements of a pass, where more did not fit
         self._fast = FastNet()
         self.chunk_size = chunk_size
         self.gradient_dtype = gradient_dtype
@@ -163,6 +164,8 @@ class Classifier(nn.Module):
                 yield
         finally:
             self._fast.thaw()
+            if not self._fast.frozen:
+                self._fits = None
             for module, mode in modes:
                 if module.training is not mode:
                     module.training = mode
@@ -250,10 +253,10 @@ class Classifier(nn.Module):
 
     def chunk_for(self, images: Tensor) -> int:
         """Return how many images like these go through the network at once."""
-        if self.chunk_size is not None:
-            return self.chunk_size
+        each = max(1, images[0].numel())
         elements = _CPU_CHUNK_ELEMENTS if images.device.type == "cpu" else _GPU_CHUNK_ELEMENTS
-        return max(1, elements // max(1, images[0].numel()))
+        size = max(1, elements // each) if self.chunk_size is None else self.chunk_size
+        return size if self._fits is None else min(size, max(1, self._fits // each))
 
     def chunked(self, run: Callable[..., Any], images: Tensor, *others: Tensor) -> Any:
         """Return what `run` gives for images and others, called for as many rows as memory allows and joined."""
@@ -267,6 +270,7 @@ class Classifier(nn.Module):
             # Outside the handler, whose traceback holds the failed pass's tensors.
             torch.cuda.empty_cache()
             size //= 2
+            self._fits = size * images[0].numel()
 
     @staticmethod
     def _in_chunks(run: Callable[..., Any], size: int, *tensors: Tensor) -> Any:

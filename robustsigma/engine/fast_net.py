@@ -65,6 +65,11 @@ class FastNet:
                 self._tensors, self._watched, self._strict = tensors, False, False
                 self._convolves = any(isinstance(module, nn.Conv2d) for module in net.modules())
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the network is taken not to change."""
+        return self._depth > 0
+
     def thaw(self) -> None:
         """End, and forget the folded weights, which are as large as the network's own, in each order."""
         self._depth -= 1

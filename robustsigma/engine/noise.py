@@ -108,7 +108,7 @@ def _sign_table(device: torch.device) -> Tensor:
 def _normal_table(device: torch.device) -> Tensor:
     """Return the 2^16 mid-quantiles of the normal distribution, scaled to unit variance, float32."""
     with torch.inference_mode(False):
-        steps = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+        steps = (torch.arange(2**16, dtype=torch.float64, device="cpu") + 0.5) / 2**16
         table = torch.special.ndtri(steps)
         return (table / table.square().mean().sqrt()).float().to(device)
 
@@ -142,7 +142,8 @@ def gaussian(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor
 def _lattice(length: int, offset: Tensor, scale: int) -> tuple[Tensor, Tensor]:
     """Return each pixel's lattice index, int64 (R, length), and its place between two points, in (0, 1)."""
     at = torch.arange(length, device=offset.device) + offset[:, None].long()
-    return at // scale, ((at % scale).float() + 0.5) / scale
+    # By a tensor: GPUs multiply by a number's inverse instead, which rounds otherwise.
+    return at // scale, ((at % scale).float() + 0.5) / torch.full((), scale, dtype=torch.float32, device=at.device)
 
 
 def _fade(t: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import backends
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Precision = Literal["ieee", "tf32"]
 
@@ -116,13 +117,17 @@ def rounds(device: torch.device) -> bool:
 
 @contextmanager
 def same_bits() -> Iterator[None]:
-    """Let cuDNN choose in the body only among algorithms that give the same bits each time, and not by their speed.
+    """Let a GPU compute convolutions and attention in the body by algorithms that give the same bits each time.
 
-    Runs that may be interrupted ask for it, so that what goes on ends as what never stopped.
+    Runs that may be interrupted ask for it, so that what goes on ends as what never stopped. Adaptive pooling to sizes
+    that do not divide the input's, and bilinear enlarging, may still differ in their gradients' last bits.
     """
     before = _cudnn.deterministic, _cudnn.benchmark
     _cudnn.deterministic, _cudnn.benchmark = True, False
+    # The gradients of the memory-saving kernels are sums in the order in which threads come to them.
+    attention = sdpa_kernel(SDPBackend.MATH) if torch.cuda.is_available() else nullcontext()
     try:
-        yield
+        with attention:
+            yield
     finally:
         _cudnn.deterministic, _cudnn.benchmark = before

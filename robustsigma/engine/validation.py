@@ -116,7 +116,7 @@ def target_range(extent: tuple[int, int], classes: int, name: str = "target") ->
 
 def are_probabilities(values: Tensor) -> bool:
     """Return whether rows (B, K) are non-negative and sum to 1, as a softmax's do."""
-    sums = values.double().sum(1)
+    sums = values.float().sum(1)
     return bool((values >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
 
 

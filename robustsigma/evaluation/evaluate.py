@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from robustsigma.device import best_device
 from robustsigma.engine.precision import same_bits
 from robustsigma.evaluation import results as numbers
 from robustsigma.evaluation.curves import curve_entries
@@ -177,7 +178,7 @@ def _regime(regime: Regime, settings: Evaluation, seconds: list[float], tried: i
 def _add_pictures(run: Run, found: dict[str, Any]) -> dict[str, np.ndarray]:
     """Add examples, a path and explanations by the first seed's base model."""
     settings = run.settings
-    classifier = run.model(settings.seeds[0], BASE).classifier.eval()
+    classifier = run.model(settings.seeds[0], BASE).classifier.eval().to(best_device())
     dataset = settings.source.split("test")
     sections, arrays = illustrate(
         classifier, dataset, len(settings.source.classes), run.columns, default_attributors(run.columns)

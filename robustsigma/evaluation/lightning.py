@@ -23,7 +23,7 @@ def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
     """
     gpu = torch.cuda.is_available()
     return pl.Trainer(
-        accelerator="auto",
+        accelerator="gpu" if gpu else "cpu",
         devices=[torch.cuda.current_device()] if gpu else 1,
         plugins=[LightningEnvironment(), AtomicCheckpointIO()],
         callbacks=callbacks,
@@ -38,7 +38,7 @@ def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
 @contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
     """Seed the global generators, which initialisers and dropout draw from, and give them back as they were."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    devices = range(torch.cuda.device_count())
     key = int(noise.fold(torch.tensor([seed]), name)[0])
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(key)

@@ -53,7 +53,9 @@ class AuxiliaryNorms(nn.Module):
         return logits
 
 
-def apart(classifier: Classifier, images: Tensor, changed: Tensor, auxiliary: AuxiliaryNorms | None) -> Tensor:
+def apart(
+    classifier: Classifier, images: Tensor, changed: Tensor, auxiliary: AuxiliaryNorms | None, *, whole: bool = False
+) -> Tensor:
     """Return logits (B, K), clean and perturbed images in a forward pass each, the clean ones first.
 
     Args:
@@ -61,6 +63,7 @@ def apart(classifier: Classifier, images: Tensor, changed: Tensor, auxiliary: Au
         images: (B, C, H, W).
         changed: bool (B,), where the image is perturbed.
         auxiliary: the layers that perturbed images go through, or None for the classifier's own.
+        whole: give layers that no image went through a gradient of zeros: DDP waits for one of every parameter.
     """
     parts, order = [], []
     for kind in (False, True):
@@ -69,4 +72,7 @@ def apart(classifier: Classifier, images: Tensor, changed: Tensor, auxiliary: Au
             order.append(rows)
             second = auxiliary if kind else None
             parts.append(classifier(images[rows]) if second is None else second(classifier, images[rows]))
-    return torch.cat(parts)[torch.cat(order).argsort()]
+    logits = torch.cat(parts)[torch.cat(order).argsort()]
+    if whole and auxiliary is not None and len(parts) == 1:
+        logits = logits + 0 * sum(p.sum() for p in (*classifier.parameters(), *auxiliary.parameters()))
+    return logits

@@ -94,7 +94,10 @@ class AugmentationStatistics(pl.Callback):
         """Log the epoch."""
         if self._counts is None:
             return
-        sums = torch.cat([self._counts.double(), self._counts.new_tensor([self._seconds], dtype=torch.float64)])
+        # Apple's GPUs have no double precision.
+        where = "cpu" if self._counts.device.type == "mps" else self._counts.device
+        seconds = torch.tensor([self._seconds], dtype=torch.float64, device=where)
+        sums = torch.cat([self._counts.to(where).double(), seconds])
         *whole, seconds = torch.as_tensor(trainer.strategy.reduce(sums, reduce_op="sum")).tolist()
         samples, searched, converged, steps, wanted, served, expired, relearnt, ages = map(int, whole)
         now = AugmentationTotals(samples, searched, converged, steps, seconds, wanted, served, expired, relearnt, ages)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustsigma.data.source import Batch
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import fail
 from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart
 from robustsigma.training.epoch_mean import EpochMean
@@ -85,8 +86,8 @@ class LitClassifier(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep where the global generators are, from which dropout draws: a resumed training draws on from there."""
         checkpoint["generators"] = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            checkpoint["generators"]["cuda"] = torch.cuda.get_rng_state()
+        if self.device.type == "cuda":
+            checkpoint["generators"]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back, for when a training starts.
@@ -102,8 +103,18 @@ class LitClassifier(pl.LightningModule):
         found, self._generators = self._generators or {}, None
         if "cpu" in found:
             torch.set_rng_state(found["cpu"].cpu())
-        if "cuda" in found and torch.cuda.is_available():
-            torch.cuda.set_rng_state(found["cuda"].cpu())
+        if "cuda" in found and self.device.type == "cuda":
+            torch.cuda.set_rng_state(found["cuda"].cpu(), self.device)
+
+    def on_fit_start(self) -> None:
+        """Refuse what would wait forever: processes whose batches are of different kinds make different passes.
+
+        Raises:
+            ValueError: clean and perturbed images apart, with statistics shared by processes.
+        """
+        shared = any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
+        if shared and self.batch_norm != "joint":
+            raise fail("batch_norm", "'joint' with the Trainer's sync_batchnorm", repr(self.batch_norm))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of images in [0, 1]."""
@@ -114,7 +125,8 @@ class LitClassifier(pl.LightningModule):
         if self.batch_norm == "joint":
             logits = self(batch.images)
         else:
-            logits = apart(self.classifier, batch.images, batch.changed, self.auxiliary)
+            several = self.trainer.world_size > 1
+            logits = apart(self.classifier, batch.images, batch.changed, self.auxiliary, whole=several)
         counted = None if batch.repeated is None else batch.counted
         loss = self.sample_labels.loss(logits, batch.labels, batch.sampled, self.label_smoothing, counted)
         right = (logits.detach().argmax(1) == batch.labels) & batch.counted
@@ -140,7 +152,8 @@ class LitClassifier(pl.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
-        logits: Tensor = self(batch.images)
+        with full_precision():  # as attacks are made and judged, whatever PyTorch would round on a GPU
+            logits: Tensor = self(batch.images)
         right = (logits.argmax(1) == batch.labels).float().mean()
         self._log_mean(f"{stage}_{batch.condition}_acc", right, len(batch.labels), prog_bar=stage == "val")
         return logits

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustsigma import Classifier
+from robustsigma import PGD, Classifier
 from robustsigma.engine.classifier import SCORES, pick
 
 CONTEXTS = {
@@ -327,6 +327,21 @@ def test_halves_until_the_pass_fits(largest, failures):
     with whole.frozen():
         assert torch.allclose(got, whole.logits(x), atol=1e-6)
         assert torch.allclose(gradient, whole.score_and_gradient(x, y)[1], atol=1e-6)
+
+
+def test_what_did_not_fit_is_not_tried_again_in_the_same_call():
+    net = cases.OutOfMemory(cases.mlp(), 2)
+    clf, x = cases.classifier(net, chunk_size=8), cases.images(8)
+    whole = PGD(steps=20)(cases.classifier(), x, cases.labels(8), seed=1)
+    for failures in (2, 4):  # the next call may find more room
+        torch.testing.assert_close(PGD(steps=20)(clf, x, cases.labels(8), seed=1), whole)
+        assert net.failures == failures
+    with clf.frozen():
+        with clf.frozen():
+            clf.logits(x)
+        assert clf.chunk_for(x) == 2
+        assert clf.chunk_for(x[..., :4, :4]) > 2
+    assert clf.chunk_for(x) == 8
 
 
 def test_single_images_that_do_not_fit_raise():

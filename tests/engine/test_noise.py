@@ -70,6 +70,8 @@ def test_both_ways_to_signs_are_one(dtype):
 def test_cuda_gives_the_same_bits(kind):
     of = noise.fold(torch.arange(9) * 7919, "gpu", 3)
     assert torch.equal(draw(kind, of.cuda(), (3, 37, 53)).cpu(), draw(kind, of, (3, 37, 53)))
+    scaled = [noise.pattern(kind, keys, (3, 37, 53), torch.float32, scale=6).cpu() for keys in (of.cuda(), of)]
+    assert torch.equal(*scaled)
     indices = torch.arange(5)
     wanted = noise.image_seeds(1, "fit", "c", 2, indices)
     assert torch.equal(noise.image_seeds(1, "fit", "c", 2, indices.cuda()).cpu(), wanted)

@@ -150,6 +150,16 @@ def test_the_same_bits_come_and_go():
     assert (backends.cudnn.deterministic, backends.cudnn.benchmark) == before
 
 
+def test_the_same_bits_of_attention_on_a_gpu(monkeypatch):
+    kernels = backends.cuda.flash_sdp_enabled, backends.cuda.mem_efficient_sdp_enabled
+    before = [enabled() for enabled in kernels]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with same_bits():
+        assert not any(enabled() for enabled in kernels)
+        assert backends.cuda.math_sdp_enabled()
+    assert [enabled() for enabled in kernels] == before
+
+
 def test_what_rounds():
     assert not rounds(torch.device("cuda")) or backends.cudnn.conv.fp32_precision == "tf32"
     with full_precision():
@@ -227,6 +237,8 @@ def test_tf32_is_full_precision_on_a_cpu():
 
 @pytest.mark.gpu
 def test_gpus_do_not_round_unless_asked_to():
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU is older than TF32")
     net = nn.Sequential(nn.Conv2d(3, 64, 5), nn.Conv2d(64, 64, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images, target = cases.images(4, size=32), torch.zeros(4, dtype=torch.int64)
 

@@ -67,7 +67,7 @@ class Randomised(Plain):
 
     def broken(self, images):
         logits = self.score(images)
-        return logits + 0.5 * torch.randn(logits.shape, generator=self.source)
+        return logits + 0.5 * torch.randn(logits.shape, generator=self.source).to(logits.device)
 
 
 class Probabilities(Plain):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import pytorch_lightning as pl
@@ -137,6 +138,30 @@ def test_a_batch_of_one_kind_is_one_pass(kind):
     clf, twin = norm_net(), norm_net()
     assert torch.equal(apart(clf, X, torch.full((6,), kind), None), twin(X))
     assert clf.net[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("kind", [True, False])
+def test_layers_that_no_image_went_through_get_gradients_of_zeros_where_processes_wait_for_them(kind):
+    clf = norm_net()
+    auxiliary = AuxiliaryNorms(clf)
+    changed = torch.full((6,), kind)
+    twin = norm_net()
+    whole = apart(clf, X, changed, auxiliary, whole=True)
+    assert torch.equal(whole, apart(twin, X, changed, AuxiliaryNorms(twin)))
+    whole.square().sum().backward()
+    assert all(p.grad is not None for p in (*clf.parameters(), *auxiliary.parameters()))
+    unused = clf.net[1] if kind else auxiliary.layers[0]
+    assert (unused.weight.grad == 0).all()
+
+
+@pytest.mark.third_party_rng  # weights
+@pytest.mark.parametrize("policy", ["joint", "separate", "auxiliary"])
+def test_passes_that_would_wait_for_each_other_are_refused(policy):
+    model = LitClassifier(SmallCNN(3, 5, width=4), batch_norm=policy)
+    model.on_fit_start()
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    with nullcontext() if policy == "joint" else pytest.raises(ValueError, match="batch_norm: expected 'joint' with"):
+        shared.on_fit_start()
 
 
 @pytest.mark.parametrize("policy", ["joint", "separate", "auxiliary"])

@@ -4,6 +4,7 @@ import torch
 
 from robustsigma import FGSM, GaussianNoise, Mixture, Sigma, SigmaSample
 from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.engine.precision import tf32
 from robustsigma.models import load_model, network
 from robustsigma.training import AugmentationStatistics, LitClassifier, SafetensorsExport
 
@@ -120,3 +121,13 @@ def test_export_needs_its_data_module(tmp_path):
     callback = SafetensorsExport(str(tmp_path / "m.safetensors"))
     with pytest.raises(ValueError, match="callbacks: expected SafetensorsExport"):
         callback.on_fit_end(pl.Trainer(logger=False, accelerator="cpu"), pl.LightningModule())
+
+
+def test_evaluation_does_not_round_whatever_pytorch_is_set_to(tmp_path):
+    model, data, trainer = _fit(tmp_path, [], epochs=1)
+    seen = []
+    model.classifier.net.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.conv.fp32_precision))
+    with tf32():
+        trainer.test(model, data, verbose=False)
+        assert set(seen) == {"ieee"}
+        assert torch.backends.cudnn.conv.fp32_precision == "tf32"

@@ -47,7 +47,7 @@ class Given:
         return isinstance(other, Given) and torch.equal(self.tensor.cpu(), other.tensor.cpu())
 
     def __hash__(self) -> int:
-        return hash((self.tensor.shape, self.tensor.double().sum().item()))
+        return hash((self.tensor.shape, self.tensor.cpu().double().sum().item()))
 
     def __repr__(self) -> str:
         return f"Given({self.tensor.dtype}, shape {tuple(self.tensor.shape)})"

@@ -59,6 +59,7 @@ def closeness(
     """
     tap = _Tap(classifier)
     tapped = Classifier(tap, chunk_size=classifier.chunk_size, gradient_dtype=classifier.gradient_dtype)
+    tapped.to(classifier.mean.device)  # a network without parameters does not say where it is
     hooks = [module.register_forward_pre_hook(tap.catch, with_kwargs=True) for module in layers(classifier, layer)]
     try:
         seen = tapped.logits(references)

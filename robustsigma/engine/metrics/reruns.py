@@ -85,7 +85,7 @@ def shuffle_parameters(classifier: Classifier, seed: int) -> Classifier:
     shuffled = copy.deepcopy(classifier)
     with torch.no_grad():
         for name, parameter in shuffled.named_parameters():
-            key = noise.fold(torch.tensor([seed]), "shuffle", name)
+            key = noise.fold(torch.tensor([seed], device="cpu"), "shuffle", name)
             order = noise.uniform(key, (parameter.numel(),), torch.float64)[0].argsort(stable=True)
             parameter.copy_(parameter.flatten()[order.to(parameter.device)].reshape(parameter.shape))
     return shuffled

@@ -349,7 +349,7 @@ def test_the_global_generators_do_not_matter():
         for kind, place in ROWS:
             clf, results = classifier(network(smooth_net(kind))), []
             for state in (1, 2):
-                torch.manual_seed(state)
+                torch.default_generator.manual_seed(state)
                 results.append(setting(kind, place)(clf, x, seed=9))
             same(*results)
 
