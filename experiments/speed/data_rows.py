@@ -26,7 +26,7 @@ def _loading(source: Baggage, augment: Albumentations | None, batch: int) -> Cal
     """Return a call that goes through an epoch in this process."""
     count = source.train
     sampler = KeySampler(range(count), shuffle=True, seed=0, rank=0, world=1)
-    found = loader(KeyedDataset(source.split("train"), augment, 0), sampler, batch, 0, pinned=torch.cuda.is_available())
+    found = loader(KeyedDataset(source.split("train"), augment, 0), sampler, batch, 0)
     return lambda: list(found)
 
 

@@ -53,9 +53,9 @@ class Classifier(nn.Module):
         chunk_size: the most images in one network pass; None chooses by image size. Halved for the rest of a
             method's call where the device runs out of memory. It does not change results beyond rounding.
         gradient_dtype: what gradient passes may round to: torch.bfloat16 or torch.float16 (autocast; float16 loses
-            gradients below 6e-8), or "tf32" on GPUs. None: full precision, in which passes are made whatever PyTorch is set to (by default it rounds
-            convolutions to TF32 on GPUs). Forward-only passes stay in full precision in any case, since SIGMA's
-            search is a difference of two near-equal scores.
+            gradients below 6e-8), or "tf32" on GPUs. None: full precision, in which passes are made whatever PyTorch
+            is set to (by default it rounds convolutions to TF32 on GPUs). Forward-only passes stay in full precision in
+            any case, since SIGMA's search is a difference of two near-equal scores.
 
     Raises:
         ValueError: statistics that are not positive finite numbers, a chunk size below 1, or another dtype.
@@ -291,13 +291,16 @@ def at_least_single(values: Tensor) -> Tensor:
 def pick(logits: Tensor, target: Tensor, of: Score) -> Tensor:
     """Return the target's score (B,) from logits (B, K): the logit, the log-softmax or the softmax.
 
-    Both probabilities are taken from the margin z_c - logsumexp of the other logits, whose logistic function the
-    softmax is: log p then keeps its digits when p rounds to 1, where SIGMA's search would otherwise stand still.
+    The log-softmax is taken from the margin z_c - logsumexp of the other logits, whose logistic function the softmax
+    is: it keeps its digits when p rounds to 1, where SIGMA's search would otherwise stand still. The softmax is
+    PyTorch's own, as in the code of others, whose gradients in single precision it then has: next to 1 they are of
+    few digits, and those of the log-softmax are the ones to take.
     """
     choice("score", of, SCORES)
     chosen = logits.gather(1, target[:, None])[:, 0]
     if of == "logit":
         return chosen
+    if of == "prob":
+        return logits.softmax(1).gather(1, target[:, None])[:, 0]
     others = logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
-    margin = chosen - others
-    return F.logsigmoid(margin) if of == "log_prob" else margin.sigmoid()
+    return F.logsigmoid(chosen - others)

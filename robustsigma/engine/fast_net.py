@@ -8,6 +8,7 @@ side effects and hooks are as they would be. A pass that goes otherwise than the
 
 from __future__ import annotations
 
+import math
 from threading import get_ident
 from typing import Any
 
@@ -20,7 +21,10 @@ from robustsigma.engine.precision import rounds
 from robustsigma.engine.watching import Watch
 
 # Images of fewer elements in all gain nothing: such passes are made of overhead, to which watching them adds.
-WORTH_IT = 2**17
+WORTH_IT = 2**16
+# Nor do those of a network with more weights than so many for each element: to fold and to reorder those of a ResNet-18
+# takes longer than a pass of 16 images of 64 x 64 saves. Weights of 1 x 1 are in any order at once.
+_WEIGHTS_PER_ELEMENT = 24
 
 
 class FastNet:
@@ -39,6 +43,7 @@ class FastNet:
         self._pairs: dict[int, Pair] = {}  # by id of the weight
         self._folded: dict[torch.memory_format, Folded] = {}
         self._convolves = False
+        self._weights = 0  # of convolutions larger than 1 x 1
 
     # A copy of the network has other weights: its copy of this starts anew.
     def __getstate__(self) -> dict[str, Any]:
@@ -63,7 +68,9 @@ class FastNet:
             tensors = tuple(id(tensor) for own in held for tensor in own.values())
             if tensors != self._tensors:
                 self._tensors, self._watched, self._strict = tensors, False, False
-                self._convolves = any(isinstance(module, nn.Conv2d) for module in net.modules())
+                convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+                self._convolves = bool(convolutions)
+                self._weights = sum(map(_weights, convolutions))
 
     @property
     def frozen(self) -> bool:
@@ -78,7 +85,8 @@ class FastNet:
 
     def __call__(self, net: nn.Module, images: Tensor) -> Any:
         """Return what `net` returns of images, up to rounding."""
-        if self._depth == 0 or images.numel() < WORTH_IT or torch_module._has_any_global_hook():
+        few = images.numel() < WORTH_IT or images.numel() * _WEIGHTS_PER_ELEMENT < self._weights
+        if self._depth == 0 or few or torch_module._has_any_global_hook():
             return net(images)
         last = self._convolves and not self._strict and faster_last(images.device)
         order = torch.channels_last if last else torch.contiguous_format
@@ -146,6 +154,13 @@ def _ordered(images: Tensor, order: torch.memory_format) -> Tensor:
     if ordered.requires_grad:  # the gradient's further way, through the normalisation, is several times faster so
         ordered.register_hook(Tensor.contiguous)
     return ordered
+
+
+def _weights(convolution: nn.Conv2d) -> int:
+    """Return how many weights have an order in memory."""
+    if convolution.kernel_size == (1, 1):
+        return 0
+    return convolution.out_channels * convolution.in_channels // convolution.groups * math.prod(convolution.kernel_size)
 
 
 def _own_passes(module: nn.Module) -> bool:

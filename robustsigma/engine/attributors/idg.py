@@ -71,8 +71,8 @@ def authors_schedule(slopes: Tensor) -> tuple[Tensor, Tensor]:
     flat = total <= 0
     share = torch.where(flat, 1 / steps, share / torch.where(flat, 1, total)) * steps
     counts = torch.where(flat, 1, share.trunc())
-    # Filled entries sort last.
-    rank = torch.where(counts > 0, -1, share).argsort(dim=1, descending=True, stable=True).argsort(1)
+    # Filled entries sort last. Equal shares stand as the code's own sort leaves them, which is not stable.
+    rank = torch.where(counts > 0, -1, share).sort(dim=1).indices.flip(1).argsort(1)
     counts = (counts + ((counts == 0) & (rank < steps - counts.sum(1, keepdim=True)))).long()
     ends = counts.cumsum(1)
     place = torch.arange(steps, device=slopes.device).expand(len(slopes), -1).contiguous()

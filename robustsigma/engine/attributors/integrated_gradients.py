@@ -38,6 +38,19 @@ def quadrature(rule: Rule, steps: int) -> tuple[list[float], list[float]]:
     return [(k + shift) / steps for k in range(steps)], [1 / steps] * steps
 
 
+def as_captum(rule: Rule, steps: int) -> tuple[list[float], list[float]]:
+    """Return captum's points and weights: all but Gauss-Legendre's points are rounded to single precision.
+
+    Its trapezoids are divided by `steps`, as the other rules' shares, where there are steps - 1 of them.
+    """
+    points, weights = quadrature(rule, steps)
+    if rule != "gauss_legendre":
+        points = torch.linspace(points[0], points[-1], steps, dtype=torch.float32).tolist()
+    if rule == "trapezoid":
+        weights = [weight * (1 - 1 / steps) for weight in weights]
+    return points, torch.tensor(weights, dtype=torch.float32).tolist()
+
+
 @dataclass(frozen=True)
 class IntegratedGradients(Attributor):
     """IG_i = (x_i - x'_i) * integral over a in [0, 1] of dF(x' + a (x - x'))/dx_i (Sundararajan et al., 2017, eq. 1).
@@ -52,17 +65,23 @@ class IntegratedGradients(Attributor):
             a tensor that expands to the images, a function of images, or of images and seeds, or a sequence of these:
             values are then the mean over baselines, each of which takes `steps` gradients.
         score: F. The logit is what the paper explains.
+        variant: "captum" reproduces captum's numbers for its rules (Gauss-Legendre and the four Riemann sums), see
+            `as_captum`; its trapezoids sum to 1 - 1 / steps of the integral.
     """
 
     steps: int = 32
     rule: Rule = "gauss_legendre"
     baseline: Baseline = "black"
     score: Score = "logit"
+    variant: Literal["sound", "captum"] = "sound"
 
     def __post_init__(self) -> None:
         validation.integer("steps", self.steps, 1, _MOST)
         validation.choice("score", self.score, SCORES)
         validation.choice("rule", self.rule, RULES)
+        validation.choice("variant", self.variant, ("sound", "captum"))
+        if self.variant == "captum" and self.rule == "inclusive_mean":
+            raise validation.fail("rule", "one of captum's with variant='captum'", repr(self.rule))
         quadrature(self.rule, self.steps)
         object.__setattr__(self, "baseline", baselines.checked(self.baseline))
 
@@ -79,7 +98,8 @@ class IntegratedGradients(Attributor):
         return follow(classifier, images, target, logits, self.score, bases, self._path)
 
     def _path(self, line: Line) -> Path:
-        points, weights = map(line.everywhere, quadrature(self.rule, self.steps))
+        made = quadrature if self.variant == "sound" else as_captum
+        points, weights = map(line.everywhere, made(self.rule, self.steps))
         values, curve = torch.zeros_like(line.images), torch.empty_like(points)
         for block in line.gradients(points):
             values[block.rows] += block.weighted(weights[block.rows, block.columns])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +22,14 @@ def ranks(heatmaps: Tensor, seeds: Tensor, tie_break: TieBreak = "random") -> Te
         heatmaps: (B, H, W).
         seeds: int64 (B,), of the random order.
         tie_break: the order of equal pixels. "random" draws it from the image's seed, so that a map that says
-            nothing is ranked like a random one; "index" goes by increasing index; "reference" by decreasing index,
-            which is what np.flip(np.argsort(map)) of RISE's code does.
+            nothing is ranked like a random one; "index" goes by increasing index; "reference" is that of
+            np.flip(np.argsort(map)) in RISE's code, a sort that leaves equal pixels as they come to lie, on some
+            processors otherwise than on others.
     """
     choice("tie_break", tie_break, TIE_BREAKS)
     flat = heatmaps.flatten(1)
     if tie_break == "reference":
-        order = flat.argsort(dim=1, stable=True).flip(1)
+        order = torch.from_numpy(np.flip(np.argsort(flat.cpu().numpy(), axis=1), 1).copy()).to(flat.device)
     elif tie_break == "index":
         order = flat.argsort(dim=1, stable=True, descending=True)
     else:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from recorded import TOLERANCE, check, problem, stacked
+from torch import nn
 
 from robustsigma import Classifier, GuidedIntegratedGradients
 
@@ -170,18 +171,31 @@ def test_authors_runs(vectors, name, score, stored_score, precision):
         check(result.values, stacked(stored, f"gig_idgport_{key}_{{}}", 4), TOLERANCE[precision])
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("baseline", ["black", "white", "gaussian"])
-@pytest.mark.parametrize("name", ["nb", "p10", "straight"])
-def test_equals_pairs_library(monkeypatch, name, baseline):
-    saliency = pytest.importorskip("saliency.core")
+@pytest.fixture
+def numpys_older_names(monkeypatch):
+    """NumPy 2.4 dropped the old name of `method`."""
     quantile = np.quantile
 
     def renamed(*args, interpolation=None, **kwargs):
-        """NumPy 2.4 dropped the old name of `method`."""
         return quantile(*args, **kwargs, **({} if interpolation is None else {"method": interpolation}))
 
     monkeypatch.setattr(np, "quantile", renamed)
+
+
+class Scaled(nn.Module):
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x):
+        return self.gain * x
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("baseline", ["black", "white", "gaussian"])
+@pytest.mark.parametrize("name", ["nb", "p10", "straight"])
+def test_equals_pairs_library(numpys_older_names, name, baseline):
+    saliency = pytest.importorskip("saliency.core")
     method = GIG(**{**SETTINGS[name], "steps": 20, "baseline": baseline, "score": "prob"})
     clf, x, seeds = clf64(cases.cnn_bn_dropout()), cases.images(3, dtype=torch.float64), cases.seeds(3)
     result = method(clf, x, cases.labels(3), seed=seeds)
@@ -203,6 +217,29 @@ def test_equals_pairs_library(monkeypatch, name, baseline):
                 max_dist=method.max_dist,
             )
         check(result.values[i : i + 1], torch.from_numpy(theirs)[None], 1e-9)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("margin", [5, 12, 16, 25])
+def test_equals_pairs_library_in_single_precision_where_the_softmax_saturates(numpys_older_names, margin):
+    saliency = pytest.importorskip("saliency.core")
+    plain, x, target = cases.cnn_bn_dropout().eval(), cases.images(3), 0
+    with torch.no_grad():
+        logits = plain(x)
+    nearest = (logits[:, target] - logits[:, target + 1 :].amax(1)).min().item()
+    assert nearest > 0
+    net = nn.Sequential(plain, Scaled(margin / nearest))
+    result = GIG(20, baseline="black", score="prob")(Classifier(net), x, target)
+
+    def gradients(points, call_model_args, expected_keys):
+        batch = torch.from_numpy(points.astype(np.float32)).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(net(batch).softmax(1)[:, target].sum(), batch)
+        return {saliency.base.INPUT_OUTPUT_GRADIENTS: gradient.numpy()}
+
+    for i in range(3):
+        black = np.zeros_like(x[i].numpy())
+        theirs = saliency.GuidedIG().GetMask(x[i].numpy(), gradients, {}, x_baseline=black, x_steps=20)
+        check(result.values[i : i + 1].double(), torch.from_numpy(theirs)[None].double(), 1e-5)
 
 
 def test_objects():

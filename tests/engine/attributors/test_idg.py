@@ -77,6 +77,30 @@ def test_authors_schedule_slides():
     assert points.max() < 1 / 49
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [7, 20, 50, 200])
+@pytest.mark.parametrize("kind", ["walk", "steps", "integers"])
+def test_authors_schedule_serves_equal_shares_in_the_order_of_an_unstable_sort(kind, steps, dtype):
+    generator = torch.Generator().manual_seed(steps)
+    drawn = torch.randn(40, steps, generator=generator, dtype=dtype)
+    curves = {"walk": drawn, "steps": (drawn > 1).to(dtype), "integers": drawn.round()}[kind].cumsum(1)
+    for curve in curves:
+        slopes = torch.cat([curve.new_zeros(1), curve.diff() * (steps - 1)])
+        share = (slopes - slopes.min()) / (slopes.max() - slopes.min())
+        share[0] = 0
+        share = share / share.sum() * steps
+        counts = share.int()
+        empty = torch.where(counts > 0, -1, share)
+        for entry in torch.flip(torch.sort(empty)[1], [0])[: steps - int(counts.sum())]:
+            counts[entry] = 1
+        found, start = [], 0.0
+        for count in counts[counts > 0].tolist():
+            found += [start + k / count / (steps - 1) for k in range(count)]
+            start += 1 / (steps - 1)
+        points, _ = authors_schedule(slopes[None])
+        torch.testing.assert_close(points[0], torch.tensor(found, dtype=dtype), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("rest", [0.0, -2.0, 3.0])
 def test_authors_schedule_of_equal_slopes(rest):
     """Equal slopes, and falls that are equal but for the first entry's 0, divide 0 by 0 in the authors' code."""

@@ -9,7 +9,6 @@ import recorded
 import torch
 
 from robustsigma import Attributor, Classifier, IntegratedGradients
-from robustsigma.engine.attributors import integrated_gradients
 from robustsigma.engine.attributors.integrated_gradients import RULES, quadrature
 
 
@@ -194,28 +193,6 @@ def test_baselines_from_a_configuration(text):
     assert method != IntegratedGradients()
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("steps", [5, 50])
-def test_captum(steps):
-    clf, x = cases.classifier(cases.mlp().double()), cases.images(dtype=torch.float64)
-    with clf.frozen():
-        expected = captum.attr.IntegratedGradients(clf).attribute(x, 0.25, cases.labels(), n_steps=steps)
-    result = IntegratedGradients(steps, baseline=torch.tensor(0.25))(clf, x, cases.labels())
-    torch.testing.assert_close(result.values, expected, rtol=1e-6, atol=1e-6 * expected.abs().max().item())
-
-
-def captum_rule(rule, steps):
-    """Return captum's points and weights: Riemann points and all weights are rounded to float32.
-
-    Its trapezoid weights have the denominator of the other rules, so they sum to 1 - 1 / steps.
-    """
-    points, shares = quadrature(rule, steps)
-    if rule != "gauss_legendre":
-        points = torch.linspace(points[0], points[-1], steps).tolist()
-    scale = 1 - 1 / steps if rule == "trapezoid" else 1
-    return points, [float(np.float32(share * scale)) for share in shares]
-
-
 CAPTUM_RULES = {
     "gausslegendre": "gauss_legendre",
     "riemann_trapezoid": "trapezoid",
@@ -226,11 +203,33 @@ CAPTUM_RULES = {
 
 
 @pytest.mark.reference
+@pytest.mark.parametrize("steps", [5, 50])
+@pytest.mark.parametrize("name", CAPTUM_RULES)
+def test_captum(name, steps):
+    clf, x = cases.classifier(cases.mlp().double()), cases.images(dtype=torch.float64)
+    with clf.frozen():
+        expected = captum.attr.IntegratedGradients(clf).attribute(x, 0.25, cases.labels(), n_steps=steps, method=name)
+    for variant, tolerance in (("sound", 1e-6), ("captum", 1e-12)):
+        method = IntegratedGradients(steps, CAPTUM_RULES[name], baseline=torch.tensor(0.25), variant=variant)
+        values = method(clf, x, cases.labels()).values
+        if (name, variant) == ("riemann_trapezoid", "sound"):
+            values = values * (1 - 1 / steps)
+        torch.testing.assert_close(values, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+
+
+def test_captum_has_no_inclusive_mean():
+    with pytest.raises(ValueError, match=r"^rule: expected one of captum's"):
+        IntegratedGradients(rule="inclusive_mean", variant="captum")
+    with pytest.raises(ValueError, match=r"^variant: expected"):
+        IntegratedGradients(variant="authors")
+
+
+@pytest.mark.reference
 @pytest.mark.parametrize(
     ("name", "steps", "precision"),
     [*((name, 50, precision) for name in CAPTUM_RULES for precision in recorded.DTYPES), ("gausslegendre", 200, "f64")],
 )
-def test_recorded_captum(vectors, monkeypatch, name, steps, precision):
+def test_recorded_captum(vectors, name, steps, precision):
     clf, x, targets, _ = recorded.problem(vectors, precision)
     expected = torch.tensor(np.load(vectors / "ig_lig_idg.npz")[f"captum_ig_{name}_{steps}_{precision}"])
     count = len(expected)
@@ -240,7 +239,7 @@ def test_recorded_captum(vectors, monkeypatch, name, steps, precision):
         recorded.check(
             method(clf, x[:count], targets[:count]).values, expected, max(1e-7, recorded.TOLERANCE[precision])
         )
-    monkeypatch.setattr(integrated_gradients, "quadrature", captum_rule)
+    method = IntegratedGradients(steps, rule, variant="captum")
     recorded.check(method(clf, x[:count], targets[:count]).values, expected, recorded.TOLERANCE[precision])
 
 

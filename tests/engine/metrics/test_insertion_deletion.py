@@ -47,6 +47,14 @@ def test_the_order_of_a_constant_map_is_numpys(vectors):
     assert order.tolist() == stored.tolist()
 
 
+@pytest.mark.parametrize("kind", ["sparse", "rounded"])
+def test_equal_pixels_are_ordered_as_rises_code_does(kind):
+    drawn = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps = drawn.relu() * (drawn > 0.6) if kind == "sparse" else (10 * drawn).round() / 10
+    order = ranks(maps, torch.zeros(3, dtype=torch.int64), "reference").argsort(1)
+    assert np.array_equal(order.numpy(), np.flip(np.argsort(maps.numpy().reshape(-1, 32 * 32), axis=1), axis=-1))
+
+
 def test_on_a_linear_network_the_curves_are_sums():
     net = cases.linear().double()
     x, rule = (
