@@ -12,10 +12,11 @@ from importlib.resources import files
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import ArgumentParser, get_loader, set_loader
+from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_loader
 
 from robustsigma import trust
 from robustsigma.engine.validation import choice, fail
+from robustsigma.mistyped import mistyped
 
 T = TypeVar("T")
 _MODE = "bounded yaml"
@@ -58,6 +59,8 @@ class _Parser(ArgumentParser):
             return super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
             raise fail("config", "a file of UTF-8 text", error) from error
+        except ArgumentError as error:
+            raise mistyped(self, error) from error
 
 
 def new_parser(program: str, description: str | None = None) -> ArgumentParser:

@@ -74,6 +74,21 @@ def check_network(name: str, allow: Sequence[str]) -> None:
     Architecture(name).check_origin(allow)
 
 
+def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
+    """Do so for a model that the command line names, which may not be the name of any network.
+
+    Args:
+        argument: that names it, for the error.
+        name: no file.
+        allow: dotted paths that are allowed.
+    """
+    try:
+        check_network(name, allow)
+    except ValueError as error:
+        known = "FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME"
+        raise fail(argument, known, repr(name)) from error
+
+
 def check_networks(settings: Any, allow: Sequence[str]) -> None:
     """Do so for every network that some settings describe, however deep; nothing is imported before."""
     if isinstance(settings, (Architecture, Pretrained)):

@@ -97,14 +97,19 @@ def expected_gradients(case: Case) -> Row:
     return _row(few, ExpectedGradients(draws), reported)
 
 
-def guided_ig(case: Case) -> Row:
-    """A gradient a step, and the score of the image."""
+def guided_rule(case: Case) -> tuple[GuidedIntegratedGradients, torch.Tensor]:
+    """Return Guided IG and where its path starts, (C, H, W)."""
     steps = max(2, case.scale.steps // 2)
     # From black, pixels that no step has moved yet leave pooling layers with equal values, of which rounding takes one.
     key = noise.fold(torch.zeros(1, dtype=torch.int64), "start")
     start = noise.uniform(key, tuple(case.images.shape[1:]), torch.float32)
-    rule = GuidedIntegratedGradients(steps, fraction=0.25, max_dist=0.02, baseline=start.to(case.images))
-    return _row(case, rule, points(case, steps, 1), peers.pair_guided_ig(case, rule, start[0]))
+    return GuidedIntegratedGradients(steps, fraction=0.25, max_dist=0.02, baseline=start.to(case.images)), start[0]
+
+
+def guided_ig(case: Case) -> Row:
+    """A gradient a step, and the score of the image."""
+    rule, start = guided_rule(case)
+    return _row(case, rule, points(case, rule.steps, 1), peers.pair_guided_ig(case, rule, start))
 
 
 def _two_gradients(case: Case, shared: int) -> Callable[[Attribution], Passes]:

@@ -106,6 +106,10 @@ class Limit:
                 found[key].append(timed(call, self.device)[0] / key[1])
         self.seconds = {key: statistics.median(values) for key, values in found.items()}
 
+    def call(self, kind: str) -> Any:
+        """Make one pass of a kind, of the best form and batch size."""
+        return self._calls[kind]()
+
     def sample(self) -> Cost:
         """Time a pass of each kind now."""
         each = {kind: timed(call, self.device)[0] / self.best[kind][1] for kind, call in self._calls.items()}

@@ -2,7 +2,8 @@
 
 Forward passes alone stay in full precision, so that SIGMA's differences of scores do. Beside full precision they are
 compared by the time an image takes and by how far the ranks of the pixels are apart: 1 - Spearman's correlation of the
-two heatmaps. Beside captum, which is let round to TF32 like any code on a GPU unless its user says otherwise, by time.
+two heatmaps. Peers compute in full precision, and in double precision the same as ours without rounding; captum is also
+let round to TF32, like any code on a GPU unless its user says otherwise.
 """
 
 from __future__ import annotations
@@ -73,19 +74,28 @@ def ig(case: Case, to: Rounding) -> Row:
     """Integrated Gradients."""
     few, steps = case.first(case.scale.few), case.scale.steps
     rule = IntegratedGradients(steps)
-    others = (_captum(few, rule),) if to == "tf32" else ()
+    others = (_captum(few, rule),) if to == "tf32" else (peers.captum_ig(few, rule),)
     most = 0.05 if to == "tf32" else 0.3
     return _row(few, rule, to, attributor_rows.points(few, steps, 2), most, *others)
 
 
 def sigma(case: Case, to: Rounding) -> Row:
     """SIGMA's walk: its confidences are those of the gradient passes, so that the weights are rounded too."""
-    return _row(case, attributor_rows.walk(case), to, attributor_rows.walked(case), 0.5)
+    rule = attributor_rows.walk(case)
+    return _row(case, rule, to, attributor_rows.walked(case), 0.5, peers.sigma_one_by_one(case, rule))
+
+
+def guided_ig(case: Case, to: Rounding) -> Row:
+    """Guided IG: which pixels move next goes by the size of rounded gradients."""
+    rule, start = attributor_rows.guided_rule(case)
+    points = attributor_rows.points(case, rule.steps, 1)
+    return _row(case, rule, to, points, 0.9, peers.pair_guided_ig(case, rule, start))
 
 
 ROWS: dict[str, Callable[[Case], Row]] = {
     "IG-tf32": lambda case: ig(case, "tf32"),
     "SIGMA-tf32": lambda case: sigma(case, "tf32"),
+    "Guided-IG-bfloat16": lambda case: guided_ig(case, torch.bfloat16),
     "IG-bfloat16": lambda case: ig(case, torch.bfloat16),
     "SIGMA-bfloat16": lambda case: sigma(case, torch.bfloat16),
 }

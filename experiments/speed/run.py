@@ -34,6 +34,7 @@ from experiments.speed import (
     data_rows,
     gaps,
     metric_rows,
+    peak,
     perturbation_rows,
     plots,
     profiling,
@@ -96,7 +97,8 @@ def _limit(store: Store, subject: Case, repeats: int) -> tuple[Limit, dict[str, 
     best = None if kept is None else kept["best"]
     limit = Limit(subject.net, subject.images, subject.scale.batches, repeats, best)
     if kept is None:
-        kept = {"best": limit.best, "ratios": limit.ratios(), "scale": repr(subject.scale)}
+        near = peak.shares(limit, repeats)
+        kept = {"best": limit.best, "ratios": limit.ratios(), "scale": repr(subject.scale), "share_of_matmul": near}
         store.put(subject.name, "limit", kept)
     return limit, kept
 

@@ -27,6 +27,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import AttributionMetric, Subject
 from robustsigma.engine.metrics.reruns import shuffle_parameters
 from robustsigma.engine.validation import fail
+from robustsigma.evaluation.given import MEAN, STD, completed
 from robustsigma.evaluation.progress import RunProgress, Step
 from robustsigma.evaluation.run import BASE
 from robustsigma.evaluation.run import Run as Training
@@ -35,8 +36,8 @@ from robustsigma.models import ModelCard, Pretrained, model
 from robustsigma.models.named import is_saved
 from robustsigma.processes import Processes
 
-# How an attributor says that it cannot explain this kind of network.
-_NOT_THIS_NET = "net:"
+# How an attributor says that it cannot explain this kind of network; one whose numbers are not finite is an error.
+_NOT_THIS_NET, _BROKEN = "net:", "net: expected finite"
 
 
 class Run:
@@ -54,7 +55,10 @@ class Run:
         self.processes = processes or Processes()
         self._without_weights: dict[str, Classifier] = {}
         weights = {name: self._digest(name) for name in settings.models}
-        self.store = Store(out, {**describe(settings), "sha256": weights})
+        plan = settings if settings.models else self._plan
+        # Models that are given have no use for them; a folder of an earlier version has the defaults there.
+        statistics = {"mean": describe(plan.mean or MEAN), "std": describe(plan.std or STD)}
+        self.store = Store(out, {**describe(settings), **statistics, "sha256": weights})
 
     def _digest(self, name: str) -> str:
         """Return what tells a model's weights from others, so that a folder is of these."""
@@ -80,6 +84,8 @@ class Run:
     @cached_property
     def source(self) -> Source:
         """The dataset, as the models take it."""
+        if not self.settings.models:
+            return self._plan.source
         return fitted_to_all(self.settings.source, {name: card for name, (_, card) in self._loaded.items()})
 
     @cached_property
@@ -190,7 +196,7 @@ class Run:
         try:
             arrays = judge(task, self.metrics)
         except ValueError as error:
-            if not str(error).startswith(_NOT_THIS_NET):
+            if not str(error).startswith(_NOT_THIS_NET) or str(error).startswith(_BROKEN):
                 raise
             self.store.leave_out(model, method, str(error))
             return
@@ -202,13 +208,20 @@ class Run:
             self._without_weights[model] = shuffle_parameters(self.models[model], self.settings.seed)
         return self._without_weights[model]
 
-    def _trained(self) -> Classifier:
-        """Return a model trained as the base model of an evaluation is; its weights stay in the folder."""
+    @cached_property
+    def _plan(self) -> Evaluation:
+        """How a model is trained where none is given: as the base model of an evaluation is."""
         s = self.settings
-        plan = Evaluation(
-            source=s.source, architecture=s.architecture, training=s.training, mean=s.mean, std=s.std, seeds=(s.seed,)
-        )
-        training = Training(plan, self.out / "training", self.console)
+        if s.training.epochs and "train" not in s.source.splits:
+            told = f"at least one, as {type(s.source).__name__} has no training images to train one on"
+            raise fail("models", told, "none")
+        shared = {name: getattr(s, name) for name in ("source", "architecture", "training", "mean", "std")}
+        return completed(Evaluation(**shared, seeds=(s.seed,)))
+
+    def _trained(self) -> Classifier:
+        """Return a model trained by the plan; its weights stay in the folder."""
+        s = self.settings
+        training = Training(self._plan, self.out / "training", self.console)
         if not training.store.has_model(s.seed, BASE):
             self.console.print("[dim]No model is given: one is trained first.[/dim]")
         training.train(s.seed, training.regimes[0])

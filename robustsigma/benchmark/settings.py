@@ -45,8 +45,8 @@ class Benchmark:
         seed: of everything that is drawn.
         architecture: of a model trained here.
         training: of a model trained here.
-        mean: per channel, of its normalisation.
-        std: per channel, of its normalisation.
+        mean: per channel, of its normalisation; None as in an `Evaluation`.
+        std: the same.
     """
 
     source: Source = field(default_factory=Baggage)
@@ -63,8 +63,8 @@ class Benchmark:
     allow: Sequence[str] = ()
     architecture: Architecture = field(default_factory=Architecture)
     training: Training = field(default_factory=Training)
-    mean: Sequence[float] = (0.5,)
-    std: Sequence[float] = (0.25,)
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         Source.check_split(self.split)

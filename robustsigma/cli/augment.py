@@ -50,7 +50,7 @@ class Item(NamedTuple):
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and write the folder."""
     parser = new_parser("robustsigma augment", _DESCRIPTION)
-    parser.add_argument("images", type=str, nargs="*", help="image files, or folders of them")
+    parser.add_argument("images", type=str, nargs="*", default=[], help="image files, or folders of them")
     parser.add_argument("--source", type=Source | None, default=None, help="a dataset instead, such as Baggage")
     parser.add_argument("--split", type=str, default="train", help="of the dataset")
     parser.add_argument("--count", type=int, default=None, help="most images of the dataset, drawn by the seed")

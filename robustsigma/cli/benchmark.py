@@ -9,7 +9,7 @@ from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.cli.launch import shared
 from robustsigma.models.named import is_saved
 from robustsigma.processes import first_of_all
-from robustsigma.trust import check_network
+from robustsigma.trust import check_model
 
 _DESCRIPTION = (
     "Judge every attribution method by every metric on one or more models, beside random maps and the plain gradient, "
@@ -20,9 +20,9 @@ _DESCRIPTION = (
 def run(verb: str, arguments: list[str]) -> int | None:
     """Parse the arguments and judge."""
     asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/benchmark", arguments, guarded=True), Console()
-    for description in asked.settings.models.values():
+    for name, description in asked.settings.models.items():
         if isinstance(description, str) and not is_saved(description):
-            check_network(description, asked.settings.allow)
+            check_model(f"models.{name}", description, asked.settings.allow)
     status = shared(asked.processes, verb, arguments)
     if status is None:
         report = benchmark(asked.settings, asked.out, console=console, command=asked.command)

@@ -19,7 +19,7 @@ from robustsigma.geometry import Geometry
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
 from robustsigma.models.named import is_saved
-from robustsigma.trust import check_network
+from robustsigma.trust import check_model
 
 _PLAIN = Pretrained("a name")
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Pretrained) if field.name != "name")
@@ -43,7 +43,7 @@ def model(found: Any, made: Any) -> tuple[Classifier, ModelCard]:
     """
     given = {name: made[name] for name in _OPTIONS if made[name] != getattr(_PLAIN, name)}
     if not is_saved(found.model):
-        check_network(found.model, found.allow)
+        check_model("model", found.model, found.allow)
     classifier, card = load(found.model, allow=found.allow, **given)
     return classifier.to(best_device()), card
 

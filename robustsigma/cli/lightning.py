@@ -7,19 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from jsonargparse import ArgumentError
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustsigma.data import RobustDataModule
+from robustsigma.engine.validation import fail
 from robustsigma.files import remove_leftovers
+from robustsigma.mistyped import mistyped
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
 
 _LAST = "last"
 
 
 class _CLI(LightningCLI):
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Call each verb as it is typed, where Lightning would write "robustsigma [options] fit"."""
+        super()._add_subcommands(parser, **kwargs)
+        for verb, own in self._subcommand_parsers.items():
+            own.prog = f"robustsigma {verb}"
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and name the known classes where one was misspelt."""
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise mistyped(self._subcommand_parsers[args[0]], error) from error
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let one seed decide the weights, the order, the augmentation and the perturbations."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -58,14 +74,21 @@ class _CLI(LightningCLI):
         self._find_last()
 
     def _find_last(self) -> Path | None:
-        """Put the newest last checkpoint of this training's folder in the place of "last", and return it."""
+        """Put the newest last checkpoint of this training's folder in the place of "last", and return it.
+
+        Raises:
+            ValueError: there is none, for another verb than `fit`, which then starts anew.
+        """
         asked = self.config_init[self.subcommand]
         if asked.get("ckpt_path") != _LAST:
             return None
         found = max(last_checkpoints(self.trainer), key=lambda path: path.stat().st_mtime_ns, default=None)
+        root = self.trainer.default_root_dir
+        if found is None and self.subcommand != "fit":  # the numbers would be those of fresh weights
+            raise fail("ckpt_path", f"a {_LAST}.ckpt below {root}", "none")
         asked["ckpt_path"] = None if found is None else str(found)
         told = "goes on from" if self.subcommand == "fit" else "takes"
-        print(f"{told} {found}" if found else f"no {_LAST}.ckpt below {self.trainer.default_root_dir}: starts anew")
+        print(f"{told} {found}" if found else f"no {_LAST}.ckpt below {root}: starts anew")
         return found
 
 

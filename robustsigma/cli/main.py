@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from robustsigma import __version__
 from robustsigma.cli.signals import Terminated, terminable
@@ -28,6 +30,7 @@ _VERBS = {
 }
 _MODULES = {"fit": "lightning", "validate": "lightning", "test": "lightning", "quickstart": "evaluate"}
 INTERRUPTED, TERMINATED, WRONG = 130, 143, 2
+_MISSING = re.compile(r"No module named '(\w+)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, share of it, file
 
 
@@ -80,11 +83,18 @@ def _run(verb: str, arguments: list[str]) -> int:
 
 
 def _told(verb: str, error: Exception) -> str:
-    told = _line(error)
+    told = _line(error) + _hint(str(error))
     if not isinstance(error, OSError) or error.errno not in _FULL:
         return told
     what = "" if "could not write" in told or error.filename else "could not write a file of this run: "
     return f"{what}{told}. What is finished is kept: {_resume(verb)}"
+
+
+def _hint(told: str) -> str:
+    """Return what helps against an error, or nothing: a console script does not look for modules where it is run."""
+    missing = _MISSING.search(told)
+    here = missing is not None and any(Path(f"{missing[1]}{suffix}").exists() for suffix in ("", ".py"))
+    return " (PYTHONPATH=. makes the current folder importable)" if here else ""
 
 
 def _resume(verb: str) -> str:

@@ -2,6 +2,7 @@
 
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.corruption_arrays import CorruptionArrays
+from robustsigma.data.datasets import Datasets
 from robustsigma.data.digits import Digits
 from robustsigma.data.folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
@@ -19,6 +20,7 @@ __all__ = [
     "Baggage",
     "Batch",
     "CorruptionArrays",
+    "Datasets",
     "Digits",
     "ImageFolder",
     "ImageTable",

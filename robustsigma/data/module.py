@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from robustsigma.data.banks import Banks
@@ -41,7 +43,8 @@ class RobustDataModule(pl.LightningDataModule):
     has BatchNorm whose statistics are not shared (`sync_batchnorm` of the Trainer) or dropout.
 
     Args:
-        dataset: where images come from, a `robustsigma.data.Source`.
+        dataset: where images come from, a `robustsigma.data.Source`; `robustsigma.data.Datasets` makes one of torch's
+            datasets.
         train_perturbation: of training batches; use `Mixture` to perturb a share of each. None leaves them clean.
         conditions: name and perturbation of each test condition; None is {"clean": Identity()}.
         val_conditions: the same for validation.
@@ -69,7 +72,7 @@ class RobustDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if not isinstance(dataset, Source):
-            raise validation.fail("dataset", "a robustsigma.data.Source", type(dataset).__name__)
+            raise validation.fail("dataset", "a robustsigma.data.Source, such as Datasets(…)", type(dataset).__name__)
         validation.integer("batch_size", batch_size, 1)
         validation.integer("num_workers", num_workers, 0)
         validation.integer("seed", seed, 0)
@@ -124,12 +127,25 @@ class RobustDataModule(pl.LightningDataModule):
         return self._loader(self.split("train"), "train")
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return a loader for each validation condition."""
+        """Return a loader for each validation condition, or none where there are no images to validate a training on.
+
+        Raises:
+            ValueError: no such images, where the Trainer was asked to validate and for nothing else.
+        """
+        asked = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
+        if "val" not in self.dataset.splits and not asked:
+            # Else Lightning would ask whether no loader at all was meant; after this has returned, so the filter stays.
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+            return []
         dataset = self.split("val")
         return [self._loader(dataset, "val") for _ in self.val_conditions]
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return a loader for each test condition."""
+        """Return a loader for each test condition.
+
+        Raises:
+            ValueError: no images to test on.
+        """
         dataset = self.split("test")
         return [self._loader(dataset, "test") for _ in self.conditions]
 

@@ -43,6 +43,15 @@ def _statistic(name: str, values: Sequence[float], positive: bool) -> Tensor:
     return tensor.reshape(-1, 1, 1)
 
 
+def _rounded(dtype: Any) -> torch.dtype | Literal["tf32"] | None:
+    by_name = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    found: Any = by_name.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    known = isinstance(found, (str, torch.dtype)) and found in (*by_name.values(), "tf32")
+    if found is not None and not known:
+        raise fail("gradient_dtype", "bfloat16, float16, tf32 or None", repr(dtype)[:80])
+    return found
+
+
 class Classifier(nn.Module):
     """An image classifier seen from outside: images in [0, 1] in, logits out.
 
@@ -52,10 +61,11 @@ class Classifier(nn.Module):
         std: per channel, divided by before `net`.
         chunk_size: the most images in one network pass; None chooses by image size. Halved for the rest of a
             method's call where the device runs out of memory. It does not change results beyond rounding.
-        gradient_dtype: what gradient passes may round to: torch.bfloat16 or torch.float16 (autocast; float16 loses
-            gradients below 6e-8), or "tf32" on GPUs. None: full precision, in which passes are made whatever PyTorch
-            is set to (by default it rounds convolutions to TF32 on GPUs). Forward-only passes stay in full precision in
-            any case, since SIGMA's search is a difference of two near-equal scores.
+        gradient_dtype: what gradient passes may round to: torch.bfloat16 or torch.float16, also by their names
+            "bfloat16" and "float16" (autocast; float16 loses gradients below 6e-8), or "tf32" on GPUs. None: full
+            precision, in which passes are made whatever PyTorch is set to (by default it rounds convolutions to TF32 on
+            GPUs). Forward-only passes stay in full precision in any case, since SIGMA's search is a difference of two
+            near-equal scores.
 
     Raises:
         ValueError: statistics that are not positive finite numbers, a chunk size below 1, or another dtype.
@@ -70,22 +80,20 @@ class Classifier(nn.Module):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         chunk_size: int | None = None,
-        gradient_dtype: torch.dtype | Literal["tf32"] | None = None,
+        gradient_dtype: torch.dtype | Literal["bfloat16", "float16", "tf32"] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise fail("net", "a torch.nn.Module", type(net).__name__)
         if chunk_size is not None:
             integer("chunk_size", chunk_size, 1)
-        if gradient_dtype is not None and gradient_dtype not in (torch.bfloat16, torch.float16, "tf32"):
-            raise fail("gradient_dtype", 'torch.bfloat16, torch.float16, "tf32" or None', repr(gradient_dtype)[:80])
         self.net = net
         self._classes: int | None = None  # of the last pass
         self._first: Tensor | None = None  # some outputs of the first pass of a method
         self._fits: int | None = None  # elements of a pass, where more did not fit
         self._fast = FastNet()
         self.chunk_size = chunk_size
-        self.gradient_dtype = gradient_dtype
+        self.gradient_dtype = _rounded(gradient_dtype)
         self.mean: Tensor
         self.std: Tensor
         parameter = next(net.parameters(), None)

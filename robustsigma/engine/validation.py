@@ -17,6 +17,16 @@ def fail(name: str, expected: str, got: object) -> ValueError:
     return ValueError(f"{name}: expected {expected}, got {got}")
 
 
+def not_finite(what: str, where: object) -> ValueError:
+    """Return the error for a network whose numbers are NaN or infinite.
+
+    Args:
+        what: numbers they are, such as "logits".
+        where: the method that saw them.
+    """
+    return fail("net", f"finite {what}", f"NaN or infinity, in {type(where).__name__}")
+
+
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> None:
     """Raise unless `value` is a finite number in [low, high], or (low, high] with `open_low`."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -59,7 +59,7 @@ def evaluate(
     def begin() -> Run:
         run = Run(swept.settings, Path(out), console, processes)
         if swept.base is not None:
-            run.store.adopt_model(settings.seeds[0], BASE, swept.base)
+            run.store.adopt_model(settings.each_seed[0], BASE, swept.base)
         return run
 
     run = processes.first_then_others("evaluation", begin)
@@ -92,34 +92,36 @@ def collect(run: Run, sweep: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """
     settings, store = run.settings, run.store
     cells = {
-        (regime.id, column.id): [store.read_outcomes(seed, regime.id, column.id) for seed in settings.seeds]
+        (regime.id, column.id): [store.read_outcomes(seed, regime.id, column.id) for seed in settings.each_seed]
         for regime in run.regimes
         for column in run.columns
     }
-    notes = {(r.id, seed): store.notes(seed, r.id) for r in run.regimes for seed in settings.seeds}
-    falls = {regime.id: numbers.falls({s: notes[regime.id, s] for s in settings.seeds}) for regime in run.regimes}
-    matrix = Matrix(run.regimes, run.columns, cells, list(settings.seeds), _diagnoses(run), falls)
+    notes = {(r.id, seed): store.notes(seed, r.id) for r in run.regimes for seed in settings.each_seed}
+    falls = {regime.id: numbers.falls({s: notes[regime.id, s] for s in settings.each_seed}) for regime in run.regimes}
+    matrix = Matrix(run.regimes, run.columns, cells, list(settings.each_seed), _diagnoses(run), falls)
     source, tried = settings.source, {entry["regime"]: len(entry["rows"]) for entry in sweep}
     return {
         "schema": 1,
         "settings": describe(settings),
-        "seeds": list(settings.seeds),
+        "seeds": list(settings.each_seed),
         "dataset": {
             "name": type(source).__name__,
             "classes": list(source.classes),
             "shape": list(source.shape),
-            "train": len(source.split("train")),  # type: ignore[arg-type]
+            "train": len(source.split("train")) if "train" in source.splits else 0,  # type: ignore[arg-type]
             "test": len(cells[BASE, run.columns[0].id][0].indices),
         },
         "conditions": [_condition(column, cells[BASE, column.id]) for column in run.columns]
         + [_worst_case(matrix, name) for name in matrix.worst],
         "regimes": [
-            _regime(regime, settings, [notes[regime.id, s]["seconds"] for s in settings.seeds], tried.get(regime.id))
+            _regime(
+                regime, settings, [notes[regime.id, s]["seconds"] for s in settings.each_seed], tried.get(regime.id)
+            )
             for regime in run.regimes
         ],
         "cells": numbers.cell_entries(matrix),
         "differences": numbers.differences(matrix),
-        "per_seed": numbers.per_seed(matrix) if len(settings.seeds) > 1 else [],
+        "per_seed": numbers.per_seed(matrix) if len(settings.each_seed) > 1 else [],
         "checks": numbers.checks(matrix),
         "networks": numbers.networks(matrix),
         "curves": curve_entries(matrix),
@@ -132,7 +134,7 @@ def collect(run: Run, sweep: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
 
 def _diagnoses(run: Run) -> dict[str, list[Diagnosis]]:
     """Return the diagnoses of every regime that has them for all seeds."""
-    found = {r.id: [run.diagnosis(seed, r) for seed in run.settings.seeds] for r in run.regimes}
+    found = {r.id: [run.diagnosis(seed, r) for seed in run.settings.each_seed] for r in run.regimes}
     return {name: [one for one in each if one is not None] for name, each in found.items() if None not in each}
 
 
@@ -178,7 +180,7 @@ def _regime(regime: Regime, settings: Evaluation, seconds: list[float], tried: i
 def _add_pictures(run: Run, found: dict[str, Any]) -> dict[str, np.ndarray]:
     """Add examples, a path and explanations by the first seed's base model."""
     settings = run.settings
-    classifier = run.model(settings.seeds[0], BASE).classifier.eval().to(best_device())
+    classifier = run.model(settings.each_seed[0], BASE).classifier.eval().to(best_device())
     dataset = settings.source.split("test")
     sections, arrays = illustrate(
         classifier, dataset, len(settings.source.classes), run.columns, default_attributors(run.columns)

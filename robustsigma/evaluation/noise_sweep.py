@@ -17,7 +17,8 @@ from robustsigma.engine.metrics import mean_interval, paired_difference
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.perturbations import GaussianNoise
 from robustsigma.engine.precision import same_bits
-from robustsigma.evaluation.held_out import held_out
+from robustsigma.evaluation._held_out import held_out
+from robustsigma.evaluation.given import completed
 from robustsigma.evaluation.lightning import quiet
 from robustsigma.evaluation.matrix import Table
 from robustsigma.evaluation.progress import RunProgress
@@ -64,7 +65,7 @@ class SweepRun(Run):
     ) -> None:
         self.sweep, self.source = sweep, held_out(settings.source, sweep.images)
         bare = dataclasses.replace(settings.retraining, retrain={}, on_the_fly={})  # other regimes do not matter here
-        changed: dict[str, Any] = {"source": self.source, "retraining": bare, "seeds": settings.seeds[:1]}
+        changed: dict[str, Any] = {"source": self.source, "retraining": bare, "seeds": settings.each_seed[:1]}
         changed |= {"sweep": None, "test_images": None}
         super().__init__(dataclasses.replace(settings, **changed), out, console, processes)
         self.columns = [column for column in self.columns if column.reading != TRANSFER]
@@ -72,7 +73,7 @@ class SweepRun(Run):
 
     def run(self) -> None:
         """Train and judge what is missing."""
-        (seed,) = self.settings.seeds
+        (seed,) = self.settings.each_seed
         trials = [trial for found in self.trials.values() for trial in found.values()]
         with quiet(), RunProgress(1 + 2 * len(trials), self.console, self.processes) as progress:
             for trial in self.processes.share("trials", [self.regimes[0], *trials]):
@@ -94,14 +95,14 @@ class SweepRun(Run):
 
     def _right(self, which: Which) -> dict[float, Table]:
         """Return by standard deviation (columns, n), 1 where the answer is right."""
-        seed = self.settings.seeds[0]
+        seed = self.settings.each_seed[0]
         return {
             std: np.stack([self.store.read_outcomes(seed, trial.id, column.id).correct for column in self.columns])
             for std, trial in self.trials[which].items()
         }
 
     def _entry(self, which: Which, best: float) -> dict[str, Any]:
-        right, (seed,), (protocol, name) = self._right(which), self.settings.seeds, which
+        right, (seed,), (protocol, name) = self._right(which), self.settings.each_seed, which
         judged = {std: _judged(found, self.sweep) for std, found in right.items()}
         rows = [
             {
@@ -125,14 +126,16 @@ def sweep_noise(settings: Evaluation, out: Path, console: Console, processes: Pr
     """Finish the sweep of an evaluation in the subfolder `sweep`, whose `table.json` then has its tables.
 
     Args:
-        settings: of the evaluation. Without a sweep they are returned as they are.
+        settings: of the evaluation. Without a sweep they are only completed.
         out: folder of the evaluation.
         console: where progress is shown.
         processes: that share the trials; this one alone if None.
 
     Raises:
-        ValueError: `out` holds an evaluation of other settings, or of a standard deviation that is not swept.
+        ValueError: settings that cannot be run (see `completed`); or `out` holds an evaluation of others, or of a
+            standard deviation that is not swept.
     """
+    settings = completed(settings)
     if settings.sweep is None:
         return Swept(settings, [])
     sweep, processes = settings.sweep, processes or Processes()

@@ -21,13 +21,14 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Identity, Mixture, Perturbation, Share
 from robustsigma.evaluation.data import MadeImages, MatrixData
 from robustsigma.evaluation.diagnosis import Diagnosis, Examination
+from robustsigma.evaluation.given import completed
 from robustsigma.evaluation.lightning import quiet, quiet_trainer, seeded
 from robustsigma.evaluation.outcomes import CellRecorder, Outcomes
 from robustsigma.evaluation.parts import EpochKeeper, Parts
 from robustsigma.evaluation.progress import BatchProgress, RunProgress, Step
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training, describe
 from robustsigma.evaluation.store import Store
-from robustsigma.models.weights import fit_state, read_state
+from robustsigma.models.weights import fit_state
 from robustsigma.processes import Processes
 from robustsigma.training import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
 from robustsigma.training.callbacks import AugmentationTotals, card_of, counts
@@ -99,22 +100,22 @@ class Run:
     """One evaluation in one folder.
 
     Args:
-        settings: what to evaluate.
+        settings: what to evaluate, which is completed (see `completed`).
         out: the folder. What an earlier run of the same settings finished there is not done again.
         console: where progress is shown.
         processes: that share the regimes, each of which is trained and tested by one of them.
     """
 
     def __init__(self, settings: Evaluation, out: Path, console: Console, processes: Processes | None = None) -> None:
-        self.settings, self.console, self.processes = settings, console, processes or Processes()
-        self.store = Store(out, kept(settings))
+        self.settings, self.console, self.processes = completed(settings), console, processes or Processes()
+        self.store = Store(out, kept(self.settings))
         self.regimes, self.columns = regimes(settings), columns(settings)
 
     def run(self) -> None:
         """Train and test what is missing."""
         checks = self.settings.checks
-        jobs = (3 if checks.images else 2) * len(self.regimes) * len(self.settings.seeds)
-        rows = [(seed, regime) for seed in self.settings.seeds for regime in self.regimes]
+        jobs = (3 if checks.images else 2) * len(self.regimes) * len(self.settings.each_seed)
+        rows = [(seed, regime) for seed in self.settings.each_seed for regime in self.regimes]
         with quiet(), RunProgress(jobs, self.console, self.processes) as progress:
             for seed, regime in self.processes.share("regimes", rows):
                 title = f"seed {seed}, {regime.id.replace('_', ' ')}"
@@ -179,6 +180,8 @@ class Run:
         optimizer: Any = torch.optim.AdamW
         if training is not None:
             optimizer = partial(torch.optim.AdamW, lr=training.lr, weight_decay=training.weight_decay)
+        assert s.mean is not None
+        assert s.std is not None
         model = LitClassifier(net, mean=s.mean, std=s.std, optimizer=optimizer)
         if self.store.has_model(seed, regime):
             self.store.load_weights(seed, regime, model.classifier.net)
@@ -227,9 +230,9 @@ class Run:
 
     def _check_whole(self, net: nn.Module) -> None:
         """Refuse a network that nobody trains and whose last layer is not the file's."""
-        weights = self.settings.architecture.weights
-        if weights is not None:
-            fit_state(net, read_state(weights, "architecture.weights"), weights)
+        architecture = self.settings.architecture
+        if architecture.weights is not None:
+            fit_state(net, *architecture.state())
 
     def _samples(self, seed: int, regime: Regime, classifier: Classifier) -> tuple[MadeImages, AugmentationTotals]:
         """Return training images perturbed against the base model: the same images in every regime."""

@@ -155,9 +155,12 @@ class Evaluation:
             made against the model under test, and transfer, made once against the base model.
         checks: of how far the attacks can be believed.
         sweep: of the Gaussian noise that regimes train on, before all else; None trains on the noise as it is given.
-        seeds: of the trainings. Test images and their noise are the same for all.
-        mean: per channel, of the normalisation.
-        std: per channel, of the normalisation.
+        seeds: of the trainings, or how many there are: 3 is [0, 1, 2]. Test images and their noise are the same for
+            all.
+        mean: per channel, of the normalisation of images in [0, 1]. None is 0.5 for a network that is trained here
+            from the start; for one with `architecture.weights` what their file says if it was saved here, or what is
+            published beside a network of torchvision or timm. Of any other it has to be said.
+        std: the same; None is 0.25 for a network that is trained here from the start.
         test_images: most test images, drawn at random; None uses all.
         eval_batch_size: images in a batch of evaluation.
         num_workers: loading processes.
@@ -170,9 +173,9 @@ class Evaluation:
     conditions: Mapping[str, Perturbation] = field(default_factory=lambda: {"clean": Identity()})
     checks: Checks = field(default_factory=Checks)
     sweep: Sweep | None = None
-    seeds: Sequence[int] = (0,)
-    mean: Sequence[float] = (0.5,)
-    std: Sequence[float] = (0.25,)
+    seeds: int | Sequence[int] = (0,)
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
     test_images: int | None = None
     eval_batch_size: int = 128
     num_workers: int = 0
@@ -182,18 +185,21 @@ class Evaluation:
                            ("retraining", Retraining), ("checks", Checks)):  # fmt: skip
             validation.instance(name, getattr(self, name), kind)
         validation.mapping("conditions", self.conditions)
+        if isinstance(self.seeds, int):
+            validation.integer("seeds", self.seeds, 1)
+            object.__setattr__(self, "seeds", tuple(range(self.seeds)))
         validation.several("seeds", self.seeds)
-        for seed in self.seeds:
+        for seed in self.each_seed:
             validation.integer("seeds", seed, 0)
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise validation.fail("seeds", "at least one, each once", repr(list(self.seeds)))
+        if not self.each_seed or len(set(self.each_seed)) != len(self.each_seed):
+            raise validation.fail("seeds", "at least one, each once", repr(list(self.each_seed)))
         for name in (*self.conditions, *self.retraining.retrain, *self.retraining.on_the_fly):
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise validation.fail("name of a condition or regime", "letters, digits, - and _", repr(name))
         if not any(isinstance(condition, Identity) for condition in self.conditions.values()):
             raise validation.fail("conditions", "an Identity among them, beside which the others are read", "none")
         if not self.training.epochs and not self.architecture.trained:
-            told = "at least 1 for a network without weights (architecture.weights)"
+            told = "at least 1 for a network without weights (architecture.weights: a file, or published)"
             raise validation.fail("training.epochs", told, 0)
         if self.sweep is not None and not self.swept:
             raise validation.fail("sweep", "a GaussianNoise among the regimes, whose std it decides", "none")
@@ -201,6 +207,12 @@ class Evaluation:
             validation.integer("test_images", self.test_images, 1)
         validation.integer("eval_batch_size", self.eval_batch_size, 1)
         validation.integer("num_workers", self.num_workers, 0)
+
+    @property
+    def each_seed(self) -> Sequence[int]:
+        """The seeds, one for each training."""
+        assert not isinstance(self.seeds, int)
+        return self.seeds
 
     @property
     def swept(self) -> list[tuple[str, str]]:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from torch import nn
 
 from robustsigma.engine import validation
-from robustsigma.models.published import HALVES, TIMM, TORCHVISION, timm_builder
+from robustsigma.models.published import HALVES, PUBLISHED, TIMM, TORCHVISION, published, published_state, timm_builder
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.small import SmallCNN
-from robustsigma.models.weights import fit_state, read_state
+from robustsigma.models.weights import State, fit_state, read_state
 
 # Where networks come from that a file may name without being asked.
 _KNOWN = ("robustsigma.", "torchvision.models.")
@@ -28,8 +28,8 @@ class Architecture:
         name: "small_cnn"; "torchvision:resnet18" or another of torchvision's classification models; "timm:NAME" where
             timm is installed; or the dotted path of a class or function, which is imported.
         arguments: of the constructor, beside the numbers of channels and classes.
-        weights: file of weights that training starts from, or None for fresh ones. A last layer of another number of
-            classes stays fresh.
+        weights: file of weights that training starts from; "published" for those that torchvision or timm publish
+            beside their network; or None for fresh ones. A last layer of another number of classes stays fresh.
         padding: "same" for a network whose weights come from TensorFlow (see `with_same_padding`), or None.
     """
 
@@ -41,6 +41,9 @@ class Architecture:
     def __post_init__(self) -> None:
         if self.padding is not None:
             validation.choice("architecture.padding", self.padding, ("same",))
+        if self.weights == PUBLISHED and not self.has_publisher:
+            told = "a file; published is for torchvision:NAME and timm:NAME"
+            raise validation.fail("architecture.weights", told, f"{PUBLISHED} for {self.name}")
 
     def build(self, channels: int, classes: int) -> nn.Module:
         """Return the network; fresh weights are drawn from the global generator as torch's initialisers do.
@@ -54,6 +57,9 @@ class Architecture:
         """
         parameters = self._parameters()
         given = dict(self.arguments)
+        if self.weights == PUBLISHED:
+            known = published(self.name)
+            given = {**({} if known is None else known.arguments), **given}
         if "channels" in parameters:
             given.setdefault("channels", channels)
         elif self.name.startswith(TIMM):
@@ -65,8 +71,19 @@ class Architecture:
         given.setdefault("classes" if "classes" in parameters else "num_classes", classes)
         net = self.make(given)
         if self.weights is not None:
-            fit_state(net, read_state(self.weights, "architecture.weights"), self.weights, classes=classes)
+            fit_state(net, *self.state(), classes=classes)
         return net
+
+    def state(self) -> tuple[State, str]:
+        """Return the weights that training starts from, and where they come from; there must be some.
+
+        Raises:
+            ValueError: a file that cannot be read, or published weights that cannot be had.
+        """
+        assert self.weights is not None
+        if self.weights == PUBLISHED:
+            return published_state(self.name, self.arguments)
+        return read_state(self.weights, "architecture.weights"), self.weights
 
     def make(self, given: Mapping[str, Any]) -> nn.Module:
         """Return the network of exactly these arguments, without the weights of the file."""
@@ -85,13 +102,18 @@ class Architecture:
         return net
 
     @property
+    def has_publisher(self) -> bool:
+        """Whether it is a network that torchvision or timm may publish weights of."""
+        return self.name.startswith((TORCHVISION, TIMM))
+
+    @property
     def trained(self) -> bool:
         """Whether the network may come with weights: those of a file, or what code of yours gives it."""
         return self.weights is not None or not self.name.startswith(("small_cnn", TORCHVISION, TIMM, *_KNOWN))
 
     def takes(self, argument: str) -> bool:
         """Return whether the constructor names an argument, or is one of torchvision's, which pass theirs on."""
-        return self.name.startswith((TORCHVISION, TIMM)) or argument in self._parameters()
+        return self.has_publisher or argument in self._parameters()
 
     def check_origin(self, allow: Sequence[str] = ()) -> None:
         """Raise ValueError if to build this network may run code that is neither ours nor torchvision's nor allowed.

@@ -9,7 +9,7 @@ from typing import Any
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models.pretrained import Pretrained
-from robustsigma.models.saved import ModelCard, load_model
+from robustsigma.models.saved import SUFFIX, ModelCard, load_model
 
 
 def model(name: str | Path | Pretrained, *, allow: Sequence[str] = (), **options: Any) -> tuple[Classifier, ModelCard]:
@@ -40,4 +40,4 @@ def model(name: str | Path | Pretrained, *, allow: Sequence[str] = (), **options
 
 def is_saved(name: str | Path) -> bool:
     """Return whether this names a file rather than a network."""
-    return isinstance(name, Path) or name.endswith(".safetensors") or Path(name).is_file()
+    return isinstance(name, Path) or name.endswith(SUFFIX) or Path(name).is_file()

@@ -15,7 +15,16 @@ from robustsigma.engine.validation import as_tuple, fail, integer
 from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.outputs import count_logits
-from robustsigma.models.published import TIMM, TORCHVISION, Published, load_timm, load_torchvision, published
+from robustsigma.models.published import (
+    PUBLISHED,
+    TIMM,
+    TORCHVISION,
+    Published,
+    load_timm,
+    load_torchvision,
+    published,
+    statistics,
+)
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.saved import ModelCard
 from robustsigma.models.weights import fit_state, read_state
@@ -90,7 +99,9 @@ class Pretrained:
         return classifier, ModelCard(architecture, names, shape, tuple(mean), tuple(std), geometry)
 
     def _net(self, known: Published | None, count: int | None) -> nn.Module:
-        architecture = Architecture(self.name, padding=self.padding, weights=self.weights or "published")
+        architecture = Architecture(
+            self.name, padding=self.padding, weights=self.weights or (PUBLISHED if known else None)
+        )
         given = {**({} if known is None else known.arguments), **self.arguments}
         for name in ("num_classes", "classes") if count is not None else ():
             if architecture.takes(name):
@@ -129,6 +140,4 @@ class Pretrained:
         if self.mean is not None and self.std is not None:
             return tuple(self.mean), tuple(self.std)
         assert known is not None
-        if self.arguments.get("transform_input"):  # it is asked to undo ImageNet's statistics
-            return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        return known.mean, known.std
+        return statistics(known, self.arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from torch import nn
 
 from robustsigma.engine.validation import fail
 from robustsigma.geometry import Geometry
-from robustsigma.models.weights import fit_state, quiet_unpickling
+from robustsigma.models.weights import State, fit_state, quiet_unpickling
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
+PUBLISHED = "published"  # in the place of a file of weights
 # Networks that were trained elsewhere, on images in [-1, 1]: with `transform_input` they undo ImageNet's statistics to
 # get these. Ours give them at once instead.
 HALVES = ("inception_v3", "googlenet")
@@ -55,19 +57,49 @@ def published(name: str, weights: str | None = None) -> Published | None:
     return _of_timm(name.removeprefix(TIMM)) if name.startswith(TIMM) else None
 
 
+def statistics(known: Published, arguments: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std of a published network's normalisation, for the arguments that it is built with."""
+    if arguments.get("transform_input"):  # it is asked to undo ImageNet's statistics
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return known.mean, known.std
+
+
+def published_state(name: str, arguments: Mapping[str, Any]) -> tuple[State, str]:
+    """Return the published weights of a network, for its own number of classes, and where they come from.
+
+    Args:
+        name: of the network, with "torchvision:" or "timm:" before it.
+        arguments: that it is built with; those of another number of classes or channels are passed over.
+
+    Raises:
+        ValueError: an unknown name, or weights that cannot be had.
+    """
+    known = published(name)
+    assert known is not None
+    if name.startswith(TORCHVISION):
+        return torchvision_state(known.entry), known.entry.url
+    others = ("num_classes", "in_chans")
+    net = load_timm(name.removeprefix(TIMM), {key: value for key, value in arguments.items() if key not in others})
+    return net.state_dict(), f"the published weights of {name}"
+
+
 def load_torchvision(net: nn.Module, entry: Any) -> None:
     """Give a network torchvision's weights, from its cache or its site.
 
     Raises:
         ValueError: they cannot be had; it says from where, and where to put them.
     """
+    fit_state(net, torchvision_state(entry), entry.url)
+
+
+def torchvision_state(entry: Any) -> State:
+    """Return weights of torchvision, as `load_torchvision` does."""
     place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     try:
         with quiet_unpickling():
-            state = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+            return dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except _DOWNLOAD as error:
         raise _unavailable(entry.url, error, f" or at {place}") from error
-    fit_state(net, state, entry.url)
 
 
 def load_timm(name: str, arguments: dict[str, Any]) -> nn.Module:

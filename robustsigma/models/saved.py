@@ -23,6 +23,7 @@ from robustsigma.models.outputs import count_logits
 from robustsigma.models.weights import finite
 
 _KEY = "robustsigma"
+SUFFIX = ".safetensors"
 _LARGEST = 4096  # channels, or pixels of a side
 # Arguments by which builders of torchvision and timm read or fetch weights.
 _ELSEWHERE = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
@@ -87,7 +88,8 @@ def load_model(
             card = _card((file.metadata() or {}).get(_KEY), path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise fail("model", "a safetensors file", f"{path} ({error})") from error
+        hint = "" if path.suffix == SUFFIX else f"; for a state dict give --model ARCHITECTURE --weights {path}"
+        raise fail("model", "a safetensors file", f"{path} ({error}){hint}") from error
     infinite = [name for name, tensor in tensors.items() if not finite(tensor)]
     if infinite:
         raise fail("model", "finite weights", f"others in {infinite[0]} of {path}")
@@ -107,6 +109,29 @@ def load_model(
     if found != len(card.classes):
         raise fail("model", f"names of {found} classes, as many as there are logits", f"{len(card.classes)} in {path}")
     return classifier, card
+
+
+def read_card(path: str | Path, name: str = "model") -> ModelCard | None:
+    """Return the card of a file of weights, or None for one that was not saved here; weights are not read.
+
+    Args:
+        path: of the file.
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: no such file, or a card that no network can have.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise fail(name, "an existing file of weights", str(path))
+    if path.suffix != SUFFIX:
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get(_KEY)
+    except SafetensorError as error:
+        raise fail(name, "a safetensors file", f"{path} ({error})") from error
+    return None if said is None else _card(said, path, name)
 
 
 def _built(card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
@@ -144,9 +169,9 @@ def _compare(architecture: Architecture, size: tuple[int, int], tensors: Mapping
         raise fail("model", f"weights that fit {type(net).__name__}", f"{path} ({len(other)} others: {first})")
 
 
-def _card(text: str | None, path: Path) -> ModelCard:
+def _card(text: str | None, path: Path, name: str = "model") -> ModelCard:
     if text is None:
-        raise fail("model", "a file saved by robustsigma", str(path))
+        raise fail(name, "a file saved by robustsigma", str(path))
     try:
         found = json.loads(text)
         kind, geometry = found["architecture"], found.get("geometry")
@@ -162,7 +187,7 @@ def _card(text: str | None, path: Path) -> ModelCard:
         )
         _check(card)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise fail("model", "a file saved by robustsigma", f"{path} ({type(error).__name__}: {error})") from error
+        raise fail(name, "a file saved by robustsigma", f"{path} ({type(error).__name__}: {error})") from error
     return card
 
 

@@ -131,8 +131,8 @@ class SafetensorsExport(pl.Callback):
         which: "last", or "best" for those that the training's `RobustCheckpoint` found best.
 
     Raises:
-        ValueError: at the end of the training, if there is no `LitClassifier` and `RobustDataModule`, or no best
-            checkpoint where it is asked for.
+        ValueError: when the training starts, without a `RobustDataModule` or a `Classifier` in the module (as
+            `LitClassifier` has), or where the best weights are asked for and no `RobustCheckpoint` keeps them.
     """
 
     def __init__(self, path: str | None = None, *, which: Literal["last", "best"] = "last") -> None:
@@ -140,11 +140,24 @@ class SafetensorsExport(pl.Callback):
         choice("which", which, ("last", "best"))
         self.path, self.which = path, which
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the file, in one process."""
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse what could not be written at the end, before hours of training."""
+        self._parts(trainer, pl_module)
+        if self.which == "best" and not any(isinstance(c, RobustCheckpoint) for c in trainer.checkpoint_callbacks):
+            raise fail("which", "'last', as no RobustCheckpoint keeps a best one", "'best'")
+
+    @staticmethod
+    def _parts(trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[Classifier, RobustDataModule]:
         classifier, data = getattr(pl_module, "classifier", None), getattr(trainer, "datamodule", None)
         if not isinstance(classifier, Classifier) or not isinstance(data, RobustDataModule):
-            raise fail("callbacks", "SafetensorsExport beside a LitClassifier and a RobustDataModule", "others")
+            told = "SafetensorsExport beside a LitClassifier and a RobustDataModule"
+            beside = "no data module" if data is None else type(data).__name__
+            raise fail("callbacks", told, f"{type(pl_module).__name__} and {beside}")
+        return classifier, data
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the file, in one process."""
+        classifier, data = self._parts(trainer, pl_module)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return

@@ -41,7 +41,8 @@ class LitClassifier(pl.LightningModule):
             exported weights use the layers of the clean images. A batch of one kind is one pass.
         chunk_size: the most images in a pass of an attack; None chooses by image size (see `Classifier`).
         gradient_dtype: "bfloat16" runs the gradient passes of attacks under autocast, "tf32" lets them round to TF32
-            on a GPU; None: full precision. How the training itself is computed is the Trainer's `precision`.
+            on a GPU; None: full precision. In Python torch.bfloat16 will do as well. How the training itself is
+            computed is the Trainer's `precision`.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class LitClassifier(pl.LightningModule):
         validation.optional("sample_labels", sample_labels, SampleLabels)
         if not callable(optimizer):
             raise fail("optimizer", "a callable that makes an optimiser from parameters", repr(optimizer)[:80])
-        if gradient_dtype is not None:
+        # The type says only what a command line can: a torch.dtype would be asked for as a class there.
+        if gradient_dtype is not None and gradient_dtype is not torch.bfloat16:
             validation.choice("gradient_dtype", gradient_dtype, ("bfloat16", "tf32"))
-        dtype = torch.bfloat16 if gradient_dtype == "bfloat16" else gradient_dtype
-        self.classifier = Classifier(net, mean=mean, std=std, chunk_size=chunk_size, gradient_dtype=dtype)
+        self.classifier = Classifier(net, mean=mean, std=std, chunk_size=chunk_size, gradient_dtype=gradient_dtype)
         self.optimizer = optimizer
         self.schedule = schedule
         self.label_smoothing = label_smoothing

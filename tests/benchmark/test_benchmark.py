@@ -20,7 +20,7 @@ from robustsigma.benchmark.images import judged, shown
 from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.store import Store
 from robustsigma.cli import main
-from robustsigma.data import Baggage, Digits
+from robustsigma.data import Baggage, Digits, ImageFolder
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import (
     Cost,
@@ -30,6 +30,7 @@ from robustsigma.engine.metrics import (
     RelativeStandardError,
     SensitivityN,
 )
+from robustsigma.engine.validation import not_finite
 from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, ModelCard, Pretrained, save_model
 
@@ -250,6 +251,35 @@ def test_without_a_model_one_is_trained_and_without_masks_their_metrics_are_left
     stamp = weights.stat().st_mtime_ns
     assert main(arguments) == 0
     assert weights.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.third_party_rng
+def test_a_model_that_is_not_given_is_planned_as_an_evaluation_does(tmp_path):
+    one = Benchmark(SOURCE, metrics=METRICS[:1], architecture=SOURCE_NET)
+    assert (Run(one, tmp_path / "run", quiet())._plan.mean, one.mean) == ((0.5,), None)
+    Run(dataclasses.replace(one, mean=(0.5,), std=(0.25,)), tmp_path / "run", quiet())  # of an earlier version
+    weights = saved(tmp_path / "a.safetensors", 0)
+    given = dataclasses.replace(one, architecture=dataclasses.replace(SOURCE_NET, weights=weights))
+    assert Run(given, tmp_path / "given", quiet())._plan.mean == (0.0,), "its file says so"
+    torch.save(SOURCE_NET.build(3, 5).state_dict(), tmp_path / "net.pt")
+    given = dataclasses.replace(given, architecture=dataclasses.replace(SOURCE_NET, weights=str(tmp_path / "net.pt")))
+    with pytest.raises(ValueError, match=r"^mean and std: expected the numbers"):
+        Run(given, tmp_path / "other", quiet())
+    for place in ("a", "b"):
+        (tmp_path / "images" / place).mkdir(parents=True)
+    tests = dataclasses.replace(one, source=ImageFolder(str(tmp_path / "images"), test_fraction=1))
+    with pytest.raises(ValueError, match=r"^models: expected at least one, as ImageFolder has no training images"):
+        Run(tests, tmp_path / "other", quiet())
+    assert not (tmp_path / "other").exists()
+
+
+def test_numbers_that_are_not_finite_are_no_reason_to_leave_a_method_out(settings, tmp_path, monkeypatch):
+    def broken(self, *_):
+        raise not_finite("logits", self)
+
+    monkeypatch.setattr(IntegratedGradients, "attribute", broken)
+    with pytest.raises(ValueError, match=r"^net: expected finite logits, got NaN or infinity, in IntegratedGradients"):
+        benchmark(settings, tmp_path / "out", console=quiet())
 
 
 @pytest.mark.parametrize("name", ["baggage", "digits", "mnist5k"])

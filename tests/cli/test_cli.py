@@ -64,6 +64,7 @@ def _tree(out):
     }
 
 
+FIT = ["--config", f"{CONFIGS}/fit/base.yaml", "--config", f"{CONFIGS}/fit/baggage.yaml"]
 IMAGE, MODEL = "{made}/images/a/scan.png", "--model={made}/model.safetensors"
 MISTAKES = {
     "no such verb": (["frobnicate"], "verb: expected one of quickstart"),
@@ -109,6 +110,38 @@ MISTAKES = {
         ["fit", "--config", f"{CONFIGS}/fit/base.yaml", "--config", f"{CONFIGS}/fit/baggage.yaml", *TINY,
          "--data.batch_size", "0"], "batch_size: expected",
     ),
+    "a misspelt method": (
+        ["explain", IMAGE, MODEL, "--method", "IntegratedGradient"],
+        "method: expected one of .*IntegratedGradients, .*or the dotted path of a class, got 'IntegratedGradient'",
+    ),
+    "a misspelt source": (["evaluate", "--source", "Bagage"], "^[^:]*: error: source: expected one of Baggage, "),
+    "a misspelt optional source": (["augment", MODEL, "--source", "Bagage"], "source: expected one of Baggage, "),
+    "a misspelt condition": (["evaluate", "--conditions.x", "FGMS"], "conditions: expected one of .*FGSM, .*'FGMS'"),
+    "a misspelt perturbation of fit": (
+        ["fit", "--data.train_perturbation", "FGMS"], "data.train_perturbation: expected one of .*FGSM, .*'FGMS'",
+    ),
+    "a misspelt class in another": (
+        ["augment", IMAGE, MODEL, "--perturbation", "PathEnd", "--perturbation.attributor", "Sgma"],
+        "perturbation.attributor: expected the name of a class of robustsigma, or .*'Sgma'",
+    ),
+    "a model without its publisher": (
+        ["explain", IMAGE, "--model=resnet50"],
+        "model: expected FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME, got",
+    ),
+    "the same in a benchmark": (["benchmark", "--models.x", "resnet50"], "models.x: expected FILE.safetensors, "),
+    "a state dict as model": (
+        ["explain", IMAGE, "--model={made}/text.txt"],
+        "for a state dict give --model ARCHITECTURE --weights .*text.txt",
+    ),
+    "no seed": (["evaluate", "--seeds", "0"], "seeds: expected an integer of at least 1, got 0"),
+    "a checkpoint to test that is not there": (
+        ["test", *FIT, *TINY, "--ckpt_path=last", "--trainer.default_root_dir={tmp}"],
+        "ckpt_path: expected a last.ckpt below .*, got none",
+    ),
+    "one to validate": (
+        ["validate", *FIT, *TINY, "--ckpt_path=last", "--trainer.default_root_dir={tmp}"],
+        "ckpt_path: expected a last.ckpt below .*, got none",
+    ),
     "no network": (["fit", "--data.dataset", "Baggage"], "net"),
     "unknown trainer key": (["fit", "--trainer.max_epoch", "3"], "max_epoch"),
 }  # fmt: skip
@@ -138,8 +171,31 @@ def test_every_verb_has_help(verb, capsys):
         main([verb, "--help"])
     assert exit_.value.code == 0
     found = capsys.readouterr()
-    assert found.out.startswith("usage: robustsigma")
+    assert found.out.startswith(f"usage: robustsigma {verb} ")
     assert found.err == ""
+    assert "HeldOut" not in found.out
+    if verb == "augment":
+        assert "folders of them (type: str" in " ".join(found.out.split()), "images are not required beside a source"
+
+
+def test_a_module_of_the_current_folder_is_hinted_at(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, hinted in (("parts_of_mine", True), ("parts_of_nobody", False)):
+        (tmp_path / "parts_of_mine.py").write_text("")
+        for arguments in (
+            ["augment", IMAGE, MODEL, f"--perturbation={name}.Paler", f"--allow={name}"],
+            ["evaluate", f"--architecture.name={name}.Net", f"--out=out_{name}"],
+        ):
+            assert main([argument.format(made=made) for argument in arguments]) == 2
+            told = capsys.readouterr().err
+            assert f"No module named '{name}'" in told
+            assert ("(PYTHONPATH=. makes the current folder importable)" in told) == hinted
+
+
+def test_a_number_of_seeds():
+    for given, seeds in (("3", [0, 1, 2]), ("[4, 2]", [4, 2])):
+        assert list(PRESETS.ask("evaluate", "", "runs", ["--seeds", given]).settings.seeds) == seeds
+    assert Evaluation(seeds=2).each_seed == (0, 1)
 
 
 def test_help_version_and_nothing(capsys):

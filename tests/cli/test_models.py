@@ -92,7 +92,11 @@ MISTAKES = {
     "weights as a model": (["--model={made}/w.pth"], "model: expected a safetensors file"),
     "no statistics": (["--model=torchvision.models.VisionTransformer"], "mean and std: expected the numbers"),
     "no such network": (["--model=torchvision:resnet49"], "the name of a torchvision model"),
-    "no such class": (["--model=nothing.Here", "--mean=[0]", "--std=[1]"], "architecture.name: expected"),
+    "no such class": (["--model=nothing.Here", "--mean=[0]", "--std=[1]"], "model: expected FILE.safetensors"),
+    "no such allowed class": (
+        ["--model=nothing.Here", "--mean=[0]", "--std=[1]", "--allow=nothing"],
+        "architecture.name: expected",
+    ),
     "options of a saved model": (["--model={made}/mine.safetensors", "--mean=[0]", "--std=[1]"], "expected no option"),
     "a network not allowed": (["--model={made}/mine.safetensors"], "--allow NAME"),
     "another allowed": (["--model={made}/mine.safetensors", "--allow=torch.optim"], "--allow NAME"),

@@ -20,7 +20,7 @@ LAYERS = (
     ("device", "files", "geometry", "processes"),
     ("provenance",),
     ("data", "models", "report"),
-    ("training", "trust"),
+    ("mistyped", "training", "trust"),
     ("parser",),
     ("evaluation",),
     ("benchmark",),

@@ -66,6 +66,8 @@ def test_one_number_stands_for_every_channel(channels):
         ({"chunk_size": 0}, "chunk_size: expected an integer of at least 1, got 0"),
         ({"chunk_size": 2.5}, "chunk_size: expected an integer"),
         ({"net": torch.relu}, "net: expected a torch.nn.Module"),
+        ({"gradient_dtype": "int8"}, "gradient_dtype: expected bfloat16, float16, tf32 or None, got 'int8'"),
+        ({"gradient_dtype": torch.float64}, "gradient_dtype: expected .*, got torch.float64"),
     ],
 )
 def test_bad_constructor_arguments(kwargs, message):
@@ -227,6 +229,11 @@ def test_gradient_dtype_casts_gradient_passes_alone():
     assert got.dtype == torch.float32
     assert not torch.equal(got, wanted)
     assert (got - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradient_dtype_by_its_name(dtype):
+    assert cases.classifier(gradient_dtype=str(dtype).removeprefix("torch.")).gradient_dtype == dtype
 
 
 def test_gradient_dtype_takes_float64_images():

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from robustsigma import FGSM, Identity
 from robustsigma.data import Baggage, ImageFolder
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
+from robustsigma.evaluation._held_out import HeldOut
 from robustsigma.evaluation.evaluate import collect
-from robustsigma.evaluation.held_out import HeldOut
 from robustsigma.evaluation.run import Run
 from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, load_model
@@ -28,6 +28,8 @@ def _settings(weights, **changes):
         conditions={"clean": Identity(), "fgsm": FGSM(0.03)},
         checks=Checks(images=0),
         seeds=(0, 1),
+        mean=(0.5,),
+        std=(0.25,),
     )
     return replace(settings, **changes)
 

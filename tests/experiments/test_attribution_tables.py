@@ -1,4 +1,4 @@
-"""The README's tables of attribution come from the files beside it, and the scripts that make them run."""
+"""The tables of attribution in docs/results.md come from the files beside it, and the scripts that make them run."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ def script(name: str):
     return module
 
 
-def test_the_readme_says_what_the_benchmark_says():
+def test_the_page_says_what_the_benchmark_says():
     results = json.loads((ROOT / "results" / "benchmark_baggage.json").read_text())
-    made, readme = script("attribution_table"), (ROOT / "README.md").read_text()
-    assert made.table(results) in readme
-    assert made.caption(results) in readme
+    made, page = script("attribution_table"), (ROOT / "docs" / "results.md").read_text()
+    assert made.table(results) in page
+    assert made.caption(results) in page
     for sentence in results["findings"]:
-        assert sentence in readme
+        assert sentence in page
 
 
-def test_the_readme_says_what_the_photographs_say():
-    made, readme = script("attribution_table"), (ROOT / "README.md").read_text()
+def test_the_page_says_what_the_photographs_say():
+    made, page = script("attribution_table"), (ROOT / "docs" / "results.md").read_text()
     orders = json.loads((ROOT / "results" / "orders.json").read_text())
     networks = dict.fromkeys(order["network"] for order in orders["orders"] if order["metric"] == "sic")
     every = [json.loads(path.read_text()) for path in (ROOT / "results").glob("benchmark_*.json")]
     files = [next(f for f in every if f["models"][0]["id"] == name and not f["dataset"]["masks"]) for name in networks]
     assert len(files) > 1
     for metric in ("sic", "difference"):
-        assert made.compared(files, metric) in readme
+        assert made.compared(files, metric) in page
     for results in files:
-        assert made.caption(results) in readme
+        assert made.caption(results) in page
     for line in orders["summary"]:
-        assert f"- {line}\n" in readme
+        assert f"- {line}\n" in page
 
 
-def test_the_readme_says_what_the_sanity_of_metrics_says():
+def test_the_page_says_what_the_sanity_of_metrics_says():
     results = json.loads((ROOT / "results" / "metric_sanity.json").read_text())
-    made, readme = script("metric_sanity"), (ROOT / "README.md").read_text()
-    assert "\n".join(made.lines(results["entries"])) in readme
+    made, page = script("metric_sanity"), (ROOT / "docs" / "results.md").read_text()
+    assert "\n".join(made.lines(results["entries"])) in page
     for entry in results["entries"]:
         low = entry["perfect over random"][1]
         assert (low > 0) == (not entry["metric"].endswith("to black")), entry["metric"]

@@ -1,10 +1,10 @@
-"""The README's table of SIGMA's settings comes from the files beside it."""
+"""The table of SIGMA's settings in docs/results.md comes from the files beside it."""
 
 import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = {  # the README's titles, and those of the results
+NAMES = {  # the page's titles, and those of the results
     "the paper's": "the paper's",
     "the notebook's (\u03b5 = .05)": "the notebook's",
     "logit, \u03b1 = .01, \u03b2 = .1 (default of `SigmaSample` and `explain`)": "logit, the default",
@@ -13,9 +13,9 @@ NAMES = {  # the README's titles, and those of the results
 }
 
 
-def test_the_readme_says_what_the_settings_say():
-    readme = (ROOT / "README.md").read_text()
-    head, _, *rows = readme[readme.index("| walk | ") :].split("\n\n")[0].splitlines()
+def test_the_page_says_what_the_settings_say():
+    page = (ROOT / "docs" / "results.md").read_text()
+    head, _, *rows = page[page.index("| walk | ") :].split("\n\n")[0].splitlines()
     columns = [name.strip() for name in head.strip("|").split("|")][1:]
     found = {}
     for path in sorted((ROOT / "results").glob("sigma_settings*.json")):

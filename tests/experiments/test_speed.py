@@ -187,9 +187,22 @@ def test_rows_of_tf32_are_for_gpus():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("speed_*.json")), ids=lambda path: path.stem)
-def test_the_readme_says_what_was_measured(path):
-    from experiments.speed.readme import markdown
+def test_the_page_says_what_was_measured(path):
+    from experiments.speed.markdown import markdown
 
     results = json.loads(path.read_text(encoding="utf-8"))
-    assert markdown(results) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert markdown(results) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     check(results, ROOT / "results")
+
+
+@pytest.mark.third_party_rng  # a layer draws its weights
+def test_passes_are_counted_in_operations_and_beside_matrix_products():
+    from experiments.speed import peak
+    from experiments.speed.limit import Limit
+
+    convolution = cases._made(nn.Conv2d, 3, 8, 3, bias=False)
+    net, images = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten()), cases.images(2)
+    limit = Limit(net, images, (2,), 1)
+    once = 2 * 8 * 3 * 9 * 6 * 6
+    assert peak.operations(limit) == {"forward": once, "pair": 2 * once}
+    assert all(0 < share < 2 for share in peak.shares(limit, 2).values())

@@ -30,6 +30,7 @@ METRIC = judged.CHEAP[judged.InsertionDeletion][0]
 # What constructors cannot do without.
 NEEDED: dict[str, dict[str, Any]] = {
     "CorruptionArrays": {"root": "nowhere", "name": "gaussian_noise", "severity": 1},
+    "Datasets": {"train": [(torch.zeros(3, 8, 8), 0)], "classes": ("a", "b")},
     "ImageFolder": {"root": "nowhere"},
     "ImageTable": {"root": "nowhere"},
     "SaliencyBench": {"root": "nowhere"},

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -103,7 +105,14 @@ def test_perturbing_leaves_no_gradient_in_the_parameters(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"schedule": "step"}, {"label_smoothing": 2.0}, {"chunk_size": 0}, {"gradient_dtype": "int8"}]
+    "options",
+    [
+        {"schedule": "step"},
+        {"label_smoothing": 2.0},
+        {"chunk_size": 0},
+        {"gradient_dtype": "int8"},
+        {"gradient_dtype": torch.int8},
+    ],
 )
 def test_bad_arguments_are_named(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
@@ -111,16 +120,21 @@ def test_bad_arguments_are_named(options):
 
 
 def test_what_attacks_cost_is_the_classifiers():
-    classifier = LitClassifier(network("small_cnn", 3, 5), chunk_size=7, gradient_dtype="bfloat16").classifier
-    assert (classifier.chunk_size, classifier.gradient_dtype) == (7, torch.bfloat16)
+    for dtype in ("bfloat16", torch.bfloat16):
+        classifier = LitClassifier(network("small_cnn", 3, 5), chunk_size=7, gradient_dtype=dtype).classifier
+        assert (classifier.chunk_size, classifier.gradient_dtype) == (7, torch.bfloat16)
     assert LitClassifier(network("small_cnn", 3, 5), gradient_dtype="tf32").classifier.gradient_dtype == "tf32"
     assert LitClassifier(network("small_cnn", 3, 5)).classifier.gradient_dtype is None
 
 
 def test_export_needs_its_data_module(tmp_path):
     callback = SafetensorsExport(str(tmp_path / "m.safetensors"))
-    with pytest.raises(ValueError, match="callbacks: expected SafetensorsExport"):
-        callback.on_fit_end(pl.Trainer(logger=False, accelerator="cpu"), pl.LightningModule())
+    for when in (callback.on_fit_start, callback.on_fit_end):  # before the training, not only after it
+        with pytest.raises(ValueError, match=r"^callbacks: expected .*, got LightningModule and no data module"):
+            when(pl.Trainer(logger=False, accelerator="cpu"), pl.LightningModule())
+    data = SimpleNamespace(datamodule=pl.LightningDataModule(), checkpoint_callbacks=[])
+    with pytest.raises(ValueError, match=r"got LitClassifier and LightningDataModule"):
+        callback.on_fit_start(data, LitClassifier(network("small_cnn", 3, 5)))
 
 
 def test_evaluation_does_not_round_whatever_pytorch_is_set_to(tmp_path):

@@ -120,7 +120,7 @@ class Attributor(ABC):
             x = classifier.admit(images)
             logits = classifier.logits(x)
             if not torch.isfinite(logits).all():
-                raise ValueError(f"{type(self).__name__}: the network gave non-finite logits")
+                raise validation.not_finite("logits", self)
             if strict:
                 validation.logits(logits)
             chosen = logits.argmax(1) if chosen is None else chosen.clone()
@@ -129,7 +129,7 @@ class Attributor(ABC):
             result = self.attribute(classifier, x, chosen, logits, seeds)
         if not torch.isfinite(result.values).all():
             bad = (~torch.isfinite(result.values).flatten(1).all(1)).nonzero()[:, 0].tolist()
-            raise ValueError(f"{type(self).__name__}: the network gave non-finite values for images {bad}")
+            raise validation.not_finite(f"gradients or scores for images {bad}", self)
         return result
 
     @abstractmethod

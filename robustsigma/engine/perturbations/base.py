@@ -82,7 +82,7 @@ class Perturbation(ABC):
             classifier.check_logits()
         images = result.images.detach().to(x.dtype).clamp(*classifier.bounds)
         if images.aminmax().min.isnan():  # all else was clamped
-            raise ValueError(f"{type(self).__name__}: the network gave non-finite gradients or scores")
+            raise validation.not_finite("gradients or scores", self)
         return replace(result, images=images)
 
     @property

@@ -31,6 +31,6 @@ class PathEnd(Perturbation):
         """Return end points; converged and steps are those of path 0."""
         result = self.attributor(classifier, x, y, seed=seeds, strict=False)
         if not torch.isfinite(result.drop).all():
-            raise ValueError("PathEnd: the network gave non-finite scores")
+            raise validation.not_finite("scores", self)
         searched = torch.ones(len(x), dtype=torch.bool, device=x.device)
         return Perturbed(result.endpoint, searched, result.converged[:, 0], result.steps[:, 0])

@@ -63,14 +63,14 @@ class PGD(Perturbation):
         worst = self._walk(classifier, x, y, seeds, clean)
         if self.restarts == 1:
             return Perturbed.plain(worst)
-        wrong, loss = _outcome(classifier, worst, y)
+        wrong, loss = self._outcome(classifier, worst, y)
         for restart in range(1, self.restarts):
             rows = (~wrong).nonzero()[:, 0]
             if len(rows) == 0:
                 break
             keys = noise.fold(seeds[rows], "restart", restart)
             found = self._walk(classifier, x[rows], y[rows], keys, None if clean is None else clean[rows])
-            found_wrong, found_loss = _outcome(classifier, found, y[rows])
+            found_wrong, found_loss = self._outcome(classifier, found, y[rows])
             better = found_wrong | (found_loss > loss[rows])
             at = rows[better]
             worst[at], wrong[at], loss[at] = found[better], found_wrong[better], found_loss[better]
@@ -87,6 +87,13 @@ class PGD(Perturbation):
             point = ball.project(point + ball.step(gradient, up))
         return point
 
+    def _outcome(self, classifier: Classifier, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which images are misclassified, bool (B,), and the loss of their label, (B,)."""
+        logits = classifier.logits(images)
+        if torch.isnan(logits).any():
+            raise validation.not_finite("gradients or scores", self)
+        return logits.argmax(1) != y, -pick(logits, y, "log_prob")
+
     def _targets(self, logits: Tensor, y: Tensor, seeds: Tensor) -> Tensor:
         """Return a class other than the label for each image, int64 (B,)."""
         if self.targeted == "random":
@@ -96,11 +103,3 @@ class PGD(Perturbation):
         lowest = self.targeted == "least_likely"
         hidden = logits.scatter(1, y[:, None], torch.inf if lowest else -torch.inf)
         return hidden.argmin(1) if lowest else hidden.argmax(1)
-
-
-def _outcome(classifier: Classifier, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which images are misclassified, bool (B,), and the loss of their label, (B,)."""
-    logits = classifier.logits(images)
-    if torch.isnan(logits).any():
-        raise ValueError("PGD: the network gave non-finite gradients or scores")
-    return logits.argmax(1) != y, -pick(logits, y, "log_prob")

@@ -80,7 +80,7 @@ class SigmaSample(Perturbation):
         walk = self.sigma.sample(classifier, x[rows], y[rows], seeds[rows])
         last = walk.curve.gather(1, walk.steps[:, None])[:, 0]
         if not torch.isfinite(last).all():
-            raise ValueError("SigmaSample: the network gave non-finite scores")
+            raise validation.not_finite("scores", self)
         converged = last <= self.sigma.epsilon
         ends = walk.ends
         if self.unconverged == "original":

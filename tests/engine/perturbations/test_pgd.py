@@ -137,7 +137,7 @@ def test_nan_scores_at_the_end_of_a_restart_are_an_error():
             return self.net(x) * (1.0 if x.requires_grad else torch.nan)
 
     clf = cases.classifier(Broken())
-    with pytest.raises(ValueError, match="non-finite"):
+    with pytest.raises(ValueError, match=r"^net: expected finite gradients or scores, got NaN or infinity, in PGD$"):
         RESTARTED(clf, cases.images(), cases.labels(), seed=0)
 
 

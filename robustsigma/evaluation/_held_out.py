@@ -1,4 +1,7 @@
-"""A dataset whose own test images nobody sees: others take their place."""
+"""A dataset whose own test images nobody sees: others take their place.
+
+A command line does not offer it among the datasets: the module's name has an underscore before it.
+"""
 
 from __future__ import annotations
 

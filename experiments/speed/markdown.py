@@ -1,4 +1,4 @@
-"""Print the README's table of a file of results: python -m experiments.speed.readme results/speed_cpu.json."""
+"""Print docs/results.md's table of a file of results: python -m experiments.speed.markdown results/speed_cpu.json."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _ROWS = {
     "IG-bfloat16": "IG, gradients in bfloat16",
     "SIGMA-tf32": "SIGMA, gradients in TF32",
     "SIGMA-bfloat16": "SIGMA, gradients in bfloat16",
+    "Guided-IG-bfloat16": "Guided IG, gradients in bfloat16",
 }
 _SKIPPED_PEERS = ("full precision",)  # said by the row above
 

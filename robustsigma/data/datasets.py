@@ -1,0 +1,179 @@
+"""Datasets that somebody brings along, as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from robustsigma.data.class_index import class_names
+from robustsigma.data.files import BROKEN, to_tensor
+from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.engine.validation import extent, fail, target_range
+
+_GREY = ("1", "L", "LA", "La")  # modes of PIL, beside those that begin with an I, such as "I;16"
+
+
+class Items(Dataset[tuple[Tensor, int]]):
+    """A dataset as a source gives it: what is read of it is checked, and images become float in [0, 1].
+
+    Args:
+        inner: its items are (image, label), the image a float tensor (C, H, W) in [0, 1], a uint8 tensor (C, H, W) or a
+            PIL image. It may have the methods `mask(index)` and `alternatives(index)` of `Source.split`.
+        name: of the dataset, for errors.
+        classes: number of classes.
+        shape: (C, H, W) of every image, or () for that of the first one.
+
+    Raises:
+        ValueError: here or when it is read, an item that is something else. Whether a float image is in [0, 1] is left
+            to whoever perturbs it.
+    """
+
+    def __init__(self, inner: Any, name: str, classes: int, shape: tuple[int, ...] = ()) -> None:
+        self.inner, self.name, self.classes, self.shape = inner, name, classes, shape
+        self.shape = tuple(self[0][0].shape)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        item, name = self.inner[index], f"{self.name}[{index}]"
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            got = f"{len(item)} parts" if isinstance(item, (tuple, list)) else type(item).__name__
+            raise fail(name, "an item (image, label)", got)
+        image, label = self._image(item[0], name), self._label(item[1], name)
+        if self.shape and tuple(image.shape) != self.shape:
+            raise fail(name, f"an image of shape {self.shape}", tuple(image.shape))
+        return image, label
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up what some datasets have besides."""
+        found = getattr(self.inner, name, None) if name in ("mask", "alternatives") else None
+        if not callable(found):
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        return self._mask if name == "mask" else found
+
+    def _mask(self, index: int) -> Tensor:
+        mask, name = torch.as_tensor(self.inner.mask(index)).float(), f"mask({index}) of {self.name}"
+        if tuple(mask.shape) != self.shape[1:]:
+            raise fail(name, f"shape {self.shape[1:]}", tuple(mask.shape))
+        low, high = extent(mask)
+        if not 0 <= low <= high <= 1:
+            raise fail(name, "values in [0, 1]", f"[{low:g}, {high:g}]")
+        return mask
+
+    def _image(self, image: Any, name: str) -> Tensor:
+        if isinstance(image, Image.Image):
+            grey = image.mode in _GREY or image.mode.startswith("I")
+            # A grey image among coloured ones is made one of them; colour is never dropped.
+            channels = 1 if grey and self.shape[:1] != (3,) else 3
+            try:
+                return to_tensor(image, channels, None)
+            except BROKEN as error:
+                raise fail(name, "a readable image, grey or RGB, of 8 or 16 bits", error) from error
+        if not isinstance(image, Tensor):
+            raise fail(name, "a tensor (C, H, W) or a PIL image", type(image).__name__)
+        if image.ndim != 3 or 0 in image.shape or not (image.is_floating_point() or image.dtype == torch.uint8):
+            raise fail(name, "a float or uint8 image (C, H, W)", f"{image.dtype} {tuple(image.shape)}")
+        return image.float().div(255) if image.dtype == torch.uint8 else image.float()
+
+    def _label(self, label: Any, name: str) -> int:
+        if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
+            label = label.item()
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < self.classes:
+            raise fail(f"label of {name}", f"an int from 0 to {self.classes - 1}", repr(label)[:80])
+        return int(label)
+
+
+class Datasets(Source):
+    """Datasets of your own, such as torch's and torchvision's: they need a length, and items (image, label) by index.
+
+    An image is a float tensor (C, H, W) in [0, 1], a uint8 tensor (C, H, W) or a PIL image; all have one shape. A label
+    is an int, or an integer of NumPy or a tensor without dimensions. The first item of each dataset is read at once,
+    others when they are asked for. A dataset that has masks of the objects has a method `mask(index)`, (H, W) in
+    [0, 1]; torch's `Subset` and `ConcatDataset` hide those of the datasets in them.
+
+    It is equal to nothing but itself, since nothing tells whether datasets hold the same images: `evaluate` and
+    `benchmark` do not go on in a folder where they judged another one.
+
+    Args:
+        train: images to train on, or None.
+        val: images to validate on, or None: a training is not validated then.
+        test: images to test on, or None.
+        classes: names of the classes, each once; a label is an index into them.
+
+    Raises:
+        ValueError: no dataset, one that cannot be indexed or is empty, other names of classes, or a first item that is
+            not as stated here.
+    """
+
+    # Not Dataset[Any]: jsonargparse would let YAML give a class of that no arguments.
+    def __init__(
+        self,
+        train: Dataset | None = None,
+        val: Dataset | None = None,
+        test: Dataset | None = None,
+        *,
+        classes: Sequence[str],
+    ) -> None:
+        self._classes = class_names("classes", classes)
+        if len(set(self._classes)) < len(self._classes):
+            raise fail("classes", "names of classes, each once", repr(self._classes)[:80])
+        given = {name: each for name, each in zip(get_args(Split), (train, val, test), strict=True) if each is not None}
+        if not given:
+            raise fail("train, val and test", "a dataset for one of them at least", "None for all")
+        shape: tuple[int, ...] = ()
+        self._parts: dict[str, Dataset[Any]] = {}
+        for name, dataset in given.items():
+            _check_indexed(name, dataset)
+            items = Items(dataset, name, len(self._classes), shape)
+            shape = items.shape
+            if isinstance(dataset, ArrayDataset):  # it gives whole batches at once, and has its masks in an array
+                target_range(extent(dataset.labels), len(self._classes), f"labels of {name}")
+            self._parts[name] = dataset if isinstance(dataset, ArrayDataset) else items
+        channels, height, width = shape
+        self._shape = channels, height, width
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The given names."""
+        return self._classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the first image."""
+        return self._shape
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that were given."""
+        return tuple(split for split in super().splits if split in self._parts)
+
+    def split(self, split: Split) -> Dataset[Any]:
+        """Return a dataset whose images are float in [0, 1].
+
+        Raises:
+            ValueError: none was given for this split.
+        """
+        self.check_split(split)
+        if split not in self._parts:
+            raise fail(split, "a dataset, since its images are asked for", "None")
+        return self._parts[split]
+
+
+def _check_indexed(name: str, dataset: Any) -> None:
+    # Dataset itself has a __getitem__, which raises.
+    indexed = getattr(type(dataset), "__getitem__", None) not in (None, Dataset.__getitem__)
+    try:
+        count = len(dataset)
+    except (TypeError, NotImplementedError):  # no length, or one that says so
+        indexed = False
+    if not indexed or isinstance(dataset, (IterableDataset, Mapping)):
+        raise fail(name, "a dataset with a length and items by index, or None", type(dataset).__name__)
+    if not count:
+        raise fail(name, "a dataset with at least one image, or None", "none")

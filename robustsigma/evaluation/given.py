@@ -1,0 +1,94 @@
+"""What settings leave to the network that they are given, and what no run of them could do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustsigma.data.source import Source, fitted
+from robustsigma.engine.validation import fail
+from robustsigma.evaluation.settings import Evaluation
+from robustsigma.models import Architecture, ModelCard
+from robustsigma.models.published import PUBLISHED, published, statistics
+from robustsigma.models.saved import read_card
+
+_WEIGHTS = "architecture.weights"
+MEAN, STD = (0.5,), (0.25,)  # of a network that is trained here
+
+
+def completed(settings: Evaluation) -> Evaluation:
+    """Return settings that leave nothing open, or refuse them before anything is trained or attacked.
+
+    Normalisation is what a network was trained with, and where it is taken as it is (`training.epochs: 0`) the labels
+    are its logits. Settings that are complete come back as they are.
+
+    Args:
+        settings: of an evaluation.
+
+    Raises:
+        ValueError: a training that the dataset has no images for, a network of other classes, or one of which nobody
+            says how its images were normalised.
+    """
+    _check_training_images(settings)
+    card = _card(settings.architecture)
+    mean, std = _normalisation(settings, card)
+    return dataclasses.replace(settings, mean=mean, std=std, source=_labelled(settings, card))
+
+
+def _check_training_images(settings: Evaluation) -> None:
+    again = settings.retraining
+    asked = {
+        "training.epochs": settings.training.epochs,
+        "retraining.retrain": ", ".join(again.retrain),
+        "retraining.on_the_fly": ", ".join(again.on_the_fly),
+        "sweep": "" if settings.sweep is None else "one",
+    }
+    if not any(asked.values()) or "train" in settings.source.splits:
+        return
+    name = next(name for name, value in asked.items() if value)
+    nothing = {"training.epochs": "0", "sweep": "none"}.get(name, "no regime ({})")
+    raise fail(name, f"{nothing}, as {type(settings.source).__name__} has no training images", asked[name])
+
+
+def _card(architecture: Architecture) -> ModelCard | None:
+    """Return what the file of weights says of itself, or None where there is none or it says nothing."""
+    if architecture.weights in (None, PUBLISHED):
+        return None
+    return read_card(Path(str(architecture.weights)), _WEIGHTS)
+
+
+def _normalisation(settings: Evaluation, card: ModelCard | None) -> tuple[Sequence[float], Sequence[float]]:
+    mean, std, architecture = settings.mean, settings.std, settings.architecture
+    if mean is not None and std is not None:
+        return mean, std
+    if architecture.weights is None and settings.training.epochs:
+        return MEAN if mean is None else mean, STD if std is None else std
+    if (mean is None) != (std is None):
+        raise fail("mean and std", f"both or neither beside {_WEIGHTS}", f"{mean} and {std}")
+    if card is not None:
+        return card.mean, card.std
+    known = published(architecture.name, architecture.weights)
+    if known is not None:
+        return statistics(known, architecture.arguments)
+    told = "the numbers that images were normalised with in its training (--mean, --std)"
+    raise fail("mean and std", told, f"none for {architecture.weights or architecture.name}, which does not say them")
+
+
+def _labelled(settings: Evaluation, card: ModelCard | None) -> Source:
+    """Return the dataset with its labels as a network's logits, where the network is taken as it is."""
+    source, architecture = settings.source, settings.architecture
+    if settings.training.epochs:  # it learns the labels as they are
+        return source
+    if card is not None:
+        found = fitted(source, card.classes, card.shape, card.geometry, _WEIGHTS)
+    elif architecture.weights == PUBLISHED:
+        known = published(architecture.name)
+        assert known is not None
+        found = source.for_network(known.classes, known.geometry)
+        found = fitted(found, known.classes, found.shape, known.geometry, _WEIGHTS)  # it takes images of any size
+    else:
+        return source
+    # One that only says what was so anyway is no other dataset, for a folder that goes on.
+    same = found.classes == source.classes and found.geometry == source.geometry
+    return source if same else found

@@ -1,0 +1,38 @@
+"""What a command line says to the name of a class that is none: which names there are."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from robustsigma.engine.validation import fail
+
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_NAME = re.compile(r"Expected a dot import path string: (\S+)")
+
+
+def mistyped(parser: ArgumentParser, error: ArgumentError) -> Exception:
+    """Return a parser's error, or where a class was misspelt one that names the argument and the known classes."""
+    keys, name = _KEY.findall(str(error)), _NAME.search(str(error))
+    if name is None or not keys:
+        return error
+    hints = [getattr(action, "_typehint", None) for action in parser._actions if action.dest == keys[0]]
+    # Of a class within another the parser does not say what kind it should be.
+    known = sorted({each for hint in hints for each in _names(hint)}) if len(keys) == 1 else []
+    expected = f"one of {', '.join(known)}, or" if known else "the name of a class of robustsigma, or"
+    return fail(".".join(keys), f"{expected} the dotted path of a class", repr(name[1]))
+
+
+def _names(hint: Any) -> Iterator[str]:
+    """Yield the names of our own classes that a type hint takes."""
+    for part in get_args(hint):
+        yield from _names(part)
+    if inspect.isclass(hint) and hint.__module__.startswith("robustsigma."):
+        if not inspect.isabstract(hint) and "._" not in hint.__module__:
+            yield hint.__name__
+        for kind in hint.__subclasses__():
+            yield from _names(kind)
