@@ -57,8 +57,8 @@ class CompletenessGap(ResultMetric):
 class RelativeStandardError(ResultMetric):
     """Standard error of the heatmap over paths, over the heatmap, both summed over pixels (abs_sum reduction).
 
-    Not what `Sigma.relative_stderr` stops at: that takes root sums of squares, and the mean of the paths' heatmaps, which
-    is larger than the heatmap of the mean.
+    Not what `Sigma.relative_stderr` stops at: that takes root sums of squares, and the mean of the paths' heatmaps,
+    which is larger than the heatmap of the mean.
     """
 
     @property
