@@ -70,7 +70,7 @@ class FastNet:
                 self._tensors, self._watched, self._strict = tensors, False, False
                 convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
                 self._convolves = bool(convolutions)
-                self._weights = sum(map(_weights, convolutions))
+                self._weights = sum(map(_count, convolutions))
 
     @property
     def frozen(self) -> bool:
@@ -156,7 +156,7 @@ def _ordered(images: Tensor, order: torch.memory_format) -> Tensor:
     return ordered
 
 
-def _weights(convolution: nn.Conv2d) -> int:
+def _count(convolution: nn.Conv2d) -> int:
     """Return how many weights have an order in memory."""
     if convolution.kernel_size == (1, 1):
         return 0
