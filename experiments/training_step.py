@@ -28,7 +28,7 @@ from robustsigma.data import Baggage, MNIST5k, Source
 from robustsigma.data.banks import Banks
 from robustsigma.data.loading import KeyedDataset, KeySampler, loader
 from robustsigma.data.source import Batch
-from robustsigma.device import best_device
+from robustsigma.device import best_device, wait
 from robustsigma.engine import noise
 from robustsigma.engine.perturbations.sigma_sample import Bank
 from robustsigma.files import write_atomically
@@ -71,7 +71,7 @@ class Trained:
     def step(self, batch: Batch, epoch: int) -> None:
         """Train on a batch, and note the time."""
         device = batch.images.device
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         seeds = noise.image_seeds(self.seed, "train", "train", epoch, batch.indices)
         made, account = self.banks.apply(
@@ -87,14 +87,9 @@ class Trained:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        _wait(device)
+        wait(device)
         self.seconds.append(time.perf_counter() - start)
         self.accounts.append([*account.totals.tolist(), int(made.searched.sum()), int(made.steps.sum())])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def pretrained(source: Source, strides: list[int], options: argparse.Namespace) -> Classifier:

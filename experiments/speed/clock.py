@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from robustsigma.device import wait
+
 T = TypeVar("T")
 
 
@@ -20,12 +22,6 @@ def timed(call: Callable[[], T], device: torch.device) -> tuple[float, T]:
     result = call()
     wait(device)
     return time.perf_counter() - start, result
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def summary(values: Iterable[float]) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from experiments.speed.clock import timed, wait
+from experiments.speed.clock import timed
 from experiments.speed.limit import Limit
 from experiments.speed.nets import Case
 from experiments.speed.passes import counted
 from experiments.speed.rows import Row
+from robustsigma.device import wait
 
 _TOP = 12
 

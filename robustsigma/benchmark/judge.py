@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from robustsigma.device import wait
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import AttributionMetric, Measured, Subject
@@ -41,10 +41,10 @@ class Task(NamedTuple):
 def judge(task: Task, metrics: Sequence[AttributionMetric]) -> Arrays:
     """Return values as "value/NAME" and skips as "skip/NAME" (B,), curves as "curve/NAME" (B, K), and notes."""
     subject = task.subject
-    _wait(subject)
+    wait(subject.images.device)
     start = time.perf_counter()
     result = task.attributor(subject.classifier, subject.images, subject.target, seed=task.seeds)
-    _wait(subject)
+    wait(subject.images.device)
     seconds = (time.perf_counter() - start) / len(subject)
     measured: list[Measured] = [metric(subject, result) for metric in metrics]
     if task.shuffled is not None:
@@ -60,12 +60,6 @@ def judge(task: Task, metrics: Sequence[AttributionMetric]) -> Arrays:
         "note/constant": _numpy(constant(heat)),
         "map": _numpy(result.heatmap("sum").float()),
     }
-
-
-def _wait(subject: Subject) -> None:
-    """Wait until the subject's device has done what it was asked to."""
-    if subject.images.is_cuda:
-        torch.cuda.synchronize(subject.images.device)
 
 
 def _flatten(measured: Iterable[Measured]) -> Arrays:

@@ -42,7 +42,7 @@ def _quickstart(arguments: list[str]) -> Asked:
     found = parser.parse_args(arguments)
     integer("seeds", found.seeds, 1)
     choice("dataset", found.dataset, PRESETS.names)
-    settings = PRESETS.load(found.dataset, ["--seeds", str(list(range(found.seeds)))])
+    settings = PRESETS.load(found.dataset, ["--seeds", str(found.seeds)])
     out = found.out or f"quickstart-{found.dataset}"
     command = f"robustsigma quickstart --dataset {found.dataset} --seeds {found.seeds} --out {shlex.quote(out)}"
     return Asked(settings, out, command, found.processes)

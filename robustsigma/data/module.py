@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +17,7 @@ from robustsigma.data.loading import KeyedDataset, KeySampler, chosen, loader
 from robustsigma.data.ramp import Ramp
 from robustsigma.data.source import Batch, Source, Split
 from robustsigma.data.transforms import Albumentations
+from robustsigma.device import wait
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Identity, Perturbation
@@ -183,8 +183,7 @@ class RobustDataModule(pl.LightningDataModule):
             perturbation = self.ramp.at(perturbation, epoch)
         x, y, indices = batch.images, batch.labels, batch.indices
         withdrawal = None
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)  # for the step before, whose time this is not; perturbing waits for it too
+        wait(x.device)  # for the step before, whose time this is not; perturbing waits for it too
         start = time.perf_counter()
         if trainer.training:
             share = Share(trainer.global_rank, trainer.world_size)

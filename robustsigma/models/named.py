@@ -9,7 +9,8 @@ from typing import Any
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models.pretrained import Pretrained
-from robustsigma.models.saved import SUFFIX, ModelCard, load_model
+from robustsigma.models.saved import ModelCard, load_model
+from robustsigma.models.weights import SUFFIX
 
 
 def model(name: str | Path | Pretrained, *, allow: Sequence[str] = (), **options: Any) -> tuple[Classifier, ModelCard]:

@@ -20,10 +20,9 @@ from robustsigma.files import write_atomically
 from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.outputs import count_logits
-from robustsigma.models.weights import finite
+from robustsigma.models.weights import SUFFIX, finite
 
 _KEY = "robustsigma"
-SUFFIX = ".safetensors"
 _LARGEST = 4096  # channels, or pixels of a side
 # Arguments by which builders of torchvision and timm read or fetch weights.
 _ELSEWHERE = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from robustsigma.engine.validation import fail
 
+SUFFIX = ".safetensors"
+
 State = dict[str, Tensor]
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
 _PREFIXES = ("module.", "_orig_mod.", "classifier.net.", "model.", "net.")
@@ -46,7 +48,7 @@ def read_state(path: str | Path, name: str = "weights") -> State:
         raise fail(name, "an existing file of weights", str(path))
     try:
         with quiet_unpickling():
-            tensors = path.suffix == ".safetensors"
+            tensors = path.suffix == SUFFIX
             found: Any = load_file(path) if tensors else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no pickle can make the unpickler raise anything
         told = str(error).splitlines()
