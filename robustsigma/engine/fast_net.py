@@ -1,9 +1,12 @@
 """FastNet: a frozen network's own results for less, without touching the network.
 
 A batch normalisation that follows a convolution is folded into the convolution's weights, and images are handed over
-with their channels last in memory where convolutions are faster so: on a CPU, and on a GPU where they round. The
-network's own code runs in every pass: the functions that it calls are watched, not traced, so that its control flow,
-side effects and hooks are as they would be. A pass that goes otherwise than the watched one is made again as it is.
+with their channels last in memory where convolutions are faster so: on a CPU, and on a GPU where they round. Tokens
+that attend to themselves are projected as they lie in memory (`self_attention`).
+
+The network's own code runs in every pass: the functions that it calls are watched, not traced, so that its control
+flow, side effects and hooks are as they would be. A pass that goes otherwise than the watched one is made again as it
+is.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch.nn.modules import module as torch_module
 
 from robustsigma.engine.folding import Folded, Folding, Pair, UnlikeError
 from robustsigma.engine.precision import rounds
+from robustsigma.engine.self_attention import attends_for_less
 from robustsigma.engine.watching import Watch
 
 # Images of fewer elements in all gain nothing: such passes are made of overhead, to which watching them adds.
@@ -39,10 +43,11 @@ class FastNet:
         self._thread = 0
         self._tensors: tuple[int, ...] = ()  # of the network that was watched
         self._watched = False
-        self._strict = False  # the network's code needs images in their own order in memory
+        self._strict = False  # the network's code needs what it reads in PyTorch's own order in memory
         self._pairs: dict[int, Pair] = {}  # by id of the weight
         self._folded: dict[torch.memory_format, Folded] = {}
         self._convolves = False
+        self._attends = False
         self._weights = 0  # of convolutions larger than 1 x 1
 
     # A copy of the network has other weights: its copy of this starts anew.
@@ -70,6 +75,7 @@ class FastNet:
                 self._tensors, self._watched, self._strict = tensors, False, False
                 convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
                 self._convolves = bool(convolutions)
+                self._attends = any(isinstance(module, nn.MultiheadAttention) for module in net.modules())
                 self._weights = sum(map(_count, convolutions))
 
     @property
@@ -93,17 +99,18 @@ class FastNet:
         if not self._watched:
             return self._watch(net, images, order)
         pairs = {key: pair for key, pair in self._pairs.items() if not pair.hooked}
-        if not pairs and not last:
+        attends = self._attends and not self._strict and attends_for_less(images.device)
+        if not pairs and not last and not attends:
             return net(images)
-        return self._pass(net, images, Folding(pairs, self._folded.setdefault(order, {}), order))
+        return self._pass(net, images, Folding(pairs, self._folded.setdefault(order, {}), order, strict=self._strict))
 
     def _watch(self, net: nn.Module, images: Tensor, order: torch.memory_format) -> Any:
         """Return what `net` returns, and note what of it can be had for less."""
         self._pairs, self._folded = {}, {}
         if any(_own_passes(module) for module in net.modules()):
-            self._watched, self._convolves = True, False
+            self._watched, self._convolves, self._attends = True, False, False
             return net(images)
-        watch = Watch(net, self._folded.setdefault(order, {}), order)
+        watch = Watch(net, self._folded.setdefault(order, {}), order, strict=self._strict)
         try:
             with watch:
                 output = net(_ordered(images, order))
@@ -132,7 +139,7 @@ class FastNet:
 
     def _disordered(self, error: RuntimeError, order: torch.memory_format) -> bool:
         """Return whether a pass failed of the order in memory, which is then left as it is."""
-        if order is not torch.channels_last or "view size is not compatible" not in str(error):
+        if self._strict or "view size is not compatible" not in str(error):
             return False
         self._strict = True
         self._folded.pop(order, None)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from robustsigma.engine.self_attention import self_attention
+
 Folded = dict[int, tuple[Tensor, Tensor]]  # weight and bias, by id of the convolution's own weight
 
 # What may be asked of a convolution's result without reading it.
@@ -121,6 +123,15 @@ def checkpointed() -> bool:
     return hooks is not None and hooks(True) is not None
 
 
+def cheapest(func: Any, args: Any, kwargs: Any) -> Any:
+    """Return what a function of torch's does, in other order in memory where that is cheaper."""
+    if func is F.multi_head_attention_forward and not checkpointed():
+        found = self_attention(*args, **kwargs)
+        if found is not None:
+            return found
+    return func(*args, **kwargs)
+
+
 class Folding(TorchFunctionMode):
     """Gives a normalisation's result by the convolution before it, in the passes made inside.
 
@@ -131,11 +142,14 @@ class Folding(TorchFunctionMode):
         pairs: what is folded, by id of the weight.
         folded: the folded weights; those that are missing are added.
         order: of the weights in memory.
+        strict: leave what a function returns in its own order in memory.
     """
 
-    def __init__(self, pairs: dict[int, Pair], folded: Folded, order: torch.memory_format) -> None:
+    def __init__(
+        self, pairs: dict[int, Pair], folded: Folded, order: torch.memory_format, *, strict: bool = False
+    ) -> None:
         super().__init__()
-        self.pairs, self.folded, self.order = pairs, folded, order
+        self.pairs, self.folded, self.order, self.strict = pairs, folded, order, strict
         self.pending: dict[int, tuple[Tensor, Pair]] = {}  # true results that their normalisation has yet to take
         self.blanks: dict[int, ReferenceType[Tensor]] = {}  # by id, while they live
         self.unlike = False  # the network's code may swallow the error
@@ -154,7 +168,7 @@ class Folding(TorchFunctionMode):
                 self._fail()
             if any(map(self._blank, tree_leaves((args, kwargs)))):
                 self._fail()
-        return func(*args, **kwargs)
+        return func(*args, **kwargs) if self.strict else cheapest(func, args, kwargs)
 
     def _blank(self, value: Any) -> bool:
         known = self.blanks.get(id(value))

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from robustsigma.engine.folding import METADATA, Folded, Normalisation, Pair, checkpointed
+from robustsigma.engine.folding import METADATA, Folded, Normalisation, Pair, cheapest, checkpointed
 
 
 class _Convolution(NamedTuple):
@@ -33,11 +33,12 @@ class Watch(TorchFunctionMode):
         net: the network.
         folded: is given the weights.
         order: of the weights in memory.
+        strict: leave what a function returns in its own order in memory.
     """
 
-    def __init__(self, net: nn.Module, folded: Folded, order: torch.memory_format) -> None:
+    def __init__(self, net: nn.Module, folded: Folded, order: torch.memory_format, *, strict: bool = False) -> None:
         super().__init__()
-        self.folded, self.order = folded, order
+        self.folded, self.order, self.strict = folded, order, strict
         self._held = {module: {*map(id, (*module.parameters(), *module.buffers()))} for module in net.modules()}
         self._own = self._held[net]
         self._grad = torch.is_grad_enabled()
@@ -65,7 +66,7 @@ class Watch(TorchFunctionMode):
                 return self._fold(pair)
         if func not in METADATA:
             self.note((args, kwargs))
-        result = func(*args, **kwargs)
+        result = func(*args, **kwargs) if self.strict else cheapest(func, args, kwargs)
         if func is F.conv2d and len(args) > 2:  # as nn.Conv2d calls it
             self._convolved(result, args, kwargs)
         return result

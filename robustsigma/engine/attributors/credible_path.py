@@ -55,13 +55,17 @@ class CrediblePath(Attributor):
         gap: least distance of every pixel from the image's, at most 0.25.
         tolerance: ||z(x) - z(x')|| to be reached, as a share of ||z(x)||.
         max_search: steps of the search.
+        objective: what the search descends: "logits", 1/2 ||z(x) - z(u)||^2, or "cross_entropy" of the target, as in
+            algorithm 1.
+        reverse: a gradient counts where it is not smaller than the one at the image, as the caption of figure 2 has it,
+            instead of not larger (definition 7).
         divisor: of the summed gradients: "count" is the paper's, how many counted for the feature, "steps" the
             Riemann sum's.
         score: F.
         alphas: the points in [0, 1] to use instead of uniform ones; a shape that expands to (B, blurs, points).
         variant: "authors" reads the algorithms literally (no code was published) but for separate sums and a count
-            of 0: cross-entropy is descended with equal steps, line 6 pushes pixels off the image's before line 7
-            clips, and |dF/dx| at the image is compared strictly with |(x - x~) dF/dx~|.
+            of 0: cross-entropy is descended, whatever `objective`, with equal steps, line 6 pushes pixels off the
+            image's before line 7 clips, and |dF/dx| at the image is compared strictly with |(x - x~) dF/dx~|.
     """
 
     steps: int = 150
@@ -70,6 +74,8 @@ class CrediblePath(Attributor):
     gap: float = 2 / 255
     tolerance: float = 0.1
     max_search: int = 100
+    objective: Literal["logits", "cross_entropy"] = "logits"
+    reverse: bool = False
     divisor: Literal["count", "steps"] = "count"
     score: Score = "logit"
     alphas: Tensor | Given | None = None
@@ -86,6 +92,8 @@ class CrediblePath(Attributor):
         validation.number("gap", self.gap, 0, 0.25)
         validation.number("tolerance", self.tolerance, 0)
         validation.integer("max_search", self.max_search, 0)
+        validation.choice("objective", self.objective, ("logits", "cross_entropy"))
+        validation.instance("reverse", self.reverse, bool)
         validation.choice("divisor", self.divisor, ("count", "steps"))
         validation.choice("score", self.score, SCORES)
         validation.choice("variant", self.variant, ("sound", "authors"))
@@ -156,7 +164,7 @@ class CrediblePath(Attributor):
 
     def _descent(self, classifier: Classifier, point: Tensor, target: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and the gradient of what the search makes small."""
-        if self.variant == "authors":
+        if self.objective == "cross_entropy" or self.variant == "authors":
             return classifier.loss_gradient(point, target)
         return classifier.gradient_of(
             lambda logits, at: F.mse_loss(logits, at.to(logits), reduction="sum") / 2, point, goal
@@ -182,9 +190,9 @@ class CrediblePath(Attributor):
             if self.variant == "authors":
                 left = (1 - points[block.rows, block.columns])[..., None, None, None]
                 along = along * left * block.way
-                counts = (along.sign() == at_image.sign()) & (along.abs() < at_image.abs())
-            else:
-                counts = (along.sign() == at_image.sign()) & (along.abs() <= (1 + _SLACK) * at_image.abs())
+            smaller, larger = (at_image.abs(), along.abs()) if self.reverse else (along.abs(), at_image.abs())
+            fits = smaller < larger if self.variant == "authors" else smaller <= (1 + _SLACK) * larger
+            counts = (along.sign() == at_image.sign()) & fits
             total[block.rows] += (block.gradients * counts).sum(1)
             count[block.rows] += counts.sum(1)
             curve[block.rows, block.columns] = block.scores

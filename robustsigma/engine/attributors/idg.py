@@ -12,7 +12,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Baseline, draws
-from robustsigma.engine.attributors.integrated_gradients import quadrature
+from robustsigma.engine.attributors.integrated_gradients import Rule, quadrature
 from robustsigma.engine.attributors.straight_line import Line, Path, follow
 from robustsigma.engine.classifier import SCORES, Classifier, Score
 
@@ -20,7 +20,7 @@ from robustsigma.engine.classifier import SCORES, Classifier, Score
 _FLAT = 1e-12
 
 
-def schedule(rises: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+def schedule(rises: Tensor, samples: int, place: Literal["middle", "left"] = "middle") -> tuple[Tensor, Tensor, Tensor]:
     """Return sample counts (B, N), points and weights (B, M) for the rises of F over N equal intervals of [0, 1].
 
     Counts are proportional to the rises and sum to M (largest remainders); an interval's samples lie at the middles
@@ -29,6 +29,7 @@ def schedule(rises: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     Args:
         rises: non-negative, (B, N).
         samples: M.
+        place: of a sample in its part, its middle or its start.
     """
     intervals = rises.shape[1]
     wide = rises.double()
@@ -40,11 +41,11 @@ def schedule(rises: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     rank = remainder.argsort(dim=1, descending=True, stable=True).argsort(1)
     counts = (counts + (rank < samples - counts.sum(1, keepdim=True))).long()
     ends = counts.cumsum(1)
-    place = torch.arange(samples, device=rises.device).expand(len(rises), -1).contiguous()
-    interval = torch.searchsorted(ends, place, right=True)
-    within = place - (ends - counts).gather(1, interval)
+    sample = torch.arange(samples, device=rises.device).expand(len(rises), -1).contiguous()
+    interval = torch.searchsorted(ends, sample, right=True)
+    within = sample - (ends - counts).gather(1, interval) + (0.5 if place == "middle" else 0.0)
     share = counts.gather(1, interval)
-    points = (interval + (within + 0.5) / share) / intervals
+    points = (interval + within / share) / intervals
     return counts, points.to(rises), (1 / (intervals * share)).to(rises)
 
 
@@ -92,24 +93,29 @@ class IDG(Attributor):
     F(x) - F(x'): `drop` is that difference, and `gap()` says nothing against the result.
 
     Decided where the paper's algorithm 1 and its code slip: empty intervals advance along the line; falls of F
-    get no samples; counts sum to `steps`; no sample is lost to the first difference; there is no second mean.
-    `converged` is False where F does not rise and the schedule is therefore uniform.
+    get no samples unless asked for; counts sum to `steps`; no sample is lost to the first difference; there is no
+    second mean.
+    `converged` is False where F does not rise (or change) and the schedule is therefore uniform.
 
     Args:
         steps: M, points with a gradient.
         intervals: N of the forward passes that find where F rises; None takes `steps`, the paper's choice.
         sampling: "adaptive" puts samples where F rises, "uniform" at the middles of equal parts.
+        follow: "rises" puts adaptive samples where F rises, "changes" also where it falls.
+        place: of a sample in its part of the line, the "middle" or, as in the paper's algorithm 1, the "left" end.
         factor: dF/da. "exact" is the gradient along the line, which costs nothing more; "difference" is the paper's
             backward difference between neighbouring samples.
         baseline: x', as of `IntegratedGradients`.
         score: F.
         variant: "authors" reproduces their code (see `authors_schedule`), whose values are also 1 / steps as large;
-            `intervals`, `sampling` and `factor` must then be the defaults.
+            `intervals` to `factor` must then be the defaults.
     """
 
     steps: int = 50
     intervals: int | None = None
     sampling: Literal["adaptive", "uniform"] = "adaptive"
+    follow: Literal["rises", "changes"] = "rises"
+    place: Literal["middle", "left"] = "middle"
     factor: Literal["exact", "difference"] = "exact"
     baseline: Baseline = "black"
     score: Score = "logit"
@@ -122,11 +128,14 @@ class IDG(Attributor):
         if self.intervals is not None:
             validation.integer("intervals", self.intervals, 1)
         validation.choice("sampling", self.sampling, ("adaptive", "uniform"))
+        validation.choice("follow", self.follow, ("rises", "changes"))
+        validation.choice("place", self.place, ("middle", "left"))
         validation.choice("factor", self.factor, ("exact", "difference"))
         validation.choice("score", self.score, SCORES)
-        if authors and (self.intervals, self.sampling, self.factor) != (None, "adaptive", "exact"):
-            got = f"{self.intervals!r}, {self.sampling!r}, {self.factor!r}"
-            raise validation.fail("intervals, sampling, factor", "the defaults with variant 'authors'", got)
+        for name in ("intervals", "sampling", "follow", "place", "factor") if authors else ():
+            default = self.__dataclass_fields__[name].default
+            if getattr(self, name) != default:
+                raise validation.fail(name, f"{default!r} with variant='authors'", repr(getattr(self, name)))
         object.__setattr__(self, "baseline", baselines.checked(self.baseline))
 
     @property
@@ -144,13 +153,15 @@ class IDG(Attributor):
 
     def _path(self, line: Line) -> Path:
         if self.sampling == "uniform":
-            points, weights = map(line.everywhere, quadrature("midpoint", self.steps))
+            rule: Rule = "midpoint" if self.place == "middle" else "left"
+            points, weights = map(line.everywhere, quadrature(rule, self.steps))
             return self._integrate(line, points, weights, 0, torch.ones_like(line.high, dtype=torch.bool))
         intervals = self.intervals or self.steps
         ends = line.everywhere([k / intervals for k in range(1, intervals)])
         scores = torch.cat([line.low[:, None], line.scores(ends), line.high[:, None]], 1)
-        rises = scores.diff(dim=1).clamp(min=0)
-        _, points, weights = schedule(rises, self.steps)
+        changes = scores.diff(dim=1)
+        rises = changes.clamp(min=0) if self.follow == "rises" else changes.abs()
+        _, points, weights = schedule(rises, self.steps, self.place)
         return self._integrate(line, points, weights, intervals - 1, rises.double().sum(1) > _FLAT)
 
     def _authors_path(self, line: Line) -> Path:

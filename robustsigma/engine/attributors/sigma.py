@@ -86,6 +86,10 @@ class Sigma(Attributor):
         guard: a gradient whose |sum| is at most this share of its sum of magnitudes is not scaled: its drop is
             carried to the next step, so that completeness holds without one map outweighing all others. The result's
             `valid` is the share of the steps that it let pass.
+        weighting: what a step's gradient is divided by. "signed", its sum, is the paper's and complete. "abs", the sum
+            of its magnitudes, is for networks whose gradients sum to nothing, where "signed" leaves no map: a step
+            then moves as much attribution as the confidence dropped, `values` do not sum to `drop`, and the guard
+            holds back only gradients that are zero or not finite. Experimental, not in the paper.
         adaptive: limits (low, high) of Barzilai and Borwein's step size, which then takes the place of `alpha`
             (in the authors' code, not in the paper): <dx, dx> / <dx, dg> of the last two points and slope estimates.
         relative_stderr: paths of an image are made in rounds until the standard error of the mean of their heatmaps,
@@ -97,8 +101,8 @@ class Sigma(Attributor):
         variant: "authors" reproduces their PyTorch code: patterns of 0 or 1, every evaluated image (the first too)
             stretched to [0, 1], gradients of the logit with respect to the stretched image, 1e-10 added to their sum
             and no guard; `stderr` is the population standard deviation, and with several paths `values` are the mean
-            of the paths' |values|, so that the heatmap is the mean of theirs. It fixes objective, noise, range_mode
-            and guard.
+            of the paths' |values|, so that the heatmap is the mean of theirs. It fixes objective, noise, range_mode,
+            guard and weighting.
     """
 
     alpha: float = 0.1
@@ -111,6 +115,7 @@ class Sigma(Attributor):
     noise_scale: int = 8
     range_mode: RangeMode = "original"
     guard: float = 1e-4
+    weighting: Literal["signed", "abs"] = "signed"
     adaptive: tuple[float, float] | None = None
     relative_stderr: float | None = None
     patience: int = 100
@@ -128,6 +133,7 @@ class Sigma(Attributor):
         validation.integer("noise_scale", self.noise_scale, 1)
         validation.choice("range_mode", self.range_mode, RANGE_MODES)
         validation.number("guard", self.guard, 0, 1)
+        validation.choice("weighting", self.weighting, ("signed", "abs"))
         validation.integer("patience", self.patience, 1)
         validation.choice("variant", self.variant, ("sound", "authors"))
         if self.adaptive is not None:
@@ -145,7 +151,7 @@ class Sigma(Attributor):
             if len(shape) != 5 or shape[1] != self.paths:
                 raise validation.fail("patterns", f"shape (steps, {self.paths}, C, H, W)", f"shape {shape}")
         if self.variant == "authors":
-            for name in ("objective", "noise", "range_mode", "guard", "relative_stderr"):
+            for name in ("objective", "noise", "range_mode", "guard", "weighting", "relative_stderr"):
                 default = self.__dataclass_fields__[name].default
                 if getattr(self, name) != default:
                     raise validation.fail(name, f'{default!r} with variant="authors"', repr(getattr(self, name)))

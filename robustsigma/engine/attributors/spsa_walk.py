@@ -131,7 +131,7 @@ class SpsaWalk:
             column[rows] = new
             curve.append(column)
         ends[state.rows], latents[state.rows] = state.point, state.latent
-        if values is not None and not self.authors:
+        if values is not None and not self.authors and self.rule.weighting == "signed":
             self._settle(values, owed)
         longest = int(steps.max()) + 1
         wanted = self.images.dtype
@@ -223,6 +223,8 @@ class SpsaWalk:
         size = gradient.flatten(1).abs().sum(1)
         alive = torch.isfinite(size) & (size > 0)
         unit = torch.where(alive.reshape(_PER_IMAGE), gradient, 0) / torch.where(alive, size, 1).reshape(_PER_IMAGE)
+        if self.rule.weighting == "abs":
+            return unit * drop.reshape(_PER_IMAGE), alive
         total = unit.flatten(1).sum(1)
         sound = total.abs() > self.rule.guard
         factor = torch.where(sound, drop / torch.where(sound, total, 1), 0)

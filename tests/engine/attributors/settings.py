@@ -81,6 +81,7 @@ _TABLE: dict[str, Entry] = {
         (
             {"steps": 6, "max_search": 3, "step_size": 0.02},
             {"steps": 4, "blurs": (0.1,), "max_search": 1, "divisor": "steps"},
+            {"steps": 4, "blurs": (0.1,), "max_search": 2, "objective": "cross_entropy", "reverse": True},
         ),
         Traits(draws=True, linear_draws=False),
     ),
@@ -93,7 +94,14 @@ _TABLE: dict[str, Entry] = {
         ({"steps": 8, "score": "logit"}, {"steps": 4, "fraction": 0.5, "max_dist": 1.0, "score": "logit"}),
         Traits(gap=0.5, finer={"steps": 64}, linear_gap=1e-5, line=True),
     ),
-    "IDG": Entry(({"steps": 6}, {"steps": 4, "sampling": "uniform", "factor": "difference"}), Traits(line=True)),
+    "IDG": Entry(
+        (
+            {"steps": 6},
+            {"steps": 4, "sampling": "uniform", "factor": "difference"},
+            {"steps": 4, "follow": "changes", "place": "left"},
+        ),
+        Traits(line=True),
+    ),
     "IG2": Entry(
         (
             lambda shape: {"steps": 4, "step_size": 0.01, "references": references(shape)},

@@ -49,14 +49,17 @@ def test_linear_as_the_algorithm_reads():
 @pytest.mark.parametrize("variant", ["sound", "authors"])
 @pytest.mark.parametrize("divisor", ["count", "steps"])
 @pytest.mark.parametrize("chunk", [2, 100])
-def test_quadratic(divisor, chunk, variant):
+@pytest.mark.parametrize("reverse", [False, True])
+def test_quadratic(divisor, chunk, variant, reverse):
     """With known gradients b + a p, the accumulation of algorithm 2 feature by feature."""
     net = cases.quadratic().double()
     net.b.data *= 0.2  # so that gradients change sign and size along the way
     x, target = cases.images(dtype=torch.float64), cases.labels()
     a, b = (p[target].detach().reshape(x.shape) for p in (net.a, net.b))
     alphas = torch.tensor([0.9, 0.1, 0.4, 0.55], dtype=torch.float64)
-    method = CrediblePath(8, (0.2, 0.4), 0.1, divisor=divisor, alphas=alphas, max_search=3, variant=variant)
+    method = CrediblePath(
+        8, (0.2, 0.4), 0.1, divisor=divisor, alphas=alphas, max_search=3, variant=variant, reverse=reverse
+    )
     result = method(Classifier(net, chunk_size=chunk), x, target)
     at_image = b + a * x
     counts = []
@@ -67,10 +70,12 @@ def test_quadratic(divisor, chunk, variant):
             point = base + alpha * (x - base)
             gradient = b + a * point
             if variant == "sound":
-                counted = (gradient.sign() == at_image.sign()) & (gradient.abs() <= at_image.abs() * (1 + 1e-4))
+                seen = gradient.abs() * (1 + 1e-4 if reverse else 1), at_image.abs() * (1 if reverse else 1 + 1e-4)
+                counted = (gradient.sign() == at_image.sign()) & (seen[0] >= seen[1] if reverse else seen[0] <= seen[1])
             else:
                 left = (x - point) * gradient
-                counted = (left.sign() == at_image.sign()) & (left.abs() < at_image.abs())
+                smaller = left.abs() > at_image.abs() if reverse else left.abs() < at_image.abs()
+                counted = (left.sign() == at_image.sign()) & smaller
             total += counted * gradient
             count += counted
         counts.append(count)
@@ -79,7 +84,8 @@ def test_quadratic(divisor, chunk, variant):
     torch.testing.assert_close(result.values, per_baseline(result, values))
     share = torch.stack(counts).flatten(2).mean((0, 2)) / 4
     torch.testing.assert_close(result.valid, share)
-    assert ((share > 0.05) & (share < 0.95)).all()
+    assert (share < 0.95).all()
+    assert (share > 0.05).all() or (reverse and variant == "authors")
 
 
 @pytest.mark.parametrize("value", [None, 0.0, 0.5, 1.0, 1 - 1 / 255])
@@ -124,6 +130,18 @@ def test_the_literal_search_descends_cross_entropy():
     assert (result.backwards == 1 + 11 + 3).all()
 
 
+def test_the_search_may_descend_cross_entropy():
+    """It makes the class more probable, which is not what brings the logits near; steps are halved all the same."""
+    clf, x = cases.classifier(cases.mlp().double()), cases.images(dtype=torch.float64)
+    ours = {"steps": 3, "blurs": (0.3,), "max_search": 4, "tolerance": 0.0, "step_size": 0.02}
+    start, far = (CrediblePath(**{**ours, "max_search": n}, objective="cross_entropy")(clf, x) for n in (0, 4))
+    near = CrediblePath(**ours)(clf, x)
+    assert (distance(clf, x, far.endpoint) >= distance(clf, x, near.endpoint)).all()
+    assert not torch.equal(far.endpoint, near.endpoint)
+    for tried in (far, near):  # the nearest that was found
+        assert (distance(clf, x, tried.endpoint) <= distance(clf, x, start.endpoint)).all()
+
+
 def test_passes():
     counter = cases.PassCounter(cases.mlp())
     result = CrediblePath(9, max_search=7)(cases.classifier(counter), cases.images())
@@ -160,6 +178,8 @@ def test_points():
         ({"tolerance": -0.1}, "tolerance"),
         ({"max_search": -1}, "max_search"),
         ({"divisor": "m"}, "divisor"),
+        ({"objective": "mse"}, "objective"),
+        ({"reverse": 1}, "reverse"),
         ({"score": "loss"}, "score"),
         ({"alphas": [0.5]}, "alphas"),
         ({"variant": "paper"}, "variant"),

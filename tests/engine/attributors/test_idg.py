@@ -21,6 +21,20 @@ RISES = st.lists(st.floats(0, 1e3, width=32), min_size=1, max_size=12)
 
 @settings(max_examples=60, deadline=None)
 @given(RISES, st.integers(1, 40))
+def test_places_of_samples(rises, samples):
+    """Algorithm 1's alpha = i / N + j / (N samples[i]), and half a part further."""
+    rises = torch.tensor([rises], dtype=torch.float64)
+    counts, left, weights = schedule(rises, samples, "left")
+    wanted = [(i + j / n) / len(counts[0]) for i, n in enumerate(counts[0].tolist()) for j in range(n)]
+    torch.testing.assert_close(left[0], torch.tensor(wanted, dtype=torch.float64))
+    same, middle, alike = schedule(rises, samples)
+    torch.testing.assert_close(middle, left + weights / 2)
+    assert torch.equal(same, counts)
+    assert torch.equal(alike, weights)
+
+
+@settings(max_examples=60, deadline=None)
+@given(RISES, st.integers(1, 40))
 def test_schedule(rises, samples):
     counts, points, weights = schedule(torch.tensor([rises], dtype=torch.float64), samples)
     assert (counts >= 0).all()
@@ -124,12 +138,15 @@ def rising():
     return net
 
 
+@pytest.mark.parametrize("place", ["middle", "left"])
 @pytest.mark.parametrize("sampling", ["adaptive", "uniform"])
 @pytest.mark.parametrize(("factor", "tolerance"), [("exact", 1e-4), ("difference", 1e-2)])
 @pytest.mark.parametrize("chunk", [4, 1000])
-def test_quadratic(sampling, factor, tolerance, chunk):
+def test_quadratic(sampling, factor, tolerance, chunk, place):
     net, x, target = rising(), cases.images(dtype=torch.float64), cases.labels()
-    result = IDG(300, 20, sampling=sampling, factor=factor)(Classifier(net, chunk_size=chunk), x, target)
+    method = IDG(300, 20, sampling=sampling, factor=factor, place=place)
+    result = method(Classifier(net, chunk_size=chunk), x, target)
+    tolerance = tolerance if place == "middle" else 1e-2
     expected = quadratic_closed_form(net, x, target)
     assert ((result.values - expected).abs().max() / expected.abs().max()).item() < tolerance
     assert result.converged.all()
@@ -172,6 +189,18 @@ def test_a_falling_score_is_sampled_uniformly_and_flagged():
     torch.testing.assert_close(fallen.values, IDG(10, sampling="uniform")(clf, x, 1).values)
 
 
+def test_changes_are_sampled_whatever_their_sign():
+    """Class 1's score is class 0's with the other sign: the same points, and the same values but for none."""
+    clf, x = Classifier(Saturating()), torch.ones(1, 1, 1, 3, dtype=torch.float64)
+    up, down = (IDG(10, follow="changes")(clf, x, target) for target in (0, 1))
+    assert down.converged.all()
+    torch.testing.assert_close(down.confidence, -up.confidence)
+    torch.testing.assert_close(down.values, up.values)  # gradient times growth: both signs turn
+    torch.testing.assert_close(up.values, IDG(10)(clf, x, 0).values)
+    flat = IDG(10, follow="changes", baseline="white")(clf, x, 0)
+    assert not flat.converged.any()
+
+
 @pytest.mark.parametrize(
     ("method", "forwards"),
     [
@@ -197,10 +226,16 @@ def test_passes(method, forwards):
         ({"intervals": 0}, "intervals"),
         ({"sampling": "random"}, "sampling"),
         ({"factor": "central"}, "factor"),
+        ({"follow": "falls"}, "follow"),
+        ({"place": "right"}, "place"),
         ({"baseline": "grey"}, "baseline"),
         ({"score": "loss"}, "score"),
         ({"variant": "paper"}, "variant"),
-        ({"variant": "authors", "sampling": "uniform"}, "intervals, sampling, factor"),
+        ({"variant": "authors", "sampling": "uniform"}, "sampling"),
+        ({"variant": "authors", "intervals": 4}, "intervals"),
+        ({"variant": "authors", "follow": "changes"}, "follow"),
+        ({"variant": "authors", "place": "left"}, "place"),
+        ({"variant": "authors", "factor": "difference"}, "factor"),
     ],
 )
 def test_bad_settings(arguments, name):

@@ -50,18 +50,19 @@ def written_out(clf, x, target, rule, pattern):
         point = mapped(s).requires_grad_(True)
         score = clf(point[None]).softmax(1)[0, target]
         (g,) = torch.autograd.grad(score, point)
-        phi = phi + g * (now - score.detach()) / g.sum()
+        phi = phi + g * (now - score.detach()) / (g.abs() if rule.weighting == "abs" else g).sum()
         now = score.detach()
         curve.append(now)
     return phi, mapped(s), torch.stack(curve)
 
 
+@pytest.mark.parametrize("weighting", ["signed", "abs"])
 @pytest.mark.parametrize("objective", ["prob", "log_prob"])
-def test_equals_the_algorithm_written_out(objective):
+def test_equals_the_algorithm_written_out(objective, weighting):
     """So the gradient of log p that is taken equals that of p once scaled."""
     clf, x = clf64(), images64(2)
     given = signs(12, 2, x.shape[1:])
-    rule = replace(WALK, paths=2, objective=objective, patterns=given, guard=0.0)
+    rule = replace(WALK, paths=2, objective=objective, patterns=given, guard=0.0, weighting=weighting)
     result = rule(clf, x, 1)
     with clf.frozen():
         for i in range(2):
@@ -246,6 +247,20 @@ def test_a_gradient_that_sums_to_nothing_is_not_scaled():
     assert (result.valid == 1).all()
 
 
+def test_weights_by_magnitude_need_no_sum():
+    """Of a gradient that sums to nothing, each step moves as much as the confidence dropped."""
+    weight = torch.ones(1, 4, 4, dtype=torch.float64)
+    weight[:, 2:] = -1
+    x = images64(3, channels=1, size=4)
+    rule = replace(WALK, paths=1, weighting="abs")
+    result = rule(_opposed(weight), x, 0)
+    assert (result.valid == 1).all()
+    assert result.drop.abs().min() > 0
+    torch.testing.assert_close(result.values, (result.drop / 16).reshape(-1, 1, 1, 1) * weight)
+    dead = rule(_opposed(torch.zeros_like(weight)), x, 0)
+    assert not dead.values.any()
+
+
 class Turning(nn.Module):
     """The gradient's sum vanishes below a brightness and does not above it."""
 
@@ -405,6 +420,7 @@ BAD = {
     "noise": {"noise": "perlin", "variant": "authors"},
     "range_mode": {"range_mode": "clip", "variant": "authors"},
     "guard": {"guard": 0.0, "variant": "authors"},
+    "weighting": {"weighting": "abs", "variant": "authors"},
 }
 
 
