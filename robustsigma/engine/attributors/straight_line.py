@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from robustsigma.engine.attributors.base import Attribution
+from robustsigma.engine.chunks import sizes
 from robustsigma.engine.classifier import Classifier, Score, pick
 
 Start = Callable[[slice, slice], Tensor]
@@ -42,13 +43,10 @@ class Block:
         return shares.sum(1) * self.way[:, 0] if self.way.shape[1] == 1 else (shares * self.way).sum(1)
 
 
-def _parts(count: int, size: int) -> list[slice]:
-    """Return slices of about equal length, at most `size`, that cover `count` items."""
-    if count == 0:
-        return []
-    parts = -(-count // size)
-    ends = [count * k // parts for k in range(parts + 1)]
-    return [slice(a, b) for a, b in pairwise(ends)]
+def _parts(count: int, most: int) -> Iterator[slice]:
+    """Yield slices of at most `most` that cover `count` items."""
+    ends = accumulate(sizes(count, most), initial=0)
+    return (slice(a, b) for a, b in pairwise(ends) if b > a)
 
 
 def _blocks(at: Tensor, chunk: int) -> Iterator[tuple[slice, slice]]:
