@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -54,9 +55,14 @@ class KeySampler(DistributedSampler[Any]):
         images: Any = range(len(indices))  # only its length is asked for
         super().__init__(images, num_replicas=world, rank=rank, shuffle=shuffle, seed=seed)
         self.indices = indices
+        self.left_out = 0  # of the next iteration's keys, the first ones
 
     def __iter__(self) -> Iterator[Key]:
         """Yield this process's keys."""
+        left_out, self.left_out = self.left_out, 0
+        return islice(self._keys(), left_out, None)
+
+    def _keys(self) -> Iterator[Key]:
         if self.shuffle:
             whole = len(self.indices)
             places = range(self.rank, self.total_size, self.num_replicas)
@@ -93,7 +99,9 @@ def take_masks(dataset: Dataset[Any], indices: Sequence[int]) -> Tensor | None:
 
 
 class KeyedDataset(Dataset[Batch]):
-    """A dataset that is asked for whole batches of keys.
+    """A dataset that is asked for whole batches of keys, or of indices by the sampler of another.
+
+    `overfit_batches` of a Lightning Trainer puts such a one in the place of ours.
 
     Args:
         dataset: items are (float image (C, H, W) in [0, 1], int label).
@@ -104,8 +112,12 @@ class KeyedDataset(Dataset[Batch]):
     def __init__(self, dataset: Dataset[Any], augment: Albumentations | None, seed: int) -> None:
         self.dataset, self.augment, self.seed = dataset, augment, seed
 
-    def __getitems__(self, keys: list[Key]) -> Batch:
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, asked: Sequence[Key | int]) -> Batch:
         """Return a batch."""
+        keys = [key if isinstance(key, Key) else Key(0, key) for key in asked]
         indices = [key.image for key in keys]
         images, labels = take(self.dataset, indices)
         at = torch.tensor(indices)
@@ -120,23 +132,41 @@ def _same(batch: Batch) -> Batch:
     return batch
 
 
-class _Loader(DataLoader[Batch]):
-    """A loader whose workers begin when the first batch is asked for.
+class ResumableLoader(DataLoader[Batch]):
+    """A loader whose workers begin when the first batch is asked for, and which goes on in the middle of an epoch.
 
     Lightning calls `iter` on the loader of a resumed training before it tells the sampler the epoch: workers that had
     begun by then would load the images of epoch 0.
     """
 
+    _served = 0  # batches of the epoch
+    _resumed: tuple[int, int] | None = None  # the epoch and the batches of it that were served before
+
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield the batches of an epoch."""
-        yield from super().__iter__()
+        """Yield the batches of an epoch that were not served."""
+        resumed, self._resumed = self._resumed, None
+        self._served = 0
+        if resumed is not None and isinstance(self.sampler, KeySampler) and resumed[0] == self.sampler.epoch:
+            self._served = resumed[1] if resumed[1] < len(self) else 0  # a whole epoch is begun again by Lightning
+            self.sampler.left_out = self._served * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self._served += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the epoch is; Lightning keeps it in checkpoints."""
+        return {"epoch": getattr(self.sampler, "epoch", 0), "served": self._served}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back: the next iteration leaves out what was served, if it is one of the same epoch."""
+        self._resumed = state_dict["epoch"], state_dict["served"]
 
 
 def loader(
     dataset: KeyedDataset, sampler: KeySampler, batch_size: int, workers: int, *, pinned: bool = False
-) -> DataLoader[Batch]:
+) -> ResumableLoader:
     """Return a loader that leaves the global generator alone; `pinned` is of batches that go to a CUDA device."""
-    return _Loader(
+    return ResumableLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,

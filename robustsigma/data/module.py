@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from robustsigma.data.banks import Banks
 from robustsigma.data.gathering import Share
-from robustsigma.data.loading import KeyedDataset, KeySampler, chosen, loader
+from robustsigma.data.loading import KeyedDataset, KeySampler, ResumableLoader, chosen, loader
 from robustsigma.data.ramp import Ramp
 from robustsigma.data.source import Batch, Source, Split
 from robustsigma.data.transforms import Albumentations
@@ -34,9 +34,13 @@ class RobustDataModule(pl.LightningDataModule):
     The LightningModule has an attribute `classifier`, a `robustsigma.Classifier`.
 
     Where the training perturbation has a `SigmaSample` with a bank, its samples are kept here by the image's index,
-    and in checkpoints: a training resumed at the end of an epoch goes on as if it had not been interrupted. An image
-    then keeps its part of a `Mixture` for some epochs (see `robustsigma.data.banks.Banks`). With an
-    `augment`, a sample of the bank is that of the image as it was augmented when it was made.
+    and in checkpoints. An image then keeps its part of a `Mixture` for some epochs, see `robustsigma.data.banks.Banks`.
+    With an `augment`, a sample of the bank is that of the image as it was augmented when it was made.
+
+    A training resumed from a checkpoint, also from one of the middle of an epoch, goes on with the batches that were
+    left and as if it had not been interrupted. Batches are perturbed where the module is the Trainer's `datamodule`; a
+    loader that is handed to the Trainer by itself has clean ones. `predict` sees the images of the test split as they
+    are. A network that returns probabilities is refused, as attacks see little of its gradients.
 
     Several processes (DDP) train on the batches that one process would have with their batch sizes together, each image
     of an epoch once, and each keeps the samples of all. The numbers are those of that one process, unless the network
@@ -55,6 +59,8 @@ class RobustDataModule(pl.LightningDataModule):
         limits: most images by split ("train", "val", "test"), drawn by the seed; others are used whole.
         seed: of the order, the augmentation and the perturbations.
     """
+
+    takes_probabilities: ClassVar[bool] = False  # whether they are let through, for who tells of them
 
     def __init__(
         self,
@@ -99,20 +105,23 @@ class RobustDataModule(pl.LightningDataModule):
             validation.integer(f"limits[{split!r}]", most, 1)
         self.seed = seed
         self.banks = Banks(self.seed)
+        self._training: ResumableLoader | None = None
+        self._resumed: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Forget the samples of another training."""
+        """Forget another training."""
         if stage == "fit":
-            self.banks = Banks(self.seed)
+            self.banks, self._training, self._resumed = Banks(self.seed), None, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the kept samples, for a checkpoint."""
-        banks = self.banks.state_dict()
-        return {"banks": banks} if banks else {}
+        """Return the kept samples and how far the epoch is, for a checkpoint."""
+        parts = {"banks": self.banks.state_dict(), "loader": self._training.state_dict() if self._training else {}}
+        return {name: part for name, part in parts.items() if part}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self.banks.load_state_dict(state_dict.get("banks", {}))
+        self._resumed = state_dict.get("loader")
 
     def prepare_data(self) -> None:
         """Download what is missing, in one process."""
@@ -124,7 +133,12 @@ class RobustDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of training images, shuffled anew in each epoch."""
-        return self._loader(self.split("train"), "train")
+        self._training = self._loader(self.split("train"), "train")
+        # Lightning tells a loader itself, but not where the optimiser asked how many batches there are.
+        resumed, self._resumed = self._resumed, None
+        if resumed:
+            self._training.load_state_dict(resumed)
+        return self._training
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Return a loader for each validation condition, or none where there are no images to validate a training on.
@@ -149,13 +163,21 @@ class RobustDataModule(pl.LightningDataModule):
         dataset = self.split("test")
         return [self._loader(dataset, "test") for _ in self.conditions]
 
-    def _loader(self, dataset: Dataset[Any], split: Split) -> DataLoader[Batch]:
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of the test images, which stay as they are.
+
+        Raises:
+            ValueError: no such images.
+        """
+        return self._loader(self.split("test"), "test")
+
+    def _loader(self, dataset: Dataset[Any], split: Split) -> ResumableLoader:
         return self._keyed_loader(dataset, self._chosen(dataset, split), split)
 
     def _chosen(self, dataset: Dataset[Any], split: Split) -> list[int]:
         return chosen(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
 
-    def _keyed_loader(self, dataset: Dataset[Any], indices: list[int], split: Split) -> DataLoader[Batch]:
+    def _keyed_loader(self, dataset: Dataset[Any], indices: list[int], split: Split) -> ResumableLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         train = split == "train"
         keyed = KeyedDataset(dataset, self.augment if train else None, self.seed)
@@ -166,7 +188,7 @@ class RobustDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Perturb a batch that has arrived on the device."""
         trainer = self.trainer
-        if trainer is None:
+        if trainer is None or trainer.predicting:
             return batch
         if trainer.training:
             stage, name, perturbation, epoch = "train", "train", self.train_perturbation, trainer.current_epoch
@@ -201,6 +223,8 @@ class RobustDataModule(pl.LightningDataModule):
         else:
             made = perturbation.apply(classifier, x, y, seed=seeds)
         seconds = time.perf_counter() - start
+        if perturbation.depends_on_model and not self.takes_probabilities:
+            classifier.check_logits()
         return batch._replace(
             images=made.images, clean=x, made=made, condition=name, seconds=seconds, withdrawal=withdrawal
         )

@@ -110,8 +110,8 @@ class Classifier(nn.Module):
         for name, statistic in (("mean", self.mean), ("std", self.std)):
             if len(statistic) not in (1, channels):
                 raise fail(name, f"1 or {channels} numbers, one per channel of the images", len(statistic))
-        scaled = (images - self.mean.to(images.dtype)).div_(self.std.to(images.dtype))
-        output = self._fast(self.net, scaled)
+        mean, std = self.mean.to(images.dtype), self.std.to(images.dtype)
+        output = self._fast(self.net, lambda: (images - mean).div_(std))
         logits = getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -154,10 +154,11 @@ class Classifier(nn.Module):
         Raises:
             RuntimeError: another thread is in such a body. Threads need a copy of the classifier each.
         """
-        self._fast.freeze(self.net)
-        modes = [(module, module.training) for module in self.modules()]
+        modes = [(module, module.training) for module in self.modules() if hasattr(module, "training")]
         flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
         device = self.mean.device.type
+        if self._fast.freeze(self.net):
+            self._classes = self._first = None
         try:
             # Attribute by attribute: .train() of a parent would overwrite deliberately frozen children. And only what
             # differs: setting a module's attribute takes many times as long as reading it.

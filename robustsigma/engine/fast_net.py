@@ -12,8 +12,10 @@ is.
 from __future__ import annotations
 
 import math
-from threading import get_ident
+from collections.abc import Callable
+from threading import Lock, get_ident
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +42,12 @@ class FastNet:
 
     def __init__(self) -> None:
         self._depth = 0
-        self._thread = 0
-        self._tensors: tuple[int, ...] = ()  # of the network that was watched
+        self._frozen: nn.Module | None = None
+        self._parts: tuple[int, ...] = ()  # modules and tensors of the network that was watched
+        self._hooks: tuple[int, ...] = ()  # modules that had hooks then
         self._watched = False
         self._strict = False  # the network's code needs what it reads in PyTorch's own order in memory
+        self._plain = False  # its passes cannot be watched
         self._pairs: dict[int, Pair] = {}  # by id of the weight
         self._folded: dict[torch.memory_format, Folded] = {}
         self._convolves = False
@@ -57,26 +61,35 @@ class FastNet:
     def __setstate__(self, state: dict[str, Any]) -> None:
         FastNet.__init__(self)
 
-    def freeze(self, net: nn.Module) -> None:
-        """Begin: `net` does not change until `thaw`. Calls nest.
+    def freeze(self, net: nn.Module) -> bool:
+        """Begin: `net` does not change until `thaw`. Calls nest. Return whether it is of other parts than the last.
 
         Raises:
-            RuntimeError: another thread froze it.
+            RuntimeError: another thread froze it, here or in another classifier.
         """
-        if self._depth > 0 and self._thread != get_ident():
-            raise RuntimeError("classifier: expected calls of one thread at a time, got calls of two; copy it for each")
+        if self._depth == 0:
+            _hold(net)
+            self._frozen = net
+        else:
+            assert self._frozen is not None
+            _hold(self._frozen)
         self._depth += 1
-        if self._depth == 1:
-            self._thread = get_ident()
-            # Not by net.parameters(), which takes several times as long: a call of few passes is made of such things.
-            held = (own for module in net.modules() for own in (module._parameters, module._buffers))
-            tensors = tuple(id(tensor) for own in held for tensor in own.values())
-            if tensors != self._tensors:
-                self._tensors, self._watched, self._strict = tensors, False, False
-                convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
-                self._convolves = bool(convolutions)
-                self._attends = any(isinstance(module, nn.MultiheadAttention) for module in net.modules())
-                self._weights = sum(map(_count, convolutions))
+        return self._depth == 1 and self._look(net)
+
+    def _look(self, net: nn.Module) -> bool:
+        modules = list(net.modules())
+        # Not by net.parameters(), which takes several times as long: a call of few passes is made of such things.
+        held = (own for module in modules for own in (module._parameters, module._buffers))
+        parts = (*map(id, modules), *(id(tensor) for own in held for tensor in own.values()))
+        if parts == self._parts:
+            return False
+        self._parts, self._watched, self._strict = parts, False, False
+        self._plain = any(map(_own_passes, modules))
+        convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
+        self._convolves = bool(convolutions)
+        self._attends = any(isinstance(module, nn.MultiheadAttention) for module in modules)
+        self._weights = sum(map(_count, convolutions))
+        return True
 
     @property
     def frozen(self) -> bool:
@@ -85,65 +98,80 @@ class FastNet:
 
     def thaw(self) -> None:
         """End, and forget the folded weights, which are as large as the network's own, in each order."""
+        assert self._frozen is not None
+        _let_go(self._frozen)
         self._depth -= 1
         if self._depth == 0:
-            self._folded = {}
+            self._folded, self._frozen = {}, None
 
-    def __call__(self, net: nn.Module, images: Tensor) -> Any:
-        """Return what `net` returns of images, up to rounding."""
+    def __call__(self, net: nn.Module, make: Callable[[], Tensor]) -> Any:
+        """Return what `net` returns, up to rounding, of the images that `make` makes.
+
+        They are made anew for a pass that is made again: the network may have changed the first ones in place.
+        """
+        images = make()
         few = images.numel() < WORTH_IT or images.numel() * _WEIGHTS_PER_ELEMENT < self._weights
-        if self._depth == 0 or few or torch_module._has_any_global_hook():
+        if self._depth == 0 or few or self._plain or torch_module._has_any_global_hook():
             return net(images)
+        hooks = tuple(id(module) for module in net.modules() if _hooked(module))
+        if hooks != self._hooks:  # a new one would be handed what was never computed
+            self._hooks, self._watched = hooks, False
         last = self._convolves and not self._strict and faster_last(images.device)
         order = torch.channels_last if last else torch.contiguous_format
-        if not self._watched:
-            return self._watch(net, images, order)
-        pairs = {key: pair for key, pair in self._pairs.items() if not pair.hooked}
         attends = self._attends and not self._strict and attends_for_less(images.device)
-        if not pairs and not last and not attends:
+        if self._watched and not self._pairs and not last and not attends:
             return net(images)
-        return self._pass(net, images, Folding(pairs, self._folded.setdefault(order, {}), order, strict=self._strict))
-
-    def _watch(self, net: nn.Module, images: Tensor, order: torch.memory_format) -> Any:
-        """Return what `net` returns, and note what of it can be had for less."""
-        self._pairs, self._folded = {}, {}
-        if any(_own_passes(module) for module in net.modules()):
-            self._watched, self._convolves, self._attends = True, False, False
-            return net(images)
-        watch = Watch(net, self._folded.setdefault(order, {}), order, strict=self._strict)
-        try:
-            with watch:
-                output = net(_ordered(images, order))
-        except RuntimeError as error:
-            if not self._disordered(error, order):
-                raise
-        else:
-            self._watched, self._pairs = True, watch.pairs()
-            return output
-        # Outside the handler, whose traceback holds the failed pass's tensors. What was seen of it is not the whole.
-        return self._watch(net, images, torch.contiguous_format)
-
-    def _pass(self, net: nn.Module, images: Tensor, folding: Folding) -> Any:
-        try:
-            with folding:
-                output = net(_ordered(images, folding.order))
-            folding.check()
-        except UnlikeError:
+        if not self._watched:
             self._pairs, self._folded = {}, {}
-        except RuntimeError as error:
-            if not self._disordered(error, folding.order):
-                raise
+        folded = self._folded.setdefault(order, {})
+        mode = (
+            Folding(self._pairs, folded, order, strict=self._strict)
+            if self._watched
+            else Watch(net, folded, order, strict=self._strict)
+        )
+        try:
+            with mode:
+                output = net(_ordered(images, order))
+            mode.check()
+        except torch.OutOfMemoryError:
+            raise
+        except UnlikeError:
+            self._pairs, self._folded, at_fault = {}, {}, False
+        except Exception:
+            at_fault = True
         else:
+            if isinstance(mode, Watch):
+                self._watched, self._pairs = True, mode.pairs()
             return output
-        return net(images)
+        # Outside the handler, whose traceback holds the failed pass's tensors. The network's own errors come again.
+        output = net(make())
+        if not at_fault:
+            return output
+        self._plain, self._strict, self._watched = self._strict, True, False
+        # Once more, so that the first pass gives the bits of later ones.
+        return self(net, make)
 
-    def _disordered(self, error: RuntimeError, order: torch.memory_format) -> bool:
-        """Return whether a pass failed of the order in memory, which is then left as it is."""
-        if self._strict or "view size is not compatible" not in str(error):
-            return False
-        self._strict = True
-        self._folded.pop(order, None)
-        return True
+
+_LOCK = Lock()
+_HOLDERS: WeakKeyDictionary[nn.Module, tuple[int, int]] = WeakKeyDictionary()  # thread and depth
+
+
+def _hold(net: nn.Module) -> None:
+    with _LOCK:
+        thread, depth = _HOLDERS.get(net, (get_ident(), 0))
+        if thread != get_ident():
+            raise RuntimeError(
+                "classifier: expected calls of one thread at a time for a network, got calls of two; "
+                "give each a copy of the classifier, which copies its network"
+            )
+        _HOLDERS[net] = thread, depth + 1
+
+
+def _let_go(net: nn.Module) -> None:
+    with _LOCK:
+        thread, depth = _HOLDERS.pop(net)
+        if depth > 1:
+            _HOLDERS[net] = thread, depth - 1
 
 
 def faster_last(device: torch.device) -> bool:
@@ -168,6 +196,11 @@ def _count(convolution: nn.Conv2d) -> int:
     if convolution.kernel_size == (1, 1):
         return 0
     return convolution.out_channels * convolution.in_channels // convolution.groups * math.prod(convolution.kernel_size)
+
+
+def _hooked(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
 
 
 def _own_passes(module: nn.Module) -> bool:

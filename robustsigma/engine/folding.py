@@ -14,7 +14,22 @@ from torch.utils._pytree import tree_leaves
 
 from robustsigma.engine.self_attention import self_attention
 
-Folded = dict[int, tuple[Tensor, Tensor]]  # weight and bias, by id of the convolution's own weight
+
+class FoldedPair(NamedTuple):
+    """Weight and bias of a convolution whose result is that of the normalisation behind it.
+
+    Attributes:
+        weight: (O, I, kh, kw).
+        bias: (O,).
+        versions: of the tensors that they were made of.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    versions: tuple[int, ...]
+
+
+Folded = dict[int, FoldedPair]  # by id of the convolution's own weight
 
 # What may be asked of a convolution's result without reading it.
 METADATA = {
@@ -89,10 +104,16 @@ class Pair(NamedTuple):
     @property
     def exact(self) -> bool:
         """Whether folding changes no more than rounding."""
-        tensors = [t for t in (self.weight, self.bias, *self.norm[:4]) if isinstance(t, Tensor)]
-        return all(tensor.dtype in _DTYPES and tensor.device == self.weight.device for tensor in tensors)
+        return all(tensor.dtype in _DTYPES and tensor.device == self.weight.device for tensor in self._tensors())
 
-    def fold(self, order: torch.memory_format) -> tuple[Tensor, Tensor]:
+    def _tensors(self) -> list[Tensor]:
+        return [t for t in (self.weight, self.bias, *self.norm[:4]) if isinstance(t, Tensor)]
+
+    def versions(self) -> tuple[int, ...]:
+        """Return numbers that differ once the network's own code has written into one of the tensors."""
+        return tuple(-1 if tensor.is_inference() else tensor._version for tensor in self._tensors())
+
+    def fold(self, order: torch.memory_format) -> FoldedPair:
         """Return weight and bias of the convolution whose result is that of the normalisation.
 
         Args:
@@ -110,11 +131,26 @@ class Pair(NamedTuple):
             if shift is not None:
                 bias = bias + shift
             weight = self.weight * scale[:, None, None, None]
-            return weight.contiguous(memory_format=order), bias
+            return FoldedPair(weight.contiguous(memory_format=order), bias, self.versions())
 
 
 class UnlikeError(Exception):
     """A pass does not go as the watched one went."""
+
+
+class OrderError(Exception):
+    """The network's code asks how a tensor lies in memory."""
+
+
+_ORDER = {
+    torch.as_strided,
+    Tensor.as_strided,
+    Tensor.stride,
+    Tensor.is_contiguous,
+    Tensor.data_ptr,
+    Tensor.storage_offset,
+    Tensor.untyped_storage,
+}
 
 
 def checkpointed() -> bool:
@@ -123,16 +159,48 @@ def checkpointed() -> bool:
     return hooks is not None and hooks(True) is not None
 
 
-def cheapest(func: Any, args: Any, kwargs: Any) -> Any:
-    """Return what a function of torch's does, in other order in memory where that is cheaper."""
-    if func is F.multi_head_attention_forward and not checkpointed():
-        found = self_attention(*args, **kwargs)
-        if found is not None:
-            return found
-    return func(*args, **kwargs)
+class Cheaper(TorchFunctionMode):
+    """Gives functions' results in another order in memory where that is cheaper, in the passes made inside.
+
+    Args:
+        folded: weights by id; those that are missing are added.
+        order: of the weights in memory.
+        strict: leave what a function returns in its own order in memory.
+    """
+
+    def __init__(self, folded: Folded, order: torch.memory_format, *, strict: bool) -> None:
+        super().__init__()
+        self.folded, self.order, self.strict = folded, order, strict
+        self._asked = False  # the network's code may swallow the error
+
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what a function does.
+
+        Raises:
+            OrderError: it tells of the order in memory, which is not what it would be.
+        """
+        if self.strict:
+            return func(*args, **kwargs)
+        if func in _ORDER:
+            self._asked = True
+            raise OrderError
+        if func is F.multi_head_attention_forward and not checkpointed():
+            found = self_attention(*args, **kwargs)
+            if found is not None:
+                return found
+        return func(*args, **kwargs)
+
+    def check(self) -> None:
+        """Raise where the pass did not go as it should have.
+
+        Raises:
+            OrderError: see `call`.
+        """
+        if self._asked:
+            raise OrderError
 
 
-class Folding(TorchFunctionMode):
+class Folding(Cheaper):
     """Gives a normalisation's result by the convolution before it, in the passes made inside.
 
     The network gets a blank in place of the convolution's result, which was never computed, and the true result for
@@ -140,16 +208,16 @@ class Folding(TorchFunctionMode):
 
     Args:
         pairs: what is folded, by id of the weight.
-        folded: the folded weights; those that are missing are added.
-        order: of the weights in memory.
-        strict: leave what a function returns in its own order in memory.
+        folded: as of `Cheaper`.
+        order: as of `Cheaper`.
+        strict: as of `Cheaper`.
     """
 
     def __init__(
         self, pairs: dict[int, Pair], folded: Folded, order: torch.memory_format, *, strict: bool = False
     ) -> None:
-        super().__init__()
-        self.pairs, self.folded, self.order, self.strict = pairs, folded, order, strict
+        super().__init__(folded, order, strict=strict)
+        self.pairs = pairs
         self.pending: dict[int, tuple[Tensor, Pair]] = {}  # true results that their normalisation has yet to take
         self.blanks: dict[int, ReferenceType[Tensor]] = {}  # by id, while they live
         self.unlike = False  # the network's code may swallow the error
@@ -163,12 +231,15 @@ class Folding(TorchFunctionMode):
         if self.blanks and func not in METADATA:
             if func is F.batch_norm and args and self._blank(args[0]):
                 result, pair = self.pending.pop(id(args[0]), (None, None))
-                if result is not None and pair is not None and pair.norm.same(Normalisation.of(*args[1:], **kwargs)):
+                if result is not None and pair is not None and self._holds(pair, Normalisation.of(*args[1:], **kwargs)):
                     return result
                 self._fail()
             if any(map(self._blank, tree_leaves((args, kwargs)))):
                 self._fail()
-        return func(*args, **kwargs) if self.strict else cheapest(func, args, kwargs)
+        return self.call(func, args, kwargs)
+
+    def _holds(self, pair: Pair, norm: Normalisation) -> bool:
+        return pair.norm.same(norm) and self.folded[id(pair.weight)].versions == pair.versions()
 
     def _blank(self, value: Any) -> bool:
         known = self.blanks.get(id(value))
@@ -188,7 +259,7 @@ class Folding(TorchFunctionMode):
             self._fail()
         if key not in self.folded:
             self.folded[key] = pair.fold(self.order)
-        result = F.conv2d(images, *self.folded[key], *args, **kwargs)
+        result = F.conv2d(images, *self.folded[key][:2], *args, **kwargs)
         # Its one number would show where it is read unseen, by compiled code.
         blank = result.new_full((), torch.nan).expand(result.shape).requires_grad_(result.requires_grad)
         self.pending[id(blank)] = result, pair
@@ -200,6 +271,7 @@ class Folding(TorchFunctionMode):
 
     def check(self) -> None:
         """Raise unless each folded convolution was followed by its normalisation, and no blank is left anywhere."""
+        super().check()
         if self.unlike or self.pending or self.blanks:
             self._fail()
 

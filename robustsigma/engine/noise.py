@@ -170,7 +170,8 @@ def perlin(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype, scale: int 
     # 16 directions, so that no axis shows; a table, because sines differ in their last bit between devices.
     angles = [2 * math.pi * (i + 0.5) / 16 for i in range(16)]
     slope_y, slope_x = (
-        torch.tensor([turn(a) for a in angles], device=keys.device)[corner] for turn in (math.sin, math.cos)
+        torch.tensor([turn(a) for a in angles], dtype=torch.float32, device=keys.device)[corner]
+        for turn in (math.sin, math.cos)
     )
     tx, ty = tx[:, None, None, :], ty[:, None, :, None]
     left = ix[:, None, None, :].expand(-1, channels, rows, -1)

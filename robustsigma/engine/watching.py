@@ -8,11 +8,10 @@ from weakref import ReferenceType, ref
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from robustsigma.engine.folding import METADATA, Folded, Normalisation, Pair, cheapest, checkpointed
+from robustsigma.engine.folding import METADATA, Cheaper, Folded, Normalisation, Pair, checkpointed
 
 
 class _Convolution(NamedTuple):
@@ -23,7 +22,7 @@ class _Convolution(NamedTuple):
     settings: dict[str, Any]
 
 
-class Watch(TorchFunctionMode):
+class Watch(Cheaper):
     """Finds convolutions whose result goes at once into a batch normalisation of fixed statistics, and nowhere else.
 
     The normalisations' results are those of the folded convolutions already, so that this pass gives what later ones
@@ -31,14 +30,13 @@ class Watch(TorchFunctionMode):
 
     Args:
         net: the network.
-        folded: is given the weights.
-        order: of the weights in memory.
-        strict: leave what a function returns in its own order in memory.
+        folded: as of `Cheaper`; is given the weights.
+        order: as of `Cheaper`.
+        strict: as of `Cheaper`.
     """
 
     def __init__(self, net: nn.Module, folded: Folded, order: torch.memory_format, *, strict: bool = False) -> None:
-        super().__init__()
-        self.folded, self.order, self.strict = folded, order, strict
+        super().__init__(folded, order, strict=strict)
         self._held = {module: {*map(id, (*module.parameters(), *module.buffers()))} for module in net.modules()}
         self._own = self._held[net]
         self._grad = torch.is_grad_enabled()
@@ -66,7 +64,7 @@ class Watch(TorchFunctionMode):
                 return self._fold(pair)
         if func not in METADATA:
             self.note((args, kwargs))
-        result = func(*args, **kwargs) if self.strict else cheapest(func, args, kwargs)
+        result = self.call(func, args, kwargs)
         if func is F.conv2d and len(args) > 2:  # as nn.Conv2d calls it
             self._convolved(result, args, kwargs)
         return result
@@ -109,7 +107,7 @@ class Watch(TorchFunctionMode):
         key, (_, arguments, settings) = id(pair.weight), self._last
         self._last = None
         self._found[key], self.folded[key] = pair, pair.fold(self.order)
-        return F.conv2d(arguments[0], *self.folded[key], *arguments[3:], **settings)
+        return F.conv2d(arguments[0], *self.folded[key][:2], *arguments[3:], **settings)
 
 
 class _Reads(TorchDispatchMode):

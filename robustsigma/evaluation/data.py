@@ -36,7 +36,7 @@ class MadeImages(Dataset[tuple[Tensor, int]]):
 
 
 class MatrixData(RobustDataModule):
-    """A `RobustDataModule` with images that were made beforehand.
+    """A `RobustDataModule` with images that were made beforehand, for an evaluation that flags unsound networks.
 
     Args:
         args: of RobustDataModule.
@@ -46,6 +46,8 @@ class MatrixData(RobustDataModule):
         done: how many of the chosen test images are done already, by the name of a condition: the first ones.
         kwargs: of RobustDataModule.
     """
+
+    takes_probabilities = True
 
     def __init__(
         self,

@@ -152,9 +152,17 @@ class LitClassifier(pl.LightningModule):
         """Log the accuracy under the batch's condition; return logits."""
         return self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the probabilities (B, K) of a batch, or of images in [0, 1]."""
+        return self._logits(batch if isinstance(batch, Tensor) else batch.images).softmax(1)
+
+    def _logits(self, images: Tensor) -> Tensor:
         with full_precision():  # as attacks are made and judged, whatever PyTorch would round on a GPU
-            logits: Tensor = self(batch.images)
+            logits: Tensor = self(images)
+        return logits
+
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        logits = self._logits(batch.images)
         right = (logits.argmax(1) == batch.labels).float().mean()
         self._log_mean(f"{stage}_{batch.condition}_acc", right, len(batch.labels), prog_bar=stage == "val")
         return logits

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -48,6 +50,44 @@ def _run(verb, *, epochs=1, model=None, **options):
     )  # fmt: skip
     getattr(trainer, verb)(model or _model(), RobustDataModule(SOURCE, **options))
     return watch.seen, trainer
+
+
+@pytest.mark.parametrize("share", [2, 0.5])
+def test_overfitting_a_few_batches_sees_the_same_ones_in_each_epoch(share):
+    seen = {}
+
+    class Indices(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.setdefault(trainer.current_epoch, []).append(batch.indices.tolist())
+
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Indices()], overfit_batches=share,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning tells that it turns the shuffling off
+        trainer.fit(_model(), RobustDataModule(SOURCE, batch_size=5, train_perturbation=GaussianNoise(0.1)))
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == (2 if share == 2 else 5)
+
+
+def test_predictions_are_of_the_test_images_as_they_are():
+    model = _model()
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    found = torch.cat(trainer.predict(model, RobustDataModule(SOURCE, batch_size=5, conditions=CONDITIONS)))
+    images = torch.stack([image for image, _ in SOURCE.split("test")])
+    with torch.no_grad():
+        torch.testing.assert_close(found, model.eval()(images).softmax(1))
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_network_that_returns_probabilities_is_refused(verb):
+    model = LitClassifier(torch.nn.Sequential(SmallCNN(3, 5, width=4), torch.nn.Softmax(1)))
+    attack = {"fit": {"train_perturbation": FGSM(0.02)}, "test": {"conditions": {"fgsm": FGSM(0.02)}}}
+    with pytest.raises(ValueError, match=r"^net: expected logits, got probabilities"):
+        _run(verb, model=model, **attack[verb])
+    noise = {"fit": {"train_perturbation": GaussianNoise(0.1)}, "test": {"conditions": {"noise": GaussianNoise(0.1)}}}
+    _run(verb, model=model, **noise[verb])
 
 
 def test_the_matrix_does_not_depend_on_the_batch_size_or_the_workers():

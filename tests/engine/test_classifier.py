@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustsigma import PGD, Classifier
+from robustsigma import FGSM, PGD, Classifier
 from robustsigma.engine.classifier import SCORES, pick
 
 CONTEXTS = {
@@ -409,3 +409,16 @@ def test_several_gradients_of_one_forward_pass():
         for objective, found in zip((first, second), both, strict=True):
             expected = clf.gradient_of(objective, x, cases.labels(5))
             torch.testing.assert_close((logits, found), expected)
+
+
+def test_what_was_seen_of_another_network_is_forgotten():
+    """The message about probabilities can be followed, and class indices are those of the network that is there."""
+    layers = cases.linear()
+    clf = cases.classifier(nn.Sequential(layers, nn.Softmax(1)))
+    with pytest.raises(ValueError, match=r"^net: expected logits, got probabilities"):
+        FGSM()(clf, cases.images(), cases.labels(), seed=0)
+    clf.net = layers
+    FGSM()(clf, cases.images(), cases.labels(), seed=0)
+    clf.net = cases.linear(classes=2)
+    with pytest.raises(ValueError, match=r"^y: expected"):
+        FGSM()(clf, cases.images(), 2, seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import warnings
@@ -533,7 +534,7 @@ def test_passes_may_take_turns_in_their_order(monkeypatch):
         assert set(kept) == {torch.channels_last, torch.contiguous_format}
         for order, pairs in kept.items():
             assert pairs
-            assert all(weight.is_contiguous(memory_format=order) for weight, _ in pairs.values())
+            assert all(weight.is_contiguous(memory_format=order) for weight, *_ in pairs.values())
     assert not classifier._fast._folded
 
 
@@ -545,6 +546,166 @@ def test_a_network_that_needs_its_order_keeps_it(monkeypatch):
             monkeypatch.setattr(fast_net, "faster_last", lambda device, last=last: last)
             torch.testing.assert_close(classifier.score_and_gradient(images, labels), wanted)
         assert set(classifier._fast._folded) == {torch.contiguous_format}
+
+
+class Own(nn.Module):
+    """A network of a test's own code, with layers to use."""
+
+    def __init__(self, body, channels=3):
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, 6, 3)
+        self.norm, self.linear = nn.BatchNorm2d(6), nn.Linear(6, 4)
+        self.body, self.flag = body, False
+
+    def forward(self, images):
+        return self.linear(self.body(self, images).mean((2, 3)))
+
+
+def contiguous_only(net, images):
+    assert images.is_contiguous()
+    return usual(net, images)
+
+
+def strided(net, images):
+    _, channels, height, width = images.shape
+    turned = torch.as_strided(images, images.shape, (channels * height * width, height * width, 1, width))
+    return usual(net, turned)
+
+
+def asking_quietly(net, images):
+    with contextlib.suppress(Exception):
+        images.stride()
+    return usual(net, images)
+
+
+def complex_pairs(net, images):
+    made = usual(net, images)
+    pairs = torch.view_as_real(torch.view_as_complex(made.unflatten(3, (-1, 2))) * 2)
+    return pairs.flatten(3)
+
+
+def mapped(net, images):
+    return torch.vmap(lambda one: usual(net, one[None])[0])(images)
+
+
+def conditional(net, images):
+    return torch.cond(images.sum() > 0, lambda x: x * 2, lambda x: x * 3, (usual(net, images),))
+
+
+DYNAMO = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # its own
+
+
+@DYNAMO
+@pytest.mark.parametrize("body", [contiguous_only, strided, asking_quietly, complex_pairs, mapped, conditional])
+def test_code_that_no_other_order_or_watching_suits(body):
+    net = lively(Own(body))
+    images, labels = given()
+    wanted = expected(net, images, labels)
+    classifier = Classifier(net)
+    for _ in range(2):
+        with classifier.frozen():
+            found = [classifier.score_and_gradient(images, labels) for _ in range(4)]
+            for each in found:
+                torch.testing.assert_close(each, wanted)
+            assert torch.equal(found[2][1], found[3][1])
+    assert classifier._fast._strict
+
+
+def test_images_changed_in_place_are_made_anew_for_a_second_try():
+    def changing(net, images):
+        made = net.convolution(images.sub_(0.5).div_(0.05))
+        net.kept = made.mean() if net.flag else None
+        return F.relu(net.norm(made))
+
+    net = lively(Own(changing, channels=1))
+    images = torch.rand(2, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    classifier = Classifier(net)
+    with classifier.frozen():
+        for net.flag in (False, True):
+            logits = classifier.logits(images)
+            torch.testing.assert_close(logits, net(images.clone()).detach())
+
+
+@pytest.mark.parametrize("what", ["shift", "weight"])
+def test_weights_that_the_network_writes_itself_are_not_stale(what):
+    def writing(net, images):
+        with torch.no_grad():
+            if what == "shift":
+                net.norm.bias.copy_(images.mean((0, 2, 3)).repeat(2))
+            else:
+                net.convolution.weight.mul_(0).add_(images.mean())
+        return usual(net, images)
+
+    net = lively(Own(writing))
+    images, _ = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        for scale in (1, 0.3, 0.6):
+            torch.testing.assert_close(classifier.logits(images * scale), net(images * scale).detach())
+
+
+def test_other_settings_of_a_normalisation_are_seen_at_once():
+    net = lively(Own(usual))
+    images, _ = given()
+    classifier = Classifier(net)
+    with classifier.frozen():
+        for net.norm.eps in (1e-5, 0.1):
+            torch.testing.assert_close(classifier.logits(images), net(images).detach())
+
+
+def test_a_hook_between_the_two_sees_the_true_values_once():
+    net = lively(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Identity(), nn.BatchNorm2d(6), nn.Flatten(), nn.LazyLinear(4)))
+    net(given()[0])
+    images, seen = given()[0], []
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+        handle = net[1].register_forward_hook(lambda module, taken, output: seen.append(output))
+        classifier.logits(images)
+        handle.remove()
+        classifier.logits(images)
+    (found,) = seen
+    torch.testing.assert_close(found, net[0](images).detach())
+
+
+@DYNAMO
+def test_parts_compiled_later():
+    net = lively(Own(usual))
+    images, labels = given()
+    wanted = expected(net, images, labels)
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.score_and_gradient(images, labels)
+    net.convolution.compile(backend="eager")
+    with classifier.frozen():
+        for _ in range(2):
+            torch.testing.assert_close(classifier.score_and_gradient(images, labels), wanted)
+
+
+def test_a_frozen_script():
+    net = lively(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    images, labels = given()
+    wanted = expected(net, images, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scripts are deprecated
+        classifier = Classifier(torch.jit.freeze(torch.jit.script(net)))
+    for _ in range(2):
+        with classifier.frozen():
+            torch.testing.assert_close(classifier.score_and_gradient(images, labels), wanted)
+        assert not classifier._fast.frozen
+
+
+def test_a_network_in_two_classifiers_is_one_threads():
+    net = lively(Block(usual)).train()
+    one, two = Classifier(net), Classifier(net)
+    images, _ = given()
+    refused = pytest.raises(RuntimeError, match="one thread at a time for a network")
+    with one.frozen(), two.frozen(), ThreadPoolExecutor(1) as pool, refused:
+        pool.submit(lambda: IntegratedGradients(2)(two, images)).result()
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: IntegratedGradients(2)(two, images)).result()
 
 
 def test_low_precision_is_not_folded():

@@ -24,6 +24,7 @@ from robustsigma import (
     Share,
     Sigma,
     SigmaSample,
+    SquareSearch,
 )
 from robustsigma.engine import noise
 from robustsigma.engine.perturbations.base import Perturbed
@@ -64,7 +65,7 @@ def test_put_replaces_rows_of_every_field():
     assert whole.steps.tolist() == [0] * 4
 
 
-@pytest.mark.parametrize("perturbation", [FGSM(), PGD(steps=2), SigmaSample(WALK), PathEnd(WALK)])
+@pytest.mark.parametrize("perturbation", [FGSM(), PGD(steps=2), SigmaSample(WALK), PathEnd(WALK), SquareSearch()])
 @pytest.mark.parametrize("after", [0, 1])
 def test_nan_scores_are_an_error(perturbation, after):
     if after == 1 and isinstance(perturbation, FGSM):

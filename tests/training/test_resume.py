@@ -5,13 +5,17 @@ import signal
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from test_checkpoint import CONFIGS, QUIET, TINY
 
+from robustsigma import GaussianNoise
 from robustsigma.cli import main
 from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.data.loading import KeyedDataset
 from robustsigma.files import write_atomically
+from robustsigma.models import SmallCNN
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
 
 LAYERS = [CONFIGS / "base.yaml", CONFIGS / "baggage.yaml", CONFIGS / "sigma.yaml", CONFIGS / "overlays" / "bank.yaml"]
@@ -117,6 +121,54 @@ def test_other_errors_of_the_program_are_not_hidden(monkeypatch):
     monkeypatch.setattr("robustsigma.cli.lightning.run", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
         main(["fit"])
+
+
+class KilledError(RuntimeError):
+    """Ends a training."""
+
+
+class Seen(pl.Callback):
+    """Keeps the images of every batch, and ends the training before the batch of a step."""
+
+    def __init__(self, end=None):
+        self.batches, self.end = [], end
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.end:
+            raise KilledError
+        self.batches.append((trainer.current_epoch, batch_idx, batch.indices.tolist(), batch.images.sum().item()))
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # else the files of the training that was ended stay
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("every", "end", "limit"), [(3, 5, None), (4, 6, None), (2, 7, 3), (5, 8, None)])
+def test_a_checkpoint_of_the_middle_of_an_epoch_goes_on_with_its_rest(every, end, limit, workers, tmp_path):
+    """4 batches an epoch, or the first 3 of them."""
+
+    def fit(seen, folder, path=None):
+        torch.default_generator.manual_seed(0)
+        saves = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
+        trainer = pl.Trainer(
+            max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[seen, saves], limit_train_batches=limit, limit_val_batches=0,
+        )  # fmt: skip
+        data = RobustDataModule(
+            Baggage(size=16, train=20, val=5, test=5), batch_size=5, num_workers=workers,
+            train_perturbation=GaussianNoise(0.1),
+        )  # fmt: skip
+        model = LitClassifier(SmallCNN(3, 5, width=4))
+        trainer.fit(model, data, ckpt_path=path)
+        return model.state_dict()
+
+    whole, parts, rest = Seen(), Seen(end), Seen()
+    weights = fit(whole, "whole")
+    with pytest.raises(KilledError):
+        fit(parts, "parts")
+    (path,) = tmp_path.glob(f"parts/step={end // every * every}.ckpt")
+    resumed = fit(rest, "rest", path)
+    assert rest.batches == whole.batches[end // every * every :]
+    for name, value in weights.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
 
 
 def test_workers_begin_when_the_first_batch_is_asked_for():

@@ -127,8 +127,12 @@ class Attributor(ABC):
             seeds = seeds.clone()
             validation.target_range(validation.extent(chosen), logits.shape[1])
             result = self.attribute(classifier, x, chosen, logits, seeds)
-        if not torch.isfinite(result.values).all():
-            bad = (~torch.isfinite(result.values).flatten(1).all(1)).nonzero()[:, 0].tolist()
+        if not isinstance(result.values, Tensor) or result.values.shape != x.shape:
+            got = tuple(result.values.shape) if isinstance(result.values, Tensor) else type(result.values).__name__
+            raise validation.fail(f"{type(self).__name__}.attribute", f"values of shape {tuple(x.shape)}", got)
+        finite = torch.isfinite(result.values).flatten(1).all(1) & torch.isfinite(result.drop)
+        if not finite.all():
+            bad = (~finite).nonzero()[:, 0].tolist()
             raise validation.not_finite(f"gradients or scores for images {bad}", self)
         return result
 

@@ -160,7 +160,7 @@ class CrediblePath(Attributor):
             rows, point, gradient = rows[kept], point[kept], gradient[kept]
             moved = point - size[rows].to(point).reshape(shape) * gradient.sign().to(point.dtype)
             point = self._apart(moved, images[rows], classifier.bounds)
-        return _Search(best, best_logits, distance <= limit, passes)
+        return _Search(best, best_logits, (distance <= limit) & distance.isfinite(), passes)
 
     def _descent(self, classifier: Classifier, point: Tensor, target: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and the gradient of what the search makes small."""
@@ -177,7 +177,8 @@ class CrediblePath(Attributor):
             return torch.where(close, point - (images - point).sign() * self.gap, point).clamp(*bounds)
         point = point.clamp(*bounds)
         close = (images - point).abs() < self.gap
-        side = torch.where(point < images, -self.gap, self.gap)
+        gap = torch.full_like(point, self.gap)
+        side = torch.where(point < images, -gap, gap)
         away = point + side
         outside = (away < bounds[0]) | (away > bounds[1])
         return torch.where(close, torch.where(outside, images - side, away), point)

@@ -102,7 +102,8 @@ class IDG(Attributor):
         intervals: N of the forward passes that find where F rises; None takes `steps`, the paper's choice.
         sampling: "adaptive" puts samples where F rises, "uniform" at the middles of equal parts.
         follow: "rises" puts adaptive samples where F rises, "changes" also where it falls.
-        place: of a sample in its part of the line, the "middle" or, as in the paper's algorithm 1, the "left" end.
+        place: of a sample in its part of the line, the "middle" or, as in the paper's algorithm 1, the "left" end. A
+            first sample there lies on the baseline, where `factor="difference"` finds no growth.
         factor: dF/da. "exact" is the gradient along the line, which costs nothing more; "difference" is the paper's
             backward difference between neighbouring samples.
         baseline: x', as of `IntegratedGradients`.

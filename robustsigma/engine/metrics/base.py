@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar, final
 
 import torch
@@ -33,6 +33,7 @@ class Skip(enum.IntEnum):
     ONE_PATH = 7
     NOT_STOCHASTIC = 8
     NO_GAIN = 9
+    NOT_FINITE = 10
 
     @property
     def says(self) -> str:
@@ -51,6 +52,7 @@ _REASONS = {
     Skip.ONE_PATH: "the method has one path",
     Skip.NOT_STOCHASTIC: "the method draws nothing",
     Skip.NO_GAIN: "the full image scores no higher than the empty one",
+    Skip.NOT_FINITE: "a score or the value is not finite",
 }
 
 
@@ -107,6 +109,16 @@ class Measured:
         values = self.values[name]
         return self.skips.get(name, torch.zeros(len(values), dtype=torch.int64, device=values.device))
 
+    def accounted(self) -> Measured:
+        """Return the same, where an image without a finite value and without a reason gets one."""
+        silent = {name: ~value.isfinite() & (self.skipped(name) == 0) for name, value in self.values.items()}
+        lost = [name for name, rows in silent.items() if rows.any()]
+        if not lost:
+            return self
+        values = {name: self.values[name].masked_fill(silent[name], torch.nan) for name in lost}
+        skips = {name: self.skipped(name).masked_fill(silent[name], int(Skip.NOT_FINITE)) for name in lost}
+        return replace(self, values={**self.values, **values}, skips={**self.skips, **skips})
+
 
 class Subject:
     """Images, their target class and the network: what attributions are judged on.
@@ -153,6 +165,8 @@ class Subject:
             self.target = self.logits.argmax(1) if chosen is None else chosen.clone()
             self.seeds = seeds.clone()
             validation.target_range(validation.extent(self.target), self.logits.shape[1])
+        if not torch.isfinite(self.logits).all():
+            raise validation.not_finite("logits", "the images of a Subject")
         self._shared: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
@@ -202,14 +216,19 @@ class AttributionMetric(ABC):
                 the metric needs no more.
 
         Raises:
-            ValueError: another shape, values that are not finite, a result for other classes than the subject's, or
-                a metric that needs masks for a subject without them.
+            ValueError: another shape, values that are not finite, a result for other classes than the subject's, a
+                metric that needs masks for a subject without them, or one that gives other values than its quantities.
         """
         _check(subject, attribution)
         if self.needs_masks and subject.masks is None:
             raise validation.fail("masks", f"the subject's masks, which {type(self).__name__} judges against", "None")
         with subject.classifier.frozen():
-            return self.measure(subject, attribution)
+            found = self.measure(subject, attribution)
+        names, given = {quantity.name for quantity in self.quantities}, {*found.values}
+        if names != given:
+            told = ", ".join(sorted(given)) or "none"
+            raise validation.fail(f"{type(self).__name__}.measure", f"values {', '.join(sorted(names))}", told)
+        return found.accounted()
 
     @abstractmethod
     def measure(self, subject: Subject, attribution: Attribution | Tensor) -> Measured:

@@ -78,9 +78,9 @@ class Perturbation(ABC):
             clean, labels, seeds = classifier.admit(x), labels.clone(), seeds.clone()
             classifier.check_target(labels, clean, "y")
             result = self.perturb(classifier, clean, labels, seeds)
+            images = result.images.detach().to(x.dtype).clamp(*classifier.bounds)
         if strict and self.depends_on_model:
             classifier.check_logits()
-        images = result.images.detach().to(x.dtype).clamp(*classifier.bounds)
         if images.aminmax().min.isnan():  # all else was clamped
             raise validation.not_finite("gradients or scores", self)
         return replace(result, images=images)

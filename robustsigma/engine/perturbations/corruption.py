@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ CORRUPTIONS = tuple(FAMILIES)
 SEVERITIES = (1, 2, 3, 4, 5)
 _LIKE = "-like"
 _SMALLEST = 8  # pixels
+_ONE_AT_A_TIME = Lock()  # a transform holds its generator, and threads share transforms
 _NEEDS_COLOUR = ("spatter",)  # grey images are lent three equal channels
 
 
@@ -69,7 +71,8 @@ class Corruption(Perturbation):
         pixels = x.float().cpu().permute(0, 2, 3, 1).numpy()
         if channels == 1 and family in _NEEDS_COLOUR:
             pixels = pixels.repeat(3, 3)
-        result = np.stack([_drawn(transform, image, key) for image, key in zip(pixels, keys, strict=True)])
+        with _ONE_AT_A_TIME:
+            result = np.stack([_drawn(transform, image, key) for image, key in zip(pixels, keys, strict=True)])
         result = result.mean(3, keepdims=True) if channels == 1 else result
         return Perturbed.plain(torch.from_numpy(result).permute(0, 3, 1, 2).to(x.device, x.dtype).contiguous())
 

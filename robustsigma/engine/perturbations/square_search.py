@@ -56,11 +56,13 @@ class SquareSearch(Perturbation):
             better = margin < lowest
             best = torch.where(better.view(batch, 1, 1, 1), tried, best)
             lowest = torch.where(better, margin, lowest)
+        if lowest.isnan().any():  # which is lower than nothing: the search would have stood still
+            raise validation.not_finite("scores", self)
         return Perturbed.plain(best)
 
 
 def _signs(drawn: Tensor) -> Tensor:
-    return torch.where(drawn < 0.5, -1.0, 1.0).to(drawn.dtype)
+    return 1 - 2 * (drawn < 0.5).to(drawn.dtype)
 
 
 def _place(drawn: Tensor, size: int, side: int) -> Tensor:

@@ -32,7 +32,15 @@ from vit import TinyViT
 
 import robustsigma
 import robustsigma.engine.attributors as public
-from robustsigma import Attribution, Attributor, Classifier
+from robustsigma import (
+    IDG,
+    Attribution,
+    Attributor,
+    Classifier,
+    Gradient,
+    IntegratedGradients,
+    LeftIntegratedGradients,
+)
 
 CLASSES = cases.CLASSES
 ROWS = [(kind, place) for kind in every_kind() for place in range(len(entry_of(kind).settings))]
@@ -464,6 +472,45 @@ def test_bad_arguments(kind, arguments, name):
     with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
         cheap(kind)[0](classifier(net), **call)
     assert net.backwards == 0
+
+
+class Wrong(Attributor):
+    """Gives what a test says."""
+
+    def __init__(self, **changes):
+        self.changes = changes
+
+    def attribute(self, classifier, images, target, logits, seeds):
+        return replace(Gradient().attribute(classifier, images, target, logits, seeds), **self.changes)
+
+
+@pytest.mark.parametrize("values", [_X[:, 0], _X[:2], None])
+def test_values_of_another_shape_name_the_method(values):
+    with pytest.raises(ValueError, match=r"^Wrong\.attribute: expected values of shape \(4, 3, 8, 8\), got "):
+        Wrong(values=values)(cases.classifier(), _X)
+
+
+def test_a_drop_that_is_not_finite_is_an_error():
+    drop = torch.tensor([0.0, torch.nan, 0.0, torch.inf])
+    with pytest.raises(ValueError, match=r"^net: expected finite gradients or scores for images \[1, 3\], got NaN"):
+        Wrong(drop=drop)(cases.classifier(), _X)
+
+
+class Standardised(nn.Module):
+    """Divides each image by its spread, which a black baseline has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = cases.mlp()
+
+    def forward(self, x):
+        return self.net((x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("method", [IntegratedGradients(4), IDG(4), LeftIntegratedGradients(4)])
+def test_a_baseline_without_a_score_is_an_error(method):
+    with pytest.raises(ValueError, match=r"^net: expected finite"):
+        method(Classifier(Standardised()), _X, 0)
 
 
 @pytest.mark.parametrize("kind", every_kind(), ids=_name)

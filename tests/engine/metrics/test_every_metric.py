@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from dataclasses import dataclass
+from typing import Any
 
 import cases
 import judged
@@ -13,9 +15,10 @@ from jsonargparse import ArgumentParser
 from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
 import robustsigma
-from robustsigma import Gradient, IntegratedGradients, RandomAttribution, Sigma
+from robustsigma import Classifier, Gradient, IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.engine import noise
 from robustsigma.engine.metrics import AttributionMetric, Measured, Subject, paired_difference
+from robustsigma.engine.metrics.base import HeatmapMetric, Quantity, Skip
 
 METRICS = [
     pytest.param(metric, id=f"{kind.__name__}{place}")
@@ -207,6 +210,41 @@ def test_bad_masks(masks):
         Subject(cases.classifier(), cases.images(), masks=masks)
     with pytest.raises(ValueError, match=r"^masks: expected"):
         Subject(cases.classifier(), cases.images(), masks=torch.full((4, 8, 8), torch.nan))
+
+
+@dataclass(frozen=True)
+class Given(HeatmapMetric):
+    """Gives what a test says."""
+
+    values: Any = None
+
+    @property
+    def quantities(self):
+        return (Quantity("one", "One", "higher", "the first number"),)
+
+    def of_heatmaps(self, subject, heatmaps):
+        return Measured(self.values)
+
+
+def test_no_value_is_lost_without_a_reason():
+    values = torch.tensor([1.0, torch.nan, torch.inf, 0.0], dtype=torch.float64)
+    subject = Subject(cases.classifier(), cases.images())
+    found = Given({"one": values})(subject, torch.ones(4, 8, 8))
+    assert found.skipped("one").tolist() == [0, Skip.NOT_FINITE, Skip.NOT_FINITE, 0]
+    assert found.values["one"].isnan().tolist() == [False, True, True, False]
+
+
+def test_values_of_other_names_name_the_metric():
+    subject = Subject(cases.classifier(), cases.images())
+    with pytest.raises(ValueError, match=r"^Given\.measure: expected values one, got other, two$"):
+        Given({"two": torch.ones(4), "other": torch.ones(4)})(subject, torch.ones(4, 8, 8))
+
+
+def test_a_subject_without_finite_logits():
+    net = cases.linear()
+    net[1].bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match=r"^net: expected finite logits"):
+        Subject(Classifier(net), cases.images())
 
 
 def _signed(metric: AttributionMetric, subject: Subject, attribution) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import cases
@@ -106,3 +107,15 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     corruption._transform.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'robustsigma\[augment\]'"):
         corrupted("fog", 1, pictures(3, 8))
+
+
+def test_threads_do_not_disturb_each_other():
+    attack, x, y = Corruption("gaussian_noise", 3), cases.images(16, size=32), cases.labels(16)
+    wanted = attack(cases.classifier(cases.constant()), x, y, seed=cases.seeds(16))
+
+    def most(_):
+        clf = cases.classifier(cases.constant())
+        return max(float((attack(clf, x, y, seed=cases.seeds(16)) - wanted).abs().max()) for _ in range(8))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(most, range(4))) == 0
