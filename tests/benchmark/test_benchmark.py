@@ -16,7 +16,9 @@ from rich.console import Console
 
 from robustsigma import AttentionRollout, ExpectedGradients, Gradient, IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.benchmark import AttributionReport, Benchmark, benchmark, preset
+from robustsigma.benchmark import run as running
 from robustsigma.benchmark.images import judged, shown
+from robustsigma.benchmark.results import _wrong
 from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.store import Store
 from robustsigma.cli import main
@@ -221,6 +223,29 @@ def test_references_count_by_content(settings, tmp_path):
         Run(of[1], tmp_path / "out", quiet())
 
 
+def test_all_methods_draw_from_the_same_seeds(settings, tmp_path):
+    of = dataclasses.replace(settings, methods=dict.fromkeys(("one", "two"), METHODS["SIGMA"]), metrics=METRICS[-1:])
+    run = Run(of, tmp_path, quiet())
+    run.run()
+    one, two = (run.store.read("a", name, run.batches)["map"] for name in ("one", "two"))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_weights_are_shuffled_by_the_runs_seed(settings, tmp_path, monkeypatch):
+    seeds, shuffle = [], running.shuffle_parameters
+    monkeypatch.setattr(running, "shuffle_parameters", lambda net, seed: seeds.append(seed) or shuffle(net, seed))
+    Run(dataclasses.replace(settings, methods={}, metrics=METRICS[-1:], seed=3), tmp_path, quiet()).run()
+    assert seeds == [3]
+
+
+def test_references_of_the_judged_split_are_images_that_are_not_judged(settings, tmp_path):
+    of = dataclasses.replace(settings, split="train", source=dataclasses.replace(SOURCE, train=60), references=60)
+    run = Run(of, tmp_path, quiet())
+    references, others = run._references(), run.dataset.batch(run.judged.indices)[0]
+    assert len(references) == 60 - len(others)
+    assert not (references[:, None] == others).flatten(2).all(2).any()
+
+
 def test_several_models_are_judged_on_the_same_images(settings, tmp_path):
     models = {**settings.models, "b": saved(tmp_path / "b.safetensors", 3, scale=0.9)}
     few = dataclasses.replace(settings, models=models, images=2, metrics=METRICS[:1], methods={"IG": METHODS["IG"]})
@@ -319,6 +344,10 @@ def test_judged_images_are_those_that_all_models_get_right():
     assert len(found.right["a"]) == found.tried
     with pytest.raises(ValueError, match="classify right"):
         judged(dataset, {"a": Classifier(Knows({1})), "b": Classifier(Knows({2}))}, 12, seed=0)
+
+
+def test_an_image_is_passed_over_that_any_model_gets_wrong():
+    assert _wrong({"a": [1.0, 0.0, 1.0, 0.0], "b": [1.0, 1.0, 0.0, 0.0]}) == 3
 
 
 def test_shown_images_are_of_different_classes():

@@ -7,6 +7,7 @@ import pytest
 
 from robustsigma.benchmark.findings import findings
 from robustsigma.benchmark.flags import cell_flags, run_flags
+from robustsigma.benchmark.results import _line, _sanity
 from robustsigma.benchmark.table import Column, Table
 from robustsigma.engine.metrics import Quantity, Skip
 
@@ -96,6 +97,31 @@ def test_flags_name_what_should_not_be_believed():
     random.arrays["random"]["value/randomisation"] = np.ones(N)  # as it should be
     assert run_flags({"base": random}) == []
     assert "of model two" in run_flags({"one": table(good=arrays(0.5)), "two": table(lost=lost)})[0]["message"]
+
+
+@pytest.mark.parametrize(("left", "codes"), [(40, []), (30, []), (29, ["few_images"])])
+def test_few_images_are_fewer_than_half(left, codes):
+    few = arrays(0.5)
+    few["value/difference"][left:] = np.nan
+    assert [flag["code"] for flag in cell_flags(table(few=few), "few", UP)] == codes
+
+
+def test_a_map_that_stays_without_weights_has_not_changed():
+    found = table(same=arrays(0.5), other=arrays(0.4))
+    for method, similarity in (("same", 0.95), ("other", 0.2)):
+        found.arrays[method]["value/randomisation"] = np.full(N, similarity)
+    assert {entry["method"]: entry["changed"] for entry in _sanity("base", found)} == {"same": False, "other": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "centre", "middle"),
+    [("sic", "median", 0.1), ("aic", "median", 0.1), ("insertion", "mean", 1 / 3), ("deletion", "mean", 1 / 3)],
+)
+def test_curves_of_pic_are_medians_and_others_means(name, centre, middle):
+    line = _line(name, np.array([[0, 0.0, 1], [0, 0.1, 1], [0, 0.9, 1]]))
+    assert line["centre"] == centre
+    assert line["mean"] == pytest.approx([0, middle, 1])
+    assert line["auc"] == pytest.approx((middle + 0.5) / 2)
 
 
 def test_findings_are_no_stronger_than_the_intervals():

@@ -31,7 +31,7 @@ class Watch(pl.Callback):
         self._add("train", batch, trainer.current_epoch)
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
-        self._add("val", batch, 0)
+        self._add("val", batch, trainer.current_epoch)
 
     def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
         self._add("test", batch, 0)
@@ -129,8 +129,11 @@ def test_training_sees_new_noise_in_each_epoch_and_validation_does_not():
         assert torch.equal(first[1], second[1])
         assert not torch.equal(first[0], second[0])
         assert torch.equal(first[0], again["train", "train", 0, index][0])
-    # A key a validation image, not one an epoch: the two epochs agree, or the later would differ from `again`.
-    assert all(torch.equal(v[0], again[k][0]) for k, v in seen.items() if k[0] == "val")
+    for index in range(10):
+        first, second = seen["val", "noise", 0, index], seen["val", "noise", 1, index]
+        assert not torch.equal(first[0], first[1])
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[0], again["val", "noise", 0, index][0])
 
 
 def test_training_perturbs_against_the_live_network():

@@ -78,10 +78,11 @@ def test_the_oldest_make_room():
     assert bank.recall(torch.arange(50), 5)[0].nonzero()[:, 0].tolist() == [30, 31, 32]
 
 
-def test_against_a_dictionary():
+@pytest.mark.parametrize("most", [6, 9, 11])
+def test_against_a_dictionary(most):
     """A random sequence of calls: a bank is a dictionary from index to (epoch, image), bounded by age."""
     source = torch.Generator().manual_seed(0)
-    bank, kept = SampleBank(Bank(most=9)), {}
+    bank, kept = SampleBank(Bank(most=most)), {}
     for epoch in range(40):
         count = int(torch.randint(1, 6, (), generator=source))
         indices = torch.randperm(25, generator=source)[:count]
@@ -90,7 +91,7 @@ def test_against_a_dictionary():
         kept |= {int(i): (epoch, p) for i, p in zip(indices, pixels, strict=True)}
         every = torch.arange(30)
         has, ages, _, found = bank.recall(every, epoch)
-        assert len(bank) == int(has.sum()) == min(9, len(kept))
+        assert len(bank) == int(has.sum()) == min(most, len(kept))
         for index, age, image in zip(every[has].tolist(), ages.tolist(), found, strict=True):
             assert kept[index][0] == epoch - age
             assert torch.allclose(kept[index][1], image, rtol=0, atol=1e-6)
@@ -197,11 +198,12 @@ def test_a_sample_that_the_network_has_learnt_is_made_anew():
             return 5 * nn.functional.one_hot(label, 3).float()
 
     learnt = Classifier(Learnt())
-    made, withdrawal, _ = _apply(banks, BANKED, learnt, x, y, 1)
+    made, withdrawal, _ = _apply(banks, BANKED, learnt, x, y, 2)
     relearnt = torch.arange(6) < 3
     assert fooled[:3].all()
     assert torch.equal(withdrawal.served, ~relearnt)
     assert withdrawal.relearnt == 3
+    assert withdrawal.ages == 3 * 2  # of those served
     assert torch.equal(made.searched, relearnt)
 
 
@@ -213,6 +215,16 @@ def test_the_account_adds_up_and_an_image_is_found_in_any_batch():
         _, w, _ = _apply(banks, BANKED, clf, x[rows], y[rows], epoch, torch.tensor(rows))
         assert w.wanted == len(rows) == w.served.sum() + w.missing + w.expired + w.relearnt
         assert w.missing == (12 if epoch == 0 else 0)
+
+
+def test_an_image_that_fills_up_a_share_asks_no_bank_and_is_not_kept():
+    clf, x, y = problem(6)
+    banks, at = Banks(), torch.arange(6)
+    for epoch in (0, 1):
+        _, withdrawal = banks.apply(BANKED, clf, x, y, seeds=at, indices=at, epoch=epoch, counted=at < 5)
+        assert withdrawal.wanted == 5
+        assert withdrawal.served.tolist() == [epoch == 1] * 5 + [False]
+        assert banks.banks["0"].recall(at, epoch).has.tolist() == [True] * 5 + [False]
 
 
 def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without():

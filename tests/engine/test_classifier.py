@@ -211,6 +211,14 @@ def test_images_of_other_precision(dtype):
         assert torch.allclose(logits, clf.logits(x.to(dtype).float()))
 
 
+def test_what_rounding_left_outside_is_clamped():
+    clf, x = cases.classifier(), cases.images()
+    x[0, 0, 0, :2] = torch.tensor([1 + 1e-6, -1e-6])
+    with clf.frozen():
+        admitted = clf.admit(x)
+    assert torch.equal(admitted, x.clamp(0, 1))
+
+
 def test_channels_last():
     clf, x, y = cases.classifier(cases.cnn_bn_dropout()), cases.images(), cases.labels()
     with clf.frozen():

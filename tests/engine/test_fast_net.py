@@ -266,7 +266,7 @@ def test_one_call_of_the_network_a_pass():
             assert net.calls == count
 
 
-@pytest.mark.parametrize("change", ["data", "copy", "load", "assign", "statistics"])
+@pytest.mark.parametrize("change", ["data", "copy", "load", "assign", "statistics", "eps"])
 def test_changed_weights_are_seen_at_the_next_entry(change):
     net, other = lively(Block(usual)), lively(Block(usual))
     other.convolution.weight.data.mul_(1.5)
@@ -282,6 +282,8 @@ def test_changed_weights_are_seen_at_the_next_entry(change):
             net.convolution.weight.mul_(2)
     elif change == "statistics":
         net.norm.running_mean.add_(1)
+    elif change == "eps":
+        net.norm.eps = 0.5
     else:
         net.load_state_dict(other.state_dict(), assign=change == "assign")
     with classifier.frozen():
@@ -289,7 +291,7 @@ def test_changed_weights_are_seen_at_the_next_entry(change):
     theirs = expected(net, images, labels)
     torch.testing.assert_close(logits, theirs[0])
     torch.testing.assert_close(gradient, theirs[1])
-    assert folded(classifier) == 1
+    assert folded(classifier) == (0 if change == "eps" else 1)  # eps is no tensor: found out in the pass
 
 
 def test_a_replaced_layer_is_watched_anew():
@@ -452,6 +454,31 @@ def test_hooks_see_the_true_values(place, register):
         with getattr(getattr(net, place), register)(look):
             classifier.logits(images)
         classifier.logits(images)
+    assert len(seen) == 2
+    torch.testing.assert_close(*seen)
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook:FutureWarning")
+@pytest.mark.parametrize("place", ["convolution", "norm"])
+@pytest.mark.parametrize(
+    "register", ["register_full_backward_hook", "register_full_backward_pre_hook", "register_backward_hook"]
+)
+def test_backward_hooks_see_the_true_gradients(place, register):
+    net = lively(Block(lambda net, x: F.relu(net.norm(net.convolution(x)))))
+    images, labels = given()
+    seen = []
+
+    def look(module, *gradients):
+        seen.append(gradients[-1][0].clone())
+
+    with getattr(getattr(net, place), register)(look):
+        expected(net, images, labels)
+    classifier = Classifier(net)
+    with classifier.frozen():
+        classifier.logits(images)
+        assert folded(classifier) == 1
+        with getattr(getattr(net, place), register)(look):
+            classifier.score_and_gradient(images, labels)
     assert len(seen) == 2
     torch.testing.assert_close(*seen)
 

@@ -219,7 +219,7 @@ def test_attribution_costs_one_backward_a_step_more():
 @pytest.mark.parametrize("objective", ["prob", "log_prob", "logit"])
 def test_path_end_of_sigma_is_the_sigma_sample(objective):
     walk = dataclasses.replace(WALK, objective=objective, paths=2)
-    clf, x, y, seed = cases.classifier(), cases.images(6), cases.labels(6), cases.seeds(6)
+    clf, x, y, seed = cases.classifier(), cases.images(32), cases.labels(32), cases.seeds(32)
     sample, end = SigmaSample(walk).apply(clf, x, y, seed=seed), PathEnd(walk).apply(clf, x, y, seed=seed)
     assert torch.allclose(sample.images, end.images, rtol=0, atol=1e-6)
     for name in ("searched", "converged", "steps"):

@@ -9,6 +9,7 @@ import torch
 from matrix_case import ATTACK, BASE, CLEAN, MOVED, PGD_COLUMN, WALK, codes_of, matrix_of, outcomes_of
 
 from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample, SquareSearch, TorchAttack
+from robustsigma.engine import noise
 from robustsigma.engine.checks import Soundness
 from robustsigma.evaluation.curves import common, curve_entries
 from robustsigma.evaluation.diagnosis import Curve, Diagnosis, Examination, radii
@@ -58,6 +59,14 @@ def test_what_is_wrong_with_a_network_stands_in_the_cells_of_its_attacks(soundne
     assert _flagged(_diagnosed(soundness)) == {column.id: [code] for column in concerned}
     (entry,) = networks(_diagnosed(soundness))
     assert entry["dead"] == soundness.dead / 100
+
+
+def test_soundness_is_summed_over_seeds():
+    matrix = matrix_of([[180] * 5], COLUMNS, seeds=(0, 1))
+    each = [Soundness(100, False, random, dead) for random, dead in ((False, 30), (True, 10))]
+    matrix.diagnoses["base"] = [Diagnosis(ROWS, sound, {}, {}, 3) for sound in each]
+    (entry,) = networks(matrix)
+    assert (entry["images"], entry["dead"], entry["random_outputs"]) == (200, 0.2, True)
 
 
 @pytest.mark.parametrize(("twice", "flagged"), [(40, False), (39, False), (30, True), (45, False)])
@@ -113,6 +122,16 @@ def test_curves_of_seeds_are_joined_at_the_radii_of_all():
     assert entry["mean"] == pytest.approx([0.85, 0.4])
     assert (entry["chance"], entry["reached"], entry["n"]) == (1 / 3, False, 100)
     assert common(matrix, "base", "fgsm/adaptive") is None
+    matrix.diagnoses["base"][1] = Diagnosis(ROWS, SOUND, {}, {}, 3)
+    assert common(matrix, "base", "pgd/adaptive") is None  # a seed has none
+
+
+def test_a_curve_that_ends_at_chance_itself_has_reached_it():
+    curve = Curve(np.array([0, 0.1]), np.stack([_right(90), _right(50)]), 1.0)
+    matrix = matrix_of([[180] * 5], COLUMNS)
+    matrix.diagnoses["base"] = [Diagnosis(ROWS, SOUND, {}, {"pgd/adaptive": curve}, 2)]
+    (entry,) = curve_entries(matrix)
+    assert entry["reached"]
 
 
 def _examination(attacks, n=6):
@@ -184,6 +203,50 @@ def test_scaled_attacks_keep_the_ratio_of_step_and_radius(monkeypatch):
     examination.run(Checks(noise=False, queries=0, convergence=False), lambda *_: None)
     assert made[0] == PGD(0.025, step_size=0.0075, steps=4)
     assert all(attack.step_size / attack.eps == pytest.approx(0.3) for attack in made)
+
+
+def test_further_attacks_draw_as_those_of_the_matrix():
+    """By the condition and the image's place in the test split."""
+    drawn = []
+
+    class Spy(PGD):
+        def perturb(self, classifier, x, y, seeds):
+            drawn.append(seeds)
+            return super().perturb(classifier, x, y, seeds)
+
+    indices = torch.arange(10, 16)
+    examination = dataclasses.replace(_examination({"pgd/adaptive": Spy(0.1, steps=1)}), indices=indices)
+    drawn.clear()
+    examination.run(Checks(noise=False, queries=0, curves=False), lambda *_: None)
+    assert torch.equal(drawn[0], noise.image_seeds(0, "test", "pgd/adaptive", 0, indices))
+
+
+CURVES_ALONE = Checks(convergence=False, noise=False, queries=0)
+
+
+def test_a_curve_takes_the_outcomes_of_the_examined_images():
+    examination = _examination({"fgsm/adaptive": FGSM(0.1)})
+    outcomes = dict.fromkeys(examination.outcomes, outcomes_of(3, 12))
+    examination = dataclasses.replace(examination, rows=np.arange(0, 12, 2), outcomes=outcomes)
+    (curve,) = examination.run(CURVES_ALONE, lambda *_: None).curves.values()
+    for known in (0, 0.1):
+        (right,) = curve.right[curve.eps == known]
+        assert right.tolist() == [True, True, False, False, False, False]
+
+
+def test_a_curve_ends_where_no_more_than_chance_is_right(monkeypatch):
+    monkeypatch.setattr(Examination, "_right", lambda self, p, name: np.arange(6) < 2)  # of three classes
+    examination = _examination({"fgsm/adaptive": FGSM(0.1)})
+    outcomes = dict.fromkeys(examination.outcomes, outcomes_of(6, 6))
+    (curve,) = dataclasses.replace(examination, outcomes=outcomes).run(CURVES_ALONE, lambda *_: None).curves.values()
+    assert curve.eps == pytest.approx([0, 0.025, 0.05, 0.1, 0.2])
+
+
+@pytest.mark.parametrize(("norm", "most"), [("linf", 1), ("l2", (3 * 8 * 8) ** 0.5)])
+def test_the_last_ball_of_a_curve_holds_every_image(norm, most):
+    examination = _examination({"pgd/adaptive": PGD(0.5, steps=1, norm=norm)})
+    (curve,) = examination.run(CURVES_ALONE, lambda *_: None).curves.values()
+    assert curve.most == pytest.approx(most)
 
 
 def test_radii_double_up_to_the_whole():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from matrix_case import CLEAN, codes_of, matrix_of
+from matrix_case import CLEAN, codes_of, matrix_of, outcomes_of
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -109,9 +109,13 @@ def _copy(done, tmp_path):
     return out
 
 
-def _outcomes(out, trial, column, seed=0):
+def _path(out, trial, column, seed=0):
     name = f"{column.replace('/', '.')}.npz"
-    return Outcomes.read(out / "sweep" / "outcomes" / f"seed{seed}" / trial.replace("/", ".") / name)
+    return out / "sweep" / "outcomes" / f"seed{seed}" / trial.replace("/", ".") / name
+
+
+def _outcomes(out, trial, column, seed=0):
+    return Outcomes.read(_path(out, trial, column, seed))
 
 
 def test_every_std_is_judged_on_the_same_validation_images(done):
@@ -127,8 +131,15 @@ def test_every_std_is_judged_on_the_same_validation_images(done):
             np.testing.assert_array_equal(_outcomes(out, trial, column).labels, val.labels[indices].numpy())
 
 
-def test_the_tables_are_those_of_the_stored_outcomes(done):
-    out, found = done
+def test_the_tables_are_those_of_the_stored_outcomes(done, tmp_path):
+    """Of made-up ones, as trainings of so few steps hardly differ: the larger std is better in retraining alone."""
+    out = _copy(done, tmp_path)
+    for protocol, name in SWEPT:
+        for std, rights in zip(STDS, [(12, 9, 6), (8, 6, 4)][:: 1 if protocol == "retrain" else -1], strict=True):
+            for column, right in zip(COLUMNS, rights, strict=True):
+                outcomes_of(right, 14).write(_path(out, f"{name}/{protocol}/{std}", column))
+    found = sweep_noise(SETTINGS, out, _quiet())
+    assert [entry["best"] for entry in found.entries] == list(STDS)
     assert json.loads((out / "sweep" / "table.json").read_text("utf-8")) == found.entries
     assert found.table == out / "sweep" / "table.json"
     assert [(entry["protocol"], entry["name"]) for entry in found.entries] == list(SWEPT)
@@ -147,6 +158,7 @@ def test_the_tables_are_those_of_the_stored_outcomes(done):
         (other,) = (row for row in entry["rows"] if row is not best)
         assert [best["best"], other["best"]] == [True, False]
         assert other["behind"]["mean"] == pytest.approx(other["score"]["mean"] - best["score"]["mean"], abs=1e-12)
+        assert other["behind"]["mean"] == pytest.approx((18 - 27) / (3 * 14), abs=1e-12)
 
 
 def test_the_best_takes_the_place_of_the_regimes_own(done):

@@ -69,7 +69,7 @@ def test_a_label_leak_is_an_attack_that_surely_helps(attacked, flagged):
     ("adaptive", "moved", "flagged"), [(50, 90, False), (90, 90, False), (91, 90, False), (110, 60, True)]
 )
 def test_gradients_are_masked_where_samples_of_another_model_surely_work_better(adaptive, moved, flagged):
-    matrix = matrix_of([[150, 150, 30, 30], [150, 150, adaptive, moved]], regimes=(BASE, SIGMA))
+    matrix = matrix_of([[150, 150, 90, 30], [150, 150, adaptive, moved]], regimes=(BASE, SIGMA))
     assert codes_of(cell_flags(matrix, SIGMA, ATTACK)) == (["masked"] if flagged else [])
     for regime, column in ((SIGMA, MOVED), (SIGMA, CLEAN), (BASE, ATTACK)):
         assert cell_flags(matrix, regime, column) == []

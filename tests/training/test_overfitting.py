@@ -171,6 +171,20 @@ def test_the_look_changes_nothing(tmp_path):
     assert ends[0] == ends[1]
 
 
+def test_every_look_draws_the_same_noise(tmp_path):
+    """Else two looks would differ by their noise as well."""
+    drawn = []
+
+    class Spy(PGD):
+        def perturb(self, classifier, x, y, seeds):
+            drawn.append(seeds)
+            return super().perturb(classifier, x, y, seeds)
+
+    _fit(tmp_path, OverfittingMonitor(Spy(EPS), images=8), epochs=3)
+    assert len(drawn) == 3
+    assert all(torch.equal(seeds, drawn[0]) for seeds in drawn)
+
+
 def test_a_resumed_training_remembers(tmp_path):
     first = OverfittingMonitor(action="fall_back", images=8)
     with pytest.warns(CatastrophicOverfitting):

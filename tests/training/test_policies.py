@@ -53,6 +53,14 @@ def test_the_loss_is_the_weighted_cross_entropy_with_soft_labels(options, own, s
     assert torch.allclose(rule.loss(LOGITS, LABELS, SAMPLED, smoothing), (weights * losses).mean(), atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", [SampleLabels(), SampleLabels("uniform", weight=0.5)])
+def test_images_that_do_not_count_are_no_part_of_the_mean_loss(rule):
+    counted = torch.arange(6) < 4
+    alone = rule.loss(LOGITS[:4], LABELS[:4], SAMPLED[:4], 0.1)
+    torch.testing.assert_close(rule.loss(LOGITS, LABELS, SAMPLED, 0.1, counted), alone)
+    assert rule.loss(LOGITS, LABELS, SAMPLED, 0.1, torch.zeros_like(counted)) == 0
+
+
 def test_weight_zero_leaves_samples_out_and_uniform_labels_ask_for_no_confidence():
     logits = LOGITS.clone().requires_grad_(True)
     SampleLabels(weight=0.0).loss(logits, LABELS, SAMPLED).backward()

@@ -6,9 +6,12 @@ import torch
 
 from robustsigma import FGSM, GaussianNoise, Mixture, Sigma, SigmaSample
 from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data.source import Batch
+from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.precision import tf32
 from robustsigma.models import load_model, network
 from robustsigma.training import AugmentationStatistics, LitClassifier, SafetensorsExport
+from robustsigma.training.callbacks import counts
 
 SOURCE = Baggage(size=16, train=48, val=10, test=10)
 pytestmark = pytest.mark.third_party_rng  # weights and dropout
@@ -50,6 +53,52 @@ def test_statistics_of_a_mixture_and_of_none(tmp_path):
     statistics = AugmentationStatistics()
     _fit(tmp_path, [statistics])
     assert statistics.totals.samples == 0
+
+
+def _totals(*epochs):
+    """Return the totals of epochs of made-up batches."""
+    statistics, module = AugmentationStatistics(), SimpleNamespace(log_dict=lambda *_, **__: None)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums))
+    for batches in epochs:
+        statistics.on_train_epoch_start(trainer, module)
+        for batch in batches:
+            statistics.on_train_batch_end(trainer, module, None, batch, 0)
+        statistics.on_train_epoch_end(trainer, module)
+    return statistics.totals
+
+
+def _walked(repeated=None):
+    """Return a batch of two images that took 3 and 4 steps, and a second."""
+    x, yes = torch.zeros(2, 1, 2, 2), torch.ones(2, dtype=torch.bool)
+    made = Perturbed(x + 0.5, yes, yes, torch.tensor([3, 4]))
+    return Batch(made.images, yes.long(), torch.arange(2), clean=x, made=made, seconds=1.0, repeated=repeated)
+
+
+def test_statistics_are_the_sums_of_all_epochs():
+    found = _totals([_walked(), _walked()], [_walked()])
+    assert (found.samples, found.searched, found.converged) == (6, 6, 6)
+    assert (found.steps, found.seconds) == (3 * 7, 3)
+
+
+def test_an_image_that_fills_up_a_share_is_not_counted():
+    found = _totals([_walked(repeated=torch.tensor([False, True]))])
+    assert (found.samples, found.searched, found.converged, found.steps) == (1, 1, 1, 3)
+
+
+def test_what_was_not_searched_has_not_converged():
+    x, yes = torch.zeros(2, 1, 2, 2), torch.ones(2, dtype=torch.bool)
+    assert counts(Perturbed(x, ~yes, yes, yes.long()), x)[:, 2].tolist() == [0, 0]
+
+
+def test_training_accuracy_is_of_the_images_that_count(monkeypatch):
+    model, logged = LitClassifier(network("small_cnn", 3, 5, {"width": 4})).eval(), {}
+    monkeypatch.setattr(model, "_log_mean", lambda name, value, size: logged.update({name: (float(value), size)}))
+    monkeypatch.setattr(model, "_share", lambda size: 1.0)
+    x, _ = SOURCE.split("train").batch(range(4))
+    with torch.no_grad():
+        batch = Batch(x, model(x).argmax(1), torch.arange(4), repeated=torch.arange(4) == 3)
+        model.training_step(batch, 0)
+    assert logged["train_acc"] == (1, 3)
 
 
 def test_the_exported_file_is_the_model(tmp_path):

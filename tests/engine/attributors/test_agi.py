@@ -58,6 +58,12 @@ def test_completeness_gap_shrinks_with_steps(average):
     torch.testing.assert_close(result.drop, falls.mean(1) if average == "mean" else falls.sum(1))
 
 
+def test_standard_error_over_classes():
+    clf, x = clf64(), cases.images(3, dtype=torch.float64)
+    maps = torch.stack([AGI(classes=(false,), steps=4)(clf, x, 0).heatmap() for false in (1, 2)])
+    torch.testing.assert_close(AGI(classes=(1, 2), steps=4)(clf, x, 0).stderr, maps.std(0) / 2**0.5)
+
+
 def test_a_path_ends_where_its_class_is_predicted():
     clf, x = clf64(), cases.images(6, dtype=torch.float64)
     result = AGI(0.01, 12)(clf, x)

@@ -338,6 +338,7 @@ def test_paths_until_the_relative_standard_error_is_small():
         assert unused.isnan().all()
         assert not result.steps[i, made[i] :].any()
         assert not result.converged[i, made[i] :].any()
+        assert result.all_converged()[i] == result.converged[i, : made[i]].all()
     never = replace(rule, paths=7, relative_stderr=1e-9)(clf, x, 0, seed=seeds)
     assert never.steps.shape == (5, 7)
     assert not never.confidence[:, :, 0].isnan().any()

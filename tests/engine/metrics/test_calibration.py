@@ -64,6 +64,13 @@ def test_seeds_are_trainings_of_their_own():
     assert calibration_error(confidence.ravel(), correct.ravel()).mean == pytest.approx(0)
 
 
+def test_what_chance_gives_several_seeds_is_the_mean():
+    """An error of 0.06, where chance gives a calibrated training less than 0.05."""
+    correct = np.arange(400) < 296
+    for seeds in (1, 2):
+        assert calibration_error(np.full((seeds, 400), 0.8), np.stack([correct] * seeds)).low > 0
+
+
 def test_equal_seeds_give_equal_intervals():
     values = np.linspace(0.2, 1, 50), np.arange(50) % 3 > 0
     assert calibration_error(*values, seed=3) == calibration_error(*values, seed=3)

@@ -71,6 +71,23 @@ def test_sensitivity_n_is_the_definition():
     torch.testing.assert_close(found.values["sensitivity_n"], found.curves["sensitivity_n"].y.mean(1))
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (SensitivityN, [{}, {"score": "prob"}, {"removal": "blur"}, {"fractions": (0.2,)}, {"subsets": 8}]),
+        (Infidelity, [{}, {"score": "prob"}, {"removal": "blur"}, {"sides": (0.3, 0.4)}, {"samples": 8}]),
+    ],
+)
+def test_metrics_of_other_settings_share_nothing_of_a_subject(kind, settings):
+    few = {"subsets": 9, "fractions": (0.1, 0.5)} if kind is SensitivityN else {"samples": 9}
+    maps = torch.rand(4, 16, 16, generator=cases.generator(GENERATOR), dtype=torch.float64)
+    subject = judged.subject()
+    for changed in settings:
+        metric = kind(**few | changed)
+        for name, alone in metric(judged.subject(), maps).values.items():
+            torch.testing.assert_close(metric(subject, maps).values[name], alone, equal_nan=True)
+
+
 def test_what_does_not_vary_has_no_correlation():
     subject = judged.subject(2)
     constant = SensitivityN(subsets=5)(subject, torch.full((2, 16, 16), 0.1))

@@ -204,6 +204,14 @@ def test_global_generators_come_back(raising):
     assert states() == before
 
 
+def test_the_callers_seed_is_the_last_that_a_cuda_which_has_not_started_is_given(monkeypatch):
+    given, seed, before = [], torch.manual_seed, torch.initial_seed()
+    monkeypatch.setattr(torch, "manual_seed", lambda number: given.append(number) or seed(number))
+    with lent(5):
+        pass
+    assert given == [5, before]
+
+
 def test_the_key_depends_on_every_seed_and_on_their_order():
     keys = [key_of(torch.tensor(seeds), "a") for seeds in ([1, 2], [2, 1], [1, 3], [1, 2, 3])]
     assert len({*keys, key_of(torch.tensor([1, 2]), "b")}) == 5
@@ -326,5 +334,7 @@ p:
 def test_a_mixture_says_that_a_part_depends_on_the_batch():
     attack = TorchAttack("FGSM")
     assert attack.batch_dependent
-    assert Mixture((Share(attack, 0.5), Share(FGSM(0.1), 0.5))).batch_dependent
+    shares = Share(attack, 0.5), Share(FGSM(0.1), 0.5)
+    assert Mixture(shares).batch_dependent
+    assert Mixture(shares[::-1]).batch_dependent
     assert not Mixture((Share(FGSM(0.1), 0.5),)).batch_dependent
