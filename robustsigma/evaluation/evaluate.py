@@ -99,6 +99,7 @@ def collect(run: Run, sweep: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     notes = {(r.id, seed): store.notes(seed, r.id) for r in run.regimes for seed in settings.each_seed}
     falls = {regime.id: numbers.falls({s: notes[regime.id, s] for s in settings.each_seed}) for regime in run.regimes}
     matrix = Matrix(run.regimes, run.columns, cells, list(settings.each_seed), _diagnoses(run), falls)
+    made = numbers.augmentation(matrix, notes)
     source, tried = settings.source, {entry["regime"]: len(entry["rows"]) for entry in sweep}
     return {
         "schema": 1,
@@ -125,9 +126,9 @@ def collect(run: Run, sweep: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
         "checks": numbers.checks(matrix),
         "networks": numbers.networks(matrix),
         "curves": curve_entries(matrix),
-        "augmentation": numbers.augmentation(matrix, notes),
+        "augmentation": made,
         "sweep": list(sweep),
-        "flags": run_flags(matrix, sweep),
+        "flags": run_flags(matrix, sweep, made),
         "findings": findings(matrix, len(source.classes)),
     }
 

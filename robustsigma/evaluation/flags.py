@@ -15,8 +15,12 @@ from robustsigma.evaluation.diagnosis import NOISE, SEARCH, TWICE
 from robustsigma.evaluation.matrix import Matrix, Table
 from robustsigma.evaluation.run import ADAPTIVE, BASE, TRANSFER, Column, Regime
 from robustsigma.evaluation.threat import ball, uses_gradients
+from robustsigma.report import text
+from robustsigma.report.matrix import named
 
 _MANY_UNCONVERGED = 0.05
+# A percentile bootstrap of fewer images gives intervals that are too narrow.
+_FEW_IMAGES = 30
 
 Flag = dict[str, str]
 
@@ -169,40 +173,68 @@ def _curve(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
         yield _flag("masked", message)
 
 
-def run_flags(matrix: Matrix, sweep: Sequence[Mapping[str, Any]] = ()) -> list[Flag]:
+def run_flags(
+    matrix: Matrix, sweep: Sequence[Mapping[str, Any]] = (), made: Sequence[Mapping[str, Any]] = ()
+) -> list[Flag]:
     """Return what speaks against believing the run as a whole.
 
     Args:
         matrix: of the run.
         sweep: tables of the sweep of Gaussian noise, one for each regime that it chose the noise of.
+        made: what was made for training, by regime and seed (see `results.augmentation`).
     """
     flags = []
     kinds = {type(column.perturbation).__name__ for column in matrix.columns}
     if len(matrix.seeds) == 1:
         message = "Every model was trained once: the intervals are over images, and say nothing of other trainings."
         flags.append(_flag("1 seed", message))
+    images = min(len(outcomes.indices) for found in matrix.cells.values() for outcomes in found)
+    if images < _FEW_IMAGES:
+        message = f"Only {text.count(images, 'test image')} behind each cell: intervals of so few are too narrow."
+        flags.append(_flag("few_images_in_all", message))
     if "FGSM" in kinds and "PGD" not in kinds:
         message = "FGSM is the only gradient attack here. One step says little of how robust a model is."
         flags.append(_flag("single_step", message))
-    return [*flags, *_noise_of_training(matrix, sweep)]
+    return [*flags, *_unconverged_training(matrix, made), *_noise_of_training(matrix, sweep)]
+
+
+def _unconverged_training(matrix: Matrix, made: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
+    shares: dict[str, list[float]] = {}
+    for entry in made:
+        if entry["converged"] is not None:
+            shares.setdefault(entry["regime"], []).append(entry["converged"])
+    names, means = _names(matrix), {name: float(np.mean(each)) for name, each in shares.items()}
+    weak = [f"{names[name]}: {mean:.1%} converged" for name, mean in means.items() if mean < 1 - _MANY_UNCONVERGED]
+    if weak:
+        message = (
+            f"More than {_MANY_UNCONVERGED:.0%} of the searches for training samples stopped before the confidence was "
+            f"gone: the samples are weaker than they claim ({'; '.join(weak)})."
+        )
+        yield _flag("unconverged_training", message)
+
+
+def _names(matrix: Matrix) -> dict[str, str]:
+    """Return what the report calls each regime."""
+    return {regime.id: named(text.name(regime.name), regime.protocol) for regime in matrix.regimes}
 
 
 def _noise_of_training(matrix: Matrix, sweep: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
     """Regimes of several strengths are a sweep by hand."""
+    names = _names(matrix)
     swept = [entry["regime"] for entry in sweep]
     by_hand = {r.id: r.perturbation.std for r in matrix.regimes if isinstance(r.perturbation, GaussianNoise)}
     fixed = {name: std for name, std in by_hand.items() if name not in swept}
     if len(set(fixed.values())) == 1:
+        where = "; ".join(names[name] for name in fixed)
         message = (
-            f"One strength of Gaussian noise was trained on in {', '.join(fixed)}, and it was not swept: another might "
-            "do better. The setting sweep tries several (configs/evaluate/swept.yaml)."
+            f"One strength of Gaussian noise was trained on ({where}), and it was not swept: another might do better. "
+            "The setting sweep tries several (configs/evaluate/swept.yaml)."
         )
         yield _flag("std_not_swept", message)
     for entry in sweep:
         tried = [row["std"] for row in entry["rows"]]
         if entry["best"] in (min(tried), max(tried)):
             end = "smallest" if entry["best"] == min(tried) else "largest"
-            message = (
-                f"{entry['regime']}: the best std, {entry['best']:g}, is the {end} swept: one beyond might be better."
-            )
+            name = names[entry["regime"]]
+            message = f"{name}: the best std, {entry['best']:g}, is the {end} swept: one beyond might be better."
             yield _flag("std_at_edge", message)

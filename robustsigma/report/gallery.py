@@ -20,10 +20,13 @@ def examples(results: dict[str, Any], images: Floats) -> Figure:
     count = min(images.shape[1], MOST)
     same = images.shape[1]
     _as_many(section["labels"], same, "['examples']['labels']")
-    figure, axes = _grid(len(images), count, 1.15, 0.24)
     for row, item in enumerate(section["items"]):
         for key in ("predictions", "confidences"):
             _as_many(item[key], same, f"['examples']['items'][{row}][{key!r}]")
+    said = [[_answer(results, item, column) for column in range(count)] for item in section["items"]]
+    most = max(len(lines) for captions in said for lines in captions)
+    figure, axes = _grid(len(images), count, 1.15, 0.12 + 0.12 * most)
+    for row, item in enumerate(section["items"]):
         head = heads.get(item["condition"])
         reading = "" if head is None or head.group == "none" else head.group
         _title(axes[row, 0], head.label if head else item["condition"], reading)
@@ -32,12 +35,20 @@ def examples(results: dict[str, Any], images: Floats) -> Figure:
             axis.imshow(image_of(images[row, column]), vmin=0, vmax=1)
             colour = RIGHT if guess == truth else WRONG
             bare(axis, colour)
-            mark = "\u2713" if guess == truth else f"\u2717 {_class(results, guess)}"
-            shown = f"{mark} {text.percent(item['confidences'][column], 0)} %"
-            axis.set_xlabel(shown, color=colour, fontsize=7.5, labelpad=3)
+            axis.set_xlabel("\n".join(said[row][column]), color=colour, fontsize=7.5, labelpad=3, linespacing=1.1)
             if row == 0:
                 axis.set_title(_class(results, truth), fontsize=9, fontweight="bold", pad=5)
     return figure
+
+
+def _answer(results: dict[str, Any], item: dict[str, Any], column: int) -> list[str]:
+    """Return the lines below an example: its confidence is in the true class, so it is kept off a wrong answer."""
+    truth, guess = results["examples"]["labels"][column], item["predictions"][column]
+    confidence = f"{text.percent(item['confidences'][column], 0)} %"
+    if guess == truth:
+        return [f"\u2713 {confidence}"]
+    name = _class(results, guess)
+    return [*([f"\u2717 said {name}"] if len(name) < 11 else ["\u2717 said", name]), f"true {confidence}"]
 
 
 def explanations(results: dict[str, Any], heat: Floats, images: Floats, masks: np.ndarray | None) -> Figure:

@@ -11,6 +11,7 @@ import numpy as np
 from robustsigma.report import figures, matrix, page, sweep, text, trust
 
 FIGURES = ("matrix", "curves", "sweep", "examples", "path", "explanations")
+_TIED = 4  # regimes that a tile names
 QUALITY = (
     ("rmse", "RMSE", "root mean square change of a pixel; 0 is no change"),
     ("linf", "L\u221e", "greatest change of any pixel"),
@@ -95,10 +96,16 @@ def _tiles(found: matrix.Matrix) -> list[tuple[str, str, str, str]]:
         tiles.append((f"{base[0].label} model, worst case", value, attack))
     trained = [head for head in found.regimes if head.group != "none" and head.id in worst]
     if trained:
-        best = max(trained, key=lambda head: worst[head.id][0])
-        value, attack = worst[best.id]
-        group = matrix.PROTOCOLS.get(best.group, (best.group, ""))[0].lower()
-        tiles.append((f"{best.label}, {group}", value, f"the best regime: {attack}"))
+        value = max(worst[head.id][0] for head in trained)
+        # Who leads by less than the digit shown is not told apart by the tile.
+        best = [head.id for head in trained if text.percent(worst[head.id][0]) == text.percent(value)]
+        names, attacked = [name_of(found, identity) for identity in best], sorted({worst[key][1] for key in best})
+        if len(best) == 1:
+            tiles.append((names[0], value, f"the best regime: {attacked[0]}"))
+        else:
+            rest = [text.count(len(names) - _TIED, "other")] if len(names) > _TIED else []
+            hint = f"{'; '.join(names[:_TIED] + rest)} \u00b7 {' or '.join(attacked)}"
+            tiles.append((f"{len(best)} best regimes, tied", value, hint))
     return [(title, text.percent(value), " %", hint) for title, value, hint in tiles]
 
 
@@ -171,13 +178,7 @@ def _per_seed(results: dict[str, Any], found: matrix.Matrix) -> list[tuple[str, 
 def name_of(found: matrix.Matrix, identity: str) -> str:
     """Return the name of a regime with its protocol."""
     head = next((head for head in found.regimes if head.id == identity), None)
-    if head is None:
-        return identity
-    return (
-        head.label
-        if head.group == "none"
-        else f"{head.label}, {matrix.PROTOCOLS.get(head.group, (head.group,))[0].lower()}"
-    )
+    return identity if head is None else matrix.named(head.label, head.group)
 
 
 def _explained(method: dict[str, Any]) -> dict[str, Any]:

@@ -147,6 +147,12 @@ def footnotes(entry: dict[str, Any], notes: list[tuple[str, str]]) -> tuple[int,
     return tuple(notes.index(note) + 1 for note in found)
 
 
+def named(label: str, protocol: str) -> str:
+    """Return the name of a regime with its protocol, as the reports write it."""
+    known = PROTOCOLS.get(protocol, (text.printable(protocol),))[0].lower()
+    return label if protocol == "none" else f"{label}, {known}"
+
+
 def _groups(entries: list[dict[str, Any]], key: str, known: dict[str, tuple[str, str]]) -> tuple[Group, ...]:
     """Return the entries by the value of one field, the known values first and in their order."""
     values = [str(entry.get(key) or "none") for entry in entries]

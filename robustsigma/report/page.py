@@ -43,6 +43,7 @@ def render(template: str, shown: dict[str, Any], pictures: dict[str, bytes]) -> 
         label=text.name,
         colour=text.colour,
         breakable=breakable,
+        breakable_key=breakable_key,
     )
     inlined = {name: base64.b64encode(picture).decode("ascii") for name, picture in pictures.items()}
     return environment.get_template(template).render(**shown, pictures=inlined)
@@ -59,6 +60,11 @@ def _visible(value: Any) -> Any:
 def breakable(value: Any) -> Markup:
     """Return a name, escaped, that may be broken before its inner capitals and after its hyphens and underscores."""
     return Markup("<wbr/>").join(text.pieces(str(value)))
+
+
+def breakable_key(value: Any) -> Markup:
+    """Return a dotted key, escaped, that may be broken after its dots and underscores."""
+    return Markup("<wbr/>").join(re.split(r"(?<=[._])(?=.)", str(value)))
 
 
 def common(results: dict[str, Any], **data: Any) -> dict[str, Any]:

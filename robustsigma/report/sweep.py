@@ -50,8 +50,7 @@ def build(results: dict[str, Any]) -> list[Block]:
 
 
 def _block(entry: dict[str, Any]) -> Block:
-    protocol = str(entry.get("protocol"))
-    title = f"{text.name(entry['name'])}, {matrix.PROTOCOLS.get(protocol, (text.printable(protocol),))[0].lower()}"
+    title = matrix.named(text.name(entry["name"]), str(entry.get("protocol")))
     by = str(entry.get("by"))
     names = Counter(column["name"] for column in entry["columns"])
     heads = tuple(

@@ -124,6 +124,16 @@ def test_curves_of_pic_are_medians_and_others_means(name, centre, middle):
     assert line["auc"] == pytest.approx((middle + 0.5) / 2)
 
 
+@pytest.mark.parametrize(("images", "flagged"), [(8, True), (29, True), (30, False)])
+def test_few_judged_images_are_flagged(images, flagged):
+    found = table(good=arrays(0.5))
+    for values in found.arrays.values():
+        values.update({name: value[:images] for name, value in values.items()})
+    flags = run_flags({"base": found})
+    assert [flag["code"] for flag in flags] == ["few_images_in_all"] * flagged
+    assert all(f"Only {images} images" in flag["message"] for flag in flags)
+
+
 def test_findings_are_no_stronger_than_the_intervals():
     said = " ".join(findings({"base": table(a=arrays(0.5, passes=1000), b=arrays(0.3, seed=1))}))
     assert "a is best, 0.50" in said

@@ -134,6 +134,14 @@ def test_the_folder_holds_what_is_promised(done):
     assert {(e["regime"], e["condition"]) for e in results["curves"]} == {(r, "fgsm/adaptive") for r in REGIMES}
 
 
+def test_flags_of_the_run_see_its_size_and_its_training_samples(done):
+    _, results, _ = done
+    codes = [flag["code"] for flag in results["flags"]]
+    (share,) = (e["converged"] for e in results["augmentation"] if e["regime"] == "sigma/retrain")
+    assert share < 0.95
+    assert {"few_images_in_all", "unconverged_training"} <= set(codes)
+
+
 def test_trainings_on_one_step_are_watched(done):
     out, _, _ = done
     looks = {}

@@ -374,14 +374,15 @@ def test_flags_tell_of_noise_that_was_not_swept_or_is_best_at_an_end():
     matrix = matrix_of([[100]] * 3, [CLEAN], [Regime("base", "base", "none", None), first, second], [0, 1])
     (flag,) = run_flags(matrix)
     assert flag["code"] == "std_not_swept"
-    assert "in gaussian/retrain, gaussian/on_the_fly," in flag["message"]
+    assert "(gaussian, retrained; gaussian, on the fly)" in flag["message"]  # as the report calls them
     assert "swept.yaml" in flag["message"]
     (flag,) = run_flags(matrix, [_entry("gaussian/retrain", 0.1)])
     assert flag["code"] == "std_not_swept"
-    assert "in gaussian/on_the_fly," in flag["message"]
+    assert "(gaussian, on the fly)" in flag["message"]
     assert run_flags(matrix, [_entry("gaussian/retrain", 0.1), _entry("gaussian/on_the_fly", 0.1)]) == []
     found = run_flags(matrix, [_entry("gaussian/retrain", 0.2), _entry("gaussian/on_the_fly", 0.05)])
     assert codes_of(found) == ["std_at_edge", "std_at_edge"]
+    assert found[0]["message"].startswith("gaussian, retrained: ")
     assert "largest" in found[0]["message"]
     assert "smallest" in found[1]["message"]
 

@@ -127,6 +127,25 @@ def test_flags_of_the_run(columns, regimes, seeds, codes):
     assert codes_of(run_flags(matrix)) == codes
 
 
+@pytest.mark.parametrize(("images", "flagged"), [(29, True), (30, False)])
+def test_few_test_images_are_flagged(images, flagged):
+    matrix = matrix_of([[outcomes_of(20, n=images)]], [CLEAN], seeds=(0, 1))
+    assert codes_of(run_flags(matrix)) == (["few_images_in_all"] if flagged else [])
+    assert all(f"Only {images} test images" in flag["message"] for flag in run_flags(matrix))
+
+
+@pytest.mark.parametrize(
+    ("shares", "flagged"), [((0.95, 0.95), False), ((0.9, 0.99), True), ((0.24, 0.24), True), ((None, None), False)]
+)
+def test_training_on_samples_that_did_not_converge_is_flagged(shares, flagged):
+    seeds = (0, 1)
+    matrix = matrix_of([[100], [100]], [CLEAN], (BASE, SIGMA), seeds)
+    made = [{"regime": SIGMA.id, "seed": seed, "converged": share} for seed, share in zip(seeds, shares, strict=True)]
+    found = run_flags(matrix, made=made)
+    assert codes_of(found) == (["unconverged_training"] if flagged else [])
+    assert all(f"SIGMA, retrained: {np.mean(shares):.1%} converged" in flag["message"] for flag in found)
+
+
 def test_gaussian_noise_that_was_swept_is_not_flagged():
     swept = [Regime(f"g{i}/retrain", f"g{i}", "retrain", GaussianNoise(std)) for i, std in enumerate((0.05, 0.1, 0.2))]
     matrix = matrix_of([[100]] * 4, [CLEAN], [BASE, *swept], [0, 1])

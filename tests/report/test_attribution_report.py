@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from attribution_case import CONTROLS, METHODS, NOT_A_PATH, WITHOUT_MASK
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 from rich.text import Text
 from test_report import EVIL, read
@@ -15,6 +16,7 @@ from robustsigma import files
 from robustsigma.report import print_attribution_table, text, write_attribution_report
 from robustsigma.report.attribution import board
 from robustsigma.report.attribution.cost import draw_cost
+from robustsigma.report.attribution.curves import draw_curves
 from robustsigma.report.attribution.lines import _shared
 
 TITLES = {"curves": "<h2>Curves", "sanity": "<h2>Does the map depend", "gallery": "<h2>The maps", "cost": "<h2>Cost ag"}
@@ -82,8 +84,8 @@ def test_every_section_is_there_in_order(written, benchmark_results):
     places = [page.index(part) for part in [*order, "<h2>The methods", "Left out", "<h2>How this was made"]]
     assert places == sorted(places)
     wanted = ["2 models", "13 methods and 2 controls", "17 metrics", "14 misclassified", "took 13 min 32 s",
-              "the network has no self-attention", benchmark_results["run"]["command"], "metrics.insertion.steps",
-              "not clearly changed", NOT_A_PATH]  # fmt: skip
+              "the network has no self-attention", benchmark_results["run"]["command"],
+              "metrics.<wbr/>insertion.<wbr/>steps", "not clearly changed", NOT_A_PATH]  # fmt: skip
     assert [part for part in wanted if part not in page] == []
 
 
@@ -296,6 +298,44 @@ def test_terminal_bold_only_where_best_and_clear(benchmark_results):
         drawn = _cell(cell, metric, "")
         assert isinstance(drawn, Text)
         assert (drawn.style == "bold") == (cell.entry["best"] and cell.entry["clear"])
+
+
+def _legends(figure):
+    """Return the texts of each legend: its head, then scores and names."""
+    return [[found.get_text() for found in axis.texts] for axis in figure.axes if axis.texts]
+
+
+def test_a_curve_lists_the_scores_of_the_table_best_first(benchmark_results):
+    curve = next(curve for curve in benchmark_results["curves"] if curve["id"] == "sic")
+    for place, line in enumerate(curve["lines"]):
+        line["auc"] = place / 100  # a median curve has another area than the mean of the images' areas
+    found = board.build(benchmark_results)[0]
+    figure = draw_curves({**benchmark_results, "curves": [curve]}, found)
+    ((head, *listed),) = _legends(figure)
+    assert head == "as in the table, high is good"
+    means = {row.id: found.cells[row.id, "sic"].value("mean") for row in found.rows}
+    wanted = sorted(means, key=means.__getitem__, reverse=True)
+    assert listed[::2] == [text.score(means[key]) for key in wanted]
+    names = board.names(benchmark_results)
+    assert [name[:20] for name in listed[1::2]] == [names[key][:20] for key in wanted]
+    figure = draw_curves({**benchmark_results, "curves": [{**curve, "id": "other"}]}, found)
+    ((head, first, *_),) = _legends(figure)
+    assert (head, first) == ("area, high is good", text.score((len(means) - 1) / 100))
+
+
+@pytest.mark.parametrize("few", [2, 15])
+def test_labels_of_a_panel_keep_to_it(benchmark_results, few):
+    kept = list(METHODS)[:few]
+    for curve in benchmark_results["curves"]:
+        curve["lines"] = [line for line in curve["lines"] if line["method"] in kept]
+        curve["y_title"] = "a normalised probability that came back"
+    figure = draw_curves(benchmark_results, board.build(benchmark_results)[0])
+    FigureCanvasAgg(figure).draw()
+    labelled = [axis for axis in figure.axes if axis.get_ylabel()]
+    assert len(labelled) == len(benchmark_results["curves"])
+    for axis in labelled:
+        label, panel = axis.yaxis.label.get_window_extent(), axis.get_window_extent()
+        assert panel.y0 <= label.y0 < label.y1 <= panel.y1
 
 
 def test_names_beside_points_do_not_overlap(benchmark_results):

@@ -8,11 +8,12 @@ from html import unescape
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
 from robustsigma import files
+from robustsigma.report import gallery, matrix, print_table, text, write_report
 from robustsigma.report import html as report_html
-from robustsigma.report import print_table, text, write_report
 
 SECTIONS = {
     "curves": "Accuracy against the size",
@@ -75,8 +76,18 @@ def test_renders(results, arrays, tmp_path):
     page = path.read_text(encoding="utf-8")
     read(page)
     for wanted in [*SECTIONS.values(), "Adaptive", "Transfer", "On the fly", "What retraining changed", "R9", "unconv.",
-                   results["run"]["command"], "train.mix.share", "95.8", *results["findings"]]:  # fmt: skip
+                   results["run"]["command"], "train.<wbr/>mix.<wbr/>share", "95.8", *results["findings"]]:  # fmt: skip
         assert wanted in page
+
+
+def test_settings_are_folded_away_and_their_keys_break_at_dots_and_underscores(results):
+    results["settings"] = {"retrain": {"clean_images": 3}, "a<b": {"c": 1}}
+    page = report_html.render(results, {})
+    (folded,) = re.findall(r"<details><summary>All settings</summary>(.*?)</details>", page, re.DOTALL)
+    keys = re.findall(r"<th>(.*?)</th>", folded)
+    assert keys == ["retrain.<wbr/>clean_<wbr/>images", "a&lt;b.<wbr/>c"]
+    assert "details::details-content" in page[page.index("@media print") :]
+    assert "<h3>Versions</h3>" in page.replace(folded, "")
 
 
 def _section(page, title):
@@ -113,6 +124,45 @@ def test_the_worst_case_is_a_column_and_a_tile(results):
     tiles = re.sub(r"<[^>]+>", " ", page[page.index('class="tiles"') : page.index('class="findings"')])
     assert text.percent(worst["base"]) in tiles
     assert text.percent(max(mean for regime, mean in worst.items() if regime != "base")) in tiles
+
+
+def _tile(results):
+    """Return title, number, unit and hint of the tile of the best regime."""
+    return report_html._tiles(matrix.build(results))[-1]
+
+
+def test_the_tile_of_the_best_names_no_single_regime_where_some_are_alike(results):
+    worst = {c["regime"]: c["accuracy"] for c in results["cells"] if c["condition"] == "worst/all"}
+    ordered = sorted((key for key in worst if key != "base"), key=lambda key: worst[key]["mean"], reverse=True)
+    alone = {"sigma/retrain": "SIGMA, retrained", "sigma/on_the_fly": "SIGMA, on the fly"}
+    assert _tile(results)[0] == alone[ordered[0]]
+    assert _tile(results)[3].startswith("the best regime: ")
+    for key, mean in zip(ordered, (0.61234, 0.61231, 0.61239), strict=False):  # alike to the digit shown
+        worst[key]["mean"] = mean
+    title, value, _, hint = _tile(results)
+    assert (title, value) == ("3 best regimes, tied", "61.2")
+    assert "the best regime" not in hint
+    assert all(name in hint for name in alone.values())
+    for key in ordered:
+        worst[key]["mean"] = 0.5
+    assert _tile(results)[0] == f"{len(ordered)} best regimes, tied"
+    assert f"; {len(ordered) - 4} others \u00b7 right under each" in _tile(results)[3]
+
+
+def test_an_example_says_whose_confidence_it_shows(results, arrays):
+    results["examples"]["items"][2].update(predictions=[0, 4], confidences=[0.98, 0.02])
+    results["examples"]["items"][3].update(predictions=[5, 5], confidences=[0.02, 0.02])
+    results["dataset"]["classes"][5] = "something long"
+    figure = gallery.examples(results, arrays["examples"])
+    captions = [axis.get_xlabel() for axis in figure.axes]
+    assert captions[4] == "\u2713 98 %"
+    assert captions[5] == "\u2717 said scissors\ntrue 2 %"
+    assert captions[6] == "\u2717 said\nsomething l\u2026\ntrue 2 %"
+    FigureCanvasAgg(figure).draw()
+    below = [axis.xaxis.label.get_window_extent() for axis in figure.axes]
+    for place, box in enumerate(below[:-2]):  # no caption runs into the next column or the next row
+        assert box.y0 >= figure.axes[place + 2].get_window_extent().y1
+        assert place % 2 or box.x1 <= below[place + 1].x0
 
 
 def test_what_beats_an_attack_stands_out(results):
