@@ -6,8 +6,11 @@ import json
 import os
 import platform
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from robustsigma.engine.validation import fail
 
@@ -39,6 +42,75 @@ def write_atomically(path: Path, content: bytes) -> Path:
     return path
 
 
+def read_arrays(path: Path, *, remedy: str | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file by name.
+
+    Args:
+        path: of the file.
+        remedy: what helps if the file is damaged; to delete it if None.
+
+    Raises:
+        ValueError: naming the file, where it is cut short, empty or something else.
+    """
+    with path.open("rb") as file:  # outside: a file that is missing or not ours to read is not damaged
+        try:
+            if file.read(2) != b"PK":  # NumPy would take it for a pickle, and advise to read that
+                raise zipfile.BadZipFile("no zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as found:
+                return {name: found[name] for name in found.files}
+        except MemoryError:
+            raise
+        except Exception as error:  # zipfile, zlib and NumPy each have errors of their own
+            raise damaged(path, "an .npz file", error, remedy) from error
+
+
+def read_json(path: Path, *, remedy: str | None = None) -> dict[str, Any]:
+    """Return what a JSON file holds, an object.
+
+    Args:
+        path: of the file.
+        remedy: what helps if the file is damaged; to delete it if None.
+
+    Raises:
+        ValueError: naming the file, where it is cut short, empty or something else.
+    """
+    content = path.read_bytes()
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, "a JSON file", error, remedy) from error
+    if not isinstance(found, dict):
+        raise damaged(path, "a JSON file", TypeError(f"{type(found).__name__} instead of an object"), remedy)
+    return found
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings that a folder was made with, or None where none are kept in it.
+
+    Raises:
+        ValueError: naming their file, where it is damaged.
+    """
+    path = folder / "settings.json"
+    # To delete the file alone is no cure: what is finished there may be of other settings.
+    remedy = f"which settings {folder} was made with is not known any more: delete the folder, or name another"
+    return read_json(path, remedy=remedy) if path.is_file() else None
+
+
+def damaged(path: Path, expected: str, error: Exception, remedy: str | None = None) -> ValueError:
+    """Return the error for a file of a run that cannot be read.
+
+    Args:
+        path: of the file.
+        expected: what it should be.
+        error: that reading it raised.
+        remedy: what helps; to delete it if None.
+    """
+    told = " ".join(str(error).split())[:160]
+    remedy = remedy or "delete it, and the same command makes it again"
+    return fail(str(path), f"{expected} that is whole", f"a damaged one ({told or type(error).__name__}); {remedy}")
+
+
 def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Make a folder for a run of these settings, or find that it is one: only then may the run go on there.
 
@@ -49,15 +121,15 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         settings: as plain JSON types; kept in `settings.json`.
 
     Raises:
-        ValueError: naming the first setting that differs.
+        ValueError: naming the first setting that differs, or a damaged `settings.json`.
     """
     if folder.exists() and not folder.is_dir():
         raise fail("out", "a folder", f"the file {folder}")
-    path = folder / "settings.json"
-    if not path.is_file():
-        write_atomically(path, json.dumps(settings, indent=1).encode())
+    before = read_settings(folder)
+    if before is None:
+        write_atomically(folder / "settings.json", json.dumps(settings, indent=1).encode())
         return
-    differing = _difference(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings)))
+    differing = _difference(before, json.loads(json.dumps(settings)))
     if differing:
         raise fail("out", f"a new folder, or the settings of the run in {folder}", differing)
     remove_leftovers(folder)

@@ -99,12 +99,14 @@ class Asked(NamedTuple):
         out: folder of the report.
         command: the line itself.
         processes: that share the work.
+        allow: dotted paths that the command line allows.
     """
 
     settings: Any
     out: str
     command: str
     processes: int
+    allow: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Presets(Generic[T]):
             settings = self._settings(parser, found)
         if guarded:
             trust.check_networks(settings, allow)
-        return Asked(settings, found.out, command, found.processes)
+        return Asked(settings, found.out, command, found.processes, allow)
 
     def _parser(self, program: str, description: str | None = None) -> ArgumentParser:
         parser = new_parser(program, description)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +48,45 @@ class Provenance:
                 "threads": torch.get_num_threads(),  # of each
             },
         }
+
+
+def code_of(allow: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of the source of allowed modules, as a setting `code` that binds a folder to it.
+
+    Args:
+        allow: dotted paths of modules, classes or functions. What has no file, such as a built-in module, is left out.
+
+    Returns:
+        {"code": by dotted path}, or nothing where no path has a file.
+    """
+    found = {name: _digest(spec) for name in sorted({*allow}) if (spec := _spec(name)) is not None}
+    code = {name: digest for name, digest in found.items() if digest is not None}
+    return {"code": code} if code else {}
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Return where the module of a dotted path is, which may name a class or a function in it; or None."""
+    while name:
+        try:
+            spec = find_spec(name)
+        except (ImportError, ValueError, AttributeError):  # its parent is no package; or a module without a spec
+            spec = None
+        if spec is not None:
+            return spec
+        name = name.rpartition(".")[0]
+    return None
+
+
+def _digest(spec: ModuleSpec) -> str | None:
+    """Return the digest of a module's file, or of all Python files of a package."""
+    if spec.submodule_search_locations is None:
+        path = Path(spec.origin) if spec.has_location and spec.origin else None
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None
+    digest, roots = hashlib.sha256(), [Path(root) for root in spec.submodule_search_locations]
+    files = sorted((path.relative_to(root).as_posix(), path) for root in roots for path in root.rglob("*.py"))
+    for name, path in files:
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest() if files else None
 
 
 def _versions() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Files are whole or not there, whatever happens to the process or the disk."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,9 +8,10 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from robustsigma.files import claim, remove_leftovers, write_atomically
+from robustsigma.files import claim, read_arrays, read_json, remove_leftovers, write_atomically
 
 
 def test_a_file_is_written_with_the_rights_that_any_new_file_has(tmp_path):
@@ -99,3 +101,57 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     Path(tmp_path / "file").touch()
     with pytest.raises(ValueError, match="out: expected a folder"):
         claim(tmp_path / "file", {})
+
+
+def _npz():
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, a=np.random.default_rng(0).random(500), b=np.array("text"))
+    return buffer.getvalue()
+
+
+def _flipped():
+    content = bytearray(_npz())
+    content[500] ^= 255
+    return bytes(content)
+
+
+DAMAGES = {
+    "empty": b"",
+    "cut": _npz()[:-100],
+    "beginning lost": _npz()[100:],
+    "text": b"hello",
+    "zeros": bytes(1000),
+    "a bit": _flipped(),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_of_arrays_is_told_with_its_name_and_what_helps(content, tmp_path):
+    path = tmp_path / "cell.npz"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"cell\.npz: expected an \.npz file that is whole, got .*; delete it, and"
+    ) as told:
+        read_arrays(path)
+    assert "pickle" not in str(told.value)
+    with pytest.raises(ValueError, match=r"\); buy another disk$"):
+        read_arrays(path, remedy="buy another disk")
+
+
+def test_a_file_of_arrays_is_read_as_it_was_written(tmp_path):
+    (tmp_path / "cell.npz").write_bytes(_npz())
+    found = read_arrays(tmp_path / "cell.npz")
+    assert (found["a"].shape, str(found["b"])) == ((500,), "text")
+    with pytest.raises(FileNotFoundError):
+        read_arrays(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": [1, 2', b"\xff\x00", b"[1]", b"[" * 100_000])
+def test_damaged_settings_are_told_and_stay(content, tmp_path):
+    claim(tmp_path, {"a": 1})
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"settings\.json: expected a JSON file that is whole, .*: delete the folder"):
+        claim(tmp_path, {"a": 1})
+    assert (tmp_path / "settings.json").read_bytes() == content
+    with pytest.raises(ValueError, match=r"settings\.json: expected a JSON file that is whole, .*; delete it"):
+        read_json(tmp_path / "settings.json")

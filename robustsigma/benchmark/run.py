@@ -35,6 +35,7 @@ from robustsigma.evaluation.settings import Evaluation, describe
 from robustsigma.models import ModelCard, Pretrained, model
 from robustsigma.models.named import is_saved
 from robustsigma.processes import Processes
+from robustsigma.provenance import code_of
 
 # How an attributor says that it cannot explain this kind of network; one whose numbers are not finite is an error.
 _NOT_THIS_NET, _BROKEN = "net:", "net: expected finite"
@@ -58,7 +59,8 @@ class Run:
         plan = settings if settings.models else self._plan
         # Models that are given have no use for them; a folder of an earlier version has the defaults there.
         statistics = {"mean": describe(plan.mean or MEAN), "std": describe(plan.std or STD)}
-        self.store = Store(out, {**describe(settings), **statistics, "sha256": weights})
+        bound = {**describe(settings), **statistics, "sha256": weights, **code_of(settings.allow)}
+        self.store = Store(out, bound)
 
     def _digest(self, name: str) -> str:
         """Return what tells a model's weights from others, so that a folder is of these."""

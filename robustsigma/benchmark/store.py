@@ -12,7 +12,7 @@ import torch
 
 from robustsigma.benchmark.images import Judged
 from robustsigma.benchmark.judge import Arrays
-from robustsigma.files import claim, write_atomically
+from robustsigma.files import claim, read_arrays, read_json, write_atomically
 
 _JUDGED = "judged.json"
 _SHARED = ("grid/", "axes/")  # the same for every batch
@@ -44,7 +44,7 @@ class Store:
         path = self.folder / _JUDGED
         if not path.is_file():
             return None
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = read_json(path)
         said["labels"] = torch.tensor(said["labels"])
         said["targets"] = {name: torch.tensor(targets) for name, targets in said["targets"].items()}
         return Judged(**said)
@@ -79,9 +79,8 @@ class Store:
         """Return a method's arrays over all batches in order; those that only some batches have end early."""
         columns: dict[str, list[np.ndarray]] = {}
         for batch in range(batches):
-            with np.load(self.place(model, method, batch), allow_pickle=False) as part:
-                for name in part.files:
-                    columns.setdefault(name, []).append(part[name])
+            for name, values in read_arrays(self.place(model, method, batch)).items():
+                columns.setdefault(name, []).append(values)
         return {
             name: parts[0] if name.startswith(_SHARED) else np.concatenate(parts) for name, parts in columns.items()
         }

@@ -26,6 +26,7 @@ from robustsigma.evaluation.progress import RunProgress
 from robustsigma.files import claim, remove_leftovers, write_atomically
 from robustsigma.models import ModelCard
 from robustsigma.parser import new_parser, parse_trusting
+from robustsigma.provenance import code_of
 from robustsigma.report.text import printable
 
 _DESCRIPTION = (
@@ -73,9 +74,8 @@ def _augment(found: Any, made: Any) -> None:
     out, console = Path(found.out), Console()
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
-    claim(
-        parts, {**settings, **images.model_settings(found), "source": repr(source), "perturbation": repr(perturbation)}
-    )
+    settings |= {**images.model_settings(found), "source": repr(source), "perturbation": repr(perturbation)}
+    claim(parts, {**settings, **code_of(found.allow)})
     remove_leftovers(out)
     with RunProgress(len(batches), console) as progress:
         for number, load in enumerate(batches):

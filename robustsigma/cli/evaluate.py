@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from rich.console import Console
 
@@ -27,7 +26,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
     status = shared(asked.processes, verb, arguments)
     if status is None:
         console = Console()
-        report = evaluate(asked.settings, Path(asked.out), console=console, command=asked.command)
+        report = evaluate(asked.settings, asked.out, console=console, command=asked.command, allow=asked.allow)
         if first_of_all():
             console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status

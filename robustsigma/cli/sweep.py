@@ -27,7 +27,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
     status = shared(asked.processes, verb, arguments)
     if status is None:
         processes = Processes.join()
-        found = sweep_noise(asked.settings, Path(asked.out), console, processes)
+        found = sweep_noise(asked.settings, Path(asked.out), console, processes, allow=asked.allow)
         if processes.first:
             print_sweep({"sweep": found.entries}, console)
             console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)

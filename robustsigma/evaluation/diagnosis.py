@@ -20,7 +20,7 @@ from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise, Perturbat
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.settings import Checks, describe
 from robustsigma.evaluation.threat import LINF, ball, step_size
-from robustsigma.files import write_atomically
+from robustsigma.files import read_arrays, write_atomically
 
 Right = NDArray[np.bool_]
 TWICE, NOISE, SEARCH = "twice", "noise", "search"
@@ -77,8 +77,7 @@ class Diagnosis:
         """Read what `write` wrote, or return None if that is not there or was of other checks."""
         if not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+        found = read_arrays(path)
         said = json.loads(str(found.pop("said")))
         if said["checks"] != describe(checks):
             return None

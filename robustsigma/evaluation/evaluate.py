@@ -19,9 +19,10 @@ from robustsigma.evaluation.curves import curve_entries
 from robustsigma.evaluation.diagnosis import Diagnosis
 from robustsigma.evaluation.findings import findings, title
 from robustsigma.evaluation.flags import run_flags
-from robustsigma.evaluation.illustrations import default_attributors, illustrate
+from robustsigma.evaluation.illustrations import Pictures, default_attributors, illustrate
 from robustsigma.evaluation.matrix import WORST, Matrix
 from robustsigma.evaluation.noise_sweep import Swept, sweep_noise
+from robustsigma.evaluation.progress import Step
 from robustsigma.evaluation.run import BASE, Column, Regime, Run
 from robustsigma.evaluation.settings import Evaluation, describe
 from robustsigma.evaluation.threat import parameters, threat
@@ -33,7 +34,12 @@ from robustsigma.report import RobustnessReport, print_table, write_report
 
 @same_bits()
 def evaluate(
-    settings: Evaluation, out: str | Path, *, console: Console | None = None, command: str | None = None
+    settings: Evaluation,
+    out: str | Path,
+    *,
+    console: Console | None = None,
+    command: str | None = None,
+    allow: Sequence[str] = (),
 ) -> RobustnessReport:
     """Train and test every regime under every condition, after the sweep if there is one, and write the report.
 
@@ -45,6 +51,7 @@ def evaluate(
             with the same settings, it goes on where it stopped; more seeds may be added.
         console: where progress and the table are shown; standard output if None.
         command: line that makes the report again, which the report then shows.
+        allow: dotted paths of your code whose source the folder is bound to, beside the settings.
 
     Returns:
         The report: the path of the HTML file, and its results.
@@ -54,27 +61,35 @@ def evaluate(
     """
     provenance = Provenance(command)
     console, processes = console or Console(), Processes.join()
-    swept = sweep_noise(settings, Path(out), console, processes)
+    swept = sweep_noise(settings, Path(out), console, processes, allow=allow)
 
     def begin() -> Run:
-        run = Run(swept.settings, Path(out), console, processes)
+        run = Run(swept.settings, Path(out), console, processes, allow)
         if swept.base is not None:
             run.store.adopt_model(settings.each_seed[0], BASE, swept.base)
         return run
 
     run = processes.first_then_others("evaluation", begin)
-    run.run()
+    pictures: list[Pictures] = []
+    run.run_and(("pictures for the report", lambda step: pictures.append(_pictures(run, step))))
     if processes.first:
-        _report(run, swept, provenance, Path(out))
+        _report(run, swept, provenance, Path(out), *pictures[0])
     processes.meet("report")
     return RobustnessReport(Path(out) / "report.html", json.loads((Path(out) / "results.json").read_text("utf-8")))
 
 
-def _report(run: Run, swept: Swept, provenance: Provenance, out: Path) -> None:
-    """Write the results of a finished run, and show them."""
+def _report(
+    run: Run,
+    swept: Swept,
+    provenance: Provenance,
+    out: Path,
+    sections: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+) -> None:
+    """Write the results of a finished run, with the sections and arrays of its pictures, and show them."""
     found = collect(run, swept.entries)
     found["run"] = provenance.record()
-    arrays = _add_pictures(run, found)
+    found.update(sections)
     write_atomically(out / "results.json", json.dumps(found, indent=1, allow_nan=False).encode())
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
@@ -178,13 +193,10 @@ def _regime(regime: Regime, settings: Evaluation, seconds: list[float], tried: i
     return {**shown, "seconds": float(np.mean(seconds))}
 
 
-def _add_pictures(run: Run, found: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Add examples, a path and explanations by the first seed's base model."""
+def _pictures(run: Run, step: Step) -> Pictures:
+    """Return examples, a path and explanations by the first seed's base model."""
     settings = run.settings
     classifier = run.model(settings.each_seed[0], BASE).classifier.eval().to(best_device())
     dataset = settings.source.split("test")
-    sections, arrays = illustrate(
-        classifier, dataset, len(settings.source.classes), run.columns, default_attributors(run.columns)
-    )
-    found.update(sections)
-    return arrays
+    attributors = default_attributors(run.columns)
+    return illustrate(classifier, dataset, len(settings.source.classes), run.columns, attributors, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from robustsigma.data.loading import take, take_masks
 from robustsigma.data.source import ArrayDataset
 from robustsigma.engine import noise
-from robustsigma.engine.attributors import Attributor, IntegratedGradients, Sigma
+from robustsigma.engine.attributors import Attributor, IntegratedGradients
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import SigmaSample
+from robustsigma.evaluation.progress import Step
 from robustsigma.evaluation.run import Column
 
 _SHOWN = 8
@@ -42,6 +43,7 @@ def illustrate(
     classes: int,
     columns: Sequence[Column],
     attributors: dict[str, Attributor],
+    step: Step,
 ) -> Pictures:
     """Return sections of the results and their arrays.
 
@@ -51,18 +53,21 @@ def illustrate(
         classes: how many there are.
         columns: of the matrix.
         attributors: methods to explain with, by name.
+        step: told how many parts are done, and of how many.
     """
     indices = torch.tensor(first_of_each_class(dataset, classes))
     device = next(classifier.parameters()).device
     x, y = (part.to(device) for part in take(dataset, indices.tolist()))
     sections: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
-    parts = [
-        _examples(classifier, x, y, indices.to(device), columns),
-        _path(classifier, x, y, indices.to(device), columns),
-        _explanations(classifier, x, y, attributors),
+    parts: list[Callable[[], Pictures]] = [
+        lambda: _examples(classifier, x, y, indices.to(device), columns),
+        lambda: _path(classifier, x, y, indices.to(device), columns),
+        lambda: _explanations(classifier, x, y, attributors),
     ]
-    for section, array in parts:
+    for done, part in enumerate(parts):
+        step(done, len(parts))
+        section, array = part()
         sections |= section
         arrays |= array
     masks = take_masks(dataset, indices.tolist())
@@ -137,7 +142,10 @@ def _explanations(classifier: Classifier, x: Tensor, y: Tensor, attributors: dic
 
 
 def default_attributors(columns: Sequence[Column]) -> dict[str, Attributor]:
-    """Return SIGMA with the settings of the SIGMA column and several paths, and Integrated Gradients."""
+    """Return SIGMA with the settings of the SIGMA column and several paths, and Integrated Gradients.
+
+    Without a SIGMA column the walks are short: nobody asked for SIGMA, and pictures are not worth minutes.
+    """
     samples = [c.perturbation for c in columns if isinstance(c.perturbation, SigmaSample)]
-    sigma = samples[0].sigma if samples else Sigma(objective="log_prob")
+    sigma = (samples[0] if samples else SigmaSample()).sigma
     return {"SIGMA": dataclasses.replace(sigma, paths=7), "integrated gradients": IntegratedGradients()}

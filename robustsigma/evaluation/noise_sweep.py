@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from robustsigma.evaluation.progress import RunProgress
 from robustsigma.evaluation.run import BASE, TRANSFER, Regime, Run, kept
 from robustsigma.evaluation.settings import Evaluation, Sweep
 from robustsigma.evaluation.store import Store
-from robustsigma.files import claim, write_atomically
+from robustsigma.files import claim, read_settings, write_atomically
 from robustsigma.processes import Processes
 
 FOLDER = "sweep"
@@ -58,16 +58,23 @@ class SweepRun(Run):
         out: the folder. Trials that an earlier run finished there are not done again; others may be added.
         console: where progress is shown.
         processes: that share the trials.
+        allow: as in `Run`.
     """
 
     def __init__(
-        self, settings: Evaluation, sweep: Sweep, out: Path, console: Console, processes: Processes | None = None
+        self,
+        settings: Evaluation,
+        sweep: Sweep,
+        out: Path,
+        console: Console,
+        processes: Processes | None = None,
+        allow: Sequence[str] = (),
     ) -> None:
         self.sweep, self.source = sweep, held_out(settings.source, sweep.images)
         bare = dataclasses.replace(settings.retraining, retrain={}, on_the_fly={})  # other regimes do not matter here
         changed: dict[str, Any] = {"source": self.source, "retraining": bare, "seeds": settings.each_seed[:1]}
         changed |= {"sweep": None, "test_images": None}
-        super().__init__(dataclasses.replace(settings, **changed), out, console, processes)
+        super().__init__(dataclasses.replace(settings, **changed), out, console, processes, allow)
         self.columns = [column for column in self.columns if column.reading != TRANSFER]
         self.trials = {which: {std: _trial(which, std) for std in sweep.stds} for which in settings.swept}
 
@@ -122,7 +129,14 @@ class SweepRun(Run):
 
 
 @same_bits()
-def sweep_noise(settings: Evaluation, out: Path, console: Console, processes: Processes | None = None) -> Swept:
+def sweep_noise(
+    settings: Evaluation,
+    out: Path,
+    console: Console,
+    processes: Processes | None = None,
+    *,
+    allow: Sequence[str] = (),
+) -> Swept:
     """Finish the sweep of an evaluation in the subfolder `sweep`, whose `table.json` then has its tables.
 
     Args:
@@ -130,6 +144,7 @@ def sweep_noise(settings: Evaluation, out: Path, console: Console, processes: Pr
         out: folder of the evaluation.
         console: where progress is shown.
         processes: that share the trials; this one alone if None.
+        allow: dotted paths that a command line allowed: the folder is of their source as well.
 
     Raises:
         ValueError: settings that cannot be run (see `completed`); or `out` holds an evaluation of others, or of a
@@ -141,8 +156,8 @@ def sweep_noise(settings: Evaluation, out: Path, console: Console, processes: Pr
     sweep, processes = settings.sweep, processes or Processes()
 
     def begin() -> SweepRun:
-        _refuse_others(settings, sweep, out)
-        return SweepRun(settings, sweep, out / FOLDER, console, processes)
+        _refuse_others(settings, sweep, out, allow)
+        return SweepRun(settings, sweep, out / FOLDER, console, processes, allow)
 
     run = processes.first_then_others("sweep", begin)
     run.run()
@@ -183,16 +198,16 @@ def _with(settings: Evaluation, stds: Mapping[Which, float]) -> Evaluation:
     return dataclasses.replace(settings, retraining=dataclasses.replace(settings.retraining, **of))
 
 
-def _refuse_others(settings: Evaluation, sweep: Sweep, out: Path) -> None:
+def _refuse_others(settings: Evaluation, sweep: Sweep, out: Path, allow: Sequence[str]) -> None:
     """Refuse a folder that the evaluation could not go on in, whatever is best: now, not after hours of a sweep."""
     if out.exists() and not out.is_dir():
         raise validation.fail("out", "a folder", f"the file {out}")
-    path = out / "settings.json"
-    if not path.is_file():
+    before = read_settings(out)
+    if before is None:
         return
-    retraining = json.loads(path.read_text(encoding="utf-8")).get("retraining") or {}
+    retraining = before.get("retraining") or {}
     possible: dict[Which, float] = {}
     for protocol, name in settings.swept:
-        before = ((retraining.get(protocol) or {}).get(name) or {}).get("std")
-        possible[protocol, name] = next((std for std in sweep.stds if std == before), sweep.stds[0])
-    claim(out, kept(_with(settings, possible)))
+        own = ((retraining.get(protocol) or {}).get(name) or {}).get("std")
+        possible[protocol, name] = next((std for std in sweep.stds if std == own), sweep.stds[0])
+    claim(out, kept(_with(settings, possible), allow))

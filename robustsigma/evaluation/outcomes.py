@@ -19,7 +19,7 @@ from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import pick
 from robustsigma.engine.metrics import PerSample, linf, rmse, ssim
 from robustsigma.evaluation.parts import Parts
-from robustsigma.files import write_atomically
+from robustsigma.files import read_arrays, write_atomically
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ class Outcomes:
 
     @staticmethod
     def read(path: Path) -> Outcomes:
-        """Read what `write` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+        """Read what `write` wrote; a damaged file is a ValueError."""
+        found = read_arrays(path)
         found.setdefault("top", np.full(len(found["indices"]), np.nan, np.float32))
         return Outcomes(**found)
 

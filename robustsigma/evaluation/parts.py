@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
-from robustsigma.files import write_atomically
+from robustsigma.files import read_arrays, write_atomically
 
 # An interrupt loses the batch at hand and no more seconds of work than this.
 OFTEN = 5.0
@@ -28,7 +28,9 @@ class Parts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._rows = [_read(path) for path in sorted(folder.glob("*.npz"))]
+        # The rows of later files follow those of earlier ones: without one of them, all are in the wrong place.
+        remedy = f"delete the folder {folder}, and the same command makes its rows again"
+        self._rows: list[Rows] = [read_arrays(path, remedy=remedy) for path in sorted(folder.glob("*.npz"))]
         self._kept = self._files = len(self._rows)
         self._at = time.monotonic()
 
@@ -68,11 +70,6 @@ class EpochKeeper(pl.Callback):
         if time.monotonic() - self._at >= OFTEN:
             trainer.save_checkpoint(self.path)
             self._at = time.monotonic()
-
-
-def _read(path: Path) -> Rows:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def _joined(rows: list[Rows]) -> Rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Identity, Mixture, Perturbation, Share
+from robustsigma.engine.validation import fail
 from robustsigma.evaluation.data import MadeImages, MatrixData
 from robustsigma.evaluation.diagnosis import Diagnosis, Examination
 from robustsigma.evaluation.given import completed
@@ -28,8 +30,9 @@ from robustsigma.evaluation.parts import EpochKeeper, Parts
 from robustsigma.evaluation.progress import BatchProgress, RunProgress, Step
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training, describe
 from robustsigma.evaluation.store import Store
-from robustsigma.models.weights import fit_state
+from robustsigma.models.weights import first_infinite, fit_state
 from robustsigma.processes import Processes
+from robustsigma.provenance import code_of
 from robustsigma.training import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
 from robustsigma.training.callbacks import AugmentationTotals, card_of, counts
 from robustsigma.training.overfitting import one_step
@@ -88,12 +91,17 @@ def columns(settings: Evaluation) -> list[Column]:
     return same + [Column(f"{name}/{r}", name, r, p) for r in (ADAPTIVE, TRANSFER) for name, p in attacks.items()]
 
 
-def kept(settings: Evaluation) -> dict[str, Any]:
+def kept(settings: Evaluation, allow: Sequence[str] = ()) -> dict[str, Any]:
     """Return the settings that a folder is bound to, in plain JSON types.
 
     Seeds may be added, and a diagnosis keeps its checks itself; what a sweep decides stands in the regimes.
+
+    Args:
+        settings: of the evaluation.
+        allow: dotted paths whose source it is bound to as well.
     """
-    return {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks", "sweep")}
+    found = {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks", "sweep")}
+    return {**found, **code_of(allow)}
 
 
 class Run:
@@ -104,17 +112,33 @@ class Run:
         out: the folder. What an earlier run of the same settings finished there is not done again.
         console: where progress is shown.
         processes: that share the regimes, each of which is trained and tested by one of them.
+        allow: dotted paths that a command line allowed: the folder is of their source as well.
     """
 
-    def __init__(self, settings: Evaluation, out: Path, console: Console, processes: Processes | None = None) -> None:
+    def __init__(
+        self,
+        settings: Evaluation,
+        out: Path,
+        console: Console,
+        processes: Processes | None = None,
+        allow: Sequence[str] = (),
+    ) -> None:
         self.settings, self.console, self.processes = completed(settings), console, processes or Processes()
-        self.store = Store(out, kept(self.settings))
+        self.store = Store(out, kept(self.settings, allow))
         self.regimes, self.columns = regimes(settings), columns(settings)
 
     def run(self) -> None:
         """Train and test what is missing."""
+        self.run_and(None)
+
+    def run_and(self, last: tuple[str, Callable[[Step], object]] | None) -> None:
+        """Train and test what is missing, and do one more job.
+
+        Args:
+            last: name of a job that the first process does when all else is done, and what it calls; or None.
+        """
         checks = self.settings.checks
-        jobs = (3 if checks.images else 2) * len(self.regimes) * len(self.settings.each_seed)
+        jobs = (3 if checks.images else 2) * len(self.regimes) * len(self.settings.each_seed) + (last is not None)
         rows = [(seed, regime) for seed in self.settings.each_seed for regime in self.regimes]
         with quiet(), RunProgress(jobs, self.console, self.processes) as progress:
             for seed, regime in self.processes.share("regimes", rows):
@@ -128,6 +152,10 @@ class Run:
                         found = self._diagnose(seed, regime, step)
                         found.write(self.store.diagnosis(seed, regime.id), checks)
             self.processes.meet("regimes")
+            if last is not None and self.processes.first:
+                name, work = last
+                with progress.job(name) as step:
+                    work(step)
 
     def finish_training(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
         """Train one model, if it is missing."""
@@ -215,6 +243,7 @@ class Run:
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         else:
             self._check_whole(model.classifier.net)
+        self._check_finite(seed, regime, model.classifier.net, plan)
         notes = {
             "seconds": time.perf_counter() - start,
             "augmentation": dataclasses.asdict(totals),
@@ -227,6 +256,22 @@ class Run:
 
     def _sample_parts(self, seed: int, regime: Regime) -> Parts:
         return self.store.parts(self.store.samples(seed, f"train.{regime.id}"))
+
+    def _check_finite(self, seed: int, regime: Regime, net: nn.Module, plan: Training | Retraining) -> None:
+        """Refuse weights that no later step takes, before they are kept; nothing of their training stays."""
+        infinite = first_infinite(net.state_dict())
+        if infinite is None:
+            return
+        if not plan.epochs:
+            raise fail("architecture", "a network of finite weights", f"NaN or infinity in {infinite}")
+        self.store.checkpoint(seed, regime.id).unlink(missing_ok=True)
+        if regime.protocol == "retrain":
+            self._sample_parts(seed, regime).remove()
+        rate = "training.lr" if regime.perturbation is None else "retraining.lr"
+        told = (
+            f"NaN or infinity in {infinite}: it diverged; nothing of it is kept; try a smaller {rate} in a new folder"
+        )
+        raise fail(f"training of {regime.id} (seed {seed})", "finite weights", told)
 
     def _check_whole(self, net: nn.Module) -> None:
         """Refuse a network that nobody trains and whose last layer is not the file's."""
@@ -321,7 +366,8 @@ class Run:
         return examination.run(self.settings.checks, step)
 
     def _made(self, seed: int, condition: str) -> MadeImages:
-        tensors = self.store.read_samples(seed, condition)
+        made_with = self.store.outcomes(seed, BASE, f"{condition}/{ADAPTIVE}")
+        tensors = self.store.read_samples(seed, condition, made_with)
         return MadeImages(tensors["images"], tensors["labels"], tensors["indices"])
 
     def _as_made(self, seed: int, column: Column, tested: Outcomes) -> Outcomes:

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.parts import Parts
-from robustsigma.files import claim, write_atomically
+from robustsigma.files import claim, damaged, read_json, write_atomically
 from robustsigma.models import ModelCard, load_model, save_model
 
 
@@ -55,13 +56,19 @@ class Store:
             write_atomically(self.model(seed, regime), other.model(seed, regime).read_bytes())
 
     def load_weights(self, seed: int, regime: str, net: nn.Module) -> None:
-        """Load a model's weights into a network of its architecture."""
-        classifier, _ = load_model(self.model(seed, regime), net=net)
+        """Load a model's weights into a network of its architecture; a damaged file is a ValueError."""
+        path = self.model(seed, regime)
+        try:
+            classifier, _ = load_model(path, net=net)
+        except ValueError as error:
+            if isinstance(error.__cause__, SafetensorError):
+                raise damaged(path, "a safetensors file", error.__cause__) from error
+            raise
         classifier.train()
 
     def notes(self, seed: int, regime: str) -> dict[str, Any]:
         """Return the notes on a training."""
-        return dict(json.loads(self._notes(seed, regime).read_text(encoding="utf-8")))
+        return read_json(self._notes(seed, regime))
 
     def _notes(self, seed: int, regime: str) -> Path:
         return self.model(seed, regime).with_suffix(".json")
@@ -75,9 +82,23 @@ class Store:
         contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
         write_atomically(self.samples(seed, name), save(contiguous))
 
-    def read_samples(self, seed: int, name: str) -> dict[str, Tensor]:
-        """Read what `write_samples` wrote."""
-        return load_file(self.samples(seed, name))
+    def read_samples(self, seed: int, name: str, outcomes: Path) -> dict[str, Tensor]:
+        """Read what `write_samples` wrote.
+
+        Args:
+            seed: of the training.
+            name: of the condition.
+            outcomes: of the test that makes them, which is repeated only where it is not there.
+
+        Raises:
+            ValueError: a damaged file.
+        """
+        path = self.samples(seed, name)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            remedy = f"delete it and {outcomes}, and the same command makes both again"
+            raise damaged(path, "a safetensors file", error, remedy) from error
 
     def parts(self, path: Path) -> Parts:
         """Return what is kept on the way to a file."""

@@ -180,7 +180,12 @@ def _method(module: str, kind: str, attribute: str) -> Any:
 
 def _unknown(name: str, error: Exception) -> ValueError:
     expected = '"small_cnn", "torchvision:NAME", "timm:NAME" or the dotted path of a class'
-    return validation.fail("architecture.name", expected, f"{name!r} ({error})")
+    if "." in name:
+        return validation.fail("architecture.name", expected, f"{name!r} ({error})")
+    import torchvision
+
+    meant = f"; {TORCHVISION}{name} is one" if name in torchvision.models.list_models(torchvision.models) else ""
+    return validation.fail("architecture.name", expected, f"{name!r}{meant}")
 
 
 def _quirks(name: str, weights: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from robustsigma.files import write_atomically
 from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.outputs import count_logits
-from robustsigma.models.weights import SUFFIX, finite
+from robustsigma.models.weights import SUFFIX, first_infinite
 
 _KEY = "robustsigma"
 _LARGEST = 4096  # channels, or pixels of a side
@@ -89,9 +89,9 @@ def load_model(
     except SafetensorError as error:
         hint = "" if path.suffix == SUFFIX else f"; for a state dict give --model ARCHITECTURE --weights {path}"
         raise fail("model", "a safetensors file", f"{path} ({error}){hint}") from error
-    infinite = [name for name, tensor in tensors.items() if not finite(tensor)]
+    infinite = first_infinite(tensors)
     if infinite:
-        raise fail("model", "finite weights", f"others in {infinite[0]} of {path}")
+        raise fail("model", "finite weights", f"others in {infinite} of {path}")
     if net is None:
         if card.architecture is None:
             raise fail("net", f"the network that {path} is the weights of, since the file does not say", "None")

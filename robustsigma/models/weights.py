@@ -23,6 +23,9 @@ _PREFIXES = ("module.", "_orig_mod.", "classifier.net.", "model.", "net.")
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet for training
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's oldest files have it
 
+_CODE = re.compile(r"Unsupported global: GLOBAL (\S{1,100})")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
 
 @contextmanager
 def quiet_unpickling() -> Iterator[None]:
@@ -51,10 +54,8 @@ def read_state(path: str | Path, name: str = "weights") -> State:
             tensors = path.suffix == SUFFIX
             found: Any = load_file(path) if tensors else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no pickle can make the unpickler raise anything
-        told = str(error).splitlines()
-        reason = told[0][:160] if told else type(error).__name__
         expected = "a safetensors file, or a state dict that torch.load reads with weights_only=True"
-        raise fail(name, expected, f"{path} ({reason})") from error
+        raise fail(name, expected, f"{path} ({_reason(error)})") from error
     while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
         inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
         if inner is None:
@@ -71,6 +72,15 @@ def read_state(path: str | Path, name: str = "weights") -> State:
     return dict(found)
 
 
+def _reason(error: Exception) -> str:
+    """Return in one line why a file could not be read, without torch's colours and its advice to run the code in it."""
+    code = _CODE.search(str(error))
+    if code is not None:
+        return f"it holds {code[1]}, which is code and is not run; of a network save net.state_dict()"
+    told = _COLOURS.sub("", str(error)).splitlines()
+    return told[0].partition(". ")[0][:160] if told else type(error).__name__
+
+
 def _usual(value: Tensor) -> bool:
     dense = value.layout == torch.strided and not value.is_meta and not value.is_quantized
     return dense and not value.is_complex()
@@ -82,6 +92,11 @@ def finite(value: Tensor) -> bool:
         return True
     known = value.float() if value.element_size() == 1 else value  # isfinite does not know the formats of one byte
     return bool(known.isfinite().all())
+
+
+def first_infinite(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that holds NaN or infinity, or None."""
+    return next((name for name, tensor in state.items() if not finite(tensor)), None)
 
 
 def fit_state(net: nn.Module, state: State, told: str, *, classes: int | None = None) -> None:
@@ -113,9 +128,9 @@ def fit_state(net: nn.Module, state: State, told: str, *, classes: int | None = 
     if any(wrong.values()):
         shown = "; ".join(f"{len(keys)} {how} such as {keys[0]}" for how, keys in wrong.items() if keys)
         raise fail("weights", f"those of this {type(net).__name__}", f"{told} ({shown})")
-    infinite = [key for key, value in state.items() if not finite(value)]
+    infinite = first_infinite(state)
     if infinite:
-        raise fail("weights", "finite numbers", f"others in {infinite[0]} of {told}")
+        raise fail("weights", "finite numbers", f"others in {infinite} of {told}")
     net.load_state_dict(state, strict=False)
 
 

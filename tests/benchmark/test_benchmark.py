@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -209,6 +210,30 @@ def test_a_folder_of_a_network_that_code_makes_is_of_its_weights(settings, tmp_p
     with pytest.raises(ValueError, match=r"out: expected .* sha256"):
         Run(of, tmp_path / "out", quiet())
     assert first.store
+
+
+def test_a_damaged_batch_or_choice_of_images_is_told_and_made_again(settings, made, tmp_path):
+    out = shutil.copytree(made, tmp_path / "out")
+    for place in ("parts/a/IG/00001.npz", "judged.json"):
+        content = (out / place).read_bytes()
+        (out / place).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=rf"{place}: expected an? .* that is whole, got .*; delete it, and"):
+            benchmark(settings, out, console=quiet())
+        (out / place).unlink()
+        benchmark(settings, out, console=quiet())
+        assert measured(out) == measured(made)
+
+
+def test_a_folder_is_of_the_source_of_what_is_allowed(settings, tmp_path, monkeypatch):
+    module = f"mine_{tmp_path.name.translate(str.maketrans('-[]', '___'))}"
+    (tmp_path / f"{module}.py").write_text("STEPS = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    of = dataclasses.replace(settings, allow=(module, "nowhere"))
+    Run(of, tmp_path / "out", quiet())
+    Run(of, tmp_path / "out", quiet())
+    (tmp_path / f"{module}.py").write_text("STEPS = 2\n")
+    with pytest.raises(ValueError, match=rf"out: expected .*code\.{module} = \w+ \(the folder has \w+\)"):
+        Run(of, tmp_path / "out", quiet())
 
 
 def test_references_count_by_content(settings, tmp_path):

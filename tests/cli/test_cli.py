@@ -120,6 +120,19 @@ MISTAKES = {
     "a misspelt perturbation of fit": (
         ["fit", "--data.train_perturbation", "FGMS"], "data.train_perturbation: expected one of .*FGSM, .*'FGMS'",
     ),
+    "a misspelt option of an optional class": (
+        ["fit", "--data.train_perturbation", "FGSM", "--data.train_perturbation.epss", "0.1"],
+        r"data.train_perturbation: expected an option of robustsigma.FGSM \(eps, .*\), got 'epss'$",
+    ),
+    "one of a class in another": (
+        ["augment", IMAGE, MODEL, "--perturbation", "PathEnd", "--perturbation.attributor", "Sigma",
+         "--perturbation.attributor.alfa", "1"],
+        r"error: perturbation\.attributor: expected an option of robustsigma.Sigma \(.*alpha, .*\), got 'alfa'$",
+    ),
+    "a network without its publisher": (
+        ["fit", *FIT, *TINY, "--model.net=robustsigma.models.network", "--model.net.name=resnet18"],
+        "architecture.name: expected .* got 'resnet18'; torchvision:resnet18 is one$",
+    ),
     "a misspelt class in another": (
         ["augment", IMAGE, MODEL, "--perturbation", "PathEnd", "--perturbation.attributor", "Sgma"],
         "perturbation.attributor: expected the name of a class of robustsigma, or .*'Sgma'",

@@ -1,6 +1,7 @@
 import io
 import json
 import random
+import re
 import shutil
 import signal
 from dataclasses import fields, replace
@@ -15,9 +16,10 @@ from safetensors.torch import load_file
 from robustsigma import FGSM, GaussianNoise, Identity, Sigma, SigmaSample
 from robustsigma.data import Baggage
 from robustsigma.evaluation import Checks, Evaluation, Retraining, RobustnessReport, Training, evaluate
+from robustsigma.evaluation.illustrations import default_attributors
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.progress import BatchProgress
-from robustsigma.evaluation.run import Run
+from robustsigma.evaluation.run import Column, Run
 from robustsigma.models import Architecture, load_model
 
 pytest.importorskip("matplotlib")
@@ -262,7 +264,20 @@ def test_a_second_run_does_nothing_again(done, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "_test", refuse)
     monkeypatch.setattr(Run, "_diagnose", refuse)
     shutil.copytree(done[0], tmp_path / "run")
-    assert _numbers(_evaluate(SETTINGS, tmp_path / "run")) == _numbers(done[1])
+    told = io.StringIO()
+    report = evaluate(SETTINGS, tmp_path / "run", console=Console(file=told, width=100))
+    assert _numbers(report.results) == _numbers(done[1])
+    jobs = [line for line in told.getvalue().splitlines() if re.match(r" *\d+/\d+ ", line)]
+    assert len(jobs) == 3 * len(REGIMES) + 1
+    assert re.fullmatch(r"13/13  pictures for the report  \d+\.\d s", jobs[-1]), "the last minutes are not silent"
+
+
+def test_pictures_take_the_walk_of_the_column_or_a_short_one():
+    columns = [Column(name, name, "adaptive", perturbation) for name, perturbation in CONDITIONS.items()]
+    assert default_attributors(columns)["SIGMA"] == replace(WALK.sigma, paths=7)
+    short = default_attributors(columns[:3])["SIGMA"]
+    assert short == replace(SigmaSample().sigma, paths=7)
+    assert short.max_steps <= 60
 
 
 def test_only_what_is_missing_is_done_again(done, tmp_path, calls):

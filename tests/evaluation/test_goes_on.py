@@ -1,17 +1,22 @@
 """An evaluation that is interrupted again and again, in every kind of work, ends as one that never was."""
 
 import io
+import re
+import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
 from robustsigma.evaluation import parts as parts_module
+from robustsigma.evaluation.evaluate import collect
 from robustsigma.evaluation.outcomes import CellRecorder
 from robustsigma.evaluation.parts import Parts
 from robustsigma.evaluation.run import Run
@@ -148,3 +153,92 @@ def test_parts_are_rows_in_order_and_are_kept_only_every_few_seconds(tmp_path, m
     again.remove()
     again.remove()
     assert Parts(tmp_path / "cell.parts").all() == {}
+
+
+def test_a_damaged_part_is_told_with_the_folder_to_delete(tmp_path, monkeypatch):
+    """To delete one file of several would put the rows after it in the wrong place."""
+    monkeypatch.setattr(parts_module, "OFTEN", 0.0)
+    found = Parts(tmp_path / "cell.parts")
+    for start in (0, 3):
+        found.add({"a": np.arange(start, start + 3)})
+    (tmp_path / "cell.parts" / "00000.npz").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"00000\.npz: expected an \.npz file .*; delete the folder .*cell\.parts, and"
+    ):
+        Parts(tmp_path / "cell.parts")
+
+
+PLACES = {
+    "outcomes/seed0/base/clean.npz": r"delete it, and",
+    "outcomes/seed0/base/fgsm.adaptive.npz": r"delete it, and",
+    "models/seed0/base.safetensors": r"delete it, and",
+    "models/seed0/base.json": r"delete it, and",
+    "checks/seed0/base.npz": r"delete it, and",
+    "samples/seed0/fgsm.safetensors": r"delete it and .*fgsm\.adaptive\.npz, and",
+}
+
+
+CHECKED = replace(SETTINGS, checks=Checks(images=4, queries=2, curves=False))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return the folder of a finished run, which no test may write to."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    Run(CHECKED, out, Console(file=io.StringIO())).run()
+    return out
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_an_error_says_of_a_damaged_file_helps(place, whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "run")
+    content = (out / place).read_bytes()
+    (out / place).write_bytes(content[: len(content) // 2])
+    if place.startswith(("models", "samples")):  # else nobody reads it
+        (out / "outcomes" / "seed0" / "noise.retrain" / "fgsm.transfer.npz").unlink()
+        (out / "outcomes" / "seed0" / "base" / "gaussian.npz").unlink()
+
+    def go_on():
+        run = Run(CHECKED, out, Console(file=io.StringIO()))
+        run.run()
+        return collect(run)["cells"]
+
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(place)}: expected an? .* that is whole, got .*; {PLACES[place]}"
+    ):
+        go_on()
+    (out / place).unlink()
+    if place.startswith("samples"):
+        (out / "outcomes" / "seed0" / "base" / "fgsm.adaptive.npz").unlink()
+    before = Run(CHECKED, whole, Console(file=io.StringIO()))
+    assert go_on() == collect(before)["cells"]
+    if not place.endswith(".json"):
+        assert (out / place).read_bytes() == content
+
+
+def _diverge(model, *_):
+    with torch.no_grad():
+        next(model.classifier.net.parameters()).fill_(torch.nan)
+
+
+@pytest.mark.parametrize(("regime", "rate"), [("base", "training"), ("noise/retrain", "retraining")])
+def test_a_training_that_diverges_keeps_nothing_and_is_done_anew(regime, rate, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts_module, "OFTEN", 0.0)  # every epoch is kept, and every batch of samples
+    run = Run(SETTINGS, tmp_path, Console(file=io.StringIO()))
+    chosen = next(each for each in run.regimes if each.id == regime)
+    if regime != "base":
+        run.train(0, run.regimes[0])
+    before = _files(tmp_path)
+    expected = (
+        rf"^training of {regime} \(seed 0\): expected finite weights, got NaN or infinity in \S+: it diverged; .*"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(LitClassifier, "on_train_batch_end", _diverge)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=rf"{expected} {rate}\.lr"):
+                run.train(0, chosen)
+            assert _files(tmp_path) == before
+            assert not run.store.has_model(0, regime)
+    run.train(0, chosen)
+    assert run.store.has_model(0, regime)
+    run.model(0, regime)  # it can be read
