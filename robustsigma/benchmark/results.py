@@ -21,7 +21,7 @@ from robustsigma.engine.metrics import (
     Localisation,
     Quantity,
     mean_band,
-    mean_interval,
+    share_interval,
 )
 from robustsigma.engine.metrics.bookkeeping import ResultMetric
 from robustsigma.engine.metrics.insertion_deletion import area
@@ -119,7 +119,7 @@ def _wrong(right: dict[str, list[float]]) -> int:
 
 def _model(run: Run, name: str) -> dict[str, Any]:
     about = str(run.settings.models.get(name, f"{run.settings.architecture.name}, trained here"))
-    return {"id": name, "about": about, "accuracy": as_json(mean_interval(run.judged.right[name]))}
+    return {"id": name, "about": about, "accuracy": as_json(share_interval(run.judged.right[name]))}
 
 
 def _metric(column: Column) -> dict[str, Any]:

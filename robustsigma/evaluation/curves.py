@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustsigma.engine.metrics import mean_interval, paired_difference
+from robustsigma.engine.metrics import paired_difference, share_interval
 from robustsigma.evaluation.matrix import Matrix
 
 
@@ -61,7 +61,7 @@ def curve_entries(matrix: Matrix) -> list[dict[str, Any]]:
             found = common(matrix, regime.id, column.id)
             if found is None:
                 continue
-            bands = [mean_interval(found.right[:, k]) for k in range(len(found.eps))]
+            bands = [share_interval(found.right[:, k]) for k in range(len(found.eps))]
             entries.append(
                 {
                     "regime": regime.id,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustsigma.engine.checks import Soundness
-from robustsigma.engine.metrics import mean_interval, paired_difference
+from robustsigma.engine.metrics import paired_difference, share_interval
 from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise
 from robustsigma.evaluation.curves import common, surely_rises
 from robustsigma.evaluation.diagnosis import NOISE, SEARCH, TWICE
@@ -168,7 +168,8 @@ def _curve(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
         return
     if surely_rises(curve):
         yield _flag("not_rising", "Somewhere a larger eps finds surely fewer errors: the attack is not a good one.")
-    if curve.complete and isinstance(column.perturbation, PGD) and mean_interval(curve.right[:, -1]).low > curve.chance:
+    last = share_interval(curve.right[:, -1])
+    if curve.complete and isinstance(column.perturbation, PGD) and last.low > curve.chance:
         message = "Even where the ball holds every image, more than chance is right: the gradients are masked."
         yield _flag("masked", message)
 

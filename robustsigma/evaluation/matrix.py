@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustsigma.engine.metrics import Interval, mean_interval, paired_difference
+from robustsigma.engine.metrics import Interval, paired_difference, share_interval
 from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.diagnosis import Diagnosis
 from robustsigma.evaluation.outcomes import Outcomes
@@ -74,7 +74,7 @@ class Matrix:
 
     def accuracy(self, regime: str, column: str) -> Interval:
         """Return the accuracy, resampled over images and seeds."""
-        return mean_interval(self.correct(regime, column))
+        return share_interval(self.correct(regime, column))
 
     def difference(self, first: tuple[str, str], second: tuple[str, str]) -> Interval:
         """Return the accuracy of the first cell minus that of the second, on the same images."""

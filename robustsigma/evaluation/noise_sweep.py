@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from robustsigma.engine import validation
-from robustsigma.engine.metrics import mean_interval, paired_difference
+from robustsigma.engine.metrics import mean_interval, paired_difference, share_interval
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.perturbations import GaussianNoise
 from robustsigma.engine.precision import same_bits
@@ -117,7 +117,7 @@ class SweepRun(Run):
                 "best": std == best,
                 "score": as_dict(mean_interval(judged[std])),
                 "behind": None if std == best else as_dict(paired_difference(judged[std], judged[best])),
-                "accuracy": {c.id: as_dict(mean_interval(of)) for c, of in zip(self.columns, right[std], strict=True)},
+                "accuracy": {c.id: as_dict(share_interval(of)) for c, of in zip(self.columns, right[std], strict=True)},
                 "seconds": self.store.notes(seed, self.trials[which][std].id)["seconds"],
             }
             for std in sorted(right)

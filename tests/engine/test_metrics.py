@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustsigma.engine.metrics import Interval, linf, mean_interval, paired_difference, rmse, ssim
+from robustsigma.engine.metrics import Interval, linf, mean_interval, paired_difference, rmse, share_interval, ssim
 from robustsigma.engine.metrics.interval import as_dict
 
 
@@ -77,6 +77,17 @@ def test_determinism_and_seed():
 
 def test_constant_values_have_a_point_interval():
     assert mean_interval([1, 1, 1]) == Interval(1.0, 1.0, 1.0, 3)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_share_of_none_or_all_has_the_exact_interval(seeds):
+    none, all_ = (share_interval(np.full((seeds, 400), outcome)) for outcome in (0, 1))
+    assert (none.mean, none.low, all_.mean, all_.high) == (0, 0, 1, 1)
+    # Of so many images none is seen in 2.5 % of the draws.
+    assert (1 - none.high) ** 400 == pytest.approx(0.025)
+    assert all_.low == pytest.approx(1 - none.high)
+    some = np.arange(400) < 3
+    assert share_interval(some) == mean_interval(some)
 
 
 @pytest.mark.parametrize(

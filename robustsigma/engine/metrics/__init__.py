@@ -14,7 +14,7 @@ from robustsigma.engine.metrics.calibration import calibration_error
 from robustsigma.engine.metrics.corruption_error import corruption_errors, mean_corruption_error
 from robustsigma.engine.metrics.infidelity import Infidelity
 from robustsigma.engine.metrics.insertion_deletion import InsertionDeletion
-from robustsigma.engine.metrics.interval import Interval, mean_band, mean_interval, paired_difference
+from robustsigma.engine.metrics.interval import Interval, mean_band, mean_interval, paired_difference, share_interval
 from robustsigma.engine.metrics.localisation import Localisation
 from robustsigma.engine.metrics.per_sample import PerSample, Summary
 from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
@@ -51,6 +51,7 @@ __all__ = [
     "paired_difference",
     "randomisation",
     "rmse",
+    "share_interval",
     "shuffle_parameters",
     "ssim",
     "stability",

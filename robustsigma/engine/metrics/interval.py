@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,6 +61,26 @@ def mean_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
         means[start : start + block] = np.einsum("rn,rn->r", run @ table, drawn.reshape(-1, n)) / n
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(table.mean()), float(low), float(high), n)
+
+
+def share_interval(outcomes: ArrayLike, *, seed: int = 0) -> Interval:
+    """Return the share of images with outcome 1, with its 95 % interval.
+
+    It is that of `mean_interval`, but where all outcomes are alike, which resampling can't vary: there the exact one
+    of Clopper and Pearson (1934) for n images, whatever the number of seeds.
+
+    Args:
+        outcomes: (n,) or (seeds, n), 0 or 1.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: as `mean_interval`.
+    """
+    found = mean_interval(outcomes, seed=seed)
+    if found.mean not in (0, 1):
+        return found
+    unseen = 1 - 0.025 ** (1 / found.n)  # the largest share that leaves so many images without one in 40 times
+    return replace(found, high=unseen) if found.mean == 0 else replace(found, low=1 - unseen)
 
 
 def mean_band(curves: ArrayLike, *, median: bool = False, seed: int = 0) -> tuple[Floats, Floats, Floats]:
