@@ -479,6 +479,8 @@ def test_backward_hooks_see_the_true_gradients(place, register):
         assert folded(classifier) == 1
         with getattr(getattr(net, place), register)(look):
             classifier.score_and_gradient(images, labels)
+        classifier.score_and_gradient(images, labels)
+        assert folded(classifier) == 1  # and goes on as before
     assert len(seen) == 2
     torch.testing.assert_close(*seen)
 

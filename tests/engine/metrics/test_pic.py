@@ -296,8 +296,7 @@ def test_fast_interpolation_gives_nearly_the_same_areas():
     heatmaps = random_maps(judged := subject(4, seed=cases.seeds()))
     fast, exact = (PerformanceInformation(interpolation=way)(judged, heatmaps) for way in ("fast", "exact"))
     assert (fast.values["sic"] - exact.values["sic"]).abs().max() < 0.03
-    alone = PerformanceInformation(interpolation="exact")(subject(4, seed=cases.seeds()), heatmaps)
-    same(exact, alone)  # its start is not the other's, which is kept with the subject
+    assert len([key for key in judged._shared if key[0] == "pic ends"]) == 2  # each from a start of its own
 
 
 def test_aggregate_leaves_skipped_images_out():
