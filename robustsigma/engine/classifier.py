@@ -89,7 +89,8 @@ class Classifier(nn.Module):
             integer("chunk_size", chunk_size, 1)
         self.net = net
         self._classes: int | None = None  # of the last pass
-        self._first: Tensor | None = None  # some outputs of the first pass of a method
+        self._first: Tensor | None = None  # some outputs of the first pass of the network, until they are checked
+        self._sound = False  # they were no probabilities
         self._fits: int | None = None  # elements of a pass, where more did not fit
         self._fast = FastNet()
         self.chunk_size = chunk_size
@@ -134,12 +135,13 @@ class Classifier(nn.Module):
         target_range((low, high), self._classes, name)
 
     def check_logits(self) -> None:
-        """Raise where the net returns probabilities, as the first pass of a method told."""
+        """Raise where the net returns probabilities, as its first pass told; looked at once, as it waits for it."""
         if self._first is not None:
             validation.logits(self._first)
+            self._first, self._sound = None, True
 
     def _seen(self, logits: Tensor) -> Tensor:
-        if self._first is None:
+        if self._first is None and not self._sound:
             self._first = logits.detach()[:8].clone()
         return logits
 
@@ -158,7 +160,7 @@ class Classifier(nn.Module):
         flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
         device = self.mean.device.type
         if self._fast.freeze(self.net):
-            self._classes = self._first = None
+            self._classes, self._first, self._sound = None, None, False
         try:
             # Attribute by attribute: .train() of a parent would overwrite deliberately frozen children. And only what
             # differs: setting a module's attribute takes many times as long as reading it.

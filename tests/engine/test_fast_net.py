@@ -624,8 +624,14 @@ def conditional(net, images):
 DYNAMO = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # its own
 
 
+OLD = pytest.mark.skipif(torch.__version__ < "2.13", reason="torch.cond fails for ever once it failed under a mode")
+
+
 @DYNAMO
-@pytest.mark.parametrize("body", [contiguous_only, strided, asking_quietly, complex_pairs, mapped, conditional])
+@pytest.mark.parametrize(
+    "body",
+    [contiguous_only, strided, asking_quietly, complex_pairs, mapped, pytest.param(conditional, marks=OLD)],
+)
 def test_code_that_no_other_order_or_watching_suits(body):
     net = lively(Own(body))
     images, labels = given()
