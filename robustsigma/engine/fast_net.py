@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable
 from threading import Lock, get_ident
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -153,25 +152,25 @@ class FastNet:
 
 
 _LOCK = Lock()
-_HOLDERS: WeakKeyDictionary[nn.Module, tuple[int, int]] = WeakKeyDictionary()  # thread and depth
+_HOLDERS: dict[int, tuple[int, int]] = {}  # thread and depth, by id of a network that is frozen
 
 
 def _hold(net: nn.Module) -> None:
     with _LOCK:
-        thread, depth = _HOLDERS.get(net, (get_ident(), 0))
+        thread, depth = _HOLDERS.get(id(net), (get_ident(), 0))
         if thread != get_ident():
             raise RuntimeError(
                 "classifier: expected calls of one thread at a time for a network, got calls of two; "
                 "give each a copy of the classifier, which copies its network"
             )
-        _HOLDERS[net] = thread, depth + 1
+        _HOLDERS[id(net)] = thread, depth + 1
 
 
 def _let_go(net: nn.Module) -> None:
     with _LOCK:
-        thread, depth = _HOLDERS.pop(net)
+        thread, depth = _HOLDERS.pop(id(net))
         if depth > 1:
-            _HOLDERS[net] = thread, depth - 1
+            _HOLDERS[id(net)] = thread, depth - 1
 
 
 def faster_last(device: torch.device) -> bool:
