@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from robustsigma.benchmark.table import Column, Table
+from robustsigma.engine.metrics.interval import FEW_IMAGES
 from robustsigma.report import text
 
 _TIES = 0.1
-# A percentile bootstrap of fewer images gives intervals that are too narrow.
-_FEW_IMAGES = 30
 _CONVERGED = 0.9
 # A map that correlates with that of a network without its weights as much as this shows little of the network.
 SAME_MAP = 0.9
@@ -33,7 +32,7 @@ def run_flags(tables: Mapping[str, Table]) -> list[dict[str, str]]:
     """Return the flags of the whole run, those of a method with its name, and with the model's where there are more."""
     flags = []
     images = [len(arrays["note/converged"]) for table in tables.values() for arrays in table.arrays.values()]
-    if images and max(images) < _FEW_IMAGES:
+    if images and max(images) < FEW_IMAGES:
         judged = text.count(max(images), "image")
         message = f"Only {judged} judged: intervals of so few are too narrow, and what is called clear may be chance."
         flags.append(_flag("few_images_in_all", message))

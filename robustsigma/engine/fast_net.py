@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from robustsigma.engine.folding import Folded, Folding, Pair, UnlikeError
+from robustsigma.engine.folding import Folded, Folding, Pair, UnlikeError, hooked
 from robustsigma.engine.precision import rounds
 from robustsigma.engine.self_attention import attends_for_less
 from robustsigma.engine.watching import Watch
@@ -42,6 +42,7 @@ class FastNet:
     def __init__(self) -> None:
         self._depth = 0
         self._frozen: nn.Module | None = None
+        self._modules: list[nn.Module] = []  # of the frozen network: to find them takes longer than to look at them
         self._parts: tuple[int, ...] = ()  # modules and tensors of the network that was watched
         self._hooks: tuple[int, ...] = ()  # modules that had hooks then
         self._watched = False
@@ -76,7 +77,7 @@ class FastNet:
         return self._depth == 1 and self._look(net)
 
     def _look(self, net: nn.Module) -> bool:
-        modules = list(net.modules())
+        self._modules = modules = list(net.modules())
         # Not by net.parameters(), which takes several times as long: a call of few passes is made of such things.
         held = (own for module in modules for own in (module._parameters, module._buffers))
         parts = (*map(id, modules), *(id(tensor) for own in held for tensor in own.values()))
@@ -101,7 +102,7 @@ class FastNet:
         _let_go(self._frozen)
         self._depth -= 1
         if self._depth == 0:
-            self._folded, self._frozen = {}, None
+            self._folded, self._frozen, self._modules = {}, None, []
 
     def __call__(self, net: nn.Module, make: Callable[[], Tensor]) -> Any:
         """Return what `net` returns, up to rounding, of the images that `make` makes.
@@ -112,7 +113,7 @@ class FastNet:
         few = images.numel() < WORTH_IT or images.numel() * _WEIGHTS_PER_ELEMENT < self._weights
         if self._depth == 0 or few or self._plain or torch_module._has_any_global_hook():
             return net(images)
-        hooks = tuple(id(module) for module in net.modules() if _hooked(module))
+        hooks = tuple(id(module) for module in self._modules if hooked(module))
         if hooks != self._hooks:  # a new one would be handed what was never computed
             self._hooks, self._watched = hooks, False
         last = self._convolves and not self._strict and faster_last(images.device)
@@ -195,11 +196,6 @@ def _count(convolution: nn.Conv2d) -> int:
     if convolution.kernel_size == (1, 1):
         return 0
     return convolution.out_channels * convolution.in_channels // convolution.groups * math.prod(convolution.kernel_size)
-
-
-def _hooked(module: nn.Module) -> bool:
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks)
 
 
 def _own_passes(module: nn.Module) -> bool:

@@ -79,6 +79,12 @@ class Normalisation(NamedTuple):
         return tensors and self[4:] == other[4:]
 
 
+def hooked(module: nn.Module) -> bool:
+    """Return whether somebody looks at what a module is given or gives."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
+
+
 class Pair(NamedTuple):
     """A convolution and the normalisation that alone reads its result.
 
@@ -97,9 +103,7 @@ class Pair(NamedTuple):
     @property
     def hooked(self) -> bool:
         """Whether somebody looks at what passes between the two."""
-        return any(
-            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in self.owners
-        )
+        return any(map(hooked, self.owners))
 
     @property
     def exact(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +77,14 @@ def choice(name: str, value: Any, options: Collection[str]) -> None:
     """Raise unless `value` is one of `options`."""
     if not isinstance(value, str) or value not in options:
         raise fail(name, "one of " + ", ".join(map(repr, options)), repr(value))
+
+
+def defaults(settings: Any, names: Sequence[str], given: str) -> None:
+    """Raise unless a dataclass has the defaults in the named fields, as `given`, another setting of it, demands."""
+    for name in names:
+        default = settings.__dataclass_fields__[name].default
+        if getattr(settings, name) != default:
+            raise fail(name, f"{default!r} with {given}", repr(getattr(settings, name)))
 
 
 def images(x: Any, bounds: tuple[float, float]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from robustsigma.engine.checks import Soundness
 from robustsigma.engine.metrics import paired_difference, share_interval
+from robustsigma.engine.metrics.interval import FEW_IMAGES
 from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise
 from robustsigma.evaluation.curves import common, surely_rises
 from robustsigma.evaluation.diagnosis import NOISE, SEARCH, TWICE
@@ -19,8 +20,6 @@ from robustsigma.report import text
 from robustsigma.report.matrix import named
 
 _MANY_UNCONVERGED = 0.05
-# A percentile bootstrap of fewer images gives intervals that are too narrow.
-_FEW_IMAGES = 30
 
 Flag = dict[str, str]
 
@@ -190,7 +189,7 @@ def run_flags(
         message = "Every model was trained once: the intervals are over images, and say nothing of other trainings."
         flags.append(_flag("1 seed", message))
     images = min(len(outcomes.indices) for found in matrix.cells.values() for outcomes in found)
-    if images < _FEW_IMAGES:
+    if images < FEW_IMAGES:
         message = f"Only {text.count(images, 'test image')} behind each cell: intervals of so few are too narrow."
         flags.append(_flag("few_images_in_all", message))
     if "FGSM" in kinds and "PGD" not in kinds:

@@ -15,6 +15,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import fail
+from robustsigma.models.weights import first_infinite
 from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart
 from robustsigma.training.epoch_mean import EpochMean
 from robustsigma.training.sample_labels import SampleLabels
@@ -198,6 +199,6 @@ def _check_weights(module: nn.Module, found: Any) -> None:
     if other:
         told = f"{len(other)} others, such as {min(other)}"
         raise fail("ckpt_path", f"weights that fit this {type(module).__name__}", told)
-    infinite = [key for key, value in found.items() if value.is_floating_point() and not value.isfinite().all()]
+    infinite = first_infinite(found)
     if infinite:
-        raise fail("ckpt_path", "finite weights", f"others in {infinite[0]}")
+        raise fail("ckpt_path", "finite weights", f"others in {infinite}")

@@ -133,10 +133,8 @@ class IDG(Attributor):
         validation.choice("place", self.place, ("middle", "left"))
         validation.choice("factor", self.factor, ("exact", "difference"))
         validation.choice("score", self.score, SCORES)
-        for name in ("intervals", "sampling", "follow", "place", "factor") if authors else ():
-            default = self.__dataclass_fields__[name].default
-            if getattr(self, name) != default:
-                raise validation.fail(name, f"{default!r} with variant='authors'", repr(getattr(self, name)))
+        if authors:
+            validation.defaults(self, ("intervals", "sampling", "follow", "place", "factor"), 'variant="authors"')
         object.__setattr__(self, "baseline", baselines.checked(self.baseline))
 
     @property

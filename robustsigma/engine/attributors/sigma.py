@@ -151,10 +151,8 @@ class Sigma(Attributor):
             if len(shape) != 5 or shape[1] != self.paths:
                 raise validation.fail("patterns", f"shape (steps, {self.paths}, C, H, W)", f"shape {shape}")
         if self.variant == "authors":
-            for name in ("objective", "noise", "range_mode", "guard", "weighting", "relative_stderr"):
-                default = self.__dataclass_fields__[name].default
-                if getattr(self, name) != default:
-                    raise validation.fail(name, f'{default!r} with variant="authors"', repr(getattr(self, name)))
+            fixed = ("objective", "noise", "range_mode", "guard", "weighting", "relative_stderr")
+            validation.defaults(self, fixed, 'variant="authors"')
 
     @classmethod
     def paper(cls) -> Sigma:

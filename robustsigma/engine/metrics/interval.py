@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+FEW_IMAGES = 30  # a percentile bootstrap of fewer gives intervals that are too narrow
 _RESAMPLES = 2000
 _CURVE_RESAMPLES = 500
 _BLOCK_VALUES = 2**15  # resampled indices at once: few enough to stay in the cache
