@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,14 @@ _TOLERANCE = 1e-6  # a uint8 -> float -> uint8 round trip may leave the bounds b
 def fail(name: str, expected: str, got: object) -> ValueError:
     """Return the error for argument `name`."""
     return ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside this package that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "robustsigma":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def not_finite(what: str, where: object) -> ValueError:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
+from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier
 
 Reduction = Literal["abs_sum", "sum_abs", "sum", "mean"]
@@ -99,7 +100,6 @@ class Attributor(ABC):
         target: int | Tensor | None = None,
         *,
         seed: int | Tensor = 0,
-        strict: bool = True,
     ) -> Attribution:
         """Attribute the score of `target` to the pixels of each image.
 
@@ -108,10 +108,12 @@ class Attributor(ABC):
             images: float (B, C, H, W) in [0, 1]; half precision is promoted to float32.
             target: class of each image, an int or (B,); None takes the predicted class, recorded in the result.
             seed: an int for every image, or int64 (B,). Images with equal seeds share their random patterns.
-            strict: refuse a network that returns probabilities; False explains it as it is.
 
         Raises:
-            ValueError: an argument outside what is stated here, or a network that returns probabilities.
+            ValueError: an argument outside what is stated here.
+
+        Warns:
+            UserWarning: once for a network whose attributions should not be believed; see `inspect_classifier`.
         """
         validation.images(images, classifier.bounds)
         seeds = validation.seed(seed, images)
@@ -121,11 +123,10 @@ class Attributor(ABC):
             logits = classifier.logits(x)
             if not torch.isfinite(logits).all():
                 raise validation.not_finite("logits", self)
-            if strict:
-                validation.logits(logits)
             chosen = logits.argmax(1) if chosen is None else chosen.clone()
             seeds = seeds.clone()
             validation.target_range(validation.extent(chosen), logits.shape[1])
+            warn_once(classifier, x, chosen)
             result = self.attribute(classifier, x, chosen, logits, seeds)
         if not isinstance(result.values, Tensor) or result.values.shape != x.shape:
             got = tuple(result.values.shape) if isinstance(result.values, Tensor) else type(result.values).__name__

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
+from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Norm
 
@@ -50,15 +51,13 @@ class Perturbation(ABC):
         """Return x' (B, C, H, W), in bounds and detached; see `apply`.
 
         Raises:
-            ValueError: as `apply` does; and a network that returns probabilities, where it matters.
+            ValueError: as `apply` does.
         """
-        return self._apply(classifier, x, y, seed, strict=True).images
+        return self.apply(classifier, x, y, seed=seed).images
 
     @final
     def apply(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Perturbed:
         """Perturb images against the classifier in eval mode, which is left as it was.
-
-        A network that returns probabilities is attacked as it is, for an evaluation that tells of it.
 
         Args:
             classifier: the network to perturb against.
@@ -68,19 +67,19 @@ class Perturbation(ABC):
 
         Raises:
             ValueError: an argument outside what is stated here.
-        """
-        return self._apply(classifier, x, y, seed, strict=False)
 
-    def _apply(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int | Tensor, *, strict: bool) -> Perturbed:
+        Warns:
+            UserWarning: once for a network whose attacks should not be believed; see `inspect_classifier`.
+        """
         validation.images(x, classifier.bounds)
         labels, seeds = validation.target(y, x, "y"), validation.seed(seed, x)
         with classifier.frozen():
             clean, labels, seeds = classifier.admit(x), labels.clone(), seeds.clone()
             classifier.check_target(labels, clean, "y")
+            if self.depends_on_model:
+                warn_once(classifier, clean, labels)
             result = self.perturb(classifier, clean, labels, seeds)
             images = result.images.detach().to(x.dtype).clamp(*classifier.bounds)
-        if strict and self.depends_on_model:
-            classifier.check_logits()
         if images.aminmax().min.isnan():  # all else was clamped
             raise validation.not_finite("gradients or scores", self)
         return replace(result, images=images)
