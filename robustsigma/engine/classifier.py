@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock, RLock
 from typing import Any, Literal, NamedTuple, get_args
@@ -72,6 +72,9 @@ class Classifier(nn.Module):
             nearly equal scores.
         dtype: of the images that `net` is given. None takes the dtype of its parameters; where they have several,
             the widest that the network accepts.
+        compile: run frozen passes by `torch.compile`, on a GPU as CUDA graphs. Pays for small networks on a GPU,
+            whose passes consist of overhead; the first passes take seconds to minutes. Batches are padded to a few
+            sizes. Weights may change between calls. A network that does not compile runs as it is, with a warning.
 
     Raises:
         ValueError: statistics that are not positive finite numbers, a chunk size below 1, another dtype, or a
@@ -95,6 +98,7 @@ class Classifier(nn.Module):
         chunk_size: int | None = None,
         gradient_dtype: torch.dtype | Literal["bfloat16", "float16", "tf32"] | None = None,
         dtype: torch.dtype | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
@@ -110,9 +114,12 @@ class Classifier(nn.Module):
         self.chunk_size = chunk_size
         self.gradient_dtype = _rounded(gradient_dtype)
         self.dtype = dtype
+        self.compile_passes = compile
+        self._compiled: Any = None
         self.checked = False  # whether `warn_once` looked at the network, or a report will
         self._parts: tuple[int, ...] = ()  # modules and parameters of the network that the following describe
         self._classes: int | None = None
+        self._dtypes: frozenset[torch.dtype] = frozenset()  # of its floating parameters
         self._accepted: torch.dtype | None = None  # of several dtypes, the one that the network accepts
         self._reorders: bool | None = None  # whether passes on a CPU may have channels last in memory
         self._depth = 0  # of bodies of `frozen`
@@ -132,7 +139,7 @@ class Classifier(nn.Module):
             if len(statistic) not in (1, channels):
                 raise fail(name, f"1 or {channels} numbers, one per channel of the images", len(statistic))
         output = self._in_its_dtype(images)
-        logits = getattr(output, "logits", output)
+        logits = _logits_of(output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise fail("net", f"logits of shape ({len(images)}, K)", got)
@@ -144,7 +151,7 @@ class Classifier(nn.Module):
     def _in_its_dtype(self, images: Tensor) -> Any:
         if self.dtype is not None:
             return self._normalized_pass(images, self.dtype)
-        dtypes = {parameter.dtype for parameter in self.net.parameters() if parameter.is_floating_point()}
+        dtypes = self._dtypes if self._depth else _floating_dtypes(self.net.parameters())
         if len(dtypes) < 2:
             return self._normalized_pass(images, next(iter(dtypes), images.dtype))
         if self._accepted in dtypes:
@@ -154,6 +161,8 @@ class Classifier(nn.Module):
         for dtype in sorted(dtypes, key=lambda each: torch.finfo(each).eps):
             try:
                 output = self._normalized_pass(images, dtype)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 errors.append(error)
             else:
@@ -167,6 +176,8 @@ class Classifier(nn.Module):
         images = images.to(dtype)
         mean, std = self.mean.to(dtype), self.std.to(dtype)
         normalized = (images - mean).div_(std)
+        if self.compile_passes and self._depth:
+            return self._compiled_pass(normalized)
         ordered = self._in_memory_order(normalized)
         if ordered is normalized:
             return self.net(normalized)
@@ -178,6 +189,25 @@ class Classifier(nn.Module):
             self._reorders = False
         # Outside the handler, whose traceback holds the failed pass's tensors. The network's own errors come again.
         return self.net((images - mean).div_(std))
+
+    def _compiled_pass(self, images: Tensor) -> Tensor:
+        """Return the logits of a batch that is padded to one of a few sizes, for each of which code is made once."""
+        count = len(images)
+        padded = F.pad(images, (0, 0) * 3 + (0, _bucket(count) - count))
+        if self._compiled is None:
+            net = self.net  # not `self`, whose attributes change between passes
+            self._compiled = torch.compile(lambda x: _logits_of(net(x)), mode="reduce-overhead", dynamic=False)
+        try:
+            # One code for each size, with and without a gradient; PyTorch's limit is 8.
+            with torch._dynamo.config.patch(recompile_limit=64):
+                # A copy, because the next pass of a CUDA graph writes to the same memory.
+                return self._compiled(padded)[:count].clone()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            validation.warn(f"compile: the network runs without it, because it does not compile ({error!r:.200})")
+            self.compile_passes = False
+        return _logits_of(self.net(images))
 
     def _in_memory_order(self, images: Tensor) -> Tensor:
         """Return images with their channels last in memory where passes of the frozen network are faster so: on CPUs.
@@ -266,7 +296,8 @@ class Classifier(nn.Module):
         if any(parameter.is_meta for parameter in parameters):
             raise fail("net", "weights with numbers", "the meta device: load its weights first")
         self.checked = self.checked and not self._parts  # what a caller set before the first pass stays
-        self._parts, self._classes, self._accepted = parts, None, None
+        self._parts, self._classes, self._accepted, self._compiled = parts, None, None, None
+        self._dtypes = _floating_dtypes(parameters)
         plain = any(isinstance(module, nn.Conv2d) for module in modules) and not any(map(_is_compiled, modules))
         self._reorders = None if plain else False
 
@@ -274,6 +305,10 @@ class Classifier(nn.Module):
         if any(module is self for module in self.net.modules()):
             hint = "wrap the network inside it, as in `self.classifier = Classifier(self.net)`"
             raise fail("net", "a network that does not contain its classifier", f"{type(self.net).__name__}; {hint}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled code is the original's: it would run a copy with the original's weights.
+        return {**self.__dict__, "_compiled": None}
 
     # The methods by which a module that contains itself recurses without end.
 
@@ -401,6 +436,19 @@ class Classifier(nn.Module):
         return torch.cat(parts)
 
 
+def _logits_of(output: Any) -> Any:
+    return getattr(output, "logits", output)
+
+
+def _floating_dtypes(parameters: Iterable[nn.Parameter]) -> frozenset[torch.dtype]:
+    return frozenset(parameter.dtype for parameter in parameters if parameter.is_floating_point())
+
+
+def _bucket(count: int) -> int:
+    """Return the size to which a batch is padded: a power of two, from 512 on a multiple of 512."""
+    return 1 << (count - 1).bit_length() if count <= 512 else -(-count // 512) * 512
+
+
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _LOCKS_ACCESS = Lock()
 
@@ -439,7 +487,7 @@ def _takes_channels_last(net: nn.Module, images: Tensor) -> bool:
     try:
         # Copies: a network may change its input in place.
         outputs = [net(images.clone(memory_format=order)) for order in (_NCHW, torch.channels_last)]
-        plain, last = (getattr(output, "logits", output) for output in outputs)
+        plain, last = map(_logits_of, outputs)
         return torch.allclose(plain.float(), last.float(), rtol=1e-3, atol=1e-3 * float(plain.float().abs().max()))
     except Exception:
         return False  # an error that is not about memory comes again in the pass itself

@@ -400,3 +400,47 @@ def test_a_network_that_should_not_be_believed_is_named_once(name, method, count
 def test_a_sound_network_is_not_warned_of(make):
     images, labels = given()
     Gradient()(Classifier(make()), images, labels % 3)
+
+
+# Compiled passes.
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, in compiling
+def test_compiled_passes_give_the_networks_own_results():
+    net, (images, _) = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 4), nn.Tanh()), given()
+    images, labels = images.float().repeat(3, 1, 1, 1)[:5], torch.arange(5) % 4
+    plain, compiled = Classifier(net), Classifier(net, compile=True)
+    for change in (1, 1.5):  # as between the steps of a training
+        net[1].weight.data.mul_(change)
+        for count in (5, 3):  # one is padded to 8, the other to 4
+            with plain.frozen(), compiled.frozen():
+                wanted = plain.score_and_gradient(images[:count], labels[:count])
+                found = compiled.score_and_gradient(images[:count], labels[:count])
+                torch.testing.assert_close(compiled.logits(images[:count]), wanted[0], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    assert compiled.compile_passes
+    method, seeds = Sigma(max_steps=3), torch.arange(5)
+    found, wanted = (method(each, images, labels, seed=seeds) for each in (compiled, plain))
+    torch.testing.assert_close(found.values, wanted.values, rtol=1e-3, atol=1e-5)
+    other = copy.deepcopy(compiled)
+    other.net[1].weight.data.zero_()
+    with other.frozen(), compiled.frozen():
+        assert not torch.equal(other.logits(images), compiled.logits(images))
+
+
+def test_a_network_that_does_not_compile_runs_as_it_is(monkeypatch):
+    def broken(*args, **kwargs):
+        def run(images):
+            raise RuntimeError("no compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    net, (images, labels) = Net(usual), given()
+    classifier = Classifier(net, compile=True)
+    with classifier.frozen():
+        with pytest.warns(UserWarning, match="compile: the network runs without it.*no compiler"):
+            found = classifier.score_and_gradient(images, labels)
+        torch.testing.assert_close(found, expected(net, images, labels))
+        torch.testing.assert_close(classifier.logits(images), net(images).detach())
