@@ -109,7 +109,9 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         notes.append(f"there is no test folder, so {by_split['val'].name}/ is the test split{drawn}")
         parts["test"] = parts.pop("val")
     elif "test" not in parts:
-        notes.append(f"{by_split['train'].name}/ is the only split folder, so its images are split at random")
+        notes.append(
+            f"{by_split['train'].name}/ is the only split folder, so its images are used as if there were none"
+        )
         parts = {None: parts["train"]}
     return Tree(parts, list(by_split.values()), notes)
 
@@ -130,7 +132,7 @@ def read_classes(
     """
     if len(names) < 2:
         loose = _loose(folder)
-        beside = f", beside {count_by_suffix(loose, folder)}" if loose else ""
+        beside = f", beside {count_by_suffix(loose, folder.parent)}" if loose else ""
         got = f"{len(names)}{f' ({names[0]})' if names else ''}{beside}"
         raise fail("root", f"at least two class folders in {folder}", got)
     splits = [name for name in split_folders(names) if name not in class_list]

@@ -20,7 +20,8 @@ from robustsigma.geometry import Geometry
 
 # Formats that Pillow recognizes but does not decode, or only through another program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-_SYSTEM_FILES = {"desktop.ini", "ehthumbs.db", "thumbs.db"}  # Windows writes them beside images
+# Windows, macOS and network drives put these beside images, some with copies of them.
+_OF_SYSTEMS = {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "lost+found", "thumbs.db"}
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -75,14 +76,21 @@ def image_suffixes() -> set[str]:
 
 
 def is_visible(name: str) -> bool:
-    """Return whether a file or folder is one that people put there: not hidden, and not written by a system."""
-    return not name.startswith(".") and name != "__MACOSX" and name.lower() not in _SYSTEM_FILES
+    """Return whether a file or folder is not hidden, and not one that an operating system writes beside images."""
+    return not name.startswith(".") and name.lower() not in _OF_SYSTEMS
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Return the names of the visible folders in a folder, sorted; a link to a folder is one."""
+    """Return the names of the visible folders in a folder, sorted, with links to folders and broken links."""
+    if not folder.is_dir():
+        return []
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_visible(entry.name) and entry.is_dir())
+        visible = [entry for entry in entries if is_visible(entry.name)]
+    return sorted(entry.name for entry in visible if entry.is_dir() or _is_broken(folder / entry.name))
+
+
+def _is_broken(path: Path) -> bool:
+    return not path.suffix and path.is_symlink() and not path.exists()
 
 
 def scan(folder: Path) -> Found:
@@ -96,7 +104,7 @@ def scan(folder: Path) -> Found:
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     here = folder.resolve()
-    if here in above:  # a link to a folder that it lies in would never end
+    if here in above or not folder.is_dir():  # a link to a folder that it lies in would never end
         return
     with os.scandir(folder) as entries:
         visible = sorted((entry for entry in entries if is_visible(entry.name)), key=lambda entry: entry.name)

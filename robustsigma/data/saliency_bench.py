@@ -53,17 +53,18 @@ class SaliencyBench(Source):
     All of its datasets have it, such as nodules in the lung (the SIGMA paper's Disease-XAI) and prohibited items in
     baggage (its Security-XAI, whose annotations are boxes).
 
-    `root/image/CLASS/` holds the images of a class; `root/attention_label/*.csv` are tables with the columns
-    `img_idx`, the name of an image's file, and `attention`, a two-dimensional JSON array of numbers in [0, 1], which
-    spans the whole image. An image without a row is one that nobody marked: its mask is all zero. Images are squeezed
-    to a square and never turned by what EXIF says, as in the benchmark's own loader, since annotations follow the
-    stored pixels; grey images become colour, transparency is dropped. Annotations are resized by area average and
+    `root/image/CLASS/` and its subfolders hold the images of a class; `root/attention_label/*.csv` are tables with the
+    columns `img_idx`, the name of an image's file, and `attention`, a two-dimensional JSON array of numbers in [0, 1],
+    which spans the whole image. An image without a row is one that nobody marked: its mask is all zero. Images are
+    squeezed to a square and never turned by what EXIF says, as in the benchmark's own loader, since annotations follow
+    the stored pixels; grey images become colour, transparency is dropped. Annotations are resized by area average and
     stay soft: metrics decide from where on a pixel counts as marked. The benchmark splits 60:20:20 at random and does
     not publish its split; this one is stratified and derives from the seed.
 
-    Every image and annotation of a split is read once when the split is asked for. Hidden files and folders are skipped.
-    The first split warns once of other skipped files, of classes without a test image, and of rows whose image is in no
-    class folder, which are left out. The folder is listed once: make a new `SaliencyBench` after changing it.
+    Every image and annotation of a split is read once when the split is asked for. Hidden files and folders are
+    skipped. The first split warns once of other skipped files, of classes without a test image, and of rows whose
+    image is in no class folder, which are left out. The folder is listed once: make a new `SaliencyBench` after
+    changing it.
 
     Args:
         root: the folder.
@@ -135,10 +136,8 @@ class SaliencyBench(Source):
         labels = [label for _, label in files]
         drawn = by_shares(labels, self.val_fraction, self.test_fraction, self.seed, name="root", where=self._folder)
         rows = read_rows(Path(self.root) / "attention_label")
-        others = [
-            path for name in subfolders(self._folder) if name not in images for path in scan(self._folder / name)[0]
-        ]
-        told = [*notes, *_match(rows, [path for path, _ in files] + others)]
+        others = [scan(self._folder / name).images for name in subfolders(self._folder) if name not in images]
+        told = [*notes, *_match(rows, [path for paths in (*images.values(), *others) for path in paths])]
         told += uncovered(self.classes, {"test": [labels[i] for i in drawn["test"]], "train": labels})
         if told:
             warnings.warn(f"root: {'; '.join(told)} [{self.root}]", stacklevel=1)
