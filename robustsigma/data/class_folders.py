@@ -81,9 +81,10 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
     names = subfolders(root)
     are_classes = class_list is not None and len(names) > 1 and set(names) <= set(class_list)
     splits = {} if are_classes else split_folders(names)
-    notes: list[str] = []
+    skipped = Found([], [])
     if not splits:
-        return Tree({None: read_classes(root, names, class_list or (), notes)}, [root], notes)
+        classes = read_classes(root, names, class_list or (), skipped)
+        return Tree({None: classes}, [root], skipped_notes(skipped, root))
     others = [name for name in names if name not in splits and not _holds(root / name, masks)]
     if others:
         hint = "move the others away, or give class_list if all of them are classes"
@@ -95,15 +96,16 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         if split in by_split:
             raise fail("root", f"one folder for {split!r} in {root}", f"{by_split[split].name} and {name}")
         by_split[split] = root / name
-    _note_loose(root, notes)
+    skipped.images.extend(_loose(root))
     parts: dict[Split | None, dict[str, list[Path]]] = {}
     for split, folder in sorted(by_split.items(), key=lambda item: ("train", "test", "val").index(item[0])):
-        parts[split] = read_classes(folder, subfolders(folder), class_list or (), notes)
+        parts[split] = read_classes(folder, subfolders(folder), class_list or (), skipped)
         first = next(iter(parts.values()))
         unknown = sorted(set(parts[split]) - set(first))
         if unknown:
             reference = next(iter(by_split[each] for each in parts if each is not None)).name
             raise fail("root", f"only classes of {reference}/ in {folder}", unknown)
+    notes = skipped_notes(skipped, root)
     if "test" not in parts and "val" in parts:
         drawn = ", and validation images are drawn from the training images" if "train" in parts else ""
         notes.append(f"there is no test folder, so {by_split['val'].name}/ is the test split{drawn}")
@@ -117,7 +119,7 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
 
 
 def read_classes(
-    folder: Path, names: Sequence[str], class_list: Collection[str], notes: list[str]
+    folder: Path, names: Sequence[str], class_list: Collection[str], skipped: Found
 ) -> dict[str, list[Path]]:
     """Return the images of each class folder.
 
@@ -125,14 +127,14 @@ def read_classes(
         folder: that holds the class folders.
         names: of the class folders.
         class_list: names that are classes even if they could be those of splits.
-        notes: get what a user may not expect.
+        skipped: gets the images beside the class folders, and the files in them that are not images.
 
     Raises:
         ValueError: fewer than two classes, a class without an image, or folders that are splits.
     """
+    loose = _loose(folder)
     if len(names) < 2:
-        loose = _loose(folder)
-        beside = f", beside {count_by_suffix(loose, folder.parent)}" if loose else ""
+        beside = f", beside {count_by_suffix(loose, folder)}" if loose else ""
         got = f"{len(names)}{f' ({names[0]})' if names else ''}{beside}"
         raise fail("root", f"at least two class folders in {folder}", got)
     splits = [name for name in split_folders(names) if name not in class_list]
@@ -140,10 +142,8 @@ def read_classes(
         raise fail("root", f"class folders in {folder}", f"{_list(splits)}, which names splits")
     found = {name: scan(folder / name) for name in names}
     _check_classes(folder, found)
-    skipped = [path for each in found.values() for path in each.others]
-    if skipped:
-        notes.append(skipped_files(skipped, folder))
-    _note_loose(folder, notes)
+    skipped.images.extend(loose)
+    skipped.others.extend(path for each in found.values() for path in each.others)
     return {name: each.images for name, each in found.items()}
 
 
@@ -158,6 +158,14 @@ def _check_classes(folder: Path, found: Mapping[str, Found]) -> None:
         if len(set(splits.values())) > 1:
             expected = f"split folders above the class folders in {folder}"
             raise fail("root", expected, f"{_list(splits)} in {name}")
+
+
+def skipped_notes(skipped: Found, root: Path) -> list[str]:
+    """Return notes of the images beside class or split folders, and of files that are not images."""
+    notes = [skipped_files(skipped.others, root)] if skipped.others else []
+    if skipped.images:
+        notes.append(f"skipped {count_by_suffix(skipped.images, root)}, beside the folders of classes or splits")
+    return notes
 
 
 def skipped_files(paths: Sequence[Path], root: Path) -> str:
@@ -187,12 +195,6 @@ def _loose(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in suffixes and is_visible(path.name) and path.is_file()
     )
-
-
-def _note_loose(folder: Path, notes: list[str]) -> None:
-    loose = _loose(folder)
-    if loose:
-        notes.append(f"skipped {count_by_suffix(loose, folder.parent)} beside the folders of {folder.name}/")
 
 
 def _holds(folder: Path, masks: Path | None) -> bool:

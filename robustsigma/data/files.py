@@ -120,7 +120,7 @@ def count_by_suffix(paths: Sequence[Path], root: Path) -> str:
     """Return how many files of each suffix each folder holds, such as "3 .heic files (2 in cat, 1 in dog)"."""
     by_suffix: dict[str, Counter[str]] = {}
     for path in paths:
-        folder = path.parent.relative_to(root).as_posix()
+        folder = "the folder itself" if path.parent == root else path.parent.relative_to(root).as_posix()
         by_suffix.setdefault(path.suffix.lower(), Counter())[folder] += 1
     told = []
     for suffix, folders in sorted(by_suffix.items()):

@@ -253,7 +253,7 @@ class ImageFolder(Source):
     def _files(self) -> dict[Split, Files]:
         parts: dict[Split | None, Files] = {}
         for split, folders in self._tree.parts.items():
-            labels = self._labels(folders)
+            labels = self._labels(list(folders))
             parts[split] = [(path, labels[name]) for name, paths in folders.items() for path in paths]
         if None in parts and self.test_fraction == 1:
             return {"test": parts[None]}

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from robustsigma.data.annotations import Row, is_name, read_rows
-from robustsigma.data.class_folders import read_classes, uncovered
-from robustsigma.data.files import FileDataset, Files, readable, scan, subfolders, to_tensor
+from robustsigma.data.class_folders import read_classes, skipped_notes, uncovered
+from robustsigma.data.files import FileDataset, Files, Found, readable, scan, subfolders, to_tensor
 from robustsigma.data.folder import by_shares, check_settings
 from robustsigma.data.masked import area_average
 from robustsigma.data.source import Source, Split
@@ -118,7 +118,7 @@ class SaliencyBench(Source):
     @cached_property
     def _images(self) -> tuple[dict[str, list[Path]], list[str]]:
         """The images of each class, and what a user may not expect."""
-        folder, notes = self._folder, list[str]()
+        folder, skipped = self._folder, Found([], [])
         if not folder.is_dir():
             raise fail("root", "a folder with the subfolders image and attention_label", f"no folder {folder}")
         found = subfolders(folder)
@@ -126,7 +126,8 @@ class SaliencyBench(Source):
         missing = [name for name in names if name not in found]
         if missing:
             raise fail("class_list", f"folders of {folder}: {', '.join(found) or 'none'}", missing)
-        return read_classes(folder, names, self.class_list or (), notes), notes
+        images = read_classes(folder, names, self.class_list or (), skipped)
+        return images, skipped_notes(skipped, folder)
 
     @cached_property
     def _read(self) -> tuple[dict[Split, Files], dict[str, Row]]:
