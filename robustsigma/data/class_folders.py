@@ -112,7 +112,7 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         parts["test"] = parts.pop("val")
     elif "test" not in parts:
         notes.append(
-            f"{by_split['train'].name}/ is the only split folder, so its images are used as if there were none"
+            f"{by_split['train'].name}/ is the only split folder, so its images are split as an unsplit folder's"
         )
         parts = {None: parts["train"]}
     return Tree(parts, list(by_split.values()), notes)

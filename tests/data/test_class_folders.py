@@ -340,9 +340,9 @@ def test_tables_leave_out_hidden_files_and_say_what_is_missing(tmp_path):
 
 def test_saliency_bench_reads_class_folders_alike(tmp_path):
     root = folders.saliency_bench(tmp_path)
-    put(root, "image/cat/1.heic", "image/dog/.ipynb_checkpoints/dog_00.png")
+    put(root, "image/cat/1.heic", "image/dog/.ipynb_checkpoints/dog_00.png", "image/2.png")
     source = SaliencyBench(str(root), size=8)
-    with pytest.warns(UserWarning, match=r"root: skipped 1 \.heic file \(1 in cat\)") as told:
+    with pytest.warns(UserWarning, match=r"root: skipped 1 \.heic file \(1 in cat\).*1 \.png file") as told:
         assert sum(len(source.split(split)) for split in SPLITS) == 30
     assert len(told) == 1
     (root / "image" / "owl").mkdir()
