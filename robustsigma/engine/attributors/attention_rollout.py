@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.attributors.attention_weights import attention_detached, watched, weights
+from robustsigma.engine.attributors.attention_weights import watched, weights
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.pathless import pathless
 from robustsigma.engine.classifier import Classifier, pick
@@ -78,24 +78,24 @@ class AttentionRollout(Attributor):
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
-        """Return the rollout: one more forward pass, in the classifier's chunks."""
+        """Return the rollout: one more forward and a backward pass that checks the network, in the classifier's chunks."""
         named: list[Any] = [getattr(module, "num_prefix_tokens", None) for module in classifier.net.modules()]
         prefix = next((count for count in named if count is not None), 1)
         validation.integer("net.num_prefix_tokens", prefix, 1)
 
         def run(chunk: Tensor) -> Tensor:
-            rollout = _Rollout(self, len(chunk))
-            with torch.no_grad(), watched(classifier.net, rollout):
-                classifier(chunk)
+            rollout, at = _Rollout(self, len(chunk)), chunk.detach().requires_grad_(True)
+            with watched(classifier.net, rollout):
+                seen = classifier(at)
             if rollout.product is None:
                 raise validation.fail("net", "attention blocks that take part in the forward pass", "none that ran")
+            _check_token(seen, at)
             return rollout.product[:, 0, prefix:]
 
         patches = classifier.chunked(run, images)
-        _reads_through_attention(classifier, images[:1])
         heat = _on_image(patches.to(images.dtype), images.shape[2], images.shape[3])
         values = (heat / images.shape[1]).expand_as(images).clone()
-        return pathless(values, target, images, pick(logits, target, "prob"), passes=(2, 0))
+        return pathless(values, target, images, pick(logits, target, "prob"), passes=(2, 1))
 
     def mix(self, attention: Tensor) -> Tensor:
         """Return a layer's matrix (B, N, N) from its attention weights (B, heads, N, N)."""
@@ -115,16 +115,14 @@ class AttentionRollout(Attributor):
         return mixed / mixed.sum(2, keepdim=True).clamp_min(torch.finfo(mixed.dtype).tiny)
 
 
-def _reads_through_attention(classifier: Classifier, image: Tensor) -> None:
-    """Raise where the logits depend on an image by another way than attention to its patches."""
-    at = image.detach().requires_grad_(True)
-    with attention_detached(classifier.net):
-        logits = classifier(at)
-    if logits.requires_grad:
-        (gradient,) = torch.autograd.grad(logits.sum(), at, allow_unused=True)
-        if gradient is not None and gradient.any():
-            expected = "a class token that reads the image through attention, and a head that reads only that token"
-            raise validation.fail("net", expected, "logits that depend on the patches in another way, such as pooling")
+def _check_token(logits: Tensor, images: Tensor) -> None:
+    """Raise where logits depend on images in another way than attention, which lets no gradient pass."""
+    if not logits.requires_grad:
+        return
+    (gradient,) = torch.autograd.grad(logits.sum(), images, allow_unused=True, materialize_grads=True)
+    if gradient.any():
+        expected = "a class token that reads the image through attention, and a head that reads only that token"
+        raise validation.fail("net", expected, "logits that depend on the patches in another way, such as pooling")
 
 
 def _on_image(patches: Tensor, height: int, width: int) -> Tensor:

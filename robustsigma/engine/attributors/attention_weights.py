@@ -23,6 +23,7 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool)
 
 
+@torch.no_grad()
 def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Return softmax(Q K^T) V of the first image, (1, N, E)."""
     attention = weights(queries[:1], keys[:1])
@@ -110,11 +111,16 @@ def _blocks(net: nn.Module) -> list[Any]:
     return found
 
 
+def _detached(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    return (output[0].detach(), *output[1:]) if isinstance(output, tuple) else output.detach()
+
+
 @contextmanager
 def watched(net: nn.Module, visit: Visit) -> Iterator[None]:
     """Call `visit` for every attention block that runs in the body, in the order in which they run.
 
-    Hooks only read, and are gone afterwards, also when the body raises.
+    Hooks change no value, and are gone afterwards, also when the body raises. No gradient passes through a block, so
+    that what gradient there is shows other ways from the image to the logits.
 
     Raises:
         ValueError: a net without attention blocks, or with attention that these weights would not describe.
@@ -122,24 +128,12 @@ def watched(net: nn.Module, visit: Visit) -> Iterator[None]:
     with ExitStack() as handles:
         for block in _blocks(net):
             watch = _watch_multihead if isinstance(block, nn.MultiheadAttention) else _watch_qkv
-            for handle in watch(block, visit):
+            for handle in (*watch(block, visit), block.register_forward_hook(_detached)):
                 handles.enter_context(handle)
         yield
 
 
-@contextmanager
-def attention_detached(net: nn.Module) -> Iterator[None]:
-    """Let no gradient pass through the attention blocks in the body."""
-
-    def cut(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return (output[0].detach(), *output[1:]) if isinstance(output, tuple) else output.detach()
-
-    with ExitStack() as handles:
-        for block in _blocks(net):
-            handles.enter_context(block.register_forward_hook(cut))
-        yield
-
-
+@torch.no_grad()
 def weights(queries: Tensor, keys: Tensor) -> Tensor:
     """Return softmax(Q K^T), (B, heads, N, N), rows summing to 1; at least in float32."""
     return (queries @ keys.transpose(2, 3)).to(torch.promote_types(queries.dtype, torch.float32)).softmax(3)

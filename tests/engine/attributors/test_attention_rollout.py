@@ -307,3 +307,36 @@ def test_a_network_without_a_class_token_is_refused():
 def test_bad_settings(arguments, name):
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         AttentionRollout(**arguments)
+
+
+class Biased(type(TinyViT().blocks[0].attn)):
+    """Adds a bias for each pair of positions, as relative position biases do."""
+
+    def forward(self, x):
+        count, tokens, width = x.shape
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = torch.eye(tokens, dtype=x.dtype)
+        attended = (q @ k.transpose(2, 3) * self.scale + bias).softmax(3) @ v
+        return self.proj(attended.transpose(1, 2).reshape(count, tokens, width))
+
+
+class Pooled(TinyViT):
+    """Its head reads all tokens."""
+
+    def forward(self, x):
+        tokens = []
+        with self.blocks[-1].register_forward_hook(lambda module, args, output: tokens.append(output)):
+            super().forward(x)
+        return self.head(tokens[0].mean(1))
+
+
+def test_attention_with_a_bias_of_its_own_is_refused():
+    net = TinyViT()
+    net.blocks[1].attn.__class__ = Biased
+    with pytest.raises(ValueError, match=r"net: expected attention blocks that compute softmax\(Q K\^T\) V, got .*bias"):
+        AttentionRollout()(Classifier(net), cases.images())
+
+
+def test_a_head_that_pools_the_patches_is_refused():
+    with pytest.raises(ValueError, match="net: expected a class token that reads the image through attention"):
+        AttentionRollout()(Classifier(Pooled()), cases.images())
