@@ -130,7 +130,8 @@ MISTAKES = {
         r"error: perturbation\.attributor: expected an option of robustsigma.Sigma \(.*alpha, .*\), got 'alfa'$",
     ),
     "a network without its publisher": (
-        ["fit", *FIT, *TINY, "--model.net=robustsigma.models.network", "--model.net.name=resnet18"],
+        ["fit", *FIT, *TINY, "--model.net=robustsigma.models.network", "--model.net.name=resnet18",
+         "--model.net.channels=3", "--model.net.classes=5"],  # fmt: skip
         "architecture.name: expected .* got 'resnet18'; torchvision:resnet18 is one$",
     ),
     "a misspelt class in another": (
