@@ -72,14 +72,14 @@ def classes_stand_alone() -> Iterator[None]:
 
     def replace_classes(self: Namespace, value: Any, key: str | None = None, only_unset: bool = False) -> Namespace:
         if isinstance(value, Namespace) and not only_unset:
-            parts = {f"{key}.{name}" if key else name: part for name, part in value.items(branches=True)}
-            for name, part in {key: value, **parts}.items():
+            parts = ((f"{key}.{name}" if key else name, part) for name, part in value.items(branches=True))
+            for name, part in [(key or "", value), *parts]:
                 if name and typehints.is_subclass_spec(part):
                     self.pop(name)
         return update(self, value, key, only_unset)
 
     def keep_nothing(*_: Any) -> None:
-        """Leave what nothing is kept of; jsonargparse would look into the arguments of a class that has none."""
+        """Do nothing: no argument of the class below is left, and jsonargparse fails where the new class takes none."""
 
     with (
         patch.object(typehints, "adapt_typehints", adapt_alone),

@@ -164,7 +164,9 @@ def test_an_option_of_a_class_changes_one_argument_of_the_class_below():
     found = evaluation("--conditions.sigma.init_args.sigma.alpha=0.2").conditions
     assert found["sigma"] == SigmaSample(dataclasses.replace(walk, alpha=0.2))
     assert list(found) == list(evaluation().conditions)
-    named = evaluation("--conditions.pgd=FGSM", "--conditions.pgd.eps=0.2", "--conditions.pgd.random_start=true")
+    named = evaluation("--conditions.pgd.eps=0.1", "--conditions.pgd=FGSM", "--conditions.pgd.random_start=true",
+                       "--config=training: {epochs: 3}", "--conditions.pgd.eps=0.2", "--training.lr=0.5")  # fmt: skip
+    assert (named.training.epochs, named.training.lr) == (3, 0.5)
     assert named.conditions["pgd"] == FGSM(0.2, random_start=True)
 
 
@@ -228,7 +230,8 @@ def test_explain_and_augment_take_a_class_as_it_is(module, monkeypatch, tmp_path
             alpha=0.01, beta=0.1, objective="logit", max_steps=200, paths=3
         )
     else:
-        assert parse("--perturbation.init_args.sigma.paths=3").sigma.paths == 3
+        found = parse("--perturbation.init_args.sigma.paths=3")
+        assert found == SigmaSample(dataclasses.replace(SigmaSample().sigma, paths=3))
 
 
 INIT = {"IntegratedGradients": "{steps: 7}", "FGSM": "{eps: 0.3}"}
