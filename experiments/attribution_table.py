@@ -61,10 +61,11 @@ def caption(results: dict[str, Any]) -> str:
     threads, processes = text.count(run["hardware"]["threads"], "thread"), run["hardware"].get("processes", 1)
     shared = f"{processes} processes of {threads}" if processes > 1 else threads
     return (
-        f"{dataset['name']}, {dataset['images']} test images that the network gets right{few}, accuracy "
+        f"{dataset['name']}, {dataset['images']} test images that the network classifies correctly{few}, accuracy "
         f"{text.percent(accuracy['mean'])} % of {accuracy['n']}, one network, {text.duration(run['seconds'])} on "
         f"{run['hardware']['device']} with {shared}, torch {run['versions']['torch']}. "
-        "Bold: ahead of the second, its paired 95 % interval leaves zero out. \u2248: random maps are not beaten."
+        "Bold: significantly ahead of the second (the paired 95 % interval excludes zero). "
+        "\u2248: not significantly better than random maps."
     )
 
 

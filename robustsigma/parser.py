@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Generic, NamedTuple, TypeVar
+from unittest.mock import patch
 
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_loader
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import _typehints as typehints  # there is no public way to say what a class keeps
 
 from robustsigma import trust
 from robustsigma.engine.validation import choice, fail
@@ -52,11 +54,47 @@ def _size(value: Any, known: dict[int, int]) -> int:
 set_loader(_MODE, _bounded, (yaml.YAMLError,))
 
 
+@contextmanager
+def classes_stand_alone() -> Iterator[None]:
+    """Within this context, a class that a file or an option names inherits no argument from the settings below it.
+
+    jsonargparse keeps every argument of the class below that the new class accepts too. An option or an entry without
+    a class (`--conditions.fgsm.init_args.eps 0.1`) still changes one argument of the class below it.
+    """
+    adapt, update = typehints.adapt_typehints, Namespace.update
+
+    def adapt_alone(val: Any, typehint: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(val, typehints.NestedArg):
+            names_class = val.key == "class_path"
+        else:
+            names_class = isinstance(val, str) or typehints.is_subclass_spec(val)
+        return adapt(val, typehint, *args, **{**kwargs, "prev_val": None} if names_class else kwargs)
+
+    def replace_classes(self: Namespace, value: Any, key: str | None = None, only_unset: bool = False) -> Namespace:
+        if isinstance(value, Namespace) and not only_unset:
+            parts = ((f"{key}.{name}" if key else name, part) for name, part in value.items(branches=True))
+            for name, part in [(key or "", value), *parts]:
+                if name and typehints.is_subclass_spec(part):
+                    self.pop(name)
+        return update(self, value, key, only_unset)
+
+    def keep_nothing(*_: Any) -> None:
+        """Do nothing: no argument of the class below is left, and jsonargparse fails where the new class takes none."""
+
+    with (
+        patch.object(typehints, "adapt_typehints", adapt_alone),
+        patch.object(typehints.ActionTypeHint, "discard_init_args_on_class_path_change", keep_nothing),
+        patch.object(Namespace, "update", replace_classes),
+    ):
+        yield
+
+
 class _Parser(ArgumentParser):
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse a command line and the files that it names, which must be text."""
         try:
-            return super().parse_args(*args, **kwargs)
+            with classes_stand_alone():
+                return super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
             raise fail("config", "a file of UTF-8 text", error) from error
         except ArgumentError as error:

@@ -31,7 +31,7 @@ def run(verb: str, arguments: list[str]) -> None:
     parser = new_parser("robustsigma explain", _DESCRIPTION)
     parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
     images.add_model(parser)
-    parser.add_argument("--method", type=Attributor, default=_METHOD, help="class of a method, such as Sigma")
+    parser.add_argument("--method", type=Attributor, default=_METHOD, help="class of a method, with its own defaults")
     parser.add_argument(
         "--target", type=str, default=None, help="class name or index; the predicted class if not given"
     )

@@ -17,6 +17,7 @@ from robustsigma.data import RobustDataModule
 from robustsigma.engine.validation import fail
 from robustsigma.files import remove_leftovers
 from robustsigma.mistyped import mistyped
+from robustsigma.parser import classes_stand_alone
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
 
 _LAST = "last"
@@ -32,7 +33,8 @@ class _CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, and name the known classes where one was misspelt."""
         try:
-            super().parse_arguments(parser, args)
+            with classes_stand_alone():
+                super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise mistyped(self._subcommand_parsers[args[0]], error) from error
 

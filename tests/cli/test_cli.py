@@ -64,6 +64,7 @@ def _tree(out):
     }
 
 
+NETWORK = ["=robustsigma.models.network", ".name=resnet18", ".channels=3", ".classes=5"]
 FIT = ["--config", f"{CONFIGS}/fit/base.yaml", "--config", f"{CONFIGS}/fit/baggage.yaml"]
 IMAGE, MODEL = "{made}/images/a/scan.png", "--model={made}/model.safetensors"
 MISTAKES = {
@@ -130,7 +131,7 @@ MISTAKES = {
         r"error: perturbation\.attributor: expected an option of robustsigma.Sigma \(.*alpha, .*\), got 'alfa'$",
     ),
     "a network without its publisher": (
-        ["fit", *FIT, *TINY, "--model.net=robustsigma.models.network", "--model.net.name=resnet18"],
+        ["fit", *FIT, *TINY, *(f"--model.net{part}" for part in NETWORK)],
         "architecture.name: expected .* got 'resnet18'; torchvision:resnet18 is one$",
     ),
     "a misspelt class in another": (
