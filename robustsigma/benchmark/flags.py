@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from robustsigma.benchmark.table import Column, Table
+from robustsigma.engine.checks import Flag
 from robustsigma.engine.metrics.interval import FEW_IMAGES
 from robustsigma.report import text
 
@@ -28,8 +29,13 @@ def cell_flags(table: Table, method: str, column: Column) -> list[dict[str, str]
     return flags
 
 
-def run_flags(tables: Mapping[str, Table]) -> list[dict[str, str]]:
-    """Return the flags of the whole run, those of a method with its name, and with the model's where there are more."""
+def run_flags(tables: Mapping[str, Table], networks: Mapping[str, Sequence[Flag]] | None = None) -> list[dict[str, str]]:
+    """Return the flags of the whole run, those of a method with its name, and with the model's where there are more.
+
+    Args:
+        tables: what was measured, by model.
+        networks: what `check_classifier` found, by model.
+    """
     flags = []
     images = [len(arrays["note/converged"]) for table in tables.values() for arrays in table.arrays.values()]
     if images and max(images) < FEW_IMAGES:
@@ -38,6 +44,7 @@ def run_flags(tables: Mapping[str, Table]) -> list[dict[str, str]]:
         flags.append(_flag("few_images_in_all", message))
     for model, table in tables.items():
         of = f" of model {model}" if len(tables) > 1 else ""
+        flags += [_flag(found.code, f"Model {model}: {found.message}") for found in (networks or {}).get(model, [])]
         for column in table.columns:
             if column.ranks and not table.telling(column):
                 message = f"tells no method{of} from random maps here: it ranks nothing"

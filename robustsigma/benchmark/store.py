@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from robustsigma.benchmark.images import Judged
 from robustsigma.benchmark.judge import Arrays
+from robustsigma.engine.checks import Flag
 from robustsigma.files import claim, read_arrays, read_json, write_atomically
 
 _JUDGED = "judged.json"
@@ -62,6 +65,18 @@ class Store:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_atomically(self.place(model, method, batch), buffer.getvalue())
+
+    def write_network(self, model: str, flags: Sequence[Flag]) -> None:
+        """Keep what speaks against believing what is measured on a model."""
+        write_atomically(self._network(model), json.dumps([dataclasses.asdict(flag) for flag in flags]).encode())
+
+    def read_network(self, model: str) -> list[Flag] | None:
+        """Return what speaks against believing what is measured on a model, or None where nobody looked."""
+        path = self._network(model)
+        return [Flag(**entry) for entry in read_json(path)] if path.is_file() else None
+
+    def _network(self, model: str) -> Path:
+        return self.folder / "parts" / model / "network.json"
 
     def leave_out(self, model: str, method: str, reason: str) -> None:
         """Keep why a method cannot explain a model."""

@@ -29,8 +29,9 @@ def cell_flags(matrix: Matrix, regime: Regime, column: Column) -> list[Flag]:
     checks: list[Callable[[Matrix, Regime, Column], Iterator[Flag]]] = [_unconverged]
     if column.reading != "none":
         checks.append(_label_leak)
+    checks.append(_network)
     if column.reading == ADAPTIVE:
-        checks += [_network, _overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve]
+        checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve]
     return [flag for check in checks for flag in check(matrix, regime, column)]
 
 
@@ -56,12 +57,19 @@ def _label_leak(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag
 
 
 def _network(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    """What `inspect_classifier` saw; dead gradients do not concern an attack that takes none, such as SIGMA's walk."""
+    """What `inspect_classifier` saw.
+
+    Random and batch-dependent outputs concern every column, what is wrong with gradients concerns attacks that use
+    them: not SIGMA's walk.
+    """
     found = soundness(matrix, regime.id)
     for flag in found.flags if found else []:
-        if flag.code != "zero_gradient":
+        if flag.code in ("random_outputs", "batch_dependent") or (
+            flag.code == "probabilities" and column.reading == ADAPTIVE
+        ):
             yield _flag(flag.code, flag.message)
-        elif uses_gradients(column.perturbation):  # the share is in a table: one footnote serves all
+        elif flag.code == "zero_gradient" and column.reading == ADAPTIVE and uses_gradients(column.perturbation):
+            # The share is in a table: one footnote serves all.
             message = "More than a tenth of the loss gradients are zero or not finite: masking is likely."
             yield _flag(flag.code, message)
 
@@ -76,6 +84,7 @@ def soundness(matrix: Matrix, regime: str) -> Soundness | None:
         any(one.probabilities for one in found),
         any(one.random_outputs for one in found),
         sum(one.dead for one in found),
+        any(one.batch_dependent for one in found),
     )
 
 

@@ -117,6 +117,7 @@ def networks(matrix: Matrix) -> list[dict[str, Any]]:
                     "dead": found.dead / found.images,
                     "random_outputs": found.random_outputs,
                     "probabilities": found.probabilities,
+                    "batch_dependent": found.batch_dependent,
                 }
             )
     return entries

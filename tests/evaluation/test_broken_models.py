@@ -62,14 +62,15 @@ def test_a_plain_model_has_no_flag(tmp_path):
         ("Thresholded", "zero_gradient", GRADIENT, "loss gradients are zero or not finite"),
         ("Saturated", "zero_gradient", GRADIENT, "loss gradients are zero or not finite"),
         ("Shattered", "masked", GRADIENT, "A search without gradients finds more errors"),
-        ("Randomised", "random_outputs", EVERY, "Two equal calls give different logits"),
+        ("Randomised", "random_outputs", ("clean", "noise", *EVERY), "Two equal passes give different logits"),
+        ("BatchStatistics", "batch_dependent", ("clean", "noise", *EVERY), "depend on the other images of its batch"),
         ("Probabilities", "probabilities", EVERY, "returns probabilities, not logits"),
     ],
 )
 def test_a_broken_model_is_flagged_for_its_own_reason(tmp_path, model, code, concerned, reason):
     _, codes, page = _run(model, tmp_path)
     assert {name for name, found in codes.items() if code in found} == set(concerned)
-    others = {"zero_gradient", "random_outputs", "probabilities"} - {code}
+    others = {"zero_gradient", "random_outputs", "probabilities", "batch_dependent"} - {code}
     assert not any(found & others for found in codes.values())
     assert f"<b>{code}</b>" in page
     assert reason in page
