@@ -145,18 +145,3 @@ def logits(values: Tensor) -> None:
     """
     if are_probabilities(values) and bool(((values > 0) & (values < 1)).any()):
         raise fail("net", "logits", "probabilities (non-negative rows that sum to 1): leave its softmax out")
-
-
-def seed(value: Any, x: Tensor) -> Tensor:
-    """Return per-image seeds as int64 (B,); an int gives every image the same seed.
-
-    With an int, what an image gets does not depend on its neighbours or its place in the batch.
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        if not -(2**63) <= value < 2**63:
-            raise fail("seed", "an int of 64 bits", repr(value))
-        return torch.full((len(x),), value, dtype=torch.int64, device=x.device)
-    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (len(x),):
-        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise fail("seed", f"an int or an int64 tensor ({len(x)},)", got)
-    return value.to(x.device)
