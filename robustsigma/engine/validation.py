@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,16 @@ def mapping(name: str, value: Any) -> None:
     """Raise unless `value` is a mapping from texts."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise fail(name, "a mapping from names", repr(value)[:80])
+
+
+def distinct(name: str, values: Iterable[str]) -> None:
+    """Raise where two names differ only in case, blanks and underscores: they may be one file, or look alike."""
+    seen: dict[str, str] = {}
+    for value in values:
+        key = value.casefold().replace(" ", "_")
+        if key in seen:
+            raise fail(name, "names that differ in more than case, blanks and underscores", f"{seen[key]!r}, {value!r}")
+        seen[key] = value
 
 
 def instance(name: str, value: Any, kind: type) -> None:
