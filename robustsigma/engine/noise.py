@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-import numbers
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,7 +86,7 @@ def seeds(seed: int | Tensor, images: Tensor) -> Tensor:
     """
     if isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.shape == (len(images),):
         return seed.to(images.device)
-    if isinstance(seed, numbers.Integral) and not isinstance(seed, bool):
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
         value = int(seed)
         if not -(2**63) <= value < 2**63:
             raise fail("seed", "an int of 64 bits", repr(seed))
