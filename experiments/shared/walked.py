@@ -67,7 +67,7 @@ def walk(classifier: Classifier, method: Attributor, image: Tensor, target: int,
         of: score whose gradients the method takes, "prob" or "log_prob".
     """
     with _gradients(classifier, of) as kept:
-        result = method(classifier, image[None], target, seed=seed)
+        result = method(classifier, image[None], target, seed=torch.tensor([seed], device=image.device))
     if not kept:  # the path ended where it started
         empty = image.new_zeros(0)
         return Walked(result, image.new_zeros(0, *image.shape), empty, image.new_zeros(0, *image.shape))

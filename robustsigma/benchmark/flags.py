@@ -29,7 +29,9 @@ def cell_flags(table: Table, method: str, column: Column) -> list[dict[str, str]
     return flags
 
 
-def run_flags(tables: Mapping[str, Table], networks: Mapping[str, Sequence[Flag]] | None = None) -> list[dict[str, str]]:
+def run_flags(
+    tables: Mapping[str, Table], networks: Mapping[str, Sequence[Flag]] | None = None
+) -> list[dict[str, str]]:
     """Return the flags of the whole run, those of a method with its name, and with the model's where there are more.
 
     Args:

@@ -24,7 +24,6 @@ from robustsigma.engine.metrics import (
     share_interval,
 )
 from robustsigma.engine.metrics.bookkeeping import ResultMetric
-from robustsigma.engine.metrics.insertion_deletion import area
 from robustsigma.engine.metrics.pic import aggregate
 from robustsigma.evaluation.settings import describe
 
@@ -162,26 +161,32 @@ def _curves(tables: dict[str, Table]) -> list[dict[str, Any]]:
             for method, arrays in table.arrays.items():
                 if f"curve/{name}" not in arrays:
                     continue
-                line = _line(name, arrays[f"curve/{name}"])
+                grid, axes = arrays[f"grid/{name}"], tuple(arrays[f"axes/{name}"].tolist())
+                line = _line(name, grid, arrays[f"curve/{name}"])
                 if line is not None:
                     lines.append({"model": model, "method": method, **line})
-                grid, axes = arrays[f"grid/{name}"], tuple(arrays[f"axes/{name}"].tolist())
         if lines:
             x = grid[_thinned(len(grid))].tolist()
             found.append({"id": name, "title": title, "x": x, "x_title": axes[0], "y_title": axes[1], "lines": lines})
     return found
 
 
-def _line(name: str, curves: Floats) -> dict[str, Any] | None:
-    """Return the mean curve (of PIC the median, as PAIR takes it) with its band, over images that have all of it."""
+def _line(name: str, grid: Floats, curves: Floats) -> dict[str, Any] | None:
+    """Return the mean curve (of PIC the median, as PAIR takes it) with its band, over images that have all of it.
+
+    `auc` is its mean height over the grid: the area, where the grid goes from 0 to 1.
+    """
     whole = curves[np.isfinite(curves).all(axis=1)].astype(np.float64)
     if not len(whole):
         return None
     median = name in ("sic", "aic")
     kept = whole[:, _thinned(whole.shape[1])]
     centre, low, high = mean_band(kept, median=median)
-    tensor = torch.from_numpy(whole)
-    auc = aggregate(tensor)[1] if median else float(area(tensor).mean())
+    if median:
+        auc = aggregate(torch.from_numpy(whole))[1]
+    else:
+        mean = whole.mean(0)
+        auc = float(np.trapezoid(mean, grid) / (grid[-1] - grid[0]) if len(grid) > 1 else mean[0])
     return {
         "mean": centre.tolist(),
         "low": low.tolist(),

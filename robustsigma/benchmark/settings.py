@@ -89,6 +89,8 @@ class Benchmark:
         validation.integer("checked", self.checked, 0)
         validation.integer("seed", self.seed, 0)
         object.__setattr__(self, "methods", _with_controls(self.methods))
+        validation.distinct("models", self.models)
+        validation.distinct("methods", self.methods)
 
     @property
     def checked_batches(self) -> int:

@@ -88,14 +88,14 @@ def _entry(
 
 
 def _unique(paths: list[Path]) -> dict[Path, str]:
-    """Return a file name for each path: its own, with a number where two are alike."""
+    """Return a file name for each path: its own, with a number where two are alike, also but for case."""
     taken: set[str] = set()
     names = {}
     for path in paths:
         name, count = path.stem, 1
-        while name in taken:
+        while name.casefold() in taken:
             count += 1
             name = f"{path.stem}-{count}"
-        taken.add(name)
+        taken.add(name.casefold())
         names[path] = name
     return names

@@ -14,16 +14,18 @@ import math
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustsigma.engine.validation import choice
+from robustsigma.engine.validation import choice, fail
 
 Noise = Literal["bernoulli", "gaussian", "uniform", "perlin"]
 NOISES: tuple[Noise, ...] = ("bernoulli", "gaussian", "uniform", "perlin")
 
 _MASK64 = (1 << 64) - 1
+_HASHED_AT_ONCE = 2**20  # pixel values; more leave a CPU's cache
 _PIECES = {8: torch.uint8, 16: torch.int16, 32: torch.int32}
 
 
@@ -68,6 +70,51 @@ def image_seeds(run_seed: int, stage: str, condition: str, epoch: int, indices: 
     """Return a seed per image, int64 (B,), from the run's seed, the stage, the condition, the epoch and its index."""
     start = torch.full_like(indices, run_seed, dtype=torch.int64)
     return fold(start, stage, condition, epoch, indices)
+
+
+def seeds(seed: int | Tensor, images: Tensor) -> Tensor:
+    """Return per-image seeds, int64 (B,), as every method of the engine takes them.
+
+    Args:
+        seed: a tensor of per-image seeds, which is returned as it is; or one int. An int is combined with a hash of
+            each image's own pixels: the images of a batch draw independently, and an image draws the same in any batch,
+            order, process or run. Equal images draw the same.
+        images: float (B, C, H, W).
+
+    Raises:
+        ValueError: neither an int of 64 bits nor an int64 tensor (B,).
+    """
+    if isinstance(seed, Tensor) and seed.dtype == torch.int64 and seed.shape == (len(images),):
+        return seed.to(images.device)
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        value = int(seed)
+        if not -(2**63) <= value < 2**63:
+            raise fail("seed", "an int of 64 bits", repr(seed))
+        return fold(torch.full((len(images),), value, device=images.device), *images.shape[1:], pixel_hash(images))
+    got = f"{seed.dtype} {tuple(seed.shape)}" if isinstance(seed, Tensor) else repr(seed)
+    raise fail("seed", f"an int or an int64 tensor ({len(images)},)", got)
+
+
+def pixel_hash(images: Tensor) -> Tensor:
+    """Return a hash of each image's pixels rounded to single precision, int64 (B,).
+
+    It is the same in every floating dtype that holds the pixels exactly, on every device and with any strides; 0 and
+    -0 are equal. Pairs of pixels are 64-bit words, which are summed with an odd weight for each place (multilinear
+    hashing, Lemire and Kaser, 2014): the images' shape must be told apart elsewhere.
+
+    Args:
+        images: float (B, C, H, W).
+    """
+    count = images[0].numel()
+    weights = _words(torch.zeros(1, dtype=torch.int64, device=images.device), -(-count // 2))[0] | 1
+    hashes = []
+    for part in images.detach().split(max(1, _HASHED_AT_ONCE // count)):
+        flat = part.float().contiguous().flatten(1) + 0.0  # makes -0 0
+        pairs = F.pad(flat, (0, count % 2)).view(torch.int64)
+        # Numbers such as 0 and 1 differ in high bits only, which a product would never bring down.
+        pairs ^= pairs >> 41
+        hashes.append(pairs.mul_(weights).sum(1))
+    return torch.cat(hashes)
 
 
 def _words(keys: Tensor, count: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,16 @@ def mapping(name: str, value: Any) -> None:
     """Raise unless `value` is a mapping from texts."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise fail(name, "a mapping from names", repr(value)[:80])
+
+
+def distinct(name: str, values: Iterable[str]) -> None:
+    """Raise where two names differ only in case, blanks and underscores: they may be one file, or look alike."""
+    seen: dict[str, str] = {}
+    for value in values:
+        key = value.casefold().replace(" ", "_")
+        if key in seen:
+            raise fail(name, "names that differ in more than case, blanks and underscores", f"{seen[key]!r}, {value!r}")
+        seen[key] = value
 
 
 def instance(name: str, value: Any, kind: type) -> None:
@@ -155,18 +165,3 @@ def logits(values: Tensor) -> None:
     """
     if are_probabilities(values) and bool(((values > 0) & (values < 1)).any()):
         raise fail("net", "logits", "probabilities (non-negative rows that sum to 1): leave its softmax out")
-
-
-def seed(value: Any, x: Tensor) -> Tensor:
-    """Return per-image seeds as int64 (B,); an int gives every image the same seed.
-
-    With an int, what an image gets does not depend on its neighbours or its place in the batch.
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        if not -(2**63) <= value < 2**63:
-            raise fail("seed", "an int of 64 bits", repr(value))
-        return torch.full((len(x),), value, dtype=torch.int64, device=x.device)
-    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (len(x),):
-        got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise fail("seed", f"an int or an int64 tensor ({len(x)},)", got)
-    return value.to(x.device)

@@ -211,6 +211,7 @@ class Run:
         assert s.mean is not None
         assert s.std is not None
         model = LitClassifier(net, mean=s.mean, std=s.std, optimizer=optimizer)
+        model.classifier.checked = True  # the report flags what speaks against the network
         if self.store.has_model(seed, regime):
             self.store.load_weights(seed, regime, model.classifier.net)
         return model

@@ -196,6 +196,10 @@ class Evaluation:
         for name in (*self.conditions, *self.retraining.retrain, *self.retraining.on_the_fly):
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise validation.fail("name of a condition or regime", "letters, digits, - and _", repr(name))
+        retraining = self.retraining
+        for place, names in (("conditions", self.conditions), ("retraining.retrain", retraining.retrain),
+                             ("retraining.on_the_fly", retraining.on_the_fly)):  # fmt: skip
+            validation.distinct(place, names)
         if not any(isinstance(condition, Identity) for condition in self.conditions.values()):
             raise validation.fail("conditions", "an Identity among them, beside which the others are read", "none")
         if not self.training.epochs and not self.architecture.trained:

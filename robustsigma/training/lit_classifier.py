@@ -170,7 +170,7 @@ class LitClassifier(pl.LightningModule):
 
     def _log_mean(self, name: str, value: Tensor, size: int, *, prog_bar: bool = True) -> None:
         """Log the mean over the images of an epoch, of all processes."""
-        key = name.replace(".", "_")
+        key = name.replace("_", "__").replace(".", "_d")  # a module's name has no dot, and no two names have one key
         if key not in self.means:
             self.means[key] = EpochMean().to(self.device)
         mean = self.means[key]

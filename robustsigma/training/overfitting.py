@@ -55,11 +55,12 @@ class OverfittingMonitor(pl.Callback):
     when the accuracy under the probe is more than `drop` below its best so far, or has lost three quarters of a best
     that was never so high (and more than the chance of drawing the images explains), and the accuracy under the
     training perturbation has fallen less than half as much from its own best. It logs `monitor_probe_acc` and
-    `monitor_attack_acc`; `checks` holds every look.
+    `monitor_attack_acc`; `checks` holds every look. Where the data module has a `Ramp`, both are measured as
+    strong as the ramp makes the training in the epoch of the look.
 
     Args:
-        probe: the attack that tells; None is PGD of 10 steps with the ball of the first FGSM, NFGSM or PGD in the data
-            module's `train_perturbation`.
+        probe: the attack that tells, which no ramp changes; None is PGD of 10 steps with the ball of the first FGSM,
+            NFGSM or PGD in the data module's `train_perturbation`.
         action: on a trip. "warn" warns, once for each fall. "stop" warns and ends the training. "fall_back" warns,
             puts back the weights and the optimiser's state of the last look that was sound (the learning rate goes
             on as scheduled), and trains on with PGD of the probe's steps (10 for another probe) in the place of each
@@ -108,8 +109,8 @@ class OverfittingMonitor(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the fixed batch."""
         data = _data(trainer)
-        self._probe(data)
         self._original = _perturbation(data)
+        self._probe(self._original)
         if self.action == "fall_back":
             safer(self._original, _PROBE_STEPS)  # a training without FGSM has nothing to fall back to
         dataset = data.split(self.split)
@@ -152,17 +153,20 @@ class OverfittingMonitor(pl.Callback):
         self.checks = [Check(**check) for check in state_dict["checks"]]
         self.fell_back = state_dict["fell_back"]
 
-    def _probe(self, data: RobustDataModule) -> Perturbation:
+    def _probe(self, attack: Perturbation) -> Perturbation:
         if self.probe is not None:
             return self.probe
-        probe = probe_for(_perturbation(data))
+        probe = probe_for(attack)
         if probe is None:
             raise validation.fail("probe", "a Perturbation, as training has no FGSM or PGD to take eps from", "None")
         return probe
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = _data(trainer)
-        under = {"probe": self._probe(data), "attack": _perturbation(data)}
+        attack = _perturbation(data)
+        if data.ramp is not None:
+            attack = data.ramp.at(attack, trainer.current_epoch)
+        under = {"probe": self._probe(attack), "attack": attack}
         found = {name: self._accuracy(name, attack, data.seed, pl_module) for name, attack in under.items()}
         # Every process sees the same images; one decides, so that rounding cannot make them part ways.
         found = trainer.strategy.broadcast(found)
@@ -224,7 +228,7 @@ class OverfittingMonitor(pl.Callback):
         self._replace(data)
 
     def _replace(self, data: RobustDataModule) -> None:
-        probe = self._probe(data)
+        probe = self._probe(_perturbation(data))
         steps = probe.steps if isinstance(probe, PGD) else _PROBE_STEPS
         data.train_perturbation = safer(_perturbation(data), steps)
 

@@ -392,6 +392,9 @@ def test_shown_images_are_of_different_classes():
         ({"split": "all"}, "split: expected"),
         ({"methods": {"../x": Gradient()}}, "name among methods"),
         ({"models": {"a/b": "c"}}, "name among models"),
+        ({"methods": {"my IG": Gradient(), "my_ig": Gradient()}}, "methods: expected names that differ"),
+        ({"methods": {"Random": IntegratedGradients()}}, "methods: expected names .*'Random', 'random'"),
+        ({"models": {"a": "c", "A": "d"}}, "models: expected names .* got 'a', 'A'"),
         ({"methods": {"random": IntegratedGradients()}}, "methods: expected RandomAttribution"),
     ],
 )

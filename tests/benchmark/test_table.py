@@ -118,10 +118,19 @@ def test_a_map_that_stays_without_weights_has_not_changed():
     [("sic", "median", 0.1), ("aic", "median", 0.1), ("insertion", "mean", 1 / 3), ("deletion", "mean", 1 / 3)],
 )
 def test_curves_of_pic_are_medians_and_others_means(name, centre, middle):
-    line = _line(name, np.array([[0, 0.0, 1], [0, 0.1, 1], [0, 0.9, 1]]))
+    line = _line(name, np.array([0, 0.5, 1]), np.array([[0, 0.0, 1], [0, 0.1, 1], [0, 0.9, 1]]))
     assert line["centre"] == centre
     assert line["mean"] == pytest.approx([0, middle, 1])
     assert line["auc"] == pytest.approx((middle + 0.5) / 2)
+
+
+def test_the_area_under_a_curve_is_that_over_its_own_grid():
+    """Shares of pixels with a short last step, and Sensitivity-N's shares, which are not evenly spaced."""
+    short = _line("deletion", np.array([0, 0.4, 0.8, 1]), np.array([[1, 1, 0.0, 0.0]]))
+    assert short["auc"] == pytest.approx(0.4 + 0.2)
+    uneven = _line("sensitivity_n", np.array([0.1, 0.2, 0.9]), np.array([[1.0, 0.0, 0.0]]))
+    assert uneven["auc"] == pytest.approx(0.05 / 0.8)
+    assert _line("sensitivity_n", np.array([0.1]), np.array([[0.3], [0.5]]))["auc"] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(("images", "flagged"), [(8, True), (29, True), (30, False)])

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from robustsigma.cli import main
+from robustsigma.cli.explain import _unique
 from robustsigma.data import Baggage
 from robustsigma.evaluation import Evaluation, preset
 from robustsigma.evaluation.parsing import PRESETS
@@ -420,3 +421,10 @@ def test_a_full_disk_says_that_what_is_finished_is_kept(error, told, capsys, mon
     assert told in said
     assert "What is finished is kept: run the command again to go on" in said
     assert len(said.splitlines()) == 1
+
+
+def test_heatmaps_of_images_with_one_name_are_several_files_on_every_disk():
+    paths = [Path("a/cat.png"), Path("b/Cat.jpg"), Path("c/cat-2.png"), Path("d/dog.png")]
+    names = [name.lower() for name in _unique(paths).values()]
+    assert len(set(names)) == 4
+    assert names[0] == "cat"

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
 from robustsigma import Corruption, Perturbation
-from robustsigma.engine import attributors, perturbations
+from robustsigma.engine import attributors, noise, perturbations
 
 PUBLIC = [
     cls
@@ -118,9 +118,9 @@ def test_seeds(perturbation, request):
 
 
 @every
-def test_an_int_seed_is_every_images_seed(perturbation):
+def test_an_int_seed_is_combined_with_each_images_pixels(perturbation):
     clf, x, y, _ = problem()
-    assert torch.equal(perturbation(clf, x, y, seed=7), perturbation(clf, x, y, seed=torch.full((len(x),), 7)))
+    assert torch.equal(perturbation(clf, x, y, seed=7), perturbation(clf, x, y, seed=noise.seeds(7, x)))
     assert torch.equal(perturbation(clf, x, 1, seed=7), perturbation(clf, x, torch.full((len(x),), 1), seed=7))
 
 

@@ -219,7 +219,9 @@ def test_a_classifier_that_is_built_in_inference_mode_is_usable():
 def test_weights_made_in_inference_mode_are_refused():
     with torch.inference_mode():
         net = copy.deepcopy(Net(usual))
-    with pytest.raises(ValueError, match="net: expected weights that can take part in gradients, got .*inference mode"):
+    with pytest.raises(
+        ValueError, match=r"net: expected weights that can take part in gradients, got .*inference mode"
+    ):
         Classifier(net)
 
 
@@ -396,7 +398,9 @@ def test_a_network_that_should_not_be_believed_is_named_once(name, method, count
         method(classifier, images[:count], labels[:count], seed=0)
 
 
-@pytest.mark.parametrize("make", [lambda: Net(usual), lambda: Net(usual).train(), lambda: Tower(torch.float32, torch.float64)])
+@pytest.mark.parametrize(
+    "make", [lambda: Net(usual), lambda: Net(usual).train(), lambda: Tower(torch.float32, torch.half)]
+)
 def test_a_sound_network_is_not_warned_of(make):
     images, labels = given()
     Gradient()(Classifier(make()), images, labels % 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import cases
+import numpy as np
 import pytest
 import torch
 
@@ -234,6 +236,63 @@ def test_image_seeds_depend_on_every_argument():
     ]
     assert len(torch.cat([base, *others]).unique()) == 500
     assert torch.equal(noise.image_seeds(0, "fit", "fgsm", 0, indices[[7, 3]]), base[[7, 3]])
+
+
+def test_an_int_seed_is_combined_with_the_pixels_in_any_batch_order_dtype_and_memory(monkeypatch):
+    images = torch.rand(6, 3, 5, 7, generator=cases.generator(0)).bfloat16().float()  # an odd number of pixels
+    images[0, 0] = 0
+    wanted = noise.seeds(1, images)
+    assert len({*wanted.tolist(), *noise.seeds(2, images).tolist()}) == 12
+    assert wanted.dtype == torch.int64
+    for dtype in (torch.float64, torch.bfloat16):
+        assert torch.equal(noise.seeds(1, images.to(dtype)), wanted)
+    assert torch.equal(noise.seeds(1, images.to(memory_format=torch.channels_last)), wanted)
+    assert torch.equal(noise.seeds(1, images.mT.contiguous().mT), wanted)
+    assert torch.equal(noise.seeds(1, images.repeat(1, 1, 1, 2)[..., :7]), wanted)
+    assert torch.equal(noise.seeds(1, images.where(images > 0, -0.0)), wanted)
+    assert torch.equal(noise.seeds(np.int64(1), images.flip(0)).flip(0), wanted)
+    assert torch.equal(torch.cat([noise.seeds(1, image[None]) for image in images]), wanted)
+    monkeypatch.setattr(noise, "_HASHED_AT_ONCE", 2 * images[0].numel())
+    assert torch.equal(noise.seeds(1, images), wanted)
+    assert torch.equal(noise.seeds(wanted, images), wanted)
+
+
+def test_the_bits_of_an_int_seed_stay():
+    """A stored run with an int seed can be repeated by every later version."""
+    images = torch.arange(90).reshape(2, 3, 3, 5) / 89
+    assert noise.seeds(7, images).tolist() == [-8323350067408486793, 5450628874483596531]
+
+
+def test_hashes_tell_apart_pixels_places_and_shapes():
+    black = torch.zeros(1, 1, 4, 6)
+    drawings = ((torch.arange(2**14)[:, None] >> torch.arange(24)) & 1).float().reshape(-1, 1, 4, 6)
+    assert len(noise.seeds(0, drawings).unique()) == len(drawings)
+    pixels, orders = torch.rand(24, generator=cases.generator(0)), torch.rand(500, 24, generator=cases.generator(1))
+    shuffled = pixels[orders.argsort(1)]
+    assert len(noise.seeds(0, shuffled.reshape(-1, 1, 4, 6)).unique()) == 500
+    shapes = [(1, 4, 6), (1, 6, 4), (4, 1, 6), (1, 1, 24), (1, 4, 5), (1, 1, 1)]
+    assert len({noise.seeds(0, torch.zeros(1, *shape)).item() for shape in shapes}) == len(shapes)
+    assert not torch.equal(noise.seeds(0, black), noise.seeds(1, black))
+
+
+@pytest.mark.parametrize("start", ["black", "random"])
+def test_one_level_of_one_pixel_flips_half_of_the_bits(start):
+    image = torch.zeros(3, 8, 8) if start == "black" else torch.rand(3, 8, 8, generator=cases.generator(1))
+    others = image.repeat(192, 1, 1, 1)
+    others.flatten(1).diagonal().add_(1 / 255)
+    changed = noise.seeds(0, others) ^ noise.seeds(0, image[None])
+    flipped = (changed[:, None] >> torch.arange(64)) & 1
+    assert flipped.double().mean() == pytest.approx(0.5, abs=0.02)
+    assert flipped.double().mean(0).sub(0.5).abs().max() < 0.2
+
+
+@pytest.mark.gpu
+def test_hashes_are_the_same_on_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        images = torch.rand(20, 3, 65, 63, generator=cases.generator(0), dtype=torch.float64).to(dtype)
+        assert torch.equal(noise.seeds(3, images.cuda()).cpu(), noise.seeds(3, images))
 
 
 def test_fold_leaves_its_arguments():

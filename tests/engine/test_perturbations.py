@@ -297,6 +297,23 @@ def test_mixture_has_its_shares():
         assert abs(got - share) < 5 * (share * (1 - share) / count) ** 0.5
 
 
+def test_an_int_seed_draws_for_each_image():
+    """The shares of a mixture hold within a batch, and no two images have the same noise."""
+    clf, x = cases.classifier(cases.linear()), cases.images(32)
+    mixture = Mixture({GaussianNoise(0.1): 0.25, FGSM(0.02): 0.25})
+    sizes = []
+    for seed in range(20):
+        parts = [rows for rows, _ in mixture.assigned(noise.seeds(seed, x))]
+        sizes.append([len(rows) for rows in parts])
+        moved = chosen(x, mixture(clf, x, 0, seed=seed)) > 0
+        assert torch.equal(moved.nonzero()[:, 0], torch.cat(parts).sort().values)
+    counts = torch.tensor(sizes).double()
+    assert counts.amin() >= 1  # fewer than once in a thousand seeds by chance
+    assert (counts.mean(0) / 32 - 0.25).abs().max() < 0.05
+    moved = (GaussianNoise(0.01)(clf, x, 0, seed=1) - x).flatten(1)
+    assert moved.corrcoef().fill_diagonal_(0).abs().max() < 0.35
+
+
 def test_mixture_draws_for_each_image_by_its_seed():
     clf, x, seed = cases.classifier(), cases.images(50), cases.seeds(50)
     mixture = Mixture({FGSM(0.01): 0.4, FGSM(0.05): 0.4})

@@ -16,6 +16,7 @@ pytest.importorskip("jinja2")
 
 GRADIENT = ("fgsm/adaptive", "pgd/adaptive")
 EVERY = (*GRADIENT, "sigma/adaptive")
+PLAIN = ("clean", "noise", "fgsm/transfer", "pgd/transfer", "sigma/transfer")
 WALK = SigmaSample(Sigma(objective="logit", alpha=0.3, beta=0.3, epsilon=0.2, paths=1, max_steps=100))
 
 
@@ -62,8 +63,8 @@ def test_a_plain_model_has_no_flag(tmp_path):
         ("Thresholded", "zero_gradient", GRADIENT, "loss gradients are zero or not finite"),
         ("Saturated", "zero_gradient", GRADIENT, "loss gradients are zero or not finite"),
         ("Shattered", "masked", GRADIENT, "A search without gradients finds more errors"),
-        ("Randomised", "random_outputs", ("clean", "noise", *EVERY), "Two equal passes give different logits"),
-        ("BatchStatistics", "batch_dependent", ("clean", "noise", *EVERY), "depend on the other images of its batch"),
+        ("Randomised", "random_outputs", (*PLAIN, *EVERY), "Two equal passes give different logits"),
+        ("BatchStatistics", "batch_dependent", (*PLAIN, *EVERY), "depend on the other images of its batch"),
         ("Probabilities", "probabilities", EVERY, "returns probabilities, not logits"),
     ],
 )

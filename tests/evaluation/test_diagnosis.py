@@ -51,7 +51,8 @@ def test_a_sound_diagnosis_flags_nothing():
     ("soundness", "code", "concerned"),
     [
         (Soundness(100, True, False, 0), "probabilities", EVERY),
-        (Soundness(100, False, True, 0), "random_outputs", EVERY),
+        (Soundness(100, False, True, 0), "random_outputs", COLUMNS),
+        (Soundness(100, False, False, 0, True), "batch_dependent", COLUMNS),
         (Soundness(100, False, False, 11), "zero_gradient", GRADIENT),
     ],
 )

@@ -402,6 +402,14 @@ def test_a_seed_can_be_added(done, tmp_path, calls):
         ),
         (lambda: replace(SETTINGS, conditions={"": Identity()}), "name of a condition or regime"),
         (lambda: replace(SETTINGS, retraining=Retraining(retrain={"a/b": FGSM(0.1)})), "name of a condition or regime"),
+        (
+            lambda: replace(SETTINGS, conditions={"fgsm": FGSM(0.1), "clean": Identity(), "FGSM": FGSM(0.2)}),
+            "conditions",
+        ),
+        (
+            lambda: replace(SETTINGS, retraining=Retraining(on_the_fly={"A": FGSM(0.1), "a": FGSM(0.2)})),
+            r"retraining\.on_the_fly",
+        ),
         (lambda: replace(SETTINGS, test_images=0), "test_images"),
         (lambda: replace(SETTINGS, eval_batch_size=0), "eval_batch_size"),
         (lambda: replace(SETTINGS, num_workers=-1), "num_workers"),

@@ -73,7 +73,7 @@ class Engine:
         net = cases.Classifier(judged.Colours().to(self.dtype), **self.options).to(self.device)
         subject = judged.Subject(net, images, labels, masks=masks, seed=torch.arange(4, device=self.device) + 100)
         walk = Sigma(alpha=0.05, beta=0.1, epsilon=0.05, objective="logit", paths=2, max_steps=6)
-        return dict(metric(subject, walk(net, images, labels, seed=3)).values)
+        return dict(metric(subject, walk(net, images, labels, seed=torch.full_like(labels, 3))).values)
 
 
 METHODS = {

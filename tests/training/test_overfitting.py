@@ -8,6 +8,7 @@ from torch import nn
 
 from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, Share, SigmaSample
 from robustsigma.data import ArrayDataset, Baggage, RobustDataModule
+from robustsigma.data.ramp import Ramp
 from robustsigma.training import CatastrophicOverfitting, LitClassifier, OverfittingMonitor
 from robustsigma.training.overfitting import Check, probe_for, safer
 
@@ -54,9 +55,10 @@ class Overfit(pl.Callback):
             getattr(pl_module.classifier.net, self.name).data.fill_(self.value)
 
 
-def _fit(tmp_path, monitor, *others, epochs=5, perturbation=ATTACK, checkpoint=None, rate=0.0):
+def _fit(tmp_path, monitor, *others, epochs=5, perturbation=ATTACK, checkpoint=None, rate=0.0, ramp=None):
     model = LitClassifier(Wave(), optimizer=lambda p: torch.optim.SGD(p, lr=rate, momentum=0.9))
-    data = Grey(Baggage(size=16, train=1, val=1, test=1), train_perturbation=perturbation, batch_size=4)
+    source = Baggage(size=16, train=1, val=1, test=1)
+    data = Grey(source, train_perturbation=perturbation, batch_size=4, ramp=ramp)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0, callbacks=[*others, monitor], default_root_dir=tmp_path,
@@ -113,6 +115,27 @@ def test_it_stops(tmp_path):
         _, _, trainer = _fit(tmp_path, monitor, Overfit(1))
     assert trainer.current_epoch == 2
     assert trainer.global_step == 4
+
+
+class Watched(OverfittingMonitor):
+    """Keeps the attacks that are measured, by epoch."""
+
+    def _accuracy(self, name, attack, seed, pl_module):
+        self.under = [*getattr(self, "under", []), (name, attack)]
+        return super()._accuracy(name, attack, seed, pl_module)
+
+
+def test_it_measures_as_strong_as_the_ramp_makes_the_training(tmp_path):
+    monitor, given = Watched(images=8), Watched(PGD(0.05), images=8)
+    for each in (monitor, given):
+        _fit(tmp_path, each, epochs=4, perturbation=FGSM(0.06), ramp=Ramp(eps=3))
+    sizes = [0.02, 0.04, 0.06, 0.06]
+    assert [attack.eps for name, attack in monitor.under if name == "attack"] == pytest.approx(sizes)
+    assert [attack.eps for name, attack in monitor.under if name == "probe"] == pytest.approx(sizes)
+    assert [attack.eps for name, attack in given.under if name == "probe"] == [0.05] * 4
+    mixed = Watched(images=8)
+    _fit(tmp_path, mixed, epochs=2, perturbation=Mixture({ATTACK: 0.8}), ramp=Ramp(share=2))
+    assert [attack.parts[0].share for name, attack in mixed.under if name == "attack"] == pytest.approx([0.4, 0.8])
 
 
 def test_it_falls_back_to_the_sound_weights_and_trains_on_with_pgd(tmp_path):

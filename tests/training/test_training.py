@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from robustsigma import FGSM, GaussianNoise, Mixture, Sigma, SigmaSample
+from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Sigma, SigmaSample
 from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.data.source import Batch
 from robustsigma.engine.perturbations import Perturbed
@@ -99,6 +99,16 @@ def test_training_accuracy_is_of_the_images_that_count(monkeypatch):
         batch = Batch(x, model(x).argmax(1), torch.arange(4), repeated=torch.arange(4) == 3)
         model.training_step(batch, 0)
     assert logged["train_acc"] == (1, 3)
+
+
+def test_conditions_whose_names_differ_in_a_dot_are_logged_apart(tmp_path):
+    model, data, trainer = _fit(tmp_path, [], epochs=15, optimizer=lambda p: torch.optim.AdamW(p, lr=0.01))
+    x, y, classifier = *data.dataset.split("test").batch(range(10)), model.classifier.eval()
+    data.conditions = {"fgsm_0_3": Identity(), "fgsm_0.3": FGSM(0.3), "fgsm_0__3": FGSM(0.3), "fgsm_0_d3": Identity()}
+    found = {key: value for part in trainer.test(model, data, verbose=False) for key, value in part.items()}
+    alone = {name: classifier(p(classifier, x, y, seed=0)).argmax(1) == y for name, p in data.conditions.items()}
+    assert found == pytest.approx({f"test_{name}_acc": float(right.float().mean()) for name, right in alone.items()})
+    assert len(set(found.values())) == 2
 
 
 def test_the_exported_file_is_the_model(tmp_path):

@@ -56,7 +56,8 @@ class AGI(Attributor):
         classes: how many false classes, drawn for each image by its seed (all where there are fewer); or the classes
             themselves, of which an image's own target is left out.
         score: what is attributed, p_target.
-        average: "mean" or "sum" over classes; None is the mean, and the authors' sum with their variant.
+        average: "mean" or "sum" over classes, of values, drop and stderr; None is the mean, and the authors' sum with
+            their variant.
         variant: "authors" reproduces the code: its steps, the ascent of p itself, and with a number for `classes` its
             fixed grid range(0, K - 1, K // number).
     """

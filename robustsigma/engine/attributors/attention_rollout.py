@@ -78,7 +78,7 @@ class AttentionRollout(Attributor):
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
-        """Return the rollout: one more forward and a backward pass that checks the network, in the classifier's chunks."""
+        """Return the rollout: one more forward pass, and a backward pass that checks the network."""
         named: list[Any] = [getattr(module, "num_prefix_tokens", None) for module in classifier.net.modules()]
         prefix = next((count for count in named if count is not None), 1)
         validation.integer("net.num_prefix_tokens", prefix, 1)

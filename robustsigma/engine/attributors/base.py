@@ -9,7 +9,7 @@ from typing import Literal, final, get_args
 import torch
 from torch import Tensor
 
-from robustsigma.engine import validation
+from robustsigma.engine import noise, validation
 from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier
 
@@ -107,7 +107,8 @@ class Attributor(ABC):
             classifier: the model to explain; left as it was, also on an error.
             images: float (B, C, H, W) in [0, 1]; half precision is promoted to float32.
             target: class of each image, an int or (B,); None takes the predicted class, recorded in the result.
-            seed: an int for every image, or int64 (B,). Images with equal seeds share their random patterns.
+            seed: an int, which is combined with each image's own pixels, or int64 (B,), a seed for each image; see
+                `robustsigma.engine.noise.seeds`. Images with equal seeds of their own share their random patterns.
 
         Raises:
             ValueError: an argument outside what is stated here.
@@ -116,15 +117,14 @@ class Attributor(ABC):
             UserWarning: once for a network whose attributions should not be believed; see `inspect_classifier`.
         """
         validation.images(images, classifier.bounds)
-        seeds = validation.seed(seed, images)
         chosen = None if target is None else validation.target(target, images)
         with classifier.frozen():
             x = classifier.admit(images)
+            seeds = noise.seeds(seed, x).clone()
             logits = classifier.logits(x)
             if not torch.isfinite(logits).all():
                 raise validation.not_finite("logits", self)
             chosen = logits.argmax(1) if chosen is None else chosen.clone()
-            seeds = seeds.clone()
             validation.target_range(validation.extent(chosen), logits.shape[1])
             warn_once(classifier, x, chosen)
             result = self.attribute(classifier, x, chosen, logits, seeds)

@@ -125,7 +125,9 @@ class GuidedWalk:
             self.curve[rows, step] = self._scores(seen, rows).to(self.curve.dtype)
 
     def attribution(self, converged: Tensor, *, shared: int = 0, total: bool = False) -> Attribution:
-        """Return the mean, or the `total`, over used paths; the batch spent `shared` forward passes beside the walk.
+        """Return the mean, or the `total`, over used paths, in values, drop and standard error alike.
+
+        The batch spent `shared` forward passes beside the walk.
 
         They are counted once, spread over its images; each image's own first pass is counted for it.
         """
@@ -139,7 +141,8 @@ class GuidedWalk:
         fall = self.start[:, None] - curve.gather(2, steps[..., None])[..., 0]
         maps = values.abs().sum(2)
         off = torch.where(self.used[..., None, None], maps - (maps.sum(1) / count.reshape(-1, 1, 1))[:, None], 0)
-        stderr = (off.square().sum(1) / ((count - 1).clamp(min=1) * count).reshape(-1, 1, 1)).sqrt()
+        of_mean = (off.square().sum(1) / ((count - 1).clamp(min=1) * count).reshape(-1, 1, 1)).sqrt()
+        stderr = of_mean * (count / divisor).to(of_mean.dtype).reshape(-1, 1, 1)
         return Attribution(
             values=values.sum(1) / divisor.reshape(_PER_IMAGE),
             target=self.targets,

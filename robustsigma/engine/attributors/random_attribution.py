@@ -14,7 +14,7 @@ from robustsigma.engine.classifier import Classifier, pick
 
 @dataclass(frozen=True)
 class RandomAttribution(Attributor):
-    """Independent standard normal values from the image's seed, whatever image, target and network are.
+    """Independent standard normal values from the image's seed alone, whatever target and network are.
 
     A measure that does not rank it below a method has not shown that the method says anything.
     """

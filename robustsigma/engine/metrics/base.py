@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar, final
 import torch
 from torch import Tensor
 
-from robustsigma.engine import validation
+from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors import Attribution
 from robustsigma.engine.attributors.base import REDUCTIONS, Reduction, reduce_channels
 from robustsigma.engine.classifier import Classifier
@@ -132,7 +132,8 @@ class Subject:
         target: class of each image, an int or (B,); None takes the predicted class.
         masks: bool (B, H, W) or numbers in [0, 1], the object that decides the class (1) and the rest (0); None where
             nobody marked it.
-        seed: an int for every image, or int64 (B,), of everything that metrics draw.
+        seed: of everything that metrics draw: an int, which is combined with each image's own pixels, or int64 (B,), a
+            seed for each image; see `robustsigma.engine.noise.seeds`.
 
     Attributes:
         images: (B, C, H, W), a copy in at least single precision.
@@ -155,15 +156,14 @@ class Subject:
         seed: int | Tensor = 0,
     ) -> None:
         validation.images(images, classifier.bounds)
-        seeds = validation.seed(seed, images)
         chosen = None if target is None else validation.target(target, images)
         self.classifier = classifier
         self.masks = None if masks is None else _checked_masks(masks, images)
         with classifier.frozen():
             self.images = classifier.admit(images)
+            self.seeds = noise.seeds(seed, self.images).clone()
             self.logits = classifier.logits(self.images)
             self.target = self.logits.argmax(1) if chosen is None else chosen.clone()
-            self.seeds = seeds.clone()
             validation.target_range(validation.extent(self.target), self.logits.shape[1])
         if not torch.isfinite(self.logits).all():
             raise validation.not_finite("logits", "the images of a Subject")

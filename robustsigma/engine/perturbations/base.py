@@ -63,7 +63,8 @@ class Perturbation(ABC):
             classifier: the network to perturb against.
             x: float (B, C, H, W) in [0, 1]; half precision is computed in float32 and rounded at the end.
             y: labels, an int or (B,).
-            seed: an int for every image, or int64 (B,).
+            seed: an int, which is combined with each image's own pixels, or int64 (B,), a seed for each image; see
+                `robustsigma.engine.noise.seeds`.
 
         Raises:
             ValueError: an argument outside what is stated here.
@@ -72,9 +73,10 @@ class Perturbation(ABC):
             UserWarning: once for a network whose attacks should not be believed; see `inspect_classifier`.
         """
         validation.images(x, classifier.bounds)
-        labels, seeds = validation.target(y, x, "y"), validation.seed(seed, x)
+        labels = validation.target(y, x, "y")
         with classifier.frozen():
-            clean, labels, seeds = classifier.admit(x), labels.clone(), seeds.clone()
+            clean, labels = classifier.admit(x), labels.clone()
+            seeds = noise.seeds(seed, clean).clone()
             classifier.check_target(labels, clean, "y")
             if self.depends_on_model:
                 warn_once(classifier, clean, labels)

@@ -21,19 +21,24 @@ from robustsigma.engine.perturbations.global_rng import key_of, lent
 
 @dataclass(frozen=True, init=False)
 class TorchAttack(Perturbation):
-    """An attack of the package torchattacks, by the name of its class and its arguments, as torchattacks runs it.
+    """An attack of the package torchattacks, by the name of its class and its arguments.
 
     Its draws come from the global generators, seeded by the images' seeds and given back afterwards: equal batches
     with equal seeds give equal results, but an image's result depends on the rest of its batch (`batch_dependent`).
     Computed in single precision. Needs the extra: pip install 'robustsigma[attacks]'.
 
-    Many defaults of torchattacks are far weaker than the papers': AutoAttack runs APGD and FAB for 10 steps, where
-    Croce and Hein (2020) take 100; `{"steps": 100}`, which only this adapter knows, sets them. SPSA takes 1 step.
+    "AutoAttack" takes 100 steps of APGD and FAB and 9 target classes, as Croce and Hein (2020) do; torchattacks by
+    itself takes 10 steps, and every other class as a target. `steps`, which only this adapter knows, and `n_classes`,
+    one more than the targets, change that. It still differs from the reference code (fra31/auto-attack): Square's
+    schedule of square sizes is compressed into its 5000 queries (the reference's is of 10,000, of which it runs the
+    first half), the default `eps` is 8/255, and it needs at least 4 classes. "APGDT" and "FAB" take 9 targets as well.
+    All else are torchattacks' own defaults, many of which are far weaker than the papers': 10 steps of "APGD" alone,
+    1 step of "SPSA".
 
     Args:
         name: the class, such as "AutoAttack", "APGD", "Square", "SPSA", "CW".
-        arguments: of the class, but for the model. `n_classes` is filled in from the logits and `seed` from the
-            images' seeds, unless given.
+        arguments: of the class, but for the model. `n_classes` is filled in, 10 or the classes of the network if those
+            are fewer, and `seed` from the images' seeds, unless given.
         eps: radius in pixel units of [0, 1]. An attack that takes a radius is given this one. One that takes none
             (CW, DeepFool, …) is cut: an image that it moved farther stays as it was. None leaves both to `arguments`.
         norm: what `eps` is measured in, "linf" or "l2" (torchattacks' "Linf" and "L2" are the same), also by an attack

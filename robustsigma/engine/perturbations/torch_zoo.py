@@ -19,6 +19,7 @@ SPELLINGS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}  # theirs and ours
 _WRAPPERS = ("LGV", "MultiAttack")  # take other attacks or a loader, which no YAML file can hold
 _L2 = ("CW", "DeepFool", "EADEN", "PGDL2", "PGDRSL2")
 _COLOUR = ("PIFGSM", "PIFGSMPP", "TIFGSM")  # their kernels have three channels
+_TARGETS, _STEPS = 9, 100  # of AutoAttack as Croce and Hein (2020) run it
 _CLASSES = {"APGDT": 4, "JSMA": 10}  # a ratio of the four highest logits; a target of (label + 1) modulo 10
 
 
@@ -132,6 +133,8 @@ def check_arguments(name: str, arguments: Mapping[str, Any], eps: float | None) 
 
 def check_problem(name: str, arguments: Mapping[str, Any], channels: int, classes: int) -> None:
     """Raise ValueError where torchattacks' attack cannot work on such images or so few classes."""
+    asked = arguments.get("n_classes", 2)
+    validation.integer("n_classes", asked, 2, classes)
     if name in _COLOUR and channels != 3:
         raise validation.fail("images", f"3 channels for {name}", channels)
     wanted = _CLASSES.get(name, 2)
@@ -153,16 +156,19 @@ def build(
     seed: int,
     norm: Norm | None = None,
 ) -> Any:
-    """Return the attack on a victim, with the number of classes, the seed, the radius and its norm filled in."""
+    """Return the attack on a victim, with the number of targets, the seed, the radius and its norm filled in.
+
+    torchattacks takes `n_classes` - 1 targets, those of the next highest logits, and needs the number for nothing else.
+    """
     accepted, given = _accepted(name), dict(arguments)
     own = _radius_name(name)
     if eps is not None and own is not None:
         given[own] = eps
     theirs = next((spelling for spelling, ours in SPELLINGS.items() if ours == norm), None)
-    for key, value in (("n_classes", classes), ("seed", seed), ("norm", theirs)):
+    for key, value in (("n_classes", min(classes, _TARGETS + 1)), ("seed", seed), ("norm", theirs)):
         if key in accepted and value is not None:
             given.setdefault(key, value)
-    steps = given.pop("steps", None) if name == "AutoAttack" else None
+    steps = given.pop("steps", _STEPS) if name == "AutoAttack" else None
     try:
         attack = getattr(_library(), name)(victim, **given)
     except (TypeError, ValueError, AttributeError) as error:

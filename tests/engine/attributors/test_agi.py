@@ -62,6 +62,10 @@ def test_standard_error_over_classes():
     clf, x = clf64(), cases.images(3, dtype=torch.float64)
     maps = torch.stack([AGI(classes=(false,), steps=4)(clf, x, 0).heatmap() for false in (1, 2)])
     torch.testing.assert_close(AGI(classes=(1, 2), steps=4)(clf, x, 0).stderr, maps.std(0) / 2**0.5)
+    total = AGI(classes=(1, 2), steps=4, average="sum")(clf, x, 0)
+    torch.testing.assert_close(total.stderr, maps.std(0) * 2**0.5)  # of a sum of two
+    left = AGI(classes=(0, 1, 2), steps=4, average="sum")(clf, x, 0)  # the target itself is no path
+    torch.testing.assert_close(left.stderr, total.stderr)
 
 
 def test_a_path_ends_where_its_class_is_predicted():

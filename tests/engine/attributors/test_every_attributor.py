@@ -41,6 +41,7 @@ from robustsigma import (
     IntegratedGradients,
     LeftIntegratedGradients,
 )
+from robustsigma.engine import noise
 
 CLASSES = cases.CLASSES
 ROWS = [(kind, place) for kind in every_kind() for place in range(len(entry_of(kind).settings))]
@@ -179,11 +180,12 @@ def _lost(result):
 def test_completeness(kind, place):
     clf, x = cases.classifier(cases.mlp().double()), cases.images(dtype=torch.float64)
     method, traits = setting(kind, place), entry_of(kind).traits
-    result = method(clf, x)
+    seeds = torch.zeros(len(x), dtype=torch.int64)  # that do not draw AGI's coarsest paths
+    result = method(clf, x, seed=seeds)
     assert result.drop.abs().max() > 0.05  # else there is nothing to be complete about
     assert _lost(result) <= traits.gap
     if traits.finer is not None:
-        assert _lost(replace(method, **traits.finer)(clf, x)) <= _lost(result) / 2
+        assert _lost(replace(method, **traits.finer)(clf, x, seed=seeds)) <= _lost(result) / 2
 
 
 @rows(having=lambda traits: traits.linear_gap is not None)
@@ -343,13 +345,28 @@ def test_seeds(kind, place, net):
     clf, x, method = classifier(network(net)), cases.images(), setting(kind, place)
     first = method(clf, x, seed=5)
     same(method(clf, x, seed=5), first)
-    same(method(clf, x, seed=torch.full((4,), 5)), first)
+    same(method(clf, x, seed=noise.seeds(5, x)), first)
     others = [method(clf, x, seed=seed).values for seed in (6, 7, 8)]  # a choice among two classes may repeat
     traits = traits_of(method)
     draws = traits.draws if isinstance(traits.draws, bool) else place in traits.draws
     assert method.stochastic == draws
     expected = draws and (net != "linear" or traits.linear_draws)
     assert any(not torch.equal(values, first.values) for values in others) == expected
+
+
+@rows(having=lambda traits: traits.draws is True)
+def test_an_int_seed_gives_an_image_the_same_draws_in_any_batch(kind, place):
+    clf, x, method = (
+        classifier(network(smooth_net(kind)).double()),
+        cases.images(dtype=torch.float64),
+        setting(kind, place),
+    )
+    whole = method(clf, x, cases.labels(), seed=5)
+    for row in (0, 3):
+        alone = method(clf, x[row : row + 1], cases.labels()[row : row + 1], seed=5)
+        assert torch.allclose(alone.values[0], whole.values[row], rtol=1e-7, atol=1e-9)
+    shared = method(clf, x, cases.labels(), seed=torch.full((4,), 5))
+    assert not torch.allclose(shared.values, whole.values)
 
 
 def test_the_global_generators_do_not_matter():

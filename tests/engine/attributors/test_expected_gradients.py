@@ -109,9 +109,9 @@ def test_references_by_function_and_by_default():
         given.append((images.shape, seeds.tolist()))
         return REFERENCES
 
-    by_function = ExpectedGradients(4, function)(clf, x, seed=7)
-    assert given == [(x.shape, [7] * 4)]
-    assert torch.equal(by_function.values, ExpectedGradients(4, REFERENCES)(clf, x, seed=7).values)
+    by_function = ExpectedGradients(4, function)(clf, x, seed=cases.seeds())
+    assert given == [(x.shape, cases.seeds().tolist())]
+    assert torch.equal(by_function.values, ExpectedGradients(4, REFERENCES)(clf, x, seed=cases.seeds()).values)
     stand_ins = ExpectedGradients(64)(clf, x, seed=cases.seeds())
     assert (stand_ins.forwards == 1 + 64 + 32 // 4).all()
     alone = ExpectedGradients(64)(clf, x[1:2], seed=cases.seeds()[1:2])
@@ -122,7 +122,8 @@ def test_references_by_function_and_by_default():
 def test_passes(references, scored):
     """A reference is scored once, however many images drew it; images of one seed draw the same."""
     counter = cases.PassCounter(cases.mlp())
-    result = ExpectedGradients(8, cases.images(references, seed=1))(cases.classifier(counter), cases.images())
+    method, seeds = ExpectedGradients(8, cases.images(references, seed=1)), torch.full((4,), 0)
+    result = method(cases.classifier(counter), cases.images(), seed=seeds)
     assert counter.forwards == result.forwards.sum() == 4 * (1 + 8) + scored
     assert counter.backwards == result.backwards.sum() == 4 * 8
 

@@ -127,11 +127,12 @@ def test_a_baseline_function_takes_seeds_or_not(function):
 
 
 def test_random_baselines_differ_between_draws_and_seeds():
-    result = IntegratedGradients(2, baseline=["gaussian", "gaussian"])(cases.classifier(), cases.images(), seed=1)
+    seeds = torch.tensor([1, 1, 2, 3])
+    result = IntegratedGradients(2, baseline=["gaussian", "gaussian"])(cases.classifier(), cases.images(), seed=seeds)
     first, second = result.endpoints.unbind(1)
     assert not torch.equal(first, second)
     assert torch.equal(first[0], first[1])  # images with equal seeds share their noise
-    other = IntegratedGradients(2, baseline="gaussian")(cases.classifier(), cases.images(), seed=2)
+    other = IntegratedGradients(2, baseline="gaussian")(cases.classifier(), cases.images(), seed=seeds + 1)
     assert not torch.equal(first, other.endpoint)
 
 

@@ -215,7 +215,9 @@ def test_a_stuck_path_is_given_up():
 def test_objectives_where_p_rounds_to_1():
     """p tells no difference between probes, log p a tiny one; the logit, which has no ceiling, leads down."""
     x, clf = cases.images(3), cases.classifier(cases.linear(gain=60.0))
-    still, tiny, moved = (Sigma(0.5, 0.1, paths=1, max_steps=120, objective=o)(clf, x) for o in SCORES[::-1])
+    still, tiny, moved = (
+        Sigma(0.5, 0.1, paths=1, max_steps=120, objective=o)(clf, x, seed=torch.zeros(3).long()) for o in SCORES[::-1]
+    )
     assert (still.confidence[:, 0, 0] == 1).all()
     assert (still.endpoint - x).abs().max() < 1e-6
     assert (still.steps == 100).all()  # given up

@@ -11,7 +11,6 @@ from recorded import problem
 
 from robustsigma import Classifier
 from robustsigma.engine.metrics import InsertionDeletion, Skip, Subject
-from robustsigma.engine.metrics.insertion_deletion import area
 from robustsigma.engine.metrics.ranking import pearson, ranks, spearman, tied_share
 from robustsigma.engine.metrics.substrates import _window, substrate
 
@@ -102,8 +101,13 @@ def test_passes_are_those_of_the_formula():
 
 
 def test_a_step_that_does_not_divide_the_image_ends_with_the_whole_of_it():
+    """The area is that under the curve as it is drawn, whose last piece is shorter than the others."""
     subject = judged.subject(2)
     found = InsertionDeletion(step=100)(subject, subject.masks)
+    for name in ("insertion", "deletion"):
+        y = found.curves[name].y
+        by_hand = (100 * (y[:, 0] + y[:, 1]) + 100 * (y[:, 1] + y[:, 2]) + 56 * (y[:, 2] + y[:, 3])) / 2 / 256
+        torch.testing.assert_close(found.values[name], by_hand)
     assert found.curves["insertion"].x.tolist() == [0, 100 / 256, 200 / 256, 1]
     with subject.classifier.frozen():
         full = subject.classifier.score(subject.images, subject.target).double()
@@ -141,11 +145,6 @@ def test_correlations_are_scipys():
         assert spearman(a, b)[row].item() == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
         assert pearson(a.flatten(1), b.flatten(1))[row].item() == pytest.approx(pearsonr(x, y).statistic, abs=1e-12)
     assert spearman(torch.full((1, 3, 3), 0.1), a[:1, :3, :3]).isnan().all()
-
-
-def test_area_is_rises():
-    curve = torch.tensor([[0.0, 1, 3]], dtype=torch.float64)
-    assert area(curve).item() == (4 - 0 - 1.5) / 2
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_the_adapter_changes_nothing(net):
 
 
 def test_targets_of_the_package_are_filled_in():
-    """The number of classes and the seed come from the problem, AutoAttack's steps reach its parts."""
+    """The number of targets and the seed come from the problem, AutoAttack's steps reach its parts."""
     victim = torch_zoo.Victim(None, torch.device("cpu"))
     assert torch_zoo.build("APGDT", victim, {}, None, classes=7, seed=3).n_target_classes == 6
     assert torch_zoo.build("Square", victim, {}, None, classes=7, seed=3).seed == 3
@@ -125,6 +125,24 @@ def test_targets_of_the_package_are_filled_in():
     assert [getattr(part, "steps", None) for part in parts] == [100, 100, 100, None]
     assert [part.eps for part in parts] == [0.1] * 4
     assert [part.seed for part in parts] == [3] * 4
+
+
+@pytest.mark.parametrize(("classes", "targets"), [(5, 4), (10, 9), (1000, 9)])
+def test_autoattack_takes_nine_targets_and_a_hundred_steps_unless_told_otherwise(classes, targets):
+    victim = torch_zoo.Victim(None, torch.device("cpu"))
+
+    def parts(**arguments):
+        built = torch_zoo.build("AutoAttack", victim, arguments, None, classes=classes, seed=0)
+        return built._autoattack.attacks
+
+    ce, apgdt, fab, _ = parts()
+    assert (ce.steps, apgdt.steps, fab.steps) == (100, 100, 100)
+    assert (apgdt.n_target_classes, fab.n_target_classes) == (targets, targets)
+    _, apgdt, fab, _ = parts(steps=7, n_classes=4)
+    assert (apgdt.steps, fab.steps, apgdt.n_target_classes, fab.n_target_classes) == (7, 7, 3, 3)
+    assert {part.steps for part in parts(version="rand")} == {100}
+    alone = torch_zoo.build("APGDT", victim, {}, None, classes=classes, seed=0)
+    assert alone.n_target_classes == targets
 
 
 def test_autoattack_breaks_what_its_first_part_breaks():
@@ -275,6 +293,7 @@ def test_bad_settings(make, message):
         (TorchAttack("APGDT"), 3, 3, "net: expected at least 4 classes"),
         (TorchAttack("APGD", {"loss": "dlr"}), 2, 3, "net: expected at least 3 classes"),
         (TorchAttack("AutoAttack", {"version": "rand"}), 2, 3, "net: expected at least 3 classes"),
+        (TorchAttack("APGDT", n_classes=6), 5, 3, "n_classes: expected an integer from 2 to 5, got 6"),
         (TorchAttack("JSMA"), 5, 3, "net: expected at least 10 classes"),
         (TorchAttack("TIFGSM"), 5, 1, "images: expected 3 channels for TIFGSM, got 1"),
     ],
