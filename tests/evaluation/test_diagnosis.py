@@ -282,7 +282,7 @@ def test_the_search_finds_what_a_corner_of_the_ball_holds():
     noise = (x + 0.1 * torch.randn(x.shape, generator=cases.generator(0)).sign()).clamp(0, 1)
     assert (margin(many) < margin(noise)).all()
     assert (margin(many) > margin(best) - 0.2 * (margin(x) - margin(best)).abs()).all()
-    alone = SquareSearch(0.1, 150)(clf, x[2:3], y[2:3], seed=torch.tensor([0]))
+    alone = SquareSearch(0.1, 150)(clf, x[2:3], y[2:3], seed=0)
     torch.testing.assert_close(alone[0], many[2])  # no image depends on its batch
 
 
