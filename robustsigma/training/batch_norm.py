@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -94,16 +94,9 @@ def _batch_norm(
     return F.batch_norm(values, mean, var, weight, bias, training, momentum, eps)
 
 
-def logits_of(classifier: Classifier, images: Tensor, auxiliary: AuxiliaryNorms | None = None) -> Tensor:
-    """Return logits (B, K) of one pass in training mode, in which BatchNorm takes a single image as well.
-
-    Args:
-        classifier: in training mode.
-        images: (B, C, H, W).
-        auxiliary: the BatchNorm layers to pass, or None for the classifier's own.
-    """
-    with SingleValues() if len(images) == 1 else nullcontext():
-        return classifier(images) if auxiliary is None else auxiliary(classifier, images)
+def single_values(images: Tensor) -> AbstractContextManager[Any]:
+    """Return what a pass in training mode runs under, so that it may be one of a single image."""
+    return SingleValues() if len(images) == 1 else nullcontext()
 
 
 def apart(
@@ -123,7 +116,9 @@ def apart(
         rows = (changed == kind).nonzero()[:, 0]
         if len(rows):
             order.append(rows)
-            parts.append(logits_of(classifier, images[rows], auxiliary if kind else None))
+            part = images[rows]
+            with single_values(part):
+                parts.append(auxiliary(classifier, part) if auxiliary and kind else classifier(part))
     logits = torch.cat(parts)[torch.cat(order).argsort()]
     if whole and auxiliary is not None and len(parts) == 1:
         logits = logits + 0 * sum(p.sum() for p in (*classifier.parameters(), *auxiliary.parameters()))

@@ -23,7 +23,7 @@ from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.saved import rebuilt
 from robustsigma.models.weights import common_name, first_infinite, unwrapped
-from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart, logits_of
+from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart, single_values
 from robustsigma.training.checkpoint_io import AtomicCheckpointIO
 from robustsigma.training.epoch_mean import EpochMean
 from robustsigma.training.sample_labels import SampleLabels
@@ -188,8 +188,11 @@ class LitClassifier(pl.LightningModule):
         """Refuse what would wait forever: processes whose batches are of different kinds make different passes.
 
         Raises:
-            ValueError: clean and perturbed images apart, with statistics shared by processes.
+            ValueError: clean and perturbed images apart, with statistics shared by processes; a network on the meta
+                device.
         """
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise fail("net", "weights with numbers", "the meta device: call to_empty and load weights first")
         shared = any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
         if shared and self.batch_norm != "joint":
             raise fail("batch_norm", "'joint' with the Trainer's sync_batchnorm", repr(self.batch_norm))
@@ -201,7 +204,8 @@ class LitClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss."""
         if self.batch_norm == "joint":
-            logits = logits_of(self.classifier, batch.images)
+            with single_values(batch.images):
+                logits = self(batch.images)
         else:
             several = self.trainer.world_size > 1
             logits = apart(self.classifier, batch.images, batch.changed, self.auxiliary, whole=several)

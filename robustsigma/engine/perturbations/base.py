@@ -12,6 +12,7 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Norm
+from robustsigma.engine.serialization import safe_in_checkpoints
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,10 @@ class Perturbed:
 
 class Perturbation(ABC):
     """A perturbation with its hyper-parameters; subclasses are frozen dataclasses."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        safe_in_checkpoints(cls)
 
     @final
     def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Tensor:
