@@ -106,7 +106,7 @@ class Classifier(nn.Module):
         self.register_buffer("mean", _statistic("mean", mean, positive=False).to(device))
         self.register_buffer("std", _statistic("std", std, positive=True).to(device))
 
-    def _load_from_state_dict(  # type: ignore[override]
+    def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
         """Take mean and std in whatever number of channels they are stored; without them keep those that were given."""

@@ -79,7 +79,7 @@ class LitClassifier(pl.LightningModule):
         validation.number("label_smoothing", label_smoothing, 0, 1)
         validation.choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
         if isinstance(sample_labels, Mapping):  # as a checkpoint has it
-            sample_labels = SampleLabels(**sample_labels)
+            sample_labels = SampleLabels(**sample_labels)  # type: ignore[unreachable]
         validation.optional("sample_labels", sample_labels, SampleLabels)
         if not callable(optimizer):
             raise fail("optimizer", "a callable that makes an optimiser from parameters", repr(optimizer)[:80])
@@ -125,8 +125,8 @@ class LitClassifier(pl.LightningModule):
         }
         architecture = getattr(unwrapped(self.classifier.net), "architecture", None)
         try:
-            return {"net": json.loads(json.dumps(asdict(architecture))), **found}
-        except TypeError:  # none, or arguments that are no plain types
+            return found if architecture is None else {"net": json.loads(json.dumps(asdict(architecture))), **found}
+        except TypeError:  # arguments that are no plain types
             return found
 
     @classmethod
