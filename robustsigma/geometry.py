@@ -7,12 +7,14 @@ from typing import Literal, get_args
 
 from PIL import Image
 
+from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import choice, fail, integer
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 _MOST = 2**26  # pixels of the resized image
 
 
+@safe_in_checkpoints
 @dataclass(frozen=True)
 class Geometry:
     """Resize and crop, as torchvision's `Resize(resize)` and `CenterCrop(size)` do to PIL images.

@@ -163,14 +163,27 @@ class ResumableLoader(DataLoader[Batch]):
 
 
 def loader(
-    dataset: KeyedDataset, sampler: KeySampler, batch_size: int, workers: int, *, pinned: bool = False
+    dataset: KeyedDataset,
+    sampler: KeySampler,
+    batch_size: int,
+    workers: int,
+    *,
+    pinned: bool = False,
+    drop_last: bool = False,
 ) -> ResumableLoader:
-    """Return a loader that leaves the global generator alone; `pinned` is of batches that go to a CUDA device."""
+    """Return a loader that leaves the global generator alone; `pinned` is of batches that go to a CUDA device.
+
+    Raises:
+        ValueError: not a single batch, with `drop_last`.
+    """
+    if drop_last and len(sampler) < batch_size:
+        raise fail("batch_size", f"at most {len(sampler)}, the images of an epoch, with drop_last", batch_size)
     return ResumableLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
+        drop_last=drop_last,
         collate_fn=_same,  # type: ignore[arg-type]
         pin_memory=pinned,
         # Without one of its own, each epoch would draw a base seed from the global generator.

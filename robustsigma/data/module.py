@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from inspect import currentframe
+from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
 from robustsigma.data.banks import Banks
+from robustsigma.data.datasets import Datasets
 from robustsigma.data.gathering import Share
 from robustsigma.data.loading import KeyedDataset, KeySampler, ResumableLoader, chosen, loader
 from robustsigma.data.ramp import Ramp
@@ -21,6 +26,9 @@ from robustsigma.device import wait
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Identity, Perturbation
+from robustsigma.engine.serialization import safe_in_checkpoints
+
+safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 
 
 class RobustDataModule(pl.LightningDataModule):
@@ -55,6 +63,8 @@ class RobustDataModule(pl.LightningDataModule):
         ramp: lets the training perturbation grow over the first epochs; None has it whole from the start.
         augment: geometric and other transforms of the training images, on the CPU workers.
         batch_size: images in a batch of any stage.
+        drop_last: leave out the last training batch of an epoch if it is smaller than the others. BatchNorm may fail on
+            a batch of one image, but in `LitClassifier`, which takes such a batch.
         num_workers: loading processes; the embedded datasets lie in memory and need none.
         limits: most images by split ("train", "val", "test"), drawn by the seed; others are used whole.
         seed: of the order, the augmentation and the perturbations.
@@ -72,6 +82,7 @@ class RobustDataModule(pl.LightningDataModule):
         ramp: Ramp | None = None,
         augment: Albumentations | None = None,
         batch_size: int = 128,
+        drop_last: bool = False,
         num_workers: int = 0,
         limits: Mapping[Split, int] | None = None,
         seed: int = 0,
@@ -98,6 +109,7 @@ class RobustDataModule(pl.LightningDataModule):
             ramp.check(train_perturbation)
         self.augment = augment
         self.batch_size = batch_size
+        self.drop_last = drop_last
         self.num_workers = num_workers
         self.limits = dict(limits or {})
         for split, most in self.limits.items():
@@ -107,6 +119,21 @@ class RobustDataModule(pl.LightningDataModule):
         self.banks = Banks(self.seed)
         self._training: ResumableLoader | None = None
         self._resumed: dict[str, Any] | None = None
+
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: str | Iterable[str] | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Keep a subclass's arguments as Lightning does, but for datasets in memory, which fit in no checkpoint."""
+        caller = currentframe()
+        frame = frame or (caller.f_back if caller else None)
+        given = frame.f_locals if frame else {}
+        held = [name for name, value in given.items() if isinstance(value, Datasets | Dataset)]
+        ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
+        super().save_hyperparameters(*args, ignore=[*ignored, *held], frame=frame, logger=logger)
 
     def setup(self, stage: str) -> None:
         """Forget another training."""
@@ -140,6 +167,7 @@ class RobustDataModule(pl.LightningDataModule):
             self._training.load_state_dict(resumed)
         return self._training
 
+    @torch.inference_mode(False)  # what a dataset keeps of its first use may be trained on later
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Return a loader for each validation condition, or none where there are no images to validate a training on.
 
@@ -154,6 +182,7 @@ class RobustDataModule(pl.LightningDataModule):
         dataset = self.split("val")
         return [self._loader(dataset, "val") for _ in self.val_conditions]
 
+    @torch.inference_mode(False)
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """Return a loader for each test condition.
 
@@ -163,6 +192,7 @@ class RobustDataModule(pl.LightningDataModule):
         dataset = self.split("test")
         return [self._loader(dataset, "test") for _ in self.conditions]
 
+    @torch.inference_mode(False)
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of the test images, which stay as they are.
 
@@ -183,7 +213,9 @@ class RobustDataModule(pl.LightningDataModule):
         keyed = KeyedDataset(dataset, self.augment if train else None, self.seed)
         sampler = KeySampler(indices, shuffle=train, seed=self.seed, rank=rank, world=world)
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return loader(keyed, sampler, self.batch_size, self.num_workers, pinned=pinned)
+        return loader(
+            keyed, sampler, self.batch_size, self.num_workers, pinned=pinned, drop_last=train and self.drop_last
+        )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Perturb a batch that has arrived on the device."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Mixture, Perturbation
+from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail, integer
 
 
+@safe_in_checkpoints
 @dataclass(frozen=True)
 class Ramp:
     """Linear growth over the first epochs: in epoch e, counted from 0, of n, (e + 1) / n of the value, at most 1.

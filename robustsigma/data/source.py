@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from robustsigma.data.banks import Withdrawal
 from robustsigma.engine.perturbations import Perturbed
+from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail
 from robustsigma.geometry import Geometry
 
@@ -108,6 +109,10 @@ class Source(ABC):
     """
 
     geometry: Geometry | None = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        safe_in_checkpoints(cls)
 
     @property
     @abstractmethod

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.perturbations.albumentations_library import albumentations_library
+from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import several
 
 
+@safe_in_checkpoints
 @dataclass(frozen=True)
 class Albumentations:
     """A sequence of Albumentations transforms that keep the image's shape.

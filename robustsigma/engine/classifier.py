@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock, RLock
 from typing import Any, Literal, NamedTuple, get_args
@@ -61,8 +61,9 @@ class Classifier(nn.Module):
 
     Args:
         net: any module from normalized images (B, C, H, W) to logits (B, K), or to an object with `.logits`.
-        mean: per channel, subtracted before `net`; one number stands for every channel.
-        std: per channel, divided by before `net`.
+        mean: per channel, subtracted before `net`; one number stands for every channel. None is 0. It is part of the
+            state dict: loading one replaces it, whatever its number of channels.
+        std: per channel, divided by before `net`; None is 1. It is stored and loaded as `mean` is.
         chunk_size: the most images in one network pass; None chooses by image size. Halved for the rest of a
             method's call where the device runs out of memory. It does not change results beyond rounding.
         gradient_dtype: what gradient passes may round to: torch.bfloat16 or torch.float16, also by their names
@@ -93,8 +94,8 @@ class Classifier(nn.Module):
         self,
         net: nn.Module,
         *,
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         chunk_size: int | None = None,
         gradient_dtype: torch.dtype | Literal["bfloat16", "float16", "tf32"] | None = None,
         dtype: torch.dtype | None = None,
@@ -128,9 +129,26 @@ class Classifier(nn.Module):
         self.std: Tensor
         parameter = next(net.parameters(), None)
         device = None if parameter is None else parameter.device
+        self._given = {"mean": mean is not None, "std": std is not None}
+        mean, std = (0.0,) if mean is None else mean, (1.0,) if std is None else std
         with torch.inference_mode(False):  # also usable in a gradient where a hook in inference mode builds it
-            self.register_buffer("mean", _statistic("mean", mean, positive=False).to(device), persistent=False)
-            self.register_buffer("std", _statistic("std", std, positive=True).to(device), persistent=False)
+            self.register_buffer("mean", _statistic("mean", mean, positive=False).to(device))
+            self.register_buffer("std", _statistic("std", std, positive=True).to(device))
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
+    ) -> None:
+        """Take mean and std in whatever number of channels they are stored; without them keep those that were given."""
+        for name, given in self._given.items():
+            stored, own = state_dict.get(prefix + name), getattr(self, name)
+            if not isinstance(stored, Tensor) or stored.shape[1:] != (1, 1):
+                continue
+            if given and not own.is_meta and (stored.shape != own.shape or not torch.allclose(stored.to(own), own)):
+                validation.warn(f"{name}: the loaded weights replace what was given to the Classifier")
+            setattr(self, name, own.new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)
+        kept = [prefix + name for name, given in self._given.items() if given]
+        missing[:] = [key for key in missing if key not in kept]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of images in [0, 1]; part of the autograd graph, in the net's current mode."""

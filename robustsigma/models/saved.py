@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
@@ -20,7 +25,7 @@ from robustsigma.files import write_atomically
 from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.outputs import count_logits
-from robustsigma.models.weights import SUFFIX, first_infinite
+from robustsigma.models.weights import SUFFIX, first_infinite, plain_names, unwrapped
 
 _KEY = "robustsigma"
 _LARGEST = 4096  # channels, or pixels of a side
@@ -53,13 +58,78 @@ class ModelCard:
 def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
     """Write weights and card as one safetensors file, in one step, and return its path.
 
+    Tensors that share memory are each written. Names are those of the network that `torch.compile` or
+    `nn.DataParallel` wraps. Weights that hooks compute (parametrizations, pruning) are written as the hooks make them
+    if the card's network has no such hooks.
+
     Args:
         path: of the file; its folder is made.
         net: whose weights and buffers are written.
         card: what `load_model` needs to build the network again.
+
+    Raises:
+        ValueError: weights that such a file cannot hold, or a card that is no plain data.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    return write_atomically(Path(path), save(tensors, metadata={_KEY: json.dumps(asdict(card))}))
+    net = unwrapped(net)
+    state: dict[str, Any] = net.state_dict()
+    computed = _computed(net, state)
+    if computed and card.architecture is not None:
+        with torch.random.fork_rng(devices=[]):
+            wanted = card.architecture.build(card.shape[0], len(card.classes)).state_dict()
+        state = state if wanted.keys() == set(plain_names(net).values()) else computed
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.is_meta:
+            got = "the meta device" if isinstance(value, Tensor) else type(value).__name__
+            raise fail("net", "weights that are tensors with numbers", f"{got} for {name}")
+    try:
+        tensors = {plain: state[name].detach().cpu().clone(memory_format=torch.contiguous_format)
+                   for name, plain in plain_names(net, state).items()}  # fmt: skip
+        content = save(tensors, metadata={_KEY: json.dumps(asdict(card))})
+    except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        told = f"{type(net).__name__} ({' '.join(str(error).split())[:200]})"
+        raise fail("net", "weights and a description that a safetensors file can hold", told) from error
+    return write_atomically(Path(path), content)
+
+
+def _computed(net: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict with the weights that hooks compute in the place of what they compute them of.
+
+    It is empty for a network without such weights.
+    """
+    made: dict[str, Tensor] = {}
+    sources: list[str] = []
+    for path, module in net.named_modules():
+        prefix = f"{path}." if path else ""
+        for name in getattr(module, "parametrizations", {}) if parametrize.is_parametrized(module) else ():
+            made[prefix + name] = _parametrized(module, name)
+            sources.append(f"{prefix}parametrizations.{name}.")
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm):
+                name, weight = hook.name, hook.compute_weight(module)
+            elif isinstance(hook, SpectralNorm):
+                name, weight = hook.name, hook.compute_weight(module, do_power_iteration=False)
+            elif isinstance(hook, BasePruningMethod):
+                name, weight = hook._tensor_name, hook.apply_mask(module)
+            else:
+                continue
+            made[prefix + name] = weight
+            sources += [f"{prefix}{name}_{end}" for end in ("g", "v", "u", "orig", "mask")]
+    kept = {key: value for key, value in state.items() if not key.startswith(tuple(sources))}
+    return {**kept, **made} if made else {}
+
+
+def _parametrized(module: nn.Module, name: str) -> Tensor:
+    """Return a weight as a module in eval mode computes it."""
+    parts = [part for part in module.parametrizations[name].modules() if part.training]  # type: ignore[index,union-attr]
+    try:
+        for part in parts:
+            part.training = False
+        with torch.no_grad():
+            weight: Tensor = getattr(module, name)
+        return weight
+    finally:
+        for part in parts:
+            part.training = True
 
 
 def load_model(
@@ -85,7 +155,7 @@ def load_model(
     try:
         with safe_open(path, "pt") as file:
             card = _card((file.metadata() or {}).get(_KEY), path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name.replace("_orig_mod.", ""): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         hint = "" if path.suffix == SUFFIX else f"; for a state dict give --model ARCHITECTURE --weights {path}"
         raise fail("model", "a safetensors file", f"{path} ({error}){hint}") from error
@@ -96,9 +166,11 @@ def load_model(
         if card.architecture is None:
             raise fail("net", f"the network that {path} is the weights of, since the file does not say", "None")
         card.architecture.check_origin(allow)
-        net = _built(card, tensors, path)
+        net = rebuilt(card.architecture, tensors, path, (card.shape[0], len(card.classes)))
+    own = unwrapped(net)
+    names = {plain: name for name, plain in plain_names(own).items()}
     try:
-        net.load_state_dict(tensors)
+        own.load_state_dict({names.get(plain, plain): tensor for plain, tensor in tensors.items()})
     except RuntimeError as error:
         raise fail(
             "model", f"weights that fit {type(net).__name__}", f"{path} ({str(error).splitlines()[-1].strip()})"
@@ -133,39 +205,49 @@ def read_card(path: str | Path, name: str = "model") -> ModelCard | None:
     return None if said is None else _card(said, path, name)
 
 
-def _built(card: ModelCard, tensors: Mapping[str, Tensor], path: Path) -> nn.Module:
-    """Return the network that a card describes, with weights to be overwritten.
+def rebuilt(
+    architecture: Architecture, tensors: Mapping[str, Tensor], where: object, size: tuple[int, int] | None = None
+) -> nn.Module:
+    """Return the network that a file describes, with weights to be overwritten.
 
-    A card may ask for more than its file holds: the network is first built without memory, and compared.
+    A file may ask for more than it holds: the network is first built without memory, and compared.
+
+    Args:
+        architecture: what the file says.
+        tensors: its weights by their plain names.
+        where: the file, for the error.
+        size: numbers of channels and classes, or None where they are among the arguments.
     """
-    assert card.architecture is not None
     # The weights are in this file: what builds the network is told of no others, to read or to fetch.
-    given = {key: value for key, value in card.architecture.arguments.items() if key not in _ELSEWHERE}
-    architecture = dataclasses.replace(card.architecture, arguments=given)
-    size = (card.shape[0], len(card.classes))
+    given = {key: value for key, value in architecture.arguments.items() if key not in _ELSEWHERE}
+    architecture = dataclasses.replace(architecture, arguments=given)
+
+    def build() -> nn.Module:
+        return architecture.make(given) if size is None else architecture.build(*size)
+
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator
-            _compare(architecture, size, tensors, path)
-            return architecture.build(*size)
+            _compare(build, tensors, where)
+            return build()
     except Exception as error:  # whatever a constructor says to arguments that nobody checked
         if isinstance(error, ImportError) or str(error).startswith(("architecture.", "model: ")):
             raise
-        expected = f"arguments that {architecture.name} takes, in {path}"
+        expected = f"arguments that {architecture.name} takes, in {where}"
         raise fail("architecture.arguments", expected, f"{type(error).__name__} ({str(error)[:160]})") from error
 
 
-def _compare(architecture: Architecture, size: tuple[int, int], tensors: Mapping[str, Tensor], path: Path) -> None:
+def _compare(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], where: object) -> None:
     """Raise ValueError if the network surely does not fit the weights, without taking memory for it."""
     try:
         with torch.device("meta"):
-            net = architecture.build(*size)
+            net = build()
     except NotImplementedError:  # it looks at its numbers while it is built
         return
     wanted, found = ({name: tuple(t.shape) for name, t in each.items()} for each in (net.state_dict(), tensors))
     other = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
     if other:
         first = f"{other[0]} is {found.get(other[0], 'missing')} instead of {wanted.get(other[0], 'none')}"
-        raise fail("model", f"weights that fit {type(net).__name__}", f"{path} ({len(other)} others: {first})")
+        raise fail("model", f"weights that fit {type(net).__name__}", f"{where} ({len(other)} others: {first})")
 
 
 def _card(text: str | None, path: Path, name: str = "model") -> ModelCard:

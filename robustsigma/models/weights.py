@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from robustsigma.engine.validation import fail
 
@@ -22,6 +23,9 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema",
 _PREFIXES = ("module.", "_orig_mod.", "classifier.net.", "model.", "net.")
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet for training
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's oldest files have it
+
+# Wrappers' own attribute, as it stands in the names of what they wrap.
+_WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|module)\.")
 
 _CODE = re.compile(r"Unsupported global: GLOBAL (\S{1,100})")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -86,16 +90,59 @@ def _usual(value: Tensor) -> bool:
     return dense and not value.is_complex()
 
 
-def finite(value: Tensor) -> bool:
-    """Return whether all numbers of a tensor are."""
-    if not value.is_floating_point():
+def finite(value: Any) -> bool:
+    """Return whether all numbers of a tensor are; what else a state dict holds counts as finite."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
         return True
     known = value.float() if value.element_size() == 1 else value  # isfinite does not know the formats of one byte
     return bool(known.isfinite().all())
 
 
+def wrapped(module: nn.Module) -> str | None:
+    """Return the attribute that holds what a module compiles, averages or runs in parallel, or None."""
+    if "_orig_mod" in module._modules:
+        return "_orig_mod"
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+    return "module" if isinstance(module, parallel) else None
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """Return a network itself, out of `torch.compile`, an average of weights, or what runs it in parallel."""
+    while (name := wrapped(net)) is not None:
+        net = getattr(net, name)
+    return net
+
+
+def common_name(name: str) -> str:
+    """Return a tensor's name without those of wrappers, to find it in a network that is wrapped otherwise."""
+    return _WRAPPED.sub("", name)
+
+
+def plain_names(net: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Return the names of a network's tensors, and what they are where none of its parts is wrapped.
+
+    Args:
+        net: itself unwrapped.
+        names: of the tensors; None for those of its state dict.
+    """
+    plain = {name: name for name in (net.state_dict() if names is None else names)}
+    parts = [(path, wrapped(part)) for path, part in net.named_modules(remove_duplicate=False)]
+    for path, inner in reversed(parts):  # inner parts first, while the outer names still fit
+        prefix = f"{path}.{inner}."
+        for name, other in plain.items() if inner else ():
+            if other.startswith(prefix):
+                plain[name] = f"{path}.{other.removeprefix(prefix)}"
+    return plain
+
+
 def first_infinite(state: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor that holds NaN or infinity, or None."""
+    """Return the name of the first tensor that holds NaN or infinity, or None.
+
+    Raises:
+        ValueError: a network on the meta device, whose weights have no numbers.
+    """
+    if any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in state.values()):
+        raise fail("net", "weights with numbers", "the meta device: call to_empty and load weights first")
     return next((name for name, tensor in state.items() if not finite(tensor)), None)
 
 
@@ -114,7 +161,10 @@ def fit_state(net: nn.Module, state: State, told: str, *, classes: int | None = 
     Raises:
         ValueError: weights of another network, or not finite.
     """
-    own = net.state_dict()
+    net = unwrapped(net)
+    names = {plain: name for name, plain in plain_names(net).items()}
+    given = net.state_dict()
+    own = {plain: given[name] for plain, name in names.items()}
     state = {_DENSENET.sub(r"\1\2", key): value for key, value in _unwrapped(state, own).items()}
     state = {key: value for key, value in state.items() if key in own or not key.startswith(_AUXILIARY)}
     counted = {key for key in own if key.endswith("num_batches_tracked")}
@@ -131,11 +181,12 @@ def fit_state(net: nn.Module, state: State, told: str, *, classes: int | None = 
     infinite = first_infinite(state)
     if infinite:
         raise fail("weights", "finite numbers", f"others in {infinite} of {told}")
-    net.load_state_dict(state, strict=False)
+    net.load_state_dict({names[key]: value for key, value in state.items()}, strict=False)
 
 
 def _unwrapped(state: State, own: Mapping[str, Any]) -> State:
     """Return the weights by their names in the network: a prefix may stand before each of them."""
+    state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
     while not own.keys() & state.keys():
         prefix = next((each for each in _PREFIXES if any(key.startswith(each) for key in state)), None)
         if prefix is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
@@ -36,11 +39,18 @@ class AuxiliaryNorms(nn.Module):
             raise fail("net", 'BatchNorm layers, with batch_norm="auxiliary"', type(classifier.net).__name__)
         self.names = tuple(found)
         self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in found.values())
+        self._started = False
 
-    def restart(self, classifier: Classifier) -> None:
-        """Copy the classifier's layers again."""
-        for name, layer in zip(self.names, self.layers, strict=True):
-            layer.load_state_dict(classifier.get_submodule(name).state_dict())
+    def start(self, classifier: Classifier) -> None:
+        """Copy the classifier's layers again, unless these were loaded or trained."""
+        if not self._started:
+            for name, layer in zip(self.names, self.layers, strict=True):
+                layer.load_state_dict(classifier.get_submodule(name).state_dict())
+        self._started = True
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._started = any(key.startswith(prefix) for key in state_dict)
 
     def forward(self, classifier: Classifier, images: Tensor) -> Tensor:
         """Return the classifier's logits (B, K) with these layers in the place of its own."""
@@ -51,6 +61,42 @@ class AuxiliaryNorms(nn.Module):
         }
         logits: Tensor = functional_call(classifier, tensors, (images,))
         return logits
+
+
+class SingleValues(TorchFunctionMode):
+    """Lets BatchNorm normalize a single value per channel by its running statistics, where PyTorch raises an error.
+
+    A layer sees a single value where it sees one pixel of one image. Its running statistics stay as they are. A layer
+    without any returns its bias, as a mean over one value leaves nothing else.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm:
+            return _batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    values: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if values.numel() == values.shape[1]:
+        training = False
+        if mean is None or var is None:
+            values = 0 * values
+            mean, var = torch.zeros_like(values).flatten(), torch.ones_like(values).flatten()
+    return F.batch_norm(values, mean, var, weight, bias, training, momentum, eps)
+
+
+def single_values(images: Tensor) -> AbstractContextManager[Any]:
+    """Return what a pass in training mode runs under, so that it may be one of a single image."""
+    return SingleValues() if len(images) == 1 else nullcontext()
 
 
 def apart(
@@ -70,8 +116,9 @@ def apart(
         rows = (changed == kind).nonzero()[:, 0]
         if len(rows):
             order.append(rows)
-            second = auxiliary if kind else None
-            parts.append(classifier(images[rows]) if second is None else second(classifier, images[rows]))
+            part = images[rows]
+            with single_values(part):
+                parts.append(auxiliary(classifier, part) if auxiliary and kind else classifier(part))
     logits = torch.cat(parts)[torch.cat(order).argsort()]
     if whole and auxiliary is not None and len(parts) == 1:
         logits = logits + 0 * sum(p.sum() for p in (*classifier.parameters(), *auxiliary.parameters()))

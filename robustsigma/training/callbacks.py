@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -17,8 +20,10 @@ from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.validation import choice, fail, optional
-from robustsigma.models import ModelCard, save_model
+from robustsigma.models import ModelCard, load_model, save_model
+from robustsigma.models.weights import unwrapped
 from robustsigma.training.checkpoint import RobustCheckpoint
+from robustsigma.training.checkpoint_io import AtomicCheckpointIO
 
 
 @dataclass(frozen=True)
@@ -130,9 +135,12 @@ class SafetensorsExport(pl.Callback):
         path: of the file; None is `model.safetensors` in the logger's folder, or `best.safetensors`.
         which: "last", or "best" for those that the training's `RobustCheckpoint` found best.
 
+    Before the training the file is written once beside its place, read and compared with the network.
+
     Raises:
         ValueError: when the training starts, without a `RobustDataModule` or a `Classifier` in the module (as
-            `LitClassifier` has), or where the best weights are asked for and no `RobustCheckpoint` keeps them.
+            `LitClassifier` has); where the best weights are asked for and no `RobustCheckpoint` keeps them; and where
+            the file could not be written, or the network that `load_model` builds of it would answer otherwise.
     """
 
     def __init__(self, path: str | None = None, *, which: Literal["last", "best"] = "last") -> None:
@@ -142,9 +150,12 @@ class SafetensorsExport(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what could not be written at the end, before hours of training."""
-        self._parts(trainer, pl_module)
+        classifier, data = self._parts(trainer, pl_module)
         if self.which == "best" and not any(isinstance(c, RobustCheckpoint) for c in trainer.checkpoint_callbacks):
             raise fail("which", "'last', as no RobustCheckpoint keeps a best one", "'best'")
+        path = self._path(trainer)
+        if path is not None:
+            _check_export(path, classifier, card_of(classifier, data))
 
     @staticmethod
     def _parts(trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[Classifier, RobustDataModule]:
@@ -155,33 +166,72 @@ class SafetensorsExport(pl.Callback):
             raise fail("callbacks", told, f"{type(pl_module).__name__} and {beside}")
         return classifier, data
 
+    def _path(self, trainer: pl.Trainer) -> Path | None:
+        """Return where this process writes the file, or None where it writes none."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return None
+        return Path(self.path or folder / ("best.safetensors" if self.which == "best" else "model.safetensors"))
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the file, in one process."""
         classifier, data = self._parts(trainer, pl_module)
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
-        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
-            return
-        net, name = classifier.net, "model.safetensors"
-        if self.which == "best":
-            net, name = self._best(trainer, net), "best.safetensors"
-        save_model(self.path or folder / name, net, card_of(classifier, data))
+        path = self._path(trainer)
+        if path is not None:
+            with self._best(trainer, classifier.net) if self.which == "best" else nullcontext():
+                save_model(path, classifier.net, card_of(classifier, data))
 
     @staticmethod
-    def _best(trainer: pl.Trainer, net: nn.Module) -> nn.Module:
+    @contextmanager
+    def _best(trainer: pl.Trainer, net: nn.Module) -> Iterator[None]:
+        """Give the network its best weights for a while."""
         paths = [c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, RobustCheckpoint)]
         if not paths or not paths[0]:
             raise fail("which", "'last', as no RobustCheckpoint kept a best one", "'best'")
-        weights = torch.load(paths[0], map_location="cpu", weights_only=True)["state_dict"]
+        weights = AtomicCheckpointIO().load_checkpoint(paths[0])["state_dict"]
         prefix = "classifier.net."
-        best = copy.deepcopy(net)
-        best.load_state_dict({key[len(prefix) :]: w for key, w in weights.items() if key.startswith(prefix)})
-        return best
+        last = copy.deepcopy(net.state_dict())
+        try:
+            # What the module leaves out of its checkpoints is as it was then: it is frozen.
+            net.load_state_dict({k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}, False)
+            yield
+        finally:
+            net.load_state_dict(last)
+
+
+def _check_export(path: Path, classifier: Classifier, card: ModelCard) -> None:
+    """Raise ValueError unless a file of a network can be written in a place, and gives the network again."""
+    if path.is_dir():
+        raise fail("path", "a file for the weights", f"the folder {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent, prefix=".export.") as folder:
+            trial = save_model(Path(folder) / path.name, classifier.net, card)
+            if card.architecture is None:
+                return
+            loaded, _ = load_model(trial, allow=(card.architecture.name,))
+    except ValueError as error:
+        raise fail("net", "a network whose file can be loaded again, for SafetensorsExport", error) from error
+    except OSError as error:
+        raise fail("path", f"a place where a file of {path.name} can be written", error) from error
+    device = classifier.mean.device
+    images = torch.rand(4, *card.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    with classifier.frozen():
+        mine, again = classifier.logits(images), classifier.logits(images)
+    with loaded.to(device).frozen():
+        theirs = loaded.logits(images)
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in classifier.parameters())
+    tolerance = (2e-2 if half else 1e-4) * float(mine.abs().max()) + 2 * float((mine - again).abs().max())
+    if not torch.allclose(mine, theirs, rtol=0, atol=tolerance):
+        expected = f"the network that its attribute `architecture` ({card.architecture.name}) describes"
+        told = "one with other logits; build it by a function of yours, or set net.architecture = None"
+        raise fail("net", f"{expected}, for SafetensorsExport", told)
 
 
 def card_of(classifier: Classifier, data: RobustDataModule) -> ModelCard:
     """Return the card of a classifier that was trained on a data module."""
     return ModelCard(
-        getattr(classifier.net, "architecture", None),
+        getattr(unwrapped(classifier.net), "architecture", None),
         data.dataset.classes,
         data.dataset.shape,
         tuple(classifier.mean.flatten().tolist()),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
 
 from robustsigma.data.module import RobustDataModule
 from robustsigma.engine.validation import choice, fail, instance, integer, optional
@@ -25,11 +30,44 @@ class LastCheckpoint(ModelCheckpoint):
         _check_folder(dirpath)
         super().__init__(dirpath, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check that checkpoints can be written, and read again."""
+        _check_before(self.dirpath, trainer, pl_module)
+
 
 def _check_folder(dirpath: Any) -> None:
     optional("dirpath", dirpath, str)
     if dirpath is not None and "\0" in dirpath:
         raise fail("dirpath", "a path", repr(dirpath)[:80])
+
+
+def _check_before(folder: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Check before a training what its checkpoints need.
+
+    Raises:
+        ValueError: a folder that nobody may write in.
+    """
+    if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        return
+    if folder is not None and "://" not in str(folder):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise fail("dirpath", "a folder to write checkpoints in", error) from error
+    for owner in (pl_module, getattr(trainer, "datamodule", None)):
+        given = getattr(owner, "hparams", {})
+        kept = {name: value for name, value in given.items() if not isinstance(value, nn.Module)}
+        buffer = BytesIO()
+        torch.save(kept, buffer)
+        buffer.seek(0)
+        others = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
+        if others:
+            warnings.warn(
+                f"save_hyperparameters of {type(owner).__name__}: checkpoints hold {', '.join(sorted(others))}; to "
+                "resume from them, leave these out (ignore=…) or give the Trainer's fit weights_only=False",
+                stacklevel=2,
+            )
 
 
 class RobustCheckpoint(ModelCheckpoint):
@@ -76,6 +114,7 @@ class RobustCheckpoint(ModelCheckpoint):
         if not isinstance(data, RobustDataModule):
             raise fail("datamodule", "a RobustDataModule, for the RobustCheckpoint", type(data).__name__)
         choice("condition", self.condition, tuple(data.val_conditions))
+        _check_before(self.dirpath, trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the best accuracy so far, and the last."""

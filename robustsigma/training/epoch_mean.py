@@ -24,9 +24,12 @@ class EpochMean(Metric):
         self.add_state("images", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, mean: Tensor, images: int) -> None:
-        """Add the mean over some images."""
-        self.total += mean.detach() * images
-        self.images += images
+        """Add the mean over some images.
+
+        Not in place: the sums may have been made in the inference mode of a validation, before a training.
+        """
+        self.total = self.total + mean.detach() * images
+        self.images = self.images + images
 
     def compute(self) -> Tensor:
         """Return the mean over all, 0 where there was none."""

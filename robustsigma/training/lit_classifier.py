@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from os import PathLike
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
@@ -15,8 +20,11 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import fail
-from robustsigma.models.weights import first_infinite
-from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart
+from robustsigma.models.architecture import Architecture
+from robustsigma.models.saved import rebuilt
+from robustsigma.models.weights import common_name, first_infinite, unwrapped
+from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart, single_values
+from robustsigma.training.checkpoint_io import AtomicCheckpointIO
 from robustsigma.training.epoch_mean import EpochMean
 from robustsigma.training.sample_labels import SampleLabels
 
@@ -26,12 +34,18 @@ class LitClassifier(pl.LightningModule):
 
     It logs `train_loss`, `train_acc`, and `val_CONDITION_acc` and `test_CONDITION_acc` for each condition.
 
+    `load_from_checkpoint(path)` builds a network of robustsigma, torchvision or timm that has been made by its name;
+    give another as `net=`. The checkpoint holds all arguments but the optimizer.
+
+    BatchNorm normalizes a single value per channel (one image, seen as one pixel) by its running statistics.
+
     Args:
         net: from normalised images to logits.
-        mean: per channel, subtracted from images in [0, 1].
-        std: per channel, divided by.
+        mean: per channel, subtracted from images in [0, 1]; None is 0. A checkpoint's takes its place.
+        std: per channel, divided by; None is 1. The same.
         optimizer: makes the optimiser from the parameters.
-        schedule: "cosine" lets the learning rate fall to zero over the training, step by step; "constant" keeps it.
+        schedule: "cosine" lets the learning rate fall to zero over the training, step by step; "constant" keeps it. A
+            cosine over a loader without a length needs the Trainer's `max_steps`.
         label_smoothing: share of the label's weight that is spread over all classes.
         sample_labels: the labels and the weight of SIGMA samples; None is `SampleLabels()`, which treats them as any
             other image.
@@ -50,8 +64,8 @@ class LitClassifier(pl.LightningModule):
         self,
         net: nn.Module,
         *,
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Literal["cosine", "constant"] = "cosine",
         label_smoothing: float = 0.0,
@@ -64,6 +78,8 @@ class LitClassifier(pl.LightningModule):
         validation.choice("schedule", schedule, ("cosine", "constant"))
         validation.number("label_smoothing", label_smoothing, 0, 1)
         validation.choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
+        if isinstance(sample_labels, Mapping):  # as a checkpoint has it
+            sample_labels = SampleLabels(**sample_labels)  # type: ignore[unreachable]
         validation.optional("sample_labels", sample_labels, SampleLabels)
         if not callable(optimizer):
             raise fail("optimizer", "a callable that makes an optimiser from parameters", repr(optimizer)[:80])
@@ -83,22 +99,82 @@ class LitClassifier(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Let a second set of BatchNorm layers start where the classifier is, which may have been given weights."""
         if stage == "fit" and self.auxiliary is not None:
-            self.auxiliary.restart(self.classifier)
+            self.auxiliary.start(self.classifier)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep where the global generators are, from which dropout draws: a resumed training draws on from there."""
+        """Keep the arguments, and the global generators' states, from which dropout draws: a resumed training does."""
         checkpoint["generators"] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             checkpoint["generators"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        arguments = self._arguments()
+        taken = inspect.signature(type(self).__init__).parameters
+        own = {name: value for name, value in arguments.items() if name in taken}
+        given = checkpoint.get("hyper_parameters", {})  # of a subclass; a network among them could not be read again
+        checkpoint["hyper_parameters"] = {**own, **{k: v for k, v in given.items() if not isinstance(v, nn.Module)}}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back, for when a training starts.
+    def _arguments(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain types, with the network's description if it has one."""
+        dtype = self.classifier.gradient_dtype
+        found: dict[str, Any] = {
+            "schedule": self.schedule,
+            "label_smoothing": self.label_smoothing,
+            "sample_labels": asdict(self.sample_labels),
+            "batch_norm": self.batch_norm,
+            "chunk_size": self.classifier.chunk_size,
+            "gradient_dtype": str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype,
+        }
+        architecture = getattr(unwrapped(self.classifier.net), "architecture", None)
+        try:
+            return found if architecture is None else {"net": json.loads(json.dumps(asdict(architecture))), **found}
+        except TypeError:  # arguments that are no plain types
+            return found
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the module of a checkpoint; arguments as of Lightning's own method.
 
         Raises:
-            ValueError: the weights of another network, or such as are not finite.
+            ValueError: a checkpoint that does not say how to build the network, or with weights of another one.
         """
-        _check_weights(self, checkpoint.get("state_dict"))
+        net = inspect.signature(cls.__init__).parameters.get("net")
+        if net is not None and "net" not in kwargs and isinstance(checkpoint_path, str | PathLike):
+            found = AtomicCheckpointIO().load_checkpoint(checkpoint_path, weights_only=kwargs.get("weights_only"))
+            described = found.get("hyper_parameters", {}).get("net")
+            if isinstance(described, Mapping):
+                kwargs["net"] = _rebuilt(described, found["state_dict"], checkpoint_path)
+            elif described is None and net.default is net.empty:
+                expected = "the network itself, since this checkpoint does not say how to build it"
+                raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", "none")
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the generators' states back for when a training starts, and weights of compiled networks.
+
+        Raises:
+            ValueError: no weights, or such as are not finite.
+        """
+        found = checkpoint.get("state_dict")
+        if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+            raise fail("ckpt_path", "a checkpoint with a state dict", type(found).__name__)
+        infinite = first_infinite(found)
+        if infinite:
+            raise fail("ckpt_path", "finite weights", f"others in {infinite}")
+        names = {common_name(name): name for name in self.state_dict()}
+        checkpoint["state_dict"] = {names.get(common_name(name), name): value for name, value in found.items()}
         self._generators = checkpoint.get("generators")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as PyTorch does.
+
+        Raises:
+            ValueError: weights of another network.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            told = " ".join(" ".join(str(error).split()).partition(": ")[2].split())[:300]
+            hint = "; mean and std are arguments, where a checkpoint has none" if "classifier.mean" in told else ""
+            raise fail("ckpt_path", f"weights that fit this {type(self).__name__}{hint}", told) from error
 
     def on_train_start(self) -> None:
         """Let the generators of a resumed training go on where they were."""
@@ -112,8 +188,11 @@ class LitClassifier(pl.LightningModule):
         """Refuse what would wait forever: processes whose batches are of different kinds make different passes.
 
         Raises:
-            ValueError: clean and perturbed images apart, with statistics shared by processes.
+            ValueError: clean and perturbed images apart, with statistics shared by processes; a network on the meta
+                device.
         """
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise fail("net", "weights with numbers", "the meta device: call to_empty and load weights first")
         shared = any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
         if shared and self.batch_norm != "joint":
             raise fail("batch_norm", "'joint' with the Trainer's sync_batchnorm", repr(self.batch_norm))
@@ -125,7 +204,8 @@ class LitClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss."""
         if self.batch_norm == "joint":
-            logits = self(batch.images)
+            with single_values(batch.images):
+                logits = self(batch.images)
         else:
             several = self.trainer.world_size > 1
             logits = apart(self.classifier, batch.images, batch.changed, self.auxiliary, whole=several)
@@ -184,21 +264,29 @@ class LitClassifier(pl.LightningModule):
         optimizer = self.optimizer(self.parameters())
         if self.schedule == "constant":
             return optimizer
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf:
+            told = '"constant", or a Trainer with max_steps, as the number of training steps is not known'
+            raise fail("schedule", told, '"cosine"')
+
+        def share(step: int) -> float:
+            return (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _check_weights(module: nn.Module, found: Any) -> None:
-    """Raise ValueError unless these are a state dict that fits."""
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise fail("ckpt_path", "a checkpoint with a state dict", type(found).__name__)
-    wanted = module.state_dict()
-    other = [key for key in {*wanted, *found} if key not in wanted or key not in found]
-    other += [key for key in wanted if key not in other and wanted[key].shape != found[key].shape]
-    if other:
-        told = f"{len(other)} others, such as {min(other)}"
-        raise fail("ckpt_path", f"weights that fit this {type(module).__name__}", told)
-    infinite = first_infinite(found)
-    if infinite:
-        raise fail("ckpt_path", "finite weights", f"others in {infinite}")
+def _rebuilt(described: Mapping[str, Any], state: Mapping[str, Any], path: Any) -> nn.Module:
+    """Return the network that a checkpoint describes."""
+    try:
+        architecture = Architecture(
+            str(described["name"]), dict(described["arguments"]), padding=described.get("padding")
+        )
+        architecture.check_origin()
+        prefix = "classifier.net."
+        named = {common_name(key): value for key, value in state.items()}
+        tensors = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+        return rebuilt(architecture, tensors, path)
+    except (KeyError, TypeError, ValueError) as error:
+        expected = "the network itself, since what this checkpoint describes is not built"
+        raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", error) from error

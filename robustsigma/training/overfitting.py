@@ -218,12 +218,12 @@ class OverfittingMonitor(pl.Callback):
     def _fall_back(self, trainer: pl.Trainer, pl_module: pl.LightningModule, data: RobustDataModule) -> None:
         assert self._good is not None
         weights, states = self._good
-        pl_module.load_state_dict(weights)
+        pl_module.load_state_dict(weights, strict=pl_module.strict_loading)
         for optimizer, state in zip(trainer.optimizers, states, strict=True):
             rates = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate  # the schedule computes each rate from the one before
+                group["lr"] = rate  # the schedule goes on
         self.fell_back, self._good = True, None
         self._replace(data)
 

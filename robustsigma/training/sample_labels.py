@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustsigma.engine import validation
+from robustsigma.engine.serialization import safe_in_checkpoints
 
 Labels = Literal["original", "smoothed", "uniform"]
 
 
+@safe_in_checkpoints
 @dataclass(frozen=True)
 class SampleLabels:
     """The label of the images that a search made (`Batch.sampled`: SIGMA samples, new or from the bank).

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.serialization import safe_in_checkpoints
 
 Reduction = Literal["abs_sum", "sum_abs", "sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
@@ -86,6 +87,10 @@ class Attribution:
 
 class Attributor(ABC):
     """A method with its hyper-parameters; subclasses are frozen dataclasses that say only what the paper says."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        safe_in_checkpoints(cls)
 
     @property
     def stochastic(self) -> bool:

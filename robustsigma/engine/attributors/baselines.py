@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
+from robustsigma.engine.serialization import safe_in_checkpoints
 
 BaselineName = Literal["black", "white", "mean", "gaussian", "blur"]
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
@@ -24,6 +25,7 @@ Baseline = BaselineName | Sequence[BaselineName | Function | Tensor] | Function 
 _BLUR_SHARE = 0.1
 
 
+@safe_in_checkpoints
 @dataclass(frozen=True, eq=False, repr=False)
 class Given:
     """A tensor handed to a constructor: it compares and hashes by content and prints as its shape.

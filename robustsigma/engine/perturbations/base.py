@@ -13,6 +13,7 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Norm
+from robustsigma.engine.serialization import safe_in_checkpoints
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,10 @@ class Perturbed:
 
 class Perturbation(ABC):
     """A perturbation with its hyper-parameters; subclasses are frozen dataclasses."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        safe_in_checkpoints(cls)
 
     @final
     def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn
+from robustsigma.engine.serialization import safe_in_checkpoints
 
 
+@safe_in_checkpoints
 @dataclass(frozen=True)
 class Share:
     """One part of a mixture.

@@ -12,8 +12,10 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors import Sigma
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn
+from robustsigma.engine.serialization import safe_in_checkpoints
 
 
+@safe_in_checkpoints
 @dataclass(frozen=True)
 class Bank:
     """How long a SIGMA sample that was made in training is used again.
