@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from robustsigma.data.folder import check_settings, stratified
 from robustsigma.data.masked import area_average
 from robustsigma.data.source import Source, Split
 from robustsigma.engine.validation import fail, several
+from robustsigma.fingerprint import files as fingerprint_of_files
 
 
 class AnnotatedFiles(FileDataset):
@@ -128,6 +130,12 @@ class SaliencyBench(Source):
             if row is not None:
                 row.numbers()
         return dataset
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the images and tables tell, see `robustsigma.fingerprint.files`."""
+        root = Path(self.root)
+        found = {"images": image_files(root / "image"), "tables": sorted((root / "attention_label").glob("*.csv"))}
+        return {name: fingerprint_of_files(paths, root) for name, paths in found.items()}
 
     def _folders(self) -> list[Path]:
         folder = Path(self.root) / "image"

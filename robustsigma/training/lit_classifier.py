@@ -124,6 +124,7 @@ class LitClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss."""
+        _check_batch(batch)
         if self.batch_norm == "joint":
             logits = self(batch.images)
         else:
@@ -163,6 +164,7 @@ class LitClassifier(pl.LightningModule):
         return logits
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        _check_batch(batch)
         logits = self._logits(batch.images)
         right = (logits.argmax(1) == batch.labels).float().mean()
         self._log_mean(f"{stage}_{batch.condition}_acc", right, len(batch.labels), prog_bar=stage == "val")
@@ -187,6 +189,14 @@ class LitClassifier(pl.LightningModule):
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _check_batch(batch: Any) -> None:
+    if not isinstance(batch, Batch):
+        told = (
+            "one of a RobustDataModule, passed as in trainer.fit(model, datamodule=data); Datasets(…) makes its source"
+        )
+        raise fail("batch", told, type(batch).__name__)
 
 
 def _check_weights(module: nn.Module, found: Any) -> None:

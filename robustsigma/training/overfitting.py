@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from robustsigma.data.banks import unbanked
 from robustsigma.data.loading import chosen, take
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.source import Batch, Split
@@ -162,7 +163,7 @@ class OverfittingMonitor(pl.Callback):
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = _data(trainer)
-        under = {"probe": self._probe(data), "attack": _perturbation(data)}
+        under = {"probe": self._probe(data), "attack": unbanked(_perturbation(data))}
         found = {name: self._accuracy(name, attack, data.seed, pl_module) for name, attack in under.items()}
         # Every process sees the same images; one decides, so that rounding cannot make them part ways.
         found = trainer.strategy.broadcast(found)
