@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from PIL import features
 
+from robustsigma.fingerprint import code
 from robustsigma.processes import together
 
 _PACKAGES = ("robustsigma", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow")
@@ -50,18 +51,20 @@ class Provenance:
         }
 
 
-def code_of(allow: Sequence[str]) -> dict[str, dict[str, str]]:
+def code_of(allow: Sequence[str], settings: Any = None) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of the source of allowed modules, as a setting `code` that binds a folder to it.
 
     Args:
         allow: dotted paths of modules, classes or functions. What has no file, such as a built-in module, is left out.
+        settings: whose own classes and functions count too, see `robustsigma.fingerprint.code`.
 
     Returns:
         {"code": by dotted path}, or nothing where no path has a file.
     """
     found = {name: _digest(spec) for name in sorted({*allow}) if (spec := _spec(name)) is not None}
-    code = {name: digest for name, digest in found.items() if digest is not None}
-    return {"code": code} if code else {}
+    found |= code(settings)
+    digests = {name: digest for name, digest in found.items() if digest is not None}
+    return {"code": digests} if digests else {}
 
 
 def _spec(name: str) -> ModuleSpec | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,8 @@ from robustsigma.evaluation.progress import RunProgress, Step
 from robustsigma.evaluation.run import BASE
 from robustsigma.evaluation.run import Run as Training
 from robustsigma.evaluation.settings import Evaluation, describe
-from robustsigma.models import ModelCard, Pretrained, model
-from robustsigma.models.named import is_saved
+from robustsigma.fingerprint import network
+from robustsigma.models import ModelCard, model
 from robustsigma.processes import Processes
 from robustsigma.provenance import code_of
 
@@ -56,26 +54,14 @@ class Run:
         self.settings, self.out, self.console = settings, out, console
         self.processes = processes or Processes()
         self._without_weights: dict[str, Classifier] = {}
-        weights = {name: self._digest(name) for name in settings.models}
+        # Code may make others tomorrow, and a file may be replaced.
+        networks = {name: network(classifier.net, card.shape) for name, (classifier, card) in self._loaded.items()}
         plan = settings if settings.models else self._plan
         # Models that are given have no use for them; a folder of an earlier version has the defaults there.
         statistics = {"mean": describe(plan.mean or MEAN), "std": describe(plan.std or STD)}
-        bound = {**describe(settings), **statistics, "sha256": weights, **code_of(settings.allow)}
+        bound = {**describe(settings), **statistics, **code_of(settings.allow, settings)}
+        bound |= {"network": networks, "data": settings.source.fingerprint()}
         self.store = Store(out, bound)
-
-    def _digest(self, name: str) -> str:
-        """Return what tells a model's weights from others, so that a folder is of these."""
-        description = self.settings.models[name]
-        path = description.weights if isinstance(description, Pretrained) else description
-        if path is None or (isinstance(description, str) and not is_saved(description)):
-            called = description.name if isinstance(description, Pretrained) else description
-            if called.startswith(("torchvision:", "timm:")):
-                return "published"
-            weights = describe(self._loaded[name][0].net.state_dict())  # code may make others tomorrow
-            return hashlib.sha256(json.dumps(weights).encode()).hexdigest()
-        if not Path(path).is_file():
-            raise fail("models", "existing files", path)
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
     @cached_property
     def models(self) -> dict[str, Classifier]:

@@ -24,6 +24,7 @@ from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail, integer
 from robustsigma.evaluation.progress import RunProgress
 from robustsigma.files import claim, remove_leftovers, write_atomically
+from robustsigma.fingerprint import files, network
 from robustsigma.models import ModelCard
 from robustsigma.parser import new_parser, parse_trusting
 from robustsigma.provenance import code_of
@@ -75,7 +76,9 @@ def _augment(found: Any, made: Any) -> None:
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
     settings |= {**images.model_settings(found), "source": repr(source), "perturbation": repr(perturbation)}
-    claim(parts, {**settings, **code_of(found.allow)})
+    data = files(images.files(found.images)) if source is None else source.fingerprint()
+    settings |= {"network": network(classifier.net, card.shape), "data": data}
+    claim(parts, {**settings, **code_of(found.allow, perturbation)})
     remove_leftovers(out)
     with RunProgress(len(batches), console) as progress:
         for number, load in enumerate(batches):

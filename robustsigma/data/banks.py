@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -55,20 +56,25 @@ class Leaf(NamedTuple):
 
     Attributes:
         name: its place in the training perturbation.
-        perturbation: itself.
+        perturbation: itself, without its bank.
         rows: int64 (n,).
         seeds: of these images, int64 (n,).
+        rule: how its samples are kept, if they are.
     """
 
     name: str
     perturbation: Perturbation
     rows: Tensor
     seeds: Tensor
+    rule: Bank | None = None
 
-    @property
-    def rule(self) -> Bank | None:
-        """How its samples are kept, if they are."""
-        return self.perturbation.bank if isinstance(self.perturbation, SigmaSample) else None
+
+def unbanked(perturbation: Perturbation) -> Perturbation:
+    """Return the perturbation with each sample made anew, where nobody keeps any."""
+    if isinstance(perturbation, Mixture):
+        parts = [replace(part, perturbation=unbanked(part.perturbation)) for part in perturbation.parts]
+        return replace(perturbation, parts=parts)
+    return replace(perturbation, bank=None) if isinstance(perturbation, SigmaSample) else perturbation
 
 
 def leaves(perturbation: Perturbation, seeds: Tensor, draws: Tensor, name: str = "0") -> Iterator[Leaf]:
@@ -88,7 +94,7 @@ def leaves(perturbation: Perturbation, seeds: Tensor, draws: Tensor, name: str =
                 yield leaf._replace(rows=rows[leaf.rows])
     elif isinstance(perturbation, SigmaSample) and perturbation.bank is not None:
         rows = perturbation.walked(draws)
-        yield Leaf(name, replace(perturbation, fraction=1.0), rows, seeds[rows])
+        yield Leaf(name, replace(perturbation, fraction=1.0, bank=None), rows, seeds[rows], perturbation.bank)
     else:
         yield Leaf(name, perturbation, torch.arange(len(seeds), device=seeds.device), seeds)
 
@@ -110,15 +116,22 @@ class Banks:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self.banks: dict[str, SampleBank] = {}
+        self.made_by: dict[str, str] = {}  # which perturbation made a bank's samples, by the name of the bank
         self._loaded: dict[str, dict[str, Tensor]] = {}
+        self._loaded_by: dict[str, str] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the samples of all banks."""
         return {name: bank.state_dict() for name, bank in self.banks.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back; a bank that the perturbation does not have any more is forgotten."""
-        self.banks, self._loaded = {}, dict(state)
+    def load_state_dict(self, state: dict[str, Any], made_by: Mapping[str, str] | None = None) -> None:
+        """Take them back; a bank that the perturbation does not have any more is forgotten.
+
+        Args:
+            state: what `state_dict` returned.
+            made_by: what `made_by` was then: samples of another perturbation are dropped, with a warning.
+        """
+        self.banks, self._loaded, self._loaded_by = {}, dict(state), dict(made_by or {})
 
     def apply(
         self,
@@ -156,7 +169,7 @@ class Banks:
             return perturbation.apply(classifier, images, labels, seed=seeds), Withdrawal.empty(images)
         found = list(leaves(perturbation, seeds, self._draws(indices, epoch, max(ages) + 1)))
         own = torch.ones_like(indices, dtype=torch.bool) if counted is None else counted
-        banked = [(self._bank(f.name, f.rule), f.rows[own[f.rows]]) for f in found if f.rule is not None]
+        banked = [(self._bank(f, f.rule), f.rows[own[f.rows]]) for f in found if f.rule is not None]
         result, withdrawal = self._withdraw(banked, classifier, images, labels, indices, epoch)
         for leaf in found:
             left = ~withdrawal.served[leaf.rows]
@@ -229,9 +242,13 @@ class Banks:
         asked = empty.wanted + sum(len(wanted) for _, wanted in found)
         return result, Withdrawal(served, asked, missing, expired, relearnt, ages)
 
-    def _bank(self, name: str, rule: Bank) -> SampleBank:
+    def _bank(self, leaf: Leaf, rule: Bank) -> SampleBank:
+        name = leaf.name
         if name not in self.banks:
-            self.banks[name] = SampleBank(rule)
-            if name in self._loaded:
+            self.banks[name], self.made_by[name] = SampleBank(rule), repr(leaf.perturbation)
+            if self._loaded_by.get(name, self.made_by[name]) != self.made_by[name]:
+                told = "is of another perturbation; it is dropped"
+                warnings.warn(f"ckpt_path: the checkpoint's bank of {leaf.perturbation} {told}", stacklevel=2)
+            elif name in self._loaded:
                 self.banks[name].load_state_dict(self._loaded.pop(name))
         return self.banks[name]

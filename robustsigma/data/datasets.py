@@ -98,8 +98,9 @@ class Datasets(Source):
     others when they are asked for. A dataset that has masks of the objects has a method `mask(index)`, (H, W) in
     [0, 1]; torch's `Subset` and `ConcatDataset` hide those of the datasets in them.
 
-    It is equal to nothing but itself, since nothing tells whether datasets hold the same images: `evaluate` and
-    `benchmark` do not go on in a folder where they judged another one.
+    `evaluate` and `benchmark` resume in a run directory of datasets with the same content, and refuse one of others.
+    `robustsigma.fingerprint.items` says what is compared: all images of up to 256; of a larger dataset 256 of them and
+    what it holds in memory.
 
     Args:
         train: images to train on, or None.
@@ -138,6 +139,10 @@ class Datasets(Source):
             self._parts[name] = dataset if isinstance(dataset, ArrayDataset) else items
         channels, height, width = shape
         self._shape = channels, height, width
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}={len(part)}" for name, part in self._parts.items())  # type: ignore[arg-type]
+        return f"Datasets({counts}, classes={list(self._classes)})"
 
     @property
     def classes(self) -> tuple[str, ...]:

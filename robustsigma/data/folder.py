@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from robustsigma.data.files import FileDataset, Files, readable, scan
 from robustsigma.data.masked import MaskedFiles, partners
 from robustsigma.data.source import Source, Split
 from robustsigma.engine.validation import fail, integer
+from robustsigma.fingerprint import files as fingerprint_of_files
 from robustsigma.geometry import Geometry
 
 _SIDE = 64
@@ -210,6 +212,11 @@ class ImageFolder(Source):
         for index in range(len(masked)):
             masked.mask(index)
         return masked
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the names, sizes and contents of the image files tell, see `robustsigma.fingerprint.files`."""
+        folders = {"images": Path(self.root), **({"masks": Path(self.masks)} if self.masks else {})}
+        return {name: fingerprint_of_files(scan(folder).images, folder) for name, folder in folders.items()}
 
     def _dataset(self, files: Files) -> FileDataset:
         return FileDataset(*_unzip(files), self._fit, self.channels)

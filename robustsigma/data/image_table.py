@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from robustsigma.data.class_folders import split_name, uncovered
 from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, class_names
@@ -17,6 +18,7 @@ from robustsigma.data.masked import MaskedFiles
 from robustsigma.data.source import Source, Split
 from robustsigma.data.table_rows import Columns, Listed, read_table
 from robustsigma.engine.validation import fail
+from robustsigma.fingerprint import files
 from robustsigma.geometry import Geometry
 
 _DEFAULT = Geometry(224, 256)
@@ -161,6 +163,15 @@ class ImageTable(Source):
         for place in range(len(masked)):
             masked.mask(place)
         return masked
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the table and its image files tell, see `robustsigma.fingerprint.files`."""
+        rows = self._rows
+        images, masks = {row.path for row in rows}, {row.mask for row in rows if row.mask is not None}
+        root, table = Path(self.root), self._path
+        found = {"images": (images, root / self.images), "masks": (masks, root / self.masks)}
+        listed = {name: files(sorted(paths), folder) for name, (paths, folder) in found.items()}
+        return {"table": files([table], table.parent), **listed}
 
     @property
     def _path(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -139,14 +139,21 @@ class ResumableLoader(DataLoader[Batch]):
     begun by then would load the images of epoch 0.
     """
 
+    before: Callable[[], None] | None = None  # called when an epoch begins
     _served = 0  # batches of the epoch
     _resumed: tuple[int, int] | None = None  # the epoch and the batches of it that were served before
+    _others: dict[str, Any] | None = None  # what was different then
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yield the batches of an epoch that were not served."""
+        if self.before is not None:
+            self.before()
         resumed, self._resumed = self._resumed, None
         self._served = 0
         if resumed is not None and isinstance(self.sampler, KeySampler) and resumed[0] == self.sampler.epoch:
+            if self._others:
+                told = "that of an epoch's end, or these of the one given: " + str(self._others)
+                raise fail("ckpt_path", told, {name: self._order()[name] for name in self._others})
             self._served = resumed[1] if resumed[1] < len(self) else 0  # a whole epoch is begun again by Lightning
             self.sampler.left_out = self._served * (self.batch_size or 1)
         for batch in super().__iter__():
@@ -155,11 +162,24 @@ class ResumableLoader(DataLoader[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the epoch is; Lightning keeps it in checkpoints."""
-        return {"epoch": getattr(self.sampler, "epoch", 0), "served": self._served}
+        return {"epoch": getattr(self.sampler, "epoch", 0), "served": self._served, "order": self._order()}
+
+    def _order(self) -> dict[str, Any]:
+        """Return what decides which images the next batch has."""
+        if not isinstance(self.sampler, KeySampler):
+            return {}
+        sampler = self.sampler
+        processes, images = sampler.num_replicas, len(sampler.indices)
+        return {"batch_size": self.batch_size, "images": images, "processes": processes, "seed": sampler.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back: the next iteration leaves out what was served, if it is one of the same epoch."""
+        """Take it back: the next iteration leaves out what was served, if it is one of the same epoch.
+
+        It raises ValueError where other batches were served then.
+        """
         self._resumed = state_dict["epoch"], state_dict["served"]
+        now = self._order()
+        self._others = {name: value for name, value in state_dict.get("order", {}).items() if value != now.get(name)}
 
 
 def loader(

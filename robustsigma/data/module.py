@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from inspect import currentframe
 from pathlib import Path
 from types import FrameType
@@ -12,10 +13,11 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset
 
-from robustsigma.data.banks import Banks
+from robustsigma.data.attacked import AttackedNetwork
+from robustsigma.data.banks import Banks, unbanked
 from robustsigma.data.datasets import Datasets
 from robustsigma.data.gathering import Share
 from robustsigma.data.loading import KeyedDataset, KeySampler, ResumableLoader, chosen, loader
@@ -25,8 +27,9 @@ from robustsigma.data.transforms import Albumentations
 from robustsigma.device import wait
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Identity, Perturbation
+from robustsigma.engine.perturbations import Identity, Perturbation, global_rng
 from robustsigma.engine.serialization import safe_in_checkpoints
+from robustsigma.fingerprint import items
 
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 
@@ -45,10 +48,14 @@ class RobustDataModule(pl.LightningDataModule):
     and in checkpoints. An image then keeps its part of a `Mixture` for some epochs, see `robustsigma.data.banks.Banks`.
     With an `augment`, a sample of the bank is that of the image as it was augmented when it was made.
 
-    A training resumed from a checkpoint, also from one of the middle of an epoch, goes on with the batches that were
-    left and as if it had not been interrupted. Batches are perturbed where the module is the Trainer's `datamodule`; a
-    loader that is handed to the Trainer by itself has clean ones. `predict` sees the images of the test split as they
-    are. A network that returns probabilities is refused, as attacks see little of its gradients.
+    A training resumed from a checkpoint, also from one of the middle of an epoch, continues with the batches that were
+    left, as if it had not been interrupted: the global generators, from which dropout draws, continue too (those of the
+    first process, where there are several). Another dataset drops the bank of the checkpoint with a warning.
+
+    Batches are perturbed where the module is the Trainer's `datamodule`; a loader that is handed to the Trainer by
+    itself has clean ones, and warns. `predict` sees the images of the test split as they are. A network that returns
+    probabilities is refused, as attacks see little of its gradients. Where the module's steps use another network than
+    its `classifier`, such as an average of its weights, a warning says so.
 
     Several processes (DDP) train on the batches that one process would have with their batch sizes together, each image
     of an epoch once, and each keeps the samples of all. The numbers are those of that one process, unless the network
@@ -119,6 +126,8 @@ class RobustDataModule(pl.LightningDataModule):
         self.banks = Banks(self.seed)
         self._training: ResumableLoader | None = None
         self._resumed: dict[str, Any] | None = None
+        self._data: dict[str, Any] | None = None  # fingerprint of the training images of the bank
+        self._attacked, self._watched = AttackedNetwork(), ("", -1)
 
     def save_hyperparameters(
         self,
@@ -138,17 +147,33 @@ class RobustDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Forget another training."""
         if stage == "fit":
-            self.banks, self._training, self._resumed = Banks(self.seed), None, None
+            self.banks, self._training, self._resumed, self._data = Banks(self.seed), None, None, None
+        self._attacked, self._watched = AttackedNetwork(), ("", -1)
+
+    def teardown(self, stage: str) -> None:
+        """Judge the last step that was watched."""
+        self._attacked.finish()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Leave nothing at the network."""
+        self._attacked.forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the kept samples and how far the epoch is, for a checkpoint."""
+        """Return the kept samples, how far the epoch is and where the global generators are, for a checkpoint."""
         parts = {"banks": self.banks.state_dict(), "loader": self._training.state_dict() if self._training else {}}
-        return {name: part for name, part in parts.items() if part}
+        if parts["banks"] and self._training:
+            parts["data"], parts["made_by"] = self._fingerprint(self._training), self.banks.made_by
+        return {**{name: part for name, part in parts.items() if part}, "generators": global_rng.states()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
-        self.banks.load_state_dict(state_dict.get("banks", {}))
-        self._resumed = state_dict.get("loader")
+        self.banks.load_state_dict(state_dict.get("banks", {}), state_dict.get("made_by"))
+        self._resumed, self._data = state_dict.get("loader"), state_dict.get("data")
+        generators = state_dict.get("generators")
+        if generators is not None and self.trainer is not None:
+            # Not at once: what Lightning prepares until then may draw.
+            restore = pl.callbacks.LambdaCallback(on_train_start=lambda *_: _restore(generators))
+            self.trainer.callbacks.append(restore)  # type: ignore[attr-defined]
 
     def prepare_data(self) -> None:
         """Download what is missing, in one process."""
@@ -163,9 +188,19 @@ class RobustDataModule(pl.LightningDataModule):
         self._training = self._loader(self.split("train"), "train")
         # Lightning tells a loader itself, but not where the optimiser asked how many batches there are.
         resumed, self._resumed = self._resumed, None
+        before, self._data = self._data, None
+        if before is not None and self._fingerprint(self._training) != before:
+            self.banks, self._data = Banks(self.seed), None
+            warnings.warn("ckpt_path: the checkpoint's bank is of other training images; it is dropped", stacklevel=2)
         if resumed:
             self._training.load_state_dict(resumed)
         return self._training
+
+    def _fingerprint(self, training: ResumableLoader) -> dict[str, Any]:
+        if self._data is None:
+            keyed = training.dataset
+            self._data = items(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
+        return self._data
 
     @torch.inference_mode(False)  # what a dataset keeps of its first use may be trained on later
     def val_dataloader(self) -> list[DataLoader[Batch]]:
@@ -199,7 +234,9 @@ class RobustDataModule(pl.LightningDataModule):
         Raises:
             ValueError: no such images.
         """
-        return self._loader(self.split("test"), "test")
+        found = self._loader(self.split("test"), "test")
+        found.before = None
+        return found
 
     def _loader(self, dataset: Dataset[Any], split: Split) -> ResumableLoader:
         return self._keyed_loader(dataset, self._chosen(dataset, split), split)
@@ -213,15 +250,37 @@ class RobustDataModule(pl.LightningDataModule):
         keyed = KeyedDataset(dataset, self.augment if train else None, self.seed)
         sampler = KeySampler(indices, shuffle=train, seed=self.seed, rank=rank, world=world)
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return loader(
+        found = loader(
             keyed, sampler, self.batch_size, self.num_workers, pinned=pinned, drop_last=train and self.drop_last
         )
+        found.before = partial(self._warn_of_clean, split)
+        return found
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def _warn_of_clean(self, split: Split) -> None:
+        """Warn where the batches of a loader that is to be perturbed do not come back here."""
+        trained = {} if self.train_perturbation is None else {"": self.train_perturbation}
+        of_split = {"val": self.val_conditions, "test": self.conditions, "train": trained}
+        trainer = self.trainer
+        if trainer is not None and trainer.state.status == TrainerStatus.RUNNING:
+            hooks = trainer._data_connector._datahook_selector  # a Trainer's `datamodule` may be that of its last run
+            if hooks is None or hooks.datamodule is self:
+                return
+        if any(not isinstance(each, Identity) for each in of_split[split].values()):
+            warnings.warn(
+                f"{split}_dataloader: its images are clean here. A RobustDataModule perturbs batches as the Trainer's "
+                "datamodule: pass it itself, as in trainer.fit(model, datamodule=data), not its loader.",
+                stacklevel=3,
+            )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Perturb a batch that has arrived on the device."""
         trainer = self.trainer
+        self._attacked.finish()
         if trainer is None or trainer.predicting:
             return batch
+        if not isinstance(batch, Batch):
+            told = "a Batch of the loaders of a RobustDataModule; override `split` to give it other images"
+            raise validation.fail("batch", told, type(batch).__name__)
         if trainer.training:
             stage, name, perturbation, epoch = "train", "train", self.train_perturbation, trainer.current_epoch
         else:
@@ -257,9 +316,22 @@ class RobustDataModule(pl.LightningDataModule):
         else:
             made = perturbation.apply(classifier, x, y, seed=seeds)
         seconds = time.perf_counter() - start
+        watched = stage, 0 if trainer.training else trainer.current_epoch
+        if perturbation.depends_on_model and watched != self._watched:
+            self._watched = watched
+            step = {"train": "training", "val": "validation"}.get(stage, stage)
+            exact = str(trainer.precision).startswith(("32", "64"))
+            self._attacked.watch(trainer.lightning_module, classifier, made.images, step, exact=exact)
         return batch._replace(
             images=made.images, clean=x, made=made, condition=name, seconds=seconds, withdrawal=withdrawal
         )
+
+
+def _restore(generators: dict[str, Any]) -> None:
+    """Let the generators go on, once: the callback stays with a Trainer that may train something else."""
+    if generators:
+        global_rng.set_states(generators)
+    generators.clear()
 
 
 def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
@@ -271,4 +343,4 @@ def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str
     for key, perturbation in conditions.items():
         if not isinstance(perturbation, Perturbation):
             raise validation.fail(f"{name}[{key!r}]", "a Perturbation", type(perturbation).__name__)
-    return conditions
+    return {key: unbanked(perturbation) for key, perturbation in conditions.items()}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from robustsigma.data.folder import by_shares, check_settings
 from robustsigma.data.masked import area_average
 from robustsigma.data.source import Source, Split
 from robustsigma.engine.validation import fail, several
+from robustsigma.fingerprint import files as fingerprint_of_files
 
 
 class AnnotatedFiles(FileDataset):
@@ -114,6 +116,12 @@ class SaliencyBench(Source):
             if row is not None:
                 row.numbers()
         return dataset
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the images and tables tell, see `robustsigma.fingerprint.files`."""
+        root = Path(self.root)
+        found = {"images": scan(root / "image").images, "tables": sorted((root / "attention_label").glob("*.csv"))}
+        return {name: fingerprint_of_files(paths, root) for name, paths in found.items()}
 
     @cached_property
     def _images(self) -> tuple[dict[str, list[Path]], list[str]]:

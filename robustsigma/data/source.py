@@ -14,6 +14,7 @@ from robustsigma.data.banks import Withdrawal
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail
+from robustsigma.fingerprint import items
 from robustsigma.geometry import Geometry
 
 Split = Literal["train", "val", "test"]
@@ -138,6 +139,14 @@ class Source(ABC):
     def splits(self) -> tuple[Split, ...]:
         """The splits that have images."""
         return get_args(Split)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this dataset from others of the same settings, in plain JSON types.
+
+        A run directory is bound to it. Here it is of the items of every split, see `robustsigma.fingerprint.items`;
+        override it where there is a cheaper way.
+        """
+        return {"classes": list(self.classes), **{name: items(self.split(name)) for name in self.splits}}
 
     def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> Source:
         """Return this dataset as a trained network takes it, or itself where it leaves nothing open.

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from robustsigma.data.banks import unbanked
 from robustsigma.data.loading import Key, KeyedDataset, chosen, take
 from robustsigma.device import best_device
 from robustsigma.engine import noise
@@ -80,28 +81,33 @@ def regimes(settings: Evaluation) -> list[Regime]:
     found = [Regime(BASE, BASE, "none", None)]
     for protocol in ("retrain", "on_the_fly"):
         for name, perturbation in getattr(settings.retraining, protocol).items():
-            found.append(Regime(f"{name}/{protocol}", name, protocol, perturbation))
+            made = unbanked(perturbation) if protocol == "retrain" else perturbation  # each sample is made once
+            found.append(Regime(f"{name}/{protocol}", name, protocol, made))
     return found
 
 
 def columns(settings: Evaluation) -> list[Column]:
     """Return the columns."""
-    attacks = {name: p for name, p in settings.conditions.items() if p.depends_on_model}
-    same = [Column(name, name, "none", p) for name, p in settings.conditions.items() if name not in attacks]
+    conditions = {name: unbanked(p) for name, p in settings.conditions.items()}
+    attacks = {name: p for name, p in conditions.items() if p.depends_on_model}
+    same = [Column(name, name, "none", p) for name, p in conditions.items() if name not in attacks]
     return same + [Column(f"{name}/{r}", name, r, p) for r in (ADAPTIVE, TRANSFER) for name, p in attacks.items()]
 
 
 def kept(settings: Evaluation, allow: Sequence[str] = ()) -> dict[str, Any]:
     """Return the settings that a folder is bound to, in plain JSON types.
 
-    Seeds may be added, and a diagnosis keeps its checks itself; what a sweep decides stands in the regimes.
+    Seeds may be added, and a diagnosis keeps its checks itself; what a sweep decides stands in the regimes. The weights
+    that the network starts from, the images and labels, and the source of your classes among the settings count too.
 
     Args:
-        settings: of the evaluation.
+        settings: of the evaluation, completed.
         allow: dotted paths whose source it is bound to as well.
     """
     found = {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks", "sweep")}
-    return {**found, **code_of(allow)}
+    source, trained = settings.source, not settings.training.epochs
+    network = settings.architecture.fingerprint(source.shape, len(source.classes), trained=trained)
+    return {**found, "network": network, "data": source.fingerprint(), **code_of(allow, settings)}
 
 
 class Run:

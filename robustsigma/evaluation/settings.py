@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import torch
-from torch import Tensor
 
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.source import Source
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations import GaussianNoise, Identity, Perturbation
+from robustsigma.fingerprint import described
 from robustsigma.models import Architecture
 
 
@@ -236,9 +233,6 @@ def describe(value: Any) -> Any:
         return {str(key): describe(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [describe(part) for part in value]
-    if isinstance(value, Tensor):
-        # What it prints leaves out the middle.
-        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        digest = hashlib.sha256(content.tobytes()).hexdigest()
-        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
-    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return described(value, describe)

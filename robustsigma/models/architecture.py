@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
 
+from robustsigma import fingerprint
 from robustsigma.engine import validation
+from robustsigma.engine.perturbations.global_rng import lent
 from robustsigma.models.published import HALVES, PUBLISHED, TIMM, TORCHVISION, published, published_state, timm_builder
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.small import SmallCNN
@@ -95,6 +98,8 @@ class Architecture:
             raise validation.fail("architecture.arguments", f"arguments of {self.name}", str(error)) from error
         if not isinstance(net, nn.Module):
             raise validation.fail("architecture.name", "something that makes a torch.nn.Module", type(net).__name__)
+        if self.is_foreign:
+            net = _own(net, lambda: constructor(self.name)(**given))
         if self.padding == "same":
             with_same_padding(net)
         # A plain attribute, so that whoever saves the weights can say how to build what they fit.
@@ -107,9 +112,44 @@ class Architecture:
         return self.name.startswith((TORCHVISION, TIMM))
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether code makes it that is neither ours nor torchvision's nor timm's."""
+        return not self.name.startswith(("small_cnn", TORCHVISION, TIMM, *_KNOWN))
+
+    @property
     def trained(self) -> bool:
         """Whether the network may come with weights: those of a file, or what code of yours gives it."""
-        return self.weights is not None or not self.name.startswith(("small_cnn", TORCHVISION, TIMM, *_KNOWN))
+        return self.weights is not None or self.is_foreign
+
+    def fingerprint(self, shape: Sequence[int], classes: int, *, trained: bool) -> dict[str, Any]:
+        """Return what tells the network from others of the same description, in plain JSON types.
+
+        It is of the weights that training starts from, and of what your code makes of the same random numbers.
+
+        Args:
+            shape: (C, H, W) of the images.
+            classes: number of logits.
+            trained: whether nobody trains it further.
+
+        Raises:
+            ValueError: code that gives other weights at each call, in a network that nobody trains further.
+        """
+        found: dict[str, Any] = {}
+        if self.weights is not None:
+            found["file"] = fingerprint.state(self.state()[0])
+        if self.is_foreign:
+            made = []
+            for _ in range(2):
+                with lent(0):
+                    made.append(fingerprint.network(self.build(shape[0], classes), shape))
+            if made[0]["weights"] != made[1]["weights"]:
+                if trained:
+                    raise validation.fail(
+                        "architecture.name", "code that gives the same weights at each call", f"others of {self.name}"
+                    )
+                made[0] |= {"weights": None, "logits": None}
+            found |= made[0]
+        return found
 
     def takes(self, argument: str) -> bool:
         """Return whether the constructor names an argument, or is one of torchvision's, which pass theirs on."""
@@ -176,6 +216,18 @@ def _method(module: str, kind: str, attribute: str) -> Any:
         return getattr(getattr(importlib.import_module(module), kind, None), attribute, None)
     except (ImportError, ValueError):
         return None
+
+
+def _own(net: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
+    """Return a network that is nobody else's: code may return the one that its caller works with."""
+    try:
+        return copy.deepcopy(net)
+    except Exception as error:  # not every network can be copied
+        other = again()
+        if {*map(id, net.parameters())} & {*map(id, other.parameters())} or other is net:
+            told = "code that makes a new network at each call, or one that copy.deepcopy copies"
+            raise validation.fail("architecture.name", told, f"the same one twice ({error})") from error
+        return other
 
 
 def _unknown(name: str, error: Exception) -> ValueError:

@@ -203,6 +203,7 @@ class LitClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss."""
+        _check_batch(batch)
         if self.batch_norm == "joint":
             with single_values(batch.images):
                 logits = self(batch.images)
@@ -243,6 +244,7 @@ class LitClassifier(pl.LightningModule):
         return logits
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        _check_batch(batch)
         logits = self._logits(batch.images)
         right = (logits.argmax(1) == batch.labels).float().mean()
         self._log_mean(f"{stage}_{batch.condition}_acc", right, len(batch.labels), prog_bar=stage == "val")
@@ -290,3 +292,11 @@ def _rebuilt(described: Mapping[str, Any], state: Mapping[str, Any], path: Any) 
     except (KeyError, TypeError, ValueError) as error:
         expected = "the network itself, since what this checkpoint describes is not built"
         raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", error) from error
+
+
+def _check_batch(batch: Any) -> None:
+    if not isinstance(batch, Batch):
+        told = (
+            "one of a RobustDataModule, passed as in trainer.fit(model, datamodule=data); Datasets(…) makes its source"
+        )
+        raise fail("batch", told, type(batch).__name__)

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from robustsigma.data.banks import unbanked
 from robustsigma.data.loading import chosen, take
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.source import Batch, Split
@@ -163,7 +164,7 @@ class OverfittingMonitor(pl.Callback):
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = _data(trainer)
-        attack = _perturbation(data)
+        attack = unbanked(_perturbation(data))
         if data.ramp is not None:
             attack = data.ramp.at(attack, trainer.current_epoch)
         under = {"probe": self._probe(attack), "attack": attack}

@@ -23,7 +23,8 @@ from robustsigma.benchmark.results import _wrong
 from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.store import Store
 from robustsigma.cli import main
-from robustsigma.data import Baggage, Digits, ImageFolder
+from robustsigma.data import Baggage, Datasets, Digits, ImageFolder
+from robustsigma.data.source import ArrayDataset
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import (
     Cost,
@@ -185,7 +186,7 @@ def test_a_folder_of_other_settings_or_another_model_is_refused(settings, made, 
     before = Path(path).read_bytes()
     try:
         saved(Path(path), 4)
-        with pytest.raises(ValueError, match=r"out: expected .* sha256"):
+        with pytest.raises(ValueError, match=r"out: expected .* network weights"):
             benchmark(settings, made, console=quiet())
     finally:
         Path(path).write_bytes(before)
@@ -207,9 +208,25 @@ def test_a_folder_of_a_network_that_code_makes_is_of_its_weights(settings, tmp_p
     first = Run(of, tmp_path / "out", quiet())
     Run(of, tmp_path / "out", quiet())
     module.SEED = [lambda: make(1)]
-    with pytest.raises(ValueError, match=r"out: expected .* sha256"):
+    with pytest.raises(ValueError, match=r"out: expected .* network weights"):
         Run(of, tmp_path / "out", quiet())
     assert first.store
+
+
+def test_a_folder_is_of_its_images_and_masks(settings, tmp_path):
+    def of(change):
+        test = settings.source.split("test")
+        parts = [test.images.clone(), test.labels.clone(), test.masks.clone()]
+        if change is not None:
+            parts[change][-1] = parts[change][-1] == 0
+        source = Datasets(test=ArrayDataset(*parts), classes=settings.source.classes)
+        return dataclasses.replace(settings, source=source, methods={})
+
+    Run(of(None), tmp_path, quiet())
+    Run(of(None), tmp_path, quiet())
+    for change in (0, 1, 2):
+        with pytest.raises(ValueError, match=r"^out: expected .* the data \(images and labels\) of the run"):
+            Run(of(change), tmp_path, quiet())
 
 
 def test_a_damaged_batch_or_choice_of_images_is_told_and_made_again(settings, made, tmp_path):
@@ -412,5 +429,5 @@ def test_a_model_of_other_images_is_refused(settings, tmp_path):
     other = Baggage(size=32, train=20, val=5, test=20)
     with pytest.raises(ValueError, match=r"models.a: expected a model of \(3, 32, 32\)"):
         benchmark(dataclasses.replace(settings, source=other), tmp_path, console=quiet())
-    with pytest.raises(ValueError, match="models: expected existing"):
+    with pytest.raises(ValueError, match="model: expected an existing"):
         benchmark(dataclasses.replace(settings, models={"a": "none.safetensors"}), tmp_path / "b", console=quiet())

@@ -138,5 +138,5 @@ def test_a_folder_is_of_its_weights(settings, folder, tmp_path):
     with pytest.raises(ValueError, match=r"^out: expected a new folder"):
         run_of(settings, tmp_path / "out")
     settings["models"] = {"published": NAME, "none": {"name": NAME, "weights": "nowhere.pth"}}
-    with pytest.raises(ValueError, match=r"^models: expected existing files, got nowhere.pth"):
+    with pytest.raises(ValueError, match=r"^weights: expected an existing file of weights, got nowhere.pth"):
         run_of(settings, tmp_path / "new")

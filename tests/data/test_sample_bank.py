@@ -5,7 +5,7 @@ from torch import nn
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, PathEnd, Share, Sigma, SigmaSample
 from robustsigma.data import Baggage, RobustDataModule
-from robustsigma.data.banks import Banks, leaves
+from robustsigma.data.banks import Banks, leaves, unbanked
 from robustsigma.data.sample_bank import SampleBank
 from robustsigma.engine.perturbations.sigma_sample import Bank
 from robustsigma.models import SmallCNN
@@ -250,7 +250,7 @@ def test_the_leaves_together_are_the_perturbation():
     part = Mixture([Share(SigmaSample(WALK, fraction=0.5, bank=Bank()), 0.5), Share(GaussianNoise(0.1), 0.2)])
     mixture = Mixture([Share(FGSM(0.05), 0.2), Share(part, 0.7)])
     seeds = torch.arange(40)
-    whole, images_ = mixture.apply(clf, x, y, seed=seeds), x.clone()
+    whole, images_ = unbanked(mixture).apply(clf, x, y, seed=seeds), x.clone()
     found = list(leaves(mixture, seeds, seeds))
     assert [leaf.name for leaf in found] == ["0.0", "0.1.0", "0.1.1"]
     for leaf in found:
@@ -378,3 +378,30 @@ def test_another_training_with_the_same_data_module_starts_with_an_empty_bank(tm
         trainer.fit(model, data)
         ends.append([p.detach().clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+# Where there is no bank
+
+
+@pytest.mark.parametrize("perturbation", [BANKED, Mixture({BANKED: 1.0})])
+def test_a_call_of_ones_own_is_refused_as_nobody_keeps_samples(perturbation):
+    clf, x, y = problem(4)
+    for call in (perturbation, perturbation.apply):
+        with pytest.raises(ValueError, match=r"^bank: expected None, as samples are kept by the index of their image"):
+            call(clf, x, y, seed=torch.arange(4))
+    assert unbanked(perturbation)(clf, x, y, seed=torch.arange(4)).shape == x.shape
+
+
+@pytest.mark.third_party_rng
+def test_as_a_condition_each_sample_is_made_anew():
+    found = {}
+    for name, sample in (("banked", BANKED), ("plain", unbanked(BANKED))):
+        torch.default_generator.manual_seed(0)
+        trainer = pl.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        data = RobustDataModule(SOURCE, conditions={"sigma": Mixture({sample: 1.0})})
+        trainer.test(LitClassifier(SmallCNN(3, 5, width=4)), data, verbose=False)
+        found[name] = trainer.callback_metrics["test_sigma_acc"]
+    assert found["banked"] == found["plain"]

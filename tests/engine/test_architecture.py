@@ -17,7 +17,7 @@ ENGINE = sorted((ROOT / "engine").rglob("*.py"))
 # From the bottom: a package or module imports from layers below its own only.
 LAYERS = (
     ("engine",),
-    ("device", "files", "geometry", "processes"),
+    ("device", "files", "fingerprint", "geometry", "processes"),
     ("provenance",),
     ("data", "models", "report"),
     ("mistyped", "training", "trust"),

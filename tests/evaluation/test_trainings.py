@@ -87,6 +87,7 @@ def test_every_training_is_augmented(trainings):
     assert [given.data.augment for given in found.values()] == [augment] * len(REGIMES)
 
 
+@pytest.mark.filterwarnings("ignore:train_dataloader. its images are clean here")
 def test_trainings_of_two_seeds_share_no_draw(trainings):
     found = trainings(SETTINGS)
     for regime in REGIMES:

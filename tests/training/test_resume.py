@@ -1,19 +1,22 @@
 """`robustsigma fit` goes on after an interrupt and ends as if there had been none, dropout and bank included."""
 
 import os
+import random
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from test_checkpoint import CONFIGS, QUIET, TINY
 
-from robustsigma import GaussianNoise
+from robustsigma import Classifier, GaussianNoise, Sigma, SigmaSample
 from robustsigma.cli import main
 from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.data.loading import KeyedDataset
+from robustsigma.engine.perturbations import Bank
 from robustsigma.files import write_atomically
 from robustsigma.models import SmallCNN
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
@@ -169,6 +172,93 @@ def test_a_checkpoint_of_the_middle_of_an_epoch_goes_on_with_its_rest(every, end
     assert rest.batches == whole.batches[end // every * every :]
     for name, value in weights.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+
+
+class Own(pl.LightningModule):
+    """A module as people write one, which keeps nothing of the generators itself."""
+
+    def __init__(self):
+        super().__init__()
+        net = torch.nn.Sequential(SmallCNN(3, 5, width=4), torch.nn.Dropout(0.3))
+        self.classifier = Classifier(net)
+
+    def training_step(self, batch, batch_idx):
+        images = batch.images + random.random() / 10 + np.random.rand() / 10  # noqa: NPY002
+        return torch.nn.functional.cross_entropy(self.classifier(images), batch.labels)
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        raise AssertionError
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("at", [2, 4, 7])  # in the middle of an epoch, at its end, in the middle of the next
+def test_a_module_of_ones_own_with_dropout_ends_as_without_an_interrupt(at, tmp_path):
+    """4 batches an epoch."""
+
+    def fit(folder, seed, path=None):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        saves = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = pl.Trainer(
+            max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            limit_val_batches=0, callbacks=[saves],
+        )  # fmt: skip
+        data = RobustDataModule(Baggage(size=16, train=20, val=5, test=5), batch_size=5)
+        model = Own()
+        trainer.fit(model, data, ckpt_path=path)
+        return model.state_dict()
+
+    whole = fit("whole", 0)
+    resumed = fit("resumed", 1, tmp_path / "whole" / f"step={at}.ckpt")
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+
+
+def _banked(tmp_path, folder, path=None, *, train=20, epochs=2, **options):
+    """Train with a bank, four batches an epoch at first, and keep every step."""
+    saves = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        limit_val_batches=0, callbacks=[saves],
+    )  # fmt: skip
+    walk = SigmaSample(Sigma(paths=1, max_steps=options.pop("steps", 2)), bank=Bank(max_age=9))
+    data = RobustDataModule(
+        Baggage(size=16, train=20, val=5, test=5, **options.pop("source", {})),
+        train_perturbation=walk, **{"batch_size": 5, **options},
+    )  # fmt: skip
+    trainer.fit(LitClassifier(SmallCNN(3, 5, width=4)), data, ckpt_path=path)
+    return data
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_bank_of_other_images_is_dropped(tmp_path):
+    kept = _banked(tmp_path, "first", epochs=1).banks.state_dict()
+    (bank,) = kept.values()
+    (same,) = _banked(tmp_path, "same", tmp_path / "first" / "step=2.ckpt", epochs=1).banks.state_dict().values()
+    assert torch.equal(bank["owners"], same["owners"])  # it was filled in both halves of the epoch
+    assert torch.equal(bank["images"], same["images"])
+    with pytest.warns(UserWarning, match="bank is of other training images; it is dropped"):
+        _banked(tmp_path, "other", tmp_path / "first" / "step=4.ckpt", source={"seed": 1})
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_bank_of_another_walk_is_dropped(tmp_path):
+    _banked(tmp_path, "first", epochs=1)
+    with pytest.warns(UserWarning, match=r"bank of SigmaSample\(.*\) is of another perturbation; it is dropped"):
+        _banked(tmp_path, "other", tmp_path / "first" / "step=4.ckpt", steps=3)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("change", [{"batch_size": 10}, {"seed": 1}, {"limits": {"train": 15}}])
+def test_the_rest_of_an_epoch_of_other_batches_is_refused(change, tmp_path):
+    _banked(tmp_path, "first", epochs=1)
+    with pytest.raises(ValueError, match=r"^ckpt_path: expected that of an epoch's end, or .*\{"):
+        _banked(tmp_path, "middle", tmp_path / "first" / "step=2.ckpt", **change)
+    _banked(tmp_path, "end", tmp_path / "first" / "step=4.ckpt", **change)
 
 
 def test_workers_begin_when_the_first_batch_is_asked_for():

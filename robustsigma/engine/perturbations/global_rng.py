@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +18,30 @@ def key_of(seeds: Tensor, name: str) -> int:
     """Return one seed in [0, 2^31) for a whole batch, from the images' seeds (B,) and their order."""
     places = torch.arange(len(seeds), device=seeds.device)
     return int(noise.fold(noise.fold(seeds, name, places).sum()[None])[0]) & (2**31 - 1)
+
+
+def states() -> dict[str, Any]:
+    """Return where the generators of torch (the CPU's and CUDA's), NumPy and Python are, for a checkpoint."""
+    kind, keys, *rest = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002
+    number, internal, gauss = random.getstate()
+    found: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [number, torch.tensor(internal), gauss]}
+    if kind == "MT19937":  # else it is one that somebody put there
+        found["numpy"] = [torch.tensor(keys.astype(np.int64)), *rest]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["cuda"] = torch.cuda.get_rng_state_all()
+    return found
+
+
+def set_states(found: dict[str, Any]) -> None:
+    """Let the generators go on from where `states` found them, but for those of CUDA devices that are missing."""
+    torch.set_rng_state(found["torch"].cpu())
+    number, internal, gauss = found["python"]
+    random.setstate((number, tuple(internal.tolist()), gauss))
+    if "numpy" in found:
+        keys, *rest = found["numpy"]
+        np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    for device, state in enumerate(found.get("cuda", [])[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state.cpu(), device)
 
 
 @contextmanager

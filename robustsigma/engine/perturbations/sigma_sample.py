@@ -48,9 +48,9 @@ class SigmaSample(Perturbation):
         fraction: share of images that are walked, drawn for each image by its seed; the others stay as they are.
         bank: in training, the sample of an image is used again in later epochs, until it is too old or the network,
             which it had fooled, classifies it right. The samples are kept by `RobustDataModule`, which knows
-            the images; elsewhere, and where this is not the training perturbation or a part of a `Mixture`, each
-            sample is made anew. With a bank, an image keeps its part of the mixture, and its draw of `fraction`, for
-            `max_age` + 1 epochs. None makes each anew everywhere.
+            the images, where this is its training perturbation or a part of a `Mixture` there; a call of your own is
+            refused. As a condition of an evaluation, each sample is made anew. With a bank, an image keeps its part of
+            the mixture, and its draw of `fraction`, for `max_age` + 1 epochs. None makes each anew everywhere.
         unconverged: "keep" uses a sample that did not reach epsilon as it is, "original" the unperturbed image.
             Either way it is counted as not converged.
     """
@@ -75,6 +75,9 @@ class SigmaSample(Perturbation):
 
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return zero-confidence samples."""
+        if self.bank is not None:
+            told = "None, as samples are kept by the index of their image: let a RobustDataModule train with them"
+            raise validation.fail("bank", told, self.bank)
         result = Perturbed.plain(x)
         rows = self.walked(seeds)
         if len(rows) == 0:
