@@ -7,14 +7,14 @@ from typing import Literal, get_args
 
 from PIL import Image
 
-from robustsigma.engine.validation import choice, fail, integer
+from robustsigma.engine.validation import Settings, choice, fail, integer
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 _MOST = 2**26  # pixels of the resized image
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(Settings):
     """Resize and crop, as torchvision's `Resize(resize)` and `CenterCrop(size)` do to PIL images.
 
     Args:

@@ -19,7 +19,7 @@ RANDOM, GRADIENT = "random", "gradient"
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(validation.Settings):
     """Attributors against metrics on one or more models; `preset` has those of the embedded datasets.
 
     Judged are images that every model classifies right, so that the class that is explained is the object's.

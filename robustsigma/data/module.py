@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
@@ -79,9 +79,6 @@ class RobustDataModule(pl.LightningDataModule):
         super().__init__()
         if not isinstance(dataset, Source):
             raise validation.fail("dataset", "a robustsigma.data.Source, such as Datasets(…)", type(dataset).__name__)
-        validation.integer("batch_size", batch_size, 1)
-        validation.integer("num_workers", num_workers, 0)
-        validation.integer("seed", seed, 0)
         for name, value, kind in (
             ("train_perturbation", train_perturbation, Perturbation),
             ("ramp", ramp, Ramp),
@@ -97,16 +94,25 @@ class RobustDataModule(pl.LightningDataModule):
         if ramp is not None:
             ramp.check(train_perturbation)
         self.augment = augment
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.batch_size = validation.integer("batch_size", batch_size, 1)
+        self.num_workers = validation.integer("num_workers", num_workers, 0)
         self.limits = dict(limits or {})
         for split, most in self.limits.items():
             Source.check_split(split)
-            validation.integer(f"limits[{split!r}]", most, 1)
-        self.seed = seed
+            self.limits[split] = validation.integer(f"limits[{split!r}]", most, 1)
+        self.seed = validation.integer("seed", seed, 0)
         self.banks = Banks(self.seed)
         self._training: ResumableLoader | None = None
         self._resumed: dict[str, Any] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainer" and type(value).__module__.startswith("lightning."):
+            raise _wrong_package(f"a Trainer of the package {type(value).__module__.split('.')[0]}")
+        super().__setattr__(name, value)
+
+    def __iter__(self) -> NoReturn:
+        # A Trainer of the package `lightning` takes a data module of pytorch_lightning for a loader, and tries this.
+        raise _wrong_package("iteration over the data module itself, as by a Trainer of the package lightning")
 
     def setup(self, stage: str) -> None:
         """Forget another training."""
@@ -228,6 +234,11 @@ class RobustDataModule(pl.LightningDataModule):
         return batch._replace(
             images=made.images, clean=x, made=made, condition=name, seconds=seconds, withdrawal=withdrawal
         )
+
+
+def _wrong_package(got: str) -> ValueError:
+    expected = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
+    return validation.fail("trainer", expected, got)
 
 
 def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Mixture, Perturbation
-from robustsigma.engine.validation import fail, integer
+from robustsigma.engine.validation import Settings, fail, integer
 
 
 @dataclass(frozen=True)
-class Ramp:
+class Ramp(Settings):
     """Linear growth over the first epochs: in epoch e, counted from 0, of n, (e + 1) / n of the value, at most 1.
 
     Args:

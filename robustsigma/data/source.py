@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from robustsigma.data.banks import Withdrawal
 from robustsigma.engine.perturbations import Perturbed
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import Settings, fail
 from robustsigma.geometry import Geometry
 
 Split = Literal["train", "val", "test"]
@@ -97,7 +97,7 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         return self.images[at].float() / 255, self.labels[at]
 
 
-class Source(ABC):
+class Source(Settings, ABC):
     """A dataset described by hyper-parameters; subclasses are frozen dataclasses, so a YAML file can name one.
 
     `split` may be called more than once and in several processes; equal sources give equal images.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.classifier import Classifier, as_classifier
 
 _MANY_DEAD = 0.1
 
@@ -72,6 +72,7 @@ def inspect_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -
     Raises:
         ValueError: images or labels outside what is stated here.
     """
+    classifier = as_classifier(classifier)
     validation.images(images, classifier.bounds)
     with classifier.frozen():
         x = images.detach().clone()

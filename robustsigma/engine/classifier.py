@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, get_args
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +42,8 @@ def _statistic(name: str, values: Sequence[float], positive: bool) -> Tensor:
         raise fail(name, "numbers, one per channel", repr(values)[:80]) from None
     if len(tensor) == 0 or not torch.isfinite(tensor).all() or (positive and bool((tensor <= 0).any())):
         raise fail(name, f"{'positive' if positive else 'finite'} numbers, one per channel", repr(values))
+    if bool((tensor > (10 if positive else 1)).any()):  # no pixel in [0, 1] has such a mean or standard deviation
+        raise fail(name, "numbers for images in [0, 1]", f"{values!r}; divide mean and std of images in 0..255 by 255")
     return tensor.reshape(-1, 1, 1)
 
 
@@ -86,7 +90,7 @@ class Classifier(nn.Module):
         if not isinstance(net, nn.Module):
             raise fail("net", "a torch.nn.Module", type(net).__name__)
         if chunk_size is not None:
-            integer("chunk_size", chunk_size, 1)
+            chunk_size = integer("chunk_size", chunk_size, 1)
         self.net = net
         self._classes: int | None = None  # of the last pass
         self._first: Tensor | None = None  # some outputs of the first pass of the network, until they are checked
@@ -110,9 +114,19 @@ class Classifier(nn.Module):
         channels = images.shape[1]
         for name, statistic in (("mean", self.mean), ("std", self.std)):
             if len(statistic) not in (1, channels):
-                raise fail(name, f"1 or {channels} numbers, one per channel of the images", len(statistic))
+                raise fail(
+                    name,
+                    f"1 or {channels} numbers, one per channel of the images",
+                    f"{len(statistic)}, and images of shape {tuple(images.shape)}",
+                )
         mean, std = self.mean.to(images.dtype), self.std.to(images.dtype)
-        output = self._fast(self.net, lambda: (images - mean).div_(std))
+        try:
+            output = self._fast(self.net, lambda: (images - mean).div_(std))
+        except RuntimeError as error:
+            wrong = validation.wrong_channels(error, images)
+            if wrong is None:
+                raise
+            raise wrong from error
         logits = getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -292,6 +306,35 @@ class Classifier(nn.Module):
         if isinstance(parts[0], tuple):
             return tuple(torch.cat(column) for column in zip(*parts, strict=True))
         return torch.cat(parts)
+
+
+_BARE: WeakSet[nn.Module] = WeakSet()  # networks that a warning was given for
+
+
+def as_classifier(model: Any, name: str = "classifier") -> Classifier:
+    """Return a `Classifier`, that of a module which has one as its attribute `classifier`, or a bare network in one.
+
+    A bare network is taken as one for images in [0, 1]. One warning for each network says so.
+
+    Args:
+        model: the network.
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: `model` is not a module.
+    """
+    if isinstance(model, Classifier):
+        return model
+    if isinstance(getattr(model, "classifier", None), Classifier):
+        return model.classifier  # type: ignore[no-any-return]
+    if not isinstance(model, nn.Module):
+        got = f"{model!r}"[:80] if not isinstance(model, type) else f"the class {model.__name__}, not an instance"
+        raise fail(name, "a robustsigma.Classifier or a torch.nn.Module", got)
+    if model not in _BARE:
+        _BARE.add(model)
+        told = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
+        warnings.warn(f"{told}. If it takes normalized images, pass Classifier(net, mean=…, std=…).", stacklevel=3)
+    return Classifier(model)
 
 
 def at_least_single(values: Tensor) -> Tensor:

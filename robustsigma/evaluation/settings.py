@@ -20,7 +20,7 @@ from robustsigma.models import Architecture
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(validation.Settings):
     """How the base model is trained: AdamW with a cosine schedule.
 
     Args:
@@ -43,7 +43,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Retraining:
+class Retraining(validation.Settings):
     """How the base model is trained on, and on what.
 
     Two protocols. "retrain" (Henry et al., 2025, section 6): `samples` training images are perturbed once against
@@ -80,7 +80,7 @@ class Retraining:
 
 
 @dataclass(frozen=True)
-class Checks:
+class Checks(validation.Settings):
     """Further measurements that tell how far the attacks of the matrix can be believed, on a few of its test images.
 
     They decide no cell, only its flags: a folder goes on under other checks, which are then made again.
@@ -106,7 +106,7 @@ class Checks:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(validation.Settings):
     """Which standard deviations of Gaussian noise are tried as training noise before the matrix is made.
 
     Each regime whose perturbation is a `GaussianNoise` is trained with each of them and judged on images that no
@@ -143,7 +143,7 @@ def _check_optimisation(plan: Training | Retraining, *, least_epochs: int) -> No
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(validation.Settings):
     """Regimes against conditions, each training repeated over seeds; `preset` has those of the embedded datasets.
 
     Args:

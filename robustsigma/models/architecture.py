@@ -21,7 +21,7 @@ _KNOWN = ("robustsigma.", "torchvision.models.")
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(validation.Settings):
     """A network described by its name and arguments.
 
     Args:

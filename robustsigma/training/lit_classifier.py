@@ -62,7 +62,7 @@ class LitClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         validation.choice("schedule", schedule, ("cosine", "constant"))
-        validation.number("label_smoothing", label_smoothing, 0, 1)
+        label_smoothing = validation.number("label_smoothing", label_smoothing, 0, 1)
         validation.choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
         validation.optional("sample_labels", sample_labels, SampleLabels)
         if not callable(optimizer):

@@ -375,7 +375,7 @@ def test_what_is_asked_for_and_not_there_is_named(tmp_path):
 def test_normalised_images_are_told_where_normalisation_belongs(tmp_path, stage):
     inner = TensorDataset((_tensors().tensors[0] - 0.5) / 0.25, torch.arange(12) % 3)
     data = RobustDataModule(Datasets(**{stage: inner}, classes=CLASSES))
-    with pytest.raises(ValueError, match=r"images: expected values in \[0, 1\].*normalisation belongs in Classifier"):
+    with pytest.raises(ValueError, match=r"images: expected values in \[0, 1\].*normalization belongs in Classifier"):
         getattr(_trainer(tmp_path), "fit" if stage == "train" else stage)(_model(), data)
 
 

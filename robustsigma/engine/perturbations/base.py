@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.perturbations.ball import Norm
+from robustsigma.engine.short_repr import ShortRepr
+
+Labels = int | Sequence[int] | Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Perturbed:
+@dataclass(frozen=True, eq=False, repr=False)
+class Perturbed(ShortRepr):
     """Perturbed images and how they came about. B images.
 
     Attributes:
@@ -42,11 +46,11 @@ class Perturbed:
         return Perturbed(**{name: a.index_copy(0, rows, b.to(a.dtype)) for name, (a, b) in pairs.items()})
 
 
-class Perturbation(ABC):
+class Perturbation(validation.Settings, ABC):
     """A perturbation with its hyper-parameters; subclasses are frozen dataclasses."""
 
     @final
-    def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Tensor:
+    def __call__(self, classifier: Classifier | nn.Module, x: Tensor, y: Labels, *, seed: int | Tensor) -> Tensor:
         """Return x' (B, C, H, W), in bounds and detached; see `apply`.
 
         Raises:
@@ -55,15 +59,16 @@ class Perturbation(ABC):
         return self._apply(classifier, x, y, seed, strict=True).images
 
     @final
-    def apply(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Perturbed:
+    def apply(self, classifier: Classifier | nn.Module, x: Tensor, y: Labels, *, seed: int | Tensor) -> Perturbed:
         """Perturb images against the classifier in eval mode, which is left as it was.
 
         A network that returns probabilities is attacked as it is, for an evaluation that tells of it.
 
         Args:
-            classifier: the network to perturb against.
+            classifier: the network to perturb against. A bare network is taken as one for images in [0, 1], with a
+                warning.
             x: float (B, C, H, W) in [0, 1]; half precision is computed in float32 and rounded at the end.
-            y: labels, an int or (B,).
+            y: labels, an int or B of them.
             seed: an int for every image, or int64 (B,).
 
         Raises:
@@ -71,7 +76,8 @@ class Perturbation(ABC):
         """
         return self._apply(classifier, x, y, seed, strict=False)
 
-    def _apply(self, classifier: Classifier, x: Tensor, y: Tensor, seed: int | Tensor, *, strict: bool) -> Perturbed:
+    def _apply(self, given: nn.Module, x: Tensor, y: Labels, seed: int | Tensor, *, strict: bool) -> Perturbed:
+        classifier = as_classifier(given)
         validation.images(x, classifier.bounds)
         labels, seeds = validation.target(y, x, "y"), validation.seed(seed, x)
         with classifier.frozen():

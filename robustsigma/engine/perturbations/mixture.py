@@ -13,7 +13,7 @@ from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(validation.Settings):
     """One part of a mixture.
 
     Args:

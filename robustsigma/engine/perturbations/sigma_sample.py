@@ -15,7 +15,7 @@ from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn
 
 
 @dataclass(frozen=True)
-class Bank:
+class Bank(validation.Settings):
     """How long a SIGMA sample that was made in training is used again.
 
     Args:
