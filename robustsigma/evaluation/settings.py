@@ -72,8 +72,8 @@ class Retraining(validation.Settings):
     weight_decay: float = 1e-3
 
     def __post_init__(self) -> None:
-        validation.mapping("retrain", self.retrain)
-        validation.mapping("on_the_fly", self.on_the_fly)
+        _check_perturbations("retrain", self.retrain)
+        _check_perturbations("on_the_fly", self.on_the_fly)
         validation.integer("samples", self.samples, 1)
         validation.number("share", self.share, 0, 1, open_low=True)
         _check_optimisation(self, least_epochs=1)
@@ -135,6 +135,12 @@ class Sweep(validation.Settings):
         validation.choice("by", self.by, ("mean", "worst"))
 
 
+def _check_perturbations(name: str, given: Mapping[str, Perturbation]) -> None:
+    validation.mapping(name, given)
+    for key, perturbation in given.items():
+        validation.instance(f"{name}.{key}", perturbation, Perturbation)
+
+
 def _check_optimisation(plan: Training | Retraining, *, least_epochs: int) -> None:
     validation.integer("epochs", plan.epochs, least_epochs)
     validation.integer("batch_size", plan.batch_size, 1)
@@ -184,7 +190,7 @@ class Evaluation(validation.Settings):
         for name, kind in (("source", Source), ("architecture", Architecture), ("training", Training),
                            ("retraining", Retraining), ("checks", Checks)):  # fmt: skip
             validation.instance(name, getattr(self, name), kind)
-        validation.mapping("conditions", self.conditions)
+        _check_perturbations("conditions", self.conditions)
         if isinstance(self.seeds, int):
             validation.integer("seeds", self.seeds, 1)
             object.__setattr__(self, "seeds", tuple(range(self.seeds)))
