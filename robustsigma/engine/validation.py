@@ -181,9 +181,8 @@ def wrong_channels(error: RuntimeError, x: Tensor) -> ValueError | None:
     told = "; use images.permute(0, 3, 1, 2)" if channels_last(tuple(x.shape[1:])) else ""
     if (found[1], found[2]) == ("3", "1"):
         told = "; images.expand(-1, 3, -1, -1) repeats a gray channel"
-    return fail(
-        "images", f"(B, C, H, W) with {found[1]} channels, as the network takes", f"shape {tuple(x.shape)}{told}"
-    )
+    expected = f"(C, H, W) with {found[1]} channels, as the network takes"
+    return fail("images", expected, f"{tuple(x.shape[1:])}{told}")
 
 
 def channels_last(shape: tuple[int, ...]) -> bool:
