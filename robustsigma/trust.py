@@ -12,13 +12,14 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
 from jsonargparse._common import parsing_settings  # there is no public way to take a setting back
 
-from robustsigma.engine.validation import fail
-from robustsigma.models.architecture import Architecture
+from robustsigma.engine.validation import fail, near
+from robustsigma.models.architecture import Architecture, meant
 from robustsigma.models.pretrained import Pretrained
 
 OURS = ("robustsigma",)
@@ -86,7 +87,8 @@ def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
         check_network(name, allow)
     except ValueError as error:
         known = "FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME"
-        raise fail(argument, known, repr(name)) from error
+        files = map(str, Path(name).parent.glob("*.safetensors"))
+        raise fail(argument, known, repr(name) + (near(name, files) or meant(name))) from error
 
 
 def check_networks(settings: Any, allow: Sequence[str]) -> None:

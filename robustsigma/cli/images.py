@@ -14,7 +14,7 @@ from torch import Tensor
 from robustsigma.data.folder import FileDataset, image_files
 from robustsigma.device import best_device
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import fail, near
 from robustsigma.geometry import Geometry
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
@@ -90,4 +90,8 @@ def class_index(name: str | int | None, classes: Sequence[str], what: str) -> in
         return list(classes).index(str(name))
     if str(name).isdecimal() and int(name) < len(classes):
         return int(name)
-    raise fail(what, f"one of {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}", repr(name))
+    raise fail(
+        what,
+        f"one of {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}",
+        repr(name) + near(str(name), classes),
+    )

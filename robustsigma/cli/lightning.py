@@ -12,9 +12,10 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from robustsigma.data import RobustDataModule
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import fail, integer
 from robustsigma.files import remove_leftovers
 from robustsigma.mistyped import mistyped
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
@@ -44,8 +45,21 @@ class _CLI(LightningCLI):
         """Take no settings from a checkpoint, as Lightning would: they could name any class, and run it."""
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Return a Trainer whose checkpoints are whole or not there, whenever it is killed."""
-        trainer = super().instantiate_trainer(**kwargs)
+        """Return a Trainer whose checkpoints are whole or not there, whenever it is killed.
+
+        Raises:
+            ValueError: hardware that is not there, or another option that Lightning refuses.
+        """
+        asked = self._get(self.config, "trainer")
+        integer("trainer.accumulate_grad_batches", asked["accumulate_grad_batches"], 1)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, TypeError) as error:
+            wanted = asked["accelerator"]
+            if (wanted in ("gpu", "cuda", "mps") and "backend" in str(error)) or "not available" in str(error):
+                told = "one that this machine has, such as cpu or auto (robustsigma doctor prints the devices)"
+                raise fail("trainer.accelerator", told, repr(wanted)) from error
+            raise ValueError(f"trainer: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
@@ -115,11 +129,18 @@ def run(verb: str, arguments: list[str]) -> None:
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         # Lightning calls what jsonargparse renamed, which says so.
         warnings.filterwarnings("ignore", message=r"(?s).*(was deprecated in v|only one JsonargparseDeprecation)")
-        _CLI(
-            LitClassifier,
-            RobustDataModule,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={**options, **verbs},
-            args=[verb, *arguments],
-        )
+        try:
+            _CLI(
+                LitClassifier,
+                RobustDataModule,
+                seed_everything_default=0,
+                save_config_kwargs={"overwrite": True},
+                parser_kwargs={**options, **verbs},
+                args=[verb, *arguments],
+            )
+        except MisconfigurationException as error:
+            raise ValueError(f"trainer: {error}") from error
+        except RuntimeError as error:
+            if not str(error).startswith("Early stopping conditioned on metric"):
+                raise
+            raise ValueError(f"trainer.callbacks: {error}") from error

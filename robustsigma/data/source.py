@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from robustsigma.data.banks import Withdrawal
 from robustsigma.engine.perturbations import Perturbed
-from robustsigma.engine.validation import Settings, fail
+from robustsigma.engine.validation import Settings, fail, near
 from robustsigma.geometry import Geometry
 
 Split = Literal["train", "val", "test"]
@@ -148,7 +148,7 @@ class Source(Settings, ABC):
     def check_split(split: str) -> None:
         """Raise ValueError unless `split` is one of the three."""
         if split not in get_args(Split):
-            raise ValueError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")
+            raise fail("split", f"one of {', '.join(get_args(Split))}", repr(split) + near(split, get_args(Split)))
 
 
 def fitted(

@@ -129,10 +129,15 @@ def choice(name: str, value: Any, options: Collection[str]) -> None:
 
 
 def near(value: Any, options: Iterable[str]) -> str:
-    """Return a question that names the option most like `value`, such as "; did you mean 'linf'?", or nothing."""
+    """Return a question that names the options most like `value`, such as "; did you mean 'linf'?", or nothing.
+
+    Those that contain it come first, as "frog" is part of "tree frog".
+    """
+    name = value.lower() if isinstance(value, str) else ""
     by_lower = {option.lower(): option for option in options}
-    found = get_close_matches(value.lower(), by_lower, n=1) if isinstance(value, str) else []
-    return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
+    found = [option for option in by_lower if len(name) > 2 and name in option][:3]
+    found = found or get_close_matches(name, by_lower, n=1)
+    return f"; did you mean {' or '.join(repr(by_lower[each]) for each in found)}?" if found else ""
 
 
 def defaults(settings: Any, names: Sequence[str], given: str) -> None:

@@ -156,7 +156,9 @@ def constructor(name: str) -> Any:
         try:
             return torchvision.models.get_model_builder(name.removeprefix(TORCHVISION))
         except ValueError as error:
-            raise validation.fail("architecture.name", "the name of a torchvision model", repr(name)) from error
+            raise validation.fail(
+                "architecture.name", "the name of a torchvision model", f"{name!r}{meant(name)}"
+            ) from error
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -180,12 +182,21 @@ def _method(module: str, kind: str, attribute: str) -> Any:
 
 def _unknown(name: str, error: Exception) -> ValueError:
     expected = '"small_cnn", "torchvision:NAME", "timm:NAME" or the dotted path of a class'
-    if "." in name:
-        return validation.fail("architecture.name", expected, f"{name!r} ({error})")
+    why = f" ({error})" if "." in name else ""
+    return validation.fail("architecture.name", expected, f"{name!r}{why}{meant(name)}")
+
+
+def meant(name: str) -> str:
+    """Return a question that names what an unknown name of a network may stand for, or nothing."""
     import torchvision
 
-    meant = f"; {TORCHVISION}{name} is one" if name in torchvision.models.list_models(torchvision.models) else ""
-    return validation.fail("architecture.name", expected, f"{name!r}{meant}")
+    known = torchvision.models.list_models(torchvision.models)
+    publisher, colon, model = name.rpartition(":")
+    if not colon and model in known:
+        return f"; {TORCHVISION}{model} is one"
+    if f"{publisher}:" == TORCHVISION or not colon:
+        return validation.near(f"{TORCHVISION}{model}", ["small_cnn", *(TORCHVISION + each for each in known)])
+    return validation.near(name, [TORCHVISION + model, TIMM + model])
 
 
 def _quirks(name: str, weights: str | None) -> dict[str, Any]:
