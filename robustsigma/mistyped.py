@@ -16,7 +16,8 @@ _KEY = re.compile(r'Parser key "([^"]+)"')
 _NAME = re.compile(r"Expected a dot import path string: (\S+)")
 _OPTION = re.compile(r"Problem with given class_path '([^']+)':\s+Option '([^']+)' is not accepted")
 _MISSING = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
-_CHOICE = re.compile(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)")
+_CHOICE = re.compile(r"Expected a typing\.Literal\[(.*?)\]")
+_VALUE = re.compile(r"(?:Got|Given) value: (\S+)")
 _INNER = re.compile(r"(\S+: expected an option of .*?, got '[^']*'(; did you mean [^?]*\?)?)")
 _UNKNOWN = re.compile(r"[Uu]nrecognized arguments: (--?[^\s=]+)(.*)", re.DOTALL)
 
@@ -25,7 +26,7 @@ def mistyped(parser: ArgumentParser, error: ArgumentError) -> Exception:
     """Return a parser's error, or where a name or a value was misspelt one that names what is known."""
     told = str(error)
     keys, name, options = _KEY.findall(told), _NAME.search(told), {*_OPTION.findall(told)}
-    inner, missing, choices = _INNER.search(told), _MISSING.search(told), _CHOICE.findall(told)
+    inner, missing, choices, value = (each.search(told) for each in (_INNER, _MISSING, _CHOICE, _VALUE))
     if unknown := _UNKNOWN.search(told):
         known = [option for option in parser._option_string_actions if not option.endswith(".help")]
         meant = near(unknown[1], known)
@@ -41,9 +42,11 @@ def mistyped(parser: ArgumentParser, error: ArgumentError) -> Exception:
     if keys and missing is not None:
         module = sys.modules.get(missing[1])
         return fail(key, f"a name of {missing[1]}", repr(missing[2]) + near(missing[2], getattr(module, "__all__", ())))
-    if keys and choices and len({value for _, value in choices}) == 1:
-        known = list(dict.fromkeys(each.strip("'\"") for listed, _ in choices for each in listed.split(", ")))
-        return fail(key, f"one of {', '.join(known)}", repr(choices[0][1]) + near(choices[0][1], known))
+    if keys and choices and value:
+        known = list(
+            dict.fromkeys(each.strip("'\"") for listed in _CHOICE.findall(told) for each in listed.split(", "))
+        )
+        return fail(key, f"one of {', '.join(known)}", repr(value[1]) + near(value[1], known))
     if name is None or not keys:
         return error
     hints = [getattr(action, "_typehint", None) for action in parser._actions if action.dest == keys[0]]
