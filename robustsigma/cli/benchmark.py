@@ -20,7 +20,7 @@ _DESCRIPTION = (
 
 def run(verb: str, arguments: list[str]) -> int | None:
     """Parse the arguments and judge."""
-    asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/benchmark", arguments, guarded=True), Console()
+    asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/benchmark", arguments), Console()
     for name, description in asked.settings.models.items():
         if isinstance(description, str) and not is_saved(description):
             check_model(f"models.{name}", description, asked.settings.allow)

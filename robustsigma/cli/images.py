@@ -54,8 +54,12 @@ def model(found: Any, made: Any) -> tuple[Classifier, ModelCard]:
 
 def model_settings(found: Any, classifier: Classifier, card: ModelCard) -> dict[str, Any]:
     """Return what tells the model from others, for the settings that results are of: its name and its weights."""
-    content = [describe(dict(classifier.net.state_dict())), describe(card), code_of(found.allow)]
-    return {"model": found.model, "fingerprint": hashlib.sha256(json.dumps(content).encode()).hexdigest()}
+    content = json.dumps([describe(dict(classifier.net.state_dict())), describe(card)])
+    return {
+        "model": found.model,
+        "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
+        **code_of(found.allow),
+    }
 
 
 def digest(paths: Sequence[Path]) -> str:

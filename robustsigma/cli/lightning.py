@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ from robustsigma.data import RobustDataModule
 from robustsigma.engine.validation import fail, integer
 from robustsigma.files import remove_leftovers
 from robustsigma.mistyped import mistyped
-from robustsigma.training import AtomicCheckpointIO, LitClassifier
+from robustsigma.training import AtomicCheckpointIO, LastCheckpoint, LitClassifier
+from robustsigma.trust import allowed_by, check_network, only
 
 _LAST = "last"
 
 
 class _CLI(LightningCLI):
+    def __init__(self, *args: Any, allow: Sequence[str], **kwargs: Any) -> None:
+        self.allow = allow  # dotted paths that the command line allows
+        super().__init__(*args, **kwargs)
+
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Call each verb as it is typed, where Lightning would write "robustsigma [options] fit"."""
         super()._add_subcommands(parser, **kwargs)
@@ -31,11 +37,12 @@ class _CLI(LightningCLI):
             own.prog = f"robustsigma {verb}"
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, and name the known classes where one was misspelt."""
+        """Parse the command line, name the known classes where one was misspelt, and check networks by their names."""
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise mistyped(self._subcommand_parsers[args[0]], error) from error
+        _check_networks(self.config.as_dict(), self.allow)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let one seed decide the weights, the order, the augmentation and the perturbations."""
@@ -62,6 +69,9 @@ class _CLI(LightningCLI):
             raise ValueError(f"trainer: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        kept = trainer.checkpoint_callbacks  # none where checkpoints are off
+        if self.subcommand == "fit" and kept and not any(_keeps_last(each) for each in kept):
+            trainer.callbacks.append(LastCheckpoint())  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
@@ -106,6 +116,21 @@ class _CLI(LightningCLI):
         return found
 
 
+def _check_networks(settings: Any, allow: Sequence[str]) -> None:
+    """Raise ValueError where `robustsigma.models.network` is asked for a network that is neither known nor allowed."""
+    if isinstance(settings, dict):
+        path, given = settings.get("class_path"), settings.get("init_args")
+        if isinstance(path, str) and path.startswith("robustsigma.") and path.endswith(".network") and given:
+            check_network(given["name"], allow)
+    for part in settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ():
+        _check_networks(part, allow)
+
+
+def _keeps_last(callback: Any) -> bool:
+    """Return whether a callback writes a `last.ckpt`, which an interrupted training resumes from."""
+    return isinstance(callback, LastCheckpoint) or any(getattr(callback, n, False) for n in ("keep_last", "save_last"))
+
+
 def last_checkpoints(trainer: pl.Trainer) -> list[Path]:
     """Return every `last.ckpt` that trainings with the same folders have left."""
     folders = [Path(trainer.default_root_dir) / "checkpoints"]
@@ -119,6 +144,7 @@ def last_checkpoints(trainer: pl.Trainer) -> list[Path]:
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and run the Trainer."""
+    allow, arguments = allowed_by(arguments)
     options = {"exit_on_error": False, "allow_abbrev": False}
     verbs = dict.fromkeys(("fit", "validate", "test"), options)
     with warnings.catch_warnings():
@@ -130,14 +156,16 @@ def run(verb: str, arguments: list[str]) -> None:
         # Lightning calls what jsonargparse renamed, which says so.
         warnings.filterwarnings("ignore", message=r"(?s).*(was deprecated in v|only one JsonargparseDeprecation)")
         try:
-            _CLI(
-                LitClassifier,
-                RobustDataModule,
-                seed_everything_default=0,
-                save_config_kwargs={"overwrite": True},
-                parser_kwargs={**options, **verbs},
-                args=[verb, *arguments],
-            )
+            with only(allow):
+                _CLI(
+                    LitClassifier,
+                    RobustDataModule,
+                    seed_everything_default=0,
+                    save_config_kwargs={"overwrite": True},
+                    parser_kwargs={**options, **verbs},
+                    args=[verb, *arguments],
+                    allow=allow,
+                )
         except MisconfigurationException as error:
             raise ValueError(f"trainer: {error}") from error
         except RuntimeError as error:

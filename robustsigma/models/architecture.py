@@ -128,8 +128,12 @@ class Architecture(validation.Settings):
             return
         if self.name.startswith(_KNOWN) and _is_network(constructor(self.name)):
             return
-        expected = "a network of robustsigma, torchvision or timm, since a file asks for it; or allow it (--allow NAME)"
-        raise validation.fail("architecture.name", expected, repr(self.name))
+        expected = (
+            "a network of robustsigma, torchvision or timm, or of code that the command line allows (--allow NAME)"
+        )
+        dotted = all(part.isidentifier() for part in self.name.split(".")) and "." in self.name
+        told = f"; add --allow {self.name} if you trust it" if dotted else meant(self.name)
+        raise validation.fail("architecture.name", expected, f"{self.name!r}{told}")
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         try:

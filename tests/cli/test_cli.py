@@ -289,7 +289,7 @@ def test_a_module_of_the_current_folder_is_hinted_at(made, tmp_path, monkeypatch
         (tmp_path / "parts_of_mine.py").write_text("")
         for arguments in (
             ["augment", IMAGE, MODEL, f"--perturbation={name}.Paler", f"--allow={name}"],
-            ["evaluate", f"--architecture.name={name}.Net", f"--out=out_{name}"],
+            ["evaluate", f"--architecture.name={name}.Net", f"--allow={name}", f"--out=out_{name}"],
         ):
             assert main([argument.format(made=made) for argument in arguments]) == 2
             told = capsys.readouterr().err
@@ -619,3 +619,16 @@ def test_a_full_disk_says_that_what_is_finished_is_kept(error, told, capsys, mon
     assert told in said
     assert "What is finished is kept: run the command again to go on" in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.third_party_rng  # `fit` seeds everything
+def test_a_training_without_callbacks_keeps_what_the_message_of_an_interrupt_promises(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["fit", "--data.dataset=Baggage", *TINY, "--model.net=robustsigma.models.SmallCNN",
+                 "--model.net.channels=3", "--model.net.classes=5", "--model.net.width=4", "--trainer.accelerator=cpu",
+                 "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]  # fmt: skip
+    assert main([*arguments, "--trainer.max_epochs=1"]) == 0
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 1
+    capsys.readouterr()
+    assert main([*arguments, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+    assert "starts anew" not in capsys.readouterr().out

@@ -401,3 +401,16 @@ def test_yaml_can_describe_a_dataset_class_with_plain_arguments(capsys):
         main(["fit", *network, *arguments, f"--data.dataset.train={__name__}.Counted", "--print_config"])
     assert stopped.value.code == 0
     assert "class_path: robustsigma.data.Datasets" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (torch.zeros(8, 9, 3), r"\(8, 9, 3\), channels last; use image.permute\(2, 0, 1\)$"),
+        (torch.zeros(8, 9, 3, dtype=torch.uint8), "channels last; use image.permute"),
+        (np.zeros((8, 9, 3), np.uint8), "ndarray; torchvision.transforms.v2.functional.to_image makes a tensor of it"),
+    ],
+)
+def test_images_with_channels_last_are_told_at_once(image, told):
+    with pytest.raises(ValueError, match=rf"^test\[0\]: expected .*got {told}"):
+        Datasets(test=[(image, 0)], classes=CLASSES)
