@@ -626,6 +626,7 @@ def test_a_training_without_callbacks_keeps_what_the_message_of_an_interrupt_pro
     monkeypatch.chdir(tmp_path)
     arguments = ["fit", "--data.dataset=Baggage", *TINY, "--model.net=robustsigma.models.SmallCNN",
                  "--model.net.channels=3", "--model.net.classes=5", "--model.net.width=4", "--trainer.accelerator=cpu",
+                 "--trainer.log_every_n_steps=1",
                  "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]  # fmt: skip
     assert main([*arguments, "--trainer.max_epochs=1"]) == 0
     assert len(list(tmp_path.rglob("last.ckpt"))) == 1
