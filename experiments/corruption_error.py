@@ -27,6 +27,7 @@ from torch import Tensor
 
 from robustsigma import Classifier, Corruption
 from robustsigma.data import CorruptionArrays, ImageFolder
+from robustsigma.data.files import subfolders
 from robustsigma.data.loading import chosen, take
 from robustsigma.data.source import fitted
 from robustsigma.device import best_device
@@ -66,8 +67,8 @@ def made(options: argparse.Namespace, classifier: Classifier, card: ModelCard) -
 def stored(options: argparse.Namespace, _: Classifier, card: ModelCard) -> Iterator[Corrupted]:
     """Yield stored images of each family at each severity."""
     root = Path(options.stored)
-    arrays = sorted(path.stem for path in root.glob("*.npy") if path.stem != "labels")
-    families = arrays or sorted(path.name for path in root.iterdir() if path.is_dir())
+    arrays = sorted(path.stem for path in root.glob("[!.]*.npy") if path.stem != "labels")
+    families = arrays or subfolders(root)
     for family in [name for name in families if options.only is None or name in options.only]:
         for severity in SEVERITIES:
             if arrays:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from robustsigma.data.folder import FileDataset, image_files
+from robustsigma.data.class_folders import skipped_files
+from robustsigma.data.files import FileDataset, scan
 from robustsigma.device import best_device
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail, near
@@ -75,10 +77,13 @@ def files(paths: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for given in (Path(path).expanduser() for path in paths):
         if given.is_dir():
-            inside = image_files(given)
-            if not inside:
-                raise fail("images", f"a folder with images, at {given}", "none")
-            found += inside
+            inside = scan(given)
+            skipped = skipped_files(inside.others, given) if inside.others else ""
+            if not inside.images:
+                raise fail("images", f"a folder with images, at {given}", skipped or "none")
+            if skipped:
+                warnings.warn(f"images: {skipped}", stacklevel=1)
+            found += inside.images
         elif given.is_file():
             found.append(given)
         else:

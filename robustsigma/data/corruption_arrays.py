@@ -63,7 +63,7 @@ class CorruptionArrays(Source):
         return ArrayDataset(pixels, torch.from_numpy(np.array(labels[rows])).long())
 
     def _images(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        known = sorted(path.stem for path in Path(self.root).glob("*.npy") if path.stem != "labels")
+        known = sorted(path.stem for path in Path(self.root).glob("[!.]*.npy") if path.stem != "labels")
         if not known:
             raise fail("root", "a folder with NAME.npy and labels.npy", repr(self.root))
         choice("name", self.name, known)

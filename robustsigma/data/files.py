@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +18,10 @@ from torch.utils.data import Dataset
 
 from robustsigma.geometry import Geometry
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Formats that Pillow recognizes but does not decode, or only through another program.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+# Windows, macOS and network drives put these beside images, some with copies of them.
+_OF_SYSTEMS = {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "lost+found", "thumbs.db"}
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -52,9 +57,83 @@ def to_tensor(image: Image.Image, channels: int, size: int | Geometry | None, *,
     return torch.from_numpy(array).permute(2, 0, 1).float().div(255)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the image files in a folder and below it, sorted."""
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file()]
+class Found(NamedTuple):
+    """What a folder and its subfolders hold.
+
+    Attributes:
+        images: files with the suffix of an image that Pillow can read.
+        others: all other visible files.
+    """
+
+    images: list[Path]
+    others: list[Path]
+
+
+def image_suffixes() -> set[str]:
+    """Return the lowercase suffixes of images that Pillow can read, with those of its plugins, such as ".png"."""
+    known = Image.registered_extensions().items()
+    return {suffix for suffix, kind in known if kind in Image.OPEN and kind not in _NOT_DECODED}
+
+
+def is_visible(name: str) -> bool:
+    """Return whether a file or folder is not hidden, and not one that an operating system writes beside images."""
+    return not name.startswith(".") and name.lower() not in _OF_SYSTEMS
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the visible folders in a folder, sorted, with links to folders and broken links."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if is_visible(entry.name)]
+    return sorted(entry.name for entry in visible if entry.is_dir() or _is_broken(folder / entry.name))
+
+
+def _is_broken(path: Path) -> bool:
+    return not path.suffix and path.is_symlink() and not path.exists()
+
+
+def scan(folder: Path) -> Found:
+    """Return the visible files in a folder and its subfolders, sorted. Links are followed."""
+    suffixes = image_suffixes()
+    found = Found([], [])
+    for path in _walk(folder, ()):
+        (found.images if path.suffix.lower() in suffixes else found.others).append(path)
+    return found
+
+
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    here = folder.resolve()
+    if here in above or not folder.is_dir():  # a link to a folder that it lies in would never end
+        return
+    with os.scandir(folder) as entries:
+        visible = sorted((entry for entry in entries if is_visible(entry.name)), key=lambda entry: entry.name)
+    for entry in visible:
+        path = folder / entry.name
+        if entry.is_dir():
+            yield from _walk(path, (*above, here))
+        elif entry.is_file() or not path.exists():  # a broken link is reported when it is read
+            yield path
+
+
+def count_by_suffix(paths: Sequence[Path], root: Path) -> str:
+    """Return how many files of each suffix each folder holds, such as "3 .heic files (2 in cat, 1 in dog)"."""
+    by_suffix: dict[str, Counter[str]] = {}
+    for path in paths:
+        folder = "the folder itself" if path.parent == root else path.parent.relative_to(root).as_posix()
+        by_suffix.setdefault(path.suffix.lower(), Counter())[folder] += 1
+    told = []
+    for suffix, folders in sorted(by_suffix.items()):
+        total = folders.total()
+        files = f"{total} {suffix or 'suffixless'} file{'s' if total > 1 else ''}"
+        told.append(f"{files} ({shorten([f'{count} in {folder}' for folder, count in folders.items()])})")
+    return shorten(told, 8)
+
+
+def shorten(items: Sequence[str], most: int = 5) -> str:
+    """Return items separated by commas, the first ones if there are many."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
 
 
 class FileDataset(Dataset[tuple[Tensor, int]]):
@@ -114,8 +193,11 @@ def readable(files: Sequence[F], make: Callable[[list[F]], D], skip_broken: bool
         message = f"root: {len(broken)} of {len(dataset)} images are broken, the first is {dataset.paths[broken[0]]}"
         if not skip_broken or len(broken) == len(dataset):
             raise ValueError(f"{message}; remove them or set skip_broken")
-        warnings.warn(f"{message}; skipped", stacklevel=3)
-        dataset = make([file for i, file in enumerate(files) if i not in set(broken)])
+        whole = make([file for i, file in enumerate(files) if i not in set(broken)])
+        lost = {dataset.labels[i]: dataset.paths[i] for i in broken if dataset.labels[i] not in set(whole.labels)}
+        gone = shorten([f"class {label} (such as {path})" for label, path in lost.items()], 3)
+        warnings.warn(f"{message}; skipped{f', so that no image is left of {gone}' if lost else ''}", stacklevel=3)
+        dataset = whole
     return dataset
 
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustsigma.data.class_folders import Tree, read_tree, skipped_files, uncovered
 from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, class_names
-from robustsigma.data.files import FileDataset, Files, image_files, readable
+from robustsigma.data.files import FileDataset, Files, readable, scan
 from robustsigma.data.masked import MaskedFiles, partners
 from robustsigma.data.source import Source, Split
-from robustsigma.engine.validation import integer
+from robustsigma.engine.validation import fail, integer
 from robustsigma.geometry import Geometry
 
 _SIDE = 64
 
 
 def stratified(labels: Sequence[int] | NDArray[np.int64], val: int, test: int, seed: int) -> dict[Split, list[int]]:
-    """Split indices at random, every class in proportion.
+    """Split indices at random, every class in proportion and with at least one image in "train".
 
     Args:
         labels: class of each image.
@@ -33,13 +36,16 @@ def stratified(labels: Sequence[int] | NDArray[np.int64], val: int, test: int, s
         Increasing indices per split; they are disjoint and cover everything.
     """
     of = np.asarray(labels)
-    if val < 0 or test < 0 or val + test >= len(of):
-        raise ValueError(f"val and test: expected to leave training images of {len(of)}, got {val} and {test}")
+    classes = len(np.unique(of))
+    if val < 0 or test < 0 or val + test > len(of) - max(1, classes):
+        expected = f"to leave a training image for each of {classes} classes"
+        raise fail("val and test", expected, f"{val} and {test} of {len(of)} images")
     rng = np.random.default_rng(seed)
     rank = np.empty(len(of))
     for label in np.unique(of):
         members = rng.permutation(np.flatnonzero(of == label))
         rank[members] = (np.arange(len(members)) + rng.random()) / len(members)
+        rank[members[-1]] += 1
     order = np.argsort(rank, kind="stable")
     parts: dict[Split, NDArray[np.int64]] = {
         "test": order[:test],
@@ -47,6 +53,30 @@ def stratified(labels: Sequence[int] | NDArray[np.int64], val: int, test: int, s
         "train": order[test + val :],
     }
     return {name: sorted(part.tolist()) for name, part in parts.items()}
+
+
+def by_shares(
+    labels: Sequence[int], val_fraction: float, test_fraction: float, seed: int, *, name: str, where: Path
+) -> dict[Split, list[int]]:
+    """Split indices like `stratified`, by shares; one that is not zero gives at least one image.
+
+    Args:
+        labels: class of each image.
+        val_fraction: share of images that becomes "val".
+        test_fraction: share of images that becomes "test".
+        seed: of the choice.
+        name: of the argument that names the images, for the error.
+        where: the images are, for the error.
+
+    Raises:
+        ValueError: too few images to leave a training image for each class.
+    """
+    val, test = (max(1, round(len(labels) * share)) if share else 0 for share in (val_fraction, test_fraction))
+    classes = len(set(labels))
+    if val + test > len(labels) - classes:
+        expected = f"enough images to split in {where} and to leave one for training in each of {classes} classes"
+        raise fail(name, expected, len(labels))
+    return stratified(labels, val, test, seed)
 
 
 def check_fraction(name: str, value: float) -> None:
@@ -77,7 +107,17 @@ def check_channels(channels: int) -> None:
 
 @dataclass(frozen=True)
 class ImageFolder(Source):
-    """Images on disk, one subfolder per class, or the same inside train/ and test/ (and optionally val/).
+    """Images on disk, one subfolder per class, or the same inside train/, val/ and test/.
+
+    Split folders are recognized by any common name in upper or lower case: train or training; val, valid, validation
+    or dev; test, testing, eval or evaluation; also "train_set" and "test_set". Without a test folder, the validation
+    folder is the test split. Without a validation folder, its images are drawn from the training images. Split folders
+    beside other folders are an error.
+
+    Images are found as by `torchvision.datasets.ImageFolder`, in subfolders of a class folder too, except that hidden
+    files and folders are skipped and that all suffixes count that Pillow can read, with those of its plugins. A class
+    without an image is an error. The first split warns once of skipped files, of val/ as the test split and of classes
+    without a training or test image. The folder is listed once: make a new `ImageFolder` after changing it.
 
     Every image and mask of a split is decoded once when the split is asked for, so that a broken file shows before
     training starts and not during it.
@@ -125,25 +165,17 @@ class ImageFolder(Source):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes: those given, or the class folders', sorted."""
-        return self._folders() if self.class_list is None else self.class_list
+        return self._folders if self.class_list is None else self.class_list
 
     def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> ImageFolder:
         """Return the same images with the network's geometry and classes, where these are not given."""
         fit = self.geometry or (geometry if self.size is None else None)
-        names, own = self.class_list, self._folders()
+        if self.class_list is not None:
+            return dataclasses.replace(self, geometry=fit)
+        named = dataclasses.replace(self, geometry=fit, class_list=tuple(classes))
+        own = named._folders
         called = are_indices(own) or are_wnids(own) or set(own) <= set(classes)
-        if names is None and called:
-            names = tuple(classes)
-        return dataclasses.replace(self, geometry=fit, class_list=names)
-
-    def _folders(self) -> tuple[str, ...]:
-        folder = self._part("train") if self._is_split() else Path(self.root)
-        if not folder.is_dir():
-            raise ValueError(f"root: expected an existing folder, got {self.root}")
-        names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
-        if len(names) < 2:
-            raise ValueError(f"root: expected at least two class folders in {folder}, got {len(names)}")
-        return names
+        return named if called else dataclasses.replace(self, geometry=fit)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -155,7 +187,10 @@ class ImageFolder(Source):
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits that have images."""
-        return ("test",) if self.test_fraction == 1 and not self._is_split() else super().splits
+        parts = self._tree.parts
+        if None in parts:
+            return ("test",) if self.test_fraction == 1 else super().splits
+        return super().splits if "train" in parts else tuple(split for split in super().splits if split in parts)
 
     @property
     def _fit(self) -> int | Geometry:
@@ -164,14 +199,13 @@ class ImageFolder(Source):
     def split(self, split: Split) -> FileDataset:
         """Return the images of one split, read from disk as they are asked for."""
         self.check_split(split)
-        files = self._files(split)
-        if not files:
-            raise ValueError(f"root: expected images for {split!r} in {self.root}, got none")
+        if split not in self.splits:
+            raise fail("root", f"images for {split!r} in {self.root}", "none")
+        by_split, masks = self._read
         if self.masks is None:
-            return readable(files, self._dataset, self.skip_broken)
-        masks = self._masks(Path(self.masks))
+            return readable(by_split[split], self._dataset, self.skip_broken)
         masked = readable(
-            files, lambda part: MaskedFiles(*_unzip(part), self._fit, self.channels, masks), self.skip_broken
+            by_split[split], lambda part: MaskedFiles(*_unzip(part), self._fit, self.channels, masks), self.skip_broken
         )
         for index in range(len(masked)):
             masked.mask(index)
@@ -180,50 +214,67 @@ class ImageFolder(Source):
     def _dataset(self, files: Files) -> FileDataset:
         return FileDataset(*_unzip(files), self._fit, self.channels)
 
-    def _masks(self, folder: Path) -> dict[Path, Path]:
+    @cached_property
+    def _tree(self) -> Tree:
+        return read_tree(Path(self.root), self.class_list, None if self.masks is None else Path(self.masks))
+
+    @property
+    def _folders(self) -> tuple[str, ...]:
+        return tuple(next(iter(self._tree.parts.values())))
+
+    @cached_property
+    def _read(self) -> tuple[dict[Split, Files], dict[Path, Path]]:
+        """The image files by split and their masks. It warns once of what a user may not expect."""
+        notes = list(self._tree.notes)
+        by_split = self._files()
+        checked = [split for split in by_split if split != "val" or "val" in self._tree.parts]
+        notes += uncovered(self.classes, {split: [label for _, label in by_split[split]] for split in checked})
+        masks = {} if self.masks is None else self._masks(Path(self.masks), notes)
+        if notes:
+            warnings.warn(f"root: {'; '.join(notes)} [{self.root}]", stacklevel=1)
+        return by_split, masks
+
+    def _masks(self, folder: Path, notes: list[str]) -> dict[Path, Path]:
         if not folder.is_dir():
-            raise ValueError(f"masks: expected an existing folder, got {folder}")
-        root = Path(self.root)
-        parts = [self._part("train"), self._part("val"), self._part("test")] if self._is_split() else [root]
-        if any(folder.resolve().is_relative_to(part.resolve()) for part in parts):
-            raise ValueError(f"masks: expected a folder that is not among the images, got {folder}")
-        images = [path for part in parts for path in image_files(part)]
-        return partners(images, root, image_files(folder), folder)
+            raise fail("masks", "an existing folder", folder)
+        if any(folder.resolve().is_relative_to(part.resolve()) for part in self._tree.folders):
+            raise fail("masks", "a folder that is not among the images", folder)
+        images = [path for part in self._tree.parts.values() for paths in part.values() for path in paths]
+        found = scan(folder)
+        masks = partners(images, Path(self.root), found.images, folder)
+        used = set(masks.values())
+        lost = [path for path in found.images if path not in used]
+        if lost:
+            notes.append(f"{len(lost)} of {len(found.images)} masks are of no image, the first is {lost[0]}")
+        if found.others:
+            notes.append(f"masks: {skipped_files(found.others, folder)}")
+        return masks
 
-    def _part(self, split: Split) -> Path:
-        return Path(self.root) / split
+    def _files(self) -> dict[Split, Files]:
+        parts: dict[Split | None, Files] = {}
+        for split, folders in self._tree.parts.items():
+            labels = self._labels(list(folders))
+            parts[split] = [(path, labels[name]) for name, paths in folders.items() for path in paths]
+        if None in parts and self.test_fraction == 1:
+            return {"test": parts[None]}
+        if None in parts:
+            return self._drawn(parts[None], self.test_fraction)
+        found: dict[Split, Files] = {split: files for split, files in parts.items() if split is not None}
+        if "train" in found and "val" not in found:
+            drawn = self._drawn(found["train"], 0)
+            found |= {"train": drawn["train"], "val": drawn["val"]}
+        return found
 
-    def _is_split(self) -> bool:
-        return self._part("train").is_dir() and self._part("test").is_dir()
+    def _drawn(self, files: Files, test_fraction: float) -> dict[Split, Files]:
+        labels = [label for _, label in files]
+        parts = by_shares(labels, self.val_fraction, test_fraction, self.seed, name="root", where=Path(self.root))
+        return {split: [files[i] for i in part] for split, part in parts.items()}
 
-    def _files(self, split: Split) -> Files:
-        if not self._is_split():
-            files = self._scan(Path(self.root))
-            if self.test_fraction == 1:
-                return files if split == "test" else []
-            val, test = self.val_fraction, self.test_fraction
-        elif split == "test" or (split == "val" and self._part("val").is_dir()):
-            return self._scan(self._part(split))
-        else:
-            files = self._scan(self._part("train"))
-            val, test = 0.0 if self._part("val").is_dir() else self.val_fraction, 0.0
-        counts = [max(1, round(len(files) * share)) if share else 0 for share in (val, test)]
-        if sum(counts) >= len(files):
-            raise ValueError(f"root: expected enough images to split in {self.root}, got {len(files)}")
-        parts = stratified([label for _, label in files], counts[0], counts[1], self.seed)
-        return [files[i] for i in parts[split]]
-
-    def _scan(self, folder: Path) -> Files:
-        names = self._folders()
-        found = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
-        if not found <= set(names):
-            raise ValueError(f"root: expected only classes of train/ in {folder}, got {sorted(found - set(names))}")
+    def _labels(self, names: Sequence[str]) -> dict[str, int]:
         if self.class_list is None:
-            labels = {name: label for label, name in enumerate(names)}
-        else:
-            index = ClassIndex(self.class_list)
-            labels = {name: index.find(name, "root", f"as a folder of {folder}") for name in names}
-        return [(path, label) for name, label in labels.items() for path in image_files(folder / name)]
+            return {name: self._folders.index(name) for name in names}
+        index = ClassIndex(self.class_list)
+        return {name: index.find(name, "root", f"as a folder of {self.root}") for name in names}
 
 
 def _unzip(files: Files) -> tuple[list[Path], list[int]]:

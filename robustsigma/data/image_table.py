@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from robustsigma.data.class_folders import split_name, uncovered
 from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, class_names
-from robustsigma.data.files import FileDataset, readable
-from robustsigma.data.folder import check_channels, check_settings, stratified
+from robustsigma.data.files import FileDataset, is_visible, readable
+from robustsigma.data.folder import by_shares, check_channels, check_settings
 from robustsigma.data.masked import MaskedFiles
 from robustsigma.data.source import Source, Split
 from robustsigma.data.table_rows import Columns, Listed, read_table
@@ -70,6 +73,8 @@ class ImageTable(Source):
 
     Without `split_column`, a share of the images becomes "test", and where that is all of them there are no others.
     With it, a table without "test" rows has its "val" rows as "test"; one without "val" rows takes some of "train".
+    Rows of hidden files are left out. The first split warns once of them, of "val" rows as "test" and of classes
+    without a training or test image. The table is read once: make a new `ImageTable` after changing it.
 
     Args:
         root: the folder.
@@ -81,7 +86,7 @@ class ImageTable(Source):
         mask_column: of grey masks, white on the object that decides the label, or None; an empty cell is an image
             that nobody marked. A mask has the size of its image and is resized and cropped as that is, to the nearest
             pixel.
-        split_column: of "train", "val" or "test", or None.
+        split_column: of "train", "val" or "test" (or another word for one, as in `ImageFolder`), or None.
         class_list: names of all classes, in the order of their indices. None takes those of the network that the
             images are for; without one, the names in the table, sorted, or numbers where the labels are indices.
         geometry: how images are resized and cropped. None does it as the network wants that they are for; without
@@ -120,7 +125,7 @@ class ImageTable(Source):
         """Names of the classes."""
         if self.class_list is not None:
             return self.class_list
-        labels = sorted({label for row in self._rows() for label in row.labels})
+        labels = sorted({label for row in self._rows for label in row.labels})
         if are_indices(labels):
             return tuple(map(str, range(max(map(int, labels)) + 1)))
         if are_wnids(labels):
@@ -136,8 +141,7 @@ class ImageTable(Source):
     @property
     def splits(self) -> tuple[Split, ...]:
         """The splits that have images."""
-        rows = self._rows()
-        return tuple(split for split in super().splits if self._members(rows, split))
+        return tuple(split for split in super().splits if self._parts[split])
 
     def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> ImageTable:
         """Return the same images with the network's class names and geometry, where these are not given."""
@@ -147,12 +151,9 @@ class ImageTable(Source):
     def split(self, split: Split) -> TableFiles | MaskedTableFiles:
         """Return the images of one split, read from disk as they are asked for."""
         self.check_split(split)
-        listed = self._rows()
-        rows = self._members(listed, split)
-        if not rows:
-            raise fail("split", f"images for {split!r} in {self._path()}", "none")
-        index = ClassIndex(self.classes)
-        found = [(row, tuple(index.find(label, "label_column", row.where) for label in row.labels)) for row in rows]
+        if split not in self.splits:
+            raise fail("split", f"images for {split!r} in {self._path}", "none")
+        found = self._labelled[split]
         geometry = self.geometry or _DEFAULT
         if self.mask_column is None:
             return readable(found, lambda part: TableFiles(part, geometry, self.channels), self.skip_broken)
@@ -161,35 +162,68 @@ class ImageTable(Source):
             masked.mask(place)
         return masked
 
+    @property
     def _path(self) -> Path:
         return Path(self.root) / self.table
 
-    def _rows(self) -> list[Listed]:
-        columns = Columns(self.file_column, self.label_column, self.mask_column, self.split_column)
-        root = Path(self.root)
-        return read_table(self._path(), columns, images=root / self.images, masks=root / self.masks)
+    @property
+    def _images(self) -> Path:
+        return Path(self.root) / self.images
 
-    def _members(self, rows: list[Listed], split: Split) -> list[Listed]:
-        """Return the rows of a split."""
+    @cached_property
+    def _listed(self) -> list[Listed]:
+        columns = Columns(self.file_column, self.label_column, self.mask_column, self.split_column)
+        return read_table(self._path, columns, images=self._images, masks=Path(self.root) / self.masks)
+
+    @cached_property
+    def _rows(self) -> list[Listed]:
+        rows = [row for row in self._listed if all(map(is_visible, row.path.relative_to(self._images).parts))]
+        if not rows:
+            raise fail("table", f"at least one row of a file that is not hidden in {self._path}", "none")
+        return rows
+
+    @cached_property
+    def _labelled(self) -> dict[Split, list[Row]]:
+        """The rows by split. It warns once of what a user may not expect."""
+        index = ClassIndex(self.classes)
+        found: dict[Split, list[Row]] = {
+            split: [(row, tuple(index.find(text, "label_column", row.where) for text in row.labels)) for row in rows]
+            for split, rows in self._parts.items()
+        }
+        notes = []
+        if len(self._rows) < len(self._listed):
+            count = len(self._listed) - len(self._rows)
+            notes.append(f"left out {count} of {len(self._listed)} rows, which are of hidden files")
+        named = {split_name(row.split or "") for row in self._rows}
+        if self.split_column is not None and "test" not in named:
+            notes.append("no row is of the test split, so the val rows are")
+        checked = {split: found[split] for split in self.splits if split != "val" or {"val", "test"} <= named}
+        notes += uncovered(self.classes, {split: [right[0] for _, right in rows] for split, rows in checked.items()})
+        if notes:
+            warnings.warn(f"table: {'; '.join(notes)} [{self._path}]", stacklevel=1)
+        return found
+
+    @cached_property
+    def _parts(self) -> dict[Split, list[Listed]]:
+        """The rows by split."""
+        rows = self._rows
         if self.split_column is None:
-            if self.test_fraction == 1:
-                return rows if split == "test" else []
-            return self._drawn(rows, self.test_fraction)[split]
-        parts: dict[str, list[Listed]] = {name: [] for name in super().splits}
+            return {"train": [], "val": [], "test": rows} if self.test_fraction == 1 else self._drawn(rows)
+        parts: dict[Split, list[Listed]] = {name: [] for name in super().splits}
         for row in rows:
-            if row.split not in parts:
+            split = split_name(row.split or "")
+            if split is None:
                 raise fail("split_column", f"train, val or test {row.where}", repr(row.split))
-            parts[row.split].append(row)
+            parts[split].append(row)
         if not parts["test"]:
             parts["test"], parts["val"] = parts["val"], []
-        if not parts["val"] and len(parts["train"]) > 1:
-            parts |= {name: part for name, part in self._drawn(parts["train"], 0).items() if name != "test"}
-        return parts[split]
+        if not parts["val"] and len(parts["train"]) > len({row.labels[0] for row in parts["train"]}):
+            parts |= self._drawn(parts["train"], 0) | {"test": parts["test"]}
+        return parts
 
-    def _drawn(self, rows: list[Listed], test_fraction: float) -> dict[Split, list[Listed]]:
-        counts = [max(1, round(len(rows) * share)) if share else 0 for share in (self.val_fraction, test_fraction)]
-        if sum(counts) >= len(rows):
-            raise fail("table", f"enough rows to split in {self._path()}", len(rows))
+    def _drawn(self, rows: list[Listed], test_fraction: float | None = None) -> dict[Split, list[Listed]]:
         names = sorted({row.labels[0] for row in rows})
-        drawn = stratified([names.index(row.labels[0]) for row in rows], counts[0], counts[1], self.seed)
+        labels = [names.index(row.labels[0]) for row in rows]
+        test = self.test_fraction if test_fraction is None else test_fraction
+        drawn = by_shares(labels, self.val_fraction, test, self.seed, name="table", where=self._path)
         return {name: [rows[i] for i in part] for name, part in drawn.items()}

@@ -60,7 +60,7 @@ class RobustDataModule(pl.LightningDataModule):
         seed: of the order, the augmentation and the perturbations.
     """
 
-    takes_probabilities: ClassVar[bool] = False  # whether they are let through, for who tells of them
+    reports_network: ClassVar[bool] = False  # whether a report flags an unsound network, in place of a warning
 
     def __init__(
         self,
@@ -209,6 +209,8 @@ class RobustDataModule(pl.LightningDataModule):
         perturbation = perturbation or Identity()
         if trainer.training and self.ramp is not None:
             perturbation = self.ramp.at(perturbation, epoch)
+        if self.reports_network:
+            classifier.checked = True
         x, y, indices = batch.images, batch.labels, batch.indices
         withdrawal = None
         wait(x.device)  # for the step before, whose time this is not; perturbing waits for it too
@@ -229,8 +231,6 @@ class RobustDataModule(pl.LightningDataModule):
         else:
             made = perturbation.apply(classifier, x, y, seed=seeds)
         seconds = time.perf_counter() - start
-        if perturbation.depends_on_model and not self.takes_probabilities:
-            classifier.check_logits()
         return batch._replace(
             images=made.images, clean=x, made=made, condition=name, seconds=seconds, withdrawal=withdrawal
         )

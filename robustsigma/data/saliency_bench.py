@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from robustsigma.data.annotations import Row, is_name, read_rows
-from robustsigma.data.files import FileDataset, Files, image_files, readable, to_tensor
-from robustsigma.data.folder import check_settings, stratified
+from robustsigma.data.class_folders import read_classes, skipped_notes, uncovered
+from robustsigma.data.files import FileDataset, Files, Found, readable, scan, subfolders, to_tensor
+from robustsigma.data.folder import by_shares, check_settings
 from robustsigma.data.masked import area_average
 from robustsigma.data.source import Source, Split
 from robustsigma.engine.validation import fail, several
@@ -51,16 +53,18 @@ class SaliencyBench(Source):
     All of its datasets have it, such as nodules in the lung (the SIGMA paper's Disease-XAI) and prohibited items in
     baggage (its Security-XAI, whose annotations are boxes).
 
-    `root/image/CLASS/` holds the images of a class; `root/attention_label/*.csv` are tables with the columns
-    `img_idx`, the name of an image's file, and `attention`, a two-dimensional JSON array of numbers in [0, 1], which
-    spans the whole image. An image without a row is one that nobody marked: its mask is all zero. Images are squeezed
-    to a square and never turned by what EXIF says, as in the benchmark's own loader, since annotations follow the
-    stored pixels; grey images become colour, transparency is dropped. Annotations are resized by area average and
+    `root/image/CLASS/` and its subfolders hold the images of a class; `root/attention_label/*.csv` are tables with the
+    columns `img_idx`, the name of an image's file, and `attention`, a two-dimensional JSON array of numbers in [0, 1],
+    which spans the whole image. An image without a row is one that nobody marked: its mask is all zero. Images are
+    squeezed to a square and never turned by what EXIF says, as in the benchmark's own loader, since annotations follow
+    the stored pixels; grey images become colour, transparency is dropped. Annotations are resized by area average and
     stay soft: metrics decide from where on a pixel counts as marked. The benchmark splits 60:20:20 at random and does
     not publish its split; this one is stratified and derives from the seed.
 
-    Every image and annotation of a split is read once when the split is asked for. Rows whose image is in no class
-    folder are left out with one warning that counts them.
+    Every image and annotation of a split is read once when the split is asked for. Hidden files and folders are
+    skipped. The first split warns once of other skipped files, of classes without a test image, and of rows whose
+    image is in no class folder, which are left out. The folder is listed once: make a new `SaliencyBench` after
+    changing it.
 
     Args:
         root: the folder.
@@ -94,15 +98,7 @@ class SaliencyBench(Source):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the class folders, in the given order or sorted."""
-        found = tuple(folder.name for folder in self._folders())
-        if self.class_list is None:
-            if len(found) < 2:
-                raise fail("root", f"at least two class folders in {Path(self.root) / 'image'}", len(found))
-            return found
-        missing = [name for name in self.class_list if name not in found]
-        if missing:
-            raise fail("class_list", f"folders of {Path(self.root) / 'image'}: {', '.join(found) or 'none'}", missing)
-        return self.class_list
+        return tuple(self._images[0])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -112,42 +108,58 @@ class SaliencyBench(Source):
     def split(self, split: Split) -> AnnotatedFiles:
         """Return the images of one split with their masks, read from disk as they are asked for."""
         self.check_split(split)
-        classes = self.classes
-        by_class = {
-            folder.name: [path for path in image_files(folder) if path.parent == folder] for folder in self._folders()
-        }
-        files = [(path, label) for label, name in enumerate(classes) for path in by_class[name]]
-        counts = [max(1, round(len(files) * share)) for share in (self.val_fraction, self.test_fraction)]
-        if sum(counts) >= len(files):
-            raise fail("root", f"enough images to split in {Path(self.root) / 'image'}", len(files))
-        rows = read_rows(Path(self.root) / "attention_label")
-        _match(rows, [path for paths in by_class.values() for path in paths])
-        chosen = [files[i] for i in stratified([label for _, label in files], counts[0], counts[1], self.seed)[split]]
-        dataset = readable(chosen, lambda part: AnnotatedFiles(part, self.size, rows), self.skip_broken)
+        by_split, rows = self._read
+        dataset = readable(by_split[split], lambda part: AnnotatedFiles(part, self.size, rows), self.skip_broken)
         for row in dataset.rows:
             if row is not None:
                 row.numbers()
         return dataset
 
-    def _folders(self) -> list[Path]:
-        folder = Path(self.root) / "image"
+    @cached_property
+    def _images(self) -> tuple[dict[str, list[Path]], list[str]]:
+        """The images of each class, and what a user may not expect."""
+        folder, skipped = self._folder, Found([], [])
         if not folder.is_dir():
             raise fail("root", "a folder with the subfolders image and attention_label", f"no folder {folder}")
-        return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+        found = subfolders(folder)
+        names = found if self.class_list is None else self.class_list
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise fail("class_list", f"folders of {folder}: {', '.join(found) or 'none'}", missing)
+        images = read_classes(folder, names, self.class_list or (), skipped)
+        return images, skipped_notes(skipped, folder)
+
+    @cached_property
+    def _read(self) -> tuple[dict[Split, Files], dict[str, Row]]:
+        """The image files by split and the annotations. It warns once of what a user may not expect."""
+        images, notes = self._images
+        files = [(path, label) for label, paths in enumerate(images.values()) for path in paths]
+        labels = [label for _, label in files]
+        drawn = by_shares(labels, self.val_fraction, self.test_fraction, self.seed, name="root", where=self._folder)
+        rows = read_rows(Path(self.root) / "attention_label")
+        others = [scan(self._folder / name).images for name in subfolders(self._folder) if name not in images]
+        told = [*notes, *_match(rows, [path for paths in (*images.values(), *others) for path in paths])]
+        told += uncovered(self.classes, {"test": [labels[i] for i in drawn["test"]], "train": labels})
+        if told:
+            warnings.warn(f"root: {'; '.join(told)} [{self.root}]", stacklevel=1)
+        return {split: [files[i] for i in part] for split, part in drawn.items()}, rows
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.root) / "image"
 
 
-def _match(rows: Mapping[str, Row], images: list[Path]) -> None:
-    """Raise if a row could be of two images, or none is of any; warn of rows without an image."""
+def _match(rows: Mapping[str, Row], images: list[Path]) -> list[str]:
+    """Return notes of rows without an image; raise if a row could be of two images, or none is of any."""
     by_name: dict[str, Path] = {}
     for path in images:
         first = by_name.setdefault(path.name, path)
         if first != path and path.name in rows:
             raise fail("root", f"one image for the annotation in {rows[path.name].where}", f"{first} and {path}")
     lost = [name for name in rows if name not in by_name]
-    if lost:
-        message = (
-            f"{len(lost)} of {len(rows)} annotations are of images that no class folder has, the first of {lost[0]}"
-        )
-        if len(lost) == len(rows):
-            raise fail("root", "annotations that name the files of images", message)
-        warnings.warn(f"root: {message} ({rows[lost[0]].where}); left out", stacklevel=3)
+    if not lost:
+        return []
+    message = f"{len(lost)} of {len(rows)} annotations are of images that no class folder has, the first of {lost[0]}"
+    if len(lost) == len(rows):
+        raise fail("root", "annotations that name the files of images", message)
+    return [f"{message} ({rows[lost[0]].where}); left out"]

@@ -1,4 +1,4 @@
-"""Distrust: signs that a robustness number should not be believed."""
+"""Signs that the numbers of a network, its attributions and its robustness, should not be believed."""
 
 from __future__ import annotations
 
@@ -31,29 +31,41 @@ class Soundness:
     """What a network's outputs and gradients are like, on some images.
 
     Attributes:
-        images: how many were looked at.
+        images: number of images.
         probabilities: whether the outputs are probabilities, not logits.
-        random_outputs: whether two equal calls gave different outputs.
-        dead: images whose loss has a gradient that is zero everywhere, or not finite somewhere.
+        random_outputs: whether two equal passes gave different outputs.
+        dead: number of images whose loss has a gradient that is zero everywhere, or not finite somewhere.
+        batch_dependent: whether an image's logits depend on the other images of its batch.
     """
 
     images: int
     probabilities: bool
     random_outputs: bool
     dead: int
+    batch_dependent: bool = False
 
     @property
     def flags(self) -> list[Flag]:
-        """What speaks against attacking such a network by its gradients; dead ones if more than one image in ten."""
+        """What speaks against believing such a network's numbers; dead gradients if more than one image in ten."""
         found = []
         if self.probabilities:
-            found.append(Flag("probabilities", "The network returns probabilities, not logits: gradients vanish."))
+            message = "The network returns probabilities, not logits: gradients vanish. Leave its softmax out."
+            found.append(Flag("probabilities", message))
         if self.random_outputs:
-            message = "Two equal calls give different logits: attacks need averaging (EOT)."
+            message = "Two equal passes give different logits (is dropout always on?): attacks need averaging (EOT)."
             found.append(Flag("random_outputs", message))
+        if self.batch_dependent:
+            message = (
+                "An image's logits depend on the other images of its batch (does BatchNorm use batch statistics?): "
+                "results change with the batch size and order."
+            )
+            found.append(Flag("batch_dependent", message))
         if self.dead > _MANY_DEAD * self.images:
-            share = self.dead / self.images
-            message = f"{share:.0%} of loss gradients are zero or not finite: masking is likely."
+            fraction = self.dead / self.images
+            message = (
+                f"{fraction:.0%} of loss gradients are zero or not finite (is the network quantized, saturated or "
+                "run under no_grad?): attacks and attributions by gradient do not work."
+            )
             found.append(Flag("zero_gradient", message))
         return found
 
@@ -62,7 +74,8 @@ def inspect_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -
     """Return what a network's outputs and gradients are like, in eval mode.
 
     Probabilities for logits, random outputs, and zero or non-finite loss gradients are signs that attacks by gradient
-    mislead (Athalye et al., 2018; Croce and Hein's automatic flags).
+    mislead (Athalye et al., 2018; Croce and Hein's automatic flags). Logits that depend on the rest of the batch make
+    every number depend on the batch size.
 
     Args:
         classifier: the network.
@@ -71,22 +84,62 @@ def inspect_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -
 
     Raises:
         ValueError: images or labels outside what is stated here.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3), torch.nn.Softmax(1))
+        >>> inspect_classifier(Classifier(net), torch.rand(2, 3, 4, 4), torch.tensor([0, 1])).probabilities
+        True
     """
     classifier = as_classifier(classifier)
     validation.images(images, classifier.bounds)
     with classifier.frozen():
-        x = images.detach().clone()
-        first, again = classifier.logits(x), classifier.logits(x)
+        x = classifier.admit(images)
         at = validation.target(labels, x, "labels")
         classifier.check_target(at, x, "labels")
+        logits = classifier.logits(x)
+        randomness = not _equal(logits, classifier.logits(x))
         _, gradient = classifier.loss_gradient(x, at)
-    # Not bit for bit: a GPU may choose another algorithm for the second call.
-    same = torch.allclose(first, again, rtol=1e-4, atol=1e-5, equal_nan=True)
+        batch_dependent = not randomness and _depends_on_batch(classifier, x)
+        classifier.checked = True
     size = gradient.flatten(1).abs().amax(1)
     dead = int(((size == 0) | ~torch.isfinite(size)).sum())
-    return Soundness(len(x), validation.are_probabilities(first), not same, dead)
+    return Soundness(len(x), validation.are_probabilities(logits), randomness, dead, batch_dependent)
+
+
+def warn_once(classifier: Classifier, images: Tensor, target: Tensor) -> None:
+    """Warn where a network's results should not be believed, at the first call for a network; call inside `frozen()`.
+
+    Looks at two images at most: five passes of them and one gradient, once.
+    """
+    if classifier.checked:
+        return
+    classifier.checked = True
+    x, at = images[:2], target[:2]
+    logits = classifier.logits(x)
+    randomness = not _equal(logits, classifier.logits(x))
+    # Of the logit: the loss of a confident network may well have no gradient in single precision.
+    gradient = classifier.score_and_gradient(x, at)[1]
+    probabilities = validation.are_probabilities(logits) and bool(((logits > 0) & (logits < 1)).any())
+    batch_dependent = not randomness and _depends_on_batch(classifier, x)
+    dead = len(x) if not gradient.any() else 0
+    for flag in Soundness(len(x), probabilities, randomness, dead, batch_dependent).flags:
+        validation.warn(f"net: {flag.message}")
+
+
+def _depends_on_batch(classifier: Classifier, images: Tensor) -> bool:
+    """Return whether the first image has other logits alone than beside another image."""
+    first = images[:1]
+    # One that differs in mean and contrast, should the others be like the first.
+    pair = torch.cat([first, 0.5 * (1 - first.flip(3))])
+    return not _equal(classifier.logits(first), classifier.logits(pair)[:1])
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Return whether logits are equal up to the rounding of other algorithms and batch sizes."""
+    a, b = a.nan_to_num(), b.nan_to_num()
+    return bool((a - b).abs().max() <= 1e-5 + 1e-3 * a.abs().max())
 
 
 def check_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -> list[Flag]:
-    """Return flags for a network whose attack results would mislead; arguments as of `inspect_classifier`."""
+    """Return flags for a network whose results would mislead; arguments as of `inspect_classifier`."""
     return inspect_classifier(classifier, images, labels).flags

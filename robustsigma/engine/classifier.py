@@ -1,12 +1,12 @@
-"""Classifier: the one owner of normalisation, bounds, target score, gradients, chunking, precision and mode."""
+"""Classifier: the one owner of normalization, bounds, target score, gradients, chunking, precision and mode."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock, RLock
 from typing import Any, Literal, NamedTuple, get_args
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from robustsigma.engine import validation
 from robustsigma.engine.chunks import sizes
-from robustsigma.engine.fast_net import FastNet
 from robustsigma.engine.precision import full_precision, tf32
 from robustsigma.engine.validation import choice, fail, integer, target_range
 
@@ -26,6 +25,9 @@ SCORES: tuple[Score, ...] = get_args(Score)
 # longer. On a GPU the 256 images of 3x224x224 at which an H200 is fastest.
 _CPU_CHUNK_ELEMENTS = 2**21
 _GPU_CHUNK_ELEMENTS = 256 * 3 * 224**2
+# A batch of fewer elements gains nothing from another order in memory: such passes consist of overhead.
+_WORTH_REORDERING = 2**16
+_NCHW = torch.contiguous_format
 
 
 class Bounds(NamedTuple):
@@ -60,19 +62,31 @@ class Classifier(nn.Module):
     """An image classifier seen from outside: images in [0, 1] in, logits out.
 
     Args:
-        net: any module from normalised images (B, C, H, W) to logits (B, K), or to an object with `.logits`.
+        net: any module from normalized images (B, C, H, W) to logits (B, K), or to an object with `.logits`.
         mean: per channel, subtracted before `net`; one number stands for every channel.
         std: per channel, divided by before `net`.
         chunk_size: the most images in one network pass; None chooses by image size. Halved for the rest of a
             method's call where the device runs out of memory. It does not change results beyond rounding.
         gradient_dtype: what gradient passes may round to: torch.bfloat16 or torch.float16, also by their names
             "bfloat16" and "float16" (autocast; float16 loses gradients below 6e-8), or "tf32" on GPUs. None: full
-            precision, in which passes are made whatever PyTorch is set to (by default it rounds convolutions to TF32 on
-            GPUs). Forward-only passes stay in full precision in any case, since SIGMA's search is a difference of two
-            near-equal scores.
+            precision, in which passes run whatever PyTorch is set to (by default it rounds convolutions to TF32 on
+            GPUs). Forward-only passes always run in full precision, because SIGMA's search is a difference of two
+            nearly equal scores.
+        dtype: of the images that `net` is given. None takes the dtype of its parameters; where they have several,
+            the widest that the network accepts.
+        compile: run frozen passes by `torch.compile`, on a GPU as CUDA graphs. Pays for small networks on a GPU,
+            whose passes consist of overhead; the first passes take seconds to minutes. Batches are padded to a few
+            sizes. Weights may change between calls. A network that does not compile runs as it is, with a warning.
 
     Raises:
-        ValueError: statistics that are not positive finite numbers, a chunk size below 1, or another dtype.
+        ValueError: statistics that are not positive finite numbers, a chunk size below 1, another dtype, or a
+            network whose weights were created in inference mode.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 10))
+        >>> classifier = Classifier(net, mean=(0.5,), std=(0.25,))
+        >>> classifier(torch.rand(4, 3, 8, 8)).shape
+        torch.Size([4, 10])
     """
 
     bounds = Bounds(0.0, 1.0)
@@ -85,49 +99,56 @@ class Classifier(nn.Module):
         std: Sequence[float] = (1.0,),
         chunk_size: int | None = None,
         gradient_dtype: torch.dtype | Literal["bfloat16", "float16", "tf32"] | None = None,
+        dtype: torch.dtype | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise fail("net", "a torch.nn.Module", type(net).__name__)
+        if any(parameter.is_inference() for parameter in net.parameters()):
+            hint = "build or copy the network outside of it"
+            raise fail("net", "weights that can take part in gradients", f"weights made in inference mode; {hint}")
         if chunk_size is not None:
             chunk_size = integer("chunk_size", chunk_size, 1)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise fail("dtype", "a floating torch.dtype or None", repr(dtype)[:80])
         self.net = net
-        self._classes: int | None = None  # of the last pass
-        self._first: Tensor | None = None  # some outputs of the first pass of the network, until they are checked
-        self._sound = False  # they were no probabilities
-        self._fits: int | None = None  # elements of a pass, where more did not fit
-        self._fast = FastNet()
         self.chunk_size = chunk_size
         self.gradient_dtype = _rounded(gradient_dtype)
+        self.dtype = dtype
+        self.compile_passes = compile
+        self._compiled: Any = None
+        self.checked = False  # whether `warn_once` looked at the network, or a report will
+        self._parts: tuple[int, ...] = ()  # modules and parameters of the network that the following describe
+        self._classes: int | None = None
+        self._dtypes: frozenset[torch.dtype] = frozenset()  # of its floating parameters
+        self._accepted: torch.dtype | None = None  # of several dtypes, the one that the network accepts
+        self._reorders: bool | None = None  # whether passes on a CPU may have channels last in memory
+        self._depth = 0  # of bodies of `frozen`
+        self._fits: int | None = None  # elements of a pass, where more did not fit
         self.mean: Tensor
         self.std: Tensor
         parameter = next(net.parameters(), None)
         device = None if parameter is None else parameter.device
-        self.register_buffer("mean", _statistic("mean", mean, positive=False).to(device), persistent=False)
-        self.register_buffer("std", _statistic("std", std, positive=True).to(device), persistent=False)
+        with torch.inference_mode(False):  # also usable in a gradient where a hook in inference mode builds it
+            self.register_buffer("mean", _statistic("mean", mean, positive=False).to(device), persistent=False)
+            self.register_buffer("std", _statistic("std", std, positive=True).to(device), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of images in [0, 1]; part of the autograd graph, in the net's current mode."""
-        parameter = next(self.net.parameters(), None)
-        if parameter is not None and parameter.is_floating_point():
-            images = images.to(parameter.dtype)
         channels = images.shape[1]
         for name, statistic in (("mean", self.mean), ("std", self.std)):
             if len(statistic) not in (1, channels):
-                raise fail(
-                    name,
-                    f"1 or {channels} numbers, one per channel of the images",
-                    f"{len(statistic)}, and images of shape {tuple(images.shape)}",
-                )
-        mean, std = self.mean.to(images.dtype), self.std.to(images.dtype)
+                got = f"{len(statistic)}, and images of shape {tuple(images.shape)}"
+                raise fail(name, f"1 or {channels} numbers, one per channel of the images", got)
         try:
-            output = self._fast(self.net, lambda: (images - mean).div_(std))
+            output = self._in_its_dtype(images)
         except RuntimeError as error:
             wrong = validation.wrong_channels(error, images)
             if wrong is None:
                 raise
             raise wrong from error
-        logits = getattr(output, "logits", output)
+        logits = _logits_of(output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise fail("net", f"logits of shape ({len(images)}, K)", got)
@@ -135,6 +156,85 @@ class Classifier(nn.Module):
             raise fail("net", "logits of at least two classes", f"shape {tuple(logits.shape)}")
         self._classes = logits.shape[1]
         return logits
+
+    def _in_its_dtype(self, images: Tensor) -> Any:
+        if self.dtype is not None:
+            return self._normalized_pass(images, self.dtype)
+        dtypes = self._dtypes if self._depth else _floating_dtypes(self.net.parameters())
+        if len(dtypes) < 2:
+            return self._normalized_pass(images, next(iter(dtypes), images.dtype))
+        if self._accepted in dtypes:
+            return self._normalized_pass(images, self._accepted)
+        errors = []
+        # The widest first: images lose no digits where several dtypes would do.
+        for dtype in sorted(dtypes, key=lambda each: torch.finfo(each).eps):
+            try:
+                output = self._normalized_pass(images, dtype)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                errors.append(error)
+            else:
+                self._accepted = dtype
+                return output
+        names = ", ".join(sorted(map(str, dtypes)))
+        hint = "cast the network to one dtype, or name the images' with Classifier(dtype=...)"
+        raise fail("net", f"a network that takes images of a dtype of its own ({names})", f"{errors[0]}; {hint}")
+
+    def _normalized_pass(self, images: Tensor, dtype: torch.dtype) -> Any:
+        images = images.to(dtype)
+        mean, std = self.mean.to(dtype), self.std.to(dtype)
+        normalized = (images - mean).div_(std)
+        if self.compile_passes and self._depth:
+            return self._compiled_pass(normalized)
+        ordered = self._in_memory_order(normalized)
+        if ordered is normalized:
+            return self.net(normalized)
+        try:
+            return self.net(ordered)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # such as of a `view`, on a way through the network that was not taken before
+            self._reorders = False
+        # Outside the handler, whose traceback holds the failed pass's tensors. The network's own errors come again.
+        return self.net((images - mean).div_(std))
+
+    def _compiled_pass(self, images: Tensor) -> Tensor:
+        """Return the logits of a batch that is padded to one of a few sizes, for each of which code is made once."""
+        count = len(images)
+        padded = F.pad(images, (0, 0) * 3 + (0, _bucket(count) - count))
+        if self._compiled is None:
+            net = self.net  # not `self`, whose attributes change between passes
+            self._compiled = torch.compile(lambda x: _logits_of(net(x)), mode="reduce-overhead", dynamic=False)
+        try:
+            # One code for each size, with and without a gradient; PyTorch's limit is 8.
+            with torch._dynamo.config.patch(recompile_limit=64):
+                # A copy, because the next pass of a CUDA graph writes to the same memory.
+                return self._compiled(padded)[:count].clone()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            validation.warn(f"compile: the network runs without it, because it does not compile ({error!r:.200})")
+            self.compile_passes = False
+        return _logits_of(self.net(images))
+
+    def _in_memory_order(self, images: Tensor) -> Tensor:
+        """Return images with their channels last in memory where passes of the frozen network are faster so: on CPUs.
+
+        On GPUs full precision is slower that way: an H200 takes a tenth longer for a ResNet-18.
+        """
+        if not self._depth or self._reorders is False or images.device.type != "cpu":
+            return images
+        if images.numel() < _WORTH_REORDERING:
+            return images
+        if self._reorders is None:
+            self._reorders = _takes_channels_last(self.net, images[:2].detach())
+            if not self._reorders:
+                return images
+        ordered = images.contiguous(memory_format=torch.channels_last)
+        if ordered.requires_grad:  # the backward pass through the normalization is several times faster so
+            ordered.register_hook(Tensor.contiguous)
+        return ordered
 
     def check_target(self, target: Tensor, images: Tensor, name: str = "target") -> None:
         """Raise unless every class index is one of the network's; call inside `frozen()`.
@@ -148,55 +248,92 @@ class Classifier(nn.Module):
         assert self._classes is not None
         target_range((low, high), self._classes, name)
 
-    def check_logits(self) -> None:
-        """Raise where the net returns probabilities, as its first pass told; looked at once, as it waits for it."""
-        if self._first is not None:
-            validation.logits(self._first)
-            self._first, self._sound = None, True
-
-    def _seen(self, logits: Tensor) -> Tensor:
-        if self._first is None and not self._sound:
-            self._first = logits.detach()[:8].clone()
-        return logits
-
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Run the body in eval mode and full precision, without parameter gradients, autocast or inference mode.
 
-        Gradients are enabled. Inside, the weights are taken not to change, which makes passes cheaper (`FastNet`).
-        Every submodule's own mode and every parameter's own flag come back, also when the body raises. Usable
-        under `no_grad`, `inference_mode` and autocast; gradients work inside all the same.
+        Gradients are enabled. Modules that define `train` themselves are switched by it, so that what else it does
+        (merged adapters, layers that stay in their mode) holds inside. Every submodule's own mode and every
+        parameter's own flag come back, also when the body raises. Usable under `no_grad`, `inference_mode` and
+        autocast; gradients work inside all the same.
 
         Raises:
             RuntimeError: another thread is in such a body. Threads need a copy of the classifier each.
+            ValueError: a network on the meta device, or one that contains this classifier.
         """
-        modes = [(module, module.training) for module in self.modules() if hasattr(module, "training")]
-        flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
-        device = self.mean.device.type
-        if self._fast.freeze(self.net):
-            self._classes, self._first, self._sound = None, None, False
+        modules = list(self.modules())
+        parameters = [p for module in modules for p in module._parameters.values() if p is not None]
+        lock = _lock_of(self.net)
+        if not lock.acquire(blocking=False):
+            raise RuntimeError(
+                "classifier: expected calls from one thread at a time for a network, got calls from two; "
+                "give each thread a copy of the classifier, which copies its network"
+            )
         try:
-            # Attribute by attribute: .train() of a parent would overwrite deliberately frozen children. And only what
-            # differs: setting a module's attribute takes many times as long as reading it.
-            for module, mode in modes:
-                if mode:
-                    module.training = False
-            for parameter, flag in flags:
-                if flag:
+            modes = [(module, module.training) for module in modules if hasattr(module, "training")]
+            flags = [parameter for parameter in parameters if parameter.requires_grad]
+            if self._depth == 0:
+                self._look(modules, parameters)
+            self._depth += 1
+            try:
+                _set_modes([(module, False) for module, _ in modes])
+                for parameter in flags:
                     parameter.requires_grad_(False)
-            apart = torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False)
-            with apart[0], apart[1], apart[2], full_precision():
-                yield
+                device = self.mean.device.type
+                apart = torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False)
+                with apart[0], apart[1], apart[2], full_precision():
+                    yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._fits = None
+                _set_modes(modes)
+                for module, mode in modes:
+                    if module.training is not mode:  # it was set behind the module's own `train`
+                        module.training = mode
+                for parameter in flags:
+                    parameter.requires_grad_(True)
         finally:
-            self._fast.thaw()
-            if not self._fast.frozen:
-                self._fits = None
-            for module, mode in modes:
-                if module.training is not mode:
-                    module.training = mode
-            for parameter, flag in flags:
-                if parameter.requires_grad is not flag:
-                    parameter.requires_grad_(flag)
+            lock.release()
+
+    def _look(self, modules: list[nn.Module], parameters: list[nn.Parameter]) -> None:
+        """Forget what was found out about another network, or about this one with other parts."""
+        parts = (*map(id, modules), *map(id, parameters))
+        if parts == self._parts:
+            return
+        self._refuse_cycle()
+        if any(parameter.is_meta for parameter in parameters):
+            raise fail("net", "weights with numbers", "the meta device: load its weights first")
+        self.checked = self.checked and not self._parts  # what a caller set before the first pass stays
+        self._parts, self._classes, self._accepted, self._compiled = parts, None, None, None
+        self._dtypes = _floating_dtypes(parameters)
+        plain = any(isinstance(module, nn.Conv2d) for module in modules) and not any(map(_is_compiled, modules))
+        self._reorders = None if plain else False
+
+    def _refuse_cycle(self) -> None:
+        if any(module is self for module in self.net.modules()):
+            hint = "wrap the network inside it, as in `self.classifier = Classifier(self.net)`"
+            raise fail("net", "a network that does not contain its classifier", f"{type(self.net).__name__}; {hint}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled code is the original's: it would run a copy with the original's weights.
+        return {**self.__dict__, "_compiled": None}
+
+    # The methods by which a module that contains itself recurses without end.
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set the mode as any module does."""
+        self._refuse_cycle()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Classifier:
+        self._refuse_cycle()
+        return super()._apply(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the state as any module does."""
+        self._refuse_cycle()
+        return super().state_dict(*args, **kwargs)
 
     def admit(self, images: Tensor) -> Tensor:
         """Return a copy that may enter autograd, in at least single precision and in bounds; call inside `frozen()`.
@@ -209,11 +346,11 @@ class Classifier(nn.Module):
         """Return logits (B, K) without a graph, chunked; call inside `frozen()`."""
 
         def run(chunk: Tensor) -> Tensor:
-            with torch.inference_mode():
-                return self._seen(self(chunk))
+            # Not in inference mode: what a network keeps from such a pass could take part in no gradient afterwards.
+            with torch.no_grad():
+                return self(chunk)
 
-        # The clone leaves inference mode, so that callers may compute with the result as with any tensor.
-        return at_least_single(self.chunked(run, images).clone())
+        return at_least_single(self.chunked(run, images))
 
     def score(self, images: Tensor, target: Tensor, of: Score = "prob") -> Tensor:
         """Return the target's score (B,) without a graph, chunked; call inside `frozen()`."""
@@ -260,7 +397,7 @@ class Classifier(nn.Module):
         self, objectives: Sequence[Callable[[Tensor, Tensor], Tensor]], chunk: Tensor, at: Tensor
     ) -> tuple[Tensor, ...]:
         with self._autocast(chunk.device.type):
-            logits = self._seen(self(chunk))
+            logits = self(chunk)
         if not logits.requires_grad:  # a constant network has no graph and a zero gradient
             return at_least_single(logits.detach()), *(torch.zeros_like(chunk) for _ in objectives)
         wide = at_least_single(logits)
@@ -330,11 +467,71 @@ def as_classifier(model: Any, name: str = "classifier") -> Classifier:
     if not isinstance(model, nn.Module):
         got = f"{model!r}"[:80] if not isinstance(model, type) else f"the class {model.__name__}, not an instance"
         raise fail(name, "a robustsigma.Classifier or a torch.nn.Module", got)
-    if model not in _BARE:
+    found = Classifier(model)
+    if model in _BARE:
+        found.checked = True
+    else:
         _BARE.add(model)
         told = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
-        warnings.warn(f"{told}. If it takes normalized images, pass Classifier(net, mean=…, std=…).", stacklevel=3)
-    return Classifier(model)
+        validation.warn(f"{told}. If it takes normalized images, pass Classifier(net, mean=…, std=…).")
+    return found
+
+
+def _logits_of(output: Any) -> Any:
+    return getattr(output, "logits", output)
+
+
+def _floating_dtypes(parameters: Iterable[nn.Parameter]) -> frozenset[torch.dtype]:
+    return frozenset(parameter.dtype for parameter in parameters if parameter.is_floating_point())
+
+
+def _bucket(count: int) -> int:
+    """Return the size to which a batch is padded: a power of two, from 512 on a multiple of 512."""
+    return 1 << (count - 1).bit_length() if count <= 512 else -(-count // 512) * 512
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_LOCKS_ACCESS = Lock()
+
+
+def _lock_of(net: nn.Module) -> Any:
+    """Return the lock of a network, which several classifiers may wrap."""
+    with _LOCKS_ACCESS:
+        return _LOCKS.setdefault(net, RLock())
+
+
+def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    """Set modes, parents before children, by the modules' own `train` where they have one.
+
+    The others are set by their attribute alone: their `train` would set every child, too. Only modes that differ
+    are set, because setting an attribute of a module takes many times as long as reading it.
+    """
+    for module, mode in modes:
+        if module.training is not mode:
+            if getattr(module.train, "__func__", None) in (nn.Module.train, Classifier.train):
+                module.training = mode
+            else:
+                module.train(mode)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    compiled = getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    return compiled or isinstance(module, torch.jit.ScriptModule)
+
+
+@torch.no_grad()
+def _takes_channels_last(net: nn.Module, images: Tensor) -> bool:
+    """Return whether a network gives the same of images whose channels are last in memory.
+
+    Code that reshapes with `view` raises then, and code that reads strides may compute something else.
+    """
+    try:
+        # Copies: a network may change its input in place.
+        outputs = [net(images.clone(memory_format=order)) for order in (_NCHW, torch.channels_last)]
+        plain, last = map(_logits_of, outputs)
+        return torch.allclose(plain.float(), last.float(), rtol=1e-3, atol=1e-3 * float(plain.float().abs().max()))
+    except Exception:
+        return False  # an error that is not about memory comes again in the pass itself
 
 
 def at_least_single(values: Tensor) -> Tensor:

@@ -1,130 +1,102 @@
-"""What PyTorch may choose by itself in single precision, and what is lost by it: small differences, and equal bits.
+"""Full precision in network passes, whatever PyTorch is set to, and the same bits each time on a GPU.
 
-On GPUs PyTorch lets convolutions round their factors to TF32 (10 bits) unless told otherwise, and matrix products,
-there and on CPUs, where a user asks for it. Logits are then right to three digits, which the differences that SIGMA's
-walk goes by are not.
+PyTorch lets GPUs round the factors of convolutions to TF32 (10 bits) by default, and of matrix products where a user
+asks for it. Logits then have three correct digits, and SIGMA compares scores that differ by less.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import backends
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Precision = Literal["ieee", "tf32"]
-
 _cudnn: Any = backends.cudnn
 _mkldnn: Any = backends.mkldnn
 _GPU = (_cudnn.conv, _cudnn.rnn, backends.cuda.matmul)
 _CPU = (_mkldnn.conv, _mkldnn.rnn, _mkldnn.matmul)
-# The settings are the process's: of several threads the first saves the user's, and the last puts them back.
+
+# PyTorch has two interfaces for these settings: the older one (None where a user mixed both, so that it cannot be
+# read) and one precision for each operator.
+_Settings = tuple[tuple[bool, str] | None, Sequence[str]]
 _lock = threading.Lock()
-_within = 0
+_stack: list[str] = []  # the precisions of the bodies that are running, of all threads: the settings are global
+_users: _Settings = (None, ())
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """PyTorch's own, in both of its ways to say them; the older can't be read where a user mixed the two."""
-
-    operators: tuple[str, ...]
-    convolutions: bool | None
-    products: str | None
-
-    @classmethod
-    def now(cls) -> _Settings:
-        convolutions = products = None
-        try:
-            convolutions = _cudnn.allow_tf32
-            products = torch.get_float32_matmul_precision()
-        except RuntimeError:
-            pass
-        return cls(tuple(each.fp32_precision for each in (*_GPU, *_CPU)), convolutions, products)
-
-    def restore(self) -> None:
-        if self.convolutions is not None:
-            _cudnn.allow_tf32 = self.convolutions
-        if self.products is not None:
-            torch.set_float32_matmul_precision(self.products)
-        for operator, precision in zip((*_GPU, *_CPU), self.operators, strict=True):
-            operator.fp32_precision = "none"
-            if operator.fp32_precision != precision:  # what is inherited stays so
-                operator.fp32_precision = precision
+def _read() -> _Settings:
+    try:
+        older = (_cudnn.allow_tf32, torch.get_float32_matmul_precision())
+    except RuntimeError:
+        older = None
+    return older, [each.fp32_precision for each in (*_GPU, *_CPU)]
 
 
-_users: _Settings | None = None
-_now: Precision = "ieee"
+def _write(older: tuple[bool, str] | None, precisions: Sequence[str]) -> None:
+    if older is not None:
+        _cudnn.allow_tf32 = older[0]
+        torch.set_float32_matmul_precision(older[1])
+    for operator, precision in zip((*_GPU, *_CPU), precisions, strict=True):
+        operator.fp32_precision = "none"
+        if operator.fp32_precision != precision:  # a setting that is inherited stays inherited
+            operator.fp32_precision = precision
 
 
-def _set(precision: Precision) -> None:
-    """Set both ways alike, so that code inside may read either, unless the user has mixed the two."""
-    global _now
-    assert _users is not None
-    _now = precision
-    if _users.convolutions is not None:
-        _cudnn.allow_tf32 = precision == "tf32"
-    if _users.products is not None:
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    for operators, wanted in ((_GPU, precision), (_CPU, "ieee")):
-        for operator in operators:
-            operator.fp32_precision = wanted
+def _apply(precision: str) -> None:
+    older = (precision == "tf32", "high" if precision == "tf32" else "highest")
+    _write(older if _users[0] is not None else None, [precision] * len(_GPU) + ["ieee"] * len(_CPU))
 
 
 @contextmanager
-def _at(precision: Precision) -> Iterator[None]:
-    global _within, _users
+def _rounding_to(precision: str) -> Iterator[None]:
+    global _users
     with _lock:
-        if _within == 0:
-            _users = _Settings.now()
-        before: Precision = _now if _within > 0 else "ieee"
-        _set(precision)
-        _within += 1
+        if not _stack:
+            _users = _read()
+        if not _stack or _stack[-1] != precision:
+            _apply(precision)
+        _stack.append(precision)
     try:
         yield
     finally:
         with _lock:
-            _within -= 1
-            if _within > 0:
-                _set(before)
-            else:
-                assert _users is not None
-                _users.restore()
+            _stack.reverse()
+            _stack.remove(precision)  # of equal entries, any: threads may end in another order than they began
+            _stack.reverse()
+            if not _stack:
+                _write(*_users)
+            elif _stack[-1] != precision:
+                _apply(_stack[-1])
 
 
 def full_precision() -> AbstractContextManager[None]:
-    """Compute in the body without rounding to TF32 or below, whatever the user has set, which then comes back.
+    """Compute the body in full precision; the user's settings come back after it.
 
-    One thing can't: that convolutions have their TF32 by default is then as if the user had set it, so that
-    `torch.backends.fp32_precision`, set later, doesn't reach them; `torch.backends.cudnn.conv.fp32_precision` does.
+    Afterwards PyTorch treats its TF32 default for convolutions as if the user had set it: a later
+    `torch.backends.fp32_precision` does not change it, `torch.backends.cudnn.conv.fp32_precision` does.
     """
-    return _at("ieee")
+    return _rounding_to("ieee")
 
 
 def tf32() -> AbstractContextManager[None]:
-    """Round to TF32 on GPUs in the body, and no further; other threads' passes meanwhile too."""
-    return _at("tf32")
-
-
-def rounds(device: torch.device) -> bool:
-    """Return whether convolutions on a device round what they multiply, as things are."""
-    return torch.is_autocast_enabled(device.type) or (device.type == "cuda" and _cudnn.conv.fp32_precision == "tf32")
+    """Let GPUs round to TF32 in the body, also in other threads that run meanwhile."""
+    return _rounding_to("tf32")
 
 
 @contextmanager
 def same_bits() -> Iterator[None]:
-    """Let a GPU compute convolutions and attention in the body by algorithms that give the same bits each time.
+    """Let a GPU use algorithms for convolutions and attention that give the same bits each time.
 
-    Runs that may be interrupted ask for it, so that what goes on ends as what never stopped. Adaptive pooling to sizes
-    that do not divide the input's, and bilinear enlarging, may still differ in their gradients' last bits.
+    Resumable runs need this, so that a resumed run ends as an uninterrupted one. The gradients of adaptive pooling
+    to sizes that do not divide the input's, and of bilinear upsampling, may still differ in their last bits.
     """
     before = _cudnn.deterministic, _cudnn.benchmark
     _cudnn.deterministic, _cudnn.benchmark = True, False
-    # The gradients of the memory-saving kernels are sums in the order in which threads come to them.
+    # The memory-saving kernels add up gradients in the order in which threads finish.
     attention = sdpa_kernel(SDPBackend.MATH) if torch.cuda.is_available() else nullcontext()
     try:
         with attention:

@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import math
 import re
+import sys
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -23,6 +25,14 @@ _TOLERANCE = 1e-6  # a uint8 -> float -> uint8 round trip may leave the bounds b
 def fail(name: str, expected: str, got: object) -> ValueError:
     """Return the error for argument `name`."""
     return ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside this package that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "robustsigma":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def not_finite(what: str, where: object) -> ValueError:

@@ -47,7 +47,7 @@ class MatrixData(RobustDataModule):
         kwargs: of RobustDataModule.
     """
 
-    takes_probabilities = True
+    reports_network = True
 
     def __init__(
         self,

@@ -114,7 +114,7 @@ def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, columns
     # The longest of the walks that arrived shows most; if none did, the longest of all.
     row = int((walks.steps + arrived * one.max_steps).argmax())
     steps, target = int(walks.steps[row]), y[row : row + 1]
-    result = one(classifier, x[row : row + 1], target, seed=seeds[row : row + 1], strict=False)
+    result = one(classifier, x[row : row + 1], target, seed=seeds[row : row + 1])
     shown = sorted({round(k) for k in np.linspace(0, steps, _FRAMES)})
     frames = [x[row]]
     for step in shown[1:]:
@@ -133,7 +133,7 @@ def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, columns
 def _explanations(classifier: Classifier, x: Tensor, y: Tensor, attributors: dict[str, Attributor]) -> Pictures:
     section, heat = [], []
     for name, attributor in attributors.items():
-        result = attributor(classifier, x, y, strict=False)
+        result = attributor(classifier, x, y)
         gaps = (result.gap() / result.drop.abs().clamp_min(1e-12)).tolist()
         converged = result.all_converged().tolist()
         section.append({"method": name, "target": y.tolist(), "converged": converged, "gap": gaps})

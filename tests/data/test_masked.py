@@ -78,6 +78,7 @@ def test_masks_of_a_folder_with_its_own_splits(tmp_path):
     source = ImageFolder(str(tmp_path / "data"), size=14, masks=str(tmp_path / "data" / "masks"))
     assert [len(source.split(split)) for split in SPLITS] == [18, 2, 20]
     assert take_masks(source.split("test"), range(20)).flatten(1).any(1).sum() == 10
+    (tmp_path / "data" / "masks").rename(tmp_path / "masks")
     inside = ImageFolder(str(tmp_path / "data"), masks=str(tmp_path / "data" / "train"))
     with pytest.raises(ValueError, match="masks: expected a folder that is not among the images, got"):
         inside.split("val")
@@ -142,8 +143,14 @@ def test_masks_must_be_of_one_image_each(tmp_path):
     with pytest.raises(ValueError, match=r"masks: expected masks in .*, got 1 masks and none of them an image's"):
         source.split("test")
     folders.masks_of(tmp_path / "masks", images)
-    source.split("test")
+    (tmp_path / "masks" / "._03.png").write_bytes(b"\0")
+    (tmp_path / "masks" / "03.npy").write_bytes(b"\0")
+    with pytest.warns(UserWarning, match=r"1 of 11 masks are of no image, the first is .*03\.png; .*1 \.npy file"):
+        source.split("test")
+    (tmp_path / "masks" / "03.png").unlink()
+    (tmp_path / "masks" / "03.npy").unlink()
     folders.picture(images / "ant" / "02.jpg", 0, mode="L")
+    source = ImageFolder(str(images), masks=str(tmp_path / "masks"))
     with pytest.raises(ValueError, match=r"masks: expected one image for the mask .*02\.png, got .*02\.jpg and .*02"):
         source.split("test")
     folders.picture(tmp_path / "masks" / "ant" / "02.gif", 0, mode="L")

@@ -107,13 +107,18 @@ def test_annotations_of_classes_that_are_not_used_are_no_concern(root):
         _everything(root)
 
 
-def test_only_images_directly_in_a_class_folder_count(root):
+def test_what_is_read_of_a_class_folder(root):
     folders.picture(root / "image" / "cat" / "deeper" / "other.png", (1, 2, 3))
     folders.picture(root / "image" / ".hidden" / "other.png", (1, 2, 3))
+    folders.picture(root / "image" / "cat" / ".hidden" / "other.png", (1, 2, 3))
+    (root / "image" / "cat" / "._cat_00.png").write_bytes(b"\x00\x05")
     (root / "image" / "cat" / "notes.txt").write_text("notes")
     (root / "attention_label" / "notes.txt").write_text("notes")
     (root / "attention_label" / "._first.csv").write_bytes(b"\x00\x05")
-    assert sum(len(SaliencyBench(str(root)).split(split)) for split in SPLITS) == 30
+    source = SaliencyBench(str(root))
+    with pytest.warns(UserWarning, match=r"root: skipped 1 \.txt file \(1 in cat\)") as told:
+        assert sum(len(source.split(split)) for split in SPLITS) == 31
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(
@@ -249,7 +254,14 @@ def test_too_few_classes_or_images(tmp_path):
     with pytest.raises(ValueError, match=r"root: expected at least two class folders in .*image, got 1"):
         SaliencyBench(str(tmp_path)).split("train")
     (tmp_path / "image" / "dog").mkdir()
-    with pytest.raises(ValueError, match=r"root: expected enough images to split in .*, got 0"):
+    with pytest.raises(ValueError, match=r"root: expected images of every class in .*, got none of cat \(empty\), dog"):
+        SaliencyBench(str(tmp_path)).split("train")
+    for name in ("cat", "dog"):
+        folders.picture(tmp_path / "image" / name / "0.png", (1, 2, 3))
+    with pytest.raises(ValueError, match=r"root: expected enough images to split in .* 2 classes, got 2"):
+        SaliencyBench(str(tmp_path)).split("train")
+    (tmp_path / "image" / "test").mkdir()
+    with pytest.raises(ValueError, match=r"root: expected class folders in .*image, got test, which names splits"):
         SaliencyBench(str(tmp_path)).split("train")
 
 

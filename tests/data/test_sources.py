@@ -209,8 +209,15 @@ def test_stratified_covers_everything_once():
     parts = stratified(labels, 20, 30, 0)
     assert sorted(parts["train"] + parts["val"] + parts["test"]) == list(range(101))
     assert [len(parts[split]) for split in SPLITS] == [51, 20, 30]
-    with pytest.raises(ValueError, match="val and test: expected"):
-        stratified(labels, 50, 51, 0)
+    with pytest.raises(ValueError, match="val and test: expected to leave a training image for each of 3 classes"):
+        stratified(labels, 50, 49, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_class_keeps_a_training_image(seed):
+    labels = [0] * 200 + [1] * 20 + [2, 3, 3]
+    parts = stratified(labels, 20, 40, seed)
+    assert {labels[i] for i in parts["train"]} == {0, 1, 2, 3}
 
 
 def test_baggage_prefix_and_independent_images():
@@ -270,7 +277,7 @@ def test_folder_with_its_own_splits(tmp_path, val):
     assert source.split("test")[0][0].shape == (1, 8, 8)
     folders.picture(tmp_path / "test" / "cat" / "0.png", (1, 2, 3))
     with pytest.raises(ValueError, match="root: expected only classes of train/"):
-        source.split("test")
+        ImageFolder(str(tmp_path)).split("test")
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None])
@@ -279,7 +286,7 @@ def test_folder_broken_image(tmp_path, content):
     bad = tmp_path / "bee" / "03.jpg"
     Image.effect_noise((64, 64), 60).save(bad)
     bad.write_bytes(bad.read_bytes()[:700] if content is None else content)
-    split = next(s for s in SPLITS if bad in [path for path, _ in ImageFolder(str(tmp_path))._files(s)])
+    split = next(s for s in SPLITS if bad in [path for path, _ in ImageFolder(str(tmp_path))._files()[s]])
     with pytest.raises(ValueError, match=r"1 of \d+ images are broken, the first is .*bee.03\.jpg"):
         ImageFolder(str(tmp_path)).split(split)
     with pytest.warns(UserWarning, match=r"1 of \d+ images are broken"):
@@ -296,7 +303,11 @@ def test_folder_missing_or_empty(tmp_path):
         ImageFolder(str(tmp_path)).split("train")
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    with pytest.raises(ValueError, match="root: expected enough images"):
+    with pytest.raises(ValueError, match=r"root: expected images of every class in .*, got none of a \(empty\), b"):
+        ImageFolder(str(tmp_path)).split("train")
+    for name in ("a", "b"):
+        folders.picture(tmp_path / name / "0.png", (1, 2, 3))
+    with pytest.raises(ValueError, match=r"root: expected enough images to split in .* 2 classes, got 2"):
         ImageFolder(str(tmp_path)).split("train")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import backends, nn
 
-from robustsigma.engine.precision import _CPU, _GPU, full_precision, rounds, same_bits, tf32
+from robustsigma.engine.precision import _CPU, _GPU, full_precision, same_bits, tf32
 
 _OPERATORS = (*_GPU, *_CPU)
 
@@ -158,17 +158,6 @@ def test_the_same_bits_of_attention_on_a_gpu(monkeypatch):
         assert not any(enabled() for enabled in kernels)
         assert backends.cuda.math_sdp_enabled()
     assert [enabled() for enabled in kernels] == before
-
-
-def test_what_rounds():
-    assert not rounds(torch.device("cuda")) or backends.cudnn.conv.fp32_precision == "tf32"
-    with full_precision():
-        assert not rounds(torch.device("cuda"))
-        with tf32():
-            assert rounds(torch.device("cuda"))
-            assert not rounds(torch.device("cpu"))
-        with torch.autocast("cpu", torch.bfloat16):
-            assert rounds(torch.device("cpu"))
 
 
 @pytest.mark.usefixtures("settings_come_back")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from outcome import settled
 from PIL import Image
 
-from robustsigma.data.files import FileDataset, image_files
+from robustsigma.data.files import FileDataset, scan
 from robustsigma.data.masked import read_mask
 from robustsigma.geometry import Geometry
 
@@ -124,7 +124,7 @@ def read(drawn: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x.{drawn['suffix']}"
         path.write_bytes(drawn["content"])
-        assert image_files(Path(folder)) == [path]
+        assert scan(Path(folder)).images == [path]
         dataset = FileDataset([path], [0], drawn["fit"], drawn["channels"], name="images")
         found = settled(lambda: dataset[0])
         if found is not None:

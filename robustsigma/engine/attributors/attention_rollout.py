@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.attributors.attention_weights import watched, weights
+from robustsigma.engine.attributors.attention_weights import attention_detached, watched, weights
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.pathless import pathless
 from robustsigma.engine.classifier import Classifier, pick
@@ -50,9 +50,12 @@ class AttentionRollout(Attributor):
 
     It looks at attention alone: the same map for every target, no sign (values are not negative), and no
     completeness: `drop` is 0, so that `gap()` is the sum of values. A map that spreads the rollout evenly over
-    channels is returned, so `heatmap()` is the rollout. Only networks with a class token in front and global
-    self-attention qualify: torchvision's `VisionTransformer`, and blocks with `qkv`, `num_heads` and `scale` as
-    timm's have.
+    channels is returned, so `heatmap()` is the rollout.
+
+    Only networks with a class token in front and global self-attention qualify: torchvision's `VisionTransformer`,
+    and blocks with `qkv`, `num_heads` and `scale` as timm's have. Others are refused, because these weights do not
+    describe them: attention with a bias, mask or windows of its own, and networks whose class token is not all
+    that the head reads, or sees the image other than through attention (pooled patch tokens, convolutions).
 
     Args:
         head_fusion: of the weights over heads: "mean" is the paper's; "max" and "min" are in common use.
@@ -89,6 +92,7 @@ class AttentionRollout(Attributor):
             return rollout.product[:, 0, prefix:]
 
         patches = classifier.chunked(run, images)
+        _reads_through_attention(classifier, images[:1])
         heat = _on_image(patches.to(images.dtype), images.shape[2], images.shape[3])
         values = (heat / images.shape[1]).expand_as(images).clone()
         return pathless(values, target, images, pick(logits, target, "prob"), passes=(2, 0))
@@ -109,6 +113,18 @@ class AttentionRollout(Attributor):
         mixed = (1 - self.residual) * fused + self.residual * torch.eye(tokens, dtype=fused.dtype, device=fused.device)
         # Without a residual, the least of many heads can underflow to a row of zeros.
         return mixed / mixed.sum(2, keepdim=True).clamp_min(torch.finfo(mixed.dtype).tiny)
+
+
+def _reads_through_attention(classifier: Classifier, image: Tensor) -> None:
+    """Raise where the logits depend on an image by another way than attention to its patches."""
+    at = image.detach().requires_grad_(True)
+    with attention_detached(classifier.net):
+        logits = classifier(at)
+    if logits.requires_grad:
+        (gradient,) = torch.autograd.grad(logits.sum(), at, allow_unused=True)
+        if gradient is not None and gradient.any():
+            expected = "a class token that reads the image through attention, and a head that reads only that token"
+            raise validation.fail("net", expected, "logits that depend on the patches in another way, such as pooling")
 
 
 def _on_image(patches: Tensor, height: int, width: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -23,10 +23,27 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool)
 
 
+def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return softmax(Q K^T) V of the first image, (1, N, E)."""
+    attention = weights(queries[:1], keys[:1])
+    return (attention @ values[:1].to(attention.dtype)).transpose(1, 2).flatten(2)
+
+
+def _check(expected: Tensor, actual: Any) -> None:
+    """Raise unless a block gave what its weights say of the first image: else they do not describe it."""
+    tolerance = 0.05 if isinstance(actual, Tensor) and actual.element_size() == 2 else 1e-3
+    same = isinstance(actual, Tensor) and actual[:1].shape == expected.shape
+    if not same or (actual[:1] - expected).abs().max() > tolerance * (expected.abs().max() + 1e-6):
+        got = "attention that computes something else, such as a relative position bias, a mask or windows"
+        raise fail("net", "attention blocks that compute softmax(Q K^T) V", got)
+
+
 def _watch_multihead(block: nn.MultiheadAttention, visit: Visit) -> list[RemovableHandle]:
     """Compute queries and keys from what the block is given: its own weights are lost in fused kernels."""
     if not block._qkv_same_embed_dim or block.bias_k is not None or block.add_zero_attn:
         raise fail("net", "attention over its own tokens only", "MultiheadAttention with other keys or extra tokens")
+
+    running: list[Tensor] = []  # what the block that runs is to give
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         query, key = (args[i] if i < len(args) else kwargs[name] for i, name in enumerate(("query", "key")))
@@ -34,28 +51,63 @@ def _watch_multihead(block: nn.MultiheadAttention, visit: Visit) -> list[Removab
         if query is not key or not all(map(_plain, masks)):
             raise fail("net", "self-attention without masks", "other keys, or a mask")
         tokens = query if block.batch_first else query.transpose(0, 1)
-        width, bias = block.embed_dim, block.in_proj_bias
-        both = F.linear(tokens, block.in_proj_weight[: 2 * width], None if bias is None else bias[: 2 * width])
-        queries, keys = both.unflatten(2, (2, block.num_heads, block.head_dim)).permute(2, 0, 3, 1, 4)
-        visit(queries * block.head_dim**-0.5, keys)
+        every = F.linear(tokens, block.in_proj_weight, block.in_proj_bias)
+        queries, keys, values = every.unflatten(2, (3, block.num_heads, block.head_dim)).permute(2, 0, 3, 1, 4)
+        queries = queries * block.head_dim**-0.5
+        visit(queries, keys)
+        running.append(_attended(queries, keys, values))
 
-    return [block.register_forward_pre_hook(before, with_kwargs=True)]
+    def after(_: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
+        first = output[0] if block.batch_first else output[0].transpose(0, 1)
+        expected = running.pop().to(block.out_proj.weight.dtype)
+        _check(F.linear(expected, block.out_proj.weight, block.out_proj.bias), first)
+
+    return [block.register_forward_pre_hook(before, with_kwargs=True), block.register_forward_hook(after)]
 
 
 def _watch_qkv(block: Any, visit: Visit) -> list[RemovableHandle]:
     """Take queries and keys from the block's own `qkv` (timm's layout: q, k, v, then heads)."""
+    running: list[Tensor] = []  # what the block that runs is to hand to the layer after its attention
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not all(map(_plain, (*args[1:], *kwargs.values()))):
             raise fail("net", "self-attention without masks or rotary positions", "an attention block given more")
 
-    def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        queries, keys, _values = output.unflatten(2, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def projected(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        queries, keys, values = output.unflatten(2, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
         norms = (getattr(block, name, None) or nn.Identity() for name in ("q_norm", "k_norm"))
         queries, keys = (norm(x) for norm, x in zip(norms, (queries, keys), strict=True))
-        visit(queries * block.scale, keys)
+        queries = queries * block.scale
+        visit(queries, keys)
+        running.append(_attended(queries, keys, values))
 
-    return [block.register_forward_pre_hook(before, with_kwargs=True), block.qkv.register_forward_hook(after)]
+    def attended(_: nn.Module, args: tuple[Any, ...]) -> None:
+        if running and args and isinstance(args[0], Tensor) and args[0].ndim == 3:
+            _check(running.pop(), args[0])
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if running:  # no layer followed the attention
+            _check(running.pop(), output)
+
+    followers = [child for name, child in block.named_children() if name not in ("qkv", "q_norm", "k_norm")]
+    return [
+        block.register_forward_pre_hook(before, with_kwargs=True),
+        block.qkv.register_forward_hook(projected),
+        *(child.register_forward_pre_hook(attended) for child in followers),
+        block.register_forward_hook(after),
+    ]
+
+
+def _blocks(net: nn.Module) -> list[Any]:
+    kinds = ("qkv", "num_heads", "scale")
+    found = [
+        module
+        for module in net.modules()
+        if isinstance(module, nn.MultiheadAttention) or all(hasattr(module, name) for name in kinds)
+    ]
+    if not found:
+        raise fail("net", _FOUND, "a network without any")
+    return found
 
 
 @contextmanager
@@ -67,19 +119,25 @@ def watched(net: nn.Module, visit: Visit) -> Iterator[None]:
     Raises:
         ValueError: a net without attention blocks, or with attention that these weights would not describe.
     """
-    handles: list[RemovableHandle] = []
-    try:
-        for module in net.modules():
-            if isinstance(module, nn.MultiheadAttention):
-                handles += _watch_multihead(module, visit)
-            elif all(hasattr(module, name) for name in ("qkv", "num_heads", "scale")):
-                handles += _watch_qkv(module, visit)
-        if not handles:
-            raise fail("net", _FOUND, "a network without any")
+    with ExitStack() as handles:
+        for block in _blocks(net):
+            watch = _watch_multihead if isinstance(block, nn.MultiheadAttention) else _watch_qkv
+            for handle in watch(block, visit):
+                handles.enter_context(handle)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+@contextmanager
+def attention_detached(net: nn.Module) -> Iterator[None]:
+    """Let no gradient pass through the attention blocks in the body."""
+
+    def cut(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return (output[0].detach(), *output[1:]) if isinstance(output, tuple) else output.detach()
+
+    with ExitStack() as handles:
+        for block in _blocks(net):
+            handles.enter_context(block.register_forward_hook(cut))
+        yield
 
 
 def weights(queries: Tensor, keys: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.engine import validation
+from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.short_repr import ShortRepr
 
@@ -107,7 +108,6 @@ class Attributor(validation.Settings, ABC):
         target: int | Sequence[int] | Tensor | None = None,
         *,
         seed: int | Tensor = 0,
-        strict: bool = True,
     ) -> Attribution:
         """Attribute the score of `target` to the pixels of each image.
 
@@ -117,10 +117,12 @@ class Attributor(validation.Settings, ABC):
             images: float (B, C, H, W) in [0, 1]; half precision is promoted to float32.
             target: class of each image, an int or B of them; None takes the predicted class, recorded in the result.
             seed: an int for every image, or int64 (B,). Images with equal seeds share their random patterns.
-            strict: refuse a network that returns probabilities; False explains it as it is.
 
         Raises:
-            ValueError: an argument outside what is stated here, or a network that returns probabilities.
+            ValueError: an argument outside what is stated here.
+
+        Warns:
+            UserWarning: once for a network whose attributions should not be believed; see `inspect_classifier`.
         """
         classifier = as_classifier(classifier)
         validation.images(images, classifier.bounds)
@@ -131,11 +133,10 @@ class Attributor(validation.Settings, ABC):
             logits = classifier.logits(x)
             if not torch.isfinite(logits).all():
                 raise validation.not_finite("logits", self)
-            if strict:
-                validation.logits(logits)
             chosen = logits.argmax(1) if chosen is None else chosen.clone()
             seeds = seeds.clone()
             validation.target_range(validation.extent(chosen), logits.shape[1])
+            warn_once(classifier, x, chosen)
             result = self.attribute(classifier, x, chosen, logits, seeds)
         if not isinstance(result.values, Tensor) or result.values.shape != x.shape:
             got = tuple(result.values.shape) if isinstance(result.values, Tensor) else type(result.values).__name__

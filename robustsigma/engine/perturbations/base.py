@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.engine import noise, validation
+from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.perturbations.ball import Norm
 from robustsigma.engine.short_repr import ShortRepr
@@ -54,15 +55,13 @@ class Perturbation(validation.Settings, ABC):
         """Return x' (B, C, H, W), in bounds and detached; see `apply`.
 
         Raises:
-            ValueError: as `apply` does; and a network that returns probabilities, where it matters.
+            ValueError: as `apply` does.
         """
-        return self._apply(classifier, x, y, seed, strict=True).images
+        return self.apply(classifier, x, y, seed=seed).images
 
     @final
     def apply(self, classifier: Classifier | nn.Module, x: Tensor, y: Labels, *, seed: int | Tensor) -> Perturbed:
         """Perturb images against the classifier in eval mode, which is left as it was.
-
-        A network that returns probabilities is attacked as it is, for an evaluation that tells of it.
 
         Args:
             classifier: the network to perturb against. A bare network is taken as one for images in [0, 1], with a
@@ -73,20 +72,20 @@ class Perturbation(validation.Settings, ABC):
 
         Raises:
             ValueError: an argument outside what is stated here.
-        """
-        return self._apply(classifier, x, y, seed, strict=False)
 
-    def _apply(self, given: nn.Module, x: Tensor, y: Labels, seed: int | Tensor, *, strict: bool) -> Perturbed:
-        classifier = as_classifier(given)
+        Warns:
+            UserWarning: once for a network whose attacks should not be believed; see `inspect_classifier`.
+        """
+        classifier = as_classifier(classifier)
         validation.images(x, classifier.bounds)
         labels, seeds = validation.target(y, x, "y"), validation.seed(seed, x)
         with classifier.frozen():
             clean, labels, seeds = classifier.admit(x), labels.clone(), seeds.clone()
             classifier.check_target(labels, clean, "y")
+            if self.depends_on_model:
+                warn_once(classifier, clean, labels)
             result = self.perturb(classifier, clean, labels, seeds)
             images = result.images.detach().to(x.dtype).clamp(*classifier.bounds)
-        if strict and self.depends_on_model:
-            classifier.check_logits()
         if images.aminmax().min.isnan():  # all else was clamped
             raise validation.not_finite("gradients or scores", self)
         return replace(result, images=images)

@@ -29,7 +29,7 @@ class PathEnd(Perturbation):
 
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return end points; converged and steps are those of path 0."""
-        result = self.attributor(classifier, x, y, seed=seeds, strict=False)
+        result = self.attributor(classifier, x, y, seed=seeds)
         if not torch.isfinite(result.drop).all():
             raise validation.not_finite("scores", self)
         searched = torch.ones(len(x), dtype=torch.bool, device=x.device)
