@@ -77,7 +77,8 @@ class Benchmark(validation.Settings):
             for name in names:
                 if not name or not name.replace("_", "").replace("-", "").replace(" ", "").isalnum():
                     raise validation.fail(f"name among {what}", "letters, digits, spaces, - and _", repr(name))
-        for name, model in self.models.items():
+        models: Mapping[str, object] = self.models
+        for name, model in models.items():
             if not isinstance(model, (str, Pretrained)):
                 expected = "a .safetensors file, as save_model writes it, the name of a network, or a Pretrained"
                 raise validation.fail(f"models.{name}", expected, type(model).__name__)

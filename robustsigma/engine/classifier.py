@@ -463,7 +463,7 @@ def as_classifier(model: Any, name: str = "classifier") -> Classifier:
     if isinstance(model, Classifier):
         return model
     if isinstance(getattr(model, "classifier", None), Classifier):
-        return model.classifier  # type: ignore[no-any-return]
+        return model.classifier
     if not isinstance(model, nn.Module):
         got = f"{model!r}"[:80] if not isinstance(model, type) else f"the class {model.__name__}, not an instance"
         raise fail(name, "a robustsigma.Classifier or a torch.nn.Module", got)

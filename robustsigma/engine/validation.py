@@ -95,7 +95,7 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     is_number = isinstance(found, Real) and not isinstance(found, bool)
     if not (is_number and math.isfinite(found) and low <= found <= high and not (open_low and found == low)):
         raise fail(name, f"a finite number in {'(' if open_low else '['}{low}, {high}]", repr(value)[:80])
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -105,7 +105,7 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     if not is_integer or found < low or (high is not None and found > high):
         expected = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
         raise fail(name, expected, repr(value)[:80])
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def several(name: str, value: Any) -> None:
