@@ -398,7 +398,16 @@ def test_yaml_can_describe_a_dataset_class_with_plain_arguments(capsys):
     arguments = ["--data.dataset=Datasets", f"--data.dataset.classes=[{','.join(CLASSES)}]"]
     network = ["--model.net=robustsigma.models.SmallCNN", "--model.net.channels=3", "--model.net.classes=3"]
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", *network, *arguments, f"--data.dataset.train={__name__}.Counted", "--print_config"])
+        main(
+            [
+                "fit",
+                *network,
+                *arguments,
+                f"--allow={__name__}",
+                f"--data.dataset.train={__name__}.Counted",
+                "--print_config",
+            ]
+        )
     assert stopped.value.code == 0
     assert "class_path: robustsigma.data.Datasets" in capsys.readouterr().out
 
