@@ -44,6 +44,27 @@ def write_atomically(path: Path, content: bytes) -> Path:
     return path
 
 
+def output_folder(name: str | Path) -> Path:
+    """Return the folder of a command's results, made and tried before anything is computed.
+
+    Args:
+        name: of the folder; a leading `~` is the home folder.
+
+    Raises:
+        ValueError: a file of this name, or a folder that cannot be written to.
+    """
+    folder = Path(name).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise fail("out", "a folder", f"the file {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise fail("out", "a folder that can be written to", f"{folder} ({error.strerror or error})") from error
+    return folder
+
+
 def read_arrays(path: Path, *, remedy: str | None = None) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file by name.
 

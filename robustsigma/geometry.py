@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import choice, fail, integer
+from robustsigma.engine.validation import Settings, choice, fail, integer
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 _MOST = 2**26  # pixels of the resized image
@@ -16,7 +16,7 @@ _MOST = 2**26  # pixels of the resized image
 
 @safe_in_checkpoints
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(Settings):
     """Resize and crop, as torchvision's `Resize(resize)` and `CenterCrop(size)` do to PIL images.
 
     Args:

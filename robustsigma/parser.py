@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -23,7 +23,7 @@ from robustsigma.mistyped import mistyped
 T = TypeVar("T")
 _MODE = "bounded yaml"
 _MOST = 100_000  # values in a file; the presets have about a hundred
-_ALLOW = "restrict files to classes of robustsigma and to this dotted path; may be given several times"
+_ALLOW = "dotted path of your code that class paths may name; may be given several times"
 PROCESSES = "that share the work, each on a GPU of its own where there are some; torchrun does the same"
 _yaml_load = get_loader("yaml")
 
@@ -107,7 +107,7 @@ def new_parser(program: str, description: str | None = None) -> ArgumentParser:
 
 
 def parse_trusting(parser: ArgumentParser, arguments: Sequence[str]) -> tuple[Any, Any]:
-    """Parse a command line whose files may name classes of this package and those of `--allow NAME`, no others.
+    """Parse a command line under the import policy of all verbs, see `robustsigma.trust`.
 
     Args:
         parser: with an option `allow`, a list.
@@ -166,7 +166,7 @@ class Presets(Generic[T]):
         parser = self._parser("preset")
         return self._settings(parser, parser.parse_args([*self._given(name or self.names[0]), *arguments]))
 
-    def ask(self, verb: str, description: str, out: str, arguments: Sequence[str], *, guarded: bool = False) -> Asked:
+    def ask(self, verb: str, description: str, out: str, arguments: Sequence[str]) -> Asked:
         """Parse a verb's command line, which may name a preset and the folder of the report.
 
         Args:
@@ -174,15 +174,12 @@ class Presets(Generic[T]):
             description: of the verb.
             out: folder of the report where none is given.
             arguments: the command line after the verb.
-            guarded: files may name classes of this package and those of `--allow NAME` only. Otherwise so only where
-                the command line has an `--allow`.
 
         Raises:
             ValueError: a mistake, or code that may not be named; nothing of it was imported.
         """
         command = shlex.join(["robustsigma", verb, *arguments])
         allow, arguments = trust.allowed_by(arguments)
-        guarded = guarded or bool(allow)
         # The preset comes before anything else is parsed: the other options change its settings.
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         first.add_argument("--preset", default=self.names[0])
@@ -199,11 +196,10 @@ class Presets(Generic[T]):
             arguments = [*arguments, "--allow", json.dumps(allow)]
         else:
             parser.add_argument("--allow", type=str, help=_ALLOW)
-        with trust.only(allow) if guarded else nullcontext():
+        with trust.only(allow):
             found = parser.parse_args([*self._given(name), *arguments])
             settings = self._settings(parser, found)
-        if guarded:
-            trust.check_networks(settings, allow)
+        trust.check_networks(settings, allow)
         return Asked(settings, found.out, command, found.processes, allow)
 
     def _parser(self, program: str, description: str | None = None) -> ArgumentParser:

@@ -1,8 +1,8 @@
 """Which code files may name: class paths that are neither ours nor allowed are refused before they are imported.
 
-A YAML file with a `class_path` runs code, as does the dotted path of a network. Verbs that take files of others
-(`explain`, `augment`, `benchmark`) let them name what this package has, torchvision's and timm's networks, and what
-the command line allows by `--allow NAME`. A file cannot allow anything itself.
+A YAML file with a `class_path` runs code, as does the dotted path of a network. Under every verb, files and options may
+name what this package and the libraries in `LIBRARIES` have, torchvision's and timm's networks, and what the command
+line allows by `--allow NAME`. A file cannot allow anything itself.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
 from jsonargparse._common import parsing_settings  # there is no public way to take a setting back
 
-from robustsigma.engine.validation import fail
-from robustsigma.models.architecture import Architecture
+from robustsigma.engine.validation import fail, near
+from robustsigma.models.architecture import Architecture, meant
 from robustsigma.models.pretrained import Pretrained
 
-OURS = ("robustsigma",)
+# Of torch and torchvision the parts that settings name: others, such as torch.hub, load code.
+LIBRARIES = (
+    *("torch.nn", "torch.optim", "torch.utils.data", "torchvision.models", "torchvision.transforms"),
+    *("torchvision.datasets", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics"),
+    *("albumentations", "torchattacks"),
+)
 _DENIED = re.compile(r"Importing '([^']*)' is not allowed")
 
 
@@ -45,7 +51,7 @@ def allowed_by(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @contextmanager
 def only(allow: Sequence[str]) -> Iterator[None]:
-    """Within it, parsers import what is ours or lies below one of some dotted paths, and nothing else.
+    """Within it, parsers import this package, `LIBRARIES` and what lies below some dotted paths, and nothing else.
 
     Raises:
         ValueError: another class path; nothing of it was imported.
@@ -54,7 +60,9 @@ def only(allow: Sequence[str]) -> Iterator[None]:
     parsing_settings["import_path_verdicts"] = {}  # `--allow os` is the user's word, against jsonargparse's own list
     # An argument of any type that looks like a class path stays what it is.
     set_parsing_settings(
-        import_path_denylist=["*"], import_path_allowlist=[*OURS, *allow], instantiate_subclass_spec_in_any=False
+        import_path_denylist=["*"],
+        import_path_allowlist=["robustsigma", *LIBRARIES, *allow],
+        instantiate_subclass_spec_in_any=False,
     )
     try:
         yield
@@ -62,8 +70,8 @@ def only(allow: Sequence[str]) -> Iterator[None]:
         denied = _DENIED.search(str(error))
         if denied is None:
             raise
-        expected = "the path of a class of robustsigma, or of one that the command line allows (--allow NAME)"
-        raise fail("class_path", expected, repr(denied[1])) from error
+        expected = f"a class of robustsigma, {', '.join(LIBRARIES)} or of code that the command line allows"
+        raise fail("class_path", expected, f"{denied[1]!r}; add --allow {denied[1]} if you trust it") from error
     finally:
         parsing_settings.clear()
         parsing_settings.update(before)
@@ -86,7 +94,8 @@ def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
         check_network(name, allow)
     except ValueError as error:
         known = "FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME"
-        raise fail(argument, known, repr(name)) from error
+        files = map(str, Path(name).parent.glob("*.safetensors"))
+        raise fail(argument, known, repr(name) + (near(name, files) or meant(name))) from error
 
 
 def check_networks(settings: Any, allow: Sequence[str]) -> None:

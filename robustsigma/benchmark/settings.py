@@ -19,7 +19,7 @@ RANDOM, GRADIENT = "random", "gradient"
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(validation.Settings):
     """Attributors against metrics on one or more models; `preset` has those of the embedded datasets.
 
     Judged are images that every model classifies right, so that the class that is explained is the object's.
@@ -77,6 +77,13 @@ class Benchmark:
             for name in names:
                 if not name or not name.replace("_", "").replace("-", "").replace(" ", "").isalnum():
                     raise validation.fail(f"name among {what}", "letters, digits, spaces, - and _", repr(name))
+        models: Mapping[str, object] = self.models
+        for name, model in models.items():
+            if not isinstance(model, (str, Pretrained)):
+                expected = "a .safetensors file, as save_model writes it, the name of a network, or a Pretrained"
+                raise validation.fail(f"models.{name}", expected, type(model).__name__)
+        for name, method in self.methods.items():
+            validation.instance(f"methods.{name}", method, Attributor)
         if not self.metrics:
             raise validation.fail("metrics", "at least one", "none")
         taken: set[str] = set()

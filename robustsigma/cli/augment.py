@@ -23,11 +23,10 @@ from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail, integer
 from robustsigma.evaluation.progress import RunProgress
-from robustsigma.files import claim, remove_leftovers, write_atomically
+from robustsigma.files import claim, output_folder, remove_leftovers, write_atomically
 from robustsigma.fingerprint import files, network
 from robustsigma.models import ModelCard
 from robustsigma.parser import new_parser, parse_trusting
-from robustsigma.provenance import code_of
 from robustsigma.report.text import printable
 
 _DESCRIPTION = (
@@ -72,10 +71,14 @@ def _augment(found: Any, made: Any) -> None:
         raise fail("images", "image files or --source, one of the two", "both" if found.images else "neither")
     classifier, card = images.model(found, made)
     batches = list(_files(found, card) if source is None else _split(found, source, card))
-    out, console = Path(found.out), Console()
+    out, console = output_folder(found.out), Console()
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
-    settings |= {**images.model_settings(found), "source": repr(source), "perturbation": repr(perturbation)}
+    settings |= {
+        **images.model_settings(found, classifier, card),
+        "source": repr(source),
+        "perturbation": repr(perturbation),
+    }
     data = files(images.files(found.images)) if source is None else source.fingerprint()
     settings |= {"network": network(classifier.net, card.shape), "data": data}
     claim(parts, {**settings, **code_of(found.allow, perturbation)})

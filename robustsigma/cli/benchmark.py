@@ -7,6 +7,7 @@ from rich.console import Console
 from robustsigma.benchmark import benchmark
 from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.cli.launch import shared
+from robustsigma.files import output_folder
 from robustsigma.models.named import is_saved
 from robustsigma.processes import first_of_all
 from robustsigma.trust import check_model
@@ -19,13 +20,13 @@ _DESCRIPTION = (
 
 def run(verb: str, arguments: list[str]) -> int | None:
     """Parse the arguments and judge."""
-    asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/benchmark", arguments, guarded=True), Console()
+    asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/benchmark", arguments), Console()
     for name, description in asked.settings.models.items():
         if isinstance(description, str) and not is_saved(description):
             check_model(f"models.{name}", description, asked.settings.allow)
     status = shared(asked.processes, verb, arguments)
     if status is None:
-        report = benchmark(asked.settings, asked.out, console=console, command=asked.command)
+        report = benchmark(asked.settings, output_folder(asked.out), console=console, command=asked.command)
         if first_of_all():
             console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status

@@ -10,6 +10,8 @@ from robustsigma.cli.launch import shared
 from robustsigma.engine.validation import choice, integer
 from robustsigma.evaluation import evaluate
 from robustsigma.evaluation.parsing import PRESETS
+from robustsigma.files import output_folder
+from robustsigma.models.architecture import constructor
 from robustsigma.parser import PROCESSES, Asked, new_parser
 from robustsigma.processes import first_of_all
 
@@ -26,7 +28,10 @@ def run(verb: str, arguments: list[str]) -> int | None:
     status = shared(asked.processes, verb, arguments)
     if status is None:
         console = Console()
-        report = evaluate(asked.settings, asked.out, console=console, command=asked.command, allow=asked.allow)
+        constructor(asked.settings.architecture.name)  # before the folder is bound to a name of nothing
+        report = evaluate(
+            asked.settings, output_folder(asked.out), console=console, command=asked.command, allow=asked.allow
+        )
         if first_of_all():
             console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status

@@ -13,12 +13,16 @@ from rich.console import Console
 from robustsigma.cli import images
 from robustsigma.device import best_device
 from robustsigma.engine.attributors import Attribution, Attributor
-from robustsigma.files import write_atomically
+from robustsigma.evaluation.settings import describe
+from robustsigma.files import output_folder, read_json, write_atomically
 from robustsigma.parser import new_parser, parse_trusting
 from robustsigma.report.text import printable
 
-_DESCRIPTION = "Write a heatmap over each image, and explanations.json with the numbers behind them."
-_BATCH = 16
+_DESCRIPTION = (
+    "Write a heatmap over each image, and explanations.json with the numbers behind them. Run again, it resumes."
+)
+_BATCH = {"cpu": 4}  # by the kind of the device, where an interrupt loses no more
+_GPU_BATCH = 16
 # The paper's settings stand still on confident networks: see results/sigma_settings.json.
 _METHOD = {
     "class_path": "robustsigma.Sigma",
@@ -47,27 +51,64 @@ def _explain(found: Any, made: Any) -> None:
     method: Attributor = made.method
     classifier, card = images.model(found, made)
     target = images.class_index(found.target, card.classes, "target")
-    paths, out, console = images.files(found.images), Path(found.out), Console()
-    names = _unique(paths)
-    entries: list[dict[str, Any]] = []
-    for start in range(0, len(paths), _BATCH):
-        part = paths[start : start + _BATCH]
-        x = images.read(part, card).to(best_device())
+    paths, out, console = images.files(found.images), output_folder(found.out), Console()
+    names, device = _unique(paths), best_device()
+    settings = {**images.model_settings(found, classifier, card), "target": target, "seed": found.seed}
+    settings["method"] = describe(method)
+    parts = {
+        path: _Part(out, names[path], {**settings, "file": str(path), "content": images.digest([path])})
+        for path in paths
+    }
+    entries = {path: entry for path, part in parts.items() if (entry := part.read()) is not None}
+    if entries:
+        console.print(f"{len(entries)} of {len(paths)} images were explained before with the same settings")
+    left = [path for path in paths if path not in entries]
+    size = _BATCH.get(device.type, _GPU_BATCH)
+    for start in range(0, len(left), size):
+        batch = left[start : start + size]
+        x = images.read(batch, card).to(device)
         result = method(classifier, x, target, seed=found.seed)
         with classifier.frozen():
             probabilities = classifier.logits(x).softmax(1).cpu()
-        for row, path in enumerate(part):
+        for row, path in enumerate(batch):
             entry = _entry(path, result, row, probabilities[row], card.classes)
             title = f"{entry['class']}: {100 * entry['confidence']:.0f} %"
             heat = result.heatmap("sum")[row].cpu().numpy()
             picture = draw_overlay(x[row].cpu().numpy(), heat, title, type(method).__name__)
-            entry["heatmap"] = f"{names[path]}.png"
-            write_atomically(out / entry["heatmap"], picture)
-            entries.append(entry)
+            entries[path] = parts[path].write(picture, entry)
             warning = "" if entry["converged"] else ", not converged"
-            console.print(printable(f"{entry['heatmap']}  {title}{warning}"), markup=False, highlight=False)
-    summary = {"method": repr(method), "model": str(found.model), "seed": found.seed, "images": entries}
+            console.print(printable(f"{names[path]}.png  {title}{warning}"), markup=False, highlight=False)
+    listed = [entries[path] for path in paths]
+    summary = {"method": repr(method), "model": str(found.model), "seed": found.seed, "images": listed}
     write_atomically(out / "explanations.json", json.dumps(summary, indent=1).encode())
+
+
+class _Part:
+    """The heatmap of one image and its entry, which are taken from an earlier run of the same settings.
+
+    Args:
+        out: folder of the results.
+        name: of the picture, without its suffix.
+        settings: in plain JSON types, all that the result depends on.
+    """
+
+    def __init__(self, out: Path, name: str, settings: dict[str, Any]) -> None:
+        self._picture, self._file = out / f"{name}.png", out / ".parts" / f"{name}.json"
+        self._settings = json.loads(json.dumps(settings))
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the entry if an earlier run finished it with these settings, or None."""
+        if not (self._file.is_file() and self._picture.is_file()):
+            return None
+        found = read_json(self._file)
+        return found["entry"] if found["settings"] == self._settings else None
+
+    def write(self, picture: bytes, entry: dict[str, Any]) -> dict[str, Any]:
+        """Write the picture and its entry, and return the entry."""
+        self._file.unlink(missing_ok=True)  # an interrupt between the two must not leave another run's entry
+        entry = {**entry, "heatmap": write_atomically(self._picture, picture).name}
+        write_atomically(self._file, json.dumps({"settings": self._settings, "entry": entry}).encode())
+        return entry
 
 
 def _entry(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +18,13 @@ from robustsigma.data.class_folders import skipped_files
 from robustsigma.data.files import FileDataset, scan
 from robustsigma.device import best_device
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import fail, near
+from robustsigma.evaluation.settings import describe
 from robustsigma.geometry import Geometry
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
 from robustsigma.models.named import is_saved
+from robustsigma.provenance import code_of
 from robustsigma.trust import check_model
 
 _PLAIN = Pretrained("a name")
@@ -50,16 +54,28 @@ def model(found: Any, made: Any) -> tuple[Classifier, ModelCard]:
     return classifier.to(best_device()), card
 
 
-def model_settings(found: Any) -> dict[str, Any]:
-    """Return what the command line says of the model, for the settings that a folder is of."""
-    options = {name: repr(found[name]) for name in _OPTIONS if found[name] is not None}
-    return {"model": found.model, **options}
+def model_settings(found: Any, classifier: Classifier, card: ModelCard) -> dict[str, Any]:
+    """Return what tells the model from others, for the settings that results are of: its name and its weights."""
+    content = json.dumps([describe(dict(classifier.net.state_dict())), describe(card)])
+    return {
+        "model": found.model,
+        "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
+        **code_of(found.allow),
+    }
+
+
+def digest(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of the content of files."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def files(paths: Sequence[str]) -> list[Path]:
     """Return the image files named, and those in the folders named."""
     found: list[Path] = []
-    for given in map(Path, paths):
+    for given in (Path(path).expanduser() for path in paths):
         if given.is_dir():
             inside = scan(given)
             skipped = skipped_files(inside.others, given) if inside.others else ""
@@ -95,4 +111,8 @@ def class_index(name: str | int | None, classes: Sequence[str], what: str) -> in
         return list(classes).index(str(name))
     if str(name).isdecimal() and int(name) < len(classes):
         return int(name)
-    raise fail(what, f"one of {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}", repr(name))
+    raise fail(
+        what,
+        f"one of {', '.join(classes[:12])}{', …' if len(classes) > 12 else ''}",
+        repr(name) + near(str(name), classes),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,24 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from robustsigma.data import RobustDataModule
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import fail, integer
 from robustsigma.files import remove_leftovers
 from robustsigma.mistyped import mistyped
 from robustsigma.parser import classes_stand_alone
-from robustsigma.training import AtomicCheckpointIO, LitClassifier
+from robustsigma.training import AtomicCheckpointIO, LastCheckpoint, LitClassifier
+from robustsigma.trust import allowed_by, check_network, only
 
 _LAST = "last"
 
 
 class _CLI(LightningCLI):
+    def __init__(self, *args: Any, allow: Sequence[str], **kwargs: Any) -> None:
+        self.allow = allow  # dotted paths that the command line allows
+        super().__init__(*args, **kwargs)
+
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Call each verb as it is typed, where Lightning would write "robustsigma [options] fit"."""
         super()._add_subcommands(parser, **kwargs)
@@ -31,12 +38,13 @@ class _CLI(LightningCLI):
             own.prog = f"robustsigma {verb}"
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, and name the known classes where one was misspelt."""
+        """Parse the command line, name the known classes where one was misspelt, and check networks by their names."""
         try:
             with classes_stand_alone():
                 super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise mistyped(self._subcommand_parsers[args[0]], error) from error
+        _check_networks(self.config.as_dict(), self.allow)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let one seed decide the weights, the order, the augmentation and the perturbations."""
@@ -46,10 +54,26 @@ class _CLI(LightningCLI):
         """Take no settings from a checkpoint, as Lightning would: they could name any class, and run it."""
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Return a Trainer whose checkpoints are whole or not there, whenever it is killed."""
-        trainer = super().instantiate_trainer(**kwargs)
+        """Return a Trainer whose checkpoints are whole or not there, whenever it is killed.
+
+        Raises:
+            ValueError: hardware that is not there, or another option that Lightning refuses.
+        """
+        asked = self._get(self.config, "trainer")
+        integer("trainer.accumulate_grad_batches", asked["accumulate_grad_batches"], 1)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, TypeError) as error:
+            wanted = asked["accelerator"]
+            if (wanted in ("gpu", "cuda", "mps") and "backend" in str(error)) or "not available" in str(error):
+                told = "one that this machine has, such as cpu or auto (robustsigma doctor prints the devices)"
+                raise fail("trainer.accelerator", told, repr(wanted)) from error
+            raise ValueError(f"trainer: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        kept = trainer.checkpoint_callbacks  # none where checkpoints are off
+        if self.subcommand == "fit" and kept and not any(_keeps_last(each) for each in kept):
+            trainer.callbacks.append(LastCheckpoint())  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
@@ -94,6 +118,21 @@ class _CLI(LightningCLI):
         return found
 
 
+def _check_networks(settings: Any, allow: Sequence[str]) -> None:
+    """Raise ValueError where `robustsigma.models.network` is asked for a network that is neither known nor allowed."""
+    if isinstance(settings, dict):
+        path, given = settings.get("class_path"), settings.get("init_args")
+        if isinstance(path, str) and path.startswith("robustsigma.") and path.endswith(".network") and given:
+            check_network(given["name"], allow)
+    for part in settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ():
+        _check_networks(part, allow)
+
+
+def _keeps_last(callback: Any) -> bool:
+    """Return whether a callback writes a `last.ckpt`, which an interrupted training resumes from."""
+    return isinstance(callback, LastCheckpoint) or any(getattr(callback, n, False) for n in ("keep_last", "save_last"))
+
+
 def last_checkpoints(trainer: pl.Trainer) -> list[Path]:
     """Return every `last.ckpt` that trainings with the same folders have left."""
     folders = [Path(trainer.default_root_dir) / "checkpoints"]
@@ -107,6 +146,7 @@ def last_checkpoints(trainer: pl.Trainer) -> list[Path]:
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and run the Trainer."""
+    allow, arguments = allowed_by(arguments)
     options = {"exit_on_error": False, "allow_abbrev": False}
     verbs = dict.fromkeys(("fit", "validate", "test"), options)
     with warnings.catch_warnings():
@@ -117,11 +157,20 @@ def run(verb: str, arguments: list[str]) -> None:
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         # Lightning calls what jsonargparse renamed, which says so.
         warnings.filterwarnings("ignore", message=r"(?s).*(was deprecated in v|only one JsonargparseDeprecation)")
-        _CLI(
-            LitClassifier,
-            RobustDataModule,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={**options, **verbs},
-            args=[verb, *arguments],
-        )
+        try:
+            with only(allow):
+                _CLI(
+                    LitClassifier,
+                    RobustDataModule,
+                    seed_everything_default=0,
+                    save_config_kwargs={"overwrite": True},
+                    parser_kwargs={**options, **verbs},
+                    args=[verb, *arguments],
+                    allow=allow,
+                )
+        except MisconfigurationException as error:
+            raise ValueError(f"trainer: {error}") from error
+        except RuntimeError as error:
+            if not str(error).startswith("Early stopping conditioned on metric"):
+                raise
+            raise ValueError(f"trainer.callbacks: {error}") from error

@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verb = given[0]
     if verb not in _VERBS:
-        print(f"robustsigma: error: verb: expected one of {', '.join(_VERBS)}, got {verb!r}", file=sys.stderr)
+        from robustsigma.engine.validation import near
+
+        told = f"expected one of {', '.join(_VERBS)}, got {verb!r}{near(verb, _VERBS)}"
+        print(f"robustsigma: error: verb: {told}", file=sys.stderr)
         return WRONG
     return _run(verb, given[1:])
 
@@ -66,13 +69,13 @@ def _run(verb: str, arguments: list[str]) -> int:
             return call(verb, arguments) or 0
     except KeyboardInterrupt as error:
         if together() == 1:  # else the one that started them tells
-            print(f"\nrobustsigma {verb}: interrupted. What is finished is kept: {_resume(verb)}.", file=sys.stderr)
+            print(f"\nrobustsigma {verb}: interrupted. {_resume(verb)}.", file=sys.stderr)
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except RuntimeError as error:
         died = _died(error)
         if died is None or os.environ.get("ROBUSTSIGMA_DEBUG"):
             raise
-        told = f"{died} died. What is finished is kept: {_resume(verb)}"
+        told = f"{died} died. {_resume(verb)}"
         print(f"robustsigma {verb}: error: {told}. {_line(error)}", file=sys.stderr)
         return WRONG
     except (ValueError, ImportError, OSError, ArgumentError) as error:
@@ -87,7 +90,7 @@ def _told(verb: str, error: Exception) -> str:
     if not isinstance(error, OSError) or error.errno not in _FULL:
         return told
     what = "" if "could not write" in told or error.filename else "could not write a file of this run: "
-    return f"{what}{told}. What is finished is kept: {_resume(verb)}"
+    return f"{what}{told}. {_resume(verb)}"
 
 
 def _hint(told: str) -> str:
@@ -98,9 +101,11 @@ def _hint(told: str) -> str:
 
 
 def _resume(verb: str) -> str:
-    if verb == "fit":
-        return "run the command again with --ckpt_path last to go on from the last finished epoch"
-    return "run the command again to go on"
+    """Return what is left of a run that ended early, and how to resume it."""
+    if verb in ("validate", "test", "doctor"):
+        return "Nothing is kept: run the command again"
+    how = " with --ckpt_path last to go on from the last finished epoch" if verb == "fit" else " to go on"
+    return f"What is finished is kept: run the command again{how}"
 
 
 def _died(error: RuntimeError) -> str | None:

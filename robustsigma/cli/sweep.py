@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from robustsigma.cli.launch import shared
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.parsing import PRESETS
+from robustsigma.files import output_folder
+from robustsigma.models.architecture import constructor
 from robustsigma.processes import Processes
 from robustsigma.report import print_sweep
 
@@ -26,8 +26,9 @@ def run(verb: str, arguments: list[str]) -> int | None:
         raise fail("sweep", "standard deviations to try, as in --sweep.stds '[0.05, 0.1, 0.2]'", "none")
     status = shared(asked.processes, verb, arguments)
     if status is None:
+        constructor(asked.settings.architecture.name)  # before the folder is bound to a name of nothing
         processes = Processes.join()
-        found = sweep_noise(asked.settings, Path(asked.out), console, processes, allow=asked.allow)
+        found = sweep_noise(asked.settings, output_folder(asked.out), console, processes, allow=asked.allow)
         if processes.first:
             print_sweep({"sweep": found.entries}, console)
             console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)

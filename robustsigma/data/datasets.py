@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 from robustsigma.data.class_index import class_names
 from robustsigma.data.files import BROKEN, to_tensor
 from robustsigma.data.source import ArrayDataset, Source, Split
-from robustsigma.engine.validation import extent, fail, target_range
+from robustsigma.engine.validation import channels_last, extent, fail, target_range
 
 _GREY = ("1", "L", "LA", "La")  # modes of PIL, beside those that begin with an I, such as "I;16"
 
@@ -77,7 +77,11 @@ class Items(Dataset[tuple[Tensor, int]]):
             except BROKEN as error:
                 raise fail(name, "a readable image, grey or RGB, of 8 or 16 bits", error) from error
         if not isinstance(image, Tensor):
-            raise fail(name, "a tensor (C, H, W) or a PIL image", type(image).__name__)
+            told = "; torchvision.transforms.v2.functional.to_image makes a tensor of it"
+            got = type(image).__name__ + (told if isinstance(image, np.ndarray) else "")
+            raise fail(name, "a tensor (C, H, W) or a PIL image", got)
+        if image.ndim == 3 and image.shape[-1] == 3 and channels_last(tuple(image.shape)):
+            raise fail(name, "an image (C, H, W)", f"{tuple(image.shape)}, channels last; use image.permute(2, 0, 1)")
         if image.ndim != 3 or 0 in image.shape or not (image.is_floating_point() or image.dtype == torch.uint8):
             raise fail(name, "a float or uint8 image (C, H, W)", f"{image.dtype} {tuple(image.shape)}")
         return image.float().div(255) if image.dtype == torch.uint8 else image.float()

@@ -9,7 +9,7 @@ from functools import partial
 from inspect import currentframe
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -97,9 +97,6 @@ class RobustDataModule(pl.LightningDataModule):
         super().__init__()
         if not isinstance(dataset, Source):
             raise validation.fail("dataset", "a robustsigma.data.Source, such as Datasets(…)", type(dataset).__name__)
-        validation.integer("batch_size", batch_size, 1)
-        validation.integer("num_workers", num_workers, 0)
-        validation.integer("seed", seed, 0)
         for name, value, kind in (
             ("train_perturbation", train_perturbation, Perturbation),
             ("ramp", ramp, Ramp),
@@ -115,14 +112,14 @@ class RobustDataModule(pl.LightningDataModule):
         if ramp is not None:
             ramp.check(train_perturbation)
         self.augment = augment
-        self.batch_size = batch_size
+        self.batch_size = validation.integer("batch_size", batch_size, 1)
         self.drop_last = drop_last
-        self.num_workers = num_workers
+        self.num_workers = validation.integer("num_workers", num_workers, 0)
         self.limits = dict(limits or {})
         for split, most in self.limits.items():
             Source.check_split(split)
-            validation.integer(f"limits[{split!r}]", most, 1)
-        self.seed = seed
+            self.limits[split] = validation.integer(f"limits[{split!r}]", most, 1)
+        self.seed = validation.integer("seed", seed, 0)
         self.banks = Banks(self.seed)
         self._training: ResumableLoader | None = None
         self._resumed: dict[str, Any] | None = None
@@ -143,6 +140,15 @@ class RobustDataModule(pl.LightningDataModule):
         held = [name for name, value in given.items() if isinstance(value, Datasets | Dataset)]
         ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
         super().save_hyperparameters(*args, ignore=[*ignored, *held], frame=frame, logger=logger)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainer" and type(value).__module__.startswith("lightning."):
+            raise _wrong_package(f"a Trainer of the package {type(value).__module__.split('.')[0]}")
+        super().__setattr__(name, value)
+
+    def __iter__(self) -> NoReturn:
+        # A Trainer of the package `lightning` takes a data module of pytorch_lightning for a loader, and tries this.
+        raise _wrong_package("iteration over the data module itself, as by a Trainer of the package lightning")
 
     def setup(self, stage: str) -> None:
         """Forget another training."""
@@ -332,6 +338,11 @@ def _restore(generators: dict[str, Any]) -> None:
     if generators:
         global_rng.set_states(generators)
     generators.clear()
+
+
+def _wrong_package(got: str) -> ValueError:
+    expected = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
+    return validation.fail("trainer", expected, got)
 
 
 def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Mixture, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import fail, integer
+from robustsigma.engine.validation import Settings, fail, integer
 
 
 @safe_in_checkpoints
 @dataclass(frozen=True)
-class Ramp:
+class Ramp(Settings):
     """Linear growth over the first epochs: in epoch e, counted from 0, of n, (e + 1) / n of the value, at most 1.
 
     Args:

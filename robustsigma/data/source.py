@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from robustsigma.data.banks import Withdrawal
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import Settings, fail, near
 from robustsigma.fingerprint import items
 from robustsigma.geometry import Geometry
 
@@ -99,7 +99,7 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         return self.images[at].float() / 255, self.labels[at]
 
 
-class Source(ABC):
+class Source(Settings, ABC):
     """A dataset described by hyper-parameters; subclasses are frozen dataclasses, so a YAML file can name one.
 
     `split` may be called more than once and in several processes; equal sources give equal images.
@@ -162,7 +162,7 @@ class Source(ABC):
     def check_split(split: str) -> None:
         """Raise ValueError unless `split` is one of the three."""
         if split not in get_args(Split):
-            raise ValueError(f"split: expected one of {', '.join(get_args(Split))}, got {split!r}")
+            raise fail("split", f"one of {', '.join(get_args(Split))}", repr(split) + near(split, get_args(Split)))
 
 
 def fitted(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.classifier import Classifier, as_classifier
 
 _MANY_DEAD = 0.1
 
@@ -90,6 +90,7 @@ def inspect_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -
         >>> inspect_classifier(Classifier(net), torch.rand(2, 3, 4, 4), torch.tensor([0, 1])).probabilities
         True
     """
+    classifier = as_classifier(classifier)
     validation.images(images, classifier.bounds)
     with classifier.frozen():
         x = classifier.admit(images)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock, RLock
 from typing import Any, Literal, NamedTuple, get_args
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,8 @@ def _statistic(name: str, values: Sequence[float], positive: bool) -> Tensor:
         raise fail(name, "numbers, one per channel", repr(values)[:80]) from None
     if len(tensor) == 0 or not torch.isfinite(tensor).all() or (positive and bool((tensor <= 0).any())):
         raise fail(name, f"{'positive' if positive else 'finite'} numbers, one per channel", repr(values))
+    if bool((tensor > (10 if positive else 1)).any()):  # no pixel in [0, 1] has such a mean or standard deviation
+        raise fail(name, "numbers for images in [0, 1]", f"{values!r}; divide mean and std of images in 0..255 by 255")
     return tensor.reshape(-1, 1, 1)
 
 
@@ -108,7 +110,7 @@ class Classifier(nn.Module):
             hint = "build or copy the network outside of it"
             raise fail("net", "weights that can take part in gradients", f"weights made in inference mode; {hint}")
         if chunk_size is not None:
-            integer("chunk_size", chunk_size, 1)
+            chunk_size = integer("chunk_size", chunk_size, 1)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise fail("dtype", "a floating torch.dtype or None", repr(dtype)[:80])
         self.net = net
@@ -155,8 +157,15 @@ class Classifier(nn.Module):
         channels = images.shape[1]
         for name, statistic in (("mean", self.mean), ("std", self.std)):
             if len(statistic) not in (1, channels):
-                raise fail(name, f"1 or {channels} numbers, one per channel of the images", len(statistic))
-        output = self._in_its_dtype(images)
+                got = f"{len(statistic)}, and images of shape {tuple(images.shape)}"
+                raise fail(name, f"1 or {channels} numbers, one per channel of the images", got)
+        try:
+            output = self._in_its_dtype(images)
+        except RuntimeError as error:
+            wrong = validation.wrong_channels(error, images)
+            if wrong is None:
+                raise
+            raise wrong from error
         logits = _logits_of(output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -452,6 +461,38 @@ class Classifier(nn.Module):
         if isinstance(parts[0], tuple):
             return tuple(torch.cat(column) for column in zip(*parts, strict=True))
         return torch.cat(parts)
+
+
+_BARE: WeakSet[nn.Module] = WeakSet()  # networks that a warning was given for
+
+
+def as_classifier(model: Any, name: str = "classifier") -> Classifier:
+    """Return a `Classifier`, that of a module which has one as its attribute `classifier`, or a bare network in one.
+
+    A bare network is taken as one for images in [0, 1]. One warning for each network says so.
+
+    Args:
+        model: the network.
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: `model` is not a module.
+    """
+    if isinstance(model, Classifier):
+        return model
+    if isinstance(getattr(model, "classifier", None), Classifier):
+        return model.classifier
+    if not isinstance(model, nn.Module):
+        got = f"{model!r}"[:80] if not isinstance(model, type) else f"the class {model.__name__}, not an instance"
+        raise fail(name, "a robustsigma.Classifier or a torch.nn.Module", got)
+    found = Classifier(model)
+    if model in _BARE:
+        found.checked = True
+    else:
+        _BARE.add(model)
+        told = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
+        validation.warn(f"{told}. If it takes normalized images, pass Classifier(net, mean=…, std=…).")
+    return found
 
 
 def _logits_of(output: Any) -> Any:

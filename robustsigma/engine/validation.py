@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
+import re
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from numbers import Integral, Real
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels instead")
 _TOLERANCE = 1e-6  # a uint8 -> float -> uint8 round trip may leave the bounds by rounding
 
 
@@ -37,32 +45,73 @@ def not_finite(what: str, where: object) -> ValueError:
     return fail("net", f"finite {what}", f"NaN or infinity, in {type(where).__name__}")
 
 
-def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> None:
-    """Raise unless `value` is a finite number in [low, high], or (low, high] with `open_low`."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    inside = is_number and math.isfinite(value) and low <= value <= high and not (open_low and value == low)
-    if not inside:
-        raise fail(name, f"a finite number in {'(' if open_low else '['}{low}, {high}]", repr(value))
+def plain(value: Any) -> Any:
+    """Return a value of Python's own simple types, so that settings compare, hash and can be written to a file.
+
+    A NumPy scalar, or an array or tensor without dimensions, becomes a Python number, and a one-dimensional array
+    becomes a list. A path becomes text. So do those within lists, tuples and dictionaries.
+    """
+    if isinstance(value, np.generic) or (isinstance(value, (np.ndarray, Tensor)) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return value.tolist()
+    if isinstance(value, PurePath):
+        return str(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    return {key: plain(each) for key, each in value.items()} if type(value) is dict else value
 
 
-def integer(name: str, value: Any, low: int, high: int | None = None) -> None:
-    """Raise unless `value` is an int of at least `low`, and at most `high` if that is given."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+class Settings:
+    """Base class of frozen dataclasses that hold settings: fields become `plain`, and lists tuples, before the checks.
+
+    Example:
+        >>> FGSM(eps=np.float64(0.1)) == FGSM(eps=0.1)
+        True
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__post_init__" in cls.__dict__:
+            check = cls.__dict__["__post_init__"]
+
+            @functools.wraps(check)
+            def convert_and_check(self: Settings) -> None:
+                Settings.__post_init__(self)
+                check(self)
+
+            cls.__post_init__ = convert_and_check  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.name in self.__dict__:
+                found = plain(self.__dict__[field.name])
+                object.__setattr__(self, field.name, tuple(found) if type(found) is list else found)
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> float:
+    """Return `value` as a Python number; raise unless it is finite in [low, high], or (low, high] with `open_low`."""
+    found = plain(value)
+    is_number = isinstance(found, Real) and not isinstance(found, bool)
+    if not (is_number and math.isfinite(found) and low <= found <= high and not (open_low and found == low)):
+        raise fail(name, f"a finite number in {'(' if open_low else '['}{low}, {high}]", repr(value)[:80])
+    return found
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return `value` as an int; raise unless it is one of at least `low`, and at most `high` if that is given."""
+    found = plain(value)
+    is_integer = isinstance(found, Integral) and not isinstance(found, bool)
+    if not is_integer or found < low or (high is not None and found > high):
         expected = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-        raise fail(name, expected, repr(value))
+        raise fail(name, expected, repr(value)[:80])
+    return found
 
 
 def several(name: str, value: Any) -> None:
     """Raise unless `value` is a list or a tuple."""
     if not isinstance(value, (list, tuple)):
         raise fail(name, "a list", repr(value)[:80])
-
-
-def as_tuple(settings: object, name: str) -> None:
-    """Make a list in frozen settings a tuple, which compares and hashes."""
-    value = getattr(settings, name)
-    if isinstance(value, list):
-        object.__setattr__(settings, name, tuple(value))
 
 
 def mapping(name: str, value: Any) -> None:
@@ -96,7 +145,19 @@ def optional(name: str, value: Any, kind: type) -> None:
 def choice(name: str, value: Any, options: Collection[str]) -> None:
     """Raise unless `value` is one of `options`."""
     if not isinstance(value, str) or value not in options:
-        raise fail(name, "one of " + ", ".join(map(repr, options)), repr(value))
+        raise fail(name, "one of " + ", ".join(map(repr, options)), repr(value) + near(value, options))
+
+
+def near(value: Any, options: Iterable[str]) -> str:
+    """Return a question that names the options most like `value`, such as "; did you mean 'linf'?", or nothing.
+
+    Those that contain it come first, as "frog" is part of "tree frog".
+    """
+    name = value.lower() if isinstance(value, str) else ""
+    by_lower = {option.lower(): option for option in options}
+    found = [option for option in by_lower if len(name) > 2 and name in option][:3]
+    found = found or get_close_matches(name, by_lower, n=1)
+    return f"; did you mean {' or '.join(repr(by_lower[each]) for each in found)}?" if found else ""
 
 
 def defaults(settings: Any, names: Sequence[str], given: str) -> None:
@@ -110,28 +171,61 @@ def defaults(settings: Any, names: Sequence[str], given: str) -> None:
 def images(x: Any, bounds: tuple[float, float]) -> None:
     """Raise unless `x` is a finite, non-empty float (B, C, H, W) within `bounds`."""
     if not isinstance(x, Tensor):
-        raise fail("images", "a tensor (B, C, H, W)", type(x).__name__)
-    if x.ndim != 4 or 0 in x.shape:
-        raise fail("images", "a non-empty batch (B, C, H, W)", f"shape {tuple(x.shape)}")
+        told = "; torch.as_tensor(images) makes one" if isinstance(x, (np.ndarray, list)) else ""
+        raise fail("images", "a tensor (B, C, H, W)", f"{type(x).__name__}{told}")
+    shape, told = tuple(x.shape), ""
+    if x.ndim == 3 and 0 not in shape:
+        told = f"; images{'.permute(2, 0, 1)' if channels_last(shape) else ''}.unsqueeze(0) is a batch of one image"
+    if x.ndim != 4 or 0 in shape:
+        raise fail("images", "a non-empty batch (B, C, H, W)", f"shape {shape}{told}")
+    # A single channel at the end is left to the network: signals have this shape as well.
+    if channels_last(shape[1:]) and shape[-1] == 3:
+        raise fail("images", "a batch (B, C, H, W)", f"shape {shape}, channels last; use images.permute(0, 3, 1, 2)")
     if not x.is_floating_point():
-        raise fail("images", f"a floating dtype with values in {list(bounds)}", str(x.dtype))
+        told = "" if x.is_complex() or x.dtype == torch.bool else "; divide integer pixels by 255 (uint8) or 65535"
+        raise fail("images", f"a floating dtype with values in {list(bounds)}", f"{x.dtype}{told}")
     low, high = extent(x.detach())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise fail("images", "finite values", "NaN or infinity")
     if low < bounds[0] - _TOLERANCE or high > bounds[1] + _TOLERANCE:
-        hint = "; normalisation belongs in Classifier(mean=…, std=…)"
-        raise fail("images", f"values in [{bounds[0]:g}, {bounds[1]:g}]", f"[{low:.4g}, {high:.4g}]{hint}")
+        # Normalized pixels seldom exceed 3, and are negative somewhere.
+        whole = low >= bounds[0] and high > 3
+        hint = (
+            f"divide by {255 if high < 256 else 65535}"
+            if whole
+            else "normalization belongs in Classifier(mean=…, std=…)"
+        )
+        raise fail("images", f"values in [{bounds[0]:g}, {bounds[1]:g}]", f"[{low:.4g}, {high:.4g}]; {hint}")
+
+
+def wrong_channels(error: RuntimeError, x: Tensor) -> ValueError | None:
+    """Return what to tell of a network's error where its first layer takes images of another number of channels."""
+    found = _CHANNELS.search(str(error))
+    if found is None or int(found[2]) != x.shape[1]:
+        return None
+    told = "; use images.permute(0, 3, 1, 2)" if channels_last(tuple(x.shape[1:])) else ""
+    if (found[1], found[2]) == ("3", "1"):
+        told = "; images.expand(-1, 3, -1, -1) repeats a gray channel"
+    expected = f"(C, H, W) with {found[1]} channels, as the network takes"
+    return fail("images", expected, f"{tuple(x.shape[1:])}{told}")
+
+
+def channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether the shape of an image looks like (H, W, C) with one or three channels, not like (C, H, W)."""
+    return shape[-1] in (1, 3) and min(shape[0], shape[1]) > 4
 
 
 def target(value: Any, x: Tensor, name: str = "target") -> Tensor:
     """Return class indices as int64 (B,) on the device of `x`; an int stands for every image."""
     if not isinstance(value, Tensor):
         try:
-            value = torch.as_tensor(value)
+            value = torch.tensor(value)
         except (TypeError, ValueError, RuntimeError):
-            raise fail(name, "integer class indices", repr(value)) from None
+            raise fail(name, "integer class indices", repr(value)[:80]) from None
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise fail(name, "integer class indices", str(value.dtype))
+        whole = value.is_floating_point() and bool((value == value.round()).all())
+        told = "; convert with .long()" if whole and value.ndim < 2 else ""
+        raise fail(name, "integer class indices", f"{value.dtype}{told}")
     if value.ndim == 0:
         value = value.expand(len(x))
     if value.shape != (len(x),):

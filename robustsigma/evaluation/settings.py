@@ -17,7 +17,7 @@ from robustsigma.models import Architecture
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(validation.Settings):
     """How the base model is trained: AdamW with a cosine schedule.
 
     Args:
@@ -40,7 +40,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Retraining:
+class Retraining(validation.Settings):
     """How the base model is trained on, and on what.
 
     Two protocols. "retrain" (Henry et al., 2025, section 6): `samples` training images are perturbed once against
@@ -69,15 +69,15 @@ class Retraining:
     weight_decay: float = 1e-3
 
     def __post_init__(self) -> None:
-        validation.mapping("retrain", self.retrain)
-        validation.mapping("on_the_fly", self.on_the_fly)
+        _check_perturbations("retrain", self.retrain)
+        _check_perturbations("on_the_fly", self.on_the_fly)
         validation.integer("samples", self.samples, 1)
         validation.number("share", self.share, 0, 1, open_low=True)
         _check_optimisation(self, least_epochs=1)
 
 
 @dataclass(frozen=True)
-class Checks:
+class Checks(validation.Settings):
     """Further measurements that tell how far the attacks of the matrix can be believed, on a few of its test images.
 
     They decide no cell, only its flags: a folder goes on under other checks, which are then made again.
@@ -103,7 +103,7 @@ class Checks:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(validation.Settings):
     """Which standard deviations of Gaussian noise are tried as training noise before the matrix is made.
 
     Each regime whose perturbation is a `GaussianNoise` is trained with each of them and judged on images that no
@@ -132,6 +132,12 @@ class Sweep:
         validation.choice("by", self.by, ("mean", "worst"))
 
 
+def _check_perturbations(name: str, given: Mapping[str, Perturbation]) -> None:
+    validation.mapping(name, given)
+    for key, perturbation in given.items():
+        validation.instance(f"{name}.{key}", perturbation, Perturbation)
+
+
 def _check_optimisation(plan: Training | Retraining, *, least_epochs: int) -> None:
     validation.integer("epochs", plan.epochs, least_epochs)
     validation.integer("batch_size", plan.batch_size, 1)
@@ -140,7 +146,7 @@ def _check_optimisation(plan: Training | Retraining, *, least_epochs: int) -> No
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(validation.Settings):
     """Regimes against conditions, each training repeated over seeds; `preset` has those of the embedded datasets.
 
     Args:
@@ -181,7 +187,7 @@ class Evaluation:
         for name, kind in (("source", Source), ("architecture", Architecture), ("training", Training),
                            ("retraining", Retraining), ("checks", Checks)):  # fmt: skip
             validation.instance(name, getattr(self, name), kind)
-        validation.mapping("conditions", self.conditions)
+        _check_perturbations("conditions", self.conditions)
         if isinstance(self.seeds, int):
             validation.integer("seeds", self.seeds, 1)
             object.__setattr__(self, "seeds", tuple(range(self.seeds)))

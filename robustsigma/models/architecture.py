@@ -24,7 +24,7 @@ _KNOWN = ("robustsigma.", "torchvision.models.")
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(validation.Settings):
     """A network described by its name and arguments.
 
     Args:
@@ -168,8 +168,12 @@ class Architecture:
             return
         if self.name.startswith(_KNOWN) and _is_network(constructor(self.name)):
             return
-        expected = "a network of robustsigma, torchvision or timm, since a file asks for it; or allow it (--allow NAME)"
-        raise validation.fail("architecture.name", expected, repr(self.name))
+        expected = (
+            "a network of robustsigma, torchvision or timm, or of code that the command line allows (--allow NAME)"
+        )
+        dotted = all(part.isidentifier() for part in self.name.split(".")) and "." in self.name
+        told = f"; add --allow {self.name} if you trust it" if dotted else meant(self.name)
+        raise validation.fail("architecture.name", expected, f"{self.name!r}{told}")
 
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         try:
@@ -196,7 +200,9 @@ def constructor(name: str) -> Any:
         try:
             return torchvision.models.get_model_builder(name.removeprefix(TORCHVISION))
         except ValueError as error:
-            raise validation.fail("architecture.name", "the name of a torchvision model", repr(name)) from error
+            raise validation.fail(
+                "architecture.name", "the name of a torchvision model", f"{name!r}{meant(name)}"
+            ) from error
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -232,12 +238,21 @@ def _own(net: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
 
 def _unknown(name: str, error: Exception) -> ValueError:
     expected = '"small_cnn", "torchvision:NAME", "timm:NAME" or the dotted path of a class'
-    if "." in name:
-        return validation.fail("architecture.name", expected, f"{name!r} ({error})")
+    why = f" ({error})" if "." in name else ""
+    return validation.fail("architecture.name", expected, f"{name!r}{why}{meant(name)}")
+
+
+def meant(name: str) -> str:
+    """Return a question that names what an unknown name of a network may stand for, or nothing."""
     import torchvision
 
-    meant = f"; {TORCHVISION}{name} is one" if name in torchvision.models.list_models(torchvision.models) else ""
-    return validation.fail("architecture.name", expected, f"{name!r}{meant}")
+    known = torchvision.models.list_models(torchvision.models)
+    publisher, colon, model = name.rpartition(":")
+    if not colon and model in known:
+        return f"; {TORCHVISION}{model} is one"
+    if f"{publisher}:" == TORCHVISION or not colon:
+        return validation.near(f"{TORCHVISION}{model}", ["small_cnn", *(TORCHVISION + each for each in known)])
+    return validation.near(name, [TORCHVISION + model, TIMM + model])
 
 
 def _quirks(name: str, weights: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.validation import as_tuple, fail, integer
+from robustsigma.engine.validation import Settings, fail, integer
 from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.outputs import count_logits
@@ -31,7 +31,7 @@ from robustsigma.models.weights import fit_state, read_state
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class Pretrained(Settings):
     """A network with its weights, and all that a photograph needs to become its input.
 
     Args:
@@ -64,8 +64,6 @@ class Pretrained:
         integer("channels", self.channels, 1)
         if (self.mean is None) != (self.std is None):
             raise fail("mean and std", "both or neither", f"{self.mean} and {self.std}")
-        for name in ("mean", "std", "classes"):
-            as_tuple(self, name)
 
     def __str__(self) -> str:
         weights = "published weights" if self.weights is None else f"weights of {Path(self.weights).name}"

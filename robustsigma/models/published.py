@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import fail, near
 from robustsigma.geometry import Geometry
 from robustsigma.models.weights import State, fit_state, quiet_unpickling
 
@@ -146,7 +146,8 @@ def _of_torchvision(name: str, weights: str | None) -> Published:
     try:
         entries = list(torchvision.models.get_model_weights(name))
     except ValueError as error:
-        raise fail("model", "the name of a torchvision model", repr(name)) from error
+        known = torchvision.models.list_models(torchvision.models)
+        raise fail("model", "the name of a torchvision model", repr(name) + near(name, known)) from error
     preferred = getattr(torchvision.models.get_model_weights(name), "DEFAULT", None)
     named = [each for each in entries if weights is not None and Path(each.url).name == Path(weights).name]
     entry = named[0] if named else preferred

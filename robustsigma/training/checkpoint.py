@@ -94,7 +94,7 @@ class RobustCheckpoint(ModelCheckpoint):
     ) -> None:
         instance("condition", condition, str)
         _check_folder(dirpath)
-        integer("save_top_k", save_top_k, 1)
+        save_top_k = integer("save_top_k", save_top_k, 1)
         name = f"val_{condition}_acc"
         super().__init__(
             dirpath,

@@ -76,7 +76,7 @@ class LitClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         validation.choice("schedule", schedule, ("cosine", "constant"))
-        validation.number("label_smoothing", label_smoothing, 0, 1)
+        label_smoothing = validation.number("label_smoothing", label_smoothing, 0, 1)
         validation.choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
         if isinstance(sample_labels, Mapping):  # as a checkpoint has it
             sample_labels = SampleLabels(**sample_labels)  # type: ignore[unreachable]

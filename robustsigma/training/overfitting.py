@@ -89,11 +89,11 @@ class OverfittingMonitor(pl.Callback):
         if probe is not None and not isinstance(probe, Perturbation):
             raise validation.fail("probe", "a Perturbation or None", type(probe).__name__)
         validation.choice("action", action, ("warn", "stop", "fall_back"))
-        validation.number("drop", drop, 0, 1, open_low=True)
-        validation.integer("images", images, 1)
+        drop = validation.number("drop", drop, 0, 1, open_low=True)
+        images = validation.integer("images", images, 1)
         validation.choice("split", split, ("train", "val", "test"))
         if every is not None:
-            validation.integer("every", every, 1)
+            every = validation.integer("every", every, 1)
         self.probe, self.action, self.drop = probe, action, drop
         self.images, self.split, self.every = images, split, every
         self.checks: list[Check] = []

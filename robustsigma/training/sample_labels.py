@@ -17,7 +17,7 @@ Labels = Literal["original", "smoothed", "uniform"]
 
 @safe_in_checkpoints
 @dataclass(frozen=True)
-class SampleLabels:
+class SampleLabels(validation.Settings):
     """The label of the images that a search made (`Batch.sampled`: SIGMA samples, new or from the bank).
 
     A SIGMA sample is still recognisable, but the network gives its label a confidence near 0: is it a hard image of its

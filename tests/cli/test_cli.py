@@ -1,7 +1,9 @@
 import csv
+import importlib
 import json
 import platform
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 from robustsigma.cli import main
 from robustsigma.cli.explain import _unique
 from robustsigma.data import Baggage
+from robustsigma.engine.attributors import IntegratedGradients
+from robustsigma.engine.validation import near
 from robustsigma.evaluation import Evaluation, preset
 from robustsigma.evaluation.parsing import PRESETS
 from robustsigma.models import Architecture, ModelCard, load_model, save_model
@@ -124,12 +128,12 @@ MISTAKES = {
     ),
     "a misspelt option of an optional class": (
         ["fit", "--data.train_perturbation", "FGSM", "--data.train_perturbation.epss", "0.1"],
-        r"data.train_perturbation: expected an option of robustsigma.FGSM \(eps, .*\), got 'epss'$",
+        r"data.train_perturbation: expected an option of robustsigma.FGSM \(eps, .*'epss'; did you mean 'eps'\?$",
     ),
     "one of a class in another": (
         ["augment", IMAGE, MODEL, "--perturbation", "PathEnd", "--perturbation.attributor", "Sigma",
          "--perturbation.attributor.alfa", "1"],
-        r"error: perturbation\.attributor: expected an option of robustsigma.Sigma \(.*alpha, .*\), got 'alfa'$",
+        r"error: perturbation\.attributor: expected an option of robustsigma.Sigma .*'alfa'; did you mean 'alpha'\?$",
     ),
     "a network without its publisher": (
         ["fit", *FIT, *TINY, *(f"--model.net{part}" for part in NETWORK)],
@@ -157,6 +161,33 @@ MISTAKES = {
         ["validate", *FIT, *TINY, "--ckpt_path=last", "--trainer.default_root_dir={tmp}"],
         "ckpt_path: expected a last.ckpt below .*, got none",
     ),
+    "an accelerator that is not there": (
+        ["fit", *FIT, *TINY, "--trainer.accelerator=mps"],
+        "trainer.accelerator: expected one that this machine has, such as cpu or auto .*got 'mps'$",
+    ),
+    "no devices": (
+        ["fit", *FIT, *TINY, "--trainer.accelerator=cpu", "--trainer.devices=0"], "error: trainer: .*devices",
+    ),
+    "a list of devices": (
+        ["fit", *FIT, *TINY, "--trainer.accelerator=cpu", "--trainer.devices=[0,1]"], "error: trainer: .*devices",
+    ),
+    "an option out of range": (["fit", *FIT, *TINY, "--trainer.limit_train_batches=1.5"], "error: trainer: .*1.5"),
+    "no batch in a step": (
+        ["fit", *FIT, *TINY, "--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: expected",
+    ),
+    "a network that is none": (
+        ["evaluate", "--out={tmp}/out", "--architecture.name=torchvison:resnet18"],
+        r"architecture.name: .*; did you mean 'torchvision:resnet18'\?$",
+    ),
+    "a folder that cannot be written to": (
+        ["explain", IMAGE, MODEL, "--out=/proc/nope"], "out: expected a folder that can be written to, got /proc/nope",
+    ),
+    "the same of a sweep": (["sweep", "--sweep.stds=[0.1,0.2]", "--out=/proc/nope"], "out: expected a folder that can"),
+    "the same of a quickstart": (["quickstart", "--out=/proc/nope"], "out: expected a folder that can be written to"),
+    "a file to augment into": (
+        ["augment", IMAGE, MODEL, "--out={made}/text.txt"], "out: expected a folder, got the file",
+    ),
+    "a file to explain into": (["explain", IMAGE, MODEL, "--out={made}/text.txt"], "out: expected a folder, got"),
     "no network": (["fit", "--data.dataset", "Baggage"], "net"),
     "unknown trainer key": (["fit", "--trainer.max_epoch", "3"], "max_epoch"),
 }  # fmt: skip
@@ -180,6 +211,67 @@ def test_mistakes_are_told_in_one_line(mistake, made, tmp_path, monkeypatch, cap
     assert [path for path in sorted(tmp_path.iterdir()) if path not in before and path.suffix == ".html"] == []
 
 
+# Each a command line and the end of what it is told.
+MISSPELLED = {
+    "verb": (["explian"], "explain"),
+    "option": (["explain", IMAGE, MODEL, "--weigths=x"], "--weights"),
+    "option of another verb": (["evaluate", "--presets=digits"], "--preset"),
+    "option of quickstart": (["quickstart", "--datset=digits"], "--dataset"),
+    "option of a benchmark": (["benchmark", "--imagse=3"], "--images"),
+    "option of a trainer": (["fit", *FIT, "--trainer.max_epoch=3"], "--trainer.max_epochs"),
+    "option of a class": (["explain", IMAGE, MODEL, "--method=Sigma", "--method.alfa=1"], "alpha"),
+    "option of settings": (["evaluate", "--training.epoch=3"], "epochs"),
+    "value": (["explain", IMAGE, MODEL, "--method=Sigma", "--method.noise=bernouli"], "bernoulli"),
+    "value of a module": (["fit", *FIT, "--model.schedule=cosin"], "cosine"),
+    "value of an optional class": (["sweep", "--sweep.by=meen"], "mean"),
+    "value of a union": (["fit", *FIT, "--trainer.precision=bf16-mixd"], "bf16-mixed"),
+    "name of a corruption": (
+        ["augment", IMAGE, MODEL, "--perturbation=Corruption", "--perturbation.name=gausian_noise"],
+        "gaussian_noise-like",
+    ),
+    "method": (["explain", IMAGE, MODEL, "--method=Sgma"], "Sigma"),
+    "path of a method": (["explain", IMAGE, MODEL, "--method=robustsigma.Sgma"], "Sigma"),
+    "condition": (["evaluate", "--conditions.x=FSGM"], "FGSM"),
+    "metric": (["benchmark", "--metrics=[InsertionDeletions]"], "InsertionDeletion"),
+    "class of another package": (["fit", *FIT, "--model.optimizer=AdmW"], "AdamW"),
+    "preset": (["evaluate", "--preset=digit"], "digits"),
+    "dataset": (["quickstart", "--dataset=bagage"], "baggage"),
+    "split": (["augment", MODEL, "--source=Baggage", "--source.size=16", "--split=tests"], "test"),
+    "source": (["augment", MODEL, "--source=Bagage"], "Baggage"),
+    "publisher": (["explain", IMAGE, "--model=torchvison:resnet18"], "torchvision:resnet18"),
+    "publisher of a benchmark": (["benchmark", "--models.x=torchvison:resnet18"], "torchvision:resnet18"),
+    "network": (["explain", IMAGE, "--model=torchvision:resnt18"], "resnet18"),
+    "file": (["explain", IMAGE, "--model={made}/model.safetensor"], "{made}/model.safetensors"),
+    "class": (["explain", IMAGE, MODEL, "--target=Wrnch"], "wrench"),
+    "label": (["augment", IMAGE, MODEL, "--label=WRENCH"], "wrench"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISSPELLED)
+@pytest.mark.third_party_rng  # `fit` seeds everything
+def test_what_is_misspelled_gets_the_name_that_was_meant(mistake, made, tmp_path, monkeypatch, capsys):
+    if mistake == "name of a corruption":
+        pytest.importorskip("albumentations")
+    monkeypatch.chdir(tmp_path)
+    arguments, meant = MISSPELLED[mistake]
+    assert main([argument.format(made=made) for argument in arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "Seed set to" not in line]
+    assert line.endswith(f"; did you mean '{meant.format(made=made)}'?")
+
+
+def test_a_word_gets_the_names_that_it_is_part_of():
+    names = ("tree frog", "goldfish", "tailed frog", "fox")
+    assert near("frog", names) == "; did you mean 'tree frog' or 'tailed frog'?"
+    assert near("foxes", names) == "; did you mean 'fox'?"
+    assert near("banana", names) == near(None, names) == ""
+
+
+def test_a_name_of_nothing_leaves_the_folder_free(tmp_path):
+    out = ["evaluate", f"--out={tmp_path}/out"]
+    assert main([*out, "--architecture.name=torchvison:resnet18"]) == 2
+    assert not (tmp_path / "out" / "settings.json").exists()
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -199,7 +291,7 @@ def test_a_module_of_the_current_folder_is_hinted_at(made, tmp_path, monkeypatch
         (tmp_path / "parts_of_mine.py").write_text("")
         for arguments in (
             ["augment", IMAGE, MODEL, f"--perturbation={name}.Paler", f"--allow={name}"],
-            ["evaluate", f"--architecture.name={name}.Net", f"--out=out_{name}"],
+            ["evaluate", f"--architecture.name={name}.Net", f"--allow={name}", f"--out=out_{name}"],
         ):
             assert main([argument.format(made=made) for argument in arguments]) == 2
             told = capsys.readouterr().err
@@ -227,9 +319,14 @@ def test_an_interrupt_is_told(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustsigma.cli.explain.run", interrupt)
-    assert main(["explain"]) == 130
-    assert "run the command again to go on" in capsys.readouterr().err
+    for verb, told in (
+        ("explain", "What is finished is kept: run the command again to go on."),
+        ("fit", "What is finished is kept: run the command again with --ckpt_path last"),
+        ("test", "Nothing is kept: run the command again."),
+    ):
+        monkeypatch.setattr(f"robustsigma.cli.{'explain' if verb == 'explain' else 'lightning'}.run", interrupt)
+        assert main([verb]) == 130
+        assert told in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(monkeypatch, made, tmp_path):
@@ -260,6 +357,109 @@ def test_explain_writes_what_it_promises(made, tmp_path, capsys):
             p = classifier.logits(_read(Path(entry["file"]))).softmax(1)[0]
         assert entry["class"] == entry["predicted"] == card.classes[int(p.argmax())]
         assert entry["confidence"] == pytest.approx(float(p.max()), abs=1e-5)
+
+
+class Explained:
+    """Runs `explain` on five images, two a batch, and keeps how many went through the method."""
+
+    def __init__(self, made, out, monkeypatch):
+        self.arguments = ["explain", f"--model={made}/model.safetensors", "--method=IntegratedGradients",
+                          "--method.steps=2", f"--out={out}"]  # fmt: skip
+        self.images, self.out, self.seen = str(made / "images"), out, 0
+        monkeypatch.setattr("robustsigma.cli.explain._BATCH", {"cpu": 2})
+        monkeypatch.setattr("robustsigma.cli.explain._GPU_BATCH", 2)
+        call = IntegratedGradients.__call__
+
+        def counted(method, classifier, images, *args, **kwargs):
+            self.seen += len(images)
+            return call(method, classifier, images, *args, **kwargs)
+
+        monkeypatch.setattr(IntegratedGradients, "__call__", counted)
+
+    def __call__(self, *more, images=None):
+        """Return the exit status, how many images were explained, and what is in the folder."""
+        self.seen = 0
+        status = main([*self.arguments, images or self.images, *more])
+        return status, self.seen, {path: content for path, (_, content) in _tree(self.out).items()}
+
+
+def test_explain_resumes_where_it_was_interrupted(made, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    explain, fresh = (Explained(made, tmp_path / name, monkeypatch) for name in ("out", "fresh"))
+    draw_overlay, drawn = importlib.import_module("robustsigma.report.overlay").draw_overlay, iter(range(10))
+
+    def draw(*args):
+        if next(drawn) == 3:
+            raise KeyboardInterrupt
+        return draw_overlay(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("robustsigma.report.overlay.draw_overlay", draw)
+        status, _, files = explain()
+    assert status == 130
+    assert "What is finished is kept: run the command again to go on" in capsys.readouterr().err
+    assert sum(path.suffix == ".png" for path in files) == 3, "each picture is written when it is finished"
+    status, seen, files = explain()
+    assert (status, seen) == (0, 2)
+    assert "3 of 5 images were explained before with the same settings" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main([*fresh.arguments, fresh.images]) == 0
+    whole = {path: content for path, (_, content) in _tree(fresh.out).items()}
+    assert files.keys() == whole.keys()
+    entries, expected = (json.loads(each[Path("explanations.json")])["images"] for each in (files, whole))
+    assert [entry["file"] for entry in entries] == [entry["file"] for entry in expected]
+    for entry, other in zip(entries, expected, strict=True):
+        assert entry["confidence"] == pytest.approx(other["confidence"], abs=1e-6)
+
+
+def test_explain_takes_nothing_over_that_was_made_otherwise(made, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("robustsigma.report.overlay.draw_overlay", lambda *_: b"a picture")
+    folder = tmp_path / "images"
+    shutil.copytree(made / "images", folder)
+    explain = Explained(made, tmp_path / "out", monkeypatch)
+    assert explain(images=str(folder))[:2] == (0, 5)
+    assert explain(images=str(folder))[:2] == (0, 0)
+    for more in ("--method.steps=3", "--target=wrench", "--seed=1", f"--model={made}/odd.safetensors"):
+        assert explain(more, images=str(folder))[:2] == (0, 5), more
+        assert explain(more, images=str(folder))[:2] == (0, 0), more
+    explain(images=str(folder))
+    shutil.copy(folder / "a" / "other.png", folder / "a" / "scan.png")
+    (tmp_path / "out" / "scan-3.png").unlink()
+    assert explain(images=str(folder))[:2] == (0, 2), "one image is another, one picture is gone"
+    for seed in (0, 1):  # another network under the same name
+        net = Architecture("small_cnn", {"width": 4})
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            save_model(tmp_path / "m.safetensors", net.build(3, 5), ModelCard(net, SOURCE.classes, SOURCE.shape))
+        assert explain(f"--model={tmp_path}/m.safetensors", images=str(folder))[:2] == (0, 5)
+
+
+def test_augment_refuses_a_folder_of_other_images_or_another_network(made, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(made / "images", folder)
+    shutil.copy(made / "model.safetensors", tmp_path / "m.safetensors")
+    arguments = ["augment", str(folder), f"--model={tmp_path}/m.safetensors", "--perturbation=GaussianNoise",
+                 f"--out={tmp_path}/out"]  # fmt: skip
+    assert main(arguments) == main(arguments) == 0
+    shutil.copy(made / "odd.safetensors", tmp_path / "m.safetensors")
+    assert main(arguments) == 2
+    shutil.copy(made / "model.safetensors", tmp_path / "m.safetensors")
+    shutil.copy(folder / "a" / "other.png", folder / "a" / "scan.png")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.count("out: expected a new folder, or the settings of the run in") == 2
+
+
+def test_a_tilde_is_the_home_folder(made, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    shutil.copy(made / "images" / "a" / "scan.png", tmp_path / "x.png")
+    arguments = ["~/x.png", f"--model={made}/model.safetensors"]
+    assert main(["explain", *arguments, "--method=Gradient", "--out=~/explained"]) == 0
+    assert main(["augment", *arguments, "--perturbation=GaussianNoise", "--out=~/augmented"]) == 0
+    assert (tmp_path / "explained" / "x.png").is_file()
+    assert (tmp_path / "augmented" / "manifest.csv").is_file()
 
 
 @pytest.mark.parametrize("target", ["wrench", "2"])
@@ -415,8 +615,8 @@ def test_a_full_disk_says_that_what_is_finished_is_kept(error, told, capsys, mon
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("robustsigma.cli.doctor.run", fail)
-    assert main(["doctor"]) == 2
+    monkeypatch.setattr("robustsigma.cli.explain.run", fail)
+    assert main(["explain"]) == 2
     said = capsys.readouterr().err
     assert told in said
     assert "What is finished is kept: run the command again to go on" in said
@@ -428,3 +628,17 @@ def test_heatmaps_of_images_with_one_name_are_several_files_on_every_disk():
     names = [name.lower() for name in _unique(paths).values()]
     assert len(set(names)) == 4
     assert names[0] == "cat"
+
+
+@pytest.mark.third_party_rng  # `fit` seeds everything
+def test_a_training_without_callbacks_keeps_what_the_message_of_an_interrupt_promises(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["fit", "--data.dataset=Baggage", *TINY, "--model.net=robustsigma.models.SmallCNN",
+                 "--model.net.channels=3", "--model.net.classes=5", "--model.net.width=4", "--trainer.accelerator=cpu",
+                 "--trainer.log_every_n_steps=1",
+                 "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]  # fmt: skip
+    assert main([*arguments, "--trainer.max_epochs=1"]) == 0
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 1
+    capsys.readouterr()
+    assert main([*arguments, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+    assert "starts anew" not in capsys.readouterr().out

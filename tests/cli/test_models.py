@@ -98,8 +98,8 @@ MISTAKES = {
         "architecture.name: expected",
     ),
     "options of a saved model": (["--model={made}/mine.safetensors", "--mean=[0]", "--std=[1]"], "expected no option"),
-    "a network not allowed": (["--model={made}/mine.safetensors"], "--allow NAME"),
-    "another allowed": (["--model={made}/mine.safetensors", "--allow=torch.optim"], "--allow NAME"),
+    "a network not allowed": (["--model={made}/mine.safetensors"], "--allow "),
+    "another allowed": (["--model={made}/mine.safetensors", "--allow=torch.optim"], "--allow "),
 }
 
 

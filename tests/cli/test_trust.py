@@ -92,7 +92,7 @@ def test_a_file_names_code_and_nothing_of_it_runs(file, inline, stranger, model,
     told = capsys.readouterr().err
     assert not marker.exists(), told
     assert name not in sys.modules
-    assert "--allow NAME" in told or "allow: expected" in told or "arguments" in told, told
+    assert "--allow " in told or "allow: expected" in told or "arguments" in told, told
     assert len(told.splitlines()) == 1
 
 
@@ -116,18 +116,48 @@ def test_what_the_command_line_allows_is_taken(allow, stranger, model, tmp_path,
     assert "images: expected existing files" in capsys.readouterr().err, "it came as far as the images"
 
 
-def test_evaluate_takes_any_class_until_it_is_told_to_restrict(stranger, tmp_path):
+def test_settings_name_what_the_command_line_allows(stranger):
     name, marker = stranger
     given = [f"--conditions.mine={name}.Harmless"]
-    with pytest.raises(ValueError, match=r"^class_path: expected the path of a class of robustsigma"):
-        PRESETS.ask("evaluate", "", "runs", [*given, "--allow", "another"])
-    with pytest.raises(ValueError, match=r"^architecture.name: expected .*--allow NAME"):
-        PRESETS.ask("evaluate", "", "runs", ["--allow=another", f"--architecture.name={name}.Net"])
+    for allow in ([], ["--allow", "another"]):
+        with pytest.raises(
+            ValueError, match=rf"^class_path: expected a class of .*; add --allow {name}.Harmless if you"
+        ):
+            PRESETS.ask("evaluate", "", "runs", [*given, *allow])
+        with pytest.raises(
+            ValueError, match=rf"^architecture.name: expected .*; add --allow {name}.Net if you trust it"
+        ):
+            PRESETS.ask("evaluate", "", "runs", [*allow, f"--architecture.name={name}.Net"])
     assert not marker.exists()
     asked = PRESETS.ask("evaluate", "", "runs", [*given, "--allow", name])
     assert type(asked.settings.conditions["mine"]).__name__ == "Harmless"
     assert asked.command.endswith(f"--allow {name}"), "the report's command line is whole"
-    assert PRESETS.ask("evaluate", "", "runs", given).settings.conditions == asked.settings.conditions
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--model.net={name}.Net",
+        "--data.train_perturbation={name}.Harmless",
+        "--model.net={{class_path: robustsigma.models.network, "
+        "init_args: {{name: {name}.Net, channels: 3, classes: 5}}}}",
+        "--trainer.callbacks=[{{class_path: {name}.Harmless}}]",
+        "--model.optimizer=torch.hub.load",
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+@pytest.mark.third_party_rng  # Lightning seeds everything
+def test_a_training_imports_by_the_same_policy(verb, argument, stranger, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, marker = stranger
+    net = ["--model.net=robustsigma.models.SmallCNN", "--model.net.channels=3", "--model.net.classes=5"]
+    arguments = ["--data.dataset=Baggage", *([] if "model.net" in argument else net), argument.format(name=name)]
+    assert main([verb, *arguments]) == 2
+    assert not marker.exists()
+    assert "; add --allow " in capsys.readouterr().err
+    if verb == "fit" and "torch.hub" not in argument:
+        assert main([verb, *arguments, "--allow", name, "--trainer.accelerator=cpu", "--trainer.devices=0"]) == 2
+        assert marker.exists(), "it was allowed"
 
 
 def test_the_restriction_ends_with_its_block(stranger):

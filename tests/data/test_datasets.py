@@ -375,7 +375,7 @@ def test_what_is_asked_for_and_not_there_is_named(tmp_path):
 def test_normalised_images_are_told_where_normalisation_belongs(tmp_path, stage):
     inner = TensorDataset((_tensors().tensors[0] - 0.5) / 0.25, torch.arange(12) % 3)
     data = RobustDataModule(Datasets(**{stage: inner}, classes=CLASSES))
-    with pytest.raises(ValueError, match=r"images: expected values in \[0, 1\].*normalisation belongs in Classifier"):
+    with pytest.raises(ValueError, match=r"images: expected values in \[0, 1\].*normalization belongs in Classifier"):
         getattr(_trainer(tmp_path), "fit" if stage == "train" else stage)(_model(), data)
 
 
@@ -398,6 +398,28 @@ def test_yaml_can_describe_a_dataset_class_with_plain_arguments(capsys):
     arguments = ["--data.dataset=Datasets", f"--data.dataset.classes=[{','.join(CLASSES)}]"]
     network = ["--model.net=robustsigma.models.SmallCNN", "--model.net.channels=3", "--model.net.classes=3"]
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", *network, *arguments, f"--data.dataset.train={__name__}.Counted", "--print_config"])
+        main(
+            [
+                "fit",
+                *network,
+                *arguments,
+                f"--allow={__name__}",
+                f"--data.dataset.train={__name__}.Counted",
+                "--print_config",
+            ]
+        )
     assert stopped.value.code == 0
     assert "class_path: robustsigma.data.Datasets" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (torch.zeros(8, 9, 3), r"\(8, 9, 3\), channels last; use image.permute\(2, 0, 1\)$"),
+        (torch.zeros(8, 9, 3, dtype=torch.uint8), r".*channels last; use image.permute"),
+        (np.zeros((8, 9, 3), np.uint8), "ndarray; torchvision.transforms.v2.functional.to_image makes a tensor of it"),
+    ],
+)
+def test_images_with_channels_last_are_told_at_once(image, told):
+    with pytest.raises(ValueError, match=rf"^test\[0\]: expected .*got {told}"):
+        Datasets(test=[(image, 0)], classes=CLASSES)

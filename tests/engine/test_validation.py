@@ -27,7 +27,7 @@ BAD_IMAGES = {
     "complex": (X.to(torch.complex64), r"floating dtype"),
     "nan": (_with(torch.nan), "images: expected finite values, got NaN or infinity"),
     "inf": (_with(torch.inf), "finite values"),
-    "high": (_with(1.5), r"images: expected values in \[0, 1\], got \[.*1.5\]; normalisation belongs in Classifier"),
+    "high": (_with(1.5), r"images: expected values in \[0, 1\], got \[.*1.5\]; normalization belongs in Classifier"),
     "low": (_with(-0.1), r"values in \[0, 1\], got \[-0.1,"),
 }
 

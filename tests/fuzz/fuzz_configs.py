@@ -84,7 +84,7 @@ def parse(drawn: dict[str, Any]) -> None:
             with redirect_stdout(output), redirect_stderr(output):
                 if verb in ("evaluate", "sweep", "benchmark"):
                     presets = BENCHMARKS if verb == "benchmark" else EVALUATIONS
-                    settled(lambda: presets.ask(verb, "", f"{folder}/out", given, guarded=verb == "benchmark"))
+                    settled(lambda: presets.ask(verb, "", f"{folder}/out", given))
                 else:
                     assert main([verb, *given, f"--nobody-knows-{verb}=1"]) == 2
                     assert len([line for line in output.getvalue().splitlines() if "error: " in line]) == 1

@@ -76,7 +76,6 @@ class AGI(Attributor):
         if self.average is not None:
             validation.choice("average", self.average, ("mean", "sum"))
         validation.choice("variant", self.variant, ("sound", "authors"))
-        validation.as_tuple(self, "classes")
         if isinstance(self.classes, tuple):
             if not self.classes or len(set(self.classes)) < len(self.classes):
                 raise validation.fail("classes", "different classes, at least one", repr(self.classes))

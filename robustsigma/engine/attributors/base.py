@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.checks import warn_once
-from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.serialization import safe_in_checkpoints
+from robustsigma.engine.short_repr import ShortRepr
 
 Reduction = Literal["abs_sum", "sum_abs", "sum", "mean"]
 REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
@@ -34,9 +36,11 @@ def shares(passes: int, images: int, device: torch.device) -> Tensor:
     return passes // images + (torch.arange(images, device=device) < passes % images)
 
 
-@dataclass(frozen=True, eq=False)
-class Attribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(ShortRepr):
     """An attribution and what is needed to judge it. B images, P paths, S steps of the longest path.
+
+    Its `repr` is short: shapes and ranges, the share of converged paths and the mean completeness gap.
 
     Attributes:
         values: (B, C, H, W), signed, in the units of the score; the mean over paths.
@@ -67,6 +71,10 @@ class Attribution:
     endpoints: Tensor | None = None
     valid: Tensor | None = None
 
+    def _notes(self) -> dict[str, str]:
+        share = self.converged[self.walked].double().mean().item()
+        return {"converged paths": f"{share:.0%}", "mean completeness gap": f"{self.gap().double().mean().item():.3g}"}
+
     @property
     def walked(self) -> Tensor:
         """(B, P) bool, whether the path was walked: a method may leave out paths, which then have no score."""
@@ -85,7 +93,7 @@ class Attribution:
         return reduce_channels(self.values, reduction)
 
 
-class Attributor(ABC):
+class Attributor(validation.Settings, ABC):
     """A method with its hyper-parameters; subclasses are frozen dataclasses that say only what the paper says."""
 
     def __init_subclass__(cls) -> None:
@@ -100,18 +108,19 @@ class Attributor(ABC):
     @final
     def __call__(
         self,
-        classifier: Classifier,
+        classifier: Classifier | nn.Module,
         images: Tensor,
-        target: int | Tensor | None = None,
+        target: int | Sequence[int] | Tensor | None = None,
         *,
         seed: int | Tensor = 0,
     ) -> Attribution:
         """Attribute the score of `target` to the pixels of each image.
 
         Args:
-            classifier: the model to explain; left as it was, also on an error.
+            classifier: the model to explain; left as it was, also on an error. A bare network is taken as one for
+                images in [0, 1], with a warning.
             images: float (B, C, H, W) in [0, 1]; half precision is promoted to float32.
-            target: class of each image, an int or (B,); None takes the predicted class, recorded in the result.
+            target: class of each image, an int or B of them; None takes the predicted class, recorded in the result.
             seed: an int, which is combined with each image's own pixels, or int64 (B,), a seed for each image; see
                 `robustsigma.engine.noise.seeds`. Images with equal seeds of their own share their random patterns.
 
@@ -121,6 +130,7 @@ class Attributor(ABC):
         Warns:
             UserWarning: once for a network whose attributions should not be believed; see `inspect_classifier`.
         """
+        classifier = as_classifier(classifier)
         validation.images(images, classifier.bounds)
         chosen = None if target is None else validation.target(target, images)
         with classifier.frozen():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,6 +60,8 @@ def given(name: str, value: Any, *, floating: bool) -> Given | None:
     """Return a checked optional tensor argument, wrapped."""
     if value is None or isinstance(value, Given):
         return value
+    if isinstance(value, np.ndarray):
+        value = torch.tensor(value)
     if not isinstance(value, Tensor) or value.is_floating_point() != floating or value.numel() == 0:
         raise validation.fail(name, f"a non-empty {'float' if floating else 'integer'} tensor or None", _kind(value))
     if not torch.isfinite(value).all():
@@ -75,7 +78,9 @@ def checked(value: Any) -> Any:
     if isinstance(value, str):
         validation.choice("baseline", value, BASELINES)
         return value
-    if isinstance(value, Tensor):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = torch.tensor(float(value))
+    if isinstance(value, (Tensor, np.ndarray)):
         return given("baseline", value, floating=True)
     if callable(value):
         return value
@@ -85,7 +90,9 @@ def checked(value: Any) -> Any:
         or any(isinstance(v, Sequence) and not isinstance(v, str) for v in value)
     ):
         names = ", ".join(map(repr, BASELINES))
-        raise validation.fail("baseline", f"one of {names}, a tensor, a function, or a sequence of these", repr(value))
+        raise validation.fail(
+            "baseline", f"one of {names}, a number, a tensor, a function, or a sequence of these", repr(value)
+        )
     return tuple(checked(v) for v in value)
 
 

@@ -137,7 +137,6 @@ class Sigma(Attributor):
         validation.integer("patience", self.patience, 1)
         validation.choice("variant", self.variant, ("sound", "authors"))
         if self.adaptive is not None:
-            validation.as_tuple(self, "adaptive")
             if not isinstance(self.adaptive, tuple) or len(self.adaptive) != 2:
                 raise validation.fail("adaptive", "a pair (low, high) or None", repr(self.adaptive))
             validation.number("adaptive[0]", self.adaptive[0], 0, open_low=True)

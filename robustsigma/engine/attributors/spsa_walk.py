@@ -12,6 +12,7 @@ from robustsigma.engine import noise
 from robustsigma.engine.attributors.baselines import Given
 from robustsigma.engine.attributors.image_range import AUTHORS_UNIT, AuthorsRange, ImageRange, image_range
 from robustsigma.engine.classifier import Classifier, pick
+from robustsigma.engine.short_repr import ShortRepr
 
 if TYPE_CHECKING:
     from robustsigma.engine.attributors.sigma import Sigma
@@ -23,8 +24,8 @@ _AUTHORS_CURVATURE_FLOOR = 1e-8
 _PER_IMAGE = (-1, 1, 1, 1)
 
 
-@dataclass
-class Walk:
+@dataclass(repr=False)
+class Walk(ShortRepr):
     """Where the paths of some rows ended. R rows, S steps of the longest.
 
     Attributes:

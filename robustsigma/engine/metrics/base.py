@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors import Attribution
 from robustsigma.engine.attributors.base import REDUCTIONS, Reduction, reduce_channels
-from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.classifier import Classifier, as_classifier
+from robustsigma.engine.short_repr import ShortRepr
 
 Better = Literal["higher", "lower"]
 T = TypeVar("T")
@@ -73,8 +74,8 @@ class Quantity:
     about: str
 
 
-@dataclass(frozen=True, eq=False)
-class Curve:
+@dataclass(frozen=True, eq=False, repr=False)
+class Curve(ShortRepr):
     """A curve for each image, over a grid that they share.
 
     Attributes:
@@ -90,8 +91,8 @@ class Curve:
     y_title: str
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
+@dataclass(frozen=True, eq=False, repr=False)
+class Measured(ShortRepr):
     """What a metric found. B images.
 
     Attributes:
@@ -127,9 +128,9 @@ class Subject:
     images, entropies) is computed once for a subject and shared by all attributions judged on it.
 
     Args:
-        classifier: the network; left as it was.
+        classifier: the network; left as it was. A bare network is taken as one for images in [0, 1], with a warning.
         images: float (B, C, H, W) in [0, 1].
-        target: class of each image, an int or (B,); None takes the predicted class.
+        target: class of each image, an int or B of them; None takes the predicted class.
         masks: bool (B, H, W) or numbers in [0, 1], the object that decides the class (1) and the rest (0); None where
             nobody marked it.
         seed: of everything that metrics draw: an int, which is combined with each image's own pixels, or int64 (B,), a
@@ -148,13 +149,14 @@ class Subject:
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Classifier | nn.Module,
         images: Tensor,
-        target: int | Tensor | None = None,
+        target: int | Sequence[int] | Tensor | None = None,
         *,
         masks: Tensor | None = None,
         seed: int | Tensor = 0,
     ) -> None:
+        classifier = as_classifier(classifier)
         validation.images(images, classifier.bounds)
         chosen = None if target is None else validation.target(target, images)
         self.classifier = classifier
@@ -191,7 +193,7 @@ def _checked_masks(masks: Tensor, images: Tensor) -> Tensor:
     return soft.clone()
 
 
-class AttributionMetric(ABC):
+class AttributionMetric(validation.Settings, ABC):
     """A metric with its hyper-parameters; subclasses are frozen dataclasses.
 
     Attributes:

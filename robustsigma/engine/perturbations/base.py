@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.checks import warn_once
-from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.perturbations.ball import Norm
 from robustsigma.engine.serialization import safe_in_checkpoints
+from robustsigma.engine.short_repr import ShortRepr
+
+Labels = int | Sequence[int] | Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Perturbed:
+@dataclass(frozen=True, eq=False, repr=False)
+class Perturbed(ShortRepr):
     """Perturbed images and how they came about. B images.
 
     Attributes:
@@ -44,7 +48,7 @@ class Perturbed:
         return Perturbed(**{name: a.index_copy(0, rows, b.to(a.dtype)) for name, (a, b) in pairs.items()})
 
 
-class Perturbation(ABC):
+class Perturbation(validation.Settings, ABC):
     """A perturbation with its hyper-parameters; subclasses are frozen dataclasses."""
 
     def __init_subclass__(cls) -> None:
@@ -52,7 +56,7 @@ class Perturbation(ABC):
         safe_in_checkpoints(cls)
 
     @final
-    def __call__(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Tensor:
+    def __call__(self, classifier: Classifier | nn.Module, x: Tensor, y: Labels, *, seed: int | Tensor) -> Tensor:
         """Return x' (B, C, H, W), in bounds and detached; see `apply`.
 
         Raises:
@@ -61,13 +65,14 @@ class Perturbation(ABC):
         return self.apply(classifier, x, y, seed=seed).images
 
     @final
-    def apply(self, classifier: Classifier, x: Tensor, y: Tensor, *, seed: int | Tensor) -> Perturbed:
+    def apply(self, classifier: Classifier | nn.Module, x: Tensor, y: Labels, *, seed: int | Tensor) -> Perturbed:
         """Perturb images against the classifier in eval mode, which is left as it was.
 
         Args:
-            classifier: the network to perturb against.
+            classifier: the network to perturb against. A bare network is taken as one for images in [0, 1], with a
+                warning.
             x: float (B, C, H, W) in [0, 1]; half precision is computed in float32 and rounded at the end.
-            y: labels, an int or (B,).
+            y: labels, an int or B of them.
             seed: an int, which is combined with each image's own pixels, or int64 (B,), a seed for each image; see
                 `robustsigma.engine.noise.seeds`.
 
@@ -77,6 +82,7 @@ class Perturbation(ABC):
         Warns:
             UserWarning: once for a network whose attacks should not be believed; see `inspect_classifier`.
         """
+        classifier = as_classifier(classifier)
         validation.images(x, classifier.bounds)
         labels = validation.target(y, x, "y")
         with classifier.frozen():

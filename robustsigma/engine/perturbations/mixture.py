@@ -15,7 +15,7 @@ from robustsigma.engine.serialization import safe_in_checkpoints
 
 @safe_in_checkpoints
 @dataclass(frozen=True)
-class Share:
+class Share(validation.Settings):
     """One part of a mixture.
 
     Args:

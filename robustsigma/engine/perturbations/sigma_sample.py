@@ -17,7 +17,7 @@ from robustsigma.engine.serialization import safe_in_checkpoints
 
 @safe_in_checkpoints
 @dataclass(frozen=True)
-class Bank:
+class Bank(validation.Settings):
     """How long a SIGMA sample that was made in training is used again.
 
     Args:
