@@ -17,7 +17,6 @@ from robustsigma.evaluation.matrix import Matrix, Table
 from robustsigma.evaluation.run import ADAPTIVE, BASE, TRANSFER, Column, Regime
 from robustsigma.evaluation.threat import ball, uses_gradients
 from robustsigma.report import text
-from robustsigma.report.matrix import named
 
 _MANY_UNCONVERGED = 0.05
 
@@ -215,7 +214,7 @@ def _unconverged_training(matrix: Matrix, made: Sequence[Mapping[str, Any]]) -> 
 
 def _names(matrix: Matrix) -> dict[str, str]:
     """Return what the report calls each regime."""
-    return {regime.id: named(text.name(regime.name), regime.protocol) for regime in matrix.regimes}
+    return {regime.id: text.regime_name(text.name(regime.name), regime.protocol) for regime in matrix.regimes}
 
 
 def _noise_of_training(matrix: Matrix, sweep: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
