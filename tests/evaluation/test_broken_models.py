@@ -61,7 +61,7 @@ def test_a_plain_model_has_no_flag(tmp_path):
     [
         ("Thresholded", "zero_gradient", GRADIENT, "loss gradients are zero or not finite"),
         ("Saturated", "zero_gradient", GRADIENT, "loss gradients are zero or not finite"),
-        ("Shattered", "masked", GRADIENT, "A search without gradients finds more errors"),
+        ("Shattered", "masked", GRADIENT, "A search without gradients finds significantly more errors"),
         ("Randomised", "random_outputs", EVERY, "Two equal calls give different logits"),
         ("Probabilities", "probabilities", EVERY, "returns probabilities, not logits"),
     ],
