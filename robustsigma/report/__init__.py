@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,21 +76,15 @@ def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Pa
         ImportError: if jinja2 or matplotlib is not installed.
         ValueError: if `results` is not of schema 1 or an array does not fit it.
     """
-    _require_extra()
-    from robustsigma.report.page import write_robustness
-
-    return write_robustness(results, arrays, Path(out))
+    return _page().write_robustness(results, arrays, Path(out))
 
 
 def print_table(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the accuracies of regimes under conditions, with the flags of each cell, and the sweep.
+    """Print the accuracies of an evaluation with the flags of each cell, and its sweep.
 
     Args:
-        results: what an evaluation wrote, in plain JSON types (schema 1).
+        results: what an evaluation wrote, as in `write_report`.
         console: where to print; standard output if None.
-
-    Raises:
-        ValueError: if `results` is not of schema 1.
     """
     from robustsigma.report import terminal
 
@@ -109,46 +104,31 @@ def print_sweep(results: dict[str, Any], console: Console | None = None) -> None
 
 
 def write_attribution_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
-    """Write `out/report.html`, which needs no other file, and its figures as `out/figures/attribution_*.png`.
-
-    Each file is replaced atomically, so an interrupted call leaves the earlier report intact.
+    """Write `out/report.html` and its figures like `write_report`, for a benchmark.
 
     Args:
         results: what a benchmark wrote, in plain JSON types (schema 1, kind "attribution").
         arrays: of the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for methods
             that were left out, and optionally `masks` (N, H, W) of bool; may be empty if there is no gallery.
         out: folder of the report; it is created if needed.
-
-    Returns:
-        The path of the HTML file.
-
-    Raises:
-        ImportError: if jinja2 or matplotlib is not installed.
-        ValueError: if `results` is not of that schema and kind, or an array does not fit it.
     """
-    _require_extra()
-    from robustsigma.report.page import write_attribution
-
-    return write_attribution(results, arrays, Path(out))
+    return _page().write_attribution(results, arrays, Path(out))
 
 
 def print_attribution_table(results: dict[str, Any], console: Console | None = None) -> None:
     """Print the scores of each model, methods by metrics, with the skipped images and the flags.
 
     Args:
-        results: what a benchmark wrote, in plain JSON types (schema 1, kind "attribution").
+        results: what a benchmark wrote, as in `write_attribution_report`.
         console: where to print; standard output if None.
-
-    Raises:
-        ValueError: if `results` is not of that schema and kind.
     """
     from robustsigma.report import terminal
 
     terminal.print_attribution(results, console)
 
 
-def _require_extra() -> None:
-    """Raise ImportError unless the packages of the extra `report` are installed."""
+def _page() -> ModuleType:
+    """Return the module that writes pages; it needs the packages of the extra `report`."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
@@ -156,3 +136,6 @@ def _require_extra() -> None:
         raise ImportError(
             f"The report needs {error.name}, which is not installed: pip install 'robustsigma[report]'"
         ) from error
+    from robustsigma.report import page
+
+    return page

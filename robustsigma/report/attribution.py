@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from scipy.stats import rankdata
+
 from robustsigma.report import text
-from robustsigma.report.table import Exhibit, Heading, HeadingGroup, TableCell, TableLayout, group_by, listing
+from robustsigma.report.table import Exhibit, Heading, TableCell, TableLayout, group_by, headings, listing
 from robustsigma.report.text import DASH, interval, number, percent
 from robustsigma.report.validation import check_attribution
 
@@ -34,17 +35,9 @@ _VERDICTS = {
 }
 
 
-def methods(results: dict[str, Any]) -> tuple[Heading, ...]:
-    """Return the methods with their names; methods that would share a name show their ids instead."""
-    names = Counter(text.name(entry["id"]) for entry in results["methods"])
-    return tuple(
-        Heading(
-            entry["id"],
-            text.name(entry["id"]) if names[text.name(entry["id"])] == 1 else text.printable(entry["id"]),
-            hint=str(entry.get("settings") or ""),
-        )
-        for entry in results["methods"]
-    )
+def methods(results: dict[str, Any]) -> list[Heading]:
+    """Return the headings of the methods."""
+    return [head for _, head in headings(results["methods"])]
 
 
 def names(results: dict[str, Any]) -> dict[str, str]:
@@ -96,17 +89,9 @@ def _score_table(results: dict[str, Any], model: str) -> TableLayout:
     entries = scores(results, model)
     dataset, shown = results.get("dataset") or {}, controls(results)
     heads = [head for head in methods(results) if any(head.id == method for method, _ in entries)]
-    rows = tuple(
-        group
-        for group in (
-            HeadingGroup("", "", "", tuple(head for head in heads if head.id not in shown)),
-            HeadingGroup(
-                "control", "Controls", "what every method should beat; neither ranked nor bold",
-                tuple(head for head in heads if head.id in shown), " (control)",
-            ),
-        )
-        if group.heads
-    )  # fmt: skip
+    grouped = [("control" if head.id in shown else "", head) for head in heads]
+    known = {"": ("", ""), "control": ("Controls", "what every method should beat; neither ranked nor bold")}
+    rows = group_by(grouped, known, lambda key, _: " (control)" if key else "")
     columns, cells = [], {}
     for metric in results["metrics"]:
         mine = {method: entry for (method, name), entry in entries.items() if name == metric["id"]}
@@ -119,16 +104,14 @@ def _score_table(results: dict[str, Any], model: str) -> TableLayout:
         ranks, write = _ranks(metric, mine, shown), writer(metric["id"], entries)
         for head in heads:
             if head.id in mine:
-                cells[head.id, metric["id"]] = _score(head, metric, mine[head.id], ranks.get(head.id), write, n, shown)
-    title = f"Attribution on {text.printable(dataset.get('name', 'the images'))}"
-    title += f", model {text.printable(model)}" if len(results["models"]) > 1 else ""
+                tone = "control" if head.id in shown else ""
+                cells[head.id, metric["id"]] = _score(mine[head.id], ranks.get(head.id), write, n, tone)
+    title = f"Attribution on {dataset.get('name', 'the images')}"
+    title += f", model {model}" if len(results["models"]) > 1 else ""
     return TableLayout("Method", group_by(columns, GROUPS), rows, cells, title, "matrix scores")
 
 
-def _score(
-    head: Heading, metric: dict[str, Any], entry: dict[str, Any], rank: float | None, write: Callable[[Any], str],
-    usual: Any, controls: set[str],
-) -> TableCell:  # fmt: skip
+def _score(entry: dict[str, Any], rank: float | None, write: Callable[[Any], str], usual: Any, tone: str) -> TableCell:
     """Return one score with its interval, shaded by its rank, or marked if random maps score as well."""
     low, high = entry.get("low"), entry.get("high")
     details = () if write is number and low == high else interval(entry, write)
@@ -136,7 +119,7 @@ def _score(
     verdict = str(against.get("verdict", ""))
     mark = {"same": ("\u2248", "random"), "worse": ("\u25bc", "random")}.get(verdict)
     best = bool(entry.get("best")) and bool(entry.get("clear"))
-    hints = [f"{head.label}, {metric['title']}: n = {number(entry.get('n'))}"]
+    hints = [f"n = {number(entry.get('n'))}"]
     hints += [f"{count} skipped: {reason}" for reason, count in (entry.get("skipped") or {}).items()]
     if against:
         ends = f"{write(against.get('low'))} to {write(against.get('high'))}, n = {number(against.get('n'))}"
@@ -145,11 +128,10 @@ def _score(
     if entry.get("best"):
         hints.append("best, significantly ahead of the second" if best else "best, not significantly ahead")
     hints += [f"{code}: {message}" for code, message in flags]
-    tone = "control" if head.id in controls else "best" if best else "mark" if mark else ""
-    return TableCell(
-        write(entry.get("mean")), details, mark, tone, None if rank is None or mark else SHADE * rank, "; ".join(hints),
-        flags, remark="" if entry.get("n") in (None, usual) else f"n {number(entry['n'])}",
-    )  # fmt: skip
+    tone = tone or ("best" if best else "mark" if mark else "")
+    fill = None if rank is None or mark else SHADE * rank
+    remark = "" if entry.get("n") in (None, usual) else f"n {number(entry['n'])}"
+    return TableCell(write(entry.get("mean")), details, mark, tone, fill, "; ".join(hints), flags, remark=remark)
 
 
 def _ranks(metric: dict[str, Any], entries: dict[str, dict[str, Any]], controls: set[str]) -> dict[str, float]:
@@ -159,33 +141,26 @@ def _ranks(metric: dict[str, Any], entries: dict[str, dict[str, Any]], controls:
     means = {key: sign * value for key, value in found.items() if value is not None}
     if len(set(means.values())) < 2:
         return {}
-    below = {key: sum(v < mean for v in means.values()) for key, mean in means.items()}
-    equal = {key: sum(v == mean for v in means.values()) - 1 for key, mean in means.items()}
-    return {key: (below[key] + equal[key] / 2) / (len(means) - 1) for key in means}
+    return dict(zip(means, (rankdata(list(means.values())) - 1) / (len(means) - 1), strict=True))
 
 
 def skips(results: dict[str, Any], model: str) -> list[tuple[str, str]]:
     """Return each reason why images were skipped with the metrics, the counts and the methods concerned."""
     entries, labels = scores(results, model), names(results)
-    found: dict[str, dict[str, dict[int, list[str]]]] = {}
+    found: dict[str, dict[str, list[str]]] = {}  # reason, counts with their methods, metrics
     for metric in results["metrics"]:
-        for method in labels:
-            for reason, count in (entries.get((method, metric["id"]), {}).get("skipped") or {}).items():
-                by_count = found.setdefault(text.printable(reason), {}).setdefault(metric["id"], {})
-                by_count.setdefault(count, []).append(method)
-    titles = {metric["id"]: text.printable(metric["title"]) for metric in results["metrics"]}
-    lines = []
-    for reason, by_metric in found.items():
-        alike: dict[str, list[str]] = {}
-        for metric, by_count in by_metric.items():
-            every = sum(key[1] == metric for key in entries)
+        mine = {method: entry.get("skipped") or {} for (method, name), entry in entries.items() if name == metric["id"]}
+        for reason in dict.fromkeys(reason for skipped in mine.values() for reason in skipped):
+            counts: dict[int, list[str]] = {}
+            for method, skipped in mine.items():
+                counts.setdefault(skipped.get(reason, 0), []).append(labels.get(method, method))
             parts = []
-            for count, ids in sorted(by_count.items(), reverse=True):
-                whose = "every method" if len(ids) == every > 1 else ", ".join(labels[key] for key in ids)
-                parts.append(f"{count} ({whose})")
-            alike.setdefault(", ".join(parts), []).append(titles[metric])
-        lines.append((reason, "; ".join(f"{', '.join(metrics)}: {counts}" for counts, metrics in alike.items())))
-    return lines
+            for count, whose in sorted(counts.items(), reverse=True):
+                if count:
+                    parts.append(f"{count} ({'every method' if len(whose) == len(mine) > 1 else ', '.join(whose)})")
+            found.setdefault(text.printable(reason), {}).setdefault(", ".join(parts), []).append(metric["title"])
+    return [(reason, "; ".join(f"{', '.join(metrics)}: {counts}" for counts, metrics in by_counts.items()))
+            for reason, by_counts in found.items()]  # fmt: skip
 
 
 def left_out(results: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -202,29 +177,22 @@ def sanity(results: dict[str, Any], model: str) -> list[dict[str, Any]]:
     rows, labels, shown = [], names(results), controls(results)
     for entry in results.get("sanity") or []:
         if entry["model"] == model:
-            found, method = entry.get("similarity") or {}, entry["method"]
-            rows.append({
-                "label": labels.get(method, text.printable(method)),
-                "control": method in shown,
-                **{key: text.finite(found.get(key)) for key in ("mean", "low", "high")},
-                "n": found.get("n"),
-                "changed": entry.get("changed") is not False,
-                "skipped": entry.get("skipped") or {},
-            })  # fmt: skip
+            estimate, method = entry.get("similarity") or {}, entry["method"]
+            row = {key: text.finite(estimate.get(key)) for key in ("mean", "low", "high", "n")}
+            label, changed = labels.get(method, text.printable(method)), entry.get("changed") is not False
+            rows.append({**entry, **row, "label": label, "control": method in shown, "changed": changed})
     return sorted(rows, key=lambda row: math.inf if row["mean"] is None else row["mean"])
 
 
-def _sanity_table(results: dict[str, Any], model: str) -> TableLayout | None:
+def _sanity_tables(results: dict[str, Any], model: str) -> tuple[TableLayout, ...]:
     rows = []
     for row in sanity(results, model):
-        skipped = "".join(f"; {count} skipped: {reason}" for reason, count in row["skipped"].items())
+        skipped = "".join(f"; {count} skipped: {reason}" for reason, count in (row.get("skipped") or {}).items())
         verdict = ("changed" if row["changed"] else "\u2717 not significantly changed") + skipped
-        rows.append((
-            row["label"] + (" (control)" if row["control"] else ""),
-            TableCell(text.score(row["mean"]), interval(row, text.score)), number(row["n"]),
-            TableCell(verdict, tone="" if row["changed"] else "worse"),
-        ))  # fmt: skip
-    return listing(("Method", "Similarity", "n", "Map"), ("", "", rows), words={"Map"}) if rows else None
+        similarity = TableCell(text.score(row["mean"]), interval(row, text.score))
+        label = (row["label"], "control" if row["control"] else "")
+        rows.append((label, similarity, number(row["n"]), TableCell(verdict, tone="" if row["changed"] else "worse")))
+    return (listing(("Method", "Similarity", "n", "Map"), ("", "", rows), words={"Map"}),) if rows else ()
 
 
 def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -249,35 +217,25 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     """Return what each section of the page shows; a section without contents is empty."""
-    tables, models = score_tables(results), results["models"]
-    found: dict[str, list[Exhibit]] = {"scores": [], "curves": [], "cost": [], "sanity": [], "gallery": []}
-    for place, (model, table) in enumerate(zip(models, tables, strict=True)):
-        title = text.printable(model["id"]) if len(models) > 1 else ""
-        if table.column_heads:
-            parts = tuple(table.split(lambda part: len(part.column_heads) <= _WIDEST))
-            remarks = tuple(f"Skipped images, {reason}: {where}" for reason, where in skips(results, model["id"]))
-            found["scores"].append(Exhibit(
-                text.printable(model["id"]), _about(model), parts, footnotes=tuple(table.footnotes), remarks=remarks,
-                key=f"note-{place + 1}",
-            ))  # fmt: skip
+    found: dict[str, list[Exhibit]] = {key: [] for key in ("scores", *FIGURES)}
+    tables, several = score_tables(results), len(results["models"]) > 1
+    for place, (model, table) in enumerate(zip(results["models"], tables, strict=True)):
+        parts = tuple(table.split(lambda part: len(part.column_heads) <= _WIDEST)) if table.columns else ()
+        remarks = tuple(f"Skipped images, {reason}: {where}" for reason, where in skips(results, model["id"]))
+        title, key = text.printable(model["id"]), f"note-{place + 1}"
+        found["scores"].append(Exhibit(title, _about(model), parts, remarks=remarks, key=key))
         for kind, alt in FIGURES.items():
-            alone = _sanity_table(results, model["id"]) if kind == "sanity" else None
-            name = figure_name(kind, place, len(models))
-            if kind != "sanity" or alone:
-                found[kind].append(Exhibit(title, "", (alone,) if alone else (), name, alt))
-    found["metrics"] = [Exhibit(tables=(_metrics(results),))] if results["metrics"] else []
-    rows = [((head.label, "control" if head.id in controls(results) else ""), head.hint or DASH)
-            for head in methods(results)]  # fmt: skip
-    found["methods"] = [Exhibit(tables=(listing(("Method", "Settings"), ("", "", rows), words={"Settings"}),))] * bool(
-        rows
-    )
-    if left := left_out(results):
-        words = {"Model", "Reason"}
-        found["methods"].append(
-            Exhibit("Left out", "", (listing(("Method", "Model", "Reason"), ("", "", left), words=words),))
-        )
-    found["numbers"] = [Exhibit(tables=(_numbers(results, tables),))] if any(t.cells for t in tables) else []
-    return found
+            beside = _sanity_tables(results, model["id"]) if kind == "sanity" else ()
+            name = figure_name(kind, place, len(results["models"]))
+            found[kind].append(Exhibit(title if several else "", "", beside, name, alt))
+    rows = [((h.label, "control" if h.id in controls(results) else ""), h.hint or DASH) for h in methods(results)]
+    others = {
+        "metrics": _metrics(results),
+        "methods": listing(("Method", "Settings"), ("", "", rows), words={"Settings"}),
+        "left_out": listing(("Left out", "Model", "Reason"), ("", "", left_out(results)), words={"Model", "Reason"}),
+        "numbers": _numbers(results),
+    }
+    return {**found, **{key: [Exhibit(tables=(table,))] * bool(table.row_heads) for key, table in others.items()}}
 
 
 def _about(model: dict[str, Any]) -> str:
@@ -292,10 +250,8 @@ def _about(model: dict[str, Any]) -> str:
 
 def _metrics(results: dict[str, Any]) -> TableLayout:
     """Return what each metric measures, by group."""
-    groups = group_by([(metric["group"], Heading(metric["id"], "")) for metric in results["metrics"]], GROUPS)
-    entries = {metric["id"]: metric for metric in results["metrics"]}
-    bands = []
-    for group in groups:
+    entries, bands = {metric["id"]: metric for metric in results["metrics"]}, []
+    for group in group_by([(metric["group"], Heading(metric["id"], "")) for metric in results["metrics"]], GROUPS):
         rows = []
         for metric in (entries[head.id] for head in group.heads):
             better = f"{arrow(metric)} {'low' if metric['better'] == 'lower' else 'high'}"
@@ -306,21 +262,17 @@ def _metrics(results: dict[str, Any]) -> TableLayout:
     return listing(heads, *bands, words=heads)
 
 
-def _numbers(results: dict[str, Any], tables: list[TableLayout]) -> TableLayout:
+def _numbers(results: dict[str, Any]) -> TableLayout:
     """Return everything that was measured in each cell."""
     rows = []
-    for model, table in zip(results["models"], tables, strict=True):
+    for model in results["models"]:
         entries = scores(results, model["id"])
-        for method in table.row_heads:
-            for metric in results["metrics"]:
-                found = entries.get((method.id, metric["id"]))
-                if found is not None:
-                    write, against = writer(metric["id"], entries), found.get("against_random") or {}
-                    skipped = sum((found.get("skipped") or {}).values())
-                    ends = ("mean", "low", "high")
-                    rows.append((
-                        model["id"], method.id, metric["id"], *(write(found.get(key)) for key in ends),
-                        number(found.get("n")), number(skipped), *(write(against.get(key)) for key in ends),
-                    ))  # fmt: skip
+        writers = {metric["id"]: writer(metric["id"], entries) for metric in results["metrics"]}
+        for (method, metric), found in entries.items():
+            if metric in writers:
+                estimates = (found, found.get("against_random") or {})
+                means, against = ([writers[metric](e.get(key)) for key in ("mean", "low", "high")] for e in estimates)
+                counts = (number(found.get("n")), number(sum((found.get("skipped") or {}).values())))
+                rows.append((model["id"], method, metric, *means, *counts, *against))
     heads = ("Model", "Method", "Metric", "Mean", "Low", "High", "n", "Skipped", "Against random", "low", "high")
     return listing(heads, ("", "", rows), words={"Method", "Metric"})

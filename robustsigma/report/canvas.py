@@ -58,6 +58,24 @@ def label(value: Any, most: int = 18) -> str:
     return shown.replace("$", r"\$")
 
 
+def shades(value: Any) -> tuple[str, str]:
+    """Return the background color for a fraction in [0, 1], and the text color with more contrast on it.
+
+    The lightness of the ramp decreases steadily: its order survives grayscale and every kind of color vision.
+    """
+    fraction = text.finite(value)
+    if fraction is None:
+        return "#ffffff", INK
+    background = mpl.colors.to_hex(mpl.colormaps["Blues"](min(max(fraction, 0.0), 1.0)))
+    return background, "#10202e" if luminance(background) > 0.207 else "#ffffff"
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance as WCAG defines it."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in mpl.colors.to_rgb(color)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def line_styles(names: Iterable[str], gray: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
     """Return the color, dash and marker of each name in a figure; those in `gray` are in gray."""
     controls = [name for name in names if name in set(gray)]
@@ -118,7 +136,7 @@ def draw_table(table: TableLayout) -> Figure:
     for y, row in enumerate(table.row_heads):
         for x, column in enumerate(columns):
             cell = table.cells.get((row.id, column.id))
-            background, ink = text.color(cell.fill if cell else None)
+            background, ink = shades(cell.fill if cell else None)
             axis.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor=background, edgecolor="white", linewidth=1.5))
             shown = cell.text + (" *" if cell.flags else "") if cell else text.DASH
             axis.text(x + 0.5, y + 0.5, shown, ha="center", va="center", color=ink, fontsize=9)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from robustsigma.report import attribution, robustness, text
 from robustsigma.report.canvas import INK, QUIET, grid, label, line_styles, percent_axis
-from robustsigma.report.table import HeadingGroup
+from robustsigma.report.table import HeadingGroup, headings
 from robustsigma.report.validation import floats
 
 
@@ -73,7 +73,7 @@ def sweep(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(1.0 + 4.4 * len(entries), 3.6))
     axes = figure.subplots(1, len(entries), squeeze=False, sharey=True)[0]
     for axis, entry in zip(axes, entries, strict=True):
-        rows, columns = entry["rows"], robustness.sweep_columns(entry)
+        rows, columns = entry["rows"], [head for _, head in headings(entry["columns"])]
         stds = floats([row["std"] for row in rows])
         by = str(entry.get("by"))
         lines = {head.id: (head.label, [row["accuracy"].get(head.id) for row in rows]) for head in columns}

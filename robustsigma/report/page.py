@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 
 from robustsigma.files import write_atomically
 from robustsigma.report import attribution, curves, gallery, robustness, scatter, text
-from robustsigma.report.canvas import draw_table, png, styled
+from robustsigma.report.canvas import draw_table, png, shades, styled
 from robustsigma.report.validation import array, check_attribution, check_gallery
 
 _ROBUSTNESS_FIGURES = ("matrix", "curves", "sweep", "examples", "path", "explanations")
+_BREAKS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])")  # where a line may break in a name
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
@@ -55,18 +56,7 @@ def attribution_page(results: dict[str, Any], pictures: dict[str, bytes]) -> str
 
 
 def draw_robustness(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """Draw what an evaluation measured.
-
-    Args:
-        results: what the evaluation wrote (schema 1).
-        arrays: images and heatmaps of its sections.
-
-    Returns:
-        PNG files by name: `matrix`, and `curves`, `sweep`, `examples`, `path`, `explanations` if they were measured.
-
-    Raises:
-        ValueError: if an array is missing or does not fit its section.
-    """
+    """Draw what an evaluation measured: PNG files by name."""
     with styled():
         return {name: png(figure) for name, figure in _robustness_figures(results, arrays)}
 
@@ -88,19 +78,7 @@ def _robustness_figures(results: dict[str, Any], arrays: dict[str, np.ndarray]) 
 
 
 def draw_attribution(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """Draw what a benchmark measured.
-
-    Args:
-        results: what the benchmark wrote (schema 1, kind "attribution").
-        arrays: `images`, `maps` and optionally `masks` of its gallery.
-
-    Returns:
-        PNG files by name: `attribution_curves`, `attribution_cost`, `attribution_sanity` and `attribution_gallery`,
-        followed by `_1`, `_2`, … if there are several models; those without data are left out.
-
-    Raises:
-        ValueError: if `results` is not of that kind, or an array is missing or does not fit.
-    """
+    """Draw what a benchmark measured: PNG files by name, which end in the number of the model if there are several."""
     check_attribution(results)
     if (results.get("gallery") or {}).get("items"):
         check_gallery(results["gallery"], arrays)
@@ -148,8 +126,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=text.number, duration=text.duration, count=text.count, color=text.color,
-        breakable=lambda name: Markup("<wbr/>").join(text.pieces(str(name))),
+        number=text.number, duration=text.duration, count=text.count, shades=shades,
+        breakable=lambda name: Markup("<wbr/>").join(_BREAKS.split(str(name))),
         breakable_key=lambda key: Markup("<wbr/>").join(re.split(r"(?<=[._])(?=.)", str(key))),
     )  # fmt: skip
     return environment
@@ -172,16 +150,9 @@ def _data(dataset: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _publish(page: str, pictures: dict[str, bytes], out: Path, patterns: Iterable[str]) -> Path:
-    """Write `out/report.html` and its figures, each file completely or not at all.
+    """Write `out/report.html` and its figures atomically, and return the path of the page.
 
-    Args:
-        page: the HTML text.
-        pictures: PNG files by name.
-        out: folder of the report; it is created if needed.
-        patterns: names of this report's figures; those of an earlier report that were not drawn now are deleted.
-
-    Returns:
-        The path of the HTML file.
+    Figures of an earlier report, whose names match `patterns`, are deleted if they were not drawn now.
     """
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
 from robustsigma.report import text
-from robustsigma.report.table import Exhibit, Heading, HeadingGroup, Note, TableCell, TableLayout, group_by, listing
+from robustsigma.report.table import (
+    Exhibit,
+    Heading,
+    HeadingGroup,
+    Note,
+    TableCell,
+    TableLayout,
+    group_by,
+    headings,
+    listing,
+)
 from robustsigma.report.text import DASH, interval, measure, number, percent, points
 from robustsigma.report.validation import check_robustness
 
@@ -44,48 +54,25 @@ def accuracy_table(results: dict[str, Any]) -> TableLayout:
         ValueError: if `results` is not of schema 1.
     """
     check_robustness(results)
-    columns = _groups(results["conditions"], "reading", SETTINGS)
-    rows = _groups(results["regimes"], "protocol", text.PROTOCOLS)
-    labels = {head.id: head.label for group in (*columns, *rows) for head in group.heads}
-    cells = {
-        (entry["regime"], entry["condition"]): _accuracy(entry, labels)
-        for entry in results["cells"]
-        if {entry["regime"], entry["condition"]} <= labels.keys()
-    }
-    title = f"Accuracy in % on {text.printable((results.get('dataset') or {}).get('name', 'the test set'))}"
+    columns = group_by(headings(results["conditions"], "reading"), SETTINGS, lambda key, _: key * (key != "none"))
+    regimes = headings(results["regimes"], "protocol")
+    rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key == "none" else f", {title.lower()}")
+    cells = {(entry["regime"], entry["condition"]): _accuracy(entry) for entry in results["cells"]}
+    title = f"Accuracy in % on {(results.get('dataset') or {}).get('name', 'the test set')}"
     return TableLayout("Model", columns, rows, cells, title, "matrix")
 
 
-def _groups(entries: list[dict[str, Any]], key: str, known: dict[str, tuple[str, str]]) -> tuple[HeadingGroup, ...]:
-    """Return headings by the value of one field; headings that would share a name show their ids instead."""
-    values = [str(entry.get(key) or "none") for entry in entries]
-    names = Counter(zip(values, (entry["name"] for entry in entries), strict=True))
-    heads = [
-        (value, Heading(
-            entry["id"], entry["id"] if names[value, entry["name"]] > 1 else text.name(entry["name"]),
-            hint=str(entry.get("settings") or ""),
-        ))
-        for value, entry in zip(values, entries, strict=True)
-    ]  # fmt: skip
-    mark = ", {title}" if key == "protocol" else "{key}"
-    return group_by(heads, known, lambda key, title: "" if key == "none" else mark.format(key=key, title=title.lower()))
-
-
-def _accuracy(entry: dict[str, Any], labels: dict[str, str]) -> TableCell:
+def _accuracy(entry: dict[str, Any]) -> TableCell:
     """Return one accuracy with its interval, the share of unconverged samples and its flags."""
-    found, converged = entry.get("accuracy") or {}, text.finite(entry.get("converged"))
-    details, hints = interval(found), [
-        f"{labels[entry['regime']]} under {labels[entry['condition']]}: {number(entry.get('n'))} images, "
-        f"{number(entry.get('seeds'))} seed(s)"
-    ]  # fmt: skip
+    found, converged, flags = entry.get("accuracy") or {}, text.finite(entry.get("converged")), text.flags(entry)
+    details, hints = interval(found), [f"{number(entry.get('n'))} images, seeds: {number(entry.get('seeds'))}"]
     for key, name in (("confidence", "mean confidence"), ("calibration", "calibration error")):
         if entry.get(key):
             hints.append(f"{name} {percent(entry[key].get('mean'))}%")
     if converged is not None:
         hints.append(f"{percent(1 - converged)}% of the samples did not converge")
-        if converged < 1:
-            details += (f"{percent(1 - converged, 0 if converged <= 0.99 else 1)}% unconv.",)
-    flags = text.flags(entry)
+    if converged is not None and converged < 1:
+        details += (f"{percent(1 - converged, 0 if converged <= 0.99 else 1)}% unconv.",)
     hints += [f"{code}: {message}" for code, message in flags]
     mean = text.finite(found.get("mean"))
     return TableCell(percent(mean), details, fill=mean, hint="; ".join(hints), flags=flags)
@@ -102,32 +89,32 @@ def run_flags(results: dict[str, Any]) -> tuple[Note, ...]:
 def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     """Return what each section of the page shows; a section without contents is empty."""
     table = accuracy_table(results)
-    names = _names(table)
-    path = results.get("path") or {}
+    names, target = _names(table), (results.get("path") or {}).get("target")
+    tables = {
+        "accuracy": table,
+        "threats": _threats(results, table),
+        "checks": _checks(results, table, names),
+        "gradients": _gradients(results, names),
+        "calibration": _calibration(results, table),
+        "quality": _quality(results, table),
+        "augmentation": _augmentation(results, names),
+        "seeds": _per_seed(results, table, names),
+        "models": _models(results, table),
+        "numbers": _numbers(results),
+    }
+    shown = {
+        key: [Exhibit(tables=(found,))] * bool(found.row_heads and found.column_heads) for key, found in tables.items()
+    }
     return {
-        "accuracy": [Exhibit(tables=(table,), footnotes=tuple(table.footnotes))],
-        "threats": _one(_threats(results, table)),
+        **shown,
         "changes": _changes(results, table),
         "curves": [Exhibit(picture="curves", alt="Accuracy over eps for each attack and protocol")],
-        "checks": _one(_checks(results, table, names)),
-        "gradients": _one(_gradients(results, names)),
-        "calibration": _one(_calibration(results, table)),
-        "quality": _one(_quality(results, table)),
         "examples": [Exhibit(picture="examples", alt="Test images under each condition with the predicted class")],
-        "path": [Exhibit(picture="path", alt="Images on the path of a SIGMA sample, confidence and attribution",
-                         lead=f"Target class: {_class(results, path.get('target'))}.")],
+        "path": [Exhibit("", f"Target class: {_class(results, target)}.", picture="path",
+                         alt="Images on the path of a SIGMA sample, confidence and attribution")],
         "explanations": _explanations(results),
         "sweep": sweeps(results),
-        "augmentation": _one(_augmentation(results, names)),
-        "seeds": _one(_per_seed(results, table, names)),
-        "models": _one(_models(results, table)),
-        "numbers": _one(_numbers(results, table)),
     }  # fmt: skip
-
-
-def _one(table: TableLayout | None) -> list[Exhibit]:
-    """Return the exhibit of a single table, nothing if it has no rows."""
-    return [Exhibit(tables=(table,))] if table is not None and table.row_heads and table.column_heads else []
 
 
 def _names(table: TableLayout) -> dict[str, str]:
@@ -178,7 +165,7 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _threats(results: dict[str, Any], table: TableLayout) -> TableLayout:
-    """Return the threat model and every parameter of each condition; results of version 0.0 have settings only."""
+    """Return the threat model and every parameter of each condition; older results have settings only."""
     entries = {entry["id"]: entry for entry in results["conditions"]}
     rows = []
     for head, setting in _settings(table):
@@ -192,58 +179,51 @@ def _threats(results: dict[str, Any], table: TableLayout) -> TableLayout:
 
 def _changes(results: dict[str, Any], table: TableLayout) -> list[Exhibit]:
     """Return the paired differences in accuracy, one table for each model compared with."""
-    entries, labels = results.get("differences") or [], {head.id: head for head in table.row_heads}
-    entries = [e for e in entries if e["condition"] in {head.id for head in table.column_heads}]
-    spans = {}
+    names, spans, shown = _names(table), {}, []
     for head in table.column_heads:
-        ends = [
-            text.finite(e.get(key)) for e in entries if e["condition"] == head.id for key in ("mean", "low", "high")
-        ]
+        mine = [entry for entry in results.get("differences") or [] if entry["condition"] == head.id]
+        ends = [text.finite(entry.get(key)) for entry in mine for key in ("mean", "low", "high")]
         known = [0.01, -0.01, *(end for end in ends if end is not None)]
         spans[head.id] = (min(known), max(known))
-    shown = []
+    entries = [entry for entry in results.get("differences") or [] if entry["condition"] in spans]
     for against in dict.fromkeys(entry["against"] for entry in entries):
-        cells = {(e["regime"], e["condition"]): _change(e, spans[e["condition"]], labels)
-                 for e in entries if e["against"] == against}  # fmt: skip
-        rows = _only(table.rows, {regime for regime, _ in cells})
+        cells = {
+            (e["regime"], e["condition"]): _change(e, spans[e["condition"]]) for e in entries if e["against"] == against
+        }
         changed = sum(cell.tone != "same" for cell in cells.values())
-        expected = max(1, round(len(cells) / 20))
         remark = (
-            f"{changed} of {text.count(len(cells), 'interval')} exclude{'s' if changed == 1 else ''} zero. The "
-            "intervals are not corrected for multiple comparisons: if no model differed, about "
-            f"{expected} would exclude zero by chance."
+            f"{changed} of {text.count(len(cells), 'interval')} exclude{'s' * (changed == 1)} zero. The intervals are not "
+            "corrected for multiple comparisons: if no model differed, about "
+            f"{max(1, round(len(cells) / 20))} would exclude zero by chance."
         )
-        other = against if against not in labels else _names(table)[against]
+        rows = _only(table.rows, {regime for regime, _ in cells})
         layout = TableLayout("Model", table.columns, rows, cells, style="plain changes")
-        shown.append(Exhibit(f"Compared with {other}", tables=(layout,), remarks=(remark,)))
+        shown.append(Exhibit(f"Compared with {names.get(against, against)}", tables=(layout,), remarks=(remark,)))
     return shown
 
 
 def _only(groups: tuple[HeadingGroup, ...], ids: set[str]) -> tuple[HeadingGroup, ...]:
     """Return the groups with only some of their headings, without those that are left empty."""
     kept = [(group, tuple(head for head in group.heads if head.id in ids)) for group in groups]
-    return tuple(HeadingGroup(g.key, g.title, g.hint, heads, g.suffix) for g, heads in kept if heads)
+    return tuple(replace(group, heads=heads) for group, heads in kept if heads)
 
 
-def _change(entry: dict[str, Any], span: tuple[float, float], labels: dict[str, Heading]) -> TableCell:
+def _change(entry: dict[str, Any], span: tuple[float, float]) -> TableCell:
     """Return a difference with its bar on the scale of its column, and whether its interval excludes zero."""
     mean, low, high = (text.finite(entry.get(key)) for key in ("mean", "low", "high"))
-    tone = "same"
+    tone, sign = "same", ""
     if low is not None and high is not None and (low > 0 or high < 0):
-        tone = "better" if low > 0 else "worse"
-    sign = {"better": "\u25b2 ", "worse": "\u25bc ", "same": ""}[tone]
-    regime = labels[entry["regime"]].label if entry["regime"] in labels else entry["regime"]
-    places = [
-        None if v is None else round(4 + 92 * (v - span[0]) / (span[1] - span[0]), 2) for v in (0, low, mean, high)
-    ]
-    bar = None if mean is None else tuple(places)
-    return TableCell(sign + points(mean), _points_interval(entry), tone=tone, bar=bar,
-                     hint=f"{regime} under {entry['condition']}, n = {number(entry.get('n'))}")  # fmt: skip
+        tone, sign = ("better", "\u25b2 ") if low > 0 else ("worse", "\u25bc ")
+    scaled = (None if end is None else 4 + 92 * (end - span[0]) / (span[1] - span[0]) for end in (0, low, mean, high))
+    bar = None if mean is None else tuple(None if place is None else round(place, 2) for place in scaled)
+    cell = _difference(entry)
+    return replace(cell, text=sign + cell.text, tone=tone, bar=bar, hint=f"n = {number(entry.get('n'))}")
 
 
-def _points_interval(estimate: dict[str, Any]) -> tuple[str, ...]:
-    low, high = (text.finite(estimate.get(key)) for key in ("low", "high"))
-    return () if low is None or high is None else (f"{points(low)} to {points(high)}",)
+def _difference(estimate: dict[str, Any]) -> TableCell:
+    """Return a difference in points with its interval."""
+    low, high = (points(estimate.get(key)) for key in ("low", "high"))
+    return TableCell(points(estimate.get("mean")), () if DASH in (low, high) else (f"{low} to {high}",))
 
 
 def _checks(results: dict[str, Any], table: TableLayout, names: dict[str, str]) -> TableLayout:
@@ -251,18 +231,12 @@ def _checks(results: dict[str, Any], table: TableLayout, names: dict[str, str]) 
     entries, labels = results.get("checks") or [], {head.id: head.label for head in table.column_heads}
     bands = []
     for regime, name in names.items():
-        rows = [
-            (
-                labels[e["condition"]],
-                number(e.get("n")),
-                percent(e["accuracy"]),
-                *(_beside(e.get(key)) for key in STRONGER),
-            )
-            for e in entries
-            if e["regime"] == regime and e["condition"] in labels
-        ]
-        if rows:
-            bands.append((name, "", rows))
+        rows = []
+        for entry in entries:
+            if entry["regime"] == regime and entry["condition"] in labels:
+                others = (_beside(entry.get(key)) for key in STRONGER)
+                rows.append((labels[entry["condition"]], number(entry.get("n")), percent(entry["accuracy"]), *others))
+        bands += [(name, "", rows)] * bool(rows)
     return listing(("Attack", "Images", "Accuracy", *STRONGER.values()), *bands)
 
 
@@ -271,8 +245,8 @@ def _beside(part: dict[str, Any] | None) -> TableCell:
     if part is None:
         return TableCell()
     difference = part.get("difference") or {}
-    low = text.finite(difference.get("low"))
-    details = tuple(f"{points(difference.get('mean'))} ({ends})" for ends in _points_interval(difference))
+    found, low = _difference(difference), text.finite(difference.get("low"))
+    details = tuple(f"{found.text} ({ends})" for ends in found.details)
     return TableCell(percent(part["accuracy"]), details, tone="worse" if low is not None and low > 0 else "")
 
 
@@ -326,10 +300,8 @@ def _explanations(results: dict[str, Any]) -> list[Exhibit]:
     for method in results.get("explanations") or []:
         converged = [bool(value) for value in method.get("converged") or []]
         gaps = [abs(value) for value in map(text.finite, method.get("gap") or []) if value is not None]
-        share = percent(fmean(converged)) if converged else DASH
-        rows.append(
-            (text.name(method["method"]), share, *(measure(of(gaps)) if gaps else DASH for of in (median, max)))
-        )
+        middle, largest = (measure(median(gaps)), measure(max(gaps))) if gaps else (DASH, DASH)
+        rows.append((text.name(method["method"]), percent(fmean(converged)) if converged else DASH, middle, largest))
     table = listing(("Method", "Converged, %", "Median gap", "Largest gap"), ("", "", rows))
     alt = "Heatmaps of each attribution method over the same images"
     return [Exhibit(tables=(table,), picture="explanations", alt=alt)] if rows else []
@@ -347,37 +319,25 @@ def sweeps(results: dict[str, Any]) -> list[Exhibit]:
 def _sweep(entry: dict[str, Any], place: int) -> Exhibit:
     title = text.regime_name(text.name(entry["name"]), str(entry.get("protocol")))
     by, part = str(entry.get("by")), str(entry.get("held_out"))
-    name, meaning = CHOSEN_BY.get(by, (text.printable(by), text.printable(by)))
-    columns = sweep_columns(entry)
+    name, meaning = CHOSEN_BY.get(by, (by, by))
+    columns = [head for _, head in headings(entry["columns"])]
+    settings = [str(column.get("reading", "none")) for column in entry["columns"]]
+    labels = [head.label + f" {kind}" * (kind != "none") for head, kind in zip(columns, settings, strict=True)]
     rows = []
     for row in entry["rows"]:
+        behind = row.get("behind") or {}
         estimates = [*(row["accuracy"].get(head.id) for head in columns), row.get("score")]
-        behind = row.get("behind")
-        cells = [*(_estimate(found, percent) for found in estimates),
-                 TableCell(points(behind["mean"]), _points_interval(behind)) if behind else TableCell(),
-                 TableCell(text.duration(row.get("seconds")))]  # fmt: skip
-        if row.get("best"):
-            cells = [TableCell(cell.text, cell.details, tone="better") for cell in cells]
-        rows.append((number(row["std"]) + (" \u25b2 best" if row.get("best") else ""), *cells))
-    labels = [f"{head.label} {head.detail}".strip() for head in columns]
-    table = listing(("Std", *labels, name, "Against the best", "Training"), (f"{title}", "", rows))
+        cells = [*(_estimate(found, percent) for found in estimates), _difference(behind)]
+        cells.append(TableCell(text.duration(row.get("seconds"))))
+        tone, mark = ("better", " \u25b2 best") if row.get("best") else ("", "")
+        rows.append((number(row["std"]) + mark, *(replace(cell, tone=tone) for cell in cells)))
+    table = listing(("Std", *labels, name, "Against the best", "Training"), (title, "", rows))
     lead = (
         f"{title}: trained with seed {entry.get('seed', DASH)}, evaluated on {number(entry.get('images'))} images of "
         f"{HELD_OUT.get(part, part)}; the best by {name.lower()}, {meaning}."
     )
-    picture = "sweep" if place == 0 else ""
     alt = "Accuracy in each column over the standard deviation of the training noise"
-    return Exhibit("", lead, (table,), picture, alt)
-
-
-def sweep_columns(entry: dict[str, Any]) -> list[Heading]:
-    """Return the columns of a sweep; columns that would share a name show their ids instead."""
-    names = Counter(column["name"] for column in entry["columns"])
-    return [
-        Heading(c["id"], text.name(c["name"] if names[c["name"]] == 1 else c["id"]),
-                "" if c.get("reading", "none") == "none" else str(c["reading"]))
-        for c in entry["columns"]
-    ]  # fmt: skip
+    return Exhibit("", lead, (table,), "sweep" if place == 0 else "", alt)
 
 
 def _augmentation(results: dict[str, Any], names: dict[str, str]) -> TableLayout:
@@ -420,23 +380,20 @@ def _models(results: dict[str, Any], table: TableLayout) -> TableLayout:
     return listing(("Model", "Protocol", "Settings", "Training"), ("", "", rows), words={"Protocol", "Settings"})
 
 
-def _numbers(results: dict[str, Any], table: TableLayout) -> TableLayout:
+def _numbers(results: dict[str, Any]) -> TableLayout:
     """Return everything that was measured in each cell."""
-    entries = {(entry["regime"], entry["condition"]): entry for entry in results["cells"]}
     rows = []
-    for regime in table.row_heads:
-        for condition in table.column_heads:
-            found = entries.get((regime.id, condition.id))
-            if found is not None:
-                means = [(found.get(key) or {}).get("mean") for key in ("accuracy", "confidence", "calibration")]
-                changed = [((found.get("quality") or {}).get(key) or {}).get("mean") for key in QUALITY]
-                rows.append((
-                    regime.id, condition.id, number(found.get("n")), number(found.get("seeds")), *map(percent, means),
-                    percent(found.get("converged")), number(found.get("steps")), *map(measure, changed),
-                ))  # fmt: skip
-    heads = ("Model", "Condition", "Images", "Seeds", "Accuracy, %", "Confidence, %", "ECE, %", "Converged, %", "Steps",
-             *(title for title, _ in QUALITY.values()))  # fmt: skip
-    return listing(heads, ("", "", rows), words={"Condition"})
+    for found in results["cells"]:
+        means = [(found.get(key) or {}).get("mean") for key in ("accuracy", "confidence", "calibration")]
+        changed = [((found.get("quality") or {}).get(key) or {}).get("mean") for key in QUALITY]
+        counts = (number(found.get("n")), number(found.get("seeds")))
+        walks = (percent(found.get("converged")), number(found.get("steps")))
+        rows.append(
+            (found["regime"], found["condition"], *counts, *map(percent, means), *walks, *map(measure, changed))
+        )
+    heads = ("Model", "Condition", "Images", "Seeds", "Accuracy, %", "Confidence, %", "ECE, %", "Converged, %", "Steps")
+    titles = (title for title, _ in QUALITY.values())
+    return listing((*heads, *titles), ("", "", rows), words={"Condition"})
 
 
 def _class(results: dict[str, Any], index: Any) -> str:

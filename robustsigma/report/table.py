@@ -2,104 +2,63 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from robustsigma.report.text import DASH, color, printable
+from robustsigma.report.text import DASH, name, printable
 
-Note = tuple[str, str]
+Note = tuple[str, str]  # code and message of a flag
 
 
 @dataclass(frozen=True)
 class Heading:
-    """The heading of a row or a column.
+    """The heading of a row or a column."""
 
-    Attributes:
-        id: key of the row or column in `TableLayout.cells`.
-        label: what is shown.
-        detail: a second, smaller line.
-        hint: tooltip.
-        words: whether the column holds text, which is aligned left, rather than numbers.
-    """
-
-    id: str
+    id: str  # key of the row or column in `TableLayout.cells`
     label: str
-    detail: str = ""
-    hint: str = ""
-    words: bool = False
+    detail: str = ""  # a smaller line below
+    hint: str = ""  # tooltip
+    words: bool = False  # whether a column holds text, which is aligned left, rather than numbers
 
 
 @dataclass(frozen=True)
 class HeadingGroup:
-    """Headings with a common title; without a title, the headings stand alone.
+    """Headings with a common title; without a title, the headings stand alone."""
 
-    Attributes:
-        key: value that the headings have in common.
-        title: shown above the headings.
-        hint: explanation of the title.
-        heads: the headings.
-        suffix: added to the labels where no titles are shown, as in a terminal.
-    """
-
-    key: str
+    key: str  # value that the headings have in common
     title: str
-    hint: str
+    hint: str  # explanation of the title
     heads: tuple[Heading, ...]
-    suffix: str = ""
+    suffix: str = ""  # added to the labels where no titles are shown, as in a terminal
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell.
-
-    Attributes:
-        text: the number or the words.
-        details: smaller lines below, such as the interval.
-        mark: sign and words of a warning, as in ("≈", "random").
-        tone: names of styles: "better", "worse", "same", "best", "control".
-        fill: background as a fraction in [0, 1] of the color ramp.
-        hint: tooltip.
-        flags: code and message of each flag; the page shows them as footnotes.
-        bar: places of zero, low, mean and high in [0, 100] for a bar below the text.
-        remark: a smaller line that a terminal shows as well.
-    """
+    """One cell."""
 
     text: str = DASH
-    details: tuple[str, ...] = ()
-    mark: tuple[str, str] | None = None
-    tone: str = ""
-    fill: float | None = None
-    hint: str = ""
-    flags: tuple[Note, ...] = ()
-    bar: tuple[float, float | None, float, float | None] | None = None
-    remark: str = ""
-
-    @property
-    def colors(self) -> tuple[str, str]:
-        """Background and text color."""
-        return color(self.fill)
+    details: tuple[str, ...] = ()  # smaller lines below, such as the interval
+    mark: tuple[str, str] | None = None  # sign and words of a warning, as in ("≈", "random")
+    tone: str = ""  # style: "better", "worse", "same", "best", "mark" or "control"
+    fill: float | None = None  # background as a fraction in [0, 1] of the color ramp
+    hint: str = ""  # tooltip
+    flags: tuple[Note, ...] = ()  # footnotes of the page, codes in a terminal
+    bar: tuple[float | None, ...] | None = None  # zero, low, mean and high in [0, 100] of a bar below the text
+    remark: str = ""  # a smaller line that a terminal shows as well
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """Groups of columns, groups of rows and the cells that are known.
+    """Groups of columns, groups of rows, and a cell for each pair of their headings that was measured."""
 
-    Attributes:
-        corner: heading of the row headings.
-        columns: groups of columns.
-        rows: groups of rows.
-        cells: by the ids of row and column; a pair without a cell was not measured.
-        title: shown above the table in a terminal.
-        style: names of styles in the page.
-    """
-
-    corner: str
+    corner: str  # heading of the row headings
     columns: tuple[HeadingGroup, ...]
     rows: tuple[HeadingGroup, ...]
-    cells: dict[tuple[str, str], TableCell]
-    title: str = ""
-    style: str = "plain"
+    cells: dict[tuple[str, str], TableCell]  # by the ids of row and column
+    title: str = ""  # shown in a terminal
+    style: str = "plain"  # style of the page
 
     @property
     def column_heads(self) -> list[Heading]:
@@ -113,12 +72,11 @@ class TableLayout:
 
     @property
     def footnotes(self) -> list[Note]:
-        """Each flag of the cells once, row by row."""
-        pairs = ((row.id, column.id) for row in self.row_heads for column in self.column_heads)
-        return list(dict.fromkeys(flag for pair in pairs if pair in self.cells for flag in self.cells[pair].flags))
+        """Each flag of the cells once; all parts of a table have the same ones."""
+        return list(dict.fromkeys(flag for cell in self.cells.values() for flag in cell.flags))
 
     def split(self, fits: Callable[[TableLayout], bool]) -> list[TableLayout]:
-        """Split the table by its columns into tables that fit, groups left whole where possible."""
+        """Split the table by its columns into tables that fit, with whole groups if possible."""
         if fits(self):
             return [self]
         parts: list[TableLayout] = []
@@ -126,13 +84,14 @@ class TableLayout:
             if parts and fits(grown := self._part((*parts[-1].columns, group))):
                 parts[-1] = grown
                 continue
-            piece: list[Heading] = []
+            parts.append(self._part((replace(group, heads=()),)))
             for head in group.heads:
-                if piece and not fits(self._part((replace(group, heads=(*piece, head)),))):
-                    parts.append(self._part((replace(group, heads=tuple(piece)),)))
-                    piece = []
-                piece.append(head)
-            parts.append(self._part((replace(group, heads=tuple(piece)),)))
+                (last,) = parts[-1].columns
+                grown = self._part((replace(group, heads=(*last.heads, head)),))
+                if fits(grown) or not last.heads:
+                    parts[-1] = grown
+                else:
+                    parts.append(self._part((replace(group, heads=(head,)),)))
         return parts
 
     def _part(self, columns: tuple[HeadingGroup, ...]) -> TableLayout:
@@ -140,12 +99,35 @@ class TableLayout:
         return replace(self, columns=columns, title=f"{self.title}: {names}" if names else self.title)
 
 
+@dataclass(frozen=True)
+class Exhibit:
+    """What a section of a page shows under one heading: a picture, tables and remarks."""
+
+    title: str = ""  # empty if the title of the section says it all
+    lead: str = ""  # a sentence below the title
+    tables: tuple[TableLayout, ...] = ()
+    picture: str = ""  # file name of a figure without its ending; shown if the figure was drawn
+    alt: str = ""  # description of the picture
+    remarks: tuple[str, ...] = ()  # sentences below the tables
+    key: str = "note"  # prefix of the anchors of the footnotes, unique in the page
+
+
+def headings(entries: Iterable[dict[str, Any]], key: str = "") -> list[tuple[str, Heading]]:
+    """Return the value of a field of each entry, and its heading; headings that would be the same show their ids."""
+    keyed = [(str(entry.get(key) or "none"), name(entry.get("name", entry["id"])), entry) for entry in entries]
+    shared = Counter((value, label) for value, label, _ in keyed)
+    return [
+        (value, Heading(e["id"], label if shared[value, label] == 1 else e["id"], hint=str(e.get("settings") or "")))
+        for value, label, e in keyed
+    ]
+
+
 def group_by(
     entries: Iterable[tuple[str, Heading]],
     known: dict[str, tuple[str, str]],
     suffix: Callable[[str, str], str] = lambda key, title: "",
 ) -> tuple[HeadingGroup, ...]:
-    """Group headings by their keys: known keys first and in their order, with their titles and hints.
+    """Group headings by their keys, known keys first.
 
     Args:
         entries: key and heading.
@@ -154,8 +136,7 @@ def group_by(
     """
     listed, groups = list(entries), []
     for key in dict.fromkeys([*known, *(key for key, _ in listed)]):
-        heads = tuple(head for mine, head in listed if mine == key)
-        if heads:
+        if heads := tuple(head for mine, head in listed if mine == key):
             title, hint = known.get(key, (printable(key), ""))
             groups.append(HeadingGroup(key, title, hint, heads, suffix(key, title)))
     return tuple(groups)
@@ -174,38 +155,12 @@ def listing(
     """
     columns = tuple(Heading(str(place), head, words=head in words) for place, head in enumerate(heads[1:]))
     groups, cells = [], {}
-    for title, hint, rows in bands:
+    for band, (title, hint, rows) in enumerate(bands):
         found = []
-        for first, *values in rows:
+        for place, (first, *values) in enumerate(rows):
             label, detail = first if isinstance(first, tuple) else (first, "")
-            head = Heading(f"{len(groups)}.{len(found)}", str(label), detail)
-            found.append(head)
+            found.append(Heading(f"{band}.{place}", str(label), detail))
             for column, value in zip(columns, values, strict=True):
-                cells[head.id, column.id] = value if isinstance(value, TableCell) else TableCell(str(value))
+                cells[found[-1].id, column.id] = value if isinstance(value, TableCell) else TableCell(str(value))
         groups.append(HeadingGroup("", title, hint, tuple(found)))
     return TableLayout(heads[0], (HeadingGroup("", "", "", columns),), tuple(groups), cells)
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """What a section of a page shows under one heading: a picture, tables and remarks.
-
-    Attributes:
-        title: heading; empty where the title of the section says it all.
-        lead: a sentence below the heading.
-        tables: the tables.
-        picture: file name, without its ending, of a figure that is shown if it was drawn.
-        alt: description of the picture.
-        footnotes: flags that the cells of the tables refer to.
-        remarks: sentences below the tables.
-        key: prefix of the anchors of the footnotes, unique in the page.
-    """
-
-    title: str = ""
-    lead: str = ""
-    tables: tuple[TableLayout, ...] = ()
-    picture: str = ""
-    alt: str = ""
-    footnotes: tuple[Note, ...] = ()
-    remarks: tuple[str, ...] = ()
-    key: str = "note"

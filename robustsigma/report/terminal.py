@@ -22,7 +22,7 @@ def print_robustness(results: dict[str, Any], console: Console | None = None) ->
     console = console or Console()
     table = robustness.accuracy_table(results)
     print_layout(console, table)
-    _print_flags(console, [*robustness.run_flags(results), *table.footnotes])
+    _print_lines(console, [*robustness.run_flags(results), *table.footnotes])
     print_sweep(results, console)
 
 
@@ -40,14 +40,14 @@ def print_attribution(results: dict[str, Any], console: Console | None = None) -
     tables = attribution.score_tables(results)
     for model, table in zip(results["models"], tables, strict=True):
         print_layout(console, table)
-        for reason, where in attribution.skips(results, model["id"]):
-            console.print(Text("skipped ", style="dim").append(f"{reason}: {where}", style="default"))
+        _print_lines(
+            console, (("skipped", f"{why}: {where}") for why, where in attribution.skips(results, model["id"]))
+        )
     console.print(Text("bold: best, significantly ahead of the second; \u2248 not significantly different from random, "
                        "\u25bc worse than random; \u2191 \u2193 direction of better scores", style="dim"))  # fmt: skip
-    for method, model, reason in attribution.left_out(results):
-        shown = text.printable(f"{method} on {model}: {reason}")
-        console.print(Text("left out ", style="dim").append(shown, style="default"))
-    _print_flags(console, [*text.flags(results), *(note for table in tables for note in table.footnotes)])
+    left_out = (("left out", f"{method} on {model}: {why}") for method, model, why in attribution.left_out(results))
+    notes = [note for table in tables for note in table.footnotes]
+    _print_lines(console, [*left_out, *text.flags(results), *notes])
 
 
 def print_layout(console: Console, table: TableLayout) -> None:
@@ -93,9 +93,9 @@ def _cell(cell: TableCell | None) -> Text:
     return shown.append("\n" + " ".join(codes) if codes else "", style="yellow")
 
 
-def _print_flags(console: Console, flags: Iterable[Note]) -> None:
-    """Print each flag once, on a line of its own."""
-    for code, message in dict.fromkeys(flags):
+def _print_lines(console: Console, lines: Iterable[Note]) -> None:
+    """Print each code with its message once, on a line of its own."""
+    for code, message in dict.fromkeys(lines):
         line = Text(text.printable(code), style="yellow")
         console.print(line.append(f"  {text.printable(message)}", style="default"))
 

@@ -20,10 +20,7 @@ NAMES = {
     "integrated_gradients": "integrated gradients",
     "integratedgradients": "integrated gradients",
 }
-# A blue ramp of decreasing lightness: its order survives grayscale printing and every kind of color vision.
-_RAMP = ((247, 251, 255), (214, 230, 244), (171, 207, 229), (107, 174, 214), (49, 130, 189), (8, 81, 156), (8, 48, 107))
 _SUPERSCRIPT = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
-_DARK, _LIGHT = "#10202e", "#ffffff"
 
 
 def finite(value: Any) -> float | None:
@@ -112,11 +109,6 @@ def regime_name(label: str, protocol: str) -> str:
     return label if protocol == "none" else f"{label}, {known}"
 
 
-def pieces(value: str) -> list[str]:
-    """Split a name where a line may break: before inner capitals and after blanks, hyphens and underscores."""
-    return re.split(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])", value)
-
-
 def printable(value: Any) -> str:
     """Return the text with control characters, which could steer a terminal, replaced by a visible mark."""
     return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in str(value))
@@ -125,26 +117,6 @@ def printable(value: Any) -> str:
 def flags(entry: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the code and the message of each flag of a result, or of one of its cells."""
     return tuple((str(flag.get("code", "")), str(flag.get("message", ""))) for flag in entry.get("flags") or [])
-
-
-def color(value: Any) -> tuple[str, str]:
-    """Return the background color for a fraction in [0, 1], and the text color with more contrast on it."""
-    fraction = finite(value)
-    if fraction is None:
-        return "#ffffff", _DARK
-    place = min(max(fraction, 0.0), 1.0) * (len(_RAMP) - 1)
-    lower = min(int(place), len(_RAMP) - 2)
-    part = place - lower
-    rgb = [round(a + part * (b - a)) for a, b in zip(_RAMP[lower], _RAMP[lower + 1], strict=True)]
-    luminance = _luminance(rgb)
-    white, black = 1.05 / (luminance + 0.05), (luminance + 0.05) / 0.062
-    return "#{:02x}{:02x}{:02x}".format(*rgb), _LIGHT if white > black else _DARK
-
-
-def _luminance(rgb: list[int]) -> float:
-    """Return the relative luminance as WCAG defines it."""
-    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -22,20 +22,12 @@ _ATTRIBUTION = {
 
 def check_robustness(results: Any) -> None:
     """Raise ValueError unless `results` is what an evaluation writes (schema 1)."""
-    if not isinstance(results, dict) or results.get("schema") != 1:
-        came = results.get("schema") if isinstance(results, dict) else type(results).__name__
-        raise fail("results", "a dict with schema 1", repr(came))
-    _check_lists(results, _ROBUSTNESS)
+    _check_lists(results, {"schema": 1}, _ROBUSTNESS)
 
 
 def check_attribution(results: Any) -> None:
     """Raise ValueError unless `results` is what a benchmark writes (schema 1, kind "attribution")."""
-    if not isinstance(results, dict) or results.get("schema") != 1 or results.get("kind") != "attribution":
-        came = type(results).__name__
-        if isinstance(results, dict):
-            came = f"schema {results.get('schema')!r}, kind {results.get('kind')!r}"
-        raise fail("results", "a dict with schema 1, kind 'attribution'", came)
-    _check_lists(results, _ATTRIBUTION)
+    _check_lists(results, {"schema": 1, "kind": "attribution"}, _ATTRIBUTION)
     for key in ("models", "methods", "metrics"):
         ids = [entry["id"] for entry in results[key]]
         if len(set(ids)) != len(ids):
@@ -51,7 +43,12 @@ def check_attribution(results: Any) -> None:
                     raise fail(where, f"{len(curve['x'])} values, one per x", len(line[key]))
 
 
-def _check_lists(results: dict[str, Any], fields: dict[str, tuple[str, ...]]) -> None:
+def _check_lists(results: Any, header: dict[str, Any], fields: dict[str, tuple[str, ...]]) -> None:
+    """Check the header, and that each field is a list of entries with some strings."""
+    came = {key: results.get(key) for key in header} if isinstance(results, dict) else {}
+    if came != header:
+        expected, got = (", ".join(f"{key} {value!r}" for key, value in each.items()) for each in (header, came))
+        raise fail("results", f"a dict with {expected}", got or type(results).__name__)
     for key, wanted in fields.items():
         if not isinstance(results.get(key), list):
             raise fail(f"results[{key!r}]", "a list", type(results.get(key)).__name__)

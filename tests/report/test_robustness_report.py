@@ -262,7 +262,7 @@ def test_the_same_input_gives_the_same_bytes(written, results, arrays):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r, a: r.update(schema=2), "schema 1, got 2"),
+        (lambda r, a: r.update(schema=2), "schema 1, got schema 2"),
         (lambda r, a: r.pop("cells"), r"results\['cells'\]: expected a list, got NoneType"),
         (lambda r, a: r["regimes"][2].pop("id"), r"results\['regimes'\]\[2\]\['id'\]: expected a str, got None"),
         (lambda r, a: a.pop("examples"), r"arrays\['examples'\]: expected an array of 5 dimensions"),

@@ -8,17 +8,16 @@ import pytest
 
 from robustsigma import report
 from robustsigma.report import text
+from robustsigma.report.canvas import luminance, shades
 
 
 def test_text_is_readable_on_every_cell():
-    def luminance(color):
-        return text._luminance([int(color[i : i + 2], 16) for i in (1, 3, 5)])
-
-    levels = [luminance(text.color(step / 100)[0]) for step in range(101)]
+    levels = [luminance(shades(step / 100)[0]) for step in range(101)]
     assert levels == sorted(levels, reverse=True)
     for step, level in enumerate(levels):
-        ink = luminance(text.color(step / 100)[1])
+        ink = luminance(shades(step / 100)[1])
         assert (max(ink, level) + 0.05) / (min(ink, level) + 0.05) > 4.0
+    assert shades(None)[0] == "#ffffff"
 
 
 @pytest.mark.parametrize(
