@@ -25,7 +25,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Report(os.PathLike[str]):
-    """A finished report, which is accepted wherever the path of its HTML file is."""
+    """A finished report, which is accepted wherever the path of its HTML file is.
+
+    Attributes:
+        path: of the HTML file; the figures are beside it, in `figures/`.
+        results: the contents of `results.json`, in plain JSON types (schema 1).
+    """
 
     path: Path
     results: dict[str, Any] = field(repr=False)
@@ -42,21 +47,11 @@ class _Report(os.PathLike[str]):
 
 
 class RobustnessReport(_Report):
-    """The report of `evaluate`: accuracies of regimes under conditions, with flags, differences and findings.
-
-    Attributes:
-        path: of the HTML file; the figures are beside it, in `figures/`.
-        results: the contents of `results.json`, in plain JSON types (schema 1).
-    """
+    """The report of `evaluate`: accuracies of regimes under conditions, with flags, differences and findings."""
 
 
 class AttributionReport(_Report):
-    """The report of `benchmark`: scores of methods by metrics on each model, with flags and findings.
-
-    Attributes:
-        path: of the HTML file; the figures are beside it, in `figures/`.
-        results: the contents of `results.json`, in plain JSON types (schema 1, kind "attribution").
-    """
+    """The report of `benchmark`: scores of methods by metrics on each model, with flags and findings."""
 
 
 def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:

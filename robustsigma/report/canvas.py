@@ -78,8 +78,8 @@ def luminance(color: str) -> float:
 
 def line_styles(names: Iterable[str], gray: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
     """Return the color, dash and marker of each name in a figure; those in `gray` are in gray."""
-    controls = [name for name in names if name in set(gray)]
-    colored = [name for name in names if name not in controls]
+    names, grays = list(names), set(gray)
+    controls, colored = [n for n in names if n in grays], [n for n in names if n not in grays]
     found: dict[str, dict[str, Any]] = {}
     for place, name in enumerate(colored):
         dash = _DASHES[place // len(_COLORS) % len(_DASHES)]

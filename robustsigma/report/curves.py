@@ -41,7 +41,7 @@ def accuracy_over_eps(results: dict[str, Any]) -> Figure:
 def _eps_panel(
     axis: Any, entries: list[dict[str, Any]], group: HeadingGroup, base: set[str], styles: dict[str, dict[str, Any]]
 ) -> None:
-    """Draw accuracy over eps on a logarithmic axis, with eps 0 left of the smallest one, and chance as a dashed line."""
+    """Draw accuracy over eps on a logarithmic axis, with eps 0 left of the smallest one and chance as a dashed line."""
     every = sorted({float(value) for entry in entries for value in floats(entry["eps"]) if value > 0})
     zero = every[0] / 2
     names = {head.id: head.label for head in group.heads}
@@ -68,7 +68,7 @@ def _band(axis: Any, x: Any, line: dict[str, Any], name: str, style: dict[str, A
 
 
 def sweep(results: dict[str, Any]) -> Figure:
-    """Draw a panel for each regime: accuracy in each column over the training noise, and the score that was maximized."""
+    """Draw a panel for each regime: accuracy in each column over the training noise, and the score to maximize."""
     entries = results["sweep"]
     figure = Figure(figsize=(1.0 + 4.4 * len(entries), 3.6))
     axes = figure.subplots(1, len(entries), squeeze=False, sharey=True)[0]
@@ -76,9 +76,8 @@ def sweep(results: dict[str, Any]) -> Figure:
         rows, columns = entry["rows"], [head for _, head in headings(entry["columns"])]
         stds = floats([row["std"] for row in rows])
         by = str(entry.get("by"))
-        lines = {head.id: (head.label, [row["accuracy"].get(head.id) for row in rows]) for head in columns}
-        for key, style in line_styles(lines).items():
-            _band(axis, stds, _transposed(lines[key][1]), lines[key][0], style)
+        for head, style in zip(columns, line_styles(head.id for head in columns).values(), strict=True):
+            _band(axis, stds, _transposed([row["accuracy"].get(head.id) for row in rows]), head.label, style)
         chosen = robustness.CHOSEN_BY.get(by, (by,))[0].lower()
         _band(axis, stds, _transposed([row.get("score") for row in rows]), chosen, {"color": INK, "marker": "*"}, 2.4)
         axis.axvline(float(entry["best"]), color=INK, linewidth=0.9, linestyle="--")

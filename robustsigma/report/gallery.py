@@ -116,7 +116,7 @@ def explanations(results: dict[str, Any], heat: Floats, images: Floats, masks: n
     check_length("arrays['explanations'][0]", heat[0], len(images), "heatmaps, one per item of arrays['explained']")
     if masks is not None:
         check_length("arrays['masks']", masks, len(images), "masks, one per item of arrays['explained']")
-    rows = []
+    rows: list[Any] = []
     for method, maps in zip(section, heat, strict=True):
         gaps = [f"gap {text.number(gap, 2)}" for gap in method.get("gap") or []]
         rows.append((text.name(method["method"]), maps, method.get("converged") or [], gaps))
@@ -137,7 +137,7 @@ def maps(results: dict[str, Any], model: str, arrays: dict[str, np.ndarray]) -> 
         return None
     names = attribution.names(results)
     converged = {entry["method"]: entry.get("converged") or [] for entry in section["items"] if entry["model"] == model}
-    rows = [
+    rows: list[Any] = [
         (names.get(method, method), np.nan_to_num(np.asarray(found, np.float64)), converged.get(method, []), [])
         for method, found in zip(section["methods"], arrays["maps"][section["models"].index(model)], strict=True)
         if np.isfinite(found).any()

@@ -109,7 +109,7 @@ def _render(
         results=results, run=run, dataset=dataset, sections=sections,
         started=str(run.get("started") or "")[:16].replace("T", " "),
         findings=results.get("findings") or [],
-        settings={"Data": _data({**dataset, **data}), **{key: text.flatten(part) for key, part in parts.items() if part}},
+        settings={"Data": _data({**dataset, **data}), **{k: text.flatten(part) for k, part in parts.items() if part}},
         pictures={name: base64.b64encode(picture).decode("ascii") for name, picture in pictures.items()},
         **shown,
     )  # fmt: skip

@@ -192,8 +192,8 @@ def _changes(results: dict[str, Any], table: TableLayout) -> list[Exhibit]:
         }
         changed = sum(cell.tone != "same" for cell in cells.values())
         remark = (
-            f"{changed} of {text.count(len(cells), 'interval')} exclude{'s' * (changed == 1)} zero. The intervals are not "
-            "corrected for multiple comparisons: if no model differed, about "
+            f"{changed} of {text.count(len(cells), 'interval')} exclude{'s' * (changed == 1)} zero. The intervals are "
+            "not corrected for multiple comparisons: if no model differed, about "
             f"{max(1, round(len(cells) / 20))} would exclude zero by chance."
         )
         rows = _only(table.rows, {regime for regime, _ in cells})
@@ -227,7 +227,7 @@ def _difference(estimate: dict[str, Any]) -> TableCell:
 
 
 def _checks(results: dict[str, Any], table: TableLayout, names: dict[str, str]) -> TableLayout:
-    """Return each attack beside alternatives; a cell is marked where the alternative finds significantly more errors."""
+    """Return each attack beside alternatives, marked where they find significantly more errors."""
     entries, labels = results.get("checks") or [], {head.id: head.label for head in table.column_heads}
     bands = []
     for regime, name in names.items():
@@ -347,12 +347,12 @@ def _augmentation(results: dict[str, Any], names: dict[str, str]) -> TableLayout
     heads = ["Model", "Seed", "Samples", "Converged, %", "Mean steps", "Time"]
     heads += ["From the bank, %", "Mean age, epochs", "Too old, %", "Relearned, %"] * banked
     writers = {"hit_rate": percent, "mean_age": number, "expired": percent, "relearnt": percent}
-    rows = [
-        (names.get(e["regime"], e["regime"]), e.get("seed", DASH), number(e.get("samples")), percent(e.get("converged")),
-         number(e.get("steps")), text.duration(e.get("seconds")),
-         *[write((e.get("bank") or {}).get(key)) for key, write in writers.items()] * banked)
-        for e in entries
-    ]  # fmt: skip
+    rows = []
+    for entry in entries:
+        bank = [write((entry.get("bank") or {}).get(key)) for key, write in writers.items()] * banked
+        made = (number(entry.get("samples")), percent(entry.get("converged")), number(entry.get("steps")))
+        name, seconds = names.get(entry["regime"], entry["regime"]), text.duration(entry.get("seconds"))
+        rows.append((name, entry.get("seed", DASH), *made, seconds, *bank))
     return listing(heads, ("", "", rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,66 +14,48 @@ from matplotlib.transforms import Bbox
 from robustsigma.report import attribution, text
 from robustsigma.report.canvas import FRAME, INK, LINE, QUIET, WRONG, grid, label, line_styles
 
-_PASSES = ("forwards", "backwards")
+_PASSES = {"forwards": "forward", "backwards": "backward"}
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))  # of a point, where its name may stand
 
 
 def cost(results: dict[str, Any], model: str) -> Figure | None:
     """Draw what one map costs against how good it is, one panel for each metric; None without two such methods."""
     scores, names = attribution.scores(results, model), attribution.names(results)
-    spent, unit = _spent(results, scores)
+    metrics = {metric["id"]: metric for metric in results["metrics"]}
+    first = {metric["group"]: metric for metric in reversed(results["metrics"]) if metric["group"] != "cost"}
+    usual = [metrics[key] for key in attribution.QUALITIES if key in metrics]
+    spent = _spent(scores, [key for key in _PASSES if key in metrics] or ["seconds"])
+    floor = min((value for value in spent.values() if value > 0), default=1.0) / 2  # where a cost of zero is drawn
     panels = []
-    for metric in _qualities(results):
-        points = _points(scores, metric["id"], spent)
-        if len(points) > 1:
-            panels.append((metric, points))
+    for metric in usual or list(first.values())[::-1]:
+        found = {m: _estimate(scores, m, metric["id"]) for m in names if m in spent}
+        points = {m: (spent[m] or floor, *estimate) for m, estimate in found.items() if estimate[0] is not None}
+        panels += [(metric, points)] * (len(points) > 1)
     if not panels:
         return None
     figure = Figure(figsize=(12, 3.3 * len(panels)))
     axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"hspace": 0.36}).ravel()
     styles = line_styles(names, attribution.controls(results))
+    passes = " and ".join(name for key, name in _PASSES.items() if key in metrics)
     for axis, (metric, points) in zip(axes, panels, strict=True):
         _cost_panel(axis, metric, points, styles)
-        axis.set_xlabel(f"{unit} (logarithmic)", fontsize=8.5)
+        unit = f"{passes} passes" if passes else "seconds"
+        axis.set_xlabel(f"{unit} for one map (logarithmic)", fontsize=8.5)
         labels = [names[method] + (" (0)" if spent[method] == 0 else "") for method in points]
         name_points(figure, axis, [point[:2] for point in points.values()], labels)
     return figure
 
 
-def _qualities(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the metrics to compare with the cost: the usual three, or else the first of each group."""
-    metrics = {metric["id"]: metric for metric in results["metrics"]}
-    first = {metric["group"]: metric for metric in reversed(results["metrics"]) if metric["group"] != "cost"}
-    return [metrics[key] for key in attribution.QUALITIES if key in metrics] or list(first.values())[::-1]
+def _spent(scores: dict[tuple[str, str], dict[str, Any]], keys: list[str]) -> dict[str, float]:
+    """Return the cost of one map of each method for which every part of it was measured."""
+    parts = {method: [_estimate(scores, method, key)[0] for key in keys] for method, _ in scores}
+    sums = {method: sum(part for part in found if part is not None) for method, found in parts.items()}
+    return {method: value for method, value in sums.items() if None not in parts[method] and value >= 0}
 
 
-def _spent(results: dict[str, Any], scores: dict[tuple[str, str], dict[str, Any]]) -> tuple[dict[str, float], str]:
-    """Return the cost of one map of each method, and its unit."""
-    keys = [key for key in _PASSES if any(key == metric["id"] for metric in results["metrics"])]
-    unit = "forward and backward passes for one map" if len(keys) == 2 else f"{''.join(keys)[:-1]} passes for one map"
-    if not keys:
-        keys, unit = ["seconds"], "seconds for one map"
-    found = {}
-    for method in attribution.names(results):
-        values = [text.finite(scores.get((method, key), {}).get("mean")) for key in keys]
-        known = [value for value in values if value is not None]
-        if len(known) == len(keys) and sum(known) >= 0:
-            found[method] = sum(known)
-    return found, unit
-
-
-def _points(
-    scores: dict[tuple[str, str], dict[str, Any]], metric: str, spent: dict[str, float]
-) -> dict[str, tuple[float, float, float | None, float | None]]:
-    """Return cost, mean, low and high of each method that has them; a cost of zero is drawn left of all others."""
-    floor = min((value for value in spent.values() if value > 0), default=1.0)
-    found = {}
-    for method, value in spent.items():
-        entry = scores.get((method, metric), {})
-        mean, low, high = (text.finite(entry.get(key)) for key in ("mean", "low", "high"))
-        if mean is not None:
-            found[method] = (value or floor / 2, mean, low, high)
-    return found
+def _estimate(scores: dict[tuple[str, str], dict[str, Any]], method: str, metric: str) -> list[float | None]:
+    """Return the mean and the ends of the interval of a score."""
+    return [text.finite(scores.get((method, metric), {}).get(key)) for key in ("mean", "low", "high")]
 
 
 def _cost_panel(axis: Any, metric: dict[str, Any], points: dict[str, Any], styles: dict[str, dict[str, Any]]) -> None:
@@ -97,7 +80,7 @@ def _cost_panel(axis: Any, metric: dict[str, Any], points: dict[str, Any], style
     axis.autoscale_view()
 
 
-def name_points(figure: Figure, axis: Any, points: list[tuple[float, float]], names: list[str]) -> None:
+def name_points(figure: Figure, axis: Any, points: Sequence[Any], names: list[str]) -> None:
     """Write a name beside each point, where it covers as little as possible of the points and of other names.
 
     Points in a crowd are named first. The limits of the axis must be set.
@@ -113,9 +96,9 @@ def name_points(figure: Figure, axis: Any, points: list[tuple[float, float]], na
         name.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         size = name.get_window_extent(renderer)
         others = taken[:index] + taken[index + 1 :]
-        least, best = np.inf, None
+        tried: list[tuple[float, tuple[float, float], str, str, Bbox, int]] = []
         for reach in (6, 12, 20, 30, 42):
-            if least <= 2 * reach * unit:
+            if tried and min(candidate[0] for candidate in tried) <= 2 * reach * unit:
                 break
             for across, along in _SIDES:
                 shift = (reach * across * (0.75 if along else 1), reach * along)
@@ -125,14 +108,14 @@ def name_points(figure: Figure, axis: Any, points: list[tuple[float, float]], na
                 hidden = sum(shared_area(box, other) for other in others)
                 outside = box.width * box.height - shared_area(box, frame)
                 bad = 10 * hidden + 4 * outside + 2 * reach * unit
-                if bad < least:
-                    least, best = bad, (shift, across, along, box, reach)
-        shift, across, along, box, reach = best
-        name.set(position=shift, ha=("center", "left", "right")[across], va=("center", "bottom", "top")[along])
+                sides = (("center", "left", "right")[across], ("center", "bottom", "top")[along])
+                tried.append((bad, shift, *sides, box, reach))
+        _, place, horizontal, vertical, box, reach = min(tried, key=lambda candidate: candidate[0])
+        name.set(position=place, ha=horizontal, va=vertical)
         taken.append(box)
         if reach > 12:
             arrow = {"arrowstyle": "-", "color": "#9aa5b0", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
-            axis.annotate("", points[index], shift, textcoords="offset points", xycoords="data", arrowprops=arrow)
+            axis.annotate("", points[index], place, textcoords="offset points", xycoords="data", arrowprops=arrow)
 
 
 def shared_area(one: Bbox, other: Bbox) -> float:
@@ -142,7 +125,7 @@ def shared_area(one: Bbox, other: Bbox) -> float:
 
 
 def sanity(results: dict[str, Any], model: str) -> Figure | None:
-    """Draw how similar the maps stay when the parameters are shuffled, the least similar first; None without numbers."""
+    """Draw how similar maps stay when the parameters are shuffled, the least similar first; None without numbers."""
     rows = [row for row in attribution.sanity(results, model) if row["mean"] is not None]
     if not rows:
         return None

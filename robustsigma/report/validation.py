@@ -11,8 +11,12 @@ from robustsigma.engine.validation import fail
 from robustsigma.report import text
 
 Floats = NDArray[np.floating[Any]]
-_ROBUSTNESS = {"conditions": ("id", "name"), "regimes": ("id", "name"), "cells": ("regime", "condition")}
-_ATTRIBUTION = {
+_ROBUSTNESS: dict[str, tuple[str, ...]] = {
+    "conditions": ("id", "name"),
+    "regimes": ("id", "name"),
+    "cells": ("regime", "condition"),
+}
+_ATTRIBUTION: dict[str, tuple[str, ...]] = {
     "models": ("id",),
     "methods": ("id",),
     "metrics": ("id", "title", "group", "better"),
