@@ -25,12 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Report(os.PathLike[str]):
-    """A finished report, which is accepted wherever the path of its HTML file is.
-
-    Attributes:
-        path: of the HTML file; the figures are beside it, in `figures/`.
-        results: the contents of `results.json`, in plain JSON types (schema 1).
-    """
+    """A finished report, which is accepted wherever the path of its HTML file is."""
 
     path: Path
     results: dict[str, Any] = field(repr=False)
@@ -47,11 +42,21 @@ class _Report(os.PathLike[str]):
 
 
 class RobustnessReport(_Report):
-    """The report of `evaluate`: accuracies of regimes under conditions, with flags, differences and findings."""
+    """The report of `evaluate`: accuracies of regimes under conditions, with flags, differences and findings.
+
+    Attributes:
+        path: of the HTML file; the figures are beside it, in `figures/`.
+        results: the contents of `results.json`, in plain JSON types (schema 1).
+    """
 
 
 class AttributionReport(_Report):
-    """The report of `benchmark`: scores of methods by metrics on each model, with flags and findings."""
+    """The report of `benchmark`: scores of methods by metrics on each model, with flags and findings.
+
+    Attributes:
+        path: of the HTML file; the figures are beside it, in `figures/`.
+        results: the contents of `results.json`, in plain JSON types (schema 1).
+    """
 
 
 def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:

@@ -337,6 +337,7 @@ def _sweep(entry: dict[str, Any], place: int) -> Exhibit:
         f"{HELD_OUT.get(part, part)}; the best by {name.lower()}, {meaning}."
     )
     alt = "Accuracy in each column over the standard deviation of the training noise"
+    table = replace(table, title=f"Std of the Gaussian noise for training, accuracy in %: {title}")
     return Exhibit("", lead, (table,), "sweep" if place == 0 else "", alt)
 
 
