@@ -7,19 +7,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from robustsigma.report import matrix, text
+from robustsigma.report import text
+from robustsigma.report.robustness import accuracy_table
 
 
 def table(results: dict[str, Any]) -> str:
     """Return accuracies in % with their 95 % intervals; models are rows."""
-    found = matrix.build(results)
-    heads = [head.label + ("" if head.group == "none" else f", {head.group}") for head in found.conditions]
-    lines = ["| model | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    found = accuracy_table(results)
+    columns = [
+        (head, "" if group.key == "none" else f", {group.key}") for group in found.columns for head in group.heads
+    ]
+    lines = ["| model | " + " | ".join(head.label + suffix for head, suffix in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
     for group in found.rows:
-        for head in group.heads:
-            name = head.label if head.group == "none" else f"{head.label}, {group.title.lower()}"
-            cells = [_cell(found.cells[head.id, column.id].accuracy) for column in found.conditions]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        for row in group.heads:
+            cells = (found.cells[row.id, head.id] for head, _ in columns)
+            shown = [f"{cell.text} ({cell.details[0].replace(text.THIN_SPACE, '')})" for cell in cells]
+            lines.append(f"| {row.label}{group.suffix} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
@@ -33,11 +37,6 @@ def caption(results: dict[str, Any]) -> str:
         f"{text.duration(run['seconds'])} on {run['hardware']['device']} with {threads}, "
         f"torch {run['versions']['torch']}."
     )
-
-
-def _cell(interval: dict[str, float]) -> str:
-    mean, low, high = (text.percent(interval[key]) for key in ("mean", "low", "high"))
-    return f"{mean} ({low}{text.DASH}{high})"
 
 
 if __name__ == "__main__":

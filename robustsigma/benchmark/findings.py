@@ -1,12 +1,13 @@
-"""The findings in sentences, each only as strong as its interval."""
+"""The findings of a benchmark in sentences, each only as strong as its interval."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from robustsigma.benchmark.table import Column, Table
+from robustsigma.report import text
 
-# Of metrics that say the same in several ways, those that the sentences speak of.
+# Some metrics measure the same in several ways; the sentences are about these.
 _HEADLINES = ("difference", "sic", "sensitivity_n", "infidelity", "iou", "pointing_game")
 
 
@@ -17,7 +18,7 @@ def findings(tables: Mapping[str, Table]) -> list[str]:
         before = f"{model}: " if len(tables) > 1 else ""
         columns = [c for c in table.columns if c.quantity.name in _HEADLINES and table.telling(c)]
         sentences += [before + _best(table, column) for column in columns]
-        sentences += [before + text for text in (_beaten(table), _cheap(table)) if text]
+        sentences += [before + sentence for sentence in (_beaten(table), _cheap(table)) if sentence]
     return sentences
 
 
@@ -29,9 +30,11 @@ def _best(table: Table, column: Column) -> str:
     if table.clear(column):
         second = table.interval(order[1], column.quantity.name)
         assert second is not None
-        return f"{told}, clearly ahead of {order[1]} ({_number(second.mean)})."
+        return f"{told}, significantly ahead of {order[1]} ({_number(second.mean)})."
     peers = [m for m in order[1:] if not _ahead(table, order[0], m, column)]
-    return f"{told}; {_names(peers)} cannot be told from it on {first.n} images." if peers else f"{told}."
+    if not peers:
+        return f"{told}."
+    return f"{told}, but not significantly better than {_names(peers)} ({text.count(first.n, 'image')})."
 
 
 def _ahead(table: Table, first: str, other: str, column: Column) -> bool:
@@ -40,22 +43,22 @@ def _ahead(table: Table, first: str, other: str, column: Column) -> bool:
 
 
 def _beaten(table: Table) -> str:
-    """Return which methods do not beat the plain gradient where that can be said."""
+    """Return which methods are not significantly ahead of the plain gradient, if it was measured."""
     column = next((c for c in table.columns if c.quantity.name == "difference"), None)
     gradients = [m for m in table.controls if m != table.random]
     if column is None or not gradients:
         return ""
     behind = [m for m in table.ranked(column) if not _ahead(table, m, gradients[0], column)]
     if not behind:
-        return f"Every method is ahead of the plain gradient in {column.quantity.title}."
+        return f"Every method is significantly ahead of the plain gradient in {column.quantity.title}."
     if len(behind) == len(table.ranked(column)):
-        return f"No method is ahead of the plain gradient in {column.quantity.title}."
+        return f"No method is significantly ahead of the plain gradient in {column.quantity.title}."
     verb = "is" if len(behind) == 1 else "are"
-    return f"{_names(behind)} {verb} not ahead of the plain gradient in {column.quantity.title}."
+    return f"{_names(behind)} {verb} not significantly ahead of the plain gradient in {column.quantity.title}."
 
 
 def _cheap(table: Table) -> str:
-    """Return the cheapest method that the best cannot be told from."""
+    """Return the cheapest method that the best one is not significantly ahead of."""
     column = next((c for c in table.columns if c.quantity.name == "difference"), None)
     if column is None or not table.ranked(column):
         return ""
@@ -68,8 +71,8 @@ def _cheap(table: Table) -> str:
     if cheapest == best:
         return ""
     return (
-        f"{cheapest} reaches that of {best} in {column.quantity.title}, within the interval, for "
-        f"{passes[cheapest]:,.0f} passes an image instead of {passes[best]:,.0f}."
+        f"{cheapest} is not significantly behind {best} in {column.quantity.title}, with {passes[cheapest]:,.0f} "
+        f"passes per image instead of {passes[best]:,.0f}."
     )
 
 
@@ -79,7 +82,7 @@ def _passes(table: Table, method: str) -> float | None:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
+    return text.score(value)
 
 
 def _names(names: list[str]) -> str:

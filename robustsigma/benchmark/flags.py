@@ -1,4 +1,4 @@
-"""What should not be believed, and why."""
+"""Flags: reasons to doubt a score, a method or the whole benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustsigma.report import text
 
 _TIES = 0.1
 _CONVERGED = 0.9
-# A map that correlates with that of a network without its weights as much as this shows little of the network.
+# Above this correlation with the map of a network with shuffled weights, a map says little about the network.
 SAME_MAP = 0.9
 
 
@@ -20,11 +20,11 @@ def cell_flags(table: Table, method: str, column: Column) -> list[dict[str, str]
     values = table.values(method, column.quantity.name)
     flags = []
     if len(values) and column.ranks and table.interval(method, column.quantity.name) is None:
-        flags.append(_flag("all_skipped", "no image has a value"))
+        flags.append(_flag("all_skipped", "the metric is defined on no image"))
     found = table.interval(method, column.quantity.name)
     if found is not None and column.ranks and found.n < 0.5 * len(values):
         flags.append(
-            _flag("few_images", f"only {found.n} of {len(values)} images have a value: those left are a choice")
+            _flag("few_images", f"defined on only {found.n} of {len(values)} images: they are not representative")
         )
     return flags
 
@@ -41,15 +41,15 @@ def run_flags(
     flags = []
     images = [len(arrays["note/converged"]) for table in tables.values() for arrays in table.arrays.values()]
     if images and max(images) < FEW_IMAGES:
-        judged = text.count(max(images), "image")
-        message = f"Only {judged} judged: intervals of so few are too narrow, and what is called clear may be chance."
+        evaluated = text.count(max(images), "image")
+        message = f"Only {evaluated} evaluated: too few for reliable intervals; significant differences may be chance."
         flags.append(_flag("few_images_in_all", message))
     for model, table in tables.items():
         of = f" of model {model}" if len(tables) > 1 else ""
         flags += [_flag(found.code, f"Model {model}: {found.message}") for found in (networks or {}).get(model, [])]
         for column in table.columns:
             if column.ranks and not table.telling(column):
-                message = f"tells no method{of} from random maps here: it ranks nothing"
+                message = f"cannot distinguish any method{of} from random maps here: ignore its ranking"
                 flags.append(_flag("metric_tells_nothing", f"{column.quantity.title} {message}."))
         for method in table.arrays:
             flags += _method_flags(table, method, of)
@@ -69,13 +69,15 @@ def _method_flags(table: Table, method: str, of: str) -> list[dict[str, str]]:
         similarity = table.interval(method, "randomisation")
         if similarity is not None and similarity.mean >= SAME_MAP:
             told = f"correlates {similarity.mean:.2f} with its map of a network whose weights were shuffled"
-            flags.append(_flag("same_map_without_weights", f"{named} {told}: it shows little of what was learnt."))
+            flags.append(
+                _flag("same_map_without_weights", f"{named} {told}: it shows little of what the network learned.")
+            )
     converged = table.note(method, "converged")
     if converged < _CONVERGED:
         flags.append(_flag("not_converged", f"{named} did not converge on {1 - converged:.0%} of the images."))
     ties = table.note(method, "ties")
     if ties > _TIES:
-        message = f"{ties:.0%} of the pixels of {named} share their value with others: their order is random."
+        message = f"{ties:.0%} of the pixels of {named} have the same value as others: their order is random."
         flags.append(_flag("ties", message))
     constant = table.note(method, "constant")
     if constant > 0:

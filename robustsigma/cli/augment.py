@@ -27,6 +27,7 @@ from robustsigma.files import claim, output_folder, remove_leftovers, write_atom
 from robustsigma.fingerprint import files, network
 from robustsigma.models import ModelCard
 from robustsigma.parser import new_parser, parse_trusting
+from robustsigma.provenance import code_of
 from robustsigma.report.text import printable
 
 _DESCRIPTION = (

@@ -46,7 +46,7 @@ def run(verb: str, arguments: list[str]) -> None:
 
 
 def _explain(found: Any, made: Any) -> None:
-    from robustsigma.report.overlay import draw_overlay  # needs matplotlib, which only the extra `report` brings
+    from robustsigma.report.gallery import draw_overlay  # needs matplotlib, which only the extra `report` brings
 
     method: Attributor = made.method
     classifier, card = images.model(found, made)

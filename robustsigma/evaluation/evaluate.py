@@ -167,7 +167,7 @@ def _condition(column: Column, base: list[Any]) -> dict[str, Any]:
 def _worst_case(matrix: Matrix, name: str) -> dict[str, Any]:
     names = {column.id: title(column.name) for column in matrix.columns}
     members = matrix.worst[name]
-    said = f"right under each of {', '.join(names[member] for member in members)} (adaptive)"
+    said = f"correct under each of {', '.join(names[member] for member in members)} (adaptive)"
     return {
         "id": name,
         "name": name.removeprefix(f"{WORST}/"),

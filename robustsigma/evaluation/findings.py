@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences: each is built from the measured values, whichever way they point."""
+"""The findings of an evaluation: sentences made of the measured values, whichever way they point."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def findings(matrix: Matrix, classes: int) -> list[str]:
 
 
 def title(name: str) -> str:
-    """Return a regime or condition as people write it."""
+    """Return the name of a regime or condition in a sentence."""
     return "Gaussian noise" if name == "gaussian" else text.name(name)
 
 
 def points(found: Interval) -> str:
     """Return a difference in points with its interval."""
-    return f"{100 * found.mean:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    return f"{text.points(found.mean)} points ({text.points(found.low)} to {text.points(found.high)})"
 
 
 def _percent(found: Interval) -> str:
-    return f"{100 * found.mean:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return f"{text.percent(found.mean)}% ({text.percent(found.low)} to {text.percent(found.high)})"
 
 
 def _live(matrix: Matrix) -> list[Column]:
@@ -45,26 +45,26 @@ def _base(matrix: Matrix, classes: int) -> str:
         f"{_percent(matrix.accuracy(BASE, c.id))} under {title(c.name)}" for c in _live(matrix) if c.name != "clean"
     ]
     clean = [_percent(matrix.accuracy(BASE, c.id)) for c in _live(matrix) if c.name == "clean"]
-    head = f"The base model is right on {clean[0]} of clean images, " if clean else "The base model is right on "
+    head = "The base model classifies correctly " + (f"{clean[0]} of clean images, " if clean else "")
     for name in matrix.worst:
         where = name.removeprefix(f"{WORST}/")
         within = "" if where == "all" else f" within {where}"
         parts.append(f"{_percent(matrix.accuracy(BASE, name))} under all adaptive attacks{within} at once")
-    return head + ", ".join(parts) + f"; chance is {100 / classes:.0f} %."
+    return head + ", ".join(parts) + f"; chance is {100 / classes:.0f}%."
 
 
 def _effect(matrix: Matrix, regime: Regime, against: str) -> str:
     parts = []
     for column in _live(matrix):
         found = matrix.difference((regime.id, column.id), (against, column.id))
-        sure = "" if found.low > 0 or found.high < 0 else ", which zero lies within"
-        parts.append(f"{title(column.name)} {points(found)}{sure}")
+        note = "" if found.low > 0 or found.high < 0 else " (not significant)"
+        parts.append(f"{title(column.name)} {points(found)}{note}")
     control = "the clean control" if against == CONTROL else "the base model"
-    return f"SIGMA {_PROTOCOLS[regime.protocol]}, against {control}: " + "; ".join(parts) + "."
+    return f"SIGMA {_PROTOCOLS[regime.protocol]}, compared with {control}: " + "; ".join(parts) + "."
 
 
 def _own(matrix: Matrix, regime: Regime, against: str) -> tuple[str, bool] | None:
-    """Return whether a regime surely raised the accuracy under the condition that it trained on."""
+    """Return whether a regime significantly improved the accuracy under the condition that it was trained on."""
     column = next((c for c in _live(matrix) if c.name == regime.name and c.name != "clean"), None)
     if column is None or regime.protocol == "none":
         return None
@@ -73,19 +73,19 @@ def _own(matrix: Matrix, regime: Regime, against: str) -> tuple[str, bool] | Non
 
 
 def _summary(trained_on: list[tuple[str, bool] | None]) -> str | None:
-    told = [entry for entry in trained_on if entry is not None]
-    if not told:
+    known = [entry for entry in trained_on if entry is not None]
+    if not known:
         return None
-    raised = [line for line, sure in told if sure]
-    not_raised = [line for line, sure in told if not sure]
-    line = f"{len(raised)} of {len(told)} trainings surely raised the accuracy under what they trained on"
-    if not_raised:
-        line += "; not so " + ", ".join(not_raised)
-    return line + "."
+    exceptions = [line for line, improved in known if not improved]
+    line = (
+        f"{len(known) - len(exceptions)} of {text.count(len(known), 'training')} significantly improved accuracy under "
+        "the perturbation used for training"
+    )
+    return line + (f"; the exceptions: {', '.join(exceptions)}." if exceptions else ".")
 
 
 def _combined(matrix: Matrix) -> str | None:
-    """Return which training has the highest accuracy averaged over conditions: the claim of the paper's figure 10."""
+    """Return which training has the highest accuracy averaged over conditions, as figure 10 of the paper does."""
     ranked = []
     for regime in matrix.regimes:
         if regime.protocol != "none":
@@ -96,9 +96,9 @@ def _combined(matrix: Matrix) -> str | None:
     best, second = ranked[0][1], ranked[1][1]
     lead = paired_difference(matrix.combined(best.id), matrix.combined(second.id))
     names = ", ".join(title(c.name) + (" (adaptive)" if c.reading == ADAPTIVE else "") for c in _live(matrix))
-    verdict = "surely ahead of" if lead.low > 0 else "not surely ahead of"
+    verdict = "significantly ahead of" if lead.low > 0 else "not significantly ahead of"
     return (
-        f"Averaged over {names}, {title(best.name)} {_PROTOCOLS[best.protocol]} is highest with "
+        f"Averaged over {names}, {title(best.name)} {_PROTOCOLS[best.protocol]} has the highest accuracy, "
         f"{_percent(mean_interval(matrix.combined(best.id)))}, {verdict} {title(second.name)} "
         f"{_PROTOCOLS[second.protocol]}: {points(lead)}."
     )

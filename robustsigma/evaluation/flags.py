@@ -1,4 +1,4 @@
-"""What speaks against believing a cell of the matrix, or the whole of it."""
+"""Flags: reasons to doubt a cell of the matrix, or the whole run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from robustsigma.evaluation.matrix import Matrix, Table
 from robustsigma.evaluation.run import ADAPTIVE, BASE, TRANSFER, Column, Regime
 from robustsigma.evaluation.threat import ball, uses_gradients
 from robustsigma.report import text
-from robustsigma.report.matrix import named
 
 _MANY_UNCONVERGED = 0.05
 
@@ -25,7 +24,7 @@ Flag = dict[str, str]
 
 
 def cell_flags(matrix: Matrix, regime: Regime, column: Column) -> list[Flag]:
-    """Return what speaks against believing a cell."""
+    """Return the flags of a cell."""
     checks: list[Callable[[Matrix, Regime, Column], Iterator[Flag]]] = [_unconverged]
     if column.reading != "none":
         checks.append(_label_leak)
@@ -45,19 +44,22 @@ def _unconverged(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Fla
     missed = searched & ~np.concatenate([o.converged for o in found])
     if searched.any() and missed.sum() > _MANY_UNCONVERGED * searched.sum():
         message = (
-            f"More than {_MANY_UNCONVERGED:.0%} of the searches stopped before the confidence was gone: "
-            "samples are weaker than they claim, and the accuracy is an upper bound."
+            f"More than {_MANY_UNCONVERGED:.0%} of the searches stopped before they converged: the attack was weaker "
+            "than specified, so the true accuracy may be lower than shown."
         )
         yield _flag("unconverged", message)
 
 
 def _label_leak(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
     if matrix.difference((regime.id, column.id), (regime.id, matrix.clean.id)).low > 0:
-        yield _flag("label_leak", "Attacked images are answered better than clean ones: the attack leaks the label.")
+        yield _flag(
+            "label_leak",
+            "Accuracy on attacked images is significantly higher than on clean ones: the attack leaks the label.",
+        )
 
 
 def _network(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    """What `inspect_classifier` saw.
+    """Yield the flags of `inspect_classifier`.
 
     Random and batch-dependent outputs concern every column, what is wrong with gradients concerns attacks that use
     them: not SIGMA's walk.
@@ -69,13 +71,13 @@ def _network(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
         ):
             yield _flag(flag.code, flag.message)
         elif flag.code == "zero_gradient" and column.reading == ADAPTIVE and uses_gradients(column.perturbation):
-            # The share is in a table: one footnote serves all.
-            message = "More than a tenth of the loss gradients are zero or not finite: masking is likely."
+            # The fraction is in a table, so that all cells share one footnote.
+            message = "More than 10% of the loss gradients are zero or not finite: the gradients are probably masked."
             yield _flag(flag.code, message)
 
 
 def soundness(matrix: Matrix, regime: str) -> Soundness | None:
-    """Return what the models of a regime are like, over its seeds."""
+    """Return the checks of the outputs and gradients of a regime's models, over its seeds."""
     found = [diagnosis.soundness for diagnosis in matrix.diagnoses.get(regime) or []]
     if not found:
         return None
@@ -93,8 +95,8 @@ def _overfitted(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag
     if falls and uses_gradients(column.perturbation):
         told = ", ".join(f"seed {f.seed}: from {f.before:.0%} to {f.after:.0%} in epoch {f.epoch}" for f in falls)
         message = (
-            f"In training the accuracy under PGD fell ({told}), that under the training's own attack did not: it "
-            "overfitted catastrophically to one step."
+            f"During training the accuracy under PGD fell ({told}) while the accuracy under the training attack did "
+            "not: the model overfitted catastrophically to single-step attacks."
         )
         yield _flag("overfitted", message)
 
@@ -102,7 +104,7 @@ def _overfitted(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag
 def _unsettled(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
     twice = matrix.checked(regime.id, TWICE, column.id)
     if twice is not None and paired_difference(matrix.examined(regime.id, column.id), twice).low > 0:
-        message = "Twice the steps find surely more errors: the attack has not converged, and the accuracy is too high."
+        message = "Twice the steps find significantly more errors: it has not converged, and the accuracy is too high."
         yield _flag("unsettled", message)
 
 
@@ -112,8 +114,8 @@ def _transfer(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
         return
     if matrix.difference((regime.id, column.id), (regime.id, moved)).low > 0:
         message = (
-            "Samples made against another model work better than those made against this one: its gradients or its "
-            "confidence are masked."
+            "Samples made against another model find significantly more errors than those made against this one: its "
+            "gradients or its confidence are masked."
         )
         yield _flag("masked", message)
 
@@ -121,11 +123,11 @@ def _transfer(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
 def _noise(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
     noisy = matrix.checked(regime.id, NOISE, column.id)
     if noisy is not None and paired_difference(matrix.examined(regime.id, column.id), noisy).low > 0:
-        yield _flag("masked", "Gaussian noise of the same RMSE does more harm than the attack: it is misled.")
+        yield _flag("masked", "Gaussian noise of the same RMSE finds significantly more errors: the attack is misled.")
 
 
 def _search(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    """A search must not beat the attacks by gradient in the same ball together: one step alone may well be weaker."""
+    """Compare a search with all gradient attacks in the same ball together; a single-step attack may well be weaker."""
     if not uses_gradients(column.perturbation):
         return
     kinds = {c.id: uses_gradients(c.perturbation) for c in matrix.columns}
@@ -137,19 +139,19 @@ def _search(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
         pairs.append((_together(matrix.examined, regime, by_gradient), found))
     if any(paired_difference(first, second).low > 0 for first, second in pairs):
         message = (
-            "A search without gradients finds more errors in the same ball than all attacks by gradient together: the "
-            "gradients are masked, or the attacks too weak."
+            "A search without gradients finds significantly more errors in the same ball than all gradient attacks "
+            "together: the gradients are masked, or the attacks are too weak."
         )
         yield _flag("masked", message)
 
 
 def _together(answers: Callable[[str, str], Table], regime: Regime, names: list[str]) -> Table:
-    """Return (seeds, n) with 1 where the answer is right under each of some attacks."""
+    """Return (seeds, n) with 1 where the prediction is correct under each of some attacks."""
     return np.min([answers(regime.id, name) for name in names], axis=0)
 
 
 def searched(matrix: Matrix, regime: str, column: Column) -> Table | None:
-    """Return (seeds, n) with 1 where the answer is right after a search in a condition's ball, or None without one."""
+    """Return (seeds, n) with 1 where the prediction is correct after a search in the same ball, or None."""
     found = (matrix.checked(regime, SEARCH, name) for name in _same_ball(matrix, column))
     return next((right for right in found if right is not None), None)
 
@@ -167,7 +169,9 @@ def _single_step(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Fla
     kinds = {c.id: type(c.perturbation) for c in matrix.columns}
     single = [name for name in _same_ball(matrix, column) if kinds[name] is FGSM]
     if any(matrix.difference((regime.id, column.id), (regime.id, name)).low > 0 for name in single):
-        yield _flag("masked", "One step finds more errors in the same ball than many: the gradients are masked.")
+        yield _flag(
+            "masked", "One step finds significantly more errors in the same ball than many: the gradients are masked."
+        )
 
 
 def _curve(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
@@ -175,17 +179,17 @@ def _curve(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
     if curve is None:
         return
     if surely_rises(curve):
-        yield _flag("not_rising", "Somewhere a larger eps finds surely fewer errors: the attack is not a good one.")
+        yield _flag("not_rising", "A larger eps finds significantly fewer errors: the attack is not reliable.")
     last = share_interval(curve.right[:, -1])
     if curve.complete and isinstance(column.perturbation, PGD) and last.low > curve.chance:
-        message = "Even where the ball holds every image, more than chance is right: the gradients are masked."
+        message = "Accuracy stays above chance although the radius includes every image: the gradients are masked."
         yield _flag("masked", message)
 
 
 def run_flags(
     matrix: Matrix, sweep: Sequence[Mapping[str, Any]] = (), made: Sequence[Mapping[str, Any]] = ()
 ) -> list[Flag]:
-    """Return what speaks against believing the run as a whole.
+    """Return the flags of the whole run.
 
     Args:
         matrix: of the run.
@@ -195,14 +199,17 @@ def run_flags(
     flags = []
     kinds = {type(column.perturbation).__name__ for column in matrix.columns}
     if len(matrix.seeds) == 1:
-        message = "Every model was trained once: the intervals are over images, and say nothing of other trainings."
+        message = (
+            "Every model was trained once: the intervals reflect the choice of images, not the randomness of training. "
+            "Use --seeds 3."
+        )
         flags.append(_flag("1 seed", message))
     images = min(len(outcomes.indices) for found in matrix.cells.values() for outcomes in found)
     if images < FEW_IMAGES:
-        message = f"Only {text.count(images, 'test image')} behind each cell: intervals of so few are too narrow."
+        message = f"Only {text.count(images, 'test image')} per cell: too few for reliable intervals."
         flags.append(_flag("few_images_in_all", message))
     if "FGSM" in kinds and "PGD" not in kinds:
-        message = "FGSM is the only gradient attack here. One step says little of how robust a model is."
+        message = "FGSM is the only gradient attack. A single step says little about robustness: add PGD."
         flags.append(_flag("single_step", message))
     return [*flags, *_unconverged_training(matrix, made), *_noise_of_training(matrix, sweep)]
 
@@ -216,19 +223,19 @@ def _unconverged_training(matrix: Matrix, made: Sequence[Mapping[str, Any]]) -> 
     weak = [f"{names[name]}: {mean:.1%} converged" for name, mean in means.items() if mean < 1 - _MANY_UNCONVERGED]
     if weak:
         message = (
-            f"More than {_MANY_UNCONVERGED:.0%} of the searches for training samples stopped before the confidence was "
-            f"gone: the samples are weaker than they claim ({'; '.join(weak)})."
+            f"More than {_MANY_UNCONVERGED:.0%} of the searches for training samples stopped before they converged: "
+            f"the samples are weaker than specified ({'; '.join(weak)})."
         )
         yield _flag("unconverged_training", message)
 
 
 def _names(matrix: Matrix) -> dict[str, str]:
     """Return what the report calls each regime."""
-    return {regime.id: named(text.name(regime.name), regime.protocol) for regime in matrix.regimes}
+    return {regime.id: text.regime_name(text.name(regime.name), regime.protocol) for regime in matrix.regimes}
 
 
 def _noise_of_training(matrix: Matrix, sweep: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
-    """Regimes of several strengths are a sweep by hand."""
+    """Flag noise whose strength was not chosen by a sweep; regimes of several strengths count as a sweep."""
     names = _names(matrix)
     swept = [entry["regime"] for entry in sweep]
     by_hand = {r.id: r.perturbation.std for r in matrix.regimes if isinstance(r.perturbation, GaussianNoise)}
@@ -236,14 +243,16 @@ def _noise_of_training(matrix: Matrix, sweep: Sequence[Mapping[str, Any]]) -> It
     if len(set(fixed.values())) == 1:
         where = "; ".join(names[name] for name in fixed)
         message = (
-            f"One strength of Gaussian noise was trained on ({where}), and it was not swept: another might do better. "
-            "The setting sweep tries several (configs/evaluate/swept.yaml)."
+            f"Only one strength of Gaussian noise was used for training ({where}), without a sweep: another one may be "
+            "better. The setting `sweep` tries several (configs/evaluate/swept.yaml)."
         )
         yield _flag("std_not_swept", message)
     for entry in sweep:
         tried = [row["std"] for row in entry["rows"]]
         if entry["best"] in (min(tried), max(tried)):
-            end = "smallest" if entry["best"] == min(tried) else "largest"
+            end, beyond = ("smallest", "smaller") if entry["best"] == min(tried) else ("largest", "larger")
             name = names[entry["regime"]]
-            message = f"{name}: the best std, {entry['best']:g}, is the {end} swept: one beyond might be better."
+            message = (
+                f"{name}: the best std, {entry['best']:g}, is the {end} value tried; a {beyond} one may be better."
+            )
             yield _flag("std_at_edge", message)

@@ -1,30 +1,122 @@
-"""What the HTML files of both reports share: the templates' environment, the common parts, the way to the disk."""
+"""The HTML file of each report with its figures, from the results to the disk."""
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from robustsigma.files import write_atomically
-from robustsigma.report import text
+from robustsigma.report import attribution, curves, gallery, robustness, scatter, text
+from robustsigma.report.canvas import draw_table, png, shades, styled
+from robustsigma.report.validation import array, check_attribution, check_gallery
 
+_ROBUSTNESS_FIGURES = ("matrix", "curves", "sweep", "examples", "path", "explanations")
+_BREAKS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])")  # where a line may break in a name
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
-def render(template: str, shown: dict[str, Any], pictures: dict[str, bytes]) -> str:
-    """Return one HTML text that needs no other file.
+def write_robustness(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
+    """Write the report and its figures, see `robustsigma.report.write_report`."""
+    pictures = draw_robustness(results, arrays)
+    return _publish(robustness_page(results, pictures), pictures, out, _ROBUSTNESS_FIGURES)
 
-    Args:
-        template: file name in `report/templates`.
-        shown: what the template shows; every string is escaped.
-        pictures: PNG files by name, to be inlined.
-    """
+
+def write_attribution(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
+    """Write the report and its figures, see `robustsigma.report.write_attribution_report`."""
+    pictures = draw_attribution(results, arrays)
+    return _publish(attribution_page(results, pictures), pictures, out, ["attribution_*"])
+
+
+def robustness_page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
+    """Return the robustness report as one HTML text; `pictures` are PNG files by name."""
+    seeds = results.get("seeds") or []
+    return _render(
+        "robustness.html.j2", results, pictures, robustness.sections(results), {"seeds": seeds},
+        tiles=robustness.tiles(results), flags=robustness.run_flags(results), seeds=seeds,
+        quality=robustness.QUALITY,
+    )  # fmt: skip
+
+
+def attribution_page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
+    """Return the attribution report as one HTML text; `pictures` are PNG files by name."""
+    return _render(
+        "attribution.html.j2", results, pictures, attribution.sections(results), {},
+        tiles=attribution.tiles(results), flags=text.flags(results), shade=attribution.SHADE,
+        controls=len(attribution.controls(results)),
+    )  # fmt: skip
+
+
+def draw_robustness(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """Draw what an evaluation measured: PNG files by name."""
+    with styled():
+        return {name: png(figure) for name, figure in _robustness_figures(results, arrays)}
+
+
+def _robustness_figures(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, Figure]]:
+    yield "matrix", draw_table(robustness.accuracy_table(results))
+    if results.get("curves"):
+        yield "curves", curves.accuracy_over_eps(results)
+    if results.get("sweep"):
+        yield "sweep", curves.sweep(results)
+    if (results.get("examples") or {}).get("items"):
+        yield "examples", gallery.examples(results, array(arrays, "examples", 5))
+    if (results.get("path") or {}).get("shown_steps"):
+        heat = array(arrays, "path_attribution", 2) if arrays.get("path_attribution") is not None else None
+        yield "path", gallery.path(results["path"], array(arrays, "path", 4), heat)
+    if results.get("explanations"):
+        heat, images = array(arrays, "explanations", 4), array(arrays, "explained", 4)
+        yield "explanations", gallery.explanations(results, heat, images, arrays.get("masks"))
+
+
+def draw_attribution(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """Draw what a benchmark measured: PNG files by name, which end in the number of the model if there are several."""
+    check_attribution(results)
+    if (results.get("gallery") or {}).get("items"):
+        check_gallery(results["gallery"], arrays)
+    found: dict[str, bytes] = {}
+    with styled():
+        for place, model in enumerate(entry["id"] for entry in results["models"]):
+            drawn = {
+                "curves": curves.metric_curves(results, model),
+                "cost": scatter.cost(results, model),
+                "sanity": scatter.sanity(results, model),
+                "gallery": gallery.maps(results, model, arrays),
+            }
+            for kind, figure in drawn.items():
+                if figure is not None:
+                    found[attribution.figure_name(kind, place, len(results["models"]))] = png(figure)
+    return found
+
+
+def _render(
+    template: str, results: dict[str, Any], pictures: dict[str, bytes], sections: dict[str, Any], data: dict[str, Any],
+    **shown: Any,
+) -> str:  # fmt: skip
+    """Fill a template; every string is escaped, and the pictures are inlined."""
+    run = {"command": None, "versions": {}, "hardware": {}, **(results.get("run") or {})}
+    dataset = results.get("dataset") or {}
+    parts = {"Settings": results.get("settings"), "Versions": run["versions"], "Hardware": run["hardware"]}
+    return _environment().get_template(template).render(
+        results=results, run=run, dataset=dataset, sections=sections,
+        started=str(run.get("started") or "")[:16].replace("T", " "),
+        findings=results.get("findings") or [],
+        settings={"Data": _data({**dataset, **data}), **{k: text.flatten(part) for k, part in parts.items() if part}},
+        pictures={name: base64.b64encode(picture).decode("ascii") for name, picture in pictures.items()},
+        **shown,
+    )  # fmt: skip
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -34,81 +126,16 @@ def render(template: str, shown: dict[str, Any], pictures: dict[str, bytes]) -> 
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=text.percent,
-        points=text.points,
-        number=text.number,
-        measure=text.measure,
-        score=text.score,
-        duration=text.duration,
-        label=text.name,
-        colour=text.colour,
-        breakable=breakable,
-        breakable_key=breakable_key,
-    )
-    inlined = {name: base64.b64encode(picture).decode("ascii") for name, picture in pictures.items()}
-    return environment.get_template(template).render(**shown, pictures=inlined)
+        number=text.number, duration=text.duration, count=text.count, shades=shades,
+        breakable=lambda name: Markup("<wbr/>").join(_BREAKS.split(str(name))),
+        breakable_key=lambda key: Markup("<wbr/>").join(re.split(r"(?<=[._])(?=.)", str(key))),
+    )  # fmt: skip
+    return environment
 
 
 def _visible(value: Any) -> Any:
-    """Return what is written with all that could hide or turn round what is beside it made visible.
-
-    Those are control characters, marks of direction, and halves of characters, which no file can hold.
-    """
+    """Replace characters that hide or reorder what is beside them: controls, direction marks and lone surrogates."""
     return type(value)(_HIDDEN.sub("\ufffd", value)) if isinstance(value, str) else value
-
-
-def breakable(value: Any) -> Markup:
-    """Return a name, escaped, that may be broken before its inner capitals and after its hyphens and underscores."""
-    return Markup("<wbr/>").join(text.pieces(str(value)))
-
-
-def breakable_key(value: Any) -> Markup:
-    """Return a dotted key, escaped, that may be broken after its dots and underscores."""
-    return Markup("<wbr/>").join(re.split(r"(?<=[._])(?=.)", str(value)))
-
-
-def common(results: dict[str, Any], **data: Any) -> dict[str, Any]:
-    """Return what the base template shows of any result, but for its tiles.
-
-    Args:
-        results: what was measured (schema 1).
-        data: further rows of the table of data.
-    """
-    run = {"command": None, "versions": {}, "hardware": {}, **(results.get("run") or {})}
-    dataset = results.get("dataset") or {}
-    parts = {"Settings": results.get("settings"), "Versions": run["versions"], "Hardware": run["hardware"]}
-    tables = [(title, text.flatten(part)) for title, part in parts.items() if part]
-    return {
-        "dataset": dataset,
-        "run": run,
-        "started": str(run.get("started") or "")[:16].replace("T", " "),
-        "findings": results.get("findings") or [],
-        "flags": text.flags(results),
-        "tables": [("Data", _data({**dataset, **data})), *tables],
-    }
-
-
-def publish(page: str, pictures: dict[str, bytes], out: Path, stale: Iterable[str]) -> Path:
-    """Write `out/report.html` and the figures beside it, each file whole or not at all.
-
-    Args:
-        page: the HTML text.
-        pictures: PNG files by name.
-        out: folder of the report; made if it is not there.
-        stale: patterns of the names of this report's figures; those of a former report that were not drawn now go.
-
-    Returns:
-        The path of the HTML file.
-    """
-    folder = out / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        write_atomically(folder / f"{name}.png", picture)
-    path = write_atomically(out / "report.html", page.encode("utf-8"))
-    for former in (found for pattern in stale for found in folder.glob(f"{pattern}.png")):
-        if former.stem not in pictures:
-            former.unlink()
-    return path
 
 
 def _data(dataset: dict[str, Any]) -> list[tuple[str, str]]:
@@ -117,8 +144,22 @@ def _data(dataset: dict[str, Any]) -> list[tuple[str, str]]:
     for key, value in dataset.items():
         if isinstance(value, (list, tuple)):
             rows.append((key, (f" {text.TIMES} " if key == "shape" else ", ").join(map(str, value)) or text.DASH))
-        elif isinstance(value, dict):
-            rows += text.flatten(value, key) if value else []
-        else:
-            rows.append((key, str(value)))
+        elif value != {}:
+            rows += text.flatten(value, key)
     return rows
+
+
+def _publish(page: str, pictures: dict[str, bytes], out: Path, patterns: Iterable[str]) -> Path:
+    """Write `out/report.html` and its figures atomically, and return the path of the page.
+
+    Figures of an earlier report, whose names match `patterns`, are deleted if they were not drawn now.
+    """
+    folder = out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        write_atomically(folder / f"{name}.png", picture)
+    path = write_atomically(out / "report.html", page.encode("utf-8"))
+    for former in (found for pattern in patterns for found in folder.glob(f"{pattern}.png")):
+        if former.stem not in pictures:
+            former.unlink()
+    return path

@@ -1,4 +1,4 @@
-"""The matrix of a robustness evaluation in the terminal."""
+"""Tables in the terminal."""
 
 from __future__ import annotations
 
@@ -11,98 +11,95 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from robustsigma.report import matrix, sweep, text
+from robustsigma.report import attribution, robustness, text
+from robustsigma.report.table import Note, TableCell, TableLayout
 
-_LOOK: dict[str, Any] = {"title_style": "bold", "title_justify": "left", "box": SIMPLE_HEAD, "pad_edge": False}
+_STYLES = {"best": "bold", "better": "bold green", "control": "dim"}
 
 
-def show(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the matrix, then the flags and how many seeds stand behind it.
-
-    Args:
-        results: what the evaluation measured (schema 1).
-        console: where to print; standard output if None.
-    """
+def print_robustness(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the accuracies, the flags and the sweep of the training noise, see `robustsigma.report.print_table`."""
     console = console or Console()
-    found = matrix.build(results)
-    dataset = results.get("dataset") or {}
-    title = f"Accuracy in % on {text.printable(dataset.get('name', 'the test set'))}"
-    table = _table(title, found, found.columns)
-    if fits(console, table):
-        console.print(table)
-    else:
-        for group in found.columns:
-            console.print(_table(f"{title}: {group.title.lower()}", found, (group,)))
-    if matrix.one_seed_unsaid(results):
-        console.print(Text("1 seed: how results vary between trainings is not known", style="bold red"))
-    for line in flag_lines([*text.flags(results), *found.notes]):
-        console.print(line)
-    show_sweep(results, console)
+    table = robustness.accuracy_table(results)
+    print_layout(console, table)
+    _print_lines(console, [*robustness.run_flags(results), *table.footnotes])
+    print_sweep(results, console)
 
 
-def show_sweep(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the sweep of each regime's Gaussian noise, if there was one, the best standard deviation marked.
-
-    Args:
-        results: what the evaluation measured, of which only the sweep is read.
-        console: where to print; standard output if None.
-    """
+def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the sweep of the training noise of each regime, see `robustsigma.report.print_sweep`."""
     console = console or Console()
-    for block in sweep.build(results):
-        table = Table(title=Text(f"Std of the Gaussian noise to train on: {block.title}"), **_LOOK)
-        table.add_column("Std", justify="right")
-        for head in block.heads:
-            table.add_column(Text(head.label), justify="right")
-        table.add_column(block.judged[0], justify="right")
-        table.add_column("")
-        for row in block.rows:
-            shown = [text.percent((row["accuracy"].get(head.id) or {}).get("mean")) for head in block.heads]
-            score = text.percent((row.get("score") or {}).get("mean"))
-            best = bool(row.get("best"))
-            mark = "best" if best else ""
-            table.add_row(text.number(row["std"]), *shown, score, mark, style="bold green" if best else "")
-        console.print(table)
-        said = f"Accuracy in % on {block.where}; {block.judged[0].lower()}: {block.judged[1]}."
-        console.print(Text(said, style="dim"))
+    for exhibit in robustness.sweeps(results):
+        print_layout(console, exhibit.tables[0])
+        console.print(Text(text.printable(exhibit.lead), style="dim"))
 
 
-def _table(title: str, found: matrix.Matrix, columns: tuple[matrix.Group, ...]) -> Table:
-    """Return the table of some readings."""
-    table = Table(title=Text(title), **_LOOK)
-    table.add_column("Model", no_wrap=True)
-    heads = [head for group in columns for head in group.heads]
-    for head in heads:
-        name = Text(head.label, style="bold")
-        name.append("" if head.group == "none" else f"\n{text.printable(head.group)}", style="dim")
-        table.add_column(name, justify="right", no_wrap=True)
-    for group in found.rows:
-        for regime in group.heads:
-            label = Text(text.printable(regime.label))
-            label.append("" if group.key == "none" else f", {group.title.lower()}", style="dim")
-            table.add_row(label, *(_cell(found.cells.get((regime.id, head.id))) for head in heads))
-        table.add_section()
-    return table
+def print_attribution(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the scores of each model and the flags, see `robustsigma.report.print_attribution_table`."""
+    console = console or Console()
+    tables = attribution.score_tables(results)
+    for model, table in zip(results["models"], tables, strict=True):
+        print_layout(console, table)
+        _print_lines(
+            console, (("skipped", f"{why}: {where}") for why, where in attribution.skips(results, model["id"]))
+        )
+    console.print(Text("bold: best, significantly ahead of the second; \u2248 not significantly different from random, "
+                       "\u25bc worse than random; \u2191 \u2193 direction of better scores", style="dim"))  # fmt: skip
+    left_out = (("left out", f"{method} on {model}: {why}") for method, model, why in attribution.left_out(results))
+    notes = [note for table in tables for note in table.footnotes]
+    _print_lines(console, [*left_out, *text.flags(results), *notes])
 
 
-def _cell(cell: matrix.Cell | None) -> Text:
-    """Return one accuracy with the codes of its flags."""
+def print_layout(console: Console, table: TableLayout) -> None:
+    """Print a table, in several parts if the console is too narrow for it."""
+    for part in table.split(lambda piece: fits(console, rich_table(piece))):
+        console.print(rich_table(part))
+
+
+def rich_table(table: TableLayout) -> Table:
+    """Return the table as Rich renders it."""
+    found = Table(
+        title=Text(text.printable(table.title)),
+        title_style="bold",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    found.add_column(table.corner, no_wrap=True)
+    for group in table.columns:
+        for head in group.heads:
+            name = Text(text.printable(head.label), style="bold")
+            for line in (group.suffix, head.detail):
+                name.append(f"\n{text.printable(line)}" if line else "", style="dim")
+            found.add_column(name, justify="left" if head.words else "right", no_wrap=True)
+    for group in table.rows:
+        for head in group.heads:
+            label = text.printable(head.label)
+            name = Text(label if len(label) <= 30 else label[:29] + "\u2026")
+            name.append(text.printable(group.suffix), style="dim")
+            found.add_row(name, *(_cell(table.cells.get((head.id, column.id))) for column in table.column_heads))
+        found.add_section()
+    return found
+
+
+def _cell(cell: TableCell | None) -> Text:
+    """Return the text of a cell with its mark, its remark and the codes of its flags."""
     if cell is None:
         return Text(text.DASH, style="dim")
-    shown = Text(text.percent(cell.accuracy.get("mean")))
-    codes = list(dict.fromkeys(text.printable(flag.get("code", "flag")) for flag in cell.flags))
-    if codes:
-        shown.append("\n" + " ".join(codes), style="yellow")
-    return shown
+    shown = Text(text.printable(cell.text), style=_STYLES.get(cell.tone, ""))
+    shown.append(f" {cell.mark[0]}" if cell.mark else "", style="yellow")
+    shown.append(f"\n{cell.remark}" if cell.remark else "", style="dim")
+    codes = dict.fromkeys(text.printable(code) for code, _ in cell.flags)
+    return shown.append("\n" + " ".join(codes) if codes else "", style="yellow")
 
 
-def flag_lines(flags: Iterable[tuple[str, str]]) -> list[Text]:
-    """Return one line a flag, each flag once."""
-    return [
-        Text(text.printable(code), style="yellow").append(f"  {text.printable(message)}", style="default")
-        for code, message in dict.fromkeys(flags)
-    ]
+def _print_lines(console: Console, lines: Iterable[Note]) -> None:
+    """Print each code with its message once, on a line of its own."""
+    for code, message in dict.fromkeys(lines):
+        line = Text(text.printable(code), style="yellow")
+        console.print(line.append(f"  {text.printable(message)}", style="default"))
 
 
 def fits(console: Console, table: Table) -> bool:
-    """Return whether a table can be printed without folding its cells."""
+    """Return whether the console is wide enough to print a table without folding its cells."""
     return Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width

@@ -1,4 +1,4 @@
-"""Numbers, names and colours as the report writes them."""
+"""Format numbers, names and colors for every table, page and figure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import math
 import re
 from typing import Any
 
-MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
+MINUS, DASH, TIMES, THIN_SPACE = "\u2212", "\u2013", "\u00d7", "\u202f"
+PROTOCOLS = {
+    "none": ("Not retrained", "the base model, from which all others start"),
+    "retrain": ("Retrained", "on samples made before training"),
+    "on_the_fly": ("On the fly", "on samples made against the model while it trains"),
+}
 NAMES = {
     "fgsm": "FGSM",
     "sigma": "SIGMA",
@@ -15,10 +20,7 @@ NAMES = {
     "integrated_gradients": "integrated gradients",
     "integratedgradients": "integrated gradients",
 }
-# A blue ramp of falling lightness: it keeps its order in grey and for every kind of colour vision.
-_RAMP = ((247, 251, 255), (214, 230, 244), (171, 207, 229), (107, 174, 214), (49, 130, 189), (8, 81, 156), (8, 48, 107))
-_RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
-_DARK, _LIGHT = "#10202e", "#ffffff"
+_SUPERSCRIPT = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 
 
 def finite(value: Any) -> float | None:
@@ -30,54 +32,61 @@ def finite(value: Any) -> float | None:
 
 
 def percent(value: Any, digits: int = 1) -> str:
-    """Write a fraction in per cent without its sign."""
+    """Format a fraction as a percentage without the percent sign."""
     number = finite(value)
-    return DASH if number is None else f"{100 * number:.{digits}f}".replace("-", MINUS)
+    return DASH if number is None else _signed(f"{100 * number:.{digits}f}")
 
 
 def points(value: Any) -> str:
-    """Write a difference of fractions in signed percentage points."""
+    """Format a difference of fractions as percentage points with a sign."""
     number = finite(value)
-    if number is None:
-        return DASH
-    text = f"{100 * number:+.1f}"
-    return "0.0" if text[1:] == "0.0" else text.replace("-", MINUS)
+    return DASH if number is None else _signed(f"{100 * number:+.1f}")
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Write a number with at most so many significant digits; whole numbers with separators."""
+    """Format a number with at most `digits` significant digits; a whole number with thousands separators."""
     found = finite(value)
     if found is None:
         return DASH
-    text = f"{found:,.0f}" if found == round(found) and abs(found) < 1e15 else f"{found:.{digits}g}"
-    return text.replace("-", MINUS)
+    return _signed(f"{found:,.0f}" if found == round(found) and abs(found) < 1e15 else f"{found:.{digits}g}")
 
 
 def measure(value: Any) -> str:
-    """Write a measured number with three significant digits."""
+    """Format a measurement with three significant digits."""
     found = finite(value)
-    return DASH if found is None else f"{found:#.3g}".rstrip(".").replace("-", MINUS)
+    return DASH if found is None else _signed(f"{found:#.3g}".rstrip("."))
 
 
 def score(value: Any) -> str:
-    """Write a score as a column of its like reads best: 0.123, 12.34, 1,234, and powers of ten far from one."""
+    """Format a score so that a column of scores aligns: 0.123, 12.34, 1,234; very large or small as a power of ten."""
     found = finite(value)
     if found is None:
         return DASH
     size = abs(found)
     if size and (size < 5e-4 or size >= 1e6):
         mantissa, power = f"{found:.1e}".split("e")
-        return f"{mantissa}\u00b710{str(int(power)).translate(_RAISED)}".replace("-", MINUS)
-    return f"{found:,.{3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0}f}".replace("-", MINUS)
+        return _signed(f"{mantissa}\u00b710{str(int(power)).translate(_SUPERSCRIPT)}")
+    return _signed(f"{found:,.{3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0}f}")
+
+
+def _signed(text: str) -> str:
+    """Return a formatted number with a true minus sign, and without any sign if it rounds to zero."""
+    return text.replace("-", MINUS) if re.search("[1-9]", text) else text.lstrip("+-")
+
+
+def interval(estimate: Any, write: Any = percent) -> tuple[str, ...]:
+    """Return the interval of an estimate as one line, or nothing if an end is missing."""
+    low, high = (finite((estimate or {}).get(key)) for key in ("low", "high"))
+    return () if low is None or high is None else (f"{write(low)}{THIN_SPACE}{DASH}{THIN_SPACE}{write(high)}",)
 
 
 def count(value: int, noun: str) -> str:
-    """Return a number of things, whose plural has an s."""
+    """Return a number with its noun, in the plural (with an s) unless the number is 1."""
     return f"{value:,} {noun}{'' if value == 1 else 's'}"
 
 
 def duration(value: Any) -> str:
-    """Write seconds as people say them."""
+    """Format seconds as hours, minutes and seconds."""
     seconds = finite(value)
     if seconds is None:
         return DASH
@@ -89,54 +98,25 @@ def duration(value: Any) -> str:
 
 
 def name(value: Any) -> str:
-    """Return a name as readers know it: short forms in capitals."""
+    """Return a name as readers know it: acronyms in capitals."""
     text = printable(value)
     return NAMES.get(text.lower(), text)
 
 
-def pieces(value: str) -> list[str]:
-    """Return a name cut before its inner capitals and after its blanks, hyphens and underscores, where it may break."""
-    return re.split(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])", value)
-
-
-def lines(value: str, most: int) -> list[str]:
-    """Return a name in lines of at most so many characters, if its pieces are not longer."""
-    found = [""]
-    for piece in pieces(value):
-        if found[-1] and len(found[-1]) + len(piece.rstrip()) > most:
-            found.append("")
-        found[-1] += piece
-    return [line.strip() for line in found]
+def regime_name(label: str, protocol: str) -> str:
+    """Return the label of a regime followed by its protocol, such as "SIGMA, retrained"."""
+    known = PROTOCOLS.get(protocol, (printable(protocol),))[0].lower()
+    return label if protocol == "none" else f"{label}, {known}"
 
 
 def printable(value: Any) -> str:
-    """Return the text with control characters, which could steer a terminal, made visible."""
+    """Return the text with control characters, which could steer a terminal, replaced by a visible mark."""
     return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in str(value))
 
 
-def flags(entry: dict[str, Any]) -> list[tuple[str, str]]:
+def flags(entry: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the code and the message of each flag of a result, or of one of its cells."""
-    return [(str(flag.get("code", "")), str(flag.get("message", ""))) for flag in entry.get("flags") or []]
-
-
-def colour(value: Any) -> tuple[str, str]:
-    """Return the background of a cell for a fraction in [0, 1] and the text colour that is read best on it."""
-    fraction = finite(value)
-    if fraction is None:
-        return "#ffffff", _DARK
-    place = min(max(fraction, 0.0), 1.0) * (len(_RAMP) - 1)
-    lower = min(int(place), len(_RAMP) - 2)
-    part = place - lower
-    rgb = [round(a + part * (b - a)) for a, b in zip(_RAMP[lower], _RAMP[lower + 1], strict=True)]
-    luminance = _luminance(rgb)
-    white, black = 1.05 / (luminance + 0.05), (luminance + 0.05) / 0.062
-    return "#{:02x}{:02x}{:02x}".format(*rgb), _LIGHT if white > black else _DARK
-
-
-def _luminance(rgb: list[int]) -> float:
-    """Return the relative luminance of WCAG."""
-    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return tuple((str(flag.get("code", "")), str(flag.get("message", ""))) for flag in entry.get("flags") or [])
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:

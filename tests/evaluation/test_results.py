@@ -29,6 +29,7 @@ from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.results import augmentation, cell_entries, differences, falls, per_seed
 from robustsigma.evaluation.run import Column, Regime
+from robustsigma.report import text
 
 BANKED = Regime("bank/on_the_fly", "bank", "on_the_fly", SigmaSample(bank=Bank()))
 
@@ -261,12 +262,12 @@ def _told(sigma, control=None, fgsm=(100, 100, 100, 100), columns=COLUMNS):
 
 def test_the_first_finding_is_the_base_model():
     matrix, (first, *_) = _told((100, 100, 100, 100))
-    assert first.startswith("The base model is right on 80.0 % (")
+    assert first.startswith("The base model classifies correctly 80.0% (")
     low, high = (100 * getattr(matrix.accuracy("base", "gaussian"), end) for end in ("low", "high"))
-    assert f"60.0 % ({low:.1f} to {high:.1f}) under Gaussian noise" in first
-    assert "10.0 % (" in first
+    assert f"60.0% ({low:.1f} to {high:.1f}) under Gaussian noise" in first
+    assert "10.0% (" in first
     assert "under FGSM" in first
-    assert first.endswith("chance is 33 %.")
+    assert first.endswith("chance is 33%.")
     assert "at once" not in first  # one attack is no worst case
 
 
@@ -274,46 +275,47 @@ def test_the_first_finding_has_the_worst_cases():
     rights = [180, outcomes_of(100), outcomes_of(100, shift=100), outcomes_of(150)]
     matrix = matrix_of([rights], [CLEAN, ATTACK, PGD_COLUMN, WALK])
     first = findings(matrix, 3)[0]
-    assert "0.0 % (0.0 to 1.8) under all adaptive attacks within L\u221e 0.1 at once" in first
+    assert "0.0% (0.0 to 1.8) under all adaptive attacks within L\u221e 0.1 at once" in first
     assert "under all adaptive attacks at once" in first
 
 
 @pytest.mark.parametrize("control", [None, (160, 120, 20, 20)])
 def test_the_effect_of_sigma_is_told_with_its_sign_and_its_doubt(control):
-    worse, surely = 160 - 60, 20 + 60
-    matrix, sentences = _told((worse, 121, surely, 20), control)
-    (line,) = [s for s in sentences if s.startswith("SIGMA retraining, against")]
+    worse, better = 160 - 60, 20 + 60
+    matrix, sentences = _told((worse, 121, better, 20), control)
+    (line,) = [s for s in sentences if s.startswith("SIGMA retraining, compared with")]
     assert ("the clean control:" if control else "the base model:") in line
     against = "clean/retrain" if control else "base"
     clean, noise, attack = line.removesuffix(".").split(": ", 1)[1].split("; ")
     for part, column, mean in ((clean, CLEAN, -30), (noise, NOISE, 0.5), (attack, ATTACK, 30)):
         found = matrix.difference(("sigma/retrain", column.id), (against, column.id))
-        assert f"{mean:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})" in part
-        assert ("which zero lies within" in part) == (found.low <= 0 <= found.high)
-    assert "zero lies within" in noise
-    assert "zero lies within" not in clean + attack
+        assert f"{text.points(mean / 100)} points ({text.points(found.low)} to {text.points(found.high)})" in part
+        assert ("not significant" in part) == (found.low <= 0 <= found.high)
+    assert "not significant" in noise
+    assert "not significant" not in clean + attack
 
 
 def test_trainings_that_did_not_help_are_told_as_well():
     columns = [CLEAN, ATTACK, MOVED, WALK]
     _, sentences = _told((160, 20, 20, 20), columns=columns, fgsm=(160, 190, 90, 20))
-    (line,) = [s for s in sentences if "trainings surely raised" in s]
+    (line,) = [s for s in sentences if "trainings significantly" in s]
     assert line == (
-        "1 of 2 trainings surely raised the accuracy under what they trained on; "
-        "not so SIGMA retraining +0.0 points (+0.0 to +0.0)."
+        "1 of 2 trainings significantly improved accuracy under the perturbation used for training; "
+        "the exceptions: SIGMA retraining 0.0 points (0.0 to 0.0)."
     )
     _, sentences = _told((160, 20, 20, 80), columns=columns, fgsm=(160, 190, 90, 20))
-    (line,) = [s for s in sentences if "trainings surely raised" in s]
-    assert line == "2 of 2 trainings surely raised the accuracy under what they trained on."
+    assert "2 of 2 trainings significantly improved accuracy under the perturbation used for training." in sentences
 
 
-@pytest.mark.parametrize(("fgsm", "verdict"), [(150, "surely ahead of"), (101, "not surely ahead of")])
+@pytest.mark.parametrize(("fgsm", "verdict"), [(150, "significantly ahead of"), (101, "not significantly ahead of")])
 def test_the_highest_training_is_told_with_its_lead(fgsm, verdict):
     # Transfer columns do not count: with them the other training would be ahead.
     matrix, sentences = _told((100, 100, 100, 200), fgsm=(fgsm, fgsm, fgsm, 0))
     (line,) = [s for s in sentences if s.startswith("Averaged over")]
-    assert line.startswith("Averaged over clean, Gaussian noise, FGSM (adaptive), FGSM on-the-fly training is highest")
-    assert f"{100 * fgsm / N:.1f} % (" in line
+    assert line.startswith(
+        "Averaged over clean, Gaussian noise, FGSM (adaptive), FGSM on-the-fly training has the highest"
+    )
+    assert f"{100 * fgsm / N:.1f}% (" in line
     assert f", {verdict} SIGMA retraining: {100 * (fgsm - 100) / N:+.1f} points" in line
     lead = paired_difference(matrix.combined("fgsm/on_the_fly"), matrix.combined("sigma/retrain"))
-    assert (verdict == "surely ahead of") == (lead.low > 0)
+    assert (verdict == "significantly ahead of") == (lead.low > 0)

@@ -208,6 +208,23 @@ def make_arrays():
     }
 
 
+MEANS = {0.05: (0.98, 0.2), 0.1: (0.96, 0.36), 0.2: (0.9, 0.3)}
+
+
+def make_sweep(protocol="retrain", by="mean"):
+    rows = []
+    for std, (clean, attacked) in MEANS.items():
+        score = (clean + attacked) / 2
+        behind = None if std == 0.1 else {"mean": score - 0.66, "low": score - 0.68, "high": score - 0.64, "n": 400}
+        accuracy = {"clean": _estimate(clean, 0.04, 400), "fgsm/adaptive": _estimate(attacked, 0.04, 400)}
+        rows.append({"std": std, "best": std == 0.1, "score": _estimate(score, 0.04, 400), "behind": behind,
+                     "accuracy": accuracy, "seconds": 12.5})  # fmt: skip
+    columns = [{"id": "clean", "name": "clean", "reading": "none"},
+               {"id": "fgsm/adaptive", "name": "fgsm", "reading": "adaptive"}]  # fmt: skip
+    return {"regime": f"gaussian/{protocol}", "name": "gaussian", "protocol": protocol, "seed": 3, "by": by,
+            "images": 400, "held_out": "val", "columns": columns, "best": 0.1, "rows": rows}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def _shared():
     """Return the result cut to few images, which are drawn soon."""
@@ -229,15 +246,21 @@ def results(_shared):
 
 
 @pytest.fixture
+def swept(results):
+    return {**results, "sweep": [make_sweep(), make_sweep("on_the_fly")]}
+
+
+@pytest.fixture
 def arrays(_shared):
     return dict(_shared[1])
 
 
 @pytest.fixture(scope="session")
 def _shared_attribution():
-    """Return a benchmark of two models on small grey images without masks."""
+    """Return a benchmark of two models with few curves, on small grayscale images without masks."""
     benchmark = attribution_case.make_results(models=("base", "retrained"), shown=2, shape=(1, 28, 28))
     benchmark["dataset"]["masks"] = False
+    benchmark["curves"] = [curve for curve in benchmark["curves"] if curve["id"] in ("insertion", "sic")]
     images = np.random.default_rng(3).uniform(0, 1, (2, 1, 28, 28)).astype("float32")
     return benchmark, attribution_case.make_arrays(benchmark, images)
 
@@ -250,6 +273,19 @@ def benchmark_results(_shared_attribution):
 @pytest.fixture
 def benchmark_arrays(_shared_attribution):
     return dict(_shared_attribution[1])
+
+
+@pytest.fixture
+def few_methods(benchmark_results, benchmark_arrays):
+    """Return a benchmark of three methods and one curve with its arrays, which is soon drawn."""
+    kept = ("Sigma", "AGI", "RandomAttribution")
+    places = [place for place, method in enumerate(attribution_case.METHODS) if method in kept]
+    for key in ("cells", "sanity"):
+        benchmark_results[key] = [entry for entry in benchmark_results[key] if entry["method"] in kept]
+    (curve, *_) = benchmark_results["curves"]
+    benchmark_results["curves"] = [{**curve, "lines": [line for line in curve["lines"] if line["method"] in kept]}]
+    benchmark_results["gallery"]["methods"] = list(kept)
+    return benchmark_results, {**benchmark_arrays, "maps": benchmark_arrays["maps"][:, places]}
 
 
 @pytest.fixture

@@ -1,55 +1,50 @@
+"""The attribution report holds every score, flag and picture of the results."""
+
 import base64
-import json
-import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from attribution_case import CONTROLS, METHODS, NOT_A_PATH, WITHOUT_MASK
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from page_reader import Page
 from rich.console import Console
-from rich.text import Text
-from test_report import EVIL, read
 
 from robustsigma import files
-from robustsigma.report import print_attribution_table, text, write_attribution_report
-from robustsigma.report.attribution import board
-from robustsigma.report.attribution.cost import draw_cost
-from robustsigma.report.attribution.curves import draw_curves
-from robustsigma.report.attribution.lines import _shared
+from robustsigma.report import attribution, page, print_attribution_table, scatter, text, write_attribution_report
+from robustsigma.report.canvas import png, styled
+from robustsigma.report.curves import metric_curves
+from robustsigma.report.terminal import rich_table
 
-TITLES = {"curves": "<h2>Curves", "sanity": "<h2>Does the map depend", "gallery": "<h2>The maps", "cost": "<h2>Cost ag"}
+TITLES = {
+    "curves": "Curves",
+    "cost": "Cost against quality",
+    "sanity": "Does the map depend on the network?",
+    "gallery": "The maps",
+}
 
 
 @pytest.fixture(scope="module")
-def written(_shared_attribution, tmp_path_factory):
-    """Return the folder and the page of the whole report, written once."""
-    out = tmp_path_factory.mktemp("attribution") / "new"
-    path = write_attribution_report(*_shared_attribution, out)
-    assert path == out / "report.html"
-    return out, path.read_text(encoding="utf-8")
+def shown(_shared_attribution):
+    """Return the page of the whole report, with other pictures in place of its figures."""
+    pictures = {f"attribution_{kind}_{model}": b"png" for kind in TITLES for model in (1, 2)}
+    return Page(page.attribution_page(_shared_attribution[0], pictures))
 
 
-def bare(page):
-    return re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
-
-
-def cells_of(page):
-    """Return the class and the content of the cells of scores, in their order."""
-    return re.findall(r'<td class="value([^"]*)"[^>]*>(.*?)</td>', page, re.DOTALL)
-
-
-def boards_cells(results):
-    """Return metric and cell as the page lists them: model by model, table by table, methods before controls."""
-    return [
-        (metric, found.cells[row.id, metric.id])
-        for found in board.build(results)
-        for pack in found.packs(11)
-        for row in found.rows
-        for _, _, metrics in pack
-        for metric in metrics
-    ]
+def shown_cells(found, results):
+    """Return metric, entry and cell of the page for every score, model by model."""
+    tables = iter(found.tables("Scores"))
+    pairs = []
+    for model, layout in zip(results["models"], attribution.score_tables(results), strict=True):
+        entries = attribution.scores(results, model["id"])
+        for part in layout.split(lambda part: len(part.column_heads) <= 11):
+            rows = [row for row in next(tables)[2:] if len(row) > 1]
+            for head, row in zip(part.row_heads, rows, strict=True):
+                assert row[0]["text"].strip() == head.label
+                for column, cell in zip(part.column_heads, row[1:], strict=True):
+                    pairs.append((column.id, entries[head.id, column.id], cell))
+    assert next(tables, None) is None
+    assert len(pairs) == len(results["cells"])
+    return pairs
 
 
 def printed(results, width):
@@ -59,176 +54,146 @@ def printed(results, width):
     return console.export_text()
 
 
-def test_page_is_well_formed_and_needs_no_other_file(written):
-    reader = read(written[1])
-    assert not {"script", "link", "iframe", "object", "base"} & set(reader.tags)
-    links = [value for key, value in reader.attributes if key in {"src", "href", "action"}]
-    assert links
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
-    targets = {value for key, value in reader.attributes if key == "id"}
-    assert {link[1:] for link in links if link.startswith("#")} <= targets
-    assert not [word for word in ("://", "@import", "url(") if word in bare(written[1])]
+def test_every_section_is_there_in_order(shown, benchmark_results):
+    found = shown
+    wanted = ["Warnings about these numbers", "Scores", *TITLES.values(), "What each metric measures", "The methods",
+              "How this report was made"]  # fmt: skip
+    assert list(found.sections) == wanted
+    for part in ("2 models", "13 methods and 2 controls", "17 metrics", "14 misclassified", "took 13 min 32 s",
+                 "the network has no self-attention", benchmark_results["run"]["command"], "metrics.insertion.steps",
+                 NOT_A_PATH, *benchmark_results["findings"]):  # fmt: skip
+        assert part in found.text
 
 
-def test_every_section_is_there_in_order(written, benchmark_results):
-    page = written[1]
-    titles = [TITLES[key] for key in ("curves", "cost", "sanity", "gallery")]
-    order = [
-        "<h1>",
-        benchmark_results["findings"][0],
-        "Read the numbers",
-        "<h2>Scores",
-        *titles,
-        "<h2>What each metric",
-    ]
-    places = [page.index(part) for part in [*order, "<h2>The methods", "Left out", "<h2>How this was made"]]
-    assert places == sorted(places)
-    wanted = ["2 models", "13 methods and 2 controls", "17 metrics", "14 misclassified", "took 13 min 32 s",
-              "the network has no self-attention", benchmark_results["run"]["command"],
-              "metrics.<wbr/>insertion.<wbr/>steps", "not clearly changed", NOT_A_PATH]  # fmt: skip
-    assert [part for part in wanted if part not in page] == []
+def test_every_score_is_in_its_cell(shown, benchmark_results):
+    for metric, entry, cell in shown_cells(shown, benchmark_results):
+        if metric in ("forwards", "backwards"):
+            assert cell["text"].strip() == text.number(entry["mean"])
+        elif entry["mean"] is None:
+            assert cell["text"].startswith(text.DASH)
+        else:
+            notes = cell["text"].removeprefix(text.score(entry["mean"])).split(text.score(entry["low"]))[0]
+            assert len(notes.strip().split(",")) == max(1, len(entry["flags"]))
+            assert f"{text.score(entry['low'])} \u2013 {text.score(entry['high'])}" in cell["text"]
+        assert all(flag["message"] in cell["title"] for flag in entry["flags"])
 
 
-def test_every_number_stands_in_its_cell(written, benchmark_results):
-    shown, wanted = cells_of(written[1]), boards_cells(benchmark_results)
-    assert len(shown) == len(wanted) == len(benchmark_results["cells"])
-    for (_, content), (metric, cell) in zip(shown, wanted, strict=True):
-        assert content.startswith(metric.write(cell.value("mean")))
-        if not metric.whole and cell.value("mean") is not None:
-            assert f"{metric.write(cell.value('low'))}&#8239;\u2013&#8239;{metric.write(cell.value('high'))}" in content
+def test_bold_is_the_best_score_that_is_significantly_ahead(shown, benchmark_results):
+    pairs = shown_cells(shown, benchmark_results)
+    for _, entry, cell in pairs:
+        assert ("best" in cell["class"].split()) == (entry["best"] and entry["clear"])
+    assert sum(entry["best"] and not entry["clear"] for _, entry, _ in pairs) > 3
 
 
-def test_bold_only_where_best_and_clear(written, benchmark_results):
-    for (classes, _), (_, cell) in zip(cells_of(written[1]), boards_cells(benchmark_results), strict=True):
-        assert ("top" in classes.split()) == (cell.entry["best"] and cell.entry["clear"])
-    assert sum(cell.entry["best"] and not cell.entry["clear"] for _, cell in boards_cells(benchmark_results)) > 3
-
-
-def test_cells_not_better_than_random_are_marked_and_not_coloured(written, benchmark_results):
-    cells = re.findall(r'<td class="value[^>]*>.*?</td>', written[1], re.DOTALL)
-    marks = {"same": "≈ random", "worse": "▼ random"}
+def test_scores_not_better_than_random_are_marked_and_not_shaded(shown, benchmark_results):
+    marks = {"same": "\u2248 random", "worse": "\u25bc random"}
     seen = set()
-    for content, (_, cell) in zip(cells, boards_cells(benchmark_results), strict=True):
-        verdict = (cell.entry["against_random"] or {}).get("verdict")
-        assert [mark for mark in marks.values() if mark in content] == ([marks[verdict]] if verdict in marks else [])
-        assert not (verdict in marks and "background-color" in content)
+    for _, entry, cell in shown_cells(shown, benchmark_results):
+        verdict = (entry["against_random"] or {}).get("verdict")
+        assert [mark for mark in marks.values() if mark in cell["text"]] == (
+            [marks[verdict]] if verdict in marks else []
+        )
         seen.add(verdict)
     assert seen == {"better", "worse", "same", None}
+    for table in attribution.score_tables(benchmark_results):
+        assert all(cell.fill is None for cell in table.cells.values() if cell.mark)
 
 
-def test_ramp_is_darkest_for_the_best_in_either_direction(benchmark_results):
-    found = board.build(benchmark_results)[0]
-    for metric in found.metrics:
-        ranks = {key[0]: cell.rank for key, cell in found.cells.items() if key[1] == metric.id}
-        assert all(ranks[control] is None for control in CONTROLS)
-        known = {key: rank for key, rank in ranks.items() if rank is not None}
-        means = {key: found.cells[key, metric.id].value("mean") for key in known}
-        best = (min if metric.better == "lower" else max)(means.values())
-        assert {key for key, rank in known.items() if rank == max(known.values())} == {
-            key for key, mean in means.items() if mean == best
-        }
+def test_the_shade_is_darkest_for_the_best_in_either_direction(benchmark_results):
+    for cell in benchmark_results["cells"]:
+        cell["against_random"] = None
+    table = attribution.score_tables(benchmark_results)[0]
+    entries = attribution.scores(benchmark_results, "base")
+    for metric in benchmark_results["metrics"]:
+        fills = {row.id: table.cells[row.id, metric["id"]].fill for row in table.row_heads}
+        assert all(fills[control] is None for control in CONTROLS)
+        known = {method: fill for method, fill in fills.items() if fill is not None}
+        means = {method: entries[method, metric["id"]]["mean"] for method in known}
+        best = (min if metric["better"] == "lower" else max)(means.values())
+        assert {m for m, fill in known.items() if fill == max(known.values())} == {m for m in means if means[m] == best}
 
 
-def test_odd_counts_are_said_once(written):
-    page = written[1]
-    assert page.count("n 97</small></th>") == 8  # every method skipped the same images: said in the head, not in cells
-    assert "n 97</small></td>" not in page
-    assert page.count("n 98</small></td>") == 2
-    assert (
-        f"<b>{WITHOUT_MASK}</b>: IoU, area of the mask, IoU, fixed share, IoU, best threshold, Pointing game: 3 (every"
-        in page
-    )
-    assert "the search &lt;b&gt;failed&lt;/b&gt;" in page
+def test_unusual_counts_are_shown_once(shown, benchmark_results):
+    found = shown
+    heads = [cell["text"] for table in found.tables("Scores") for cell in table[1]]
+    assert sum("n 97 3 skipped" in head for head in heads) == 8  # every method skipped the same images
+    odd = [
+        (metric, entry["method"])
+        for metric, entry, cell in shown_cells(found, benchmark_results)
+        if "n 98" in cell["text"]
+    ]
+    assert odd == [("insertion", "CrediblePath")] * 2
+    assert not [cell for _, _, cell in shown_cells(found, benchmark_results) if "n 97" in cell["text"]]
+    localized = "IoU, area of the mask, IoU, fixed share, IoU, best threshold, Pointing game: 3 (every method)"
+    assert (WITHOUT_MASK, localized) in attribution.skips(benchmark_results, "base")
+    assert f"{WITHOUT_MASK}: {localized}" in found.section("Scores")
 
 
-def test_left_out_method_has_no_row_on_that_model(benchmark_results):
-    first, second = board.build(benchmark_results)
-    assert {row.id for row in first.rows} - {row.id for row in second.rows} == {"AttentionRollout"}
+def test_a_method_that_was_left_out_has_no_row_on_that_model(benchmark_results):
+    first, second = attribution.score_tables(benchmark_results)
+    assert {head.id for head in first.row_heads} - {head.id for head in second.row_heads} == {"AttentionRollout"}
 
 
-def test_figures_are_the_ones_inlined(written):
-    inlined = [base64.b64decode(found) for found in re.findall(r'src="data:image/png;base64,([^"]+)"', written[1])]
+def test_the_sanity_check_marks_maps_that_do_not_change(shown, benchmark_results):
+    tables = shown.tables(TITLES["sanity"])
+    for model, table in zip(benchmark_results["models"], tables, strict=True):
+        rows = attribution.sanity(benchmark_results, model["id"])
+        assert [row["mean"] for row in rows] == sorted(row["mean"] for row in rows)
+        for row, cells in zip(rows, table[1:], strict=True):
+            assert cells[1]["text"].startswith(text.score(row["mean"]))
+            assert ("worse" in cells[3]["class"]) == (not row["changed"]) == row["label"].startswith("CrediblePath")
+
+
+def test_figures_are_beside_the_page_and_in_it(few_methods, tmp_path):
+    path = write_attribution_report(*few_methods, tmp_path / "new")
+    assert path == tmp_path / "new" / "report.html"
+    inlined = [base64.b64decode(address.split(",")[1]) for address in Page(path.read_text(encoding="utf-8")).pictures]
     names = [f"attribution_{kind}_{model}.png" for kind in TITLES for model in (1, 2)]
-    assert sorted(path.name for path in (written[0] / "figures").iterdir()) == sorted(names)
-    assert all((written[0] / "figures" / name).read_bytes() in inlined for name in names)
-
-
-def test_escapes_every_string(benchmark_results, benchmark_arrays, tmp_path):
-    few = ("Sigma", "AGI", "RandomAttribution")  # soon drawn
-    for key in ("cells", "sanity"):
-        benchmark_results[key] = [e for e in benchmark_results[key] if e["method"] in few and e["model"] == "base"]
-    benchmark_results["gallery"].update(models=["base"], methods=list(METHODS)[:3])
-    benchmark_arrays["maps"] = benchmark_arrays["maps"][:1, :3]
-    benchmark_results["models"] = benchmark_results["models"][:1]
-    benchmark_results["curves"] = benchmark_results["curves"][:1]
-    content = json.dumps(benchmark_results)
-    for word in ("Sigma", "base", "difference", "Insertion", "faithfulness", "knife", "A3", "the image has no mask",
-                 "misclassified", "probability of the class"):  # fmt: skip
-        content = content.replace(f'"{word}"', json.dumps(word + EVIL + "\x07"))
-    evil = json.loads(content)
-    evil["settings"][EVIL] = {"<script>": EVIL}
-    evil["dataset"].update(name=EVIL, passed_over={EVIL: 3})
-    evil["run"]["command"] = evil["findings"][0] = evil["flags"][0]["message"] = EVIL
-    for entry in (*evil["models"], *evil["methods"], *evil["metrics"]):
-        entry.update(about=EVIL, settings=EVIL)
-    path = write_attribution_report(evil, benchmark_arrays, tmp_path)
-    page = path.read_text(encoding="utf-8")
-    reader = read(page)
-    assert "script" not in reader.tags
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert not [key for key, _ in reader.attributes if key.startswith("on")]
-    assert "\x07" not in printed(evil, 100)
+    assert sorted(figure.name for figure in (path.parent / "figures").iterdir()) == sorted(names)
+    for name in names:
+        content = (path.parent / "figures" / name).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert content in inlined
 
 
 @pytest.mark.parametrize("gone", ["curves", "sanity", "gallery"])
-def test_missing_section_vanishes(benchmark_results, benchmark_arrays, tmp_path, gone):
-    few = {"Sigma", "Gradient", "RandomAttribution"}  # soon drawn
-    kept = {key: value for key, value in benchmark_results.items() if key != gone}
-    kept["models"] = kept["models"][:1]
-    kept["cells"] = [cell for cell in kept["cells"] if cell["method"] in few]
-    if "curves" in kept:
-        curve = kept["curves"][0]
-        kept["curves"] = [{**curve, "lines": [line for line in curve["lines"] if line["method"] in few]}]
-    arrays = {} if gone == "gallery" else {**benchmark_arrays, "maps": benchmark_arrays["maps"][:1, :3]}
-    if "gallery" in kept:
-        kept["gallery"] = {**kept["gallery"], "models": ["base"], "methods": list(METHODS)[:3]}
-    page = write_attribution_report(kept, arrays, tmp_path).read_text(encoding="utf-8")
-    for name, title in TITLES.items():
-        assert (title in page) == (name != gone)
-        assert bool(list((tmp_path / "figures").glob(f"attribution_{name}.png"))) == (name != gone)
+def test_a_section_without_data_is_left_out(few_methods, monkeypatch, gone):
+    monkeypatch.setattr(page, "png", lambda figure: b"png")
+    results, arrays = few_methods
+    del results[gone]
+    pictures = page.draw_attribution(results, {} if gone == "gallery" else arrays)
+    assert {name.split("_")[1] for name in pictures} == TITLES.keys() - {gone}
+    found = Page(page.attribution_page(results, pictures))
+    assert {name for name, title in TITLES.items() if title not in found.sections} == {gone}
 
 
-def test_former_figures_go(scores_only, tmp_path):
+def test_figures_of_an_earlier_report_are_deleted(scores_only, tmp_path):
     folder = tmp_path / "figures"
     folder.mkdir()
     for name in ("attribution_gallery_7.png", "mine.png"):
         (folder / name).write_bytes(b"x")
     write_attribution_report(scores_only, {}, tmp_path)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "attribution_cost.png",
-        "mine.png",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == ["attribution_cost.png", "mine.png"]
 
 
-def test_least_result(tmp_path):
+def test_the_smallest_result(tmp_path):
     least = {"schema": 1, "kind": "attribution", "models": [{"id": "m"}], "methods": [{"id": "A"}],
              "metrics": [{"id": "x", "title": "X", "group": "other", "better": "lower"}],
              "cells": [{"model": "m", "method": "A", "metric": "x", "mean": 0.5}]}  # fmt: skip
-    page = write_attribution_report(least, {}, tmp_path).read_text(encoding="utf-8")
-    read(page)
-    assert not [title for title in TITLES.values() if title in page]
-    assert "0.500" in page
+    found = Page(write_attribution_report(least, {}, tmp_path).read_text(encoding="utf-8"))
+    assert not found.sections.keys() & set(TITLES.values())
+    assert found.tables("Scores")[0][-1][1]["text"].strip() == "0.500"
+    assert "1 model \u00b7 1 method \u00b7 1 metric" in found.text
     assert "0.500" in printed(least, 60)
     empty = {**least, "models": [], "methods": [], "metrics": [], "cells": []}
-    read(write_attribution_report(empty, {}, tmp_path).read_text(encoding="utf-8"))
+    assert "Scores" not in Page(page.attribution_page(empty, {})).sections
 
 
-def test_what_is_not_finite_is_a_dash(scores_only, tmp_path):
+def test_numbers_that_are_not_finite_are_dashes(scores_only):
     for cell in scores_only["cells"][::3]:
         cell.update(mean=float("nan"), low=float("inf"), high=None)
-    page = write_attribution_report(scores_only, {}, tmp_path).read_text(encoding="utf-8")
-    assert not re.search(r"\b(nan|inf)\b", bare(page))
+    words = Page(page.attribution_page(scores_only, {})).text.split()
+    assert not {"nan", "inf"} & set(words)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +222,9 @@ def test_bad_input_is_named(benchmark_results, benchmark_arrays, tmp_path, chang
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_write_leaves_the_former_report(scores_only, tmp_path, monkeypatch):
-    path = write_attribution_report(scores_only, {}, tmp_path)
+def test_a_failed_write_leaves_the_earlier_report(scores_only, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "png", lambda figure: b"png")
+    write_attribution_report(scores_only, {}, tmp_path)
     before = {found: found.read_bytes() for found in tmp_path.rglob("*.*")}
     assert len(before) == 2
 
@@ -268,110 +234,78 @@ def test_an_interrupted_write_leaves_the_former_report(scores_only, tmp_path, mo
     monkeypatch.setattr(files.Path, "replace", fail)
     with pytest.raises(OSError, match="disk"):
         write_attribution_report({**scores_only, "findings": ["another"]}, {}, tmp_path)
-    assert path in before
     assert {found: found.read_bytes() for found in tmp_path.rglob("*.*")} == before
 
 
-def test_same_input_same_bytes(scores_only, tmp_path):
-    pages = [write_attribution_report(scores_only, {}, tmp_path / name).read_bytes() for name in "ab"]
-    assert pages[0] == pages[1]
+def test_the_same_input_gives_the_same_bytes(scores_only):
+    with styled():
+        first, second = (png(scatter.cost(scores_only, "base")) for _ in range(2))
+    assert first == second
+    assert page.attribution_page(scores_only, {}) == page.attribution_page(scores_only, {})
 
 
 @pytest.mark.parametrize("width", [60, 200])
-def test_terminal_shows_every_score(benchmark_results, width):
+def test_the_terminal_shows_every_score(benchmark_results, width):
     shown = printed(benchmark_results, width)
-    for metric, cell in boards_cells(benchmark_results):
-        assert metric.write(cell.value("mean")) in shown
-    tables = [line for line in shown.splitlines() if "│" in line or "─" in line]
-    assert tables
-    assert max(map(len, tables)) <= width
-    for wanted in ("model retrained", "RandomAttribution (control)", "▼", "2 skipped", "A3", "left out"):
+    for table in attribution.score_tables(benchmark_results):
+        assert [cell.text for cell in table.cells.values() if cell.text not in shown] == []
+    rules = [len(line) for line in shown.splitlines() if "\u2500" in line]
+    assert rules
+    assert max(rules) <= width
+    for wanted in ("model retrained", "RandomAttribution (control)", "\u25bc", "3 skipped", "n 98", "A3", "left out"):
         assert wanted in shown
-    heads = {metric.title for metric, _ in boards_cells(benchmark_results)}
-    assert [head for head in heads if head not in shown] == []
+    assert [metric["title"] for metric in benchmark_results["metrics"] if metric["title"] not in shown] == []
 
 
-def test_terminal_bold_only_where_best_and_clear(benchmark_results):
-    from robustsigma.report.attribution.terminal import _cell
-
-    for metric, cell in boards_cells(benchmark_results):
-        drawn = _cell(cell, metric, "")
-        assert isinstance(drawn, Text)
-        assert (drawn.style == "bold") == (cell.entry["best"] and cell.entry["clear"])
-
-
-def _legends(figure):
-    """Return the texts of each legend: its head, then scores and names."""
-    return [[found.get_text() for found in axis.texts] for axis in figure.axes if axis.texts]
+def test_the_terminal_shows_the_best_in_bold(benchmark_results):
+    layout = attribution.score_tables(benchmark_results)[0]
+    table = rich_table(layout)
+    for column, head in zip(table.columns[1:], layout.column_heads, strict=True):
+        for row, cell in zip(layout.row_heads, column.cells, strict=True):
+            entry = attribution.scores(benchmark_results, "base")[row.id, head.id]
+            assert (cell.style == "bold") == (entry["best"] and entry["clear"])
 
 
 def test_a_curve_lists_the_scores_of_the_table_best_first(benchmark_results):
     curve = next(curve for curve in benchmark_results["curves"] if curve["id"] == "sic")
     for place, line in enumerate(curve["lines"]):
-        line["auc"] = place / 100  # a median curve has another area than the mean of the images' areas
-    found = board.build(benchmark_results)[0]
-    figure = draw_curves({**benchmark_results, "curves": [curve]}, found)
-    ((head, *listed),) = _legends(figure)
-    assert head == "as in the table, high is good"
-    means = {row.id: found.cells[row.id, "sic"].value("mean") for row in found.rows}
-    wanted = sorted(means, key=means.__getitem__, reverse=True)
-    assert listed[::2] == [text.score(means[key]) for key in wanted]
-    names = board.names(benchmark_results)
-    assert [name[:20] for name in listed[1::2]] == [names[key][:20] for key in wanted]
-    figure = draw_curves({**benchmark_results, "curves": [{**curve, "id": "other"}]}, found)
-    ((head, first, *_),) = _legends(figure)
-    assert (head, first) == ("area, high is good", text.score((len(means) - 1) / 100))
+        line["auc"] = place / 100  # the area under a median curve is not the mean of the areas
+    legend = metric_curves({**benchmark_results, "curves": [curve]}, "base").axes[0].get_legend()
+    entries = attribution.scores(benchmark_results, "base")
+    means = {method: entries[method, "sic"]["mean"] for method in METHODS}
+    ranked = sorted(means, key=means.__getitem__, reverse=True)
+    listed = [entry.get_text().split("  ") for entry in legend.get_texts()]
+    assert [score for score, _ in listed] == [text.score(means[method]) for method in ranked]
+    names = attribution.names(benchmark_results)
+    assert [name[:20] for _, name in listed] == [names[method][:20] for method in ranked]
+    assert "high is better" in legend.get_title().get_text()
+    legend = metric_curves({**benchmark_results, "curves": [{**curve, "id": "other"}]}, "base").axes[0].get_legend()
+    assert legend.get_texts()[0].get_text().startswith(text.score((len(means) - 1) / 100))
+    assert "area" in legend.get_title().get_text()
 
 
 @pytest.mark.parametrize("few", [2, 15])
-def test_labels_of_a_panel_keep_to_it(benchmark_results, few):
+def test_labels_and_legends_of_a_panel_do_not_overlap(benchmark_results, few):
     kept = list(METHODS)[:few]
     for curve in benchmark_results["curves"]:
         curve["lines"] = [line for line in curve["lines"] if line["method"] in kept]
-        curve["y_title"] = "a normalised probability that came back"
-    figure = draw_curves(benchmark_results, board.build(benchmark_results)[0])
+        curve["y_title"] = "a normalized probability that came back"
+    figure = metric_curves(benchmark_results, "base")
     FigureCanvasAgg(figure).draw()
-    labelled = [axis for axis in figure.axes if axis.get_ylabel()]
-    assert len(labelled) == len(benchmark_results["curves"])
-    for axis in labelled:
-        label, panel = axis.yaxis.label.get_window_extent(), axis.get_window_extent()
+    panels = [axis.get_window_extent() for axis in figure.axes]
+    assert len(panels) == len(benchmark_results["curves"])
+    for axis, panel in zip(figure.axes, panels, strict=True):
+        label = axis.yaxis.label.get_window_extent()
         assert panel.y0 <= label.y0 < label.y1 <= panel.y1
+        legend = axis.get_legend().get_window_extent()
+        assert not [other for other in panels if legend.overlaps(other)]
 
 
 def test_names_beside_points_do_not_overlap(benchmark_results):
-    figure = draw_cost(benchmark_results, board.build(benchmark_results)[0])
+    figure = scatter.cost(benchmark_results, "base")
     for axis in figure.axes:
         boxes = [found.get_window_extent() for found in axis.texts if found.get_text()]
         assert len(boxes) == len(METHODS)
         for index, box in enumerate(boxes):
-            for other in boxes[:index]:  # a corner may be under another's, where all places are taken
-                assert _shared(box, other) < 0.1 * min(box.width * box.height, other.width * other.height)
-
-
-@pytest.mark.parametrize(
-    ("value", "wanted"),
-    [(0.12345, "0.123"), (0, "0.000"), (-1.5e-5, "\u22121.5·10⁻⁵"), (12.345, "12.35"), (2048.3, "2,048"),
-     (3.2e7, "3.2·10⁷"),
-     (-0.5, "\u22120.500"), (None, "\u2013"), (float("nan"), "\u2013")],
-)  # fmt: skip
-def test_score(value, wanted):
-    assert text.score(value) == wanted
-
-
-def test_lines_of_a_name():
-    assert text.lines("LeftIntegratedGradients", 14) == ["LeftIntegrated", "Gradients"]
-    assert text.lines("integrated gradients", 14) == ["integrated", "gradients"]
-    assert text.lines("", 14) == [""]
-
-
-def test_import_is_light():
-    code = (
-        "import sys, robustsigma.report as r\n"
-        "assert not {'matplotlib.figure', 'jinja2.environment'} & set(sys.modules) or 'torch' in sys.modules\n"
-        "assert not [m for m in sys.modules if m.startswith('robustsigma.report.')]\n"
-        "sys.modules['matplotlib'] = None\n"
-        "try: r.write_attribution_report({}, {}, 'x')\n"
-        "except ImportError as e: assert \"pip install 'robustsigma[report]'\" in str(e), e\n"
-        "else: raise SystemExit(1)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+            for other in boxes[:index]:  # a corner may be under another name, where all places are taken
+                assert scatter.shared_area(box, other) < 0.1 * min(box.width * box.height, other.width * other.height)

@@ -6,14 +6,14 @@ The page of a hostile result has no tag, no attribute and no address that the pa
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 
 import pytest
+from page_reader import Page
+from rich.console import Console
 
-from robustsigma.report import html as robustness
-from robustsigma.report.attribution import html as attribution
-from robustsigma.report.canvas import label
-from robustsigma.report.overlay import draw_overlay
+from robustsigma.report import curves, gallery, page, print_attribution_table, print_table, scatter
+from robustsigma.report.canvas import draw_table, label, png, styled
+from robustsigma.report.robustness import accuracy_table
 
 PAYLOADS = {
     "script": "<script>alert(1)</script>",
@@ -31,74 +31,109 @@ PAYLOADS = {
     "mathematics": "$x^{$ \\frac{ \\$",
     "long": "<b>" * 100,
 }
-# Words that the report itself chooses from, and dictionaries whose keys people choose.
-CHOSEN = {"reading", "protocol", "better", "verdict", "kind", "centre", "started"}
+# Words that the report chooses by, and dictionaries whose keys people choose.
+CHOSEN = {"better", "kind"}
+WORDS = {"reading", "protocol", "verdict", "centre", "group", "by", "held_out"}
 FREE = {"skipped", "passed_over", "settings", "versions", "hardware", "parameters", "walk"}
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-class Page(HTMLParser):
-    """The tags and attributes of a page, its addresses, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags, self.attributes, self.addresses, self.styles, self.text = set(), set(), set(), set(), ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes |= {(tag, name) for name, _ in attrs}
-        self.addresses |= {value for name, value in attrs if name in ("href", "src", "action", "content")}
-        self.styles |= {value for name, value in attrs if name == "style"}
-
-    def handle_data(self, data):
-        self.text += data
-
-    def handle_comment(self, data):
-        raise AssertionError(f"a comment: {data}")
-
-    def handle_decl(self, decl):
-        assert decl == "DOCTYPE html"
-
-    def unknown_decl(self, data):
-        raise AssertionError(data)
-
-
-def hostile(value, payload, key=None):
-    """Return a result with a payload after every string that people choose; equal strings stay equal."""
+def hostile(value, payload, kept=CHOSEN, key=None):
+    """Return a result with a payload after every string but a few; equal strings stay equal."""
     if isinstance(value, dict):
         return {
-            (name + payload if key in FREE else name): part if name in CHOSEN else hostile(part, payload, name)
+            (name + payload if key in FREE else name): part if name in kept else hostile(part, payload, kept, name)
             for name, part in value.items()
         }
     if isinstance(value, list):
-        return [hostile(part, payload, key) for part in value]
+        return [hostile(part, payload, kept, key) for part in value]
     return value + payload if isinstance(value, str) else value
 
 
-@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-@pytest.mark.parametrize("kind", ["robustness", "attribution"])
-def test_nothing_that_people_name_becomes_part_of_a_page(kind, payload, results, scores_only):
-    module, result = (robustness, results) if kind == "robustness" else (attribution, scores_only)
-    pictures = dict.fromkeys(robustness.FIGURES, b"png")
-    harmless = Page(module.render(result, pictures))
-    text = module.render(hostile(result, payload), pictures)
-    text.encode("utf-8")
-    assert not HIDDEN.search(text)
-    page = Page(text)
-    assert page.tags <= {*harmless.tags, "wbr"}
-    assert page.attributes <= harmless.attributes
+@pytest.fixture
+def two_regimes(swept):
+    """Return a result of two regimes, whose page is soon rendered."""
+    kept = {"base", "sigma/retrain"}
+    found = {
+        key: [entry for entry in value if entry.get("regime", "base") in kept]
+        for key, value in swept.items()
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+    }
+    regimes = [regime for regime in swept["regimes"] if regime["id"] in kept]
+    found["cells"][5]["flags"] = [{"code": "R6", "message": "the attack has not settled"}]
+    return {**swept, **found, "regimes": regimes, "sweep": swept["sweep"][:1]}  # fmt: skip
+
+
+@pytest.fixture(params=["robustness", "attribution"])
+def case(request, two_regimes, scores_only):
+    """Return the function that renders a page, and the result that it renders."""
+    robust = request.param == "robustness"
+    return (page.robustness_page, two_regimes) if robust else (page.attribution_page, scores_only)
+
+
+@pytest.mark.parametrize("kept", [CHOSEN, CHOSEN | WORDS], ids=["every word", "known words"])
+@pytest.mark.parametrize("payload", [*PAYLOADS.values(), "".join(PAYLOADS.values())], ids=[*PAYLOADS, "all"])
+def test_nothing_that_people_name_becomes_part_of_a_page(case, payload, kept):
+    render, result = case
+    pictures = dict.fromkeys(("curves", "sweep", "examples", "path", "explanations", "attribution_cost"), b"png")
+    harmless = Page(render(result, pictures))
+    shown = render(hostile(result, payload, kept), pictures)
+    shown.encode("utf-8")
+    assert not HIDDEN.search(shown)
+    found = Page(shown)
+    assert found.tags <= {*harmless.tags, "wbr"}
+    assert found.attributes <= harmless.attributes
     assert all(
-        re.fullmatch(r"#[\w-]+|data:image/png;base64,[\w+/=]+", each) for each in page.addresses - harmless.addresses
+        re.fullmatch(r"#[\w-]+|data:image/png;base64,[\w+/=]+", each) for each in found.addresses - harmless.addresses
     )
-    assert all(re.fullmatch(r"[a-z-]+:#?[\w.()-]+(; ?[a-z-]+:#?[\w.()-]+)*;?", each) for each in page.styles)
-    shown, found = (re.sub("[^\x21-\x7e]", "", each) for each in (payload, page.text))
-    assert shown in found, "it is shown as it is, not left out"
+    assert all(re.fullmatch(r"[a-z-]+:#?[\w.()-]+(; ?[a-z-]+:#?[\w.()-]+)*;?", each) for each in found.styles)
+    wanted, text = (re.sub("[^\x21-\x7e]", "", each) for each in (payload, found.text))
+    assert wanted in text, "it is shown as it is, not left out"
+
+
+def test_a_page_needs_no_network(case):
+    render, result = case
+    result["cells"][0]["flags"] = [{"code": "X", "message": "a flag"}]
+    shown = render(result, dict.fromkeys(("curves", "sweep", "examples", "attribution_cost"), b"png"))
+    found = Page(shown)
+    assert not {"script", "link", "iframe", "object", "base"} & found.tags
+    links = {address for address in found.addresses if address.startswith("#")}
+    assert links
+    assert {link[1:] for link in links} <= found.ids
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert all(a.startswith("data:image/png;base64,") or a in {policy, "width=device-width, initial-scale=1"}
+               for a in found.addresses - links)  # fmt: skip
+    assert policy in found.addresses
+    assert not [word for word in ("://", "@import", "url(") if word in shown]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_figures_draw_any_name(payload, arrays):
-    assert draw_overlay(arrays["explained"][0], arrays["explanations"][0, 0], payload, payload).startswith(b"\x89PNG")
+    found = gallery.draw_overlay(arrays["explained"][0], arrays["explanations"][0, 0], payload, payload)
+    assert found.startswith(b"\x89PNG")
     assert not HIDDEN.search(label(payload))
     assert len(label(payload)) <= 24
+
+
+def test_every_figure_draws_names_that_look_like_mathematics(two_regimes, arrays, scores_only, few_methods):
+    hostile_result = hostile(two_regimes, PAYLOADS["mathematics"], CHOSEN | WORDS)
+    scores_only.update({key: few_methods[0][key] for key in ("curves", "sanity", "cells")})
+    scores = hostile(scores_only, PAYLOADS["mathematics"], CHOSEN | WORDS | {"metric"})
+    for metric, harmless in zip(scores["metrics"], scores_only["metrics"], strict=True):
+        metric["id"] = harmless["id"]
+    model = scores["models"][0]["id"]
+    with styled():
+        for figure in (
+            draw_table(accuracy_table(hostile_result)), curves.accuracy_over_eps(hostile_result),
+            curves.sweep(hostile_result), gallery.examples(hostile_result, arrays["examples"]),
+            curves.metric_curves(scores, model), scatter.cost(scores, model), scatter.sanity(scores, model),
+        ):  # fmt: skip
+            assert png(figure).startswith(b"\x89PNG")
+
+
+def test_nothing_steers_the_terminal(two_regimes, scores_only):
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    with console.file:
+        print_table(hostile(two_regimes, PAYLOADS["control characters"]), console)
+        print_attribution_table(hostile(scores_only, PAYLOADS["control characters"]), console)
+    assert not HIDDEN.search(console.export_text(styles=False))

@@ -1,0 +1,403 @@
+"""The tables of a robustness report: what an evaluation wrote, arranged by regime and condition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import fmean, median
+from typing import Any
+
+from robustsigma.report import text
+from robustsigma.report.table import (
+    Exhibit,
+    Heading,
+    HeadingGroup,
+    Note,
+    TableCell,
+    TableLayout,
+    group_by,
+    headings,
+    listing,
+)
+from robustsigma.report.text import DASH, interval, measure, number, percent, points
+from robustsigma.report.validation import check_robustness
+
+SETTINGS = {
+    "none": ("Clean and noise", "the same samples for every model"),
+    "adaptive": ("Adaptive", "samples made against the model under test"),
+    "worst": ("Worst case", "correct under every one of the adaptive attacks"),
+    "transfer": ("Transfer", "samples made once, against the base model"),
+}
+STRONGER = {
+    "twice": "Twice the steps",
+    "search": "Search without gradients",
+    "noise": "Noise of the same RMSE",
+    "transfer": "Samples of the base model",
+}
+QUALITY = {
+    "rmse": ("RMSE", "root mean square change of a pixel; 0 is no change"),
+    "linf": ("L\u221e", "largest change of any pixel"),
+    "ssim": ("SSIM", "structural similarity; 1 is the same image"),
+}
+HELD_OUT = {"val": "the validation split", "train": "the training images, left out of every training of the sweep"}
+CHOSEN_BY = {
+    "mean": ("Mean", "the accuracy averaged over the columns"),
+    "worst": ("Worst case", "the share of images classified correctly under every column"),
+}
+_TIED = 4  # tied regimes that a tile names
+_DEAD = 0.1  # share of useless gradients from which on a cell is highlighted
+
+
+def accuracy_table(results: dict[str, Any]) -> TableLayout:
+    """Return the accuracies of regimes (rows) under conditions (columns).
+
+    Raises:
+        ValueError: if `results` is not of schema 1.
+    """
+    check_robustness(results)
+    columns = group_by(headings(results["conditions"], "reading"), SETTINGS, lambda key, _: key * (key != "none"))
+    regimes = headings(results["regimes"], "protocol")
+    rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key == "none" else f", {title.lower()}")
+    cells = {(entry["regime"], entry["condition"]): _accuracy(entry) for entry in results["cells"]}
+    title = f"Accuracy in % on {(results.get('dataset') or {}).get('name', 'the test set')}"
+    return TableLayout("Model", columns, rows, cells, title, "matrix")
+
+
+def _accuracy(entry: dict[str, Any]) -> TableCell:
+    """Return one accuracy with its interval, the share of unconverged samples and its flags."""
+    found, converged, flags = entry.get("accuracy") or {}, text.finite(entry.get("converged")), text.flags(entry)
+    details, hints = interval(found), [f"{number(entry.get('n'))} images, seeds: {number(entry.get('seeds'))}"]
+    for key, name in (("confidence", "mean confidence"), ("calibration", "calibration error")):
+        if entry.get(key):
+            hints.append(f"{name} {percent(entry[key].get('mean'))}%")
+    if converged is not None:
+        hints.append(f"{percent(1 - converged)}% of the samples did not converge")
+    if converged is not None and converged < 1:
+        details += (f"{percent(1 - converged, 0 if converged <= 0.99 else 1)}% unconv.",)
+    hints += [f"{code}: {message}" for code, message in flags]
+    mean = text.finite(found.get("mean"))
+    return TableCell(percent(mean), details, fill=mean, hint="; ".join(hints), flags=flags)
+
+
+def run_flags(results: dict[str, Any]) -> tuple[Note, ...]:
+    """Return the flags of the run; a single seed is always one of them."""
+    flags = text.flags(results)
+    if len(results.get("seeds") or []) == 1 and not any("seed" in f"{code} {said}".lower() for code, said in flags):
+        flags = (("1 seed", "Every model was trained once: how results vary between trainings is unknown."), *flags)
+    return flags
+
+
+def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
+    """Return what each section of the page shows; a section without contents is empty."""
+    table = accuracy_table(results)
+    names, target = _names(table), (results.get("path") or {}).get("target")
+    tables = {
+        "accuracy": table,
+        "threats": _threats(results, table),
+        "checks": _checks(results, table, names),
+        "gradients": _gradients(results, names),
+        "calibration": _calibration(results, table),
+        "quality": _quality(results, table),
+        "augmentation": _augmentation(results, names),
+        "seeds": _per_seed(results, table, names),
+        "models": _models(results, table),
+        "numbers": _numbers(results),
+    }
+    shown = {
+        key: [Exhibit(tables=(found,))] * bool(found.row_heads and found.column_heads) for key, found in tables.items()
+    }
+    return {
+        **shown,
+        "changes": _changes(results, table),
+        "curves": [Exhibit(picture="curves", alt="Accuracy over eps for each attack and protocol")],
+        "examples": [Exhibit(picture="examples", alt="Test images under each condition with the predicted class")],
+        "path": [Exhibit("", f"Target class: {_class(results, target)}.", picture="path",
+                         alt="Images on the path of a SIGMA sample, confidence and attribution")],
+        "explanations": _explanations(results),
+        "sweep": sweeps(results),
+    }  # fmt: skip
+
+
+def _names(table: TableLayout) -> dict[str, str]:
+    """Return the name of each regime with its protocol, by id."""
+    return {head.id: text.regime_name(head.label, group.key) for group in table.rows for head in group.heads}
+
+
+def _settings(table: TableLayout) -> list[tuple[Heading, str]]:
+    """Return each condition with the setting of its attack, a dash for conditions without an attack."""
+    return [(head, DASH if group.key == "none" else group.key) for group in table.columns for head in group.heads]
+
+
+def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the few numbers that the page opens with: title, number and what it is."""
+    table = accuracy_table(results)
+    names, groups = _names(table), {group.key: group.heads for group in table.columns}
+    means = {key: cell.fill for key, cell in table.cells.items() if cell.fill is not None}
+    base = next((head for group in table.rows if group.key == "none" for head in group.heads), None)
+    worst: dict[str, tuple[float, str]] = {}
+    for regime in table.row_heads:
+        joint = groups.get("worst", ())[:1]  # a common threat model comes before all attacks together
+        attacks = joint or groups.get("adaptive", ())
+        known = [(means[regime.id, head.id], head) for head in attacks if (regime.id, head.id) in means]
+        if known and len(known) == len(attacks):
+            mean, head = min(known, key=lambda pair: pair[0])
+            hint = head.hint if joint else f"adaptive {head.label}, the lowest of {len(attacks)}"
+            worst[regime.id] = (mean, hint)
+    found = []
+    clean = groups.get("none", ())[:1]
+    if base and clean and (base.id, clean[0].id) in means:
+        title = f"{base.label} model, {clean[0].label}"
+        found.append((title, f"{percent(means[base.id, clean[0].id])}%", "without an attack"))
+    if base and base.id in worst:
+        found.append((f"{base.label} model, worst case", f"{percent(worst[base.id][0])}%", worst[base.id][1]))
+    trained = [head.id for group in table.rows if group.key != "none" for head in group.heads if head.id in worst]
+    if trained:
+        value = f"{percent(max(worst[regime][0] for regime in trained))}%"
+        # Regimes that differ by less than the digit shown share the first place.
+        best = [regime for regime in trained if f"{percent(worst[regime][0])}%" == value]
+        under = " or ".join(sorted({worst[regime][1] for regime in best}))
+        if len(best) == 1:
+            found.append((names[best[0]], value, f"the best regime: {under}"))
+        else:
+            rest = [text.count(len(best) - _TIED, "other")] if len(best) > _TIED else []
+            listed = "; ".join([names[regime] for regime in best[:_TIED]] + rest)
+            found.append((f"{len(best)} best regimes, tied", value, f"{listed} \u00b7 {under}"))
+    return found
+
+
+def _threats(results: dict[str, Any], table: TableLayout) -> TableLayout:
+    """Return the threat model and every parameter of each condition; older results have settings only."""
+    entries = {entry["id"]: entry for entry in results["conditions"]}
+    rows = []
+    for head, setting in _settings(table):
+        threat, known = entries[head.id].get("threat") or {}, entries[head.id].get("parameters")
+        said = ", ".join(f"{key} = {value}" for key, value in text.flatten(known or {}) if key) or head.hint
+        words = [str(threat.get(key) or DASH) for key in ("norm", "knowledge", "goal")]
+        rows.append((head.label, setting, words[0], number(threat.get("eps")), *words[1:], said or DASH))
+    columns = ("Condition", "Setting", "Norm", "eps", "Knowledge", "Goal", "Parameters")
+    return listing(columns, ("", "", rows), words={*columns} - {"eps"})
+
+
+def _changes(results: dict[str, Any], table: TableLayout) -> list[Exhibit]:
+    """Return the paired differences in accuracy, one table for each model compared with."""
+    names, spans, shown = _names(table), {}, []
+    for head in table.column_heads:
+        mine = [entry for entry in results.get("differences") or [] if entry["condition"] == head.id]
+        ends = [text.finite(entry.get(key)) for entry in mine for key in ("mean", "low", "high")]
+        known = [0.01, -0.01, *(end for end in ends if end is not None)]
+        spans[head.id] = (min(known), max(known))
+    entries = [entry for entry in results.get("differences") or [] if entry["condition"] in spans]
+    for against in dict.fromkeys(entry["against"] for entry in entries):
+        cells = {
+            (e["regime"], e["condition"]): _change(e, spans[e["condition"]]) for e in entries if e["against"] == against
+        }
+        changed = sum(cell.tone != "same" for cell in cells.values())
+        remark = (
+            f"{changed} of {text.count(len(cells), 'interval')} exclude{'s' * (changed == 1)} zero. The intervals are "
+            "not corrected for multiple comparisons: if no model differed, about "
+            f"{max(1, round(len(cells) / 20))} would exclude zero by chance."
+        )
+        rows = _only(table.rows, {regime for regime, _ in cells})
+        layout = TableLayout("Model", table.columns, rows, cells, style="plain changes")
+        shown.append(Exhibit(f"Compared with {names.get(against, against)}", tables=(layout,), remarks=(remark,)))
+    return shown
+
+
+def _only(groups: tuple[HeadingGroup, ...], ids: set[str]) -> tuple[HeadingGroup, ...]:
+    """Return the groups with only some of their headings, without those that are left empty."""
+    kept = [(group, tuple(head for head in group.heads if head.id in ids)) for group in groups]
+    return tuple(replace(group, heads=heads) for group, heads in kept if heads)
+
+
+def _change(entry: dict[str, Any], span: tuple[float, float]) -> TableCell:
+    """Return a difference with its bar on the scale of its column, and whether its interval excludes zero."""
+    mean, low, high = (text.finite(entry.get(key)) for key in ("mean", "low", "high"))
+    tone, sign = "same", ""
+    if low is not None and high is not None and (low > 0 or high < 0):
+        tone, sign = ("better", "\u25b2 ") if low > 0 else ("worse", "\u25bc ")
+    scaled = (None if end is None else 4 + 92 * (end - span[0]) / (span[1] - span[0]) for end in (0, low, mean, high))
+    bar = None if mean is None else tuple(None if place is None else round(place, 2) for place in scaled)
+    cell = _difference(entry)
+    return replace(cell, text=sign + cell.text, tone=tone, bar=bar, hint=f"n = {number(entry.get('n'))}")
+
+
+def _difference(estimate: dict[str, Any]) -> TableCell:
+    """Return a difference in points with its interval."""
+    low, high = (points(estimate.get(key)) for key in ("low", "high"))
+    return TableCell(points(estimate.get("mean")), () if DASH in (low, high) else (f"{low} to {high}",))
+
+
+def _checks(results: dict[str, Any], table: TableLayout, names: dict[str, str]) -> TableLayout:
+    """Return each attack beside alternatives, marked where they find significantly more errors."""
+    entries, labels = results.get("checks") or [], {head.id: head.label for head in table.column_heads}
+    bands = []
+    for regime, name in names.items():
+        rows = []
+        for entry in entries:
+            if entry["regime"] == regime and entry["condition"] in labels:
+                others = (_beside(entry.get(key)) for key in STRONGER)
+                rows.append((labels[entry["condition"]], number(entry.get("n")), percent(entry["accuracy"]), *others))
+        bands += [(name, "", rows)] * bool(rows)
+    return listing(("Attack", "Images", "Accuracy", *STRONGER.values()), *bands)
+
+
+def _beside(part: dict[str, Any] | None) -> TableCell:
+    """Return the accuracy under an alternative to the attack, and the difference attack minus alternative."""
+    if part is None:
+        return TableCell()
+    difference = part.get("difference") or {}
+    found, low = _difference(difference), text.finite(difference.get("low"))
+    details = tuple(f"{found.text} ({ends})" for ends in found.details)
+    return TableCell(percent(part["accuracy"]), details, tone="worse" if low is not None and low > 0 else "")
+
+
+def _gradients(results: dict[str, Any], names: dict[str, str]) -> TableLayout:
+    """Return what the outputs and the gradients of each model are like."""
+    entries = {entry["regime"]: entry for entry in results.get("networks") or []}
+    rows = []
+    for regime, name in names.items():
+        if regime in entries:
+            found = entries[regime]
+            kind = "probabilities" if found["probabilities"] else "logits"
+            repeated = "different at each call" if found["random_outputs"] else "the same at each call"
+            odd = "worse" if found["probabilities"] or found["random_outputs"] else ""
+            dead = TableCell(percent(found["dead"]), tone="worse" if found["dead"] > _DEAD else "")
+            rows.append((name, number(found["images"]), dead, TableCell(f"{kind}, {repeated}", tone=odd)))
+    heads = ("Model", "Images", "Gradients zero or not finite, %", "Outputs")
+    return listing(heads, ("", "", rows), words={"Outputs"})
+
+
+def _calibration(results: dict[str, Any], table: TableLayout) -> TableLayout:
+    """Return the expected calibration errors, of the conditions that have one."""
+    cells = {
+        (entry["regime"], entry["condition"]): _estimate(entry["calibration"], percent)
+        for entry in results["cells"]
+        if entry.get("calibration")
+    }
+    columns = _only(table.columns, {condition for _, condition in cells})
+    return TableLayout("Model", columns, table.rows, cells)
+
+
+def _estimate(found: dict[str, Any] | None, write: Any) -> TableCell:
+    """Return a mean with its interval."""
+    return TableCell(write((found or {}).get("mean")), interval(found, write))
+
+
+def _quality(results: dict[str, Any], table: TableLayout) -> TableLayout:
+    """Return how far the images of each condition are from the originals."""
+    entries = {entry["id"]: entry.get("quality") or {} for entry in results["conditions"]}
+    rows = [
+        (head.label, setting, *(_estimate(entries[head.id].get(key), measure) for key in QUALITY),
+         number((next(iter(entries[head.id].values())) or {}).get("n")))
+        for head, setting in _settings(table) if entries[head.id]
+    ]  # fmt: skip
+    heads = ("Condition", "Setting", *(title for title, _ in QUALITY.values()), "Images")
+    return listing(heads, ("", "", rows), words={"Setting"})
+
+
+def _explanations(results: dict[str, Any]) -> list[Exhibit]:
+    """Return the heatmaps, and for each method how many searches converged and how much stays unexplained."""
+    rows = []
+    for method in results.get("explanations") or []:
+        converged = [bool(value) for value in method.get("converged") or []]
+        gaps = [abs(value) for value in map(text.finite, method.get("gap") or []) if value is not None]
+        middle, largest = (measure(median(gaps)), measure(max(gaps))) if gaps else (DASH, DASH)
+        rows.append((text.name(method["method"]), percent(fmean(converged)) if converged else DASH, middle, largest))
+    table = listing(("Method", "Converged, %", "Median gap", "Largest gap"), ("", "", rows))
+    alt = "Heatmaps of each attribution method over the same images"
+    return [Exhibit(tables=(table,), picture="explanations", alt=alt)] if rows else []
+
+
+def sweeps(results: dict[str, Any]) -> list[Exhibit]:
+    """Return the sweep of the training noise of each regime: one table with a row for each standard deviation.
+
+    Args:
+        results: what an evaluation measured, of which only the part `sweep` is read.
+    """
+    return [_sweep(entry, place) for place, entry in enumerate(results.get("sweep") or [])]
+
+
+def _sweep(entry: dict[str, Any], place: int) -> Exhibit:
+    title = text.regime_name(text.name(entry["name"]), str(entry.get("protocol")))
+    by, part = str(entry.get("by")), str(entry.get("held_out"))
+    name, meaning = CHOSEN_BY.get(by, (by, by))
+    columns = [head for _, head in headings(entry["columns"])]
+    settings = [str(column.get("reading", "none")) for column in entry["columns"]]
+    labels = [head.label + f" {kind}" * (kind != "none") for head, kind in zip(columns, settings, strict=True)]
+    rows = []
+    for row in entry["rows"]:
+        behind = row.get("behind") or {}
+        estimates = [*(row["accuracy"].get(head.id) for head in columns), row.get("score")]
+        cells = [*(_estimate(found, percent) for found in estimates), _difference(behind)]
+        cells.append(TableCell(text.duration(row.get("seconds"))))
+        tone, mark = ("better", " \u25b2 best") if row.get("best") else ("", "")
+        rows.append((number(row["std"]) + mark, *(replace(cell, tone=tone) for cell in cells)))
+    table = listing(("Std", *labels, name, "Against the best", "Training"), (title, "", rows))
+    lead = (
+        f"{title}: trained with seed {entry.get('seed', DASH)}, evaluated on {number(entry.get('images'))} images of "
+        f"{HELD_OUT.get(part, part)}; the best by {name.lower()}, {meaning}."
+    )
+    alt = "Accuracy in each column over the standard deviation of the training noise"
+    table = replace(table, title=f"Std of the Gaussian noise for training, accuracy in %: {title}")
+    return Exhibit("", lead, (table,), "sweep" if place == 0 else "", alt)
+
+
+def _augmentation(results: dict[str, Any], names: dict[str, str]) -> TableLayout:
+    """Return how many samples were made for training, how many converged, and how many a bank reused."""
+    entries = results.get("augmentation") or []
+    banked = any(entry.get("bank") for entry in entries)
+    heads = ["Model", "Seed", "Samples", "Converged, %", "Mean steps", "Time"]
+    heads += ["From the bank, %", "Mean age, epochs", "Too old, %", "Relearned, %"] * banked
+    writers = {"hit_rate": percent, "mean_age": number, "expired": percent, "relearnt": percent}
+    rows = []
+    for entry in entries:
+        bank = [write((entry.get("bank") or {}).get(key)) for key, write in writers.items()] * banked
+        made = (number(entry.get("samples")), percent(entry.get("converged")), number(entry.get("steps")))
+        name, seconds = names.get(entry["regime"], entry["regime"]), text.duration(entry.get("seconds"))
+        rows.append((name, entry.get("seed", DASH), *made, seconds, *bank))
+    return listing(heads, ("", "", rows))
+
+
+def _per_seed(results: dict[str, Any], table: TableLayout, names: dict[str, str]) -> TableLayout:
+    """Return the accuracies of each training by itself."""
+    found: dict[tuple[str, Any], dict[str, Any]] = {}
+    for entry in results.get("per_seed") or []:
+        found.setdefault((entry["regime"], entry["seed"]), {})[entry["condition"]] = entry.get("accuracy")
+    order = list(names)
+    known = sorted(found, key=lambda key: order.index(key[0]) if key[0] in names else len(order))
+    heads = tuple(Heading(f"{place}", names.get(key[0], key[0]), f"seed {key[1]}") for place, key in enumerate(known))
+    cells = {
+        (head.id, column.id): TableCell(percent(found[key].get(column.id)))
+        for head, key in zip(heads, known, strict=True) for column in table.column_heads
+    }  # fmt: skip
+    return TableLayout("Model", table.columns, (HeadingGroup("", "", "", heads),), cells)
+
+
+def _models(results: dict[str, Any], table: TableLayout) -> TableLayout:
+    """Return the settings of each model and how long it was trained."""
+    seconds = {entry["id"]: text.duration(entry.get("seconds")) for entry in results["regimes"]}
+    rows = [
+        (head.label, group.title, head.hint or DASH, seconds[head.id]) for group in table.rows for head in group.heads
+    ]
+    return listing(("Model", "Protocol", "Settings", "Training"), ("", "", rows), words={"Protocol", "Settings"})
+
+
+def _numbers(results: dict[str, Any]) -> TableLayout:
+    """Return everything that was measured in each cell."""
+    rows = []
+    for found in results["cells"]:
+        means = [(found.get(key) or {}).get("mean") for key in ("accuracy", "confidence", "calibration")]
+        changed = [((found.get("quality") or {}).get(key) or {}).get("mean") for key in QUALITY]
+        counts = (number(found.get("n")), number(found.get("seeds")))
+        walks = (percent(found.get("converged")), number(found.get("steps")))
+        rows.append(
+            (found["regime"], found["condition"], *counts, *map(percent, means), *walks, *map(measure, changed))
+        )
+    heads = ("Model", "Condition", "Images", "Seeds", "Accuracy, %", "Confidence, %", "ECE, %", "Converged, %", "Steps")
+    titles = (title for title, _ in QUALITY.values())
+    return listing((*heads, *titles), ("", "", rows), words={"Condition"})
+
+
+def _class(results: dict[str, Any], index: Any) -> str:
+    """Return the name of a class by its index."""
+    classes = (results.get("dataset") or {}).get("classes") or []
+    return str(classes[index] if isinstance(index, int) and 0 <= index < len(classes) else index)

@@ -1,0 +1,97 @@
+"""Checks of results and arrays before a report shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustsigma.engine.validation import fail
+from robustsigma.report import text
+
+Floats = NDArray[np.floating[Any]]
+_ROBUSTNESS: dict[str, tuple[str, ...]] = {
+    "conditions": ("id", "name"),
+    "regimes": ("id", "name"),
+    "cells": ("regime", "condition"),
+}
+_ATTRIBUTION: dict[str, tuple[str, ...]] = {
+    "models": ("id",),
+    "methods": ("id",),
+    "metrics": ("id", "title", "group", "better"),
+    "cells": ("model", "method", "metric"),
+}
+
+
+def check_robustness(results: Any) -> None:
+    """Raise ValueError unless `results` is what an evaluation writes (schema 1)."""
+    _check_lists(results, {"schema": 1}, _ROBUSTNESS)
+
+
+def check_attribution(results: Any) -> None:
+    """Raise ValueError unless `results` is what a benchmark writes (schema 1, kind "attribution")."""
+    _check_lists(results, {"schema": 1, "kind": "attribution"}, _ATTRIBUTION)
+    for key in ("models", "methods", "metrics"):
+        ids = [entry["id"] for entry in results[key]]
+        if len(set(ids)) != len(ids):
+            raise fail(f"results[{key!r}]", "a different id in every entry", ", ".join(ids))
+    for index, metric in enumerate(results["metrics"]):
+        if metric["better"] not in ("higher", "lower"):
+            raise fail(f"results['metrics'][{index}]['better']", "'higher' or 'lower'", repr(metric["better"]))
+    for place, curve in enumerate(results.get("curves") or []):
+        for index, line in enumerate(curve["lines"]):
+            for key in ("mean", "low", "high"):
+                if line.get(key) is not None and len(line[key]) != len(curve["x"]):
+                    where = f"results['curves'][{place}]['lines'][{index}][{key!r}]"
+                    raise fail(where, f"{len(curve['x'])} values, one per x", len(line[key]))
+
+
+def _check_lists(results: Any, header: dict[str, Any], fields: dict[str, tuple[str, ...]]) -> None:
+    """Check the header, and that each field is a list of entries with some strings."""
+    came = {key: results.get(key) for key in header} if isinstance(results, dict) else {}
+    if came != header:
+        expected, got = (", ".join(f"{key} {value!r}" for key, value in each.items()) for each in (header, came))
+        raise fail("results", f"a dict with {expected}", got or type(results).__name__)
+    for key, wanted in fields.items():
+        if not isinstance(results.get(key), list):
+            raise fail(f"results[{key!r}]", "a list", type(results.get(key)).__name__)
+        for index, entry in enumerate(results[key]):
+            for part in wanted:
+                if not isinstance(entry.get(part), str):
+                    raise fail(f"results[{key!r}][{index}][{part!r}]", "a str", repr(entry.get(part)))
+
+
+def check_gallery(section: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Raise ValueError unless the arrays fit the models, methods and labels of the gallery."""
+    images, maps, masks = (np.shape(arrays[key]) if arrays.get(key) is not None else None
+                           for key in ("images", "maps", "masks"))  # fmt: skip
+    count = len(section["labels"])
+    if images is None or len(images) != 4 or 0 in images or images[0] != count:
+        raise fail("arrays['images']", f"shape ({count}, C, H, W), one image per item of labels", images)
+    side = images[2:]
+    wanted = (len(section["models"]), len(section["methods"]), count, *side)
+    if maps != wanted:
+        raise fail("arrays['maps']", f"shape {wanted}: models, methods, images, height, width", maps)
+    if masks is not None and masks != (count, *side):
+        raise fail("arrays['masks']", f"shape {(count, *side)}, one mask per image", masks)
+
+
+def check_length(where: str, values: Any, wanted: int, of: str) -> None:
+    """Raise ValueError unless there are as many values as the section they belong to needs."""
+    if len(values) != wanted:
+        raise fail(where, f"{wanted} {of}", len(values))
+
+
+def array(arrays: dict[str, np.ndarray], key: str, dimensions: int) -> Floats:
+    """Return an array as finite floats after a check of its dimensions."""
+    found = arrays.get(key)
+    shape = None if found is None else np.shape(found)
+    if shape is None or len(shape) != dimensions or 0 in shape:
+        raise fail(f"arrays[{key!r}]", f"an array of {dimensions} dimensions, not empty", f"shape {shape}")
+    return np.nan_to_num(np.asarray(found, dtype=np.float64), posinf=1.0, neginf=0.0)
+
+
+def floats(values: Any) -> Floats:
+    """Return numbers as an array with NaN for each that is missing or not finite."""
+    return np.array([np.nan if text.finite(value) is None else float(value) for value in values], float)
