@@ -68,11 +68,6 @@ def test_the_page_is_made_from_the_stored_results(study, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     page = study.page.write(tmp_path).read_text(encoding="utf-8")
     assert page == (FOLDER.parent / "results" / "does_it_help.md").read_text(encoding="utf-8")
-    docs = (FOLDER.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    short = page[page.index("Mean accuracy") : page.index("\n\n## In words")]
-    assert short in docs
-    quoted = docs[docs.index("Some of its sentences:") : docs.index("## Speed")]
-    assert all(line in page for line in quoted.splitlines() if line.startswith("- "))
 
 
 def test_a_budget_of_plain_steps_becomes_epochs(study):
