@@ -62,8 +62,8 @@ def _sigma(case: Case) -> Row:
 
 def _straight(case: Case, kind: type[rs.Attributor], between: int = 0) -> Row:
     """A gradient per point; the scores of both ends, and `between` scores between the points."""
-    steps = case.scale.steps
-    return _attribution(case.fewer, kind(steps), _passes(case, steps + 2 + between, steps))
+    few, steps = case.fewer, case.scale.steps
+    return _attribution(few, kind(steps), _passes(few, steps + 2 + between, steps))
 
 
 def _ig(case: Case) -> Row:
