@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import json
 import sys
@@ -11,14 +12,16 @@ pytestmark = pytest.mark.third_party_rng  # what the command imports; weights an
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 
 
-@pytest.fixture
-def study(monkeypatch):
+@pytest.fixture(scope="module")
+def study():
     """Return the command as a module; its folder is on the path, as it is for a script."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("does_it_help", FOLDER / "does_it_help.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        spec = importlib.util.spec_from_file_location("does_it_help", FOLDER / "does_it_help.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        patch.setattr(module, "load", functools.cache(module.load))
+        yield module
     for name in [name for name in sys.modules if name.partition(".")[0] in ("study", "training_step")]:
         del sys.modules[name]
 
@@ -48,7 +51,7 @@ def test_a_row_that_keeps_its_epochs_is_not_trained_again(study):
 
 
 def test_each_variation_changes_something(study):
-    setup = study.load("baggage")
+    setup = study.load("baggage", root=None)
     rows = study.plans(study.VARIATIONS, {study.REFERENCE: setup.regimes[study.REFERENCE], **setup.variations}, 0.1)
     assert len({str(row.training) for row in rows}) == len({row.id for row in rows}) == len(rows) == 14
     assert {row.training.epochs for row in rows} == {4}
