@@ -1,7 +1,7 @@
-"""Print the scores of benchmarks' results.json as Markdown tables.
+"""Print the scores in results.json files of benchmarks as Markdown tables.
 
 python experiments/attribution_table.py FILE          # every metric
-python experiments/attribution_table.py FILE FILE ... # two metrics, a column for each network
+python experiments/attribution_table.py FILE FILE ... # two metrics, with a column per network
 """
 
 from __future__ import annotations

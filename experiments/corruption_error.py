@@ -1,15 +1,15 @@
 """Errors under corruptions of five severities, and the mean corruption error (Hendrycks and Dietterich, 2019).
 
-    python experiments/corruption_error.py                                   # corruptions like CIFAR-10-C's, of scans
+    python experiments/corruption_error.py                                   # corruptions of scans, as in CIFAR-10-C
     python experiments/corruption_error.py --model robustsigma.models.CifarResNet --weights resnet20.pt --size 32 \
         --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --stored CIFAR-10-C --name corruption_error_cifar10
     python experiments/corruption_error.py … --reference results/corruption_error_base.json      # with mCE
 
 `--stored` is a folder of NAME.npy and labels.npy (CIFAR-10-C, CIFAR-100-C), or of NAME/SEVERITY/CLASS/ (ImageNet-C);
-its images are as their authors made them. Without it each test image is corrupted by `Corruption`, whose families are
-like theirs and no copies. The corruption error of a family is its error over that of the network that `--reference`
-names, another result of this script on the same corruptions; on ImageNet-C the paper takes AlexNet's. Rates are over
-`--images` test images, drawn by the seed, the same for all. Writes results/corruption_error.json after each family.
+its images are used as they are. Without it, `Corruption` corrupts each test image; its families resemble the original
+ones but are not copies. The corruption error of a family is the error divided by that of a reference network: give
+`--reference` another result of this script on the same corruptions (the paper uses AlexNet on ImageNet-C). Error rates
+are over the same `--images` test images, drawn by the seed. Writes results/corruption_error.json after each family.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     options_of = parser(__doc__, images=500)
     options_of.add_argument("--stored", help="folder of stored corruptions")
     options_of.add_argument("--reference", type=Path, help="result of this script for another network")
-    options_of.add_argument("--only", nargs="+", help="families")
+    options_of.add_argument("--only", nargs="+", help="families of corruptions to measure")
     options = options_of.parse_args(arguments)
     provenance = Provenance(command("corruption_error", arguments))
     name, classifier, card = network(options)

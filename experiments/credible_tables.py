@@ -5,11 +5,11 @@
     python experiments/credible_tables.py --paper cifar10 --model robustsigma.models.CifarResNet --weights resnet20.pt \
         --size 32 --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --root cifar10/test
 
-Insertion minus deletion of IG from three baselines, AGI, Expected Gradients and their method (tables 1 and 2 on
-ImageNet's photographs, 2,500 of them; table 3 on 1,000 of CIFAR-10), of the parts of their method (table 4), and
-Sensitivity-N over the share of pixels (figure 3). 150 steps each, three baselines. Neither the steps of their search
-nor its thresholds stand in their text: ours are `CrediblePath`'s defaults. They judge images whether right or wrong;
-here are those that the network gets right.
+The paper shows insertion minus deletion of IG from three baselines, AGI, Expected Gradients and its own method (tables
+1 and 2: 2,500 photographs of ImageNet; table 3: 1,000 images of CIFAR-10) and of the parts of its method (table 4), and
+Sensitivity-N over the share of pixels (figure 3), with 150 steps and three baselines. It does not state the steps and
+thresholds of its search: this script uses the defaults of `CrediblePath`. The paper evaluates all images, this script
+those that the network classifies correctly.
 """
 
 from __future__ import annotations
@@ -130,10 +130,16 @@ def draw(found: Mapping[str, Any]) -> bytes:
 def main(arguments: list[str] | None = None) -> None:
     """Judge, print, draw, write."""
     made = parser(__doc__, images=50)
-    made.add_argument("--steps", type=int, default=150)
-    made.add_argument("--paper", choices=list(PAPER), default="imagenet", help="whose numbers stand beside ours")
-    made.add_argument("--pixels", type=int, help="at a time in insertion and deletion; the image's width if not given")
-    made.add_argument("--subsets", type=int, default=100, help="of Sensitivity-N, for each share")
+    made.add_argument("--steps", type=int, default=150, help="number of steps of each method")
+    made.add_argument(
+        "--paper", choices=list(PAPER), default="imagenet", help="table of the paper that is shown for comparison"
+    )
+    made.add_argument(
+        "--pixels",
+        type=int,
+        help="number of pixels that insertion and deletion show at a time; the image width by default",
+    )
+    made.add_argument("--subsets", type=int, default=100, help="number of Sensitivity-N's pixel sets per share")
     options = made.parse_args(arguments)
     provenance, name = Provenance(command("credible_tables", arguments)), options.name or "credible_tables"
     if options.fast:

@@ -1,17 +1,17 @@
-"""Does retraining with SIGMA samples help? An honest study, stated with intervals whichever way they point.
+"""Does retraining with SIGMA samples help? A study whose conclusions follow from confidence intervals by rule.
 
     python experiments/does_it_help.py baggage
-    python experiments/does_it_help.py cifar10 --root FOLDER      # with train/ and test/, a folder a class in each
-    python experiments/does_it_help.py page                       # the page alone, from the results that are there
+    python experiments/does_it_help.py cifar10 --root FOLDER   # with train/ and test/, a subfolder per class in each
+    python experiments/does_it_help.py page                    # only the page, from existing results
 
-Three tables. "Matched by samples": clean, Gaussian noise of the best swept strength, FGSM, PGD, SIGMA samples (made
-once as in the paper, on the fly, with a bank) and mixtures, each with as many optimiser steps and as many augmented
-images. "Matched by time": the same, each for as long as the most expensive one takes, counted in plain steps that are
-measured side by side. "Variations": SIGMA on the fly with one part changed. Every seed is another base model and other
-trainings; intervals are over seeds and images, differences are paired over both.
+There are three tables. "Matched by samples": clean images, Gaussian noise of the best std, FGSM, PGD, SIGMA samples
+(made once as in the paper, on the fly, with a bank) and mixtures, each with the same number of optimizer steps and of
+augmented images. "Matched by time": the same, each for as long as the most expensive one takes, counted in plain steps
+that are measured side by side. "Variations": SIGMA on the fly with one part changed. All settings are in study/*.yaml.
+Each seed has its own base model and trainings. Intervals are over seeds and images; differences are paired over both.
 
-Each training, and each of its columns, is kept in --out as it is finished: called again, the study goes on from there.
-Writes results/does_it_help_DATASET.json, its pictures, and results/does_it_help.md from all datasets' results.
+Each finished training and test is stored in --out, and an interrupted study resumes. Writes
+results/does_it_help_DATASET.json, its pictures, and results/does_it_help.md from the results of all datasets.
 """
 
 from __future__ import annotations
@@ -19,169 +19,129 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from study import cost, page, picture
 from study.numbers import table
-from study.plans import (
-    CLEAN,
-    GAUSSIAN,
-    REFERENCE,
-    SAMPLES,
-    TIME,
-    TRANSFER,
-    VARIATIONS,
-    Plan,
-    by_samples,
-    by_time,
-    described,
-    variations,
-)
-from study.setups import VARIATION_SEEDS, Setup, baggage, cifar10, tiny
+from study.setup import CLEAN, GAUSSIAN, REFERENCE, SAMPLES, TIME, VARIATIONS, Plan, Setup, by_time, load, plans
 from study.trainings import Clock, Trainings
 
 from robustsigma.device import best_device
-from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.run import BASE, kept
 from robustsigma.evaluation.settings import describe
 from robustsigma.files import claim, write_atomically
 from robustsigma.provenance import Provenance
 
-FAST = (CLEAN, GAUSSIAN, TRANSFER, REFERENCE)
+VARIATION_SEEDS = 3
+TIMED_BATCHES = 4  # batches of an epoch over which costs are measured
 
 
-class Study:
-    """The study on one dataset, in one folder.
+def study(setup: Setup, out: Path, console: Console) -> dict[str, Any]:
+    """Train and test what is missing in a folder, and return the numbers."""
+    trainings = {name: describe(getattr(setup, name)) for name in ("regimes", "variations")}
+    claim(out, {"settings": kept(setup.settings), "sweep": describe(setup.settings.sweep), **trainings})
+    clock = Clock(out / "clock.json")
+    swept = sweep_noise(setup.settings, out / "noise", console)
+    settings, std, seeds = swept.settings, swept.entries[0]["best"], list(swept.settings.each_seed)
 
-    Args:
-        setup: the dataset, and what is trained.
-        out: the folder; what an earlier call finished there is not done again.
-        console: where progress is shown.
-        names: rows of the first two tables; None is all of them.
-        varied: rows of the third; None is all of them.
-    """
+    def run(rows: Sequence[Plan], seeds: Sequence[int]) -> Trainings:
+        own = dataclasses.replace(settings, seeds=tuple(seeds))
+        return Trainings(own, rows, out / "trainings", console, clock)
 
-    def __init__(
-        self, setup: Setup, out: Path, console: Console, names: tuple[str, ...] | None = None, varied: int | None = None
-    ) -> None:
-        self.setup, self.out, self.console = setup, out, console
-        sweep = describe(setup.settings.sweep)
-        claim(out, {"settings": kept(setup.settings), "training": describe(setup.training), "sweep": sweep})
-        self.clock = Clock(out / "clock.json")
-        swept = sweep_noise(setup.settings, out / "noise", console)
-        self.settings, self.sweep = swept.settings, swept.entries
-        plans = by_samples(setup.training, swept.entries[0]["best"])
-        self.plans = [plan for plan in plans if names is None or plan.name in names]
-        self.varied = variations(setup.training)[:varied]
-        self.seeds = self.settings.seeds
-        first = self._trainings(self.plans, self.seeds)
-        if swept.base is not None:
-            first.store.adopt_model(self.seeds[0], BASE, swept.base)
-        self.first = first
+    rows, varied = plans(SAMPLES, setup.regimes, std), plans(VARIATIONS, setup.variations, std)
+    first = run(rows, seeds)
+    if swept.base is not None:
+        first.store.adopt_model(seeds[0], BASE, swept.base)
+    first.finish_base()
+    costs = _costs(out / "costs.json", first, console)
+    steps = {row.name: row.training.steps(first.images, settings.retraining.batch_size) for row in rows}
+    budget = max(costs[row.name].of(row.training.epochs, steps[row.name]) for row in rows)
+    longer = {row.name: max(row.training.epochs, costs[row.name].epochs(budget, steps[row.name])) for row in rows}
+    timed = by_time(rows, longer)
+    compared = [row for row in rows if row.name in (CLEAN, GAUSSIAN, REFERENCE)]
+    parts = {
+        SAMPLES: (first, rows),
+        TIME: (run([row for row in timed if row not in rows], seeds), timed),
+        VARIATIONS: (run(varied, seeds[:VARIATION_SEEDS]), [*compared, *varied]),
+    }
+    tables = {}
+    for name, (trained, shown) in parts.items():
+        console.print(f"[bold]{name}[/bold]")
+        trained.run()
+        tables[name] = table(trained, shown, {} if name == VARIATIONS else costs, swept.entries)
+    return {
+        "schema": 1,
+        "study": "does_it_help",
+        **_described(setup, first, rows),
+        "costs": {name: dataclasses.asdict(found) for name, found in costs.items()},
+        "budget": budget,
+        "tables": tables,
+        "sweep": swept.entries,
+        "seconds": clock.seconds(),
+    }
 
-    def _trainings(self, plans: list[Plan], seeds: Any) -> Trainings:
-        settings: Evaluation = dataclasses.replace(self.settings, seeds=seeds)
-        return Trainings(settings, plans, self.out / "trainings", self.console, self.clock)
 
-    def run(self) -> dict[str, Any]:
-        """Train and test what is missing; return the numbers."""
-        self.first.finish_base()
-        costs = self._costs()
-        images, batch = self.first.images, self.settings.retraining.batch_size
-        steps = {plan.name: plan.steps(images, batch) for plan in self.plans}
-        budget = max(costs[plan.name].of(plan.epochs, steps[plan.name]) for plan in self.plans)
-        longer = {plan.name: max(plan.epochs, costs[plan.name].epochs(budget, steps[plan.name])) for plan in self.plans}
-        timed = by_time(self.plans, longer)
-        few = list(self.seeds)[:VARIATION_SEEDS]
-        compared = [plan for plan in self.plans if plan.name in (CLEAN, GAUSSIAN, REFERENCE)]
-        parts = {
-            SAMPLES: (self.first, self.plans),
-            TIME: (self._trainings([plan for plan in timed if plan not in self.plans], self.seeds), timed),
-            VARIATIONS: (self._trainings(self.varied, few), [*compared, *self.varied]),
-        }
-        tables = {}
-        for name, (run, rows) in parts.items():
-            self.console.print(f"[bold]{name}[/bold]")
-            run.run()
-            tables[name] = table(run, rows, {} if name == VARIATIONS else costs, self.sweep)
-        return {
-            "schema": 1,
-            "study": "does_it_help",
-            **self._described(),
-            "costs": {name: dataclasses.asdict(found) for name, found in costs.items()},
-            "budget": budget,
-            "tables": tables,
-            "sweep": self.sweep,
-            "seconds": self.clock.seconds(),
-        }
+def _costs(path: Path, trainings: Trainings, console: Console) -> dict[str, cost.Cost]:
+    """Return the costs, which are measured once per folder: the epochs of the second table follow from them."""
+    if not path.is_file():
+        settings = trainings.settings
+        classifier = trainings.model(settings.each_seed[0], BASE).classifier.to(best_device())
+        sizes = (trainings.images, settings.retraining.batch_size, TIMED_BATCHES)
+        with console.status("timing the steps side by side"):
+            found = cost.measure(classifier, trainings.plans, settings.source, *sizes)
+        content = {name: dataclasses.asdict(each) for name, each in found.items()}
+        write_atomically(path, json.dumps(content, indent=1).encode())
+    return {name: cost.Cost(**each) for name, each in json.loads(path.read_text(encoding="utf-8")).items()}
 
-    def _costs(self) -> dict[str, cost.Cost]:
-        """Return what is measured once in a folder, as the second table's epochs follow from it."""
-        path = self.out / "costs.json"
-        if not path.is_file():
-            classifier = self.first.model(self.seeds[0], BASE).classifier.to(best_device())
-            with self.console.status("timing the steps side by side"):
-                batch, source = self.settings.retraining.batch_size, self.settings.source
-                found = cost.measure(classifier, self.plans, source, self.first.images, batch, self.setup.timed_steps)
-            told = {name: dataclasses.asdict(each) for name, each in found.items()}
-            write_atomically(path, json.dumps(told, indent=1).encode())
-        return {name: cost.Cost(**each) for name, each in json.loads(path.read_text(encoding="utf-8")).items()}
 
-    def _described(self) -> dict[str, Any]:
-        settings = self.settings
-        count = {split: len(settings.source.split(split)) for split in ("train", "val", "test")}  # type: ignore[arg-type]
-        return {
-            "note": self.setup.note,
-            "dataset": {
-                "title": self.setup.title,
-                "classes": list(settings.source.classes),
-                "shape": list(settings.source.shape),
-                **count,
-            },
-            "network": {**describe(settings.architecture), "training": describe(settings.training)},
-            "retraining": {**describe(settings.retraining), **describe(self.setup.training)},
-            "columns": [
-                {"id": c.id, "name": c.name, "reading": c.reading, "settings": repr(c.perturbation)}
-                for c in self.first.columns
-            ],
-            "plans": {plan.name: described(plan) for plan in self.plans},
-        }
+def _described(setup: Setup, trainings: Trainings, rows: Sequence[Plan]) -> dict[str, Any]:
+    settings = trainings.settings
+    source = settings.source
+    counts = {split: len(source.split(split)) for split in ("train", "val", "test")}  # type: ignore[arg-type]
+    return {
+        "note": setup.note,
+        "dataset": {"title": setup.title, "classes": list(source.classes), "shape": list(source.shape), **counts},
+        "network": {**describe(settings.architecture), "training": describe(settings.training)},
+        "retraining": describe(settings.retraining),
+        "columns": [
+            {"id": c.id, "name": c.name, "reading": c.reading, "settings": repr(c.perturbation)}
+            for c in trainings.columns
+        ],
+        "plans": {row.name: str(row.training) for row in rows},
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the study of a dataset, and write results, pictures and page."""
+    """Run the study on a dataset, and write results, pictures and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=["baggage", "cifar10", "page"])
-    parser.add_argument("--root", help="folder of CIFAR-10: train/ and test/, a folder a class in each")
-    parser.add_argument("--seeds", type=int, default=5, help="base models, and trainings of each row")
-    parser.add_argument("--out", type=Path, help="folder of what is finished; runs/does_it_help/DATASET")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the numbers and the page")
-    parser.add_argument("--fast", action="store_true", help="small, to see that it runs")
+    parser.add_argument("dataset", choices=["baggage", "cifar10", "page"], help="dataset, or `page` to write the page")
+    parser.add_argument("--root", help="folder of CIFAR-10, with train/ and test/, and a subfolder per class in each")
+    parser.add_argument("--seeds", type=int, default=5, help="number of base models, and of trainings of each row")
+    parser.add_argument("--out", type=Path, help="folder of finished work; runs/does_it_help/DATASET by default")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results and the page")
+    parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
     options = parser.parse_args(arguments)
-    if options.dataset != "page":
-        if options.dataset == "cifar10" and options.root is None:
-            parser.error("cifar10 needs --root")
-        if options.seeds < 1:
-            parser.error(f"--seeds: expected 1 or more, got {options.seeds}")
-        _study(options)
-    print(page.write(options.results))
-
-
-def _study(options: argparse.Namespace) -> None:
     name = options.dataset
-    provenance = Provenance(f"python experiments/does_it_help.py {name}" + (" --root FOLDER" if options.root else ""))
-    setup = cifar10(options.root) if name == "cifar10" else tiny() if options.fast else baggage()
-    setup = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, seeds=tuple(range(options.seeds))))
-    few: dict[str, Any] = {"names": FAST, "varied": 1} if options.fast else {}
-    study = Study(setup, options.out or Path("runs/does_it_help") / name, Console(), **few)
-    found = {**study.run(), "run": provenance.record()}
-    path = options.results / f"does_it_help_{name}.json"
-    print(write_atomically(path, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()))
-    for kind, content in picture.draw(found).items():
-        print(write_atomically(path.with_name(f"{path.stem}{kind}.png"), content))
+    if name == "cifar10" and options.root is None:
+        parser.error("cifar10 needs --root")
+    if options.seeds < 1:
+        parser.error(f"--seeds: expected 1 or more, got {options.seeds}")
+    if name != "page":
+        line = f"python experiments/does_it_help.py {name}" + (" --root FOLDER" if options.root else "")
+        provenance = Provenance(line)
+        setup = load("fast" if options.fast else name, options.root)
+        setup = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, seeds=options.seeds))
+        out = options.out or Path("runs/does_it_help") / name
+        found = {**study(setup, out, Console()), "run": provenance.record()}
+        path = options.results / f"does_it_help_{name}.json"
+        print(write_atomically(path, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()))
+        for kind, content in picture.draw(found).items():
+            print(write_atomically(path.with_name(f"{path.stem}{kind}.png"), content))
+    print(page.write(options.results))
 
 
 if __name__ == "__main__":

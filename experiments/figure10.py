@@ -2,13 +2,13 @@
 
     python experiments/figure10.py                                        # baggage scans, 3 seeds
     python experiments/figure10.py --config configs/evaluate/figure10_cifar10.yaml --source.init_args.root cifar10 \
-        --architecture.weights resnet20.pt --name figure10_cifar10        # any options of `robustsigma evaluate`
+        --architecture.weights resnet20.pt --name figure10_cifar10        # any option of `robustsigma evaluate`
 
-The paper: 500 training images of Security-XAI, perturbed once against an InceptionV3, retrain it; 100 test images, one
-training; its bars have no numbers. It claims that SIGMA retraining has the highest accuracy over all perturbations
-taken together, keeps clean accuracy, and gives robustness to Gaussian noise and FGSM. Ours reads attacks made against
-the untrained base model ("transfer", as the paper does) and against the model under test ("adaptive"), beside a control
-that was trained on as long without samples. Writes results/figure10.json.
+The paper retrains an InceptionV3 once on 500 training images of Security-XAI, perturbed once against it, and tests 100
+images; its bars have no numbers. It claims that SIGMA retraining has the highest accuracy over all perturbations
+together, keeps clean accuracy, and gives robustness to Gaussian noise and FGSM. This script reports attacks made
+against the base model before retraining ("transfer", as in the paper) and against the tested model ("adaptive"), beside
+a control that was retrained equally long without samples. Writes results/figure10.json.
 """
 
 from __future__ import annotations
@@ -110,10 +110,10 @@ def lines(run: Run, found: list[dict[str, Any]], sums: list[dict[str, Any]]) -> 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of what is half done")
-    parser.add_argument("--name", default="figure10", help="of the file of results, and of the report's folder")
-    parser.add_argument("--fast", action="store_true", help="a small form, to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of unfinished work")
+    parser.add_argument("--name", default="figure10", help="name of the results file and of the report's folder")
+    parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
     options, rest = parser.parse_known_args(arguments)
     provenance = Provenance(command("figure10", arguments))
     asked = PRESETS.load("baggage", rest) if rest else scans(options.fast)

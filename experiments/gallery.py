@@ -1,11 +1,11 @@
-"""Every attributor on the same images, as one picture: results/gallery.png, with the numbers in results/gallery.json.
+"""Show every attributor on the same images in one picture, results/gallery.png, with numbers in results/gallery.json.
 
     python experiments/gallery.py
     python experiments/gallery.py --weights net.safetensors
     python experiments/gallery.py --network torchvision:squeezenet1_0 --weights net.pt --images a.jpg b.jpg \
         --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225
 
-Without options a small network is trained on the embedded baggage scans, and one scan of each class is explained.
+Without options, it trains a small network on the built-in baggage scans and explains one scan of each class.
 """
 
 from __future__ import annotations
@@ -265,14 +265,24 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     """Return the checked options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of gallery.png and gallery.json")
-    parser.add_argument("--weights", type=Path, help=".safetensors of `fit`; with --network, any state_dict")
-    parser.add_argument("--network", help="torchvision:NAME, for photographs")
-    parser.add_argument("--images", type=Path, nargs="+", help="photographs")
-    parser.add_argument("--classes", type=int, default=1000, help="of the network for photographs")
-    parser.add_argument("--mean", type=float, nargs="+", default=(0.485, 0.456, 0.406))
-    parser.add_argument("--std", type=float, nargs="+", default=(0.229, 0.224, 0.225))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fast", action="store_true", help="a small version, to see that it runs")
+    parser.add_argument(
+        "--weights", type=Path, help=".safetensors file of `robustsigma fit`; with --network, any state_dict"
+    )
+    parser.add_argument("--network", help="network for photographs, torchvision:NAME")
+    parser.add_argument("--images", type=Path, nargs="+", help="files of photographs")
+    parser.add_argument("--classes", type=int, default=1000, help="number of classes of the network for photographs")
+    parser.add_argument(
+        "--mean", type=float, nargs="+", default=(0.485, 0.456, 0.406), help="mean of the normalization per channel"
+    )
+    parser.add_argument(
+        "--std",
+        type=float,
+        nargs="+",
+        default=(0.229, 0.224, 0.225),
+        help="standard deviation of the normalization per channel",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
     options = parser.parse_args(arguments)
     if (options.network is None) != (options.images is None):
         parser.error("--network and --images belong together")

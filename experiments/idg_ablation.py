@@ -1,8 +1,9 @@
-"""IDG's figure 7: deletion over N, passes that look where F rises, and M, points with a gradient (Walker et al., 2024).
+"""IDG's figure 7: deletion over N, the passes that find where F rises, and M, the gradients (Walker et al., 2024).
 
     python experiments/idg_ablation.py                # results/idg_ablation.json and .png
 
-The paper: 10 images, N (M) from 5 to 100 while the other is 50; it finds low N and M poor, and N = M the most stable.
+The paper uses 10 images, and varies N or M from 5 to 100 while the other is 50. It finds that low N and M are poor, and
+that N = M is most stable.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ def draw(found: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> bytes:
 def main(arguments: list[str] | None = None) -> None:
     """Judge, print, draw, write."""
     made = parser(__doc__, images=100)
-    made.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="of N and M")
-    made.add_argument("--pixels", type=int, help="at a time in deletion; the image's width if not given")
+    made.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="values of N and M")
+    made.add_argument(
+        "--pixels", type=int, help="number of pixels that deletion hides at a time; the image width by default"
+    )
     options = made.parse_args(arguments)
     provenance = Provenance(command("idg_ablation", arguments))
     if options.fast:

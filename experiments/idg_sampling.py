@@ -3,7 +3,8 @@
     python experiments/idg_sampling.py                # results/idg_sampling.json and .png
 
 The paper shows one image, without numbers: adaptive sampling (AS) hardly changes IG, IDG with uniform sampling (US) is
-far better than both, and AS makes IDG better still. Here the maps of some images, and all four judged on more.
+far better than both, and AS improves IDG further. This script draws maps of some images and evaluates all four methods
+on more.
 """
 
 from __future__ import annotations
@@ -76,8 +77,12 @@ def rows(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[lis
 def main(arguments: list[str] | None = None) -> None:
     """Judge, print, draw, write."""
     made = parser(__doc__, images=100)
-    made.add_argument("--steps", type=int, default=50)
-    made.add_argument("--pixels", type=int, help="at a time in insertion and deletion; the image's width if not given")
+    made.add_argument("--steps", type=int, default=50, help="number of steps of each method")
+    made.add_argument(
+        "--pixels",
+        type=int,
+        help="number of pixels that insertion and deletion show at a time; the image width by default",
+    )
     options = made.parse_args(arguments)
     provenance, name = Provenance(command("idg_sampling", arguments)), options.name or "idg_sampling"
     if options.fast:

@@ -2,10 +2,10 @@
 
     python experiments/idg_table.py
     python experiments/idg_table.py --model torchvision:resnet101 --root photographs --images 100
-    python experiments/idg_table.py --from runs/photographs/results.json    # of `robustsigma benchmark`: nothing is run
+    python experiments/idg_table.py --from runs/photographs/results.json   # existing results of `robustsigma benchmark`
 
-The paper: 5,000 images of ImageNet's validation set, ResNet-101, ResNet-152 and ResNeXt; 50 steps, black baselines; its
-code deletes to the mean colour, skips no image in AIC and SIC, and gives AGI one false class.
+The paper uses 5,000 images of ImageNet's validation set, ResNet-101, ResNet-152 and ResNeXt, 50 steps and black
+baselines. Its code deletes to the mean color, skips no image in AIC and SIC, and gives AGI one false class.
 """
 
 from __future__ import annotations
@@ -89,8 +89,12 @@ def _both(cell: Mapping[str, Any] | None, paper: Sequence[float] | None) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Judge, print, write."""
     made = parser(__doc__, images=100)
-    made.add_argument("--steps", type=int, default=50)
-    made.add_argument("--pixels", type=int, help="at a time in insertion and deletion; the image's width if not given")
+    made.add_argument("--steps", type=int, default=50, help="number of steps of each method")
+    made.add_argument(
+        "--pixels",
+        type=int,
+        help="number of pixels that insertion and deletion show at a time; the image width by default",
+    )
     made.add_argument("--from", dest="given", type=Path, help="results.json of a benchmark with these methods")
     options = made.parse_args(arguments)
     provenance = Provenance(command("idg_table", arguments))

@@ -1,10 +1,11 @@
-"""Do the metrics rank a perfect map above a random one, and never reward a constant one? results/metric_sanity.json.
+"""Do the metrics rank a perfect map above a random one, and a constant one no higher? results/metric_sanity.json.
 
-    python experiments/metric_sanity.py                       # the network of `robustsigma benchmark`, made if need be
-    python experiments/metric_sanity.py --model FILE          # or takes a saved one
+    python experiments/metric_sanity.py                       # network of `robustsigma benchmark`; trained if missing
+    python experiments/metric_sanity.py --model FILE          # a saved network
 
-The perfect map is the mask of the item, the random one normal noise, the constant one 1 everywhere; 200 scans that
-the network classifies right. Differences are paired over images, positive where the first map is better.
+The perfect map is the mask of the item, the random map is normal noise, and the constant map is 1 everywhere. They are
+evaluated on 200 scans that the network classifies correctly. Differences are paired over images, and positive where the
+first map is better.
 """
 
 from __future__ import annotations
@@ -96,10 +97,12 @@ def _number(value: float | None) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help=".safetensors of a model of baggage scans")
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark"), help="benchmark of the network")
+    parser.add_argument("--model", help=".safetensors file of a network of baggage scans")
+    parser.add_argument("--images", type=int, default=200, help="number of evaluated scans")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/benchmark"), help="folder of the benchmark with the network"
+    )
     options = parser.parse_args(arguments)
     settings, provenance = preset("baggage"), Provenance("python experiments/metric_sanity.py")
     if options.model:

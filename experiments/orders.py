@@ -1,13 +1,14 @@
-"""Which of the papers' orders of methods hold, on the networks of finished benchmarks.
+"""Which rankings of methods from the papers hold on the networks of finished benchmarks?
 
     python experiments/orders.py runs/mobilenetv2 runs/squeezenet      # folders of `robustsigma benchmark --out`
 
 The papers claim that SIGMA is ahead of IG, Guided IG and IG2 in SIC (Henry et al., 2025, table 1), and with masks in
-mIoU and the pointing game (table 2); IDG of IG, Left-IG, Guided IG and AGI in AIC, SIC, insertion and deletion (Walker
-et al., 2024, table 1); the credible path of IG, AGI and Expected Gradients in insertion minus deletion (Akhtar and
-Jalwana, 2023, tables 1 and 2). Ours are paired differences of the same images, which each folder's values.csv has,
-positive where the paper's method is better, with 95 % intervals over images: an order holds where its interval is above
-zero. The plain gradient, which no paper's table has, is beside. Writes results/orders.json.
+mIoU and the pointing game (table 2); that IDG is ahead of IG, Left-IG, Guided IG and AGI in AIC, SIC, insertion and
+deletion (Walker et al., 2024, table 1); and that the credible path is ahead of IG, AGI and Expected Gradients in
+insertion minus deletion (Akhtar and Jalwana, 2023, tables 1 and 2). This script computes paired differences on the same
+images from each folder's values.csv, positive where the paper's method is better, with 95 % intervals over images: a
+ranking holds where the interval is above zero. It adds the plain gradient, which is in no paper's table. Writes
+results/orders.json.
 """
 
 from __future__ import annotations
@@ -115,9 +116,9 @@ def summary(found: list[dict[str, Any]]) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Read, print, write."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("folders", type=Path, nargs="+", help="of finished benchmarks")
-    made.add_argument("--out", type=Path, default=Path("results"))
-    made.add_argument("--name", help="of the file of results; the script's if not given")
+    made.add_argument("folders", type=Path, nargs="+", help="folders of finished benchmarks")
+    made.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    made.add_argument("--name", help="name of the results file; the name of the script by default")
     options = made.parse_args(arguments)
     provenance = Provenance(command("orders", arguments))
     found = [order for folder in options.folders for order in orders(folder)]

@@ -1,14 +1,14 @@
-"""What rounding does to attributions: why passes are made in full precision, whatever PyTorch is set to.
+"""Measure how rounding changes attributions: the reason for full precision, whatever PyTorch is set to.
 
     python experiments/rounding.py                                              # baggage scans
-    python experiments/rounding.py --config YOURS.yaml --name rounding_NETWORK  # as `robustsigma benchmark` has
+    python experiments/rounding.py --config YOURS.yaml --name rounding_NETWORK  # a config of `robustsigma benchmark`
 
-On GPUs PyTorch rounds what convolutions multiply to TF32 (10 bits) unless told otherwise. Against the same method in
-double precision: how alike the ranks of the pixels are (Spearman), for SIGMA also whether the walk took as many steps,
-and how far its end is off, as a share of the way walked. In single precision; with every pass in TF32; with gradient
-passes alone in TF32 or in bfloat16, as `Classifier(gradient_dtype=...)` allows. TF32 is emulated: inputs and weights of
-convolutions and linear layers are rounded, gradients that come back are not. For networks without attention. Writes
-results/rounding.json.
+By default, PyTorch rounds the inputs of convolutions on GPUs to TF32 (10 bits). The script compares each method with
+the same method in double precision: Spearman's correlation of pixel ranks, and for SIGMA also the share of walks with
+the same number of steps and the distance between endpoints, relative to the length of the walk. It measures single
+precision, all passes in TF32, and only gradient passes in TF32 or bfloat16, as `Classifier(gradient_dtype=...)` allows.
+TF32 is emulated: inputs and weights of convolutions and linear layers are rounded, backward gradients are not. Networks
+with attention are not supported. Writes results/rounding.json.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def methods(options: argparse.Namespace) -> dict[str, Attributor]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
     made = parser(__doc__, images=40)
-    made.add_argument("--max-steps", type=int, default=100, help="of SIGMA's walk")
-    made.add_argument("--steps", type=int, default=32, help="of Integrated Gradients")
+    made.add_argument("--max-steps", type=int, default=100, help="largest number of steps of SIGMA's walk")
+    made.add_argument("--steps", type=int, default=32, help="number of steps of Integrated Gradients")
     options = made.parse_args(arguments)
     if options.fast:
         options.images, options.max_steps, options.steps = min(options.images, 3), 4, 3

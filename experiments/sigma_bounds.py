@@ -2,9 +2,9 @@
 
     python experiments/sigma_bounds.py                # results/sigma_bounds.json and .png
 
-The paper shows one goldfish with 20, 200 and 2,000 paths, without numbers: the more, the cleaner the map and the
-smaller its error, which is stated as the standard deviation over paths divided by the root of n. Here that is checked
-on some images: the error over n, and how often the interval of 1.96 errors holds the mean of other, many paths.
+The paper shows one goldfish with 20, 200 and 2,000 paths, without numbers: with more paths, the map gets cleaner and
+its error smaller. It defines the error as the standard deviation over paths divided by the square root of n. This
+script measures the error over n on some images, and how often the mean of many other paths lies within 1.96 errors.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def draw(maps: Tensor, counts: Sequence[int]) -> bytes:
 def main(arguments: list[str] | None = None) -> None:
     """Walk, measure, print, draw, write."""
     made = parser(__doc__, images=10)
-    made.add_argument("--paths", type=int, nargs="+", default=(5, 20, 80, 320), help="numbers of paths, increasing")
-    made.add_argument("--alpha", type=float, default=0.005, help="step size; the logit is descended")
-    made.add_argument("--max-steps", type=int, default=100)
+    made.add_argument("--paths", type=int, nargs="+", default=(5, 20, 80, 320), help="increasing numbers of paths")
+    made.add_argument("--alpha", type=float, default=0.005, help="step size of SIGMA's walk down the logit")
+    made.add_argument("--max-steps", type=int, default=100, help="largest number of steps of SIGMA's walk")
     options = made.parse_args(arguments)
     if options.fast:
         options.images, options.paths, options.max_steps = min(options.images, 2), (3, 6), 3

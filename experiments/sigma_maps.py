@@ -2,9 +2,10 @@
 
     python experiments/sigma_maps.py                  # results/sigma_maps.json and .png
 
-Figure 5: a Dobermann with its SIC, of which SIGMA's is the largest; 6 and 7: scans whose objects are marked, where the
-paper finds SIGMA's map the sharpest. Each shows one image, without numbers but SIC's curve. Here three images, in the
-binary rows as many of the highest pixels as the object has (a tenth where nobody marked it), and all methods judged.
+Figure 5 shows a Dobermann with its SIC, where SIGMA's is largest; figures 6 and 7 show scans with annotated objects,
+where the paper finds SIGMA's map sharpest. Each shows one image, without numbers except the SIC curve. This script
+shows three images and evaluates all methods. Its binary rows show as many of the highest pixels as the object has (a
+tenth of unannotated images).
 """
 
 from __future__ import annotations
@@ -82,10 +83,10 @@ def draw(run: Run, judged: Table, count: int) -> bytes:
 def main(arguments: list[str] | None = None) -> None:
     """Judge, print, draw, write."""
     made = parser(__doc__, images=60)
-    made.add_argument("--steps", type=int, default=50, help="of the other methods")
-    made.add_argument("--paths", type=int, default=7)
-    made.add_argument("--alpha", type=float, default=0.005, help="SIGMA's step size; it descends the logit")
-    made.add_argument("--max-steps", type=int, default=100)
+    made.add_argument("--steps", type=int, default=50, help="number of steps of the other methods")
+    made.add_argument("--paths", type=int, default=7, help="number of SIGMA's paths")
+    made.add_argument("--alpha", type=float, default=0.005, help="step size of SIGMA's walk down the logit")
+    made.add_argument("--max-steps", type=int, default=100, help="largest number of steps of SIGMA's walk")
     options = made.parse_args(arguments)
     if options.fast:
         options.images, options.steps, options.paths, options.max_steps = min(options.images, 3), 3, 2, 3

@@ -3,9 +3,9 @@
     python experiments/sigma_parameters.py            # results/sigma_parameters.json and .png
 
 The paper shows maps of single images: the pattern hardly matters (figure 11); stopping early leaves the map incomplete,
-going on below 1 % brings nothing (13); beta from 0.01 to 0.5 and alpha up to 1 give stable maps (12); after 7 paths
-more bring little (14). Its table 3 has seconds for each image. Here every setting is judged, all else being equal, and
-its maps are compared with those of the setting in the middle ("agreement", a rank correlation).
+and continuing below 1 % adds nothing (figure 13); beta from 0.01 to 0.5 and alpha up to 1 give stable maps (figure 12);
+more than 7 paths add little (figure 14). Table 3 has the seconds per image. This script changes one setting at a time,
+evaluates it, and compares its maps with those of the reference setting ("agreement", a rank correlation).
 """
 
 from __future__ import annotations
@@ -102,12 +102,20 @@ def draw(found: Mapping[tuple[str, str], Mapping[str, Any]], names: list[str]) -
 def main(arguments: list[str] | None = None) -> None:
     """Judge, print, draw, write."""
     made = parser(__doc__, images=60)
-    made.add_argument("--alpha", type=float, default=0.005, help="in the middle; the logit is descended")
-    made.add_argument("--beta", type=float, default=0.1, help="in the middle")
-    made.add_argument("--max-steps", type=int, default=100)
-    made.add_argument("--steps", type=int, default=200, help="of the methods that are compared in cost")
-    made.add_argument("--pixels", type=int, help="at a time in insertion and deletion; the image's width if not given")
-    made.add_argument("--only", nargs="+", help="settings whose names start like this")
+    made.add_argument(
+        "--alpha", type=float, default=0.005, help="step size of the reference setting, which descends the logit"
+    )
+    made.add_argument("--beta", type=float, default=0.1, help="size of the probes of the reference setting")
+    made.add_argument("--max-steps", type=int, default=100, help="largest number of steps of SIGMA's walk")
+    made.add_argument(
+        "--steps", type=int, default=200, help="number of steps of the other methods whose cost is compared"
+    )
+    made.add_argument(
+        "--pixels",
+        type=int,
+        help="number of pixels that insertion and deletion show at a time; the image width by default",
+    )
+    made.add_argument("--only", nargs="+", help="first letters of the names of settings to measure")
     options = made.parse_args(arguments)
     if options.fast:
         options.images, options.max_steps, options.steps = min(options.images, 3), 2, 2

@@ -4,9 +4,9 @@
     python experiments/sigma_patches.py --model torchvision:vit_b_16 --root photographs --images 20
 
 The paper shows one dragonfly and a ViT-B/16, without numbers: SIGMA's map agrees with the rollout of attention, and has
-structure inside a patch, which the rollout cannot have. Here the rank correlation of the patches' means with those of
-the rollout, and inside patches, whose means are taken out, the correlation of pixels with their neighbours: that of
-random values is about 0. Without options a small transformer is trained on scans.
+structure inside a patch, which the rollout cannot have. This script measures the rank correlation of the means of
+patches with those of the rollout and, after subtracting these means, the correlation of neighboring pixels inside
+patches, which is about 0 for random values. Without options, it trains a small transformer on scans.
 """
 
 from __future__ import annotations
@@ -133,11 +133,11 @@ def draw(image: Tensor, maps: Mapping[str, Tensor], side: int) -> bytes:
 def main(arguments: list[str] | None = None) -> None:
     """Explain, measure, print, draw, write."""
     made = parser(__doc__, images=30)
-    made.add_argument("--steps", type=int, default=50, help="of the other methods")
-    made.add_argument("--paths", type=int, default=7)
-    made.add_argument("--alpha", type=float, default=0.03, help="SIGMA's step size; it descends the logit")
-    made.add_argument("--beta", type=float, default=0.1)
-    made.add_argument("--max-steps", type=int, default=100)
+    made.add_argument("--steps", type=int, default=50, help="number of steps of the other methods")
+    made.add_argument("--paths", type=int, default=7, help="number of SIGMA's paths")
+    made.add_argument("--alpha", type=float, default=0.03, help="step size of SIGMA's walk down the logit")
+    made.add_argument("--beta", type=float, default=0.1, help="size of SIGMA's probes")
+    made.add_argument("--max-steps", type=int, default=100, help="largest number of steps of SIGMA's walk")
     options = made.parse_args(arguments)
     if options.fast:
         options.images, options.steps, options.paths, options.max_steps = min(options.images, 2), 2, 2, 2

@@ -1,12 +1,12 @@
-"""SIGMA's figures 2 and 3: what share of a path is saturated, and what its gradients are worth (Henry et al., 2025).
+"""SIGMA's figures 2 and 3: the saturated share of a path, and the value of its gradients (Henry et al., 2025).
 
     python experiments/sigma_path.py                  # results/sigma_path.json and .png
 
-Figure 2 shows one image: the line of Integrated Gradients (IG) soon is on a plateau of confidence, SIGMA's path is not.
-Figure 3: the gradients of SIGMA's sensitive part reach a higher area under the Softmax Information Curve (SIC) than
-those of its saturated part, and these a higher one than random order. Neither states numbers.
+Figure 2 shows one image: the path of Integrated Gradients (IG) soon reaches a plateau of confidence, SIGMA's does not.
+Figure 3: gradients from SIGMA's sensitive part have a higher area under the Softmax Information Curve (SIC) than those
+from its saturated part, and these a higher one than a random order. Neither figure states numbers.
 
-Here a point is saturated where p is below 10 % or above 90 % of what it is at the image.
+In this script, a point is saturated if its p is below 10 % or above 90 % of the image's p.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ def draw(ours: Walked, theirs: Walked) -> bytes:
 def main(arguments: list[str] | None = None) -> None:
     """Walk, judge, print, draw, write."""
     made = parser(__doc__, images=60)
-    made.add_argument("--alpha", type=float, default=0.005, help="SIGMA's step size; it descends the logit")
-    made.add_argument("--max-steps", type=int, default=100)
-    made.add_argument("--steps", type=int, default=50, help="of Integrated Gradients")
+    made.add_argument("--alpha", type=float, default=0.005, help="step size of SIGMA's walk down the logit")
+    made.add_argument("--max-steps", type=int, default=100, help="largest number of steps of SIGMA's walk")
+    made.add_argument("--steps", type=int, default=50, help="number of steps of Integrated Gradients")
     options = made.parse_args(arguments)
     if options.fast:
         options.images, options.max_steps, options.steps = min(options.images, 4), 6, 5

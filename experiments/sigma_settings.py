@@ -1,12 +1,13 @@
-"""Which settings of SIGMA's walk arrive, and leave an image recognisable.
+"""Which settings of SIGMA's walk converge and leave an image recognizable?
 
     python experiments/sigma_settings.py              # results/sigma_settings.json
     python experiments/sigma_settings.py --model torchvision:mobilenet_v2 --root photographs --images 60 \
         --name sigma_settings_photographs
 
-Base models of the embedded datasets (trained as `robustsigma quickstart` does) and their test images, or any network
-and photographs that it gets right; for each setting the share of walks that arrived, their steps, the accuracy on the
-samples, and how far these are from the untouched images. Of all samples; of those that arrived, "arrived" says it.
+It uses base models of the built-in datasets (trained as in `robustsigma quickstart`) and their test images, or any
+network and photographs that it classifies correctly. For each setting it measures the share of walks that converged,
+their steps, the accuracy on the samples, and the distance of the samples from the original images. Values are over all
+samples, or over converged ones where the name says "arrived".
 """
 
 from __future__ import annotations
@@ -88,9 +89,9 @@ def base_model(name: str, folder: Path, fast: bool) -> tuple[Classifier, torch.T
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
     made = parser(__doc__, images=200)
-    made.add_argument("--datasets", nargs="+", default=["baggage", "mnist5k"], help="embedded ones")
-    made.add_argument("--max-steps", type=int, default=60)
-    made.add_argument("--only", type=int, nargs="+", help="numbers of settings, from 0")
+    made.add_argument("--datasets", nargs="+", default=["baggage", "mnist5k"], help="built-in datasets")
+    made.add_argument("--max-steps", type=int, default=60, help="largest number of steps of SIGMA's walk")
+    made.add_argument("--only", type=int, nargs="+", help="indices of the settings to measure, from 0")
     options = made.parse_args(arguments)
     provenance = Provenance(command("sigma_settings", arguments))
     results: dict[str, Any] = {"max_steps": options.max_steps, "torch": torch.__version__, "seed": 0, "datasets": {}}

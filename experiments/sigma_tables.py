@@ -1,12 +1,12 @@
 """SIGMA's tables 1 and 2: SIC over networks; mIoU, pointing game and SIC with masks (Henry et al., 2025).
 
-    python experiments/sigma_tables.py                                            # of results/benchmark_baggage.json
+    python experiments/sigma_tables.py                                            # results/benchmark_baggage.json
     python experiments/sigma_tables.py --from results/benchmark_*.json
-    python experiments/sigma_tables.py --from runs/photographs/results.json       # of `robustsigma benchmark`
+    python experiments/sigma_tables.py --from runs/photographs/results.json       # results of `robustsigma benchmark`
 
-Nothing is run: what is read are results of `robustsigma benchmark`, whose settings the file names. Table 1 of the
-paper: 1,000 ImageNet images; table 2: 1,000 images each of Disease-XAI and Security-XAI; 7 paths, 200 steps of the
-others, a threshold of mIoU that is not stated. `orders.py` says which orders hold. results/sigma_tables.json.
+The script only reads results of `robustsigma benchmark`, which contain their settings. Table 1 of the paper uses 1,000
+ImageNet images; table 2 uses 1,000 images each of Disease-XAI and Security-XAI, 7 paths, 200 steps of the other methods
+and an unstated threshold of mIoU. `orders.py` tests the rankings. Writes results/sigma_tables.json.
 """
 
 from __future__ import annotations
@@ -91,9 +91,11 @@ def _of(cells: Mapping[str, Mapping[str, Any]], metric: str) -> Mapping[str, Any
 def main(arguments: list[str] | None = None) -> None:
     """Read, print, write."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--from", dest="given", type=Path, nargs="+", default=[DEFAULT], help="results of benchmarks")
-    made.add_argument("--out", type=Path, default=Path("results"))
-    made.add_argument("--name", help="of the file of results; the script's if not given")
+    made.add_argument(
+        "--from", dest="given", type=Path, nargs="+", default=[DEFAULT], help="results of `robustsigma benchmark`"
+    )
+    made.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    made.add_argument("--name", help="name of the results file; the name of the script by default")
     options = made.parse_args(arguments)
     provenance = Provenance(command("sigma_tables", arguments))
     rows = [row for path in options.given for row in read(path)]

@@ -3,9 +3,10 @@
     python experiments/sigma_tsne.py                  # results/sigma_tsne.json and .png; needs scikit-learn
 
 The paper shows a t-SNE with the path of one goldfish, without numbers: the end is predicted as another class, "yet
-outside its cluster", unlike those of IG2, which are led into a class. Here that is measured in the layer itself, since
-t-SNE does not keep distances: the distance from a path's end to the nearest image of the class it is taken for, over
-the median distance of that class's images to their nearest. An image of the class has about 1; more is outside.
+outside its cluster", unlike those of IG2, which lead into a class. t-SNE does not preserve distances, so this script
+measures them in the layer itself: the distance from a path's end to the nearest image of its predicted class, divided
+by the median distance of that class's images to their nearest neighbor. An image of the class has a value of about 1,
+and a larger value is outside.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def draw(among: np.ndarray, images: int, targets: Tensor, path: int, names: list
 def main(arguments: list[str] | None = None) -> None:
     """Walk, measure, print, draw, write."""
     made = parser(__doc__, images=300)
-    made.add_argument("--explained", type=int, default=50, help="images whose paths are walked, of those judged")
-    made.add_argument("--max-steps", type=int, default=100)
+    made.add_argument("--explained", type=int, default=50, help="number of evaluated images whose paths are computed")
+    made.add_argument("--max-steps", type=int, default=100, help="largest number of steps of SIGMA's walk")
     options = made.parse_args(arguments)
     if options.fast:
         options.images, options.explained, options.max_steps = min(options.images, 12), 3, 4

@@ -1,11 +1,11 @@
-"""What robust training costs, as a ratio to plain training: python experiments/training_step.py.
+"""Measure the cost of robust training relative to plain training: python experiments/training_step.py.
 
-A step is what the Trainer does with one batch: perturb it on the device, forward, backward, optimiser. Timed side by
-side, step by step, so that the machine's other work falls on all of them alike: the plain step; a quarter of the batch
-with Gaussian noise, or FGSM with a random start; the mixed step (noise, FGSM and SIGMA samples, a twelfth of the batch
-each) without and with a bank of samples; SIGMA samples on a quarter, likewise. The networks start from the same
-weights and train, so that walks are as long, and samples last as long, as they do in training. The first epochs, in
-which a bank is empty, are left out.
+A step is the Trainer's work on one batch: perturb it on the device, forward, backward, optimizer. Steps are timed in
+turns, so that other work on the machine affects all alike. The script times the plain step; a quarter of the batch with
+Gaussian noise, or FGSM with a random start; the mixed step (noise, FGSM and SIGMA samples, a twelfth of the batch each)
+with and without a bank of samples; and SIGMA samples on a quarter, with and without a bank. All networks start from the
+same weights and train, so that walks and the reuse of samples are as in training. The first epochs, in which a bank is
+empty, are left out.
 
 Writes results/training_step.json: medians over steps and their ratio to the plain step.
 """
@@ -147,16 +147,22 @@ def measure(
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", nargs="+", default=["baggage", "mnist5k"], choices=["baggage", "mnist5k"])
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--warm-up", type=int, default=2, help="first epochs, which are not counted")
-    parser.add_argument("--steps", type=int, default=8, help="batches of an epoch")
-    parser.add_argument("--pretraining", type=int, default=15, help="epochs without perturbation, before")
-    parser.add_argument("--max-age", type=int, default=5)
-    parser.add_argument("--max-steps", type=int, default=20, help="of a walk")
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--fast", action="store_true", help="small, to see that it runs")
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        default=["baggage", "mnist5k"],
+        choices=["baggage", "mnist5k"],
+        help="built-in datasets",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="number of images in a batch")
+    parser.add_argument("--epochs", type=int, default=8, help="number of epochs")
+    parser.add_argument("--warm-up", type=int, default=2, help="number of first epochs that are not counted")
+    parser.add_argument("--steps", type=int, default=8, help="number of batches per epoch")
+    parser.add_argument("--pretraining", type=int, default=15, help="number of earlier epochs without perturbation")
+    parser.add_argument("--max-age", type=int, default=5, help="largest age of a bank's samples in epochs")
+    parser.add_argument("--max-steps", type=int, default=20, help="largest number of steps of SIGMA's walk")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
     options = parser.parse_args(arguments)
     provenance = Provenance("python experiments/training_step.py")
     baggage = Baggage(size=16 if options.fast else 64, train=options.steps * options.batch_size, val=5, test=5)

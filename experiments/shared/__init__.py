@@ -1,1 +1,1 @@
-"""Parts of the scripts that make the papers' tables and figures again."""
+"""Shared parts of the scripts that reproduce tables and figures of papers."""

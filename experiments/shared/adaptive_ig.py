@@ -1,4 +1,4 @@
-"""Integrated Gradients whose points lie where the score rises, as IDG's do."""
+"""Integrated Gradients with points where the score rises, as in IDG."""
 
 from __future__ import annotations
 

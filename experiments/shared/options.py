@@ -1,10 +1,10 @@
-"""The options that the experiments share: which networks and images they take.
+"""The options that all experiments share: networks and images.
 
-Without options an experiment trains a small network on the embedded baggage scans, once for all experiments, and judges
-on test scans that it classifies right. Real networks and images come by
+Without options, an experiment uses a small network, which is trained on the built-in baggage scans once for all
+experiments, and test scans that it classifies correctly. These options give other networks and images:
 
-    --model torchvision:resnet50 [--weights FILE] --root FOLDER   # images/ and labels.csv, or a folder for each class
-    --config FILE.yaml                                            # or several networks, as `robustsigma benchmark` has
+    --model torchvision:resnet50 [--weights FILE] --root FOLDER   # images/ and labels.csv, or a folder per class
+    --config FILE.yaml                                            # or several networks, as in `robustsigma benchmark`
 """
 
 from __future__ import annotations
@@ -31,52 +31,60 @@ from robustsigma.models.named import is_saved
 
 
 def parser(about: str | None, *, images: int) -> argparse.ArgumentParser:
-    """Return a parser with the options that every experiment has.
+    """Return a parser with the options of every experiment.
 
     Args:
-        about: the script's docstring.
-        images: how many are judged if nothing is said.
+        about: docstring of the script.
+        images: default number of evaluated images.
     """
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--model", help="a .safetensors of ours, torchvision:NAME, timm:NAME or a dotted path")
-    made.add_argument("--weights", help="file of weights; the published ones if not given")
-    made.add_argument("--classes", type=int, help="logits of the network, where its constructor asks for them")
-    made.add_argument("--mean", type=float, nargs="+", help="of the network's normalisation, where none is published")
-    made.add_argument("--std", type=float, nargs="+", help="the same")
-    made.add_argument("--padding", choices=["same"], help="same: for weights that come from TensorFlow")
-    made.add_argument("--size", type=int, help="images in pixels, where the network does not say")
-    made.add_argument("--root", help="folder of images: with a labels.csv, or a subfolder for each class")
-    made.add_argument("--folder", default="images", help="of the files that labels.csv names, below the root")
-    made.add_argument("--file-column", default="file", help="of labels.csv")
-    made.add_argument("--label-column", default="label", help="of labels.csv")
-    made.add_argument("--config", action="append", default=[], help="YAML of `robustsigma benchmark`: networks, images")
-    made.add_argument("--images", type=int, default=images, help="judged, of those that every network gets right")
-    made.add_argument("--batch-size", type=int, default=10)
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of what is half done")
-    made.add_argument("--out", type=Path, default=Path("results"))
-    made.add_argument("--name", help="of the file of results; the script's if not given")
-    made.add_argument("--fast", action="store_true", help="a small form, to see that it runs")
+    made.add_argument("--model", help="saved .safetensors file, torchvision:NAME, timm:NAME or dotted path of a class")
+    made.add_argument("--weights", help="file of weights; the published weights by default")
+    made.add_argument("--classes", type=int, help="number of logits, if the network's constructor needs it")
+    made.add_argument(
+        "--mean", type=float, nargs="+", help="mean of the normalization per channel, if none is published"
+    )
+    made.add_argument(
+        "--std", type=float, nargs="+", help="standard deviation of the normalization per channel, if none is published"
+    )
+    made.add_argument("--padding", choices=["same"], help="padding of convolutions; `same` for weights from TensorFlow")
+    made.add_argument("--size", type=int, help="image size in pixels, if the network does not define it")
+    made.add_argument("--root", help="folder of images, with a labels.csv or a subfolder per class")
+    made.add_argument("--folder", default="images", help="folder below the root with the files of labels.csv")
+    made.add_argument("--file-column", default="file", help="column of labels.csv with the files")
+    made.add_argument("--label-column", default="label", help="column of labels.csv with the classes")
+    made.add_argument(
+        "--config", action="append", default=[], help="YAML file of `robustsigma benchmark` with networks and images"
+    )
+    made.add_argument(
+        "--images", type=int, default=images, help="number of evaluated images that all networks classify correctly"
+    )
+    made.add_argument("--batch-size", type=int, default=10, help="number of images in a batch")
+    made.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    made.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of unfinished work")
+    made.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    made.add_argument("--name", help="name of the results file; the name of the script by default")
+    made.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
     return made
 
 
 def embedded(options: argparse.Namespace) -> bool:
-    """Return whether the embedded scans are judged."""
+    """Return whether the built-in scans are used."""
     return options.root is None and not options.config
 
 
 def baseline(options: argparse.Namespace) -> BaselineName:
-    """Return where straight lines start: white is an empty scan, black the papers' choice for photographs."""
+    """Return the baseline of straight paths: white is an empty scan, black the papers' choice for photographs."""
     return "white" if embedded(options) else "black"
 
 
 def scans(fast: bool) -> Baggage:
-    """Return the embedded dataset."""
+    """Return the built-in dataset."""
     return Baggage(size=16, train=150, val=10, test=60) if fast else Baggage()
 
 
 def trained(options: argparse.Namespace) -> tuple[str, str]:
-    """Return the name and file of the network that is trained on the scans, once for all experiments."""
+    """Return the name and file of the network of the scans, which is trained once for all experiments."""
     plan: Evaluation = dataclasses.replace(preset("baggage"), source=scans(options.fast), seeds=(options.seed,))
     if options.fast:
         small = Architecture(arguments={"width": 8})
@@ -87,7 +95,7 @@ def trained(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def source(options: argparse.Namespace) -> Source:
-    """Return the images that the options name."""
+    """Return the images of the options."""
     if options.root is None:
         return scans(options.fast)
     if not (Path(options.root) / "labels.csv").is_file():
@@ -97,7 +105,7 @@ def source(options: argparse.Namespace) -> Source:
 
 
 def models(options: argparse.Namespace) -> dict[str, str | Pretrained]:
-    """Return the networks that the options name, or the one that is trained."""
+    """Return the networks of the options, or the network of the scans."""
     if options.model is None:
         name, path = trained(options)
         return {name: path}
@@ -112,7 +120,7 @@ def models(options: argparse.Namespace) -> dict[str, str | Pretrained]:
 def settings(
     options: argparse.Namespace, methods: Mapping[str, Attributor], metrics: Sequence[AttributionMetric]
 ) -> Benchmark:
-    """Return the benchmark of some methods and metrics on the networks and images that the options name."""
+    """Return the benchmark of methods and metrics on the networks and images of the options."""
     given: Benchmark = PRESETS.load("baggage", [part for path in options.config for part in ("--config", path)])
     if not options.config:
         given = dataclasses.replace(given, source=source(options), models=models(options))

@@ -1,4 +1,4 @@
-"""How the experiments print and keep their numbers."""
+"""Printing and writing of the experiments' numbers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from robustsigma.provenance import Provenance
 
 
 def verdict(entry: Mapping[str, Any]) -> str:
-    """Return "better", "worse" or "no difference within the interval" of an advantage."""
+    """Return "better", "worse" or "no difference within the interval" for a paired difference."""
     if "mean" not in entry:
         return "no value"
     return "better" if entry["low"] > 0 else "worse" if entry["high"] < 0 else "no difference within the interval"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number as tables have it."""
+    """Return a number for a table."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
@@ -41,21 +41,21 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def orders(gains: Iterable[Mapping[str, Any]], method: str, titles: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each advantage of a method over another: positive is better."""
+    """Yield a line per paired difference of a method from another; positive is better."""
     for gain in gains:
         title = titles[gain["metric"]]
         yield f"{gain['model']}, {title}: {method} over {gain['over']} {interval(gain)}: {verdict(gain)}"
 
 
 def command(script: str, arguments: Sequence[str] | None) -> str:
-    """Return the line that makes a result again; of absolute paths it has the last part."""
+    """Return the command line of a result; absolute paths are cut to their last part."""
     given = sys.argv[1:] if arguments is None else arguments
     shown = [Path(part).name if Path(part).is_absolute() else part for part in given]
     return shlex.join(["python", f"experiments/{script}.py", *shown])
 
 
 def write(options: argparse.Namespace, script: str, found: Mapping[str, Any], provenance: Provenance) -> Path:
-    """Write the results, and when and with what they were made."""
+    """Write the results with the time, versions and hardware of the run."""
     path = options.out / f"{options.name or script}.json"
     text = json.dumps({**found, "run": provenance.record()}, indent=1, allow_nan=False, ensure_ascii=False)
     return write_atomically(path, (text + "\n").encode())

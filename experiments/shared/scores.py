@@ -1,4 +1,4 @@
-"""What a benchmark of an experiment measured, in plain JSON types."""
+"""Scores of an experiment's benchmark in plain JSON types."""
 
 from __future__ import annotations
 

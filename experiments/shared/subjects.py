@@ -1,4 +1,4 @@
-"""The networks and images of an experiment that does more with them than a benchmark does."""
+"""Networks and images of experiments that need more than a benchmark."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from shared.options import settings
 
 
 class Scene:
-    """Images that every network gets right, and the networks.
+    """Networks, and images that all of them classify correctly.
 
     Args:
-        options: of `shared.options.parser`.
-        script: that asks, which has a folder of its own.
-        references: images that are not judged.
+        options: options of `shared.options.parser`.
+        script: name of the script, and of its folder.
+        references: number of further images that are not evaluated.
     """
 
     def __init__(self, options: argparse.Namespace, script: str, references: int = 4) -> None:
@@ -39,11 +39,11 @@ class Scene:
 
     @property
     def references(self) -> Tensor:
-        """Images (R, C, H, W) that are not judged."""
+        """Images (R, C, H, W) that are not evaluated."""
         return self.run._references()
 
     def networks(self) -> Iterator[tuple[str, Classifier, Tensor]]:
-        """Yield each network's name, the network on the CPU, and the class that it says of each image (n,)."""
+        """Yield the name of each network, the network on the CPU, and its predicted classes (n,)."""
         for name, classifier in self.run.models.items():
             yield name, classifier.cpu(), self.run.judged.targets[name]
 

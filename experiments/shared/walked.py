@@ -1,4 +1,4 @@
-"""The points of a path and their gradients, of which an attribution keeps only the sum."""
+"""The points of a path and their gradients; an attribution has only their sum."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The same computations by other libraries, called as their documentation says, on the network as it is.
 
-They are given normalisation and network in eval mode without parameter gradients, and nothing of robustsigma's.
-Whether an attribution or an attack is the same is seen in double precision on one image or a few: in single, rounding
-decides the sign of a gradient of almost zero, and which side of a ReLU's kink a point of a path is on.
+The network includes the normalization, in eval mode without parameter gradients, and nothing of robustsigma. Results
+are compared in double precision on a few images: in single precision, rounding decides the sign of gradients close to
+zero, and the side of a ReLU's kink on which a point of a path lies.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.speed import sigma_loop
-from experiments.speed.nets import Case
+from experiments.speed.cases import Case
 from experiments.speed.rows import Peer
 from robustsigma import Attributor, GuidedIntegratedGradients, IntegratedGradients, Perturbation, Sigma
 from robustsigma.engine import noise
 from robustsigma.engine.metrics import Infidelity, PerformanceInformation, Subject
+from robustsigma.engine.precision import tf32
 
 Array = np.ndarray[Any, Any]
 
 
 def library(name: str) -> Any:
-    """Import a peer, without its own warnings."""
+    """Import a peer without its own warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(name)
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
-    """Return ||ours - theirs|| / ||theirs||, of the images that the peer was given."""
+    """Return ||ours - theirs|| / ||theirs|| over the images that the peer was given."""
     ours, theirs = ours[: len(theirs)].double(), theirs.double()
     return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
 
@@ -53,6 +53,16 @@ def captum_ig(case: Case, rule: IntegratedGradients) -> Peer:
     return Peer("captum", call, len(case.images), _maps_apart(case, rule, call), 1e-6)
 
 
+def in_tf32(peer: Peer) -> Peer:
+    """Return a peer that may round to TF32, as any code on a GPU does unless its user says otherwise."""
+
+    def call() -> Any:
+        with tf32():
+            return peer.call()
+
+    return replace(peer, name=f"{peer.name} in TF32", call=call, deviation=None)
+
+
 def _maps_apart(case: Case, rule: Attributor, call: Callable[[Case], Tensor]) -> Callable[[Any, Any], float]:
     def deviation(*_: Any) -> float:
         few = case.exact()
@@ -62,7 +72,7 @@ def _maps_apart(case: Case, rule: Attributor, call: Callable[[Case], Tensor]) ->
 
 
 def _gradients(case: Case, score: str) -> Callable[..., dict[str, Array]]:
-    """Return what PAIR's package asks for: gradients of the logit or the softmax, as arrays."""
+    """Return the function that PAIR's package needs: gradients of the logit or of the softmax, as arrays."""
     key = library("saliency.core").base.INPUT_OUTPUT_GRADIENTS
 
     def call(points: Array, call_model_args: int, expected_keys: Any = None) -> dict[str, Array]:
@@ -76,26 +86,26 @@ def _gradients(case: Case, score: str) -> Callable[..., dict[str, Array]]:
 
 @contextmanager
 def _older_numpy() -> Iterator[None]:
-    """Lend numpy the names that version 2.4 took away and the package saliency still calls."""
+    """Restore the names that NumPy 2.4 removed and the package saliency still calls."""
     quantile = np.quantile
 
     def renamed(*args: Any, interpolation: str | None = None, **kwargs: Any) -> Any:
         return quantile(*args, **kwargs, **({} if interpolation is None else {"method": interpolation}))
 
-    lent = not hasattr(np, "trapz")
-    if lent:
+    missing = not hasattr(np, "trapz")
+    if missing:
         np.trapz = np.trapezoid  # noqa: NPY201 - the old name is the point
     np.quantile = renamed
     try:
         yield
     finally:
         np.quantile = quantile
-        if lent:
+        if missing:
             del np.trapz  # noqa: NPY201
 
 
 def _each(case: Case, mask: Callable[[Array, int], Array]) -> Callable[[], Tensor]:
-    """Return a call that makes one map after the other."""
+    """Return a call that makes the maps one by one."""
     rows = range(case.scale.single)
 
     def call() -> Tensor:
@@ -108,7 +118,7 @@ def _each(case: Case, mask: Callable[[Array, int], Array]) -> Callable[[], Tenso
 
 
 def pair_ig(case: Case, steps: int) -> Peer:
-    """PAIR's Integrated Gradients, whose rule counts both ends in full: another sum, the same passes."""
+    """PAIR's Integrated Gradients. Its rule weights both ends fully: another sum, with the same passes."""
     method, gradients = library("saliency.core").IntegratedGradients(), _gradients(case, "logit")
     batch = min(steps, case.classifier.chunk_for(case.images))
     call = _each(case, lambda x, c: method.GetMask(x, gradients, c, x_steps=steps, batch_size=batch))
@@ -126,11 +136,55 @@ def pair_guided_ig(case: Case, rule: GuidedIntegratedGradients, start: Tensor) -
     return Peer("PAIR", call, case.scale.single, _maps_apart(case, rule, call), 1e-6)
 
 
-def sigma_one_by_one(case: Case, rule: Sigma) -> Peer:
-    """The published code's order of passes, see `sigma_loop`; patterns are drawn there and here by each one's means.
+def sigma_loop(
+    rule: Sigma,
+    network: Callable[[Tensor], Tensor],
+    image: Tensor,
+    target: int,
+    draw: Callable[[int, int], Tensor],
+) -> tuple[Tensor, list[list[float]]]:
+    """Return SIGMA's values (C, H, W), averaged over paths, and the confidences of each path, as published.
 
-    Whether both compute the same is seen with the same patterns.
+    Algorithm 1 of the paper, one image, one path and one step after the other, with `Sigma`'s default choices (points
+    mapped to the image's own range, gradients of log p), so that results can be compared. A step makes the passes of
+    the published code: the two probes in one call, the new point, and the new point again for its gradient.
+
+    Args:
+        rule: alpha, beta, epsilon, paths and max_steps; its objective is the logit.
+        network: network that maps images (n, C, H, W) in [0, 1] to logits.
+        image: image (C, H, W).
+        target: class.
+        draw: function of path and step that returns a pattern (C, H, W).
     """
+    low, high = image.min(), image.max()
+
+    def mapped(points: Tensor) -> Tensor:  # each affinely from its own range to the image's
+        least, most = points.amin((1, 2, 3), keepdim=True), points.amax((1, 2, 3), keepdim=True)
+        return (low + (points - least) * (high - low) / (most - least)).clamp(0, 1)
+
+    total, curves = torch.zeros_like(image), []
+    for path in range(rule.paths):
+        with torch.no_grad():
+            confidences = [float(network(image[None]).softmax(1)[0, target])]
+        latent, step = image[None].clone(), 0
+        while confidences[-1] > rule.epsilon and step < rule.max_steps:
+            pattern = draw(path, step)[None]
+            with torch.no_grad():
+                probes = torch.cat([latent + rule.beta * pattern, latent - rule.beta * pattern])
+                plus, minus = network(mapped(probes))[:, target]
+                latent = latent - rule.alpha * (plus - minus) / (2 * rule.beta) * pattern
+                point = mapped(latent)
+                confidences.append(float(network(point).softmax(1)[0, target]))
+            point.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(network(point).log_softmax(1)[0, target], point)
+            total += gradient[0] * ((confidences[-2] - confidences[-1]) / float(gradient.sum()))
+            step += 1
+        curves.append(confidences)
+    return total / rule.paths, curves
+
+
+def sigma_one_by_one(case: Case, rule: Sigma) -> Peer:
+    """The published order of passes, see `sigma_loop`. The results are compared with the same patterns in both."""
     few = case.first(case.scale.single)
     shape = tuple(case.images.shape[1:])
     source = torch.Generator(device=case.device).manual_seed(0)
@@ -140,11 +194,11 @@ def sigma_one_by_one(case: Case, rule: Sigma) -> Peer:
 
     def call() -> list[Any]:
         pairs = zip(few.images, few.target.tolist(), strict=True)
-        return [sigma_loop.attribute(rule, case.plain, image, target, draw) for image, target in pairs]
+        return [sigma_loop(rule, case.plain, image, target, draw) for image, target in pairs]
 
     def deviation(ours: Any, theirs: Any) -> float:
         steps = {len(curve) - 1 for _, curves in theirs for curve in curves}
-        assert steps == set(ours.steps.unique().tolist()) == {rule.max_steps}, "walks of other lengths"
+        assert steps == set(ours.steps.unique().tolist()) == {rule.max_steps}, "walks of different lengths"
         return _same_walk(case.exact().first(1), replace(rule, paths=2))
 
     return Peer("one by one", call, len(few.images), deviation, 1e-6)
@@ -155,14 +209,14 @@ def _same_walk(case: Case, rule: Sigma) -> float:
     drawn = 0.5 * noise.bernoulli(keys, tuple(case.images.shape[1:]), torch.float64)
     patterns = drawn.unflatten(0, (rule.max_steps, rule.paths)).to(case.device)
     ours = replace(rule, patterns=patterns)(case.classifier, case.images, case.target)
-    theirs, _ = sigma_loop.attribute(
+    theirs, _ = sigma_loop(
         rule, case.plain, case.images[0], int(case.target[0]), lambda path, step: patterns[step, path]
     )
     return apart(ours.values, theirs[None])
 
 
 def attack(case: Case, same: Perturbation, name: str, **arguments: Any) -> Peer:
-    """An attack of torchattacks that does the same: the share of pixels that it leaves elsewhere."""
+    """The same attack by torchattacks; the deviation is the share of pixels that differ."""
     made = getattr(library("torchattacks"), name)
 
     def call(of: Case = case) -> Tensor:
@@ -177,14 +231,14 @@ def attack(case: Case, same: Perturbation, name: str, **arguments: Any) -> Peer:
 
 
 def spsa(case: Case, eps: float) -> Peer:
-    """Torchattacks' SPSA, a search by pairs of probes as SIGMA's walk is: what is compared is the time of a pass."""
+    """Torchattacks' SPSA, which also searches with pairs of probes. The times of one pass are compared."""
     few = case.first(case.scale.single)
     made = library("torchattacks").SPSA(case.plain, eps=eps, nb_iter=1, nb_sample=16, max_batch_size=16)
     return Peer("torchattacks' SPSA", lambda: made(few.images, few.target), len(few.images), None)
 
 
 def captum_infidelity(case: Case, metric: Infidelity, values: Tensor) -> Peer:
-    """Captum's infidelity of the same squares."""
+    """Captum's infidelity on the same squares."""
     infidelity = library("captum.metrics").infidelity
     with case.classifier.frozen():
         squares = metric._squares(Subject(case.classifier, case.images, case.target, seed=case.seeds))
@@ -222,7 +276,7 @@ def captum_infidelity(case: Case, metric: Infidelity, values: Tensor) -> Peer:
 
 
 def pair_pic(case: Case, metric: PerformanceInformation, heatmaps: Tensor) -> Peer:
-    """PAIR's SIC, which takes one image and one of the two curves at a time (ours makes both of the same passes)."""
+    """PAIR's SIC, which takes one image and one of two curves at a time (ours makes both from the same passes)."""
     pic = library("saliency.metrics.pic")
     subject = Subject(case.classifier, case.images, case.target, seed=case.seeds)
     with case.classifier.frozen():
@@ -254,7 +308,7 @@ def pair_pic(case: Case, metric: PerformanceInformation, heatmaps: Tensor) -> Pe
         return found
 
     def deviation(ours: Any, theirs: list[float]) -> float:
-        """As PAIR counts ties and interpolates; ours by default is the faster interpolation."""
+        # Ties and interpolation as in PAIR; the default interpolation of robustsigma is faster.
         exact = PerformanceInformation(
             min_confidence=metric.min_confidence,
             tie_break="reference",
@@ -262,7 +316,7 @@ def pair_pic(case: Case, metric: PerformanceInformation, heatmaps: Tensor) -> Pe
             reduction=metric.reduction,
         )(subject, heatmaps).values["sic"]
         pairs = [(float(a), b) for a, b in zip(exact, theirs, strict=False)]
-        assert all(np.isnan(a) == np.isnan(b) for a, b in pairs), "other images were skipped"
+        assert all(np.isnan(a) == np.isnan(b) for a, b in pairs), "different images were skipped"
         return max((abs(a - b) for a, b in pairs if not np.isnan(b)), default=0.0)
 
     return Peer("PAIR (SIC alone)", call, case.scale.single, deviation, 1e-3)

@@ -1,35 +1,31 @@
-"""A row: one call of robustsigma, timed in turns with the limit and with the peers that do the same."""
+"""A row: one call of robustsigma, timed in turns with the limit and with peers that do the same."""
 
 from __future__ import annotations
 
+import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from experiments.speed import memory
-from experiments.speed.clock import summary, timed
-from experiments.speed.limit import Limit, mean
-from experiments.speed.nets import Case
-from experiments.speed.passes import Passes, counted
-
-# Seconds for which a short call is repeated, so that the clock and the machine's other work matter less.
-_SHORTEST = 0.5
+from experiments.speed.cases import Case
+from experiments.speed.limit import Cost, Limit, Passes, counted, seconds
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another library's call of the same.
+    """Another library's call of the same computation.
 
     Args:
-        name: as the table shows it.
-        call: over `images` images.
-        images: of its call.
-        deviation: of the two results, ours first; None where the two compute different things, and what is compared
-            is then the time of a pass.
-        tolerance: the most deviation at which they are the same.
+        name: name in the table.
+        call: the call.
+        images: number of images of the call.
+        deviation: function of our result and theirs that returns their distance; None where the two compute different
+            things, and the times of one pass are compared.
+        tolerance: largest deviation at which the results count as the same.
     """
 
     name: str
@@ -44,12 +40,12 @@ class Row:
     """What is timed.
 
     Args:
-        settings: of the call, as people read them.
-        images: of the call.
-        call: that is timed.
-        needed: passes that the formula needs, from the result; None takes those that were counted.
-        reported: passes that the result says were made, where it does.
-        peers: that do the same.
+        settings: settings of the call, for people.
+        images: number of images of the call.
+        call: the call that is timed.
+        needed: passes that the formula needs, as a function of the result; None uses the counted ones.
+        reported: passes that the result reports, as a function of the result; None if it reports none.
+        peers: peers that do the same.
     """
 
     settings: str
@@ -60,35 +56,82 @@ class Row:
     peers: tuple[Peer, ...] = ()
 
 
+def summary(values: Iterable[float]) -> dict[str, Any]:
+    """Return median, extremes and the values of one quantity over repeats."""
+    found = [float(value) for value in values]
+    return {"median": statistics.median(found), "low": min(found), "high": max(found), "repeats": found}
+
+
+def mean(*costs: Cost) -> Cost:
+    """Return the mean of costs sampled before and after what they are compared with."""
+    return Cost(*map(statistics.fmean, zip(*costs, strict=True)))
+
+
+def peak(call: Callable[[], Any], device: torch.device) -> float:
+    """Return the most memory in MiB that a call holds at once, beyond what was held before.
+
+    On a CPU the profiler's record of allocations is summed up, since the process's size never shrinks. It lacks the
+    scratch memory of convolution libraries.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
+        call()
+    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most / 2**20
+
+
 def measure(row: Row, case: Case, limit: Limit, repeats: int) -> dict[str, Any]:
     """Return the row's numbers: passes, memory, and ratios of times."""
     kept: list[Any] = []
     with counted(case.classifier) as made:
-        seconds, held = timed(lambda: memory.peak(lambda: kept.append(row.call()), case.device), case.device)
+        memory = peak(lambda: kept.append(row.call()), case.device)
     result = kept[0]
-    loops = range(max(1, int(_SHORTEST / seconds)))
     needed = made if row.needed is None else row.needed(result)
-    peers = [_Met(peer, case, result) for peer in row.peers]
-    costs, efficiencies, wholes = [], [], []
+    costs, times = [], []
+    peers = [(peer, *_first(peer, case, result)) for peer in row.peers]
+    ratios: list[list[float]] = [[] for _ in peers]
     for _ in range(repeats):
         before = limit.sample()
-        seconds = timed(lambda: [row.call() for _ in loops], case.device)[0] / len(loops)
-        cost = mean([before, limit.sample()])
-        wholes.append(seconds / row.images / cost.forward)
-        efficiencies.append(cost.of(needed) / seconds)
-        costs.append(cost)
-        for met in peers:
-            met.time(seconds / row.images, made.total / row.images)
+        times.append(seconds(row.call, limit.least))
+        costs.append(mean(before, limit.sample()))
+        for (peer, passes, _), found in zip(peers, ratios, strict=True):
+            ratio = seconds(lambda peer=peer: _quiet(peer, case)) / peer.images / (times[-1] / row.images)
+            if peer.deviation is None:  # the times of one pass
+                ratio *= (made.total / row.images) / (passes.total / peer.images)
+            found.append(ratio)
+    turns = list(zip(times, costs, strict=True))
     found: dict[str, Any] = {
         "settings": row.settings,
         "images": row.images,
         "passes": needed.per(row.images),
         "counted": made.per(row.images),
-        "cost_in_forwards": summary(wholes),
-        "efficiency": summary(efficiencies) if needed.forwards > 0 else None,
+        "cost_in_forwards": summary(time / row.images / cost.forward for time, cost in turns),
+        "efficiency": summary(cost.of(needed) / time for time, cost in turns) if needed.forwards > 0 else None,
         "pair_in_forwards": summary(cost.pair / cost.forward for cost in costs),
-        "memory_mib": held,
-        "peers": [met.record() for met in peers],
+        "memory_mib": memory,
+        "peers": [
+            {
+                "name": peer.name,
+                "images": peer.images,
+                "passes": passes.per(peer.images),
+                "times_ours": summary(ratio),
+                "per": "pass" if peer.deviation is None else "image",
+                "deviation": deviation,
+                "tolerance": peer.tolerance,
+                "agrees": deviation is None or deviation <= peer.tolerance,
+            }
+            for (peer, passes, deviation), ratio in zip(peers, ratios, strict=True)
+        ],
     }
     if row.reported is not None:
         found["reported"] = row.reported(result).per(row.images)
@@ -96,39 +139,16 @@ def measure(row: Row, case: Case, limit: Limit, repeats: int) -> dict[str, Any]:
     return found
 
 
-class _Met:
-    """A peer that ran once beside ours, and is timed."""
+def _first(peer: Peer, case: Case, ours: Any) -> tuple[Passes, float | None]:
+    """Call a peer once, and return its passes and the distance of its result from ours."""
+    with counted(case.plain) as passes:
+        theirs = _quiet(peer, case)
+    return passes, None if peer.deviation is None else float(peer.deviation(ours, theirs))
 
-    def __init__(self, peer: Peer, case: Case, ours: Any) -> None:
-        self.peer, self.case = peer, case
-        self.ratios: list[float] = []
-        with counted(case.plain) as self.passes:
-            theirs = self._call()
-        self.deviation = None if peer.deviation is None else float(peer.deviation(ours, theirs))
 
-    def _call(self) -> Any:
-        with warnings.catch_warnings(), torch.random.fork_rng(self._devices()):
-            warnings.simplefilter("ignore")  # their own
-            return self.peer.call()
-
-    def _devices(self) -> list[int]:
-        return [] if self.case.device.type == "cpu" else [torch.cuda.current_device()]
-
-    def time(self, seconds: float, passes: float) -> None:
-        """Time the peer against our seconds and passes for each image."""
-        each = timed(self._call, self.case.device)[0] / self.peer.images
-        per_pass = (passes / (self.passes.total / self.peer.images)) if self.peer.deviation is None else 1
-        self.ratios.append(each / seconds * per_pass)
-
-    def record(self) -> dict[str, Any]:
-        """Return how many times as long the peer takes, and how far its result is from ours."""
-        return {
-            "name": self.peer.name,
-            "images": self.peer.images,
-            "passes": self.passes.per(self.peer.images),
-            "times_ours": summary(self.ratios),
-            "per": "pass" if self.peer.deviation is None else "image",
-            "deviation": self.deviation,
-            "tolerance": self.peer.tolerance,
-            "agrees": self.deviation is None or self.deviation <= self.peer.tolerance,
-        }
+def _quiet(peer: Peer, case: Case) -> Any:
+    """Call a peer without its own warnings; the global generators are restored."""
+    devices = [torch.cuda.current_device()] if case.device.type == "cuda" else []
+    with warnings.catch_warnings(), torch.random.fork_rng(devices):
+        warnings.simplefilter("ignore")
+        return peer.call()

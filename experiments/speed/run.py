@@ -1,16 +1,15 @@
-"""Speed in the network's own passes, in ratios, beside every peer: python -m experiments.speed.
+"""Measure the engine's speed relative to the network's own passes, beside other libraries.
 
     python -m experiments.speed                                     # every row on every network
     python -m experiments.speed --nets resnet18 --rows SIGMA IG PGD
-    python -m experiments.speed --nets resnet18 --profile IG        # what takes the time
 
-efficiency = passes that the formula needs x the cost of one at the network's best batch size / measured time, both
-taken in turns in one run. The cost is that of the cheapest of four forms of the network: plain, BatchNorm folded,
-channels last, both. Peers run in the same turns, on the network as it is; where they compute the same, their results
-are compared. All of it, peers too, in full precision but for the rows that are named after what they round to. Rows
-that are done lie in --work, and a run of the same line goes on after them.
+Efficiency = (passes that the formula needs) x (cost of one at the network's best batch size) / (measured time). Both
+times are taken in turns in one run. The cost is that of the cheapest of four forms of the network: plain, BatchNorm
+folded, channels last, both. Other libraries run in the same turns on the network as it is; where they compute the same,
+results are compared. Everything runs in full precision, except the rows that are named after a dtype. Finished rows are
+stored in --work; run the same line again to resume.
 
-Writes results/speed_cpu.json (on a GPU speed_cuda.json) and pictures of the same name.
+Writes results/speed_cpu.json (speed_cuda.json on a GPU) and pictures with the same name.
 """
 
 from __future__ import annotations
@@ -19,59 +18,32 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler's own words, on every start and stop
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler logs every start and stop
 
 import torch
-from rich.console import Console
 
-from experiments.speed import (
-    attributor_rows,
-    curves,
-    data_rows,
-    gaps,
-    metric_rows,
-    peak,
-    perturbation_rows,
-    plots,
-    profiling,
-    rounded_rows,
-    table,
-    training_rows,
-)
-from experiments.speed.clock import threads
+from experiments.speed import methods, plots, whole
+from experiments.speed.cases import NETS, Case, case, scale
 from experiments.speed.limit import Limit
-from experiments.speed.nets import NETS, Case, case, scale
-from experiments.speed.rows import Row, measure
+from experiments.speed.markdown import line, markdown
+from experiments.speed.rows import measure
 from robustsigma.device import best_device
 from robustsigma.engine.precision import full_precision
 from robustsigma.files import claim, write_atomically
 from robustsigma.provenance import Provenance
 
-Build = Callable[[Case], Row]
-Measure = Callable[[Case, Limit, int], dict[str, Any]]
-
-CALLS: dict[str, Build] = {**attributor_rows.ROWS, **rounded_rows.ROWS, **perturbation_rows.ROWS, **metric_rows.ROWS}
-WHOLE: dict[str, Measure] = {
-    "Training": training_rows.measure,
-    "Data": data_rows.measure,
-    "Cost-curves": curves.cost,
-    "Memory-curves": curves.held,
-    "Gaps": gaps.measure,
-}
-# What a network has not, or what says nothing new on one more.
-_WIDTH = 150  # of the tables in a file
+ROWS = (*methods.ROWS, *whole.ROWS)
+# Rows that a network lacks, or that would show nothing new on one more network.
 _ONLY = {"AttentionRollout": ("vit",), "Training": ("small", "resnet18"), "Data": ("small", "resnet18")}
 
 
 def names(net: str, wanted: list[str] | None, device: torch.device) -> list[str]:
     """Return the rows of a network on a device."""
-    left_out = rounded_rows.GPU_ONLY if device.type == "cpu" else ()
-    every = [name for name in (*CALLS, *WHOLE) if net in _ONLY.get(name, NETS) and name not in left_out]
-    return every if wanted is None else [name for name in every if name in wanted]
+    left_out = methods.GPU_ONLY if device.type == "cpu" else ()
+    return [name for name in ROWS if net in _ONLY.get(name, NETS) and name not in left_out and name in (wanted or ROWS)]
 
 
 class Store:
@@ -82,110 +54,83 @@ class Store:
         self.folder = folder
 
     def get(self, net: str, name: str) -> dict[str, Any] | None:
-        """Return a row, or None where it is not done."""
+        """Return a row, or None where it is not finished."""
         path = self.folder / net / f"{name}.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
-    def put(self, net: str, name: str, row: dict[str, Any]) -> None:
-        """Keep a row."""
+    def put(self, net: str, name: str, row: dict[str, Any]) -> dict[str, Any]:
+        """Store a row, and return it."""
         write_atomically(self.folder / net / f"{name}.json", (json.dumps(row, indent=1) + "\n").encode())
+        return row
 
 
-def _limit(store: Store, subject: Case, repeats: int) -> tuple[Limit, dict[str, Any]]:
-    """Return the limit of a network, calibrated once."""
-    kept = store.get(subject.name, "limit")
-    best = None if kept is None else kept["best"]
-    limit = Limit(subject.net, subject.images, subject.scale.batches, repeats, best)
-    if kept is None:
-        near = peak.shares(limit, repeats)
-        kept = {"best": limit.best, "ratios": limit.ratios(), "scale": repr(subject.scale), "share_of_matmul": near}
-        store.put(subject.name, "limit", kept)
-    return limit, kept
-
-
-def run(store: Store, options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Measure what is not done; return all that is."""
+def run(store: Store, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the missing rows, and return all that are finished."""
     device = best_device()
-    jobs = [(net, name) for net in options.nets for name in names(net, options.rows, device)]
-    done = 0
     nets: dict[str, Any] = {}
     for net in options.nets:
         subject = case(net, device, fast=options.fast)
-        limit, kept = _limit(store, subject, options.repeats)
-        best = ", ".join(f"{kind} {form} at {batch}" for kind, (form, batch) in limit.best.items())
-        console.print(f"{net}: cheapest passes: {best}", markup=False, highlight=False)
-        for name in names(net, options.rows, device):
-            done += 1
+        kept = store.get(net, "limit")
+        best, least = None if kept is None else kept["best"], 0.0 if options.fast else 0.5
+        limit = Limit(subject.plain.net, subject.images, subject.scale.batches, best, least)
+        if kept is None:
+            of = {"ratios": limit.ratios(), "scale": repr(subject.scale), "share_of_matmul": limit.share_of_matmul()}
+            kept = store.put(net, "limit", {"best": limit.best, **of})
+        print(f"{net}: cheapest passes: {kept['best']}", flush=True)
+        wanted = names(net, options.rows, device)
+        for number, name in enumerate(wanted, 1):
             row, start = store.get(net, name), time.perf_counter()
             if row is None:
-                row = _row(name, subject, limit, options.repeats)
-                store.put(net, name, row)
+                row = store.put(net, name, _row(name, subject, limit, options.repeats))
             took = time.perf_counter() - start
-            said = table.line(name, row)
-            console.print(f"[{done}/{len(jobs)}] {net} {said} [{took:.0f} s]", markup=False, highlight=False)
+            print(f"[{number}/{len(wanted)}] {net} {line(name, row)} [{took:.0f} s]", flush=True)
         rows = {name: store.get(net, name) for name in names(net, None, device)}
         nets[net] = {"limit": kept, "rows": {name: row for name, row in rows.items() if row is not None}}
     return {"device": device.type, "nets": nets}
 
 
 def _row(name: str, subject: Case, limit: Limit, repeats: int) -> dict[str, Any]:
-    if name in CALLS:
-        return measure(CALLS[name](subject), subject, limit, repeats)
-    return WHOLE[name](subject, limit, repeats)
+    if name in methods.ROWS:
+        return measure(methods.ROWS[name](subject), subject, limit, repeats)
+    return whole.ROWS[name](subject, limit, repeats)
 
 
 def wrong(results: dict[str, Any]) -> list[str]:
-    """Return what may not be: a peer that computes something else, or passes other than the result says."""
+    """Return errors: peers that compute something else, and results that report other passes than were counted."""
     found = []
     for net, each in results["nets"].items():
         for name, row in each["rows"].items():
             if not row.get("reported_as_counted", True):
                 found.append(f"{net} {name}: reported {row['reported']}, counted {row['counted']}")
-            for peer in row.get("peers", []):
-                if not peer["agrees"]:
-                    apart, most = peer["deviation"], peer["tolerance"]
-                    found.append(f"{net} {name}: {peer['name']} is {apart:.2g} apart, expected at most {most:g}")
+            found += [
+                f"{net} {name}: {peer['name']} deviates by {peer['deviation']:.2g}, most is {peer['tolerance']:g}"
+                for peer in row.get("peers", [])
+                if not peer["agrees"]
+            ]
     return found
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
-    parser.add_argument("--rows", nargs="+", choices=[*CALLS, *WHOLE], help="all by default")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path("runs/speed"), help="where finished rows are kept")
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--profile", choices=CALLS, help="say what takes the time of a row, and measure nothing")
-    parser.add_argument("--fast", action="store_true", help="small, to see that it runs")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write; return 1 where results differ that should not."""
-    options, console = _options(arguments), Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
-    with threads(options.threads), full_precision():
-        if options.profile:
-            for net in options.nets:
-                subject = case(net, best_device(), fast=options.fast)
-                limit = Limit(subject.net, subject.images, subject.scale.batches[-1:], 2)
-                print(profiling.report(options.profile, CALLS[options.profile](subject), subject, limit))
-            return 0
-        provenance = Provenance("python -m experiments.speed")
-        device = best_device()
-        settings = {"threads": options.threads, "repeats": options.repeats, "fast": options.fast, "device": device.type}
-        settings["scales"] = {net: repr(scale(net, device, fast=options.fast)) for net in NETS}
-        results = run(Store(options.work / device.type, settings), options, console)
-        results = {"settings": settings, **results, "provenance": provenance.record()}
+    """Measure, print and write; return 1 if results differ that should not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), help="networks to measure")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="rows to measure; all by default")
+    parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
+    parser.add_argument("--repeats", type=int, default=3, help="number of turns in which each row is timed")
+    parser.add_argument("--work", type=Path, default=Path("runs/speed"), help="folder of finished rows")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results and pictures")
+    parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    provenance, device = Provenance("python -m experiments.speed"), best_device()
+    settings = {"threads": options.threads, "repeats": options.repeats, "fast": options.fast, "device": device.type}
+    settings["scales"] = {net: repr(scale(net, device, fast=options.fast)) for net in NETS}
+    with full_precision():
+        results = {"settings": settings, **run(Store(options.work / device.type, settings), options)}
+    results["provenance"] = provenance.record()
     stem = f"speed_{results['device']}"
     for name, picture in plots.draw(results).items():
         write_atomically(options.out / f"{stem}_{name}.png", picture)
     path = write_atomically(options.out / f"{stem}.json", (json.dumps(results, indent=1) + "\n").encode())
-    for each in table.tables(results):
-        console.print(each)
-    for problem in wrong(results):
-        console.print(problem, style="bold red", markup=False)
-    print(path)
+    print(markdown(results), *wrong(results), path, sep="\n")
     return 1 if wrong(results) else 0

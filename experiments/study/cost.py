@@ -1,84 +1,77 @@
-"""What each training costs, in plain steps: timed side by side, so that the machine's other work falls on all alike."""
+"""The cost of each training in plain steps. All are timed side by side, so that other work on the machine hits all."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from training_step import Trained, batches
 
 from robustsigma import Classifier, Mixture, Share
-from robustsigma.data.source import Batch, Source
+from robustsigma.data.source import Source
 from robustsigma.engine import noise
-from study.plans import CLEAN, Plan
+from study.setup import CLEAN, Plan
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one training.
+    """The cost of one training.
 
     Attributes:
-        ratio: a step's time to that of a plain step, mean over the epochs of the training.
-        once: what is made before the training, in plain steps.
+        ratio: time of a step divided by that of a plain step, averaged over the epochs of the training.
+        once: cost of the samples made before the training, in plain steps.
     """
 
     ratio: float
     once: float = 0.0
 
     def of(self, epochs: int, steps: int) -> float:
-        """Return the cost of so many epochs of so many steps, in plain steps."""
+        """Return the cost of `epochs` epochs with `steps` steps each, in plain steps."""
         return self.once + self.ratio * epochs * steps
 
     def epochs(self, budget: float, steps: int) -> int:
-        """Return how many epochs of so many steps fit into a budget of plain steps."""
+        """Return how many epochs of `steps` steps fit into a budget of plain steps."""
         return int((budget - self.once) / (self.ratio * steps) + 1e-9)
 
 
 def measure(
-    classifier: Classifier, plans: list[Plan], source: Source, images: int, batch_size: int, steps: int
+    classifier: Classifier, plans: Sequence[Plan], source: Source, images: int, batch_size: int, steps: int
 ) -> dict[str, Cost]:
     """Return the cost of each training by its name.
 
-    Every training goes its number of epochs, over a few batches only, one step of each after the other. The sum over
-    all steps counts, not their median: a bank that is empty at first makes its steps unequal.
+    Every training runs its number of epochs over a few batches, in turns, step by step. Costs are means, not medians: a
+    bank that is empty at first makes steps unequal.
 
     Args:
         classifier: the base model.
-        plans: the trainings, the clean one among them.
+        plans: trainings, with the clean one among them.
         source: the dataset.
-        images: of training.
-        batch_size: of a step.
-        steps: batches of an epoch that are timed, at most.
+        images: number of training images.
+        batch_size: batch size of a step.
+        steps: largest number of timed batches per epoch.
     """
     size = min(batch_size, images)
     part = argparse.Namespace(steps=min(steps, images // size), batch_size=size)
-    trained = {plan.name: Trained(classifier, _of(plan), 0) for plan in plans if not plan.added}
-    once: dict[str, list[float]] = {plan.name: [] for plan in plans if plan.added}
-    for epoch in range(max(plan.epochs for plan in plans)):
+    stepped = {plan.name: Trained(classifier, _shared(plan), 0) for plan in plans if not plan.training.samples}
+    made: dict[str, list[float]] = {plan.name: [] for plan in plans if plan.training.samples}
+    for epoch in range(max(plan.training.epochs for plan in plans)):
         for batch in batches(source, epoch, part):
-            for each in trained.values():
+            for each in stepped.values():
                 each.step(batch, epoch)
             for plan in plans:
-                if plan.added:
-                    once[plan.name].append(_seconds(plan, classifier, batch))
-    plain = sum(trained[CLEAN].seconds) / len(trained[CLEAN].seconds)
-    found = {name: Cost(sum(each.seconds) / len(each.seconds) / plain) for name, each in trained.items()}
-    for plan in plans:
-        if plan.added:
-            mean = sum(once[plan.name]) / len(once[plan.name])
-            found[plan.name] = Cost(1.0, mean / plain * plan.extra(images) / size)
-    return found
+                if plan.name in made:
+                    seeds = noise.image_seeds(0, "train", plan.name, 0, batch.indices)
+                    start = time.perf_counter()
+                    plan.training.perturbation.apply(classifier, batch.images, batch.labels, seed=seeds)
+                    made[plan.name].append(time.perf_counter() - start)
+    plain = mean(stepped[CLEAN].seconds)
+    found = {name: Cost(mean(each.seconds) / plain) for name, each in stepped.items()}
+    samples = {plan.name: plan.training.samples for plan in plans}
+    return found | {name: Cost(1.0, mean(each) / plain * samples[name] / size) for name, each in made.items()}
 
 
-def _of(plan: Plan) -> Mixture:
-    assert plan.perturbation is not None
-    return Mixture([Share(plan.perturbation, plan.share)])
-
-
-def _seconds(plan: Plan, classifier: Classifier, batch: Batch) -> float:
-    assert plan.perturbation is not None
-    seeds = noise.image_seeds(0, "train", plan.name, 0, batch.indices)
-    start = time.perf_counter()
-    plan.perturbation.apply(classifier, batch.images, batch.labels, seed=seeds)
-    return time.perf_counter() - start
+def _shared(plan: Plan) -> Mixture:
+    return Mixture([Share(plan.training.perturbation, plan.training.share)])

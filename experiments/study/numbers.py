@@ -1,4 +1,4 @@
-"""From per-image outcomes to the numbers of a table: cells, paired differences, costs, flags."""
+"""The numbers of a table, from per-image outcomes: cells, paired differences, costs and flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustsigma.evaluation.flags import run_flags
 from robustsigma.evaluation.matrix import Matrix, Table
 from robustsigma.evaluation.run import TRANSFER, Regime
 from study.cost import Cost
-from study.plans import CLEAN, GAUSSIAN, MIXTURE, REFERENCE, WITHOUT_SIGMA, Plan, described
+from study.setup import CLEAN, GAUSSIAN, MIXTURE, REFERENCE, WITHOUT_SIGMA, Plan
 from study.trainings import Trainings
 
 COMBINED, OTHERS = "combined", "others"
@@ -27,10 +27,10 @@ def table(
     """Return a table in plain JSON types.
 
     Args:
-        run: whose rows are finished.
-        plans: the rows, in order.
-        costs: by the name of a row, where they were measured.
-        sweep: of the Gaussian noise.
+        run: trainings whose rows are finished.
+        plans: rows, in order.
+        costs: measured costs by the name of a row.
+        sweep: results of the sweep of the Gaussian noise.
     """
     matrix = run.matrix(plans)
     swept = [{**entry, "regime": plan.id} for entry in sweep for plan in plans if plan.name == GAUSSIAN]
@@ -51,16 +51,16 @@ def _row(run: Trainings, regime: Regime, costs: Mapping[str, Cost]) -> dict[str,
     if not isinstance(regime, Plan):
         return {**row, "settings": f"{run.settings.training.epochs} epochs, the start of all others"}
     made = {key: sum(note["augmentation"][key] for note in notes) for key in notes[0]["augmentation"]}
-    steps = regime.epochs * regime.steps(run.images, run.settings.retraining.batch_size)
-    cost = costs.get(regime.name)
-    again = regime.epochs if regime.added else 1
+    training, cost = regime.training, costs.get(regime.name)
+    steps = training.steps(run.images, run.settings.retraining.batch_size)
+    again = training.epochs if training.samples else 1
     return {
         **row,
-        "settings": described(regime),
-        "epochs": regime.epochs,
-        "steps": steps,
+        "settings": str(training),
+        "epochs": training.epochs,
+        "steps": training.epochs * steps,
         "augmented": again * made["samples"] / len(notes),
-        "cost": None if cost is None else cost.of(regime.epochs, steps // regime.epochs),
+        "cost": None if cost is None else cost.of(training.epochs, steps),
         "converged": made["converged"] / made["searched"] if made["searched"] else None,
         "walk_steps": made["steps"] / made["searched"] if made["searched"] else None,
         "hit_rate": made["served"] / made["wanted"] if made["wanted"] else None,
@@ -68,7 +68,7 @@ def _row(run: Trainings, regime: Regime, costs: Mapping[str, Cost]) -> dict[str,
 
 
 def _cells(run: Trainings, matrix: Matrix) -> Iterator[dict[str, Any]]:
-    """Yield every cell, with chance and the share of searches that did not arrive."""
+    """Yield every cell, with chance level and the share of walks that did not converge."""
     chance = 1 / len(run.settings.source.classes)
     names = {regime.id: regime.name for regime in matrix.regimes}
     for entry in results.cell_entries(matrix):
@@ -87,9 +87,9 @@ def _cells(run: Trainings, matrix: Matrix) -> Iterator[dict[str, Any]]:
 
 
 def means(matrix: Matrix, regime: str) -> dict[str, Table]:
-    """Return each image's accuracy averaged over the conditions that are not transfer, (seeds, n), and without SIGMA's.
+    """Return the accuracy of each image (seeds, n), averaged over the conditions that are not transfer.
 
-    A network that was trained on SIGMA samples stops the walks: without theirs, the mean says what it is worth else.
+    The second mean also leaves out SIGMA's condition: training on SIGMA samples stops the walks that measure it.
     """
     others = [c.id for c in matrix.columns if c.reading != TRANSFER and not isinstance(c.perturbation, SigmaSample)]
     return {
@@ -99,7 +99,7 @@ def means(matrix: Matrix, regime: str) -> dict[str, Table]:
 
 
 def _differences(matrix: Matrix) -> Iterator[dict[str, Any]]:
-    """Yield what each row is ahead of others by, on the same images and, training by training, from the same start."""
+    """Yield the differences of rows, paired over images and over trainings from the same base model."""
     rows = {regime.name: regime.id for regime in matrix.regimes if isinstance(regime, Plan)}
     others = (CLEAN, GAUSSIAN, "fgsm", REFERENCE)
     pairs = [(name, against) for against in others if against in rows for name in rows if name != against]

@@ -1,4 +1,4 @@
-"""The differences of the study with their intervals, as pictures."""
+"""Pictures of the differences with their intervals."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from robustsigma.report.canvas import LINE, QUIET, WRONG, png, styled
-from study.conclusions import difference
-from study.plans import CLEAN, GAUSSIAN, REFERENCE, SAMPLES, TIME, VARIATIONS
-from study.words import TABLES, column, row, shown
+from study.sentences import TABLES, column, difference, row, shown
+from study.setup import CLEAN, GAUSSIAN, REFERENCE, SAMPLES, TIME, VARIATIONS
 
 _LOOKS = ({"color": LINE, "marker": "o"}, {"color": WRONG, "marker": "s", "mfc": "white"})
 
 
 def draw(found: dict[str, Any]) -> dict[str, bytes]:
-    """Return PNG files by what is added to their name: rows against the clean control, variations against SIGMA."""
+    """Return PNG files by suffix of their name: rows against the clean control, variations against SIGMA."""
     first = found["tables"][SAMPLES]
     names = [entry["name"] for entry in first["rows"] if entry["name"] not in ("base", CLEAN)]
     both = [(TABLES[name], found["tables"][name], CLEAN) for name in (SAMPLES, TIME)]
@@ -26,15 +25,15 @@ def draw(found: dict[str, Any]) -> dict[str, bytes]:
     title = found["dataset"]["title"]
     with styled():
         return {
-            "": png(_forest(f"{title}: ahead of the clean control, points", names, both, shown(found))),
-            "_variations": png(_forest(f"{title}: ahead of SIGMA on the fly, points", varied, changed, shown(found))),
+            "": png(_forest(f"{title}: minus the clean control, points", names, both, shown(found))),
+            "_variations": png(_forest(f"{title}: minus SIGMA on the fly, points", varied, changed, shown(found))),
         }
 
 
 def _forest(
     title: str, names: Sequence[str], tables: Sequence[tuple[str, dict[str, Any], str]], columns: Sequence[str]
 ) -> Figure:
-    """Draw a panel for each column, a row for each training, a mark for each table."""
+    """Draw a panel per column, a row per training and a mark per table."""
     figure = Figure(figsize=(1.7 + 1.25 * len(columns), 1.1 + 0.3 * len(names)))
     axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for axis, name in zip(axes, columns, strict=True):

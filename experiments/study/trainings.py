@@ -1,4 +1,4 @@
-"""Trains and tests the rows of a table, each with a number of epochs, a share and labels of its own."""
+"""Train and test the rows of a table, each with its own number of epochs, share, samples and labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 
 from robustsigma.evaluation import Evaluation
-from robustsigma.evaluation.diagnosis import Diagnosis
 from robustsigma.evaluation.lightning import quiet
 from robustsigma.evaluation.matrix import Matrix
 from robustsigma.evaluation.progress import RunProgress
@@ -20,14 +19,14 @@ from robustsigma.evaluation.run import Regime, Run
 from robustsigma.files import write_atomically
 from robustsigma.training import LitClassifier
 from robustsigma.training.sample_labels import SampleLabels
-from study.plans import Plan
+from study.setup import Plan
 
 
 class Clock:
-    """Adds up the seconds of all the sessions that a study took.
+    """Adds up the seconds of all sessions of a study.
 
     Args:
-        path: of the file that keeps them.
+        path: file in which the sum is stored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +34,7 @@ class Clock:
         self._before = float(json.loads(path.read_text())["seconds"]) if path.is_file() else 0.0
 
     def seconds(self) -> float:
-        """Return the seconds until now, and keep them."""
+        """Return the seconds until now, and store them."""
         found = self._before + time.perf_counter() - self._start
         write_atomically(self.path, json.dumps({"seconds": found}).encode())
         return found
@@ -45,11 +44,11 @@ class Trainings(Run):
     """The rows of a table. Tables of one folder share their base models, one for each seed.
 
     Args:
-        settings: of all, but for what a plan says.
-        plans: the rows, beside the base model.
-        out: the folder.
-        console: where progress is shown.
-        clock: that goes meanwhile.
+        settings: settings of the evaluation; each plan replaces those of its training.
+        plans: rows beside the base model.
+        out: output folder.
+        console: console that shows the progress.
+        clock: clock that measures the study.
     """
 
     def __init__(self, settings: Evaluation, plans: Sequence[Plan], out: Path, console: Console, clock: Clock) -> None:
@@ -59,41 +58,36 @@ class Trainings(Run):
         self.images = len(settings.source.split("train"))  # type: ignore[arg-type]
 
     def finish_base(self) -> None:
-        """Train the base model of the first seed, if it is missing."""
+        """Train the base model of the first seed if it is missing."""
         with quiet(), RunProgress(1, self.console) as progress:
             self.finish_training(self.settings.seeds[0], self.regimes[0], "base", progress)
 
     def finish_training(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
-        """Train one model, if it is missing, as its plan says."""
+        """Train one model with the settings of its plan if it is missing."""
         planned = copy.copy(self)
         if isinstance(regime, Plan):
-            planned.settings, planned.labels = regime.within(self.settings, self.images), regime.labels
+            planned.settings, planned.labels = regime.training.within(self.settings), regime.training.labels
         super(Trainings, planned).finish_training(seed, regime, title, progress)
         self.clock.seconds()
 
     def model(self, seed: int, regime: str, training: Any = None) -> LitClassifier:
-        """Return a model, trained if its weights are there, which takes SIGMA samples as its plan says."""
+        """Return a model with its plan's labels of SIGMA samples; it is trained if its weights are stored."""
         model = super().model(seed, regime, training)
         model.sample_labels = self.labels
         return model
 
-    def matrix(self, plans: Sequence[Plan] | None = None) -> Matrix:
-        """Return the outcomes of finished rows; `plans` in another order, or fewer."""
-        rows = [self.regimes[0], *(self.plans if plans is None else plans)]
-        seeds = list(self.settings.seeds)
+    def matrix(self, plans: Sequence[Plan]) -> Matrix:
+        """Return the outcomes of the base model and of finished rows."""
+        rows, seeds = [self.regimes[0], *plans], list(self.settings.seeds)
         cells = {
             (row.id, column.id): [self.store.read_outcomes(seed, row.id, column.id) for seed in seeds]
             for row in rows
             for column in self.columns
         }
-        checked: dict[str, list[Diagnosis]] = {}
-        for row in rows:
-            found = [self.diagnosis(seed, row) for seed in seeds]
-            checked[row.id] = [one for one in found if one is not None]
-        return Matrix(
-            rows, self.columns, cells, seeds, {name: d for name, d in checked.items() if len(d) == len(seeds)}
-        )
+        checks = {row.id: [found for seed in seeds if (found := self.diagnosis(seed, row))] for row in rows}
+        complete = {name: found for name, found in checks.items() if len(found) == len(seeds)}
+        return Matrix(rows, self.columns, cells, seeds, complete)
 
     def notes(self, plan: Regime) -> list[dict[str, Any]]:
-        """Return the notes on the trainings of a row, one for each seed."""
+        """Return the notes on the trainings of a row, one per seed."""
         return [self.store.notes(seed, plan.id) for seed in self.settings.seeds]

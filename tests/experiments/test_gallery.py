@@ -54,20 +54,17 @@ def test_scans(tmp_path):
 
 
 def test_photographs(tmp_path):
-    paths = []
-    for number in range(2):
-        pixels = torch.randint(256, (230, 300, 3), generator=generator(number), dtype=torch.uint8).numpy()
-        paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(pixels).save(paths[-1])
+    pixels = torch.randint(256, (230, 300, 3), generator=generator(0), dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(tmp_path / "0.png")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         weights = squeezenet1_1(num_classes=4).half().state_dict()
     torch.save(weights, tmp_path / "net.pt")
     options = ["--network", "torchvision:squeezenet1_1", "--weights", str(tmp_path / "net.pt"), "--classes", "4"]
-    gallery.main([*options, "--images", *map(str, paths), "--fast", "--out", str(tmp_path)])
+    gallery.main([*options, "--images", str(tmp_path / "0.png"), "--fast", "--out", str(tmp_path)])
     found, pixels = read(tmp_path)
-    check(found, pixels, 2, {"attention rollout"})
-    assert found["images"] == ["0.png", "1.png"]
+    check(found, pixels, 1, {"attention rollout"})
+    assert found["images"] == ["0.png"]
 
 
 @pytest.mark.parametrize(

@@ -76,23 +76,12 @@ def test_the_fast_form_runs_and_goes_on(run, tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     assert "[6/6] small Gaps" in printed
-    assert "efficiency" in printed
+    assert "| SIGMA, 7 paths |" in printed
 
     before = (tmp_path / "work" / DEVICE / "small" / "IG.json").read_bytes()
     _, again = run("--nets", "small", "--rows", "IG")
     assert again["nets"] == results["nets"]  # nothing was measured again, nothing was lost
     assert (tmp_path / "work" / DEVICE / "small" / "IG.json").read_bytes() == before
-
-
-def test_a_profile_tells_what_takes_the_time(capsys):
-    from experiments.speed.run import main
-
-    threads = torch.get_num_threads()
-    assert main(["--fast", "--nets", "small", "--profile", "Gradient", "--threads", str(threads)]) == 0
-    said = capsys.readouterr().out
-    assert "outside the network's passes" in said
-    assert "made are 6 forward and 3 backward passes, needed 3 and 3" in said
-    assert "aten::" in said
 
 
 def test_forms_are_the_same_network():
@@ -110,10 +99,9 @@ def test_forms_are_the_same_network():
 
 
 def test_the_limit_is_the_cheapest_form():
-    from experiments.speed.limit import Cost, Limit
-    from experiments.speed.passes import Passes
+    from experiments.speed.limit import Cost, Limit, Passes
 
-    limit = Limit(cases.cnn_bn_dropout(), cases.images(1), (1, 2), 1)
+    limit = Limit(cases.cnn_bn_dropout(), cases.images(1), (1, 2), least=0.0)
     for kind, (form, batch) in limit.best.items():
         assert limit.seconds[form, batch, kind] == min(s for key, s in limit.seconds.items() if key[2] == kind)
     assert len(limit.ratios()) == 4 * 2 * 2
@@ -124,7 +112,7 @@ def test_the_limit_is_the_cheapest_form():
 
 
 def test_passes_are_counted():
-    from experiments.speed.passes import counted
+    from experiments.speed.limit import counted
 
     net, x = cases.mlp(), cases.images(5).requires_grad_(True)
     with counted(net) as passes:
@@ -139,7 +127,7 @@ def test_passes_are_counted():
 
 
 def test_peak_memory():
-    from experiments.speed.memory import peak
+    from experiments.speed.rows import peak
 
     def call():
         first = torch.zeros(2**18)
@@ -152,14 +140,14 @@ def test_peak_memory():
 
 def test_every_method_has_a_row():
     import robustsigma
-    from experiments.speed.nets import case
-    from experiments.speed.run import CALLS
+    from experiments.speed.cases import case
+    from experiments.speed.methods import ROWS
     from robustsigma.engine.metrics import AttributionMetric
 
     for name in PEERS:
         pytest.importorskip(name)
     subject = case("vit", CPU, fast=True)
-    measured = {build(subject).settings.split("(")[0] for build in CALLS.values()}
+    measured = {build(subject).settings.split("(")[0] for build in ROWS.values()}
     for base in (robustsigma.Attributor, robustsigma.Perturbation, AttributionMetric):
         assert {kind.__name__ for kind in cases.concrete(base)} <= measured
 
@@ -180,7 +168,7 @@ def test_every_row(run, tmp_path):
 
 
 def test_rows_of_tf32_are_for_gpus():
-    from experiments.speed.rounded_rows import GPU_ONLY
+    from experiments.speed.methods import GPU_ONLY
     from experiments.speed.run import names
 
     assert set(names("small", None, torch.device("cuda"))) - set(names("small", None, CPU)) == set(GPU_ONLY)
@@ -197,12 +185,10 @@ def test_the_page_says_what_was_measured(path):
 
 @pytest.mark.third_party_rng  # a layer draws its weights
 def test_passes_are_counted_in_operations_and_beside_matrix_products():
-    from experiments.speed import peak
     from experiments.speed.limit import Limit
 
     convolution = cases._made(nn.Conv2d, 3, 8, 3, bias=False)
     net, images = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten()), cases.images(2)
-    limit = Limit(net, images, (2,), 1)
-    once = 2 * 8 * 3 * 9 * 6 * 6
-    assert peak.operations(limit) == {"forward": once, "pair": 2 * once}
-    assert all(0 < share < 2 for share in peak.shares(limit, 2).values())
+    limit = Limit(net, images, (2,), least=0.0)
+    assert limit.operations() == 2 * 8 * 3 * 9 * 6 * 6
+    assert all(0 < share < 2 for share in limit.share_of_matmul().values())

@@ -1,7 +1,8 @@
-"""Runs that are interrupted, killed or out of disk go on and end with the results of one that was not."""
+"""Runs that are interrupted, killed or out of disk space resume, and end with the results of an uninterrupted run."""
 
-import importlib.util
-import json
+import os
+import random
+import signal
 import sys
 from pathlib import Path
 
@@ -11,8 +12,6 @@ import torch
 from robustsigma.cli import main
 from robustsigma.data import Baggage
 from robustsigma.models import Architecture, ModelCard, save_model
-
-PATH = Path(__file__).resolve().parents[2] / "experiments" / "stress_interrupts.py"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def _tree(out):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_augment_goes_on_wherever_a_write_was_cut_short(error, model, tmp_path, monkeypatch, capsys):
+def test_augment_resumes_after_any_interrupted_write(error, model, tmp_path, monkeypatch, capsys):
     assert _augment(model, tmp_path / "whole") == 0
     whole, replace, writes = _tree(tmp_path / "whole"), Path.replace, []
     for begin in (0, 80):
@@ -53,31 +52,56 @@ def test_augment_goes_on_wherever_a_write_was_cut_short(error, model, tmp_path, 
         assert ("could not write" in told and "No space left" in told) == (error is not KeyboardInterrupt)
         assert not list((tmp_path / "parts").rglob("*.part"))
     assert sum(path.suffix == ".csv" for path in set(writes)) == sum(path.suffix == ".csv" for path in writes) == 2
-    assert len(writes) - len(set(writes)) < 64, "a finished batch was made again"
+    assert len(writes) - len(set(writes)) < 64, "a finished batch was computed again"
     assert _augment(model, tmp_path / "parts") == 0
     assert _tree(tmp_path / "parts") == whole
 
 
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}  # with the exit status they must give
+TIMES = 3  # interrupts by each signal
+
+
 @pytest.mark.slow
-@pytest.mark.third_party_rng  # the runs are forked after they have seeded everything
+@pytest.mark.third_party_rng  # the forked runs seed everything
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
-@pytest.mark.parametrize("verb", ["fit", "evaluate", "benchmark", "augment"])
-def test_every_signal_at_random_moments_and_a_full_disk(verb, tmp_path):
+@pytest.mark.parametrize("name", ["fit", "evaluate", "benchmark", "augment"])
+def test_runs_resume_after_signals_at_random_moments_and_after_a_full_disk(name, tmp_path, capfd):
     pytest.importorskip("matplotlib")
-    _check(verb, tmp_path, times=2)
+    import runs
 
+    verb, draw = runs.verbs(tmp_path)[name], random.Random(name)
+    assert main(verb.arguments(tmp_path / "warm")) == 0  # imports everything here, so that the forks need not
+    child = runs.start(verb.arguments(tmp_path / "whole"), tmp_path / "whole")
+    seconds = runs.cpu_seconds(child)
+    assert runs.wait(child) == 0, (tmp_path / "whole.log").read_text()
+    whole = verb.results(tmp_path / "whole")
 
-def _check(verb, tmp_path, times):
-    spec = importlib.util.spec_from_file_location("stress_interrupts", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = module.main(["--times", str(times), "--verbs", verb, "--seed", "1", "--out", str(tmp_path)])
-    assert json.loads((tmp_path / "stress_interrupts.json").read_text()) == found
-    for name in ("SIGINT", "SIGTERM", "SIGKILL"):
-        row = found["signals"][verb][name]
-        assert row["went_on"] == row["equal"] == row["tried"] == times
-        assert row["said_so"] == row["ended_by_the_signal"]
-        assert row["recomputed"] == row["half_written"] == row["left_over"] == 0
-    row = found["full_disk"][verb]["counts"]
-    assert row["ended_with_an_error"] == row["said_so"] == row["went_on"] == row["equal"] == row["tried"]
-    assert row["half_written"] == 0
+    for number in range(TIMES):
+        for sent, status in SIGNALS.items():
+            out = tmp_path / f"{sent.name}{number}"
+            settings = {"save_interval": 0.0 if number % 2 else 5.0}  # 5 seconds is close to the default
+            child = runs.start(verb.arguments(out), out, **settings)
+            runs.cpu_seconds(child, draw.uniform(0, seconds))
+            os.kill(child, sent)
+            assert runs.wait(child) in (0, status)
+            before = verb.finished(out)
+            assert not runs.incomplete(out)
+            assert runs.wait(runs.start(verb.arguments(out), out, **settings)) == 0, out.with_suffix(".log").read_text()
+            after = verb.finished(out)
+            assert {unit: after[unit] for unit in before if ".parts/" not in unit} == {
+                unit: value for unit, value in before.items() if ".parts/" not in unit
+            }, "finished work was computed again"
+            assert verb.results(out) == whole
+            assert not list(out.rglob(".*.part"))
+
+    out = tmp_path / "full"
+    arguments = verb.arguments(out)
+    if name == "fit":
+        arguments.append("--data.num_workers=0")  # loading processes need shared memory, which has the same limit
+    assert runs.wait(runs.start(arguments, out, largest_file=draw.randint(2_000, 9_000))) == 2
+    last = out.with_suffix(".log").read_text().strip().splitlines()[-1]
+    assert "could not write" in last
+    assert "run the command again" in last
+    assert not runs.incomplete(out)
+    assert runs.wait(runs.start(arguments, out)) == 0
+    assert verb.results(out) == whole

@@ -125,24 +125,13 @@ def same(first, second, **tolerance):
         torch.testing.assert_close(a, b, equal_nan=True, msg=lambda text, name=item.name: f"{name}: {text}", **exact)
 
 
-# Sizes: B in {1, 5}, C in {1, 3, 4}, H != W, a single pixel.
-@pytest.mark.parametrize(
-    ("count", "shape"),
-    [(1, (1, 8, 8)), (5, (3, 4, 16)), (1, (4, 4, 16)), (5, (1, 1, 1)), (1, (3, 1, 1)), (5, (4, 8, 8))],
-    ids=str,
-)
 @rows(nets=True)
-def test_shapes(kind, place, net, count, shape):
-    x = batch(count, shape)
-    check(
-        setting(kind, place, shape)(classifier(network(net, shape)), x, cases.labels(count), seed=3),
-        x,
-        cases.labels(count),
-    )
-
-
-@rows(nets=True)
-def test_two_classes(kind, place, net):
+def test_shapes(kind, place, net):
+    """1 or 5 images, 1, 3 or 4 channels, height and width that differ, a single pixel, two classes."""
+    shapes = [(1, (1, 8, 8)), (5, (3, 4, 16)), (1, (4, 4, 16)), (5, (1, 1, 1)), (1, (3, 1, 1))]
+    for count, shape in shapes:
+        x, labels = batch(count, shape), cases.labels(count)
+        check(setting(kind, place, shape)(classifier(network(net, shape)), x, labels, seed=3), x, labels)
     x = cases.images(2)
     check(setting(kind, place)(classifier(network(net, classes=2)), x), x)
 
@@ -157,11 +146,12 @@ def test_double_precision(kind, place):
     check(setting(kind, place)(classifier(net.float()), x), x)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @rows()
-def test_half_precision_images_are_promoted(kind, place, dtype):
-    clf, x = classifier(network(smooth_net(kind))), cases.images(2).to(dtype)
-    same(setting(kind, place)(clf, x), setting(kind, place)(clf, x.float()))
+def test_half_precision_images_are_promoted(kind, place):
+    clf = classifier(network(smooth_net(kind)))
+    for dtype in (torch.float16, torch.bfloat16):
+        x = cases.images(2).to(dtype)
+        same(setting(kind, place)(clf, x), setting(kind, place)(clf, x.float()))
 
 
 @rows(nets=True)
@@ -297,15 +287,14 @@ def _degenerate(kind):
     return nets
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, 1.0, None], ids=["black", "grey", "white", "image"])
 @rows()
-def test_degenerate_networks_and_images(kind, place, value):
+def test_degenerate_networks_and_images(kind, place):
     """Constant, flat and saturated networks, constant images, an image that is the baseline: finite numbers."""
-    x = cases.images(3) if value is None else torch.full((3, *DEFAULT_SHAPE), value)
+    x = torch.cat([cases.images(1), *(torch.full((1, *DEFAULT_SHAPE), value) for value in (0.0, 0.5, 1.0))])
     for name, net in {**_degenerate(kind), "plain": network(smooth_net(kind))}.items():
         if name == "constant" and not entry_of(kind).traits.any_module:
             continue
-        result = setting(kind, place)(classifier(net), x, cases.labels(3))
+        result = setting(kind, place)(classifier(net), x, cases.labels())
         check(result, x)
         if name in ("zero gradient", "constant", "linear zero") and entry_of(kind).traits.dummy:
             assert not result.values.any(), name
@@ -328,16 +317,16 @@ def test_a_batch_is_its_singles(kind, place, net):
         assert torch.equal(one.converged[0], whole.converged[i, :paths])
 
 
-@pytest.mark.parametrize("chunk_size", [1, 3])
 @rows(nets=True)
-def test_chunks_do_not_matter(kind, place, net, chunk_size):
-    x, method = cases.images(5, dtype=torch.float64), setting(kind, place)
+def test_chunks_do_not_matter(kind, place, net):
+    x, method = cases.images(3, dtype=torch.float64), setting(kind, place)
     counter = cases.PassCounter(network(net).double())
-    whole = method(classifier(counter), x, seed=cases.seeds(5))
-    counter.reset()
-    parts = method(classifier(counter, chunk_size=chunk_size), x, seed=cases.seeds(5))
-    assert counter.largest <= chunk_size
-    same(parts, whole, rtol=1e-7, atol=1e-9)
+    whole = method(classifier(counter), x, seed=cases.seeds(3))
+    for chunk_size in (1, 2):
+        counter.reset()
+        parts = method(classifier(counter, chunk_size=chunk_size), x, seed=cases.seeds(3))
+        assert counter.largest <= chunk_size
+        same(parts, whole, rtol=1e-7, atol=1e-9)
 
 
 @rows(nets=True)
@@ -483,13 +472,13 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "name"), BAD.values(), ids=BAD.keys())
 @pytest.mark.parametrize("kind", every_kind(), ids=_name)
-def test_bad_arguments(kind, arguments, name):
+def test_bad_arguments(kind):
     net = cases.PassCounter(network(smooth_net(kind)))
-    call = {"images": _X, "target": 0, "seed": 0, **arguments}
-    with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
-        cheap(kind)[0](classifier(net), **call)
+    clf, method = classifier(net), cheap(kind)[0]
+    for arguments, name in BAD.values():
+        with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
+            method(clf, **{"images": _X, "target": 0, "seed": 0, **arguments})
     assert net.backwards == 0
 
 

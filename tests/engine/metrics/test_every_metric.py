@@ -112,15 +112,15 @@ def test_chunks_do_not_matter(metric):
 
 
 @every
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_any_context(metric, context):
+def test_any_context(metric):
     expected = metric(judged.subject(), explained(judged.subject()))
     images, labels, masks = judged.scene(4)
     classifier, seeds = cases.Classifier(judged.Colours()), torch.arange(4) + 100
-    with CONTEXTS[context]():
-        subject = Subject(classifier, images, labels, masks=masks, seed=seeds)
-        found = metric(subject, explained(subject))
-    same(found, expected, rtol=1e-5, atol=1e-6)
+    for context in CONTEXTS.values():
+        with context():
+            subject = Subject(classifier, images, labels, masks=masks, seed=seeds)
+            found = metric(subject, explained(subject))
+        same(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @every
@@ -255,7 +255,7 @@ def _signed(metric: AttributionMetric, subject: Subject, attribution) -> dict[st
 
 @pytest.fixture(scope="module")
 def many() -> Subject:
-    return judged.subject(200)
+    return judged.subject(60)
 
 
 @of_maps
@@ -278,7 +278,7 @@ def test_a_perfect_map_beats_a_random_one_and_a_constant_one_is_never_rewarded(m
     for quantity in metric.quantities:
         perfect, chance = scores["perfect"][quantity.name], scores["random"][quantity.name]
         both = ~(perfect.isnan() | chance.isnan())
-        assert both.sum() >= 100
+        assert both.sum() >= 30
         assert paired_difference(perfect[both], chance[both]).low > 0, quantity.name
         for name in ("constant", "zero"):
             flat = scores[name][quantity.name]

@@ -1,7 +1,7 @@
-"""The networks that are measured, how much is asked of each, and what they are shown.
+"""The networks that are measured, the amount of work for each, and their images.
 
-Weights are random, since a pass costs the same with any; BatchNorm's statistics are those of noise images, since
-folding must have something to fold. Images are the embedded baggage scans.
+Weights are random, since a pass costs the same with any weights; BatchNorm gets the statistics of noise images, so that
+there is something to fold. Images are the built-in baggage scans.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ NETS = ("small", "resnet18", "vit")
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is asked of a network.
+    """The amount of work for a network.
 
     Args:
-        size: side of the images.
-        classes: logits.
-        batches: sizes among which the best is found.
-        images: given to methods whose batch is one image a row, and to SIGMA.
-        few: images given to methods that make their batch of many points an image, and to metrics.
-        single: images given to peers that take one at a time.
-        paths: of SIGMA.
+        size: height and width of the images.
+        classes: number of logits.
+        batches: batch sizes among which the best is found.
+        images: number of images for SIGMA, and for methods with one row of a batch per image.
+        few: number of images for metrics, and for methods with a batch of many points per image.
+        single: number of images for peers that take one at a time.
+        paths: number of SIGMA's paths.
         walk: steps of a walk.
         steps: points of a path.
-        training: images in a batch of a training step.
+        training: batch size of a training step.
     """
 
     size: int
@@ -69,41 +69,40 @@ _FAST = {
 
 
 def scale(name: str, device: torch.device, *, fast: bool) -> Scale:
-    """Return how much is asked of a network on a device."""
+    """Return the amount of work for a network on a device."""
     return (_FAST if fast else _CPU if device.type == "cpu" else _GPU)[name]
 
 
-def _vit(found: Scale, device: torch.device) -> nn.Module:
-    """Return ViT-B/16, or on a CPU one of its depth and a quarter of its width (DeiT's "tiny")."""
-    if found.size == 224 and device.type != "cpu":
-        return torchvision.models.vit_b_16(num_classes=found.classes)
-    layers, heads, width = (12, 3, 192) if found.size == 224 else (2, 2, 16)
-    return torchvision.models.VisionTransformer(
-        found.size, 16, layers, heads, width, 4 * width, num_classes=found.classes
-    )
+def build(name: str, of: Scale, device: torch.device) -> nn.Module:
+    """Return a network in eval mode; the global generator is restored.
 
-
-def build(name: str, found: Scale, device: torch.device) -> nn.Module:
-    """Return a network in eval mode; the global generator is given back as it was."""
+    The ViT is a ViT-B/16, on a CPU one of the same depth and a quarter of the width (DeiT-tiny).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         if name == "small":
-            net: nn.Module = SmallCNN(3, found.classes)
+            net: nn.Module = SmallCNN(3, of.classes)
         elif name == "resnet18":
-            net = torchvision.models.resnet18(num_classes=found.classes)
+            net = torchvision.models.resnet18(num_classes=of.classes)
+        elif of.size == 224 and device.type != "cpu":
+            net = torchvision.models.vit_b_16(num_classes=of.classes)
         else:
-            net = _vit(found, device)
-            nn.init.normal_(net.heads.head.weight, std=0.1)  # torchvision starts it at 0, where nothing has a gradient
-        if any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
-            keys = torch.arange(8)
+            layers, heads, width = (12, 3, 192) if of.size == 224 else (2, 2, 16)
+            net = torchvision.models.VisionTransformer(
+                of.size, 16, layers, heads, width, 4 * width, num_classes=of.classes
+            )
+        if name == "vit":
+            nn.init.normal_(net.heads.head.weight, std=0.1)  # torchvision's zeros would make every gradient zero
+        else:
             with torch.no_grad():
                 for step in range(3):
-                    net.train()(noise.gaussian(noise.fold(keys, step), (3, found.size, found.size), torch.float32))
+                    keys = noise.fold(torch.arange(8), step)
+                    net.train()(noise.gaussian(keys, (3, of.size, of.size), torch.float32))
     return net.to(device).eval().requires_grad_(False)
 
 
 class Plain(nn.Module):
-    """A network as its users call it: normalisation, then the network as it is."""
+    """A network as its users call it: normalization, then the network itself."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -118,22 +117,20 @@ class Plain(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network and what it is shown.
+    """A network and its images.
 
     Attributes:
-        name: of the network.
-        scale: how much is asked.
-        net: from normalised images to logits.
-        classifier: as robustsigma sees it.
-        plain: as its peers see it.
-        images: (B, C, H, W).
-        target: (B,) the predicted classes.
-        seeds: (B,).
+        name: name of the network.
+        scale: amount of work.
+        classifier: the network as robustsigma uses it.
+        plain: the network as its peers use it.
+        images: images (B, C, H, W).
+        target: predicted classes (B,).
+        seeds: seeds (B,).
     """
 
     name: str
     scale: Scale
-    net: nn.Module
     classifier: Classifier
     plain: Plain
     images: Tensor
@@ -142,28 +139,32 @@ class Case:
 
     @property
     def device(self) -> torch.device:
-        """Where it is computed."""
+        """The device of the images."""
         return self.images.device
 
     def first(self, count: int) -> Case:
-        """Return the case with fewer images."""
+        """Return the case with its first images."""
         return replace(self, images=self.images[:count], target=self.target[:count], seeds=self.seeds[:count])
 
+    @property
+    def fewer(self) -> Case:
+        """The case with `scale.few` images."""
+        return self.first(self.scale.few)
+
     def exact(self) -> Case:
-        """Return the case in double precision, with as few images as those peers get that take one at a time."""
+        """Return the case in double precision, with `scale.single` images."""
         classifier, plain = (copy.deepcopy(module).double() for module in (self.classifier, self.plain))
         few = self.first(self.scale.single)
-        return replace(few, net=plain.net, classifier=classifier, plain=plain, images=few.images.double())
+        return replace(few, classifier=classifier, plain=plain, images=few.images.double())
 
 
 def case(name: str, device: torch.device, *, fast: bool) -> Case:
     """Return a network with its images."""
-    found = scale(name, device, fast=fast)
-    net = build(name, found, device)
-    images = Baggage(size=found.size, train=1, val=1, test=found.images).split("test").batch(range(found.images))[0]
-    images = images.to(device)
+    of = scale(name, device, fast=fast)
+    net = build(name, of, device)
+    images = Baggage(size=of.size, train=1, val=1, test=of.images).split("test").batch(range(of.images))[0].to(device)
     plain = Plain(net).to(device).eval()
     with torch.inference_mode():
         target = plain(images).argmax(1)
-    seeds = torch.arange(100, 100 + found.images, device=device)
-    return Case(name, found, net, Classifier(net, mean=MEAN, std=STD), plain, images, target.clone(), seeds)
+    seeds = torch.arange(100, 100 + of.images, device=device)
+    return Case(name, of, Classifier(net, mean=MEAN, std=STD), plain, images, target.clone(), seeds)
