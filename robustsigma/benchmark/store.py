@@ -68,12 +68,12 @@ class Store:
 
     def write_network(self, model: str, flags: Sequence[Flag]) -> None:
         """Keep what speaks against believing what is measured on a model."""
-        write_atomically(self._network(model), json.dumps([dataclasses.asdict(flag) for flag in flags]).encode())
+        write_atomically(self._network(model), json.dumps({"flags": [dataclasses.asdict(flag) for flag in flags]}).encode())
 
     def read_network(self, model: str) -> list[Flag] | None:
         """Return what speaks against believing what is measured on a model, or None where nobody looked."""
         path = self._network(model)
-        return [Flag(**entry) for entry in read_json(path)] if path.is_file() else None
+        return [Flag(**entry) for entry in read_json(path)["flags"]] if path.is_file() else None
 
     def _network(self, model: str) -> Path:
         return self.folder / "parts" / model / "network.json"

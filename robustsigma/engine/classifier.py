@@ -222,8 +222,12 @@ class Classifier(nn.Module):
         count = len(images)
         padded = F.pad(images, (0, 0) * 3 + (0, _bucket(count) - count))
         if self._compiled is None:
-            net = self.net  # not `self`, whose attributes change between passes
-            self._compiled = torch.compile(lambda x: _logits_of(net(x)), mode="reduce-overhead", dynamic=False)
+            net = self.net
+
+            def logits(padded: Tensor) -> Any:  # not of `self`, whose attributes change between passes
+                return _logits_of(net(padded))
+
+            self._compiled = torch.compile(logits, mode="reduce-overhead", dynamic=False)
         try:
             # One code for each size, with and without a gradient; PyTorch's limit is 8.
             with torch._dynamo.config.patch(recompile_limit=64):
