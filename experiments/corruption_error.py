@@ -28,8 +28,8 @@ from torch import Tensor
 from robustsigma import Classifier, Corruption
 from robustsigma.data import CorruptionArrays, ImageFolder
 from robustsigma.data.files import subfolders
-from robustsigma.data.loading import chosen, take
-from robustsigma.data.source import fitted
+from robustsigma.data.loading import load_batch, subsample
+from robustsigma.data.source import adapt_to_model
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.metrics import mean_interval
@@ -53,9 +53,9 @@ def network(options: argparse.Namespace) -> tuple[str, Classifier, ModelCard]:
 
 def made(options: argparse.Namespace, classifier: Classifier, card: ModelCard) -> Iterator[Corrupted]:
     """Yield test images, untouched and corrupted by each family at each severity."""
-    dataset = fitted(source(options), card.classes, card.shape, card.geometry, "model").split("test")
-    indices = chosen(len(dataset), options.images, options.seed)  # type: ignore[arg-type]
-    x, y = take(dataset, indices)
+    dataset = adapt_to_model(source(options), card.classes, card.shape, card.geometry, "model").split("test")
+    indices = subsample(len(dataset), options.images, options.seed)  # type: ignore[arg-type]
+    x, y = load_batch(dataset, indices)
     yield CLEAN, 0, x, y
     x, y = x.to(best_device()), y.to(best_device())
     for family in options.only or CORRUPTIONS:
@@ -76,8 +76,8 @@ def stored(options: argparse.Namespace, _: Classifier, card: ModelCard) -> Itera
             else:
                 size = None if card.geometry else card.shape[1]
                 folder = ImageFolder(str(root / family / str(severity)), test_fraction=1, size=size)
-                dataset = fitted(folder, card.classes, card.shape, card.geometry, "model").split("test")
-            yield family, severity, *take(dataset, chosen(len(dataset), options.images, options.seed))
+                dataset = adapt_to_model(folder, card.classes, card.shape, card.geometry, "model").split("test")
+            yield family, severity, *load_batch(dataset, subsample(len(dataset), options.images, options.seed))
 
 
 def errors(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -118,11 +118,11 @@ def main(arguments: list[str] | None = None) -> None:
             path = write(options, "corruption_error", found, provenance)
     if path is None:
         raise SystemExit(f"--stored: expected corruptions, got none in {options.stored}")
-    _summarise(found, options.reference)
+    _summarize(found, options.reference)
     print(write(options, "corruption_error", found, provenance))
 
 
-def _summarise(found: dict[str, Any], reference: Path | None) -> None:
+def _summarize(found: dict[str, Any], reference: Path | None) -> None:
     """Add the mean error, and with a reference the corruption errors; print the table."""
     own = rates(found)
     found["mean_error"] = sum(map(sum, own.values())) / sum(map(len, own.values()))

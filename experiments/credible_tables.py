@@ -118,10 +118,10 @@ def draw(found: Mapping[str, Any]) -> bytes:
     with styled():
         figure = Figure(figsize=(4.2, 2.8))
         axis = figure.subplots()
-        for name, colour in (("IG", QUIET), (OURS, LINE)):
+        for name, color in (("IG", QUIET), (OURS, LINE)):
             if name in found:
-                axis.plot(found["share"], found[name]["mean"], color=colour, label=name)
-                axis.fill_between(found["share"], found[name]["low"], found[name]["high"], color=colour, alpha=0.15)
+                axis.plot(found["share"], found[name]["mean"], color=color, label=name)
+                axis.fill_between(found["share"], found[name]["low"], found[name]["high"], color=color, alpha=0.15)
         axis.set(xscale="log", xlabel="share of pixels removed", ylabel="correlation", title="Sensitivity-N")
         axis.legend(frameon=False)
         return png(figure)

@@ -33,7 +33,7 @@ from robustsigma.device import best_device
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.run import BASE, kept
 from robustsigma.evaluation.settings import describe
-from robustsigma.files import claim, write_atomically
+from robustsigma.files import init_run_dir, write_atomically
 from robustsigma.provenance import Provenance
 
 VARIATION_SEEDS = 3
@@ -43,7 +43,7 @@ TIMED_BATCHES = 4  # batches of an epoch over which costs are measured
 def study(setup: Setup, out: Path, console: Console) -> dict[str, Any]:
     """Train and test what is missing in a folder, and return the numbers."""
     trainings = {name: describe(getattr(setup, name)) for name in ("regimes", "variations")}
-    claim(out, {"settings": kept(setup.settings), "sweep": describe(setup.settings.sweep), **trainings})
+    init_run_dir(out, {"settings": kept(setup.settings), "sweep": describe(setup.settings.sweep), **trainings})
     clock = Clock(out / "clock.json")
     swept = sweep_noise(setup.settings, out / "noise", console)
     settings, std, seeds = swept.settings, swept.entries[0]["best"], list(swept.settings.each_seed)

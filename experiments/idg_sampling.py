@@ -23,7 +23,7 @@ from shared.scores import about, advantages, cells, judge
 from robustsigma import IDG, Attributor, IntegratedGradients
 from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.table import Table
-from robustsigma.engine.metrics import InsertionDeletion, Localisation
+from robustsigma.engine.metrics import InsertionDeletion, Localization
 from robustsigma.files import write_atomically
 from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import bare, image_of, label, overlay, png, styled
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     provenance, name = Provenance(command("idg_sampling", arguments)), options.name or "idg_sampling"
     if options.fast:
         options.steps, options.images = 4, min(options.images, 4)
-    metrics = [InsertionDeletion(step=options.pixels, reduction="sum_abs"), Localisation(reduction="sum_abs")]
+    metrics = [InsertionDeletion(step=options.pixels, reduction="sum_abs"), Localization(reduction="sum_abs")]
     run, tables = judge(settings(options, methods(options), metrics), options.work / name)
     shown = [
         title for title in TITLES if title in {column.quantity.name for column in next(iter(tables.values())).columns}

@@ -25,10 +25,10 @@ from robustsigma.benchmark import preset
 from robustsigma.benchmark.images import judged
 from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.settings import Benchmark
-from robustsigma.data.loading import take, take_masks
+from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.metrics import HeatmapMetric, InsertionDeletion, Quantity, Subject, paired_difference
+from robustsigma.engine.metrics import HeatmapMetric, InsertionDeletion, MetricContext, MetricSpec, paired_difference
 from robustsigma.files import write_atomically
 from robustsigma.models import load_model
 from robustsigma.provenance import Provenance
@@ -46,11 +46,11 @@ def measure(classifier: Classifier, settings: Benchmark, count: int) -> list[dic
     values: dict[tuple[int, str, str], list[Tensor]] = {}
     for start in range(0, len(found.indices), _BATCH):
         rows = found.indices[start : start + _BATCH]
-        x, y = take(dataset, rows)
-        masks = take_masks(dataset, rows)
+        x, y = load_batch(dataset, rows)
+        masks = load_masks(dataset, rows)
         assert masks is not None
         seeds = noise.image_seeds(settings.seed, "benchmark", "metrics", 0, torch.tensor(rows))
-        subject = Subject(classifier, x, y, masks=masks, seed=seeds)
+        subject = MetricContext(classifier, x, y, masks=masks, seed=seeds)
         drawn = noise.gaussian(noise.fold(seeds, "random map"), tuple(masks.shape[1:]), torch.float64)
         maps = {"perfect": masks, "random": drawn, "constant": torch.ones_like(masks)}
         for place, (metric, _) in enumerate(listed):
@@ -66,7 +66,7 @@ def measure(classifier: Classifier, settings: Benchmark, count: int) -> list[dic
     ]
 
 
-def _entry(quantity: Quantity, told: str, of: dict[str, np.ndarray]) -> dict[str, Any]:
+def _entry(quantity: MetricSpec, told: str, of: dict[str, np.ndarray]) -> dict[str, Any]:
     sign = 1 if quantity.better == "higher" else -1
     entry: dict[str, Any] = {"metric": quantity.title + told, "better": quantity.better}
     for name, values in of.items():

@@ -52,8 +52,8 @@ def measure(maps: Tensor, others: Tensor) -> dict[str, float]:
     """Return the relative error of the mean of maps, and how it compares with the mean of other paths' maps."""
     (mean, error), (theirs, their_error) = spread(maps), spread(others)
     inside = (mean - theirs).abs() <= 1.96 * (error.square() + their_error.square()).sqrt()
-    centred = (mean - mean.mean()).flatten(), (theirs - theirs.mean()).flatten()
-    similar = torch.nn.functional.cosine_similarity(*centred, dim=0)
+    centered = (mean - mean.mean()).flatten(), (theirs - theirs.mean()).flatten()
+    similar = torch.nn.functional.cosine_similarity(*centered, dim=0)
     relative = error.norm() / mean.norm().clamp(min=1e-30)
     return dict(zip(KINDS, map(float, (relative, inside.float().mean(), similar)), strict=True))
 

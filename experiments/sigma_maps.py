@@ -23,7 +23,7 @@ from shared.scores import about, advantages, cells, judge
 from robustsigma import IG2, Attributor, GuidedIntegratedGradients, IntegratedGradients, Sigma
 from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.table import Table
-from robustsigma.engine.metrics import Localisation, PerformanceInformation
+from robustsigma.engine.metrics import Localization, PerformanceInformation
 from robustsigma.files import write_atomically
 from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import bare, image_of, label, overlay, png, styled
@@ -60,13 +60,13 @@ def draw(run: Run, judged: Table, count: int) -> bytes:
         figure = Figure(figsize=(1.35 * (len(SHOWN) + 1), 2.8 * len(places)))
         axes = figure.subplots(2 * len(places), len(SHOWN) + 1, gridspec_kw={"wspace": 0.04, "hspace": 0.06})
         for place in places:
-            grey = image_of(images[place])
+            gray = image_of(images[place])
             mask = None if masks is None or not masks[place].any() else masks[place] >= 0.5
-            area = int(mask.sum()) if mask is not None else int(_UNMARKED * grey[..., 0].size)
+            area = int(mask.sum()) if mask is not None else int(_UNMARKED * gray[..., 0].size)
             upper, lower = axes[2 * place], axes[2 * place + 1]
-            upper[0].imshow(grey, vmin=0, vmax=1)
+            upper[0].imshow(gray, vmin=0, vmax=1)
             upper[0].set_ylabel(label(run.source.classes[int(run.judged.labels[place])]), fontsize=7)
-            lower[0].imshow(grey * 0 + 1 if mask is None else np.repeat(mask[..., None] * 1.0, 3, 2), vmin=0, vmax=1)
+            lower[0].imshow(gray * 0 + 1 if mask is None else np.repeat(mask[..., None] * 1.0, 3, 2), vmin=0, vmax=1)
             for over, under, name in zip(upper[1:], lower[1:], SHOWN, strict=True):
                 heat = judged.arrays[name]["map"][place].astype(float)
                 overlay(over, images[place], heat)
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.fast:
         options.images, options.steps, options.paths, options.max_steps = min(options.images, 3), 3, 2, 3
     provenance, name = Provenance(command("sigma_maps", arguments)), options.name or "sigma_maps"
-    asked = settings(options, methods(options), [PerformanceInformation(), Localisation()])
+    asked = settings(options, methods(options), [PerformanceInformation(), Localization()])
     run, tables = judge(dataclasses.replace(asked, references=3), options.work / name)
     found = [cell for cell in cells(tables) if cell["metric"] in TITLES]
     gains = advantages(tables, "SIGMA", TITLES)

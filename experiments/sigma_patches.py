@@ -92,7 +92,7 @@ def patches(heat: Tensor, side: int) -> Tensor:
 
 
 def measure(heat: Tensor, rollout: Tensor, side: int) -> dict[str, float | None]:
-    """Return the correlation of the patches' means with the rollout's, and of neighbours inside patches."""
+    """Return the correlation of the patches' means with the rollout's, and of neighbors inside patches."""
     ours, theirs = (patches(each.double(), side) for each in (heat, rollout))
     means = ours.mean((2, 3))
     inner = ours - means[..., None, None]
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
             found[model][key] = {kind: as_dict(mean_interval(of)) if of else {} for kind, of in values.items()}
         print(f"{Path(model).name}, patches of {side} pixels; {found[model]['converged']:.0%} of SIGMA's paths arrived")
         rows = [[key, *(interval(found[model][key][kind]) for kind in KINDS)] for key in maps]
-        print(table(["map", "patches as the rollout's", "neighbours inside patches"], rows))
+        print(table(["map", "patches as the rollout's", "neighbors inside patches"], rows))
         write_atomically(options.out / f"{name}.png", draw(x[0], {key: maps[key][0] for key in SHOWN}, side))
     settings = {key: repr(of) for key, of in methods(options).items()}
     print(write(options, "sigma_patches", {**found, "settings": settings, "about": about(scene.run)}, provenance))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from robustsigma import IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.metrics import PerformanceInformation, Subject
+from robustsigma.engine.metrics import MetricContext, PerformanceInformation
 from robustsigma.engine.metrics.interval import as_dict, mean_interval, paired_difference
 from robustsigma.files import write_atomically
 from robustsigma.provenance import Provenance
@@ -80,7 +80,7 @@ def look(
 
 def areas(classifier: Classifier, scene: Scene, targets: Tensor, maps: Tensor) -> np.ndarray:
     """Return the SIC of each map (4, n); NaN for images that are skipped or whose path has no point of a kind."""
-    subject = Subject(classifier, scene.images, targets, seed=scene.seeds)
+    subject = MetricContext(classifier, scene.images, targets, seed=scene.seeds)
     random = RandomAttribution()(classifier, scene.images, targets, seed=scene.seeds).heatmap()
     metric = PerformanceInformation()
     sic = torch.stack([metric(subject, heat).values["sic"] for heat in (*maps, random)])

@@ -26,7 +26,7 @@ from shared.scores import about
 from shared.subjects import Scene
 
 from robustsigma import Classifier, Sigma, SigmaSample
-from robustsigma.data.loading import take
+from robustsigma.data.loading import load_batch
 from robustsigma.engine.metrics import mean_interval, rmse, ssim
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.evaluation import preset
@@ -82,7 +82,7 @@ def base_model(name: str, folder: Path, fast: bool) -> tuple[Classifier, torch.T
     run = Run(settings, folder / name, Console(quiet=True))
     run.train(0, run.regimes[0])
     dataset = settings.source.split("test")
-    x, y = take(dataset, range(20 if fast else 200))
+    x, y = load_batch(dataset, range(20 if fast else 200))
     return run.model(0, BASE).classifier.eval(), x, y
 
 

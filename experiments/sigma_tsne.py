@@ -25,7 +25,7 @@ from shared.walked import walk
 from torch import Tensor
 
 from robustsigma import IG2, Sigma
-from robustsigma.engine.attributors.representation import closeness
+from robustsigma.engine.attributors.representation import negative_feature_distance
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics.interval import as_dict, mean_interval
 from robustsigma.files import write_atomically
@@ -37,7 +37,7 @@ def distances(classifier: Classifier, points: Tensor, images: Tensor) -> tuple[T
     """Return the distance (P, R) of points to images in the penultimate layer, and the predicted classes (P,)."""
     with classifier.frozen():
         classes = classifier.logits(images[:1]).shape[1]
-        with closeness(classifier, None, images, classes) as (tapped, _):
+        with negative_feature_distance(classifier, None, images, classes) as (tapped, _):
             seen = tapped.logits(points)
     return (-seen[:, classes:]).clamp(min=0).sqrt(), seen[:, :classes].argmax(1)
 

@@ -24,13 +24,13 @@ import torch
 import torch.nn.functional as F
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation, Share, Sigma, SigmaSample
-from robustsigma.data import Baggage, MNIST5k, Source
-from robustsigma.data.banks import Banks
+from robustsigma.data import Baggage, DatasetSpec, MNIST5k
+from robustsigma.data.banks import SampleCaches
 from robustsigma.data.loading import KeyedDataset, KeySampler, loader
 from robustsigma.data.source import Batch
 from robustsigma.device import best_device, wait
 from robustsigma.engine import noise
-from robustsigma.engine.perturbations.sigma_sample import Bank
+from robustsigma.engine.perturbations.sigma_sample import SampleCache
 from robustsigma.files import write_atomically
 from robustsigma.models import network
 from robustsigma.provenance import Provenance
@@ -42,7 +42,7 @@ def regimes(eps: float, std: float, alpha: float, max_age: int, max_steps: int) 
     """Return the training perturbations that are timed; the first is the plain step."""
     walk = Sigma(alpha=alpha, beta=0.1, objective="logit", paths=1, max_steps=max_steps)
     gaussian, fgsm = GaussianNoise(std), FGSM(eps, random_start=True)
-    fresh, banked = SigmaSample(walk), SigmaSample(walk, bank=Bank(max_age=max_age))
+    fresh, banked = SigmaSample(walk), SigmaSample(walk, cache=SampleCache(max_age=max_age))
 
     def mixed(sigma: SigmaSample) -> Mixture:
         return Mixture([Share(part, SHARE / 3) for part in (gaussian, fgsm, sigma)])
@@ -64,7 +64,7 @@ class Trained:
     def __init__(self, classifier: Classifier, perturbation: Perturbation, seed: int) -> None:
         self.classifier, self.perturbation, self.seed = copy.deepcopy(classifier).train(), perturbation, seed
         self.optimizer = torch.optim.AdamW(self.classifier.parameters(), lr=1e-3, weight_decay=1e-3)
-        self.banks = Banks()
+        self.banks = SampleCaches()
         self.seconds: list[float] = []
         self.accounts: list[list[int]] = []
 
@@ -92,7 +92,7 @@ class Trained:
         self.accounts.append([*account.totals.tolist(), int(made.searched.sum()), int(made.steps.sum())])
 
 
-def pretrained(source: Source, strides: list[int], options: argparse.Namespace) -> Classifier:
+def pretrained(source: DatasetSpec, strides: list[int], options: argparse.Namespace) -> Classifier:
     """Return a network trained without perturbation: where retraining starts from."""
     torch.default_generator.manual_seed(0)
     net = network("small_cnn", source.shape[0], len(source.classes), {"strides": strides})
@@ -103,7 +103,7 @@ def pretrained(source: Source, strides: list[int], options: argparse.Namespace) 
     return clean.classifier
 
 
-def batches(source: Source, epoch: int, options: argparse.Namespace) -> list[Batch]:
+def batches(source: DatasetSpec, epoch: int, options: argparse.Namespace) -> list[Batch]:
     """Return the batches of an epoch, of the same images in each, on the device, so that loading is not timed."""
     device = best_device()
     sampler = KeySampler(range(options.steps * options.batch_size), shuffle=True, seed=0, rank=0, world=1)
@@ -113,7 +113,7 @@ def batches(source: Source, epoch: int, options: argparse.Namespace) -> list[Bat
 
 
 def measure(
-    classifier: Classifier, source: Source, kinds: dict[str, Perturbation], options: argparse.Namespace
+    classifier: Classifier, source: DatasetSpec, kinds: dict[str, Perturbation], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Return the cost of each kind of step, in a batch size."""
     trained = {name: Trained(classifier, perturbation, 0) for name, perturbation in kinds.items()}
@@ -129,7 +129,7 @@ def measure(
     for name, each in trained.items():
         whole, late = (each.seconds[at:] for at in (min(2, warm_up), warm_up))
         totals = [sum(column) for column in zip(*each.accounts[warm_up:], strict=True)]
-        wanted, served, expired, relearnt, ages, searched, steps = totals
+        wanted, served, expired, stale, ages, searched, steps = totals
         rows[name] = {
             "milliseconds": 1e3 * statistics.median(late),
             "ratio": statistics.median(late) / plain,
@@ -138,7 +138,7 @@ def measure(
             "steps_of_a_walk": steps / searched if searched else None,
             "hit_rate": served / wanted if wanted else None,
             "expired": expired / wanted if wanted else None,
-            "relearnt": relearnt / wanted if wanted else None,
+            "stale": stale / wanted if wanted else None,
             "mean_age": ages / served if served else None,
         }
     return {"timed_steps": len(trained["plain"].seconds) - warm_up, "steps": rows}
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     provenance = Provenance("python experiments/training_step.py")
     baggage = Baggage(size=16 if options.fast else 64, train=options.steps * options.batch_size, val=5, test=5)
-    every: dict[str, tuple[Source, list[int], dict[str, Any]]] = {
+    every: dict[str, tuple[DatasetSpec, list[int], dict[str, Any]]] = {
         "baggage": (baggage, [2, 2, 2, 1], {"eps": 2 / 255, "std": 0.1, "alpha": 0.01}),
         "mnist5k": (MNIST5k(), [1, 2, 2, 1], {"eps": 0.1, "std": 0.3, "alpha": 0.03}),
     }

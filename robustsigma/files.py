@@ -134,7 +134,7 @@ def damaged(path: Path, expected: str, error: Exception, remedy: str | None = No
     return fail(str(path), f"{expected} that is whole", f"a damaged one ({told or type(error).__name__}); {remedy}")
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
+def init_run_dir(folder: Path, settings: dict[str, Any]) -> None:
     """Make a folder for a run of these settings, or find that it is one: only then may the run go on there.
 
     What a killed process left half-written beside its place is removed.

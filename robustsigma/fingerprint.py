@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from robustsigma.engine.perturbations.global_rng import lent
+from robustsigma.engine.perturbations.global_rng import temporary_seed
 from robustsigma.engine.precision import full_precision
 
 # Of larger datasets, so many items or files are read, evenly spaced and with both ends.
@@ -62,7 +62,7 @@ def _logits(net: nn.Module, shape: Sequence[int]) -> list[float] | None:
     try:
         for module in net.modules():
             module.training = False
-        with torch.no_grad(), full_precision(), lent(0):
+        with torch.no_grad(), full_precision(), temporary_seed(0):
             for _ in range(2):
                 output = net(images)
                 found.append(getattr(output, "logits", output)[:, :16].flatten().double().cpu())
@@ -91,9 +91,9 @@ def items(dataset: Any) -> dict[str, Any]:
     places = _spaced(count)
     labels, images = hashlib.sha256(), hashlib.sha256()
     steady = True
-    with lent(0):
+    with temporary_seed(0):
         first = [_item(dataset, place) for place in places[:_TWICE]]
-    with lent(0):
+    with temporary_seed(0):
         for number, place in enumerate(places):
             image, label = _item(dataset, place)
             steady = steady and (number >= len(first) or image == first[number][0])

@@ -59,7 +59,7 @@ class Processes:
         """Whether this is the one that writes the report."""
         return self.rank == 0
 
-    def first_then_others(self, name: str, call: Callable[[], T]) -> T:
+    def main_process_first(self, name: str, call: Callable[[], T]) -> T:
         """Return what a call gives; the first process has finished it before others begin it.
 
         So what it keeps in the folder is there for them, and only one tells of a mistake.
@@ -87,7 +87,7 @@ class Processes:
             time.sleep(_POLL)
             self.store.num_keys()  # fails where the others have ended
 
-    def meet(self, name: str) -> None:
+    def barrier(self, name: str) -> None:
         """Wait until all are here."""
         if self.world == 1:
             return

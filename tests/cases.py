@@ -27,7 +27,7 @@ from robustsigma import (
     Share,
     Sigma,
     SigmaSample,
-    SquareSearch,
+    Square,
     TorchAttack,
 )
 
@@ -54,7 +54,7 @@ def seeds(count: int = 4, *, start: int = 100) -> Tensor:
 
 
 def _fill(module: nn.Module, seed: int, gain: float = 1.0) -> nn.Module:
-    """Draw all weights of an uninitialised module from its own generator: normal, scaled by the fan-in."""
+    """Draw all weights of an uninitialized module from its own generator: normal, scaled by the fan-in."""
     source = generator(seed)
     for parameter in module.parameters():
         fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 4
@@ -64,7 +64,7 @@ def _fill(module: nn.Module, seed: int, gain: float = 1.0) -> nn.Module:
 
 
 def _made(layer: Callable[..., nn.Module], *args: int, **kwargs: object) -> nn.Module:
-    """Make a layer without its initialisation, which would draw from the global RNG."""
+    """Make a layer without its initialization, which would draw from the global RNG."""
     return nn.utils.skip_init(layer, *args, **kwargs)
 
 
@@ -256,7 +256,7 @@ CHEAP: dict[type[Perturbation], tuple[Perturbation, ...]] = {
         PGD(0.5, steps=2, norm="l2", random_start=False, targeted="second"),
     ),
     Corruption: (Corruption("gaussian_noise", 1), Corruption("contrast", 5), Corruption("spatter", 3)),
-    SquareSearch: (SquareSearch(0.05, queries=4),),
+    Square: (Square(0.05, queries=4),),
     SigmaSample: (SigmaSample(_WALK), SigmaSample(_WALK, fraction=0.5, unconverged="original")),
     PathEnd: (PathEnd(_WALK), PathEnd(IntegratedGradients(steps=2, baseline="gaussian"))),
     Mixture: (Mixture((Share(FGSM(0.05), 0.4), Share(GaussianNoise(0.2), 0.4))),),

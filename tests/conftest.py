@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-_MARKER = "third_party_rng: a third party (an initialiser, a loader, a trainer) draws from the global RNG in this test"
+_MARKER = "third_party_rng: a third party (an initializer, a loader, a trainer) draws from the global RNG in this test"
 
 
 def pytest_configure(config: pytest.Config) -> None:

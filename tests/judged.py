@@ -15,26 +15,26 @@ from robustsigma.engine.metrics import (
     Cost,
     Infidelity,
     InsertionDeletion,
-    Localisation,
+    Localization,
+    MetricContext,
     PerformanceInformation,
     RelativeStandardError,
     SensitivityN,
-    Subject,
 )
-from robustsigma.engine.metrics.bookkeeping import ResultMetric
+from robustsigma.engine.metrics.diagnostics import ResultMetric
 
 SIDE, OBJECT = 16, 5
 
 CHEAP: dict[type[AttributionMetric], tuple[AttributionMetric, ...]] = {
     CompletenessGap: (CompletenessGap(),),
     Cost: (Cost(),),
-    Infidelity: (Infidelity(samples=12), Infidelity(samples=8, normalise=False, removal="black", reduction="abs_sum")),
+    Infidelity: (Infidelity(samples=12), Infidelity(samples=8, normalize=False, removal="black", reduction="abs_sum")),
     InsertionDeletion: (
         InsertionDeletion(),
         InsertionDeletion(insertion="black", deletion="blur", step=5, score="logit", tie_break="index"),
-        InsertionDeletion(normalised=True, reduction="sum_abs"),
+        InsertionDeletion(normalized=True, reduction="sum_abs"),
     ),
-    Localisation: (Localisation(), Localisation(variant="authors"), Localisation(threshold=0.3, marked=1.0)),
+    Localization: (Localization(), Localization(variant="authors"), Localization(threshold=0.3, marked=1.0)),
     PerformanceInformation: (
         PerformanceInformation(min_confidence=0.0),
         PerformanceInformation(min_confidence=0.0, interpolation="exact", monotone=False, tie_break="reference"),
@@ -57,7 +57,7 @@ def every_kind() -> list[type[AttributionMetric]]:
     ]
 
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     """Logits: the greatest of the smoothed excess of each channel over some of the mean of all.
 
     Some, and not the same for each: the gradients of a pure contrast between classes sum to zero, which SIGMA cannot
@@ -75,7 +75,7 @@ class Colours(nn.Module):
 
 
 def scene(count: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    """Return noisy grey images with a square of one colour, its class, and its mask (count, SIDE, SIDE)."""
+    """Return noisy gray images with a square of one color, its class, and its mask (count, SIDE, SIDE)."""
     source = cases.generator(seed)
     images = 0.5 + 0.05 * torch.randn(count, 3, SIDE, SIDE, generator=source, dtype=torch.float64)
     labels = torch.arange(count) % 3
@@ -87,7 +87,7 @@ def scene(count: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> t
     return images.clamp(0, 1).to(dtype), labels, masks
 
 
-def subject(count: int = 4, *, seed: int = 0, dtype: torch.dtype = torch.float32, **kwargs: object) -> Subject:
+def subject(count: int = 4, *, seed: int = 0, dtype: torch.dtype = torch.float32, **kwargs: object) -> MetricContext:
     images, labels, masks = scene(count, seed=seed, dtype=dtype)
     seeds = torch.arange(count) + 100
-    return Subject(cases.Classifier(Colours().to(dtype), **kwargs), images, labels, masks=masks, seed=seeds)
+    return MetricContext(cases.Classifier(Colors().to(dtype), **kwargs), images, labels, masks=masks, seed=seeds)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustsigma.files import claim, read_arrays, read_json, remove_leftovers, write_atomically
+from robustsigma.files import init_run_dir, read_arrays, read_json, remove_leftovers, write_atomically
 
 
 def test_a_file_is_written_with_the_rights_that_any_new_file_has(tmp_path):
@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_made_is_told_with_the_file(tmp_path):
 
 @pytest.mark.slow
 def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
-    claim(tmp_path, {"a": 1})
+    init_run_dir(tmp_path, {"a": 1})
     script = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom robustsigma.files import write_atomically\n"
         "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -87,20 +87,20 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_
     for path in (living, elsewhere):
         path.write_bytes(b"being written")
     assert not (tmp_path / "in" / "cell.npz").exists()
-    claim(tmp_path, {"a": 1})
+    init_run_dir(tmp_path, {"a": 1})
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == sorted([living.name, elsewhere.name])
     assert remove_leftovers(tmp_path) == 0
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
-    claim(tmp_path, {"a": [1, {"b": 2}]})
-    claim(tmp_path, {"a": [1, {"b": 2}]})
+    init_run_dir(tmp_path, {"a": [1, {"b": 2}]})
+    init_run_dir(tmp_path, {"a": [1, {"b": 2}]})
     with pytest.raises(ValueError, match=r"a\[1\]\.b = 3 \(the folder has 2\)"):
-        claim(tmp_path, {"a": [1, {"b": 3}]})
+        init_run_dir(tmp_path, {"a": [1, {"b": 3}]})
     assert json.loads((tmp_path / "settings.json").read_text()) == {"a": [1, {"b": 2}]}
     Path(tmp_path / "file").touch()
     with pytest.raises(ValueError, match="out: expected a folder"):
-        claim(tmp_path / "file", {})
+        init_run_dir(tmp_path / "file", {})
 
 
 def _npz():
@@ -148,10 +148,10 @@ def test_a_file_of_arrays_is_read_as_it_was_written(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b'{"a": [1, 2', b"\xff\x00", b"[1]", b"[" * 100_000])
 def test_damaged_settings_are_told_and_stay(content, tmp_path):
-    claim(tmp_path, {"a": 1})
+    init_run_dir(tmp_path, {"a": 1})
     (tmp_path / "settings.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"settings\.json: expected a JSON file that is whole, .*: delete the folder"):
-        claim(tmp_path, {"a": 1})
+        init_run_dir(tmp_path, {"a": 1})
     assert (tmp_path / "settings.json").read_bytes() == content
     with pytest.raises(ValueError, match=r"settings\.json: expected a JSON file that is whole, .*; delete it"):
         read_json(tmp_path / "settings.json")

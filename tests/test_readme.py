@@ -27,10 +27,10 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images, labels, masks = judged.scene(4)
     data = TensorDataset(images, labels)
-    names: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "net": judged.Colours()}
+    names: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "net": judged.Colors()}
     names |= {"my_train": data, "my_val": data, "my_test": data, "my_classes": ("a", "b", "c"), "__name__": "mine"}
     if place:
-        names["classifier"] = cases.Classifier(judged.Colours())
+        names["classifier"] = cases.Classifier(judged.Colors())
     code = BLOCKS[place].replace(
         "max_epochs=20", 'max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False'
     )

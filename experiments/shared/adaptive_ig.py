@@ -10,7 +10,7 @@ from torch import Tensor
 from robustsigma.engine.attributors import Attribution, Attributor, baselines
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.attributors.idg import schedule
-from robustsigma.engine.attributors.straight_line import Line, Path, follow
+from robustsigma.engine.attributors.straight_line import Line, Path, average_over_baselines
 from robustsigma.engine.classifier import Classifier
 
 
@@ -34,7 +34,7 @@ class AdaptiveIG(Attributor):
     ) -> Attribution:
         """Return the attribution; passes as of IDG."""
         bases = baselines.make(self.baseline, images, seeds, classifier.bounds)
-        return follow(classifier, images, target, logits, "logit", bases, self._path)
+        return average_over_baselines(classifier, images, target, logits, "logit", bases, self._path)
 
     def _path(self, line: Line) -> Path:
         ends = line.everywhere([k / self.steps for k in range(1, self.steps)])

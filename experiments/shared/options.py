@@ -19,15 +19,15 @@ from rich.console import Console
 from robustsigma.benchmark import Benchmark
 from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.data import Baggage, ImageFolder, ImageTable
-from robustsigma.data.source import Source
+from robustsigma.data.source import DatasetSpec
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import AttributionMetric
 from robustsigma.evaluation import Evaluation, Training, preset
 from robustsigma.evaluation.run import BASE, Run
-from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, Pretrained
 from robustsigma.models.named import is_saved
+from robustsigma.resize_crop import ResizeCrop
 
 
 def parser(about: str | None, *, images: int) -> argparse.ArgumentParser:
@@ -94,7 +94,7 @@ def trained(options: argparse.Namespace) -> tuple[str, str]:
     return "small CNN", str(run.store.model(options.seed, BASE))
 
 
-def source(options: argparse.Namespace) -> Source:
+def source(options: argparse.Namespace) -> DatasetSpec:
     """Return the images of the options."""
     if options.root is None:
         return scans(options.fast)
@@ -111,7 +111,7 @@ def models(options: argparse.Namespace) -> dict[str, str | Pretrained]:
         return {name: path}
     if is_saved(options.model):
         return {Path(options.model).stem: options.model}
-    geometry = None if options.size is None else Geometry(options.size)
+    geometry = None if options.size is None else ResizeCrop(options.size)
     told = {key: getattr(options, key) for key in ("weights", "classes", "mean", "std", "padding")}
     name = options.model.split(":")[-1].split(".")[-1].replace("_", " ")
     return {name: Pretrained(options.model, geometry=geometry, **told)}

@@ -14,7 +14,7 @@ from robustsigma.benchmark import Benchmark
 from robustsigma.benchmark.results import read
 from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.table import Table
-from robustsigma.data.source import Source
+from robustsigma.data.source import DatasetSpec
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.models import Pretrained
 from robustsigma.models.named import is_saved
@@ -70,7 +70,7 @@ def about(run: Run) -> dict[str, Any]:
     }
 
 
-def _named(images: Source) -> dict[str, Any]:
+def _named(images: DatasetSpec) -> dict[str, Any]:
     found: dict[str, Any] = {"root": Path(images.root).name} if hasattr(images, "root") else {}
     return found | ({"class_list": None} if getattr(images, "class_list", None) else {})
 

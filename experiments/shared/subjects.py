@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustsigma import RandomAttribution
 from robustsigma.benchmark.run import Run
-from robustsigma.data.loading import take, take_masks
+from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import Cost
@@ -33,8 +33,8 @@ class Scene:
         asked = dataclasses.replace(asked, references=references)
         self.run = Run(asked, options.work / (options.name or script), Console(quiet=True))
         self.indices = self.run.judged.indices
-        self.images: Tensor = take(self.run.dataset, self.indices)[0]
-        self.masks: Tensor | None = take_masks(self.run.dataset, self.indices)
+        self.images: Tensor = load_batch(self.run.dataset, self.indices)[0]
+        self.masks: Tensor | None = load_masks(self.run.dataset, self.indices)
         self.seeds = noise.image_seeds(options.seed, "experiment", "method", 0, torch.tensor(self.indices))
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustsigma.engine.attributors import Attribution, Attributor, baselines
 from robustsigma.engine.attributors.baselines import BaselineName
-from robustsigma.engine.attributors.straight_line import Line, Path, follow
+from robustsigma.engine.attributors.straight_line import Line, Path, average_over_baselines
 from robustsigma.engine.classifier import Classifier
 
 _SLACK = 1e-4  # gradients of one linear piece are equal but for rounding
@@ -49,4 +49,4 @@ class ValidGradients(Attributor):
             values = (images - line.base) * total / count.clamp(min=1)
             return Path.of(line, values, curve, forwards=1, backwards=1, valid=count.flatten(1).mean(1) / self.steps)
 
-        return follow(classifier, images, target, logits, "logit", bases, path)
+        return average_over_baselines(classifier, images, target, logits, "logit", bases, path)

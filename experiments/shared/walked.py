@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.attributors import Attribution, Attributor
-from robustsigma.engine.classifier import Classifier, Score, pick
+from robustsigma.engine.classifier import Classifier, Score, target_score
 
 LOW, HIGH = 0.1, 0.9
 
@@ -44,7 +44,7 @@ def _gradients(classifier: Classifier, of: Score) -> Iterator[list[tuple[Tensor,
     def record(images: Tensor, target: Tensor, score: Score = "logit") -> tuple[Tensor, Tensor]:
         logits, gradient = original(images, target, score)
         assert score == of
-        p = pick(logits, target, "prob")
+        p = target_score(logits, target, "prob")
         kept.append((images.clone(), p, gradient * p.reshape(-1, 1, 1, 1) if of == "log_prob" else gradient))
         return logits, gradient
 

@@ -20,7 +20,7 @@ from experiments.speed.limit import Passes
 from experiments.speed.rows import Peer, Row
 from robustsigma.engine import metrics, noise
 from robustsigma.engine.metrics.ranking import spearman
-from robustsigma.engine.metrics.revealed import reveal
+from robustsigma.engine.metrics.revealed import interpolate_masked
 
 Needed = Callable[[Any], Passes]
 EPS = 8 / 255
@@ -162,13 +162,13 @@ def _explained(case: Case) -> rs.Attribution:
     return _RANDOM(case.classifier, case.images, case.target, seed=case.seeds)
 
 
-def _with_subject(case: Case, evaluate: Callable[[metrics.Subject], Any]) -> Callable[[], Any]:
+def _with_subject(case: Case, evaluate: Callable[[metrics.MetricContext], Any]) -> Callable[[], Any]:
     """Return a call that makes a subject, with a pass of each image, and evaluates on it."""
     masks = torch.zeros(len(case.images), *case.images.shape[2:], device=case.device)
     masks[:, : masks.shape[1] // 2] = 1
 
     def call() -> Any:
-        return evaluate(metrics.Subject(case.classifier, case.images, case.target, masks=masks, seed=case.seeds))
+        return evaluate(metrics.MetricContext(case.classifier, case.images, case.target, masks=masks, seed=case.seeds))
 
     return call
 
@@ -196,9 +196,9 @@ def _pic(case: Case) -> Row:
 
 def _losing(case: Case, metric: metrics.PerformanceInformation) -> Case:
     """Return the case with the classes that lose most by the blur: all skip an image whose class gains."""
-    ends = metric._ends(metrics.Subject(case.classifier, case.images, case.target, seed=case.seeds))
+    ends = metric._ends(metrics.MetricContext(case.classifier, case.images, case.target, seed=case.seeds))
     pairs = zip(ends.images, ends.drawn, strict=True)
-    blurred = np.stack([reveal(image, drawn, metric.interpolation) for image, drawn in pairs])
+    blurred = np.stack([interpolate_masked(image, drawn, metric.interpolation) for image, drawn in pairs])
     starts = torch.as_tensor(blurred).permute(0, 3, 1, 2).to(case.images) / 255
     with torch.inference_mode():
         lost = case.plain(case.images).softmax(1) - case.plain(starts).softmax(1)
@@ -222,15 +222,15 @@ def _stability(case: Case) -> Row:
     return Row(f"stability({_RANDOM!r})", len(few.images), call)
 
 
-def _randomisation(case: Case) -> Row:
+def _randomization(case: Case) -> Row:
     """The passes are those of a copy of the classifier, so that they are not counted."""
     few, attribution = case.fewer, _explained(case.fewer)
     shuffled = metrics.shuffle_parameters(few.classifier, 0)
 
-    def evaluate(subject: metrics.Subject) -> Any:
-        return metrics.randomisation(subject, shuffled, _RANDOM, attribution, seed=few.seeds)
+    def evaluate(subject: metrics.MetricContext) -> Any:
+        return metrics.randomization(subject, shuffled, _RANDOM, attribution, seed=few.seeds)
 
-    return Row(f"randomisation({_RANDOM!r})", len(few.images), _with_subject(few, evaluate), _passes(few, 5, 2))
+    return Row(f"randomization({_RANDOM!r})", len(few.images), _with_subject(few, evaluate), _passes(few, 5, 2))
 
 
 def _rounded_ig(case: Case, to: Any) -> Row:
@@ -260,7 +260,7 @@ ROWS: dict[str, Callable[[Case], Row]] = {
     "FGSM": _fgsm,
     "N-FGSM": lambda c: _perturbed(c, rs.NFGSM(EPS), _passes(c, 1, 1)),
     "PGD": _pgd,
-    "SquareSearch": lambda c: _perturbed(c, rs.SquareSearch(EPS, _steps(c)), _passes(c, _steps(c))),
+    "Square": lambda c: _perturbed(c, rs.Square(EPS, _steps(c)), _passes(c, _steps(c))),
     "SigmaSample": lambda c: _perturbed(
         c, rs.SigmaSample(_one_path(c)), _passes(c, 1 + 3 * c.scale.walk), peers.spsa(c, EPS)
     ),
@@ -275,8 +275,8 @@ ROWS: dict[str, Callable[[Case], Row]] = {
     "SensitivityN": _sensitivity_n,
     "Infidelity": _infidelity,
     "Stability": _stability,
-    "Randomisation": _randomisation,
-    "Localisation": lambda c: _metric(c, metrics.Localisation()),
+    "Randomization": _randomization,
+    "Localization": lambda c: _metric(c, metrics.Localization()),
     "CompletenessGap": lambda c: _metric(c, metrics.CompletenessGap()),
     "RelativeStderr": lambda c: _metric(c, metrics.RelativeStandardError()),
     "Cost": lambda c: _metric(c, metrics.Cost()),

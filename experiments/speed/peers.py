@@ -22,7 +22,7 @@ from experiments.speed.cases import Case
 from experiments.speed.rows import Peer
 from robustsigma import Attributor, GuidedIntegratedGradients, IntegratedGradients, Perturbation, Sigma
 from robustsigma.engine import noise
-from robustsigma.engine.metrics import Infidelity, PerformanceInformation, Subject
+from robustsigma.engine.metrics import Infidelity, MetricContext, PerformanceInformation
 from robustsigma.engine.precision import tf32
 
 Array = np.ndarray[Any, Any]
@@ -241,7 +241,7 @@ def captum_infidelity(case: Case, metric: Infidelity, values: Tensor) -> Peer:
     """Captum's infidelity on the same squares."""
     infidelity = library("captum.metrics").infidelity
     with case.classifier.frozen():
-        squares = metric._squares(Subject(case.classifier, case.images, case.target, seed=case.seeds))
+        squares = metric._squares(MetricContext(case.classifier, case.images, case.target, seed=case.seeds))
     count, _, height, width = case.images.shape
     rows, columns = torch.arange(height, device=case.device), torch.arange(width, device=case.device)
     top, left, bottom, right = squares[..., None].unbind(2)
@@ -266,7 +266,7 @@ def captum_infidelity(case: Case, metric: Infidelity, values: Tensor) -> Peer:
             target=case.target,
             n_perturb_samples=metric.samples,
             max_examples_per_batch=case.classifier.chunk_for(case.images),
-            normalize=metric.normalise,
+            normalize=metric.normalize,
         )
 
     def deviation(ours: Any, theirs: Tensor) -> float:
@@ -278,7 +278,7 @@ def captum_infidelity(case: Case, metric: Infidelity, values: Tensor) -> Peer:
 def pair_pic(case: Case, metric: PerformanceInformation, heatmaps: Tensor) -> Peer:
     """PAIR's SIC, which takes one image and one of two curves at a time (ours makes both from the same passes)."""
     pic = library("saliency.metrics.pic")
-    subject = Subject(case.classifier, case.images, case.target, seed=case.seeds)
+    subject = MetricContext(case.classifier, case.images, case.target, seed=case.seeds)
     with case.classifier.frozen():
         ends = metric._ends(subject)
     maps = heatmaps.cpu().numpy()

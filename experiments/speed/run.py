@@ -32,7 +32,7 @@ from experiments.speed.markdown import line, markdown
 from experiments.speed.rows import measure
 from robustsigma.device import best_device
 from robustsigma.engine.precision import full_precision
-from robustsigma.files import claim, write_atomically
+from robustsigma.files import init_run_dir, write_atomically
 from robustsigma.provenance import Provenance
 
 ROWS = (*methods.ROWS, *whole.ROWS)
@@ -50,7 +50,7 @@ class Store:
     """Finished rows in a folder, one file each."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        claim(folder, settings)
+        init_run_dir(folder, settings)
         self.folder = folder
 
     def get(self, net: str, name: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from statistics import mean
 from training_step import Trained, batches
 
 from robustsigma import Classifier, Mixture, Share
-from robustsigma.data.source import Source
+from robustsigma.data.source import DatasetSpec
 from robustsigma.engine import noise
 from study.setup import CLEAN, Plan
 
@@ -38,7 +38,7 @@ class Cost:
 
 
 def measure(
-    classifier: Classifier, plans: Sequence[Plan], source: Source, images: int, batch_size: int, steps: int
+    classifier: Classifier, plans: Sequence[Plan], source: DatasetSpec, images: int, batch_size: int, steps: int
 ) -> dict[str, Cost]:
     """Return the cost of each training by its name.
 

@@ -16,8 +16,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from robustsigma import GaussianNoise, Mixture, Perturbation
-from robustsigma.data.loading import chosen, take
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.loading import load_batch, subsample
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.run import Regime
 from robustsigma.training.sample_labels import SampleLabels
@@ -152,7 +152,7 @@ def by_time(rows: list[Plan], epochs: Mapping[str, int]) -> list[Plan]:
 
 
 @dataclass(frozen=True)
-class InMemory(Source):
+class InMemory(DatasetSpec):
     """Random images of each split of another dataset, decoded once and kept in memory, without masks.
 
     Args:
@@ -162,7 +162,7 @@ class InMemory(Source):
         test: largest number of test images.
     """
 
-    source: Source
+    source: DatasetSpec
     train: int
     val: int
     test: int
@@ -184,7 +184,7 @@ class InMemory(Source):
 
 
 @lru_cache(maxsize=3)
-def _read(source: Source, split: Split, most: int) -> ArrayDataset:
+def _read(source: DatasetSpec, split: Split, most: int) -> ArrayDataset:
     dataset = source.split(split)
-    images, labels = take(dataset, chosen(len(dataset), most, 0))  # type: ignore[arg-type]
+    images, labels = load_batch(dataset, subsample(len(dataset), most, 0))  # type: ignore[arg-type]
     return ArrayDataset((images * 255).round().to(torch.uint8), labels)

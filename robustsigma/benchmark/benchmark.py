@@ -16,14 +16,14 @@ from robustsigma.benchmark.run import Run
 from robustsigma.benchmark.settings import Benchmark
 from robustsigma.benchmark.table import Table
 from robustsigma.engine.metrics import Skip
-from robustsigma.engine.precision import same_bits
+from robustsigma.engine.precision import deterministic
 from robustsigma.files import write_atomically
 from robustsigma.processes import Processes
 from robustsigma.provenance import Provenance
 from robustsigma.report import AttributionReport, print_attribution_table, write_attribution_report
 
 
-@same_bits()
+@deterministic()
 def benchmark(
     settings: Benchmark, out: str | Path, *, console: Console | None = None, command: str | None = None
 ) -> AttributionReport:
@@ -52,11 +52,11 @@ def benchmark(
         _ = run.judged  # which a model is trained for, if none is given
         return run
 
-    run = processes.first_then_others("benchmark", begin)
+    run = processes.main_process_first("benchmark", begin)
     run.run()
     if processes.first:
         _report(run, provenance, folder)
-    processes.meet("report")
+    processes.barrier("report")
     return AttributionReport(folder / "report.html", json.loads((folder / "results.json").read_text("utf-8")))
 
 
@@ -84,6 +84,6 @@ def _values(tables: Mapping[str, Table]) -> str:
             for key in sorted(name for name in arrays if name.startswith("value/")):
                 name = key.removeprefix("value/")
                 for index, value, code in zip(arrays["index"], arrays[key], arrays[f"skip/{name}"], strict=False):
-                    told = "" if code == 0 else Skip(int(code)).says
+                    told = "" if code == 0 else Skip(int(code)).reason
                     writer.writerow([model, method, name, int(index), "" if code else f"{value:.9g}", told])
     return text.getvalue()

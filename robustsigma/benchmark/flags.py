@@ -66,7 +66,7 @@ def _method_flags(table: Table, method: str, of: str) -> list[dict[str, str]]:
         if worse:
             flags.append(_flag("worse_than_random", f"{named} is worse than random maps in {', '.join(worse)}."))
     if method != table.random:
-        similarity = table.interval(method, "randomisation")
+        similarity = table.interval(method, "randomization")
         if similarity is not None and similarity.mean >= SAME_MAP:
             told = f"correlates {similarity.mean:.2f} with its map of a network whose weights were shuffled"
             flags.append(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.loading import take, take_masks
-from robustsigma.data.source import Source, fitted
+from robustsigma.data.loading import load_batch, load_masks
+from robustsigma.data.source import DatasetSpec, adapt_to_model
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models import ModelCard
@@ -50,7 +50,7 @@ def judged(dataset: Dataset[Any], models: dict[str, Classifier], count: int, see
     tried = 0
     for start in range(0, total, _BLOCK):
         part = order[start : start + _BLOCK]
-        x, y = take(dataset, part)
+        x, y = load_batch(dataset, part)
         allowed = _right_classes(dataset, part, y)
         said = {name: _predictions(classifier, x).tolist() for name, classifier in models.items()}
         verdicts = {name: [each in row for each, row in zip(said[name], allowed, strict=True)] for name in models}
@@ -70,7 +70,7 @@ def judged(dataset: Dataset[Any], models: dict[str, Classifier], count: int, see
     return Judged(chosen, labels, targets, tried, right)
 
 
-def fitted_to_all(source: Source, cards: Mapping[str, ModelCard]) -> Source:
+def adapt_to_models(source: DatasetSpec, cards: Mapping[str, ModelCard]) -> DatasetSpec:
     """Return a dataset as all of some models take it.
 
     Args:
@@ -83,9 +83,9 @@ def fitted_to_all(source: Source, cards: Mapping[str, ModelCard]) -> Source:
     """
     found = source
     for name, card in cards.items():
-        found = fitted(found, card.classes, card.shape, card.geometry, f"models.{name}")
+        found = adapt_to_model(found, card.classes, card.shape, card.geometry, f"models.{name}")
     for name, card in cards.items():
-        own = fitted(source, card.classes, card.shape, card.geometry, f"models.{name}")
+        own = adapt_to_model(source, card.classes, card.shape, card.geometry, f"models.{name}")
         if own.geometry != found.geometry:
             told = f"images of {found.geometry} as the other models, or a `geometry` of the source that is for all"
             raise fail(f"models.{name}", told, own.geometry)
@@ -102,7 +102,7 @@ def _right_classes(dataset: Dataset[Any], indices: list[int], labels: Tensor) ->
 
 def _predictions(classifier: Classifier, x: Tensor) -> Tensor:
     with classifier.frozen():
-        return classifier.logits(classifier.admit(x.to(classifier.mean.device))).argmax(1).cpu()
+        return classifier.logits(classifier.prepare_input(x.to(classifier.mean.device))).argmax(1).cpu()
 
 
 def shown(labels: Tensor, most: int) -> list[int]:
@@ -117,4 +117,4 @@ def shown(labels: Tensor, most: int) -> list[int]:
 
 def has_masks(dataset: Dataset[Any]) -> bool:
     """Return whether somebody marked the objects."""
-    return take_masks(dataset, [0]) is not None
+    return load_masks(dataset, [0]) is not None

@@ -12,10 +12,10 @@ from torch import Tensor
 from robustsigma.device import wait
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.metrics import AttributionMetric, Measured, Subject
+from robustsigma.engine.metrics import AttributionMetric, MetricContext, MetricResult
 from robustsigma.engine.metrics.base import constant
 from robustsigma.engine.metrics.ranking import tied_share
-from robustsigma.engine.metrics.reruns import randomisation, stability
+from robustsigma.engine.metrics.sanity_checks import randomization, stability
 
 Arrays = dict[str, np.ndarray]
 
@@ -27,11 +27,11 @@ class Task(NamedTuple):
         subject: the batch.
         attributor: the method.
         seeds: int64 (B,), of the method.
-        shuffled: the network without what it learnt, or None where methods do not run again.
+        shuffled: the network without what it learned, or None where methods do not run again.
         stability_seeds: how often they do with other seeds.
     """
 
-    subject: Subject
+    subject: MetricContext
     attributor: Attributor
     seeds: Tensor
     shuffled: Classifier | None
@@ -46,10 +46,10 @@ def judge(task: Task, metrics: Sequence[AttributionMetric]) -> Arrays:
     result = task.attributor(subject.classifier, subject.images, subject.target, seed=task.seeds)
     wait(subject.images.device)
     seconds = (time.perf_counter() - start) / len(subject)
-    measured: list[Measured] = [metric(subject, result) for metric in metrics]
+    measured: list[MetricResult] = [metric(subject, result) for metric in metrics]
     if task.shuffled is not None:
         measured.append(stability(subject, task.attributor, result, seeds=task.stability_seeds))
-        measured.append(randomisation(subject, task.shuffled, task.attributor, result, seed=task.seeds))
+        measured.append(randomization(subject, task.shuffled, task.attributor, result, seed=task.seeds))
     heat = result.heatmap()
     return {
         **_flatten(measured),
@@ -62,7 +62,7 @@ def judge(task: Task, metrics: Sequence[AttributionMetric]) -> Arrays:
     }
 
 
-def _flatten(measured: Iterable[Measured]) -> Arrays:
+def _flatten(measured: Iterable[MetricResult]) -> Arrays:
     arrays: Arrays = {}
     for found in measured:
         for name, value in found.values.items():

@@ -18,19 +18,19 @@ from robustsigma.engine.attributors import RandomAttribution
 from robustsigma.engine.metrics import (
     AttributionMetric,
     Cost,
-    Localisation,
-    Quantity,
+    Localization,
+    MetricSpec,
     mean_band,
     share_interval,
 )
-from robustsigma.engine.metrics.bookkeeping import ResultMetric
+from robustsigma.engine.metrics.diagnostics import ResultMetric
 from robustsigma.engine.metrics.pic import aggregate
 from robustsigma.evaluation.settings import describe
 
 _SHOWN = 8
 _MOST_POINTS = 101  # of a curve in the report
-_STABILITY = Quantity("stability", "Stability", "higher", "rank correlation of the heatmaps of two seeds")
-_SECONDS = Quantity("seconds", "Seconds", "lower", "time for each image, in batches, on the hardware named below")
+_STABILITY = MetricSpec("stability", "Stability", "higher", "rank correlation of the heatmaps of two seeds")
+_SECONDS = MetricSpec("seconds", "Seconds", "lower", "time for each image, in batches, on the hardware named below")
 _CURVE_TITLES = {
     "insertion": "Insertion",
     "deletion": "Deletion",
@@ -49,7 +49,7 @@ def columns(metrics: Iterable[AttributionMetric], *, reruns: bool) -> list[Colum
         elif isinstance(metric, ResultMetric):
             group = "consistency"
         else:
-            group = "localisation" if isinstance(metric, Localisation) else "faithfulness"
+            group = "localization" if isinstance(metric, Localization) else "faithfulness"
         found += [Column(quantity, group, repr(metric)) for quantity in metric.quantities]
     if reruns:
         found.append(Column(_STABILITY, "consistency", "rank correlation of abs_sum heatmaps, mean over seeds"))
@@ -181,19 +181,19 @@ def _line(name: str, grid: Floats, curves: Floats) -> dict[str, Any] | None:
         return None
     median = name in ("sic", "aic")
     kept = whole[:, _thinned(whole.shape[1])]
-    centre, low, high = mean_band(kept, median=median)
+    center, low, high = mean_band(kept, median=median)
     if median:
         auc = aggregate(torch.from_numpy(whole))[1]
     else:
         mean = whole.mean(0)
         auc = float(np.trapezoid(mean, grid) / (grid[-1] - grid[0]) if len(grid) > 1 else mean[0])
     return {
-        "mean": centre.tolist(),
+        "mean": center.tolist(),
         "low": low.tolist(),
         "high": high.tolist(),
         "n": len(whole),
         "auc": auc,
-        "centre": "median" if median else "mean",
+        "center": "median" if median else "mean",
     }
 
 
@@ -204,15 +204,15 @@ def _thinned(points: int) -> np.ndarray:
 
 def _sanity(model: str, table: Table) -> Iterable[dict[str, Any]]:
     for method in table.arrays:
-        if not len(table.values(method, "randomisation")):
+        if not len(table.values(method, "randomization")):
             continue
-        found = table.interval(method, "randomisation")
+        found = table.interval(method, "randomization")
         yield {
             "model": model,
             "method": method,
             "similarity": as_json(found),
             "changed": found is None or found.mean < SAME_MAP,
-            "skipped": table.skipped(method, "randomisation"),
+            "skipped": table.skipped(method, "randomization"),
         }
 
 

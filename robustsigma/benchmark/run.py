@@ -12,21 +12,21 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.benchmark.images import Judged, fitted_to_all, has_masks, judged
+from robustsigma.benchmark.images import Judged, adapt_to_models, has_masks, judged
 from robustsigma.benchmark.judge import Task, judge
 from robustsigma.benchmark.settings import Benchmark, compares, with_references
 from robustsigma.benchmark.store import Store
-from robustsigma.data.loading import chosen, take, take_masks
-from robustsigma.data.source import Source
+from robustsigma.data.loading import load_batch, load_masks, subsample
+from robustsigma.data.source import DatasetSpec
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.checks import check_classifier
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.metrics import AttributionMetric, Subject
-from robustsigma.engine.metrics.reruns import shuffle_parameters
+from robustsigma.engine.metrics import AttributionMetric, MetricContext
+from robustsigma.engine.metrics.sanity_checks import shuffle_parameters
 from robustsigma.engine.validation import fail
-from robustsigma.evaluation.given import MEAN, STD, completed
+from robustsigma.evaluation.given import MEAN, STD, resolve_settings
 from robustsigma.evaluation.progress import RunProgress, Step
 from robustsigma.evaluation.run import BASE
 from robustsigma.evaluation.run import Run as Training
@@ -71,11 +71,11 @@ class Run:
         return {name: classifier.to(best_device()) for name, (classifier, _) in self._loaded.items()}
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> DatasetSpec:
         """The dataset, as the models take it."""
         if not self.settings.models:
             return self._plan.source
-        return fitted_to_all(self.settings.source, {name: card for name, (_, card) in self._loaded.items()})
+        return adapt_to_models(self.settings.source, {name: card for name, (_, card) in self._loaded.items()})
 
     @cached_property
     def dataset(self) -> Dataset[Any]:
@@ -123,13 +123,13 @@ class Run:
         s = self.settings
         if s.split != "train" and "train" in self.source.splits:
             train = self.source.split("train")
-            return take(train, chosen(len(train), s.references, s.seed))[0]  # type: ignore[arg-type]
+            return load_batch(train, subsample(len(train), s.references, s.seed))[0]  # type: ignore[arg-type]
         judged = set(self.judged.indices)
         others = [index for index in range(len(self.dataset)) if index not in judged]  # type: ignore[arg-type]
         if not others:
             told = "fewer than all images of a dataset without a training split, since some methods compare with others"
             raise fail("images", told, len(judged))
-        return take(self.dataset, [others[place] for place in chosen(len(others), s.references, s.seed)])[0]
+        return load_batch(self.dataset, [others[place] for place in subsample(len(others), s.references, s.seed)])[0]
 
     @property
     def batches(self) -> int:
@@ -138,8 +138,8 @@ class Run:
 
     def pictures(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Return images (n, C, H, W) and masks (n, H, W) of the judged split."""
-        masks = take_masks(self.dataset, indices)
-        return take(self.dataset, indices)[0].numpy(), None if masks is None else masks.numpy()
+        masks = load_masks(self.dataset, indices)
+        return load_batch(self.dataset, indices)[0].numpy(), None if masks is None else masks.numpy()
 
     def run(self) -> None:
         """Judge what is missing."""
@@ -155,7 +155,7 @@ class Run:
                     continue
                 with progress.job(title) as step:
                     self._judge(model, batch, missing, step)
-            self.processes.meet("batches")
+            self.processes.barrier("batches")
 
     def _done(self, model: str, method: str, batch: int) -> bool:
         return self.store.has(model, method, batch) or self.store.left_out(model, method) is not None
@@ -164,15 +164,15 @@ class Run:
         s, classifier = self.settings, self.models[model]
         size = s.batch_size
         rows = self.judged.indices[batch * size : (batch + 1) * size]
-        x, _ = take(self.dataset, rows)
+        x, _ = load_batch(self.dataset, rows)
         y = self.judged.targets[model][batch * size : (batch + 1) * size]
-        masks, device = take_masks(self.dataset, rows), classifier.mean.device
+        masks, device = load_masks(self.dataset, rows), classifier.mean.device
         if self.store.read_network(model) is None:
             self.store.write_network(model, check_classifier(classifier, x.to(device), y.to(device)))
         classifier.checked = True  # the report says it
         indices = torch.tensor(rows, device=device)
         seeds = noise.image_seeds(s.seed, "benchmark", "metrics", 0, indices)
-        subject = Subject(
+        subject = MetricContext(
             classifier, x.to(device), y.to(device), masks=None if masks is None else masks.to(device), seed=seeds
         )
         shuffled = self._shuffled(model) if batch < s.checked_batches else None
@@ -181,7 +181,7 @@ class Run:
             self._method(model, method, batch, subject, indices, shuffled)
 
     def _method(
-        self, model: str, method: str, batch: int, subject: Subject, indices: Tensor, shuffled: Classifier | None
+        self, model: str, method: str, batch: int, subject: MetricContext, indices: Tensor, shuffled: Classifier | None
     ) -> None:
         seeds = noise.image_seeds(self.settings.seed, "benchmark", "method", 0, indices)
         task = Task(subject, self.methods[method], seeds, shuffled, self.settings.stability_seeds)
@@ -209,7 +209,7 @@ class Run:
             told = f"at least one, as {type(s.source).__name__} has no training images to train one on"
             raise fail("models", told, "none")
         shared = {name: getattr(s, name) for name in ("source", "architecture", "training", "mean", "std")}
-        return completed(Evaluation(**shared, seeds=(s.seed,)))
+        return resolve_settings(Evaluation(**shared, seeds=(s.seed,)))
 
     def _trained(self) -> Classifier:
         """Return a model trained by the plan; its weights stay in the folder."""

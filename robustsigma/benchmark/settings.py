@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from robustsigma.data.baggage import Baggage
-from robustsigma.data.source import Source
+from robustsigma.data.source import DatasetSpec
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import Attributor, Gradient, IntegratedGradients, RandomAttribution
 from robustsigma.engine.metrics import AttributionMetric
@@ -45,11 +45,11 @@ class Benchmark(validation.Settings):
         seed: of everything that is drawn.
         architecture: of a model trained here.
         training: of a model trained here.
-        mean: per channel, of its normalisation; None as in an `Evaluation`.
+        mean: per channel, of its normalization; None as in an `Evaluation`.
         std: the same.
     """
 
-    source: Source = field(default_factory=Baggage)
+    source: DatasetSpec = field(default_factory=Baggage)
     split: str = "test"
     models: Mapping[str, str | Pretrained] = field(default_factory=dict)
     methods: Mapping[str, Attributor] = field(default_factory=lambda: {"IG": IntegratedGradients()})
@@ -67,8 +67,8 @@ class Benchmark(validation.Settings):
     std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        Source.check_split(self.split)
-        validation.instance("source", self.source, Source)
+        DatasetSpec.check_split(self.split)
+        validation.instance("source", self.source, DatasetSpec)
         validation.several("metrics", self.metrics)
         for metric in self.metrics:
             validation.instance("metrics", metric, AttributionMetric)

@@ -15,7 +15,7 @@ import torch
 from robustsigma.benchmark.images import Judged
 from robustsigma.benchmark.judge import Arrays
 from robustsigma.engine.checks import Flag
-from robustsigma.files import claim, read_arrays, read_json, write_atomically
+from robustsigma.files import init_run_dir, read_arrays, read_json, write_atomically
 
 _JUDGED = "judged.json"
 _SHARED = ("grid/", "axes/")  # the same for every batch
@@ -34,7 +34,7 @@ class Store:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
-        claim(folder, settings)
+        init_run_dir(folder, settings)
 
     def write_judged(self, found: Judged) -> None:
         """Keep which images are judged."""
@@ -68,7 +68,9 @@ class Store:
 
     def write_network(self, model: str, flags: Sequence[Flag]) -> None:
         """Keep what speaks against believing what is measured on a model."""
-        write_atomically(self._network(model), json.dumps({"flags": [dataclasses.asdict(flag) for flag in flags]}).encode())
+        write_atomically(
+            self._network(model), json.dumps({"flags": [dataclasses.asdict(flag) for flag in flags]}).encode()
+        )
 
     def read_network(self, model: str) -> list[Flag] | None:
         """Return what speaks against believing what is measured on a model, or None where nobody looked."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustsigma.benchmark.judge import Arrays
-from robustsigma.engine.metrics import Interval, Quantity, Skip, mean_interval, paired_difference
+from robustsigma.engine.metrics import Interval, MetricSpec, Skip, mean_interval, paired_difference
 from robustsigma.engine.metrics.interval import as_dict
 
 Floats = NDArray[np.float64]
@@ -22,18 +22,18 @@ class Column:
 
     Attributes:
         quantity: what it is.
-        group: "faithfulness", "localisation", "consistency" or "cost".
+        group: "faithfulness", "localization", "consistency" or "cost".
         settings: of the metric that gives it, in words.
     """
 
-    quantity: Quantity
+    quantity: MetricSpec
     group: str
     settings: str
 
     @property
     def ranks(self) -> bool:
         """Whether the quantity says how good a map is, so that random maps are to be beaten in it."""
-        return self.group in ("faithfulness", "localisation")
+        return self.group in ("faithfulness", "localization")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Table:
     def skipped(self, method: str, name: str) -> dict[str, int]:
         """Return how many images have no value, by reason."""
         codes = self.arrays[method].get(f"skip/{name}", np.empty(0, dtype=np.int64))
-        return {Skip(int(code)).says: count for code, count in Counter(codes[codes != 0].tolist()).items()}
+        return {Skip(int(code)).reason: count for code, count in Counter(codes[codes != 0].tolist()).items()}
 
     def advantage(self, method: str, over: str, column: Column) -> Interval | None:
         """Return by how much a method is better than another on the images that both have values for.

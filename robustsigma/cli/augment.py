@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from robustsigma.cli import images
-from robustsigma.data.loading import chosen, take
-from robustsigma.data.source import Source, fitted
+from robustsigma.data.loading import load_batch, subsample
+from robustsigma.data.source import DatasetSpec, adapt_to_model
 from robustsigma.device import best_device
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
@@ -23,7 +23,7 @@ from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail, integer
 from robustsigma.evaluation.progress import RunProgress
-from robustsigma.files import claim, output_folder, remove_leftovers, write_atomically
+from robustsigma.files import init_run_dir, output_folder, remove_leftovers, write_atomically
 from robustsigma.fingerprint import files, network
 from robustsigma.models import ModelCard
 from robustsigma.parser import new_parser, parse_trusting
@@ -53,7 +53,7 @@ def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and write the folder."""
     parser = new_parser("robustsigma augment", _DESCRIPTION)
     parser.add_argument("images", type=str, nargs="*", default=[], help="image files, or folders of them")
-    parser.add_argument("--source", type=Source | None, default=None, help="a dataset instead, such as Baggage")
+    parser.add_argument("--source", type=DatasetSpec | None, default=None, help="a dataset instead, such as Baggage")
     parser.add_argument("--split", type=str, default="train", help="of the dataset")
     parser.add_argument("--count", type=int, default=None, help="most images of the dataset, drawn by the seed")
     parser.add_argument("--label", type=str, default=None, help="class of the image files; predicted if not given")
@@ -66,7 +66,7 @@ def run(verb: str, arguments: list[str]) -> None:
 
 
 def _augment(found: Any, made: Any) -> None:
-    source: Source | None = made.source
+    source: DatasetSpec | None = made.source
     perturbation: Perturbation = made.perturbation
     if bool(found.images) == (source is not None):
         raise fail("images", "image files or --source, one of the two", "both" if found.images else "neither")
@@ -82,7 +82,7 @@ def _augment(found: Any, made: Any) -> None:
     }
     data = files(images.files(found.images)) if source is None else source.fingerprint()
     settings |= {"network": network(classifier.net, card.shape), "data": data}
-    claim(parts, {**settings, **code_of(found.allow, perturbation)})
+    init_run_dir(parts, {**settings, **code_of(found.allow, perturbation)})
     remove_leftovers(out)
     with RunProgress(len(batches), console) as progress:
         for number, load in enumerate(batches):
@@ -111,18 +111,18 @@ def _files(found: Any, card: ModelCard) -> Iterator[Any]:
     return ((lambda start=start: load(start)) for start in range(0, len(paths), _BATCH))
 
 
-def _split(found: Any, source: Source, card: ModelCard) -> Iterator[Any]:
+def _split(found: Any, source: DatasetSpec, card: ModelCard) -> Iterator[Any]:
     """Yield functions that load a batch of the dataset."""
-    source = fitted(source, card.classes, card.shape, card.geometry, "model")
-    Source.check_split(found.split)
+    source = adapt_to_model(source, card.classes, card.shape, card.geometry, "model")
+    DatasetSpec.check_split(found.split)
     if found.count is not None:
         integer("count", found.count, 1)
     dataset = source.split(found.split)
-    indices = chosen(len(dataset), found.count, found.seed)  # type: ignore[arg-type]
+    indices = subsample(len(dataset), found.count, found.seed)  # type: ignore[arg-type]
 
     def load(start: int) -> Item:
         part = indices[start : start + _BATCH]
-        return Item([f"{found.split}/{i}" for i in part], torch.tensor(part), *take(dataset, part))
+        return Item([f"{found.split}/{i}" for i in part], torch.tensor(part), *load_batch(dataset, part))
 
     return ((lambda start=start: load(start)) for start in range(0, len(indices), _BATCH))
 

@@ -115,14 +115,14 @@ def _albumentations(versions: Versions) -> Iterator[Hazard]:
         yield Hazard(
             "warning",
             "albumentationsx",
-            f"{versions['albumentationsx']} is under the AGPL or a commercial licence{both}",
+            f"{versions['albumentationsx']} is under the AGPL or a commercial license{both}",
             "pip uninstall albumentationsx albumentations, then pip install albumentations==2.0.8",
         )
     if release(versions.get("albumentations")) > _LAST_MIT:
         yield Hazard(
             "warning",
             "albumentations",
-            f"{versions['albumentations']} is later than 2.0.8, the last release under the MIT licence",
+            f"{versions['albumentations']} is later than 2.0.8, the last release under the MIT license",
             "pip install albumentations==2.0.8",
         )
 

@@ -20,11 +20,11 @@ from robustsigma.device import best_device
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail, near
 from robustsigma.evaluation.settings import describe
-from robustsigma.geometry import Geometry
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
 from robustsigma.models.named import is_saved
 from robustsigma.provenance import code_of
+from robustsigma.resize_crop import ResizeCrop
 from robustsigma.trust import check_model
 
 _PLAIN = Pretrained("a name")
@@ -94,11 +94,11 @@ def files(paths: Sequence[str]) -> list[Path]:
 
 
 def read(paths: Sequence[Path], card: ModelCard) -> Tensor:
-    """Return images (B, C, H, W) as the model takes them: the shorter side resized, the centre cropped."""
+    """Return images (B, C, H, W) as the model takes them: the shorter side resized, the center cropped."""
     channels, height, width = card.shape
     if height != width:
         raise fail("model", "one of square images", f"{height} x {width}")
-    fit: int | Geometry = card.geometry or height
+    fit: int | ResizeCrop = card.geometry or height
     dataset = FileDataset(paths, [0] * len(paths), fit, channels, name="images")
     return torch.stack([dataset[i][0] for i in range(len(paths))])
 

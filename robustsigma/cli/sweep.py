@@ -32,5 +32,5 @@ def run(verb: str, arguments: list[str]) -> int | None:
         if processes.first:
             print_sweep({"sweep": found.entries}, console)
             console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)
-        processes.meet("end")
+        processes.barrier("end")
     return status

@@ -10,7 +10,7 @@ from robustsigma.data.medmnist_source import MedMNIST
 from robustsigma.data.mnist5k import MNIST5k
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.saliency_bench import SaliencyBench
-from robustsigma.data.source import ArrayDataset, Batch, Source, Split
+from robustsigma.data.source import ArrayDataset, Batch, DatasetSpec, Split
 from robustsigma.data.torchvision_source import Torchvision
 from robustsigma.data.transforms import Albumentations
 
@@ -20,6 +20,7 @@ __all__ = [
     "Baggage",
     "Batch",
     "CorruptionArrays",
+    "DatasetSpec",
     "Datasets",
     "Digits",
     "ImageFolder",
@@ -28,7 +29,6 @@ __all__ = [
     "MedMNIST",
     "RobustDataModule",
     "SaliencyBench",
-    "Source",
     "Split",
     "Torchvision",
 ]

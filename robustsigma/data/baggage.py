@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustsigma.data.baggage_shapes import CLUTTER, ITEMS, Canvas, bag
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine.validation import integer
 
 _NAMES = tuple(ITEMS)
@@ -21,10 +21,10 @@ _WEIGHTS = np.array([weight for *_, weight in CLUTTER]) / sum(weight for *_, wei
 
 
 @dataclass(frozen=True)
-class Baggage(Source):
-    """Pseudo-coloured scans of bags, each with exactly one gun, knife, wrench, pair of pliers or scissors.
+class Baggage(DatasetSpec):
+    """Pseudo-colored scans of bags, each with exactly one gun, knife, wrench, pair of pliers or scissors.
 
-    Everything is translucent: colours follow Beer and Lambert's law for three materials. Image i of a split depends
+    Everything is translucent: colors follow Beer and Lambert's law for three materials. Image i of a split depends
     only on (seed, split, i, size), so that fewer images are a prefix of more. The datasets returned carry `masks`,
     True where the item absorbs; they are made once per process and shared, so do not write into them.
 

@@ -31,20 +31,20 @@ class Canvas:
 
     Args:
         size: side of the scan in pixels.
-        centre: where the object's origin lies, in sides of the scan.
+        center: where the object's origin lies, in sides of the scan.
         scale: length of the object's unit, in sides of the scan.
         angle: in-plane rotation in radians.
         squash: what is left of the object's y axis after it is tilted out of the plane; negative mirrors it.
     """
 
     def __init__(
-        self, size: int, centre: tuple[float, float], scale: float, angle: float = 0.0, squash: float = 1.0
+        self, size: int, center: tuple[float, float], scale: float, angle: float = 0.0, squash: float = 1.0
     ) -> None:
         self._factor = 4 if size <= 128 else 2
         side = size * self._factor
         cos, sin = scale * side * np.cos(angle), scale * side * np.sin(angle)
         self._matrix = np.array([[cos, sin], [-sin * squash, cos * squash]])
-        self._offset = np.array(centre) * side
+        self._offset = np.array(center) * side
         self._image = Image.new("RGB", (side, side))
         self._draw = ImageDraw.Draw(self._image)
 

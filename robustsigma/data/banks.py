@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from robustsigma.data.gathering import Share
-from robustsigma.data.sample_bank import SampleBank
+from robustsigma.data.sample_bank import StoredSamples
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Mixture, Perturbation, Perturbed, SigmaSample
 from robustsigma.engine.perturbations.mixture import part_seeds
-from robustsigma.engine.perturbations.sigma_sample import Bank
+from robustsigma.engine.perturbations.sigma_sample import SampleCache
 
 
-class Withdrawal(NamedTuple):
+class CacheStats(NamedTuple):
     """What the bank gave for a batch. B images.
 
     Attributes:
@@ -27,7 +27,7 @@ class Withdrawal(NamedTuple):
         wanted: images that were to become samples of a `SigmaSample` with a bank, int64 ().
         missing: wanted ones of which the bank had no sample, int64 ().
         expired: those whose sample was too old, int64 ().
-        relearnt: those whose sample had fooled the network, which classifies it right by now, int64 ().
+        stale: those whose sample had fooled the network, which classifies it right by now, int64 ().
         ages: sum of the ages of the served samples, in epochs, int64 ().
     """
 
@@ -35,20 +35,20 @@ class Withdrawal(NamedTuple):
     wanted: Tensor
     missing: Tensor
     expired: Tensor
-    relearnt: Tensor
+    stale: Tensor
     ages: Tensor
 
     @staticmethod
-    def empty(images: Tensor) -> Withdrawal:
+    def empty(images: Tensor) -> CacheStats:
         """Return that of a batch without wanted samples."""
         no = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         zero = no.sum()
-        return Withdrawal(no, zero, zero, zero, zero, zero)
+        return CacheStats(no, zero, zero, zero, zero, zero)
 
     @property
     def totals(self) -> Tensor:
-        """Wanted, served, expired and relearnt ones, and the sum of ages: int64 (5,)."""
-        return torch.stack([self.wanted, self.served.sum(), self.expired, self.relearnt, self.ages])
+        """Wanted, served, expired and stale ones, and the sum of ages: int64 (5,)."""
+        return torch.stack([self.wanted, self.served.sum(), self.expired, self.stale, self.ages])
 
 
 class Leaf(NamedTuple):
@@ -66,7 +66,7 @@ class Leaf(NamedTuple):
     perturbation: Perturbation
     rows: Tensor
     seeds: Tensor
-    rule: Bank | None = None
+    rule: SampleCache | None = None
 
 
 def unbanked(perturbation: Perturbation) -> Perturbation:
@@ -74,7 +74,7 @@ def unbanked(perturbation: Perturbation) -> Perturbation:
     if isinstance(perturbation, Mixture):
         parts = [replace(part, perturbation=unbanked(part.perturbation)) for part in perturbation.parts]
         return replace(perturbation, parts=parts)
-    return replace(perturbation, bank=None) if isinstance(perturbation, SigmaSample) else perturbation
+    return replace(perturbation, cache=None) if isinstance(perturbation, SigmaSample) else perturbation
 
 
 def leaves(perturbation: Perturbation, seeds: Tensor, draws: Tensor, name: str = "0") -> Iterator[Leaf]:
@@ -92,14 +92,14 @@ def leaves(perturbation: Perturbation, seeds: Tensor, draws: Tensor, name: str =
             part = perturbation.parts[number].perturbation
             for leaf in leaves(part, keys, part_seeds(draws[rows], number), f"{name}.{number}"):
                 yield leaf._replace(rows=rows[leaf.rows])
-    elif isinstance(perturbation, SigmaSample) and perturbation.bank is not None:
+    elif isinstance(perturbation, SigmaSample) and perturbation.cache is not None:
         rows = perturbation.walked(draws)
-        yield Leaf(name, replace(perturbation, fraction=1.0, bank=None), rows, seeds[rows], perturbation.bank)
+        yield Leaf(name, replace(perturbation, fraction=1.0, cache=None), rows, seeds[rows], perturbation.cache)
     else:
         yield Leaf(name, perturbation, torch.arange(len(seeds), device=seeds.device), seeds)
 
 
-class Banks:
+class SampleCaches:
     """The banks of a training: one for each `SigmaSample` with a bank in the training perturbation.
 
     An image is served from the bank where its perturbation would make a SIGMA sample and a recent one still fools the
@@ -115,7 +115,7 @@ class Banks:
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self.banks: dict[str, SampleBank] = {}
+        self.banks: dict[str, StoredSamples] = {}
         self.made_by: dict[str, str] = {}  # which perturbation made a bank's samples, by the name of the bank
         self._loaded: dict[str, dict[str, Tensor]] = {}
         self._loaded_by: dict[str, str] = {}
@@ -145,7 +145,7 @@ class Banks:
         epoch: int,
         share: Share | None = None,
         counted: Tensor | None = None,
-    ) -> tuple[Perturbed, Withdrawal]:
+    ) -> tuple[Perturbed, CacheStats]:
         """Perturb a batch, with samples from the banks; see `Perturbation.apply`.
 
         Args:
@@ -166,23 +166,23 @@ class Banks:
         found = list(leaves(perturbation, seeds, seeds))
         ages = [leaf.rule.max_age for leaf in found if leaf.rule is not None]
         if not ages:
-            return perturbation.apply(classifier, images, labels, seed=seeds), Withdrawal.empty(images)
+            return perturbation.apply(classifier, images, labels, seed=seeds), CacheStats.empty(images)
         found = list(leaves(perturbation, seeds, self._draws(indices, epoch, max(ages) + 1)))
         own = torch.ones_like(indices, dtype=torch.bool) if counted is None else counted
         banked = [(self._bank(f, f.rule), f.rows[own[f.rows]]) for f in found if f.rule is not None]
-        result, withdrawal = self._withdraw(banked, classifier, images, labels, indices, epoch)
+        result, cache_stats = self._withdraw(banked, classifier, images, labels, indices, epoch)
         for leaf in found:
-            left = ~withdrawal.served[leaf.rows]
+            left = ~cache_stats.served[leaf.rows]
             rows = leaf.rows[left]
             if len(rows):
                 made = leaf.perturbation.apply(classifier, images[rows], labels[rows], seed=leaf.seeds[left])
                 result = result.put(rows, made)
         self._store(banked, result, classifier, images, labels, indices, epoch, share or Share())
-        return result, withdrawal
+        return result, cache_stats
 
     @staticmethod
     def _store(
-        banked: list[tuple[SampleBank, Tensor]],
+        banked: list[tuple[StoredSamples, Tensor]],
         result: Perturbed,
         classifier: Classifier,
         images: Tensor,
@@ -212,15 +212,15 @@ class Banks:
 
     def _withdraw(
         self,
-        found: list[tuple[SampleBank, Tensor]],
+        found: list[tuple[StoredSamples, Tensor]],
         classifier: Classifier,
         images: Tensor,
         labels: Tensor,
         indices: Tensor,
         epoch: int,
-    ) -> tuple[Perturbed, Withdrawal]:
+    ) -> tuple[Perturbed, CacheStats]:
         """Return the batch with the banks' sound samples in place, and the account."""
-        empty = Withdrawal.empty(images)
+        empty = CacheStats.empty(images)
         missing, expired = empty.missing, empty.expired
         parts: list[tuple[Tensor, ...]] = []
         for bank, wanted in found:
@@ -229,23 +229,23 @@ class Banks:
             missing, expired = missing + (~kept.has).sum(), expired + (~young).sum()
             if young.any():
                 parts.append((wanted[kept.has][young], *(column[young] for column in kept[1:])))
-        served, result, relearnt, ages = empty.served, Perturbed.plain(images), empty.relearnt, empty.ages
+        served, result, stale, ages = empty.served, Perturbed.plain(images), empty.stale, empty.ages
         if parts:
             at, age, fooled, samples = (torch.cat(column) for column in zip(*parts, strict=True))
             with classifier.frozen():
                 right = classifier.logits(samples).argmax(1) == labels[at]
             # One that never fooled the network, as its walk was too short, has nothing to relearn.
             good = ~(fooled & right)
-            relearnt, ages = (~good).sum(), age[good].sum()
+            stale, ages = (~good).sum(), age[good].sum()
             served = served.index_fill(0, at[good], True)
             result = result.put(at[good], Perturbed.plain(samples[good]))
         asked = empty.wanted + sum(len(wanted) for _, wanted in found)
-        return result, Withdrawal(served, asked, missing, expired, relearnt, ages)
+        return result, CacheStats(served, asked, missing, expired, stale, ages)
 
-    def _bank(self, leaf: Leaf, rule: Bank) -> SampleBank:
+    def _bank(self, leaf: Leaf, rule: SampleCache) -> StoredSamples:
         name = leaf.name
         if name not in self.banks:
-            self.banks[name], self.made_by[name] = SampleBank(rule), repr(leaf.perturbation)
+            self.banks[name], self.made_by[name] = StoredSamples(rule), repr(leaf.perturbation)
             if self._loaded_by.get(name, self.made_by[name]) != self.made_by[name]:
                 told = "is of another perturbation; it is dropped"
                 warnings.warn(f"ckpt_path: the checkpoint's bank of {leaf.perturbation} {told}", stacklevel=2)

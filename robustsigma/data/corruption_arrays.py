@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine.validation import choice, fail
 
 _SEVERITIES = 5
 
 
 @dataclass(frozen=True)
-class CorruptionArrays(Source):
+class CorruptionArrays(DatasetSpec):
     """One corruption of CIFAR-10-C, CIFAR-100-C or arrays like them (Hendrycks and Dietterich, 2019), as test images.
 
     A source and no perturbation: the files hold other images, not a function of clean ones. Files are never fetched.

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from robustsigma.data.class_index import class_names
 from robustsigma.data.files import BROKEN, to_tensor
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine.validation import channels_last, extent, fail, target_range
 
 _GREY = ("1", "L", "LA", "La")  # modes of PIL, beside those that begin with an I, such as "I;16"
@@ -24,7 +24,7 @@ class Items(Dataset[tuple[Tensor, int]]):
 
     Args:
         inner: its items are (image, label), the image a float tensor (C, H, W) in [0, 1], a uint8 tensor (C, H, W) or a
-            PIL image. It may have the methods `mask(index)` and `alternatives(index)` of `Source.split`.
+            PIL image. It may have the methods `mask(index)` and `alternatives(index)` of `DatasetSpec.split`.
         name: of the dataset, for errors.
         classes: number of classes.
         shape: (C, H, W) of every image, or () for that of the first one.
@@ -69,13 +69,13 @@ class Items(Dataset[tuple[Tensor, int]]):
 
     def _image(self, image: Any, name: str) -> Tensor:
         if isinstance(image, Image.Image):
-            grey = image.mode in _GREY or image.mode.startswith("I")
-            # A grey image among coloured ones is made one of them; colour is never dropped.
-            channels = 1 if grey and self.shape[:1] != (3,) else 3
+            gray = image.mode in _GREY or image.mode.startswith("I")
+            # A gray image among colored ones is made one of them; color is never dropped.
+            channels = 1 if gray and self.shape[:1] != (3,) else 3
             try:
                 return to_tensor(image, channels, None)
             except BROKEN as error:
-                raise fail(name, "a readable image, grey or RGB, of 8 or 16 bits", error) from error
+                raise fail(name, "a readable image, gray or RGB, of 8 or 16 bits", error) from error
         if not isinstance(image, Tensor):
             told = "; torchvision.transforms.v2.functional.to_image makes a tensor of it"
             got = type(image).__name__ + (told if isinstance(image, np.ndarray) else "")
@@ -94,7 +94,7 @@ class Items(Dataset[tuple[Tensor, int]]):
         return int(label)
 
 
-class Datasets(Source):
+class Datasets(DatasetSpec):
     """Datasets of your own, such as torch's and torchvision's: they need a length, and items (image, label) by index.
 
     An image is a float tensor (C, H, W) in [0, 1], a uint8 tensor (C, H, W) or a PIL image; all have one shape. A label

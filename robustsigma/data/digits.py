@@ -14,7 +14,7 @@ from robustsigma.data.ten_digits import TenDigits
 
 @dataclass(frozen=True)
 class Digits(TenDigits):
-    """Scikit-learn's 1,797 grey digits, stratified into 1,197, 200 and 400.
+    """Scikit-learn's 1,797 gray digits, stratified into 1,197, 200 and 400.
 
     Args:
         seed: of the split.

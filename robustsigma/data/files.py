@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.geometry import Geometry
+from robustsigma.resize_crop import ResizeCrop
 
 # Formats that Pillow recognizes but does not decode, or only through another program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -25,13 +25,13 @@ _OF_SYSTEMS = {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def to_tensor(image: Image.Image, channels: int, size: int | Geometry | None, *, squeeze: bool = False) -> Tensor:
+def to_tensor(image: Image.Image, channels: int, size: int | ResizeCrop | None, *, squeeze: bool = False) -> Tensor:
     """Return a PIL image as float (channels, H, W) in [0, 1].
 
     Args:
-        image: of any mode; 16-bit grey is scaled, transparency dropped.
+        image: of any mode; 16-bit gray is scaled, transparency dropped.
         channels: 1 or 3.
-        size: the shorter side is resized to it and the centre cropped, or None to keep the image as it is; or how
+        size: the shorter side is resized to it and the center cropped, or None to keep the image as it is; or how
             to resize and crop.
         squeeze: both sides are resized to `size` instead, whatever their ratio, and nothing is cropped.
 
@@ -48,7 +48,7 @@ def to_tensor(image: Image.Image, channels: int, size: int | Geometry | None, *,
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image = image.convert("L" if channels == 1 else "RGB")
-    if isinstance(size, Geometry):
+    if isinstance(size, ResizeCrop):
         image = size.apply(image)
     elif size is not None and image.size != (size, size):
         resize = Image.Image.resize if squeeze else ImageOps.fit
@@ -148,11 +148,11 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Sequence[int], size: int | Geometry, channels: int, *, name: str = "root"
+        self, paths: Sequence[Path], labels: Sequence[int], size: int | ResizeCrop, channels: int, *, name: str = "root"
     ) -> None:
         self.paths, self.labels, self.channels, self.name = list(paths), list(labels), channels, name
         self.fit = size
-        self.size = size.size if isinstance(size, Geometry) else size
+        self.size = size.size if isinstance(size, ResizeCrop) else size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -166,7 +166,7 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
 
     def tensor(self, image: Image.Image) -> Tensor:
         """Return an opened image as float (channels, size, size) in [0, 1]."""
-        if not isinstance(self.fit, Geometry):  # a network's accuracy is of what its own resizing gives, to the bit
+        if not isinstance(self.fit, ResizeCrop):  # a network's accuracy is of what its own resizing gives, to the bit
             image.draft("L" if self.channels == 1 else "RGB", (2 * self.size, 2 * self.size))
         return to_tensor(ImageOps.exif_transpose(image), self.channels, self.fit)
 
@@ -176,7 +176,7 @@ D = TypeVar("D", bound=FileDataset)
 F = TypeVar("F")
 
 
-def readable(files: Sequence[F], make: Callable[[list[F]], D], skip_broken: bool) -> D:
+def verify_images(files: Sequence[F], make: Callable[[list[F]], D], skip_broken: bool) -> D:
     """Return a dataset whose images have all been decoded once.
 
     Args:

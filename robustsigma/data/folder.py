@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from robustsigma.data.class_folders import Tree, read_tree, skipped_files, uncovered
 from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, class_names
-from robustsigma.data.files import FileDataset, Files, readable, scan
+from robustsigma.data.files import FileDataset, Files, scan, verify_images
 from robustsigma.data.masked import MaskedFiles, partners
-from robustsigma.data.source import Source, Split
+from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.engine.validation import fail, integer
 from robustsigma.fingerprint import files as fingerprint_of_files
-from robustsigma.geometry import Geometry
+from robustsigma.resize_crop import ResizeCrop
 
 _SIDE = 64
 
@@ -108,7 +108,7 @@ def check_channels(channels: int) -> None:
 
 
 @dataclass(frozen=True)
-class ImageFolder(Source):
+class ImageFolder(DatasetSpec):
     """Images on disk, one subfolder per class, or the same inside train/, val/ and test/.
 
     Split folders are recognized by any common name in upper or lower case: train or training; val, valid, validation
@@ -126,15 +126,15 @@ class ImageFolder(Source):
 
     Args:
         root: the folder.
-        size: the shorter side is resized to it and the centre cropped. None is 64; or, where the images are for a
+        size: the shorter side is resized to it and the center cropped. None is 64; or, where the images are for a
             network that was trained elsewhere, as it wants them.
-        channels: 3 for colour, 1 for grey.
+        channels: 3 for color, 1 for gray.
         val_fraction: share of images, or of train/ where there is no val/, that becomes "val".
         test_fraction: share of images that becomes "test" where there is no test/; 1 has all as "test", for networks
             that were trained elsewhere.
         seed: of the split.
         skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError.
-        masks: folder of grey masks, white on the object that decides the label, or None. A mask has the subfolders,
+        masks: folder of gray masks, white on the object that decides the label, or None. A mask has the subfolders,
             the name (whatever its suffix) and the size of its image and is resized and cropped as that is, which
             makes its edges soft; with a `geometry`, to the nearest pixel. Nobody marked an image without a mask: its
             mask is all zero. An unreadable mask is an error even with `skip_broken`.
@@ -152,7 +152,7 @@ class ImageFolder(Source):
     seed: int = 0
     skip_broken: bool = False
     masks: str | None = None
-    geometry: Geometry | None = None
+    geometry: ResizeCrop | None = None
     class_list: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -169,7 +169,7 @@ class ImageFolder(Source):
         """Names of the classes: those given, or the class folders', sorted."""
         return self._folders if self.class_list is None else self.class_list
 
-    def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> ImageFolder:
+    def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> ImageFolder:
         """Return the same images with the network's geometry and classes, where these are not given."""
         fit = self.geometry or (geometry if self.size is None else None)
         if self.class_list is not None:
@@ -183,7 +183,7 @@ class ImageFolder(Source):
     def shape(self) -> tuple[int, int, int]:
         """(channels, size, size)."""
         fit = self._fit
-        size = fit.size if isinstance(fit, Geometry) else fit
+        size = fit.size if isinstance(fit, ResizeCrop) else fit
         return self.channels, size, size
 
     @property
@@ -195,7 +195,7 @@ class ImageFolder(Source):
         return super().splits if "train" in parts else tuple(split for split in super().splits if split in parts)
 
     @property
-    def _fit(self) -> int | Geometry:
+    def _fit(self) -> int | ResizeCrop:
         return self.geometry or self.size or _SIDE
 
     def split(self, split: Split) -> FileDataset:
@@ -205,8 +205,8 @@ class ImageFolder(Source):
             raise fail("root", f"images for {split!r} in {self.root}", "none")
         by_split, masks = self._read
         if self.masks is None:
-            return readable(by_split[split], self._dataset, self.skip_broken)
-        masked = readable(
+            return verify_images(by_split[split], self._dataset, self.skip_broken)
+        masked = verify_images(
             by_split[split], lambda part: MaskedFiles(*_unzip(part), self._fit, self.channels, masks), self.skip_broken
         )
         for index in range(len(masked)):

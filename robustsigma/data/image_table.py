@@ -12,16 +12,16 @@ from typing import Any
 
 from robustsigma.data.class_folders import split_name, uncovered
 from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, class_names
-from robustsigma.data.files import FileDataset, is_visible, readable
+from robustsigma.data.files import FileDataset, is_visible, verify_images
 from robustsigma.data.folder import by_shares, check_channels, check_settings
 from robustsigma.data.masked import MaskedFiles
-from robustsigma.data.source import Source, Split
+from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.data.table_rows import Columns, Listed, read_table
 from robustsigma.engine.validation import fail
 from robustsigma.fingerprint import files
-from robustsigma.geometry import Geometry
+from robustsigma.resize_crop import ResizeCrop
 
-_DEFAULT = Geometry(224, 256)
+_DEFAULT = ResizeCrop(224, 256)
 Row = tuple[Listed, tuple[int, ...]]
 
 
@@ -44,7 +44,7 @@ class TableFiles(_Alternatives, FileDataset):
         channels: 1 or 3.
     """
 
-    def __init__(self, rows: Sequence[Row], geometry: Geometry, channels: int) -> None:
+    def __init__(self, rows: Sequence[Row], geometry: ResizeCrop, channels: int) -> None:
         super().__init__([row.path for row, _ in rows], [right[0] for _, right in rows], geometry, channels)
         self.right = [right for _, right in rows]
 
@@ -58,14 +58,14 @@ class MaskedTableFiles(_Alternatives, MaskedFiles):
         channels: 1 or 3.
     """
 
-    def __init__(self, rows: Sequence[Row], geometry: Geometry, channels: int) -> None:
+    def __init__(self, rows: Sequence[Row], geometry: ResizeCrop, channels: int) -> None:
         masks = [row.mask for row, _ in rows]
         super().__init__([row.path for row, _ in rows], [right[0] for _, right in rows], geometry, channels, masks)
         self.right = [right for _, right in rows]
 
 
 @dataclass(frozen=True)
-class ImageTable(Source):
+class ImageTable(DatasetSpec):
     """Images of a folder that a CSV file lists: a row for each, with the columns `file` and `label`.
 
     A label is the index of a class, its WordNet identifier (where there are ImageNet's 1,000 classes) or its name.
@@ -85,7 +85,7 @@ class ImageTable(Source):
         masks: the same of masks.
         file_column: of the images.
         label_column: of the labels.
-        mask_column: of grey masks, white on the object that decides the label, or None; an empty cell is an image
+        mask_column: of gray masks, white on the object that decides the label, or None; an empty cell is an image
             that nobody marked. A mask has the size of its image and is resized and cropped as that is, to the nearest
             pixel.
         split_column: of "train", "val" or "test" (or another word for one, as in `ImageFolder`), or None.
@@ -93,7 +93,7 @@ class ImageTable(Source):
             images are for; without one, the names in the table, sorted, or numbers where the labels are indices.
         geometry: how images are resized and cropped. None does it as the network wants that they are for; without
             one, 224 pixels of 256.
-        channels: 3 for colour, 1 for grey.
+        channels: 3 for color, 1 for gray.
         val_fraction: share of images, or of "train" rows where no row is "val", that becomes "val".
         test_fraction: share of images that becomes "test" where there is no `split_column`.
         seed: of the split.
@@ -109,7 +109,7 @@ class ImageTable(Source):
     mask_column: str | None = None
     split_column: str | None = None
     class_list: tuple[str, ...] | None = None
-    geometry: Geometry | None = None
+    geometry: ResizeCrop | None = None
     channels: int = 3
     val_fraction: float = 0.1
     test_fraction: float = 1.0
@@ -145,7 +145,7 @@ class ImageTable(Source):
         """The splits that have images."""
         return tuple(split for split in super().splits if self._parts[split])
 
-    def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> ImageTable:
+    def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> ImageTable:
         """Return the same images with the network's class names and geometry, where these are not given."""
         names = tuple(classes) if self.class_list is None else self.class_list
         return dataclasses.replace(self, class_list=names, geometry=self.geometry or geometry)
@@ -155,11 +155,11 @@ class ImageTable(Source):
         self.check_split(split)
         if split not in self.splits:
             raise fail("split", f"images for {split!r} in {self._path}", "none")
-        found = self._labelled[split]
+        found = self._labeled[split]
         geometry = self.geometry or _DEFAULT
         if self.mask_column is None:
-            return readable(found, lambda part: TableFiles(part, geometry, self.channels), self.skip_broken)
-        masked = readable(found, lambda part: MaskedTableFiles(part, geometry, self.channels), self.skip_broken)
+            return verify_images(found, lambda part: TableFiles(part, geometry, self.channels), self.skip_broken)
+        masked = verify_images(found, lambda part: MaskedTableFiles(part, geometry, self.channels), self.skip_broken)
         for place in range(len(masked)):
             masked.mask(place)
         return masked
@@ -194,7 +194,7 @@ class ImageTable(Source):
         return rows
 
     @cached_property
-    def _labelled(self) -> dict[Split, list[Row]]:
+    def _labeled(self) -> dict[Split, list[Row]]:
         """The rows by split. It warns once of what a user may not expect."""
         index = ClassIndex(self.classes)
         found: dict[Split, list[Row]] = {

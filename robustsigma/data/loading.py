@@ -74,7 +74,7 @@ class KeySampler(DistributedSampler[Any]):
         return super().__len__() if self.shuffle else len(range(self.rank, len(self.indices), self.num_replicas))
 
 
-def take(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+def load_batch(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return images (n, C, H, W) and labels (n,) of a dataset whose items are (image, int label)."""
     if isinstance(dataset, ArrayDataset):
         return dataset.batch(indices)
@@ -82,7 +82,7 @@ def take(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor]
     return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
 
 
-def take_masks(dataset: Dataset[Any], indices: Sequence[int]) -> Tensor | None:
+def load_masks(dataset: Dataset[Any], indices: Sequence[int]) -> Tensor | None:
     """Return the masks of some images: float (n, H, W) in [0, 1], 1 on the object that decides the label.
 
     Args:
@@ -119,7 +119,7 @@ class KeyedDataset(Dataset[Batch]):
         """Return a batch."""
         keys = [key if isinstance(key, Key) else Key(0, key) for key in asked]
         indices = [key.image for key in keys]
-        images, labels = take(self.dataset, indices)
+        images, labels = load_batch(self.dataset, indices)
         at = torch.tensor(indices)
         if self.augment is not None:
             seeds = noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at).tolist()
@@ -212,7 +212,7 @@ def loader(
     )
 
 
-def chosen(count: int, most: int | None, seed: int) -> list[int]:
+def subsample(count: int, most: int | None, seed: int) -> list[int]:
     """Return all of `count` indices, or `most` of them at random, in order."""
     if most is None or most >= count:
         return list(range(count))

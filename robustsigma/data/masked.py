@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustsigma.data.files import BROKEN, FileDataset
 from robustsigma.engine.validation import fail
-from robustsigma.geometry import Geometry
+from robustsigma.resize_crop import ResizeCrop
 
 _ORIENTATION = 0x0112  # EXIF's number of the tag; 5 to 8 swap the sides
 
@@ -33,7 +33,7 @@ class MaskedFiles(FileDataset):
         self,
         paths: Sequence[Path],
         labels: Sequence[int],
-        size: int | Geometry,
+        size: int | ResizeCrop,
         channels: int,
         masks: Mapping[Path, Path] | Sequence[Path | None],
     ) -> None:
@@ -48,7 +48,7 @@ class MaskedFiles(FileDataset):
         try:
             return read_mask(path, self.paths[index], self.fit)
         except BROKEN as error:
-            expected = f"a grey image of the size of {self.paths[index]} at {path}"
+            expected = f"a gray image of the size of {self.paths[index]} at {path}"
             raise fail("masks", expected, error) from error
 
 
@@ -84,20 +84,20 @@ def partners(images: Sequence[Path], root: Path, masks: Sequence[Path], folder: 
     return found
 
 
-def read_mask(path: Path, image: Path, size: int | Geometry) -> Tensor:
+def read_mask(path: Path, image: Path, size: int | ResizeCrop) -> Tensor:
     """Return a mask, resized and cropped as its image is.
 
     Args:
-        path: of the mask, a grey image: white is marked, black is not, grey is in between.
+        path: of the mask, a gray image: white is marked, black is not, gray is in between.
         image: whose mask it is; both have the same width and height.
-        size: the shorter side is resized to it and the centre cropped, bilinear, so that edges become soft; or how to
+        size: the shorter side is resized to it and the center cropped, bilinear, so that edges become soft; or how to
             resize and crop, to the nearest pixel.
 
     Returns:
         float (size, size) in [0, 1].
 
     Raises:
-        ValueError: colours, transparency, numbers 0 and 1 where 255 is white, or another size than the image's. Like
+        ValueError: colors, transparency, numbers 0 and 1 where 255 is white, or another size than the image's. Like
             an unreadable file's (`BROKEN`), it says what is wrong and not where.
     """
     with Image.open(path) as file:
@@ -106,7 +106,7 @@ def read_mask(path: Path, image: Path, size: int | Geometry) -> Tensor:
         wanted = file.size[::-1] if file.getexif().get(_ORIENTATION, 1) in range(5, 9) else file.size
     if values.shape[::-1] != wanted:
         raise ValueError(f"{values.shape[1]} x {values.shape[0]} pixels instead of {wanted[0]} x {wanted[1]}")
-    if isinstance(size, Geometry):
+    if isinstance(size, ResizeCrop):
         values = np.array(size.of_mask(Image.fromarray(values)))
     elif wanted != (size, size):
         values = np.array(ImageOps.fit(Image.fromarray(values), (size, size), Image.Resampling.BILINEAR))
@@ -121,7 +121,7 @@ def _grey(image: Image.Image) -> NDArray[np.float32]:
         if array[..., 3].min() < 255:
             raise ValueError("transparency")
         if (array[..., :3] != array[..., :1]).any():
-            raise ValueError("colours")
+            raise ValueError("colors")
         array = array[..., 0]
     if array.max() == 1:
         raise ValueError(f"the numbers 0 and 1 only; {white} is white")

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from robustsigma.data.class_index import class_names
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine.validation import fail
 
 _SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class MedMNIST(Source):
+class MedMNIST(DatasetSpec):
     """A file of MedMNIST v2 (Yang et al., 2023) with one label an image, such as pathmnist.npz or bloodmnist_64.npz.
 
     It holds `SPLIT_images`, uint8 (N, H, W) or (N, H, W, 3), and `SPLIT_labels`, (N, 1), for each split; other files

@@ -17,12 +17,12 @@ from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset
 
 from robustsigma.data.attacked import AttackedNetwork
-from robustsigma.data.banks import Banks, unbanked
+from robustsigma.data.banks import SampleCaches, unbanked
 from robustsigma.data.datasets import Datasets
 from robustsigma.data.gathering import Share
-from robustsigma.data.loading import KeyedDataset, KeySampler, ResumableLoader, chosen, loader
+from robustsigma.data.loading import KeyedDataset, KeySampler, ResumableLoader, loader, subsample
 from robustsigma.data.ramp import Ramp
-from robustsigma.data.source import Batch, Source, Split
+from robustsigma.data.source import Batch, DatasetSpec, Split
 from robustsigma.data.transforms import Albumentations
 from robustsigma.device import wait
 from robustsigma.engine import noise, validation
@@ -45,7 +45,8 @@ class RobustDataModule(pl.LightningDataModule):
     The LightningModule has an attribute `classifier`, a `robustsigma.Classifier`.
 
     Where the training perturbation has a `SigmaSample` with a bank, its samples are kept here by the image's index,
-    and in checkpoints. An image then keeps its part of a `Mixture` for some epochs, see `robustsigma.data.banks.Banks`.
+    and in checkpoints. An image then keeps its part of a `Mixture` for some epochs, see
+    `robustsigma.data.banks.SampleCaches`.
     With an `augment`, a sample of the bank is that of the image as it was augmented when it was made.
 
     A training resumed from a checkpoint, also from one of the middle of an epoch, continues with the batches that were
@@ -62,8 +63,8 @@ class RobustDataModule(pl.LightningDataModule):
     has BatchNorm whose statistics are not shared (`sync_batchnorm` of the Trainer) or dropout.
 
     Args:
-        dataset: where images come from, a `robustsigma.data.Source`; `robustsigma.data.Datasets` makes one of torch's
-            datasets.
+        dataset: where images come from, a `robustsigma.data.DatasetSpec`; `robustsigma.data.Datasets` makes one of
+            torch's datasets.
         train_perturbation: of training batches; use `Mixture` to perturb a share of each. None leaves them clean.
         conditions: name and perturbation of each test condition; None is {"clean": Identity()}.
         val_conditions: the same for validation.
@@ -81,7 +82,7 @@ class RobustDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        dataset: Source,
+        dataset: DatasetSpec,
         *,
         train_perturbation: Perturbation | None = None,
         conditions: Mapping[str, Perturbation] | None = None,
@@ -95,8 +96,10 @@ class RobustDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not isinstance(dataset, Source):
-            raise validation.fail("dataset", "a robustsigma.data.Source, such as Datasets(…)", type(dataset).__name__)
+        if not isinstance(dataset, DatasetSpec):
+            raise validation.fail(
+                "dataset", "a robustsigma.data.DatasetSpec, such as Datasets(…)", type(dataset).__name__
+            )
         for name, value, kind in (
             ("train_perturbation", train_perturbation, Perturbation),
             ("ramp", ramp, Ramp),
@@ -117,10 +120,10 @@ class RobustDataModule(pl.LightningDataModule):
         self.num_workers = validation.integer("num_workers", num_workers, 0)
         self.limits = dict(limits or {})
         for split, most in self.limits.items():
-            Source.check_split(split)
+            DatasetSpec.check_split(split)
             self.limits[split] = validation.integer(f"limits[{split!r}]", most, 1)
         self.seed = validation.integer("seed", seed, 0)
-        self.banks = Banks(self.seed)
+        self.banks = SampleCaches(self.seed)
         self._training: ResumableLoader | None = None
         self._resumed: dict[str, Any] | None = None
         self._data: dict[str, Any] | None = None  # fingerprint of the training images of the bank
@@ -153,7 +156,7 @@ class RobustDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Forget another training."""
         if stage == "fit":
-            self.banks, self._training, self._resumed, self._data = Banks(self.seed), None, None, None
+            self.banks, self._training, self._resumed, self._data = SampleCaches(self.seed), None, None, None
         self._attacked, self._watched = AttackedNetwork(), ("", -1)
 
     def teardown(self, stage: str) -> None:
@@ -192,11 +195,11 @@ class RobustDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of training images, shuffled anew in each epoch."""
         self._training = self._loader(self.split("train"), "train")
-        # Lightning tells a loader itself, but not where the optimiser asked how many batches there are.
+        # Lightning tells a loader itself, but not where the optimizer asked how many batches there are.
         resumed, self._resumed = self._resumed, None
         before, self._data = self._data, None
         if before is not None and self._fingerprint(self._training) != before:
-            self.banks, self._data = Banks(self.seed), None
+            self.banks, self._data = SampleCaches(self.seed), None
             warnings.warn("ckpt_path: the checkpoint's bank is of other training images; it is dropped", stacklevel=2)
         if resumed:
             self._training.load_state_dict(resumed)
@@ -248,7 +251,7 @@ class RobustDataModule(pl.LightningDataModule):
         return self._keyed_loader(dataset, self._chosen(dataset, split), split)
 
     def _chosen(self, dataset: Dataset[Any], split: Split) -> list[int]:
-        return chosen(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
+        return subsample(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
 
     def _keyed_loader(self, dataset: Dataset[Any], indices: list[int], split: Split) -> ResumableLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -303,12 +306,12 @@ class RobustDataModule(pl.LightningDataModule):
         if self.reports_network:
             classifier.checked = True
         x, y, indices = batch.images, batch.labels, batch.indices
-        withdrawal = None
+        cache_stats = None
         wait(x.device)  # for the step before, whose time this is not; perturbing waits for it too
         start = time.perf_counter()
         if trainer.training:
             share = Share(trainer.global_rank, trainer.world_size)
-            made, withdrawal = self.banks.apply(
+            made, cache_stats = self.banks.apply(
                 perturbation,
                 classifier,
                 x,
@@ -329,7 +332,7 @@ class RobustDataModule(pl.LightningDataModule):
             exact = str(trainer.precision).startswith(("32", "64"))
             self._attacked.watch(trainer.lightning_module, classifier, made.images, step, exact=exact)
         return batch._replace(
-            images=made.images, clean=x, made=made, condition=name, seconds=seconds, withdrawal=withdrawal
+            images=made.images, clean=x, made=made, condition=name, seconds=seconds, cache_stats=cache_stats
         )
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from robustsigma.data.annotations import Row, is_name, read_rows
 from robustsigma.data.class_folders import read_classes, skipped_notes, uncovered
-from robustsigma.data.files import FileDataset, Files, Found, readable, scan, subfolders, to_tensor
+from robustsigma.data.files import FileDataset, Files, Found, scan, subfolders, to_tensor, verify_images
 from robustsigma.data.folder import by_shares, check_settings
 from robustsigma.data.masked import area_average
-from robustsigma.data.source import Source, Split
+from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.engine.validation import fail, several
 from robustsigma.fingerprint import files as fingerprint_of_files
 
@@ -49,7 +49,7 @@ class AnnotatedFiles(FileDataset):
 
 
 @dataclass(frozen=True)
-class SaliencyBench(Source):
+class SaliencyBench(DatasetSpec):
     """A folder in the published layout of Saliency-Bench (Zhang et al., arXiv 2310.08537, xaidataset.github.io).
 
     All of its datasets have it, such as nodules in the lung (the SIGMA paper's Disease-XAI) and prohibited items in
@@ -59,7 +59,7 @@ class SaliencyBench(Source):
     columns `img_idx`, the name of an image's file, and `attention`, a two-dimensional JSON array of numbers in [0, 1],
     which spans the whole image. An image without a row is one that nobody marked: its mask is all zero. Images are
     squeezed to a square and never turned by what EXIF says, as in the benchmark's own loader, since annotations follow
-    the stored pixels; grey images become colour, transparency is dropped. Annotations are resized by area average and
+    the stored pixels; gray images become color, transparency is dropped. Annotations are resized by area average and
     stay soft: metrics decide from where on a pixel counts as marked. The benchmark splits 60:20:20 at random and does
     not publish its split; this one is stratified and derives from the seed.
 
@@ -111,7 +111,7 @@ class SaliencyBench(Source):
         """Return the images of one split with their masks, read from disk as they are asked for."""
         self.check_split(split)
         by_split, rows = self._read
-        dataset = readable(by_split[split], lambda part: AnnotatedFiles(part, self.size, rows), self.skip_broken)
+        dataset = verify_images(by_split[split], lambda part: AnnotatedFiles(part, self.size, rows), self.skip_broken)
         for row in dataset.rows:
             if row is not None:
                 row.numbers()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustsigma.engine.perturbations.sigma_sample import Bank
+from robustsigma.engine.perturbations.sigma_sample import SampleCache
 
 _NONE = -1
 _KEPT = ("owners", "made", "fooled", "images")
@@ -30,7 +30,7 @@ class Recalled(NamedTuple):
     images: Tensor
 
 
-class SampleBank:
+class StoredSamples:
     """The last sample of each image, with the epoch in which it was made.
 
     Memory: C·H·W bytes an image in uint8 (3 kB at 3x32x32, 12 kB at 3x64x64, 147 kB at 3x224x224), twice that in
@@ -40,7 +40,7 @@ class SampleBank:
         rule: how long a sample is kept, and how.
     """
 
-    def __init__(self, rule: Bank) -> None:
+    def __init__(self, rule: SampleCache) -> None:
         self.rule = rule
         self.slots = torch.full((0,), _NONE)  # by index in the dataset
         self.owners = torch.zeros(0, dtype=torch.int64)  # by slot, as the next three

@@ -1,4 +1,4 @@
-"""What a dataset is here: a frozen description (`Source`) that makes three splits of images in [0, 1]."""
+"""What a dataset is here: a frozen description (`DatasetSpec`) that makes three splits of images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.banks import Withdrawal
+from robustsigma.data.banks import CacheStats
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, near
 from robustsigma.fingerprint import items
-from robustsigma.geometry import Geometry
+from robustsigma.resize_crop import ResizeCrop
 
 Split = Literal["train", "val", "test"]
 
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
         made: how `images` came about, or None on the way from the loader.
         condition: name of what was done to the images.
         seconds: the perturbation took, on the host's clock.
-        withdrawal: what the bank of SIGMA samples gave, or None outside training.
+        cache_stats: what the bank of SIGMA samples gave, or None outside training.
         repeated: bool (B,), True where the image only fills up a process's share and does not count; None if all do.
     """
 
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     made: Perturbed | None = None
     condition: str = "clean"
     seconds: float = 0.0
-    withdrawal: Withdrawal | None = None
+    cache_stats: CacheStats | None = None
     repeated: Tensor | None = None
 
     @property
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
         if self.made is None:
             return torch.zeros(len(self.labels), dtype=torch.bool, device=self.labels.device)
         found = self.made.searched & self.changed
-        return found if self.withdrawal is None else found | self.withdrawal.served
+        return found if self.cache_stats is None else found | self.cache_stats.served
 
     @property
     def counted(self) -> Tensor:
@@ -99,7 +99,7 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         return self.images[at].float() / 255, self.labels[at]
 
 
-class Source(Settings, ABC):
+class DatasetSpec(Settings, ABC):
     """A dataset described by hyper-parameters; subclasses are frozen dataclasses, so a YAML file can name one.
 
     `split` may be called more than once and in several processes; equal sources give equal images.
@@ -109,7 +109,7 @@ class Source(Settings, ABC):
             it to the network that they are for.
     """
 
-    geometry: Geometry | None = None
+    geometry: ResizeCrop | None = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -130,7 +130,7 @@ class Source(Settings, ABC):
         """Return the images of "train", "val" or "test": items are (float (C, H, W) in [0, 1], int label).
 
         Where somebody marked the object that decides the label, the dataset says so in `masks` (an `ArrayDataset`) or
-        through a method `mask(index)`, float (H, W) in [0, 1]; `robustsigma.data.loading.take_masks` reads both.
+        through a method `mask(index)`, float (H, W) in [0, 1]; `robustsigma.data.loading.load_masks` reads both.
         Where an image may rightly be called by several classes, a method `alternatives(index)` returns all of them,
         and the label is the first.
         """
@@ -148,7 +148,7 @@ class Source(Settings, ABC):
         """
         return {"classes": list(self.classes), **{name: items(self.split(name)) for name in self.splits}}
 
-    def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> Source:
+    def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> DatasetSpec:
         """Return this dataset as a trained network takes it, or itself where it leaves nothing open.
 
         Args:
@@ -165,9 +165,9 @@ class Source(Settings, ABC):
             raise fail("split", f"one of {', '.join(get_args(Split))}", repr(split) + near(split, get_args(Split)))
 
 
-def fitted(
-    source: Source, classes: Sequence[str], shape: tuple[int, int, int], geometry: Geometry | None, name: str
-) -> Source:
+def adapt_to_model(
+    source: DatasetSpec, classes: Sequence[str], shape: tuple[int, int, int], geometry: ResizeCrop | None, name: str
+) -> DatasetSpec:
     """Return a dataset as a trained network takes it.
 
     Args:
@@ -180,7 +180,7 @@ def fitted(
     Raises:
         ValueError: a dataset of other images or classes.
     """
-    found = source.for_network(classes, geometry)
+    found = source.adapt_to_model(classes, geometry)
     theirs, ours = tuple(classes), found.classes
     if found.shape != shape or len(theirs) != len(ours):
         raise fail(name, f"a model of {found.shape} and {len(ours)} classes", f"{shape} and {len(theirs)} classes")

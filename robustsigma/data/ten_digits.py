@@ -9,13 +9,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustsigma.data.folder import stratified
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine.validation import integer
 
 
 @dataclass(frozen=True)
-class TenDigits(Source):
-    """Grey digits held in memory, split at random with every class in proportion.
+class TenDigits(DatasetSpec):
+    """Gray digits held in memory, split at random with every class in proportion.
 
     Args:
         seed: of the split.

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 
 from robustsigma.data.files import to_tensor
 from robustsigma.data.folder import check_fraction, stratified
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine.validation import fail, integer
-from robustsigma.geometry import Geometry
+from robustsigma.resize_crop import ResizeCrop
 
 
 class WrappedDataset(Dataset[tuple[Tensor, int]]):
@@ -32,7 +32,9 @@ class WrappedDataset(Dataset[tuple[Tensor, int]]):
         fit: side to resize and crop to, or how to, or None to leave images as they are.
     """
 
-    def __init__(self, inner: Any, indices: list[int], shape: tuple[int, int, int], fit: int | Geometry | None) -> None:
+    def __init__(
+        self, inner: Any, indices: list[int], shape: tuple[int, int, int], fit: int | ResizeCrop | None
+    ) -> None:
         self.inner, self.indices, self.shape, self.fit = inner, indices, shape, fit
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class WrappedDataset(Dataset[tuple[Tensor, int]]):
 
 
 @dataclass(frozen=True)
-class Torchvision(Source):
+class Torchvision(DatasetSpec):
     """A dataset of `torchvision.datasets` whose constructor takes `train` or `split`.
 
     "test" is the dataset's own test images, or its validation images where it publishes no others; "val" is taken
@@ -57,7 +59,7 @@ class Torchvision(Source):
         dataset: class name, such as CIFAR10, FashionMNIST or Imagenette.
         root: folder of the files.
         download: fetch them if they are missing.
-        size: the shorter side is resized to it and the centre cropped; None keeps images that are all of one size, or
+        size: the shorter side is resized to it and the center cropped; None keeps images that are all of one size, or
             has them as a network wants that was trained elsewhere.
         val_fraction: share of the training images that becomes "val".
         seed: of that choice.
@@ -70,7 +72,7 @@ class Torchvision(Source):
     size: int | None = None
     val_fraction: float = 0.1
     seed: int = 0
-    geometry: Geometry | None = None
+    geometry: ResizeCrop | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and self.geometry is not None:
@@ -101,14 +103,14 @@ class Torchvision(Source):
         channels = 1 if image.mode in ("1", "L") else 3
         if self._fit is None:
             return channels, image.height, image.width
-        size = self._fit.size if isinstance(self._fit, Geometry) else self._fit
+        size = self._fit.size if isinstance(self._fit, ResizeCrop) else self._fit
         return channels, size, size
 
     @property
-    def _fit(self) -> int | Geometry | None:
+    def _fit(self) -> int | ResizeCrop | None:
         return self.geometry or self.size
 
-    def for_network(self, classes: Sequence[str], geometry: Geometry | None) -> Torchvision:
+    def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> Torchvision:
         """Return the same images with the network's geometry, where no size is given."""
         return self if self._fit is not None else dataclasses.replace(self, geometry=geometry)
 

@@ -93,7 +93,7 @@ def inspect_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -
     classifier = as_classifier(classifier)
     validation.images(images, classifier.bounds)
     with classifier.frozen():
-        x = classifier.admit(images)
+        x = classifier.prepare_input(images)
         at = validation.target(labels, x, "labels")
         classifier.check_target(at, x, "labels")
         logits = classifier.logits(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def sizes(count: int, most: int) -> list[int]:
+def split_sizes(count: int, most: int) -> list[int]:
     """Return the sizes of the fewest parts of `count` items: of `most` each, the last two even where little is left."""
     full, rest = divmod(count, most)
     if full == 0 or rest == 0:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustsigma.engine import validation
-from robustsigma.engine.chunks import sizes
+from robustsigma.engine.chunks import split_sizes
 from robustsigma.engine.precision import full_precision, tf32
 from robustsigma.engine.validation import choice, fail, integer, target_range
 
@@ -357,7 +357,7 @@ class Classifier(nn.Module):
         self._refuse_cycle()
         return super().state_dict(*args, **kwargs)
 
-    def admit(self, images: Tensor) -> Tensor:
+    def prepare_input(self, images: Tensor) -> Tensor:
         """Return a copy that may enter autograd, in at least single precision and in bounds; call inside `frozen()`.
 
         Inference tensors cannot enter autograd: a copy made outside inference mode can.
@@ -376,7 +376,7 @@ class Classifier(nn.Module):
 
     def score(self, images: Tensor, target: Tensor, of: Score = "prob") -> Tensor:
         """Return the target's score (B,) without a graph, chunked; call inside `frozen()`."""
-        return pick(self.logits(images), target, of)
+        return target_score(self.logits(images), target, of)
 
     def score_and_gradient(self, images: Tensor, target: Tensor, of: Score = "logit") -> tuple[Tensor, Tensor]:
         """Return logits (B, K) and the gradient (B, C, H, W) of the target's score; call inside `frozen()`.
@@ -384,7 +384,7 @@ class Classifier(nn.Module):
         The logits come from the same forward pass as the gradient. Gradients are of the sum over the batch, so
         each image's own, and never reach `.grad`.
         """
-        return self.gradient_of(lambda logits, at: pick(logits, at, of).sum(), images, target)
+        return self.gradient_of(lambda logits, at: target_score(logits, at, of).sum(), images, target)
 
     def loss_gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, K) and the gradient (B, C, H, W) of the summed cross-entropy; call inside `frozen()`."""
@@ -460,7 +460,7 @@ class Classifier(nn.Module):
     def _in_chunks(run: Callable[..., Any], size: int, *tensors: Tensor) -> Any:
         if len(tensors[0]) <= size:
             return run(*tensors)
-        lengths = sizes(len(tensors[0]), size)
+        lengths = split_sizes(len(tensors[0]), size)
         parts = [run(*chunk) for chunk in zip(*(t.split(lengths) for t in tensors), strict=True)]
         if isinstance(parts[0], tuple):
             return tuple(torch.cat(column) for column in zip(*parts, strict=True))
@@ -561,7 +561,7 @@ def at_least_single(values: Tensor) -> Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
-def pick(logits: Tensor, target: Tensor, of: Score) -> Tensor:
+def target_score(logits: Tensor, target: Tensor, of: Score) -> Tensor:
     """Return the target's score (B,) from logits (B, K): the logit, the log-softmax or the softmax.
 
     The log-softmax is taken from the margin z_c - logsumexp of the other logits, whose logistic function the softmax

@@ -88,7 +88,7 @@ def tf32() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def same_bits() -> Iterator[None]:
+def deterministic() -> Iterator[None]:
     """Let a GPU use algorithms for convolutions and attention that give the same bits each time.
 
     Resumable runs need this, so that a resumed run ends as an uninterrupted one. The gradients of adaptive pooling

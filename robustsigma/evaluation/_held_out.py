@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset, Subset
 
-from robustsigma.data.loading import chosen
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.loading import subsample
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine import validation
-from robustsigma.geometry import Geometry
+from robustsigma.resize_crop import ResizeCrop
 
 
 @dataclass(frozen=True)
-class HeldOut(Source):
+class HeldOut(DatasetSpec):
     """Another dataset, in which images of validation, or of training, stand for those of test.
 
     Args:
@@ -27,7 +27,7 @@ class HeldOut(Source):
         images: at most, drawn at random; of the training images no more than a fifth.
     """
 
-    source: Source
+    source: DatasetSpec
     part: Literal["val", "train"] = "val"
     images: int = 400
 
@@ -46,7 +46,7 @@ class HeldOut(Source):
         return self.source.shape
 
     @property
-    def geometry(self) -> Geometry | None:  # type: ignore[override]  # it stands in the base class as an attribute
+    def geometry(self) -> ResizeCrop | None:  # type: ignore[override]  # it stands in the base class as an attribute
         """That of the dataset."""
         return self.source.geometry
 
@@ -74,10 +74,10 @@ class HeldOut(Source):
         most = min(self.images, count if self.part == "val" else count // 5)
         if most < 1:
             raise validation.fail("source", f"images in {self.part!r} to hold out, 5 or more of training", count)
-        return chosen(count, most, 0)
+        return subsample(count, most, 0)
 
 
-def held_out(source: Source, images: int) -> HeldOut:
+def held_out(source: DatasetSpec, images: int) -> HeldOut:
     """Return a dataset judged on its validation images, or on training images if it has none of validation."""
     return HeldOut(source, "val" if len(source.split("val")) else "train", images)  # type: ignore[arg-type]
 

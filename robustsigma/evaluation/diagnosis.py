@@ -16,7 +16,7 @@ from torch import Tensor
 from robustsigma.engine import noise
 from robustsigma.engine.checks import Soundness, inspect_classifier
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise, Perturbation, SquareSearch
+from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise, Perturbation, Square
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.settings import Checks, describe
 from robustsigma.evaluation.threat import LINF, ball, step_size
@@ -43,7 +43,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class AttackCheckResults:
     """What was found on one model.
 
     Attributes:
@@ -73,7 +73,7 @@ class Diagnosis:
         write_atomically(path, buffer.getvalue())
 
     @staticmethod
-    def read(path: Path, checks: Checks) -> Diagnosis | None:
+    def read(path: Path, checks: Checks) -> AttackCheckResults | None:
         """Read what `write` wrote, or return None if that is not there or was of other checks."""
         if not path.is_file():
             return None
@@ -89,11 +89,11 @@ class Diagnosis:
                 right[what, condition] = values
             elif kind == "curve":
                 curves[name] = Curve(found[f"eps|{name}"], values, float(found[f"most|{name}"]))
-        return Diagnosis(found["rows"], Soundness(**said["soundness"]), right, curves, said["classes"])
+        return AttackCheckResults(found["rows"], Soundness(**said["soundness"]), right, curves, said["classes"])
 
 
 @dataclass(frozen=True)
-class Examination:
+class AttackChecks:
     """One model and the images that it is examined on.
 
     Args:
@@ -118,7 +118,7 @@ class Examination:
     clean: str
     classes: int
 
-    def run(self, checks: Checks, step: Callable[[int, int], None]) -> Diagnosis:
+    def run(self, checks: Checks, step: Callable[[int, int], None]) -> AttackCheckResults:
         """Make every check that is asked for, and tell how many of them are done."""
         right: dict[tuple[str, str], Right] = {}
         curves: dict[str, Curve] = {}
@@ -133,7 +133,7 @@ class Examination:
         for done, (name, attack) in enumerate(curved, 2 + len(single)):
             curves[name] = self._curve(name, attack)
             step(done, total)
-        return Diagnosis(self.rows, soundness, right, curves, self.classes)
+        return AttackCheckResults(self.rows, soundness, right, curves, self.classes)
 
     def _single(self, checks: Checks) -> Iterator[tuple[str, str, Perturbation]]:
         searched: dict[float, str] = {}
@@ -147,7 +147,7 @@ class Examination:
                 yield NOISE, name, GaussianNoise(size)
             bounded = ball(attack)
             if checks.queries and bounded and bounded[0] == LINF and searched.setdefault(bounded[1], name) == name:
-                yield SEARCH, name, SquareSearch(bounded[1], checks.queries)
+                yield SEARCH, name, Square(bounded[1], checks.queries)
 
     def _right(self, perturbation: Perturbation, name: str) -> Right:
         seeds = noise.image_seeds(0, "test", name, 0, self.indices)

@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 
 from robustsigma.device import best_device
-from robustsigma.engine.precision import same_bits
+from robustsigma.engine.precision import deterministic
 from robustsigma.evaluation import results as numbers
 from robustsigma.evaluation.curves import curve_entries
-from robustsigma.evaluation.diagnosis import Diagnosis
+from robustsigma.evaluation.diagnosis import AttackCheckResults
 from robustsigma.evaluation.findings import findings, title
 from robustsigma.evaluation.flags import run_flags
 from robustsigma.evaluation.illustrations import Pictures, default_attributors, illustrate
@@ -32,7 +32,7 @@ from robustsigma.provenance import Provenance
 from robustsigma.report import RobustnessReport, print_table, write_report
 
 
-@same_bits()
+@deterministic()
 def evaluate(
     settings: Evaluation,
     out: str | Path,
@@ -69,12 +69,12 @@ def evaluate(
             run.store.adopt_model(settings.each_seed[0], BASE, swept.base)
         return run
 
-    run = processes.first_then_others("evaluation", begin)
+    run = processes.main_process_first("evaluation", begin)
     pictures: list[Pictures] = []
     run.run_and(("pictures for the report", lambda step: pictures.append(_pictures(run, step))))
     if processes.first:
         _report(run, swept, provenance, Path(out), *pictures[0])
-    processes.meet("report")
+    processes.barrier("report")
     return RobustnessReport(Path(out) / "report.html", json.loads((Path(out) / "results.json").read_text("utf-8")))
 
 
@@ -148,7 +148,7 @@ def collect(run: Run, sweep: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     }
 
 
-def _diagnoses(run: Run) -> dict[str, list[Diagnosis]]:
+def _diagnoses(run: Run) -> dict[str, list[AttackCheckResults]]:
     """Return the diagnoses of every regime that has them for all seeds."""
     found = {r.id: [run.diagnosis(seed, r) for seed in run.settings.each_seed] for r in run.regimes}
     return {name: [one for one in each if one is not None] for name, each in found.items() if None not in each}

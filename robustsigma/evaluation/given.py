@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustsigma.data.source import Source, fitted
+from robustsigma.data.source import DatasetSpec, adapt_to_model
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models import Architecture, ModelCard
@@ -17,10 +17,10 @@ _WEIGHTS = "architecture.weights"
 MEAN, STD = (0.5,), (0.25,)  # of a network that is trained here
 
 
-def completed(settings: Evaluation) -> Evaluation:
+def resolve_settings(settings: Evaluation) -> Evaluation:
     """Return settings that leave nothing open, or refuse them before anything is trained or attacked.
 
-    Normalisation is what a network was trained with, and where it is taken as it is (`training.epochs: 0`) the labels
+    Normalization is what a network was trained with, and where it is taken as it is (`training.epochs: 0`) the labels
     are its logits. Settings that are complete come back as they are.
 
     Args:
@@ -28,12 +28,12 @@ def completed(settings: Evaluation) -> Evaluation:
 
     Raises:
         ValueError: a training that the dataset has no images for, a network of other classes, or one of which nobody
-            says how its images were normalised.
+            says how its images were normalized.
     """
     _check_training_images(settings)
     card = _card(settings.architecture)
-    mean, std = _normalisation(settings, card)
-    return dataclasses.replace(settings, mean=mean, std=std, source=_labelled(settings, card))
+    mean, std = _normalization(settings, card)
+    return dataclasses.replace(settings, mean=mean, std=std, source=_labeled(settings, card))
 
 
 def _check_training_images(settings: Evaluation) -> None:
@@ -58,7 +58,7 @@ def _card(architecture: Architecture) -> ModelCard | None:
     return read_card(Path(str(architecture.weights)), _WEIGHTS)
 
 
-def _normalisation(settings: Evaluation, card: ModelCard | None) -> tuple[Sequence[float], Sequence[float]]:
+def _normalization(settings: Evaluation, card: ModelCard | None) -> tuple[Sequence[float], Sequence[float]]:
     mean, std, architecture = settings.mean, settings.std, settings.architecture
     if mean is not None and std is not None:
         return mean, std
@@ -71,22 +71,24 @@ def _normalisation(settings: Evaluation, card: ModelCard | None) -> tuple[Sequen
     known = published(architecture.name, architecture.weights)
     if known is not None:
         return statistics(known, architecture.arguments)
-    told = "the numbers that images were normalised with in its training (--mean, --std)"
+    told = "the numbers that images were normalized with in its training (--mean, --std)"
     raise fail("mean and std", told, f"none for {architecture.weights or architecture.name}, which does not say them")
 
 
-def _labelled(settings: Evaluation, card: ModelCard | None) -> Source:
+def _labeled(settings: Evaluation, card: ModelCard | None) -> DatasetSpec:
     """Return the dataset with its labels as a network's logits, where the network is taken as it is."""
     source, architecture = settings.source, settings.architecture
     if settings.training.epochs:  # it learns the labels as they are
         return source
     if card is not None:
-        found = fitted(source, card.classes, card.shape, card.geometry, _WEIGHTS)
+        found = adapt_to_model(source, card.classes, card.shape, card.geometry, _WEIGHTS)
     elif architecture.weights == PUBLISHED:
         known = published(architecture.name)
         assert known is not None
-        found = source.for_network(known.classes, known.geometry)
-        found = fitted(found, known.classes, found.shape, known.geometry, _WEIGHTS)  # it takes images of any size
+        found = source.adapt_to_model(known.classes, known.geometry)
+        found = adapt_to_model(
+            found, known.classes, found.shape, known.geometry, _WEIGHTS
+        )  # it takes images of any size
     else:
         return source
     # One that only says what was so anyway is no other dataset, for a folder that goes on.

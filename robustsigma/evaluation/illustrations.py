@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.loading import take, take_masks
+from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.data.source import ArrayDataset
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor, IntegratedGradients
@@ -57,7 +57,7 @@ def illustrate(
     """
     indices = torch.tensor(first_of_each_class(dataset, classes))
     device = next(classifier.parameters()).device
-    x, y = (part.to(device) for part in take(dataset, indices.tolist()))
+    x, y = (part.to(device) for part in load_batch(dataset, indices.tolist()))
     sections: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     parts: list[Callable[[], Pictures]] = [
@@ -70,7 +70,7 @@ def illustrate(
         section, array = part()
         sections |= section
         arrays |= array
-    masks = take_masks(dataset, indices.tolist())
+    masks = load_masks(dataset, indices.tolist())
     if masks is not None:
         arrays["masks"] = (masks >= 0.5).numpy()
     return sections, arrays

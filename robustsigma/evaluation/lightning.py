@@ -37,7 +37,7 @@ def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
 
 @contextmanager
 def seeded(seed: int, name: str) -> Iterator[None]:
-    """Seed the global generators, which initialisers and dropout draw from, and give them back as they were."""
+    """Seed the global generators, which initializers and dropout draw from, and give them back as they were."""
     devices = range(torch.cuda.device_count())
     key = int(noise.fold(torch.tensor([seed]), name)[0])
     with torch.random.fork_rng(devices=devices):

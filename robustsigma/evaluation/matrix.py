@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robustsigma.engine.metrics import Interval, paired_difference, share_interval
 from robustsigma.engine.perturbations import Identity
-from robustsigma.evaluation.diagnosis import Diagnosis
+from robustsigma.evaluation.diagnosis import AttackCheckResults
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.run import ADAPTIVE, Column, Regime
 from robustsigma.evaluation.threat import ball
@@ -48,7 +48,7 @@ class Matrix:
         columns: Sequence[Column],
         cells: dict[tuple[str, str], list[Outcomes]],
         seeds: Sequence[int],
-        diagnoses: Mapping[str, Sequence[Diagnosis]] | None = None,
+        diagnoses: Mapping[str, Sequence[AttackCheckResults]] | None = None,
         falls: Mapping[str, Sequence[Fall]] | None = None,
     ) -> None:
         self.regimes, self.columns, self.cells, self.seeds = regimes, columns, cells, seeds

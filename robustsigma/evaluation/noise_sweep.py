@@ -16,16 +16,16 @@ from robustsigma.engine import validation
 from robustsigma.engine.metrics import mean_interval, paired_difference, share_interval
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.perturbations import GaussianNoise
-from robustsigma.engine.precision import same_bits
+from robustsigma.engine.precision import deterministic
 from robustsigma.evaluation._held_out import held_out
-from robustsigma.evaluation.given import completed
+from robustsigma.evaluation.given import resolve_settings
 from robustsigma.evaluation.lightning import quiet
 from robustsigma.evaluation.matrix import Table
 from robustsigma.evaluation.progress import RunProgress
 from robustsigma.evaluation.run import BASE, TRANSFER, Regime, Run, kept
 from robustsigma.evaluation.settings import Evaluation, Sweep
 from robustsigma.evaluation.store import Store
-from robustsigma.files import claim, read_settings, write_atomically
+from robustsigma.files import init_run_dir, read_settings, write_atomically
 from robustsigma.processes import Processes
 
 FOLDER = "sweep"
@@ -90,7 +90,7 @@ class SweepRun(Run):
                 title = f"sweep of std, {trial.id.replace('_', ' ')}"
                 self.finish_training(seed, trial, title, progress)
                 self.finish_tests(seed, trial, title, progress)
-            self.processes.meet("trials")
+            self.processes.barrier("trials")
 
     def best(self) -> dict[Which, float]:
         """Return the best standard deviation of each swept regime."""
@@ -128,7 +128,7 @@ class SweepRun(Run):
         return {**names, **of, "columns": columns, "best": best, "rows": rows}
 
 
-@same_bits()
+@deterministic()
 def sweep_noise(
     settings: Evaluation,
     out: Path,
@@ -150,7 +150,7 @@ def sweep_noise(
         ValueError: settings that cannot be run (see `completed`); or `out` holds an evaluation of others, or of a
             standard deviation that is not swept.
     """
-    settings = completed(settings)
+    settings = resolve_settings(settings)
     if settings.sweep is None:
         return Swept(settings, [])
     sweep, processes = settings.sweep, processes or Processes()
@@ -159,7 +159,7 @@ def sweep_noise(
         _refuse_others(settings, sweep, out, allow)
         return SweepRun(settings, sweep, out / FOLDER, console, processes, allow)
 
-    run = processes.first_then_others("sweep", begin)
+    run = processes.main_process_first("sweep", begin)
     run.run()
     entries, table = run.entries(), out / FOLDER / "table.json"
     if processes.first:
@@ -210,4 +210,4 @@ def _refuse_others(settings: Evaluation, sweep: Sweep, out: Path, allow: Sequenc
     for protocol, name in settings.swept:
         own = ((retraining.get(protocol) or {}).get(name) or {}).get("std")
         possible[protocol, name] = next((std for std in sweep.stds if std == own), sweep.stds[0])
-    claim(out, kept(_with(settings, possible), allow))
+    init_run_dir(out, kept(_with(settings, possible), allow))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.source import Batch
-from robustsigma.engine.classifier import pick
+from robustsigma.engine.classifier import target_score
 from robustsigma.engine.metrics import PerSample, linf, rmse, ssim
 from robustsigma.evaluation.parts import Parts
 from robustsigma.files import read_arrays, write_atomically
@@ -153,7 +153,7 @@ def measure(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
     return {
         "labels": batch.labels,
         "predictions": logits.argmax(1),
-        "confidences": pick(logits.float(), batch.labels, "prob"),
+        "confidences": target_score(logits.float(), batch.labels, "prob"),
         "top": logits.float().softmax(1).amax(1),
         "searched": batch.made.searched,
         "converged": batch.made.converged,

@@ -162,7 +162,7 @@ def _bank(made: dict[str, Any]) -> dict[str, float] | None:
     wanted, served = made.get("wanted", 0), made.get("served", 0)
     if not wanted:
         return None
-    shares = {name: made[name] / wanted for name in ("expired", "relearnt")}
+    shares = {name: made[name] / wanted for name in ("expired", "stale")}
     return {"hit_rate": served / wanted, "mean_age": made["ages"] / served if served else 0.0, **shares}
 
 

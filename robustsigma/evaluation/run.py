@@ -16,15 +16,15 @@ from rich.console import Console
 from torch import nn
 
 from robustsigma.data.banks import unbanked
-from robustsigma.data.loading import Key, KeyedDataset, chosen, take
+from robustsigma.data.loading import Key, KeyedDataset, load_batch, subsample
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Identity, Mixture, Perturbation, Share
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.data import MadeImages, MatrixData
-from robustsigma.evaluation.diagnosis import Diagnosis, Examination
-from robustsigma.evaluation.given import completed
+from robustsigma.evaluation.diagnosis import AttackCheckResults, AttackChecks
+from robustsigma.evaluation.given import resolve_settings
 from robustsigma.evaluation.lightning import quiet, quiet_trainer, seeded
 from robustsigma.evaluation.outcomes import CellRecorder, Outcomes
 from robustsigma.evaluation.parts import EpochKeeper, Parts
@@ -129,7 +129,7 @@ class Run:
         processes: Processes | None = None,
         allow: Sequence[str] = (),
     ) -> None:
-        self.settings, self.console, self.processes = completed(settings), console, processes or Processes()
+        self.settings, self.console, self.processes = resolve_settings(settings), console, processes or Processes()
         self.store = Store(out, kept(self.settings, allow))
         self.regimes, self.columns = regimes(settings), columns(settings)
 
@@ -157,7 +157,7 @@ class Run:
                     with progress.job(f"{title}: checks of the attacks") as step:
                         found = self._diagnose(seed, regime, step)
                         found.write(self.store.diagnosis(seed, regime.id), checks)
-            self.processes.meet("regimes")
+            self.processes.barrier("regimes")
             if last is not None and self.processes.first:
                 name, work = last
                 with progress.job(name) as step:
@@ -189,10 +189,10 @@ class Run:
             with progress.job(f"{title}: {len(missing)} conditions") as step:
                 self._test(seed, regime, missing, step)
 
-    def diagnosis(self, seed: int, regime: Regime) -> Diagnosis | None:
+    def diagnosis(self, seed: int, regime: Regime) -> AttackCheckResults | None:
         """Return the checks of one model, or None if they were not made, or others were."""
         checks = self.settings.checks
-        return Diagnosis.read(self.store.diagnosis(seed, regime.id), checks) if checks.images else None
+        return AttackCheckResults.read(self.store.diagnosis(seed, regime.id), checks) if checks.images else None
 
     def train(self, seed: int, regime: Regime) -> None:
         """Train one model, if it is missing; a regime needs its base model."""
@@ -291,7 +291,7 @@ class Run:
         assert regime.perturbation is not None
         dataset = self.settings.source.split("train")
         start = time.perf_counter()
-        indices = chosen(len(dataset), self.settings.retraining.samples, seed)  # type: ignore[arg-type]
+        indices = subsample(len(dataset), self.settings.retraining.samples, seed)  # type: ignore[arg-type]
         device = best_device()
         classifier.to(device)
         keyed, parts = KeyedDataset(dataset, None, seed), self._sample_parts(seed, regime)
@@ -333,7 +333,7 @@ class Run:
     def _test_rest(self, seed: int, regime: Regime, columns: list[Column], recorder: CellRecorder, step: Step) -> None:
         """Test one model on the images that are not done."""
         most, done = self.settings.test_images, {c.id: len(recorder.parts[c.id]) for c in columns}
-        whole = len(chosen(len(self.settings.source.split("test")), most, 0))  # type: ignore[arg-type]
+        whole = len(subsample(len(self.settings.source.split("test")), most, 0))  # type: ignore[arg-type]
         for column in columns:
             if done[column.id] == whole:  # it was interrupted after the last image
                 recorder.hand_over(column.id)
@@ -351,15 +351,15 @@ class Run:
         trainer = quiet_trainer([recorder, BatchProgress(step)])
         trainer.test(self.model(seed, regime.id), datamodule=data, verbose=False)
 
-    def _diagnose(self, seed: int, regime: Regime, step: Step) -> Diagnosis:
+    def _diagnose(self, seed: int, regime: Regime, step: Step) -> AttackCheckResults:
         live = {c.id: c for c in self.columns if c.reading != TRANSFER}
         outcomes = {name: self.store.read_outcomes(seed, regime.id, name) for name in live}
         clean = next(name for name, column in live.items() if isinstance(column.perturbation, Identity))
         tested = outcomes[clean].indices
-        rows = np.array(chosen(len(tested), self.settings.checks.images, 0), np.int64)
+        rows = np.array(subsample(len(tested), self.settings.checks.images, 0), np.int64)
         device = best_device()
-        x, y = take(self.settings.source.split("test"), tested[rows].tolist())
-        examination = Examination(
+        x, y = load_batch(self.settings.source.split("test"), tested[rows].tolist())
+        examination = AttackChecks(
             self.model(seed, regime.id).classifier.to(device),
             x.to(device),
             y.to(device),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from robustsigma.data.baggage import Baggage
-from robustsigma.data.source import Source
+from robustsigma.data.source import DatasetSpec
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations import GaussianNoise, Identity, Perturbation
@@ -36,7 +36,7 @@ class Training(validation.Settings):
     augment: Albumentations | None = None
 
     def __post_init__(self) -> None:
-        _check_optimisation(self, least_epochs=0)
+        _check_optimization(self, least_epochs=0)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Retraining(validation.Settings):
         _check_perturbations("on_the_fly", self.on_the_fly)
         validation.integer("samples", self.samples, 1)
         validation.number("share", self.share, 0, 1, open_low=True)
-        _check_optimisation(self, least_epochs=1)
+        _check_optimization(self, least_epochs=1)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _check_perturbations(name: str, given: Mapping[str, Perturbation]) -> None:
         validation.instance(f"{name}.{key}", perturbation, Perturbation)
 
 
-def _check_optimisation(plan: Training | Retraining, *, least_epochs: int) -> None:
+def _check_optimization(plan: Training | Retraining, *, least_epochs: int) -> None:
     validation.integer("epochs", plan.epochs, least_epochs)
     validation.integer("batch_size", plan.batch_size, 1)
     validation.number("lr", plan.lr, 0, open_low=True)
@@ -160,7 +160,7 @@ class Evaluation(validation.Settings):
         sweep: of the Gaussian noise that regimes train on, before all else; None trains on the noise as it is given.
         seeds: of the trainings, or how many there are: 3 is [0, 1, 2]. Test images and their noise are the same for
             all.
-        mean: per channel, of the normalisation of images in [0, 1]. None is 0.5 for a network that is trained here
+        mean: per channel, of the normalization of images in [0, 1]. None is 0.5 for a network that is trained here
             from the start; for one with `architecture.weights` what their file says if it was saved here, or what is
             published beside a network of torchvision or timm. Of any other it has to be said.
         std: the same; None is 0.25 for a network that is trained here from the start.
@@ -169,7 +169,7 @@ class Evaluation(validation.Settings):
         num_workers: loading processes.
     """
 
-    source: Source = field(default_factory=Baggage)
+    source: DatasetSpec = field(default_factory=Baggage)
     architecture: Architecture = field(default_factory=Architecture)
     training: Training = field(default_factory=Training)
     retraining: Retraining = field(default_factory=Retraining)
@@ -184,7 +184,7 @@ class Evaluation(validation.Settings):
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind in (("source", Source), ("architecture", Architecture), ("training", Training),
+        for name, kind in (("source", DatasetSpec), ("architecture", Architecture), ("training", Training),
                            ("retraining", Retraining), ("checks", Checks)):  # fmt: skip
             validation.instance(name, getattr(self, name), kind)
         _check_perturbations("conditions", self.conditions)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.parts import Parts
-from robustsigma.files import claim, damaged, read_json, write_atomically
+from robustsigma.files import damaged, init_run_dir, read_json, write_atomically
 from robustsigma.models import ModelCard, load_model, save_model
 
 
@@ -29,7 +29,7 @@ class Store:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
-        claim(folder, settings)
+        init_run_dir(folder, settings)
 
     def model(self, seed: int, regime: str) -> Path:
         """Return the place of a model's weights."""

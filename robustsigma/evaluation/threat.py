@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from robustsigma.engine.perturbations import PGD, Identity, Perturbation, SigmaSample, SquareSearch, TorchAttack
+from robustsigma.engine.perturbations import PGD, Identity, Perturbation, SigmaSample, Square, TorchAttack
 from robustsigma.evaluation.settings import describe
 
 LINF, L2 = "L\u221e", "L2"
@@ -71,7 +71,7 @@ def uses_gradients(perturbation: Perturbation) -> bool:
     """Return whether a condition that depends on the model follows its gradients."""
     if isinstance(perturbation, TorchAttack):
         return perturbation.name not in _BLACK_BOX
-    return perturbation.depends_on_model and not isinstance(perturbation, (SigmaSample, SquareSearch))
+    return perturbation.depends_on_model and not isinstance(perturbation, (SigmaSample, Square))
 
 
 def parameters(perturbation: Perturbation) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from robustsigma import fingerprint
 from robustsigma.engine import validation
-from robustsigma.engine.perturbations.global_rng import lent
+from robustsigma.engine.perturbations.global_rng import temporary_seed
 from robustsigma.models.published import HALVES, PUBLISHED, TIMM, TORCHVISION, published, published_state, timm_builder
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.small import SmallCNN
@@ -49,7 +49,7 @@ class Architecture(validation.Settings):
             raise validation.fail("architecture.weights", told, f"{PUBLISHED} for {self.name}")
 
     def build(self, channels: int, classes: int) -> nn.Module:
-        """Return the network; fresh weights are drawn from the global generator as torch's initialisers do.
+        """Return the network; fresh weights are drawn from the global generator as torch's initializers do.
 
         Args:
             channels: of the images; passed on where the constructor takes `channels`, else it must be 3.
@@ -140,7 +140,7 @@ class Architecture(validation.Settings):
         if self.is_foreign:
             made = []
             for _ in range(2):
-                with lent(0):
+                with temporary_seed(0):
                     made.append(fingerprint.network(self.build(shape[0], classes), shape))
             if made[0]["weights"] != made[1]["weights"]:
                 if trained:
@@ -256,7 +256,7 @@ def meant(name: str) -> str:
 
 
 def _quirks(name: str, weights: str | None) -> dict[str, Any]:
-    """Return arguments without which Inception and GoogLeNet normalise twice, and return more than logits."""
+    """Return arguments without which Inception and GoogLeNet normalize twice, and return more than logits."""
     if name.removeprefix(TORCHVISION) not in HALVES:
         return {}
     return {"aux_logits": False, "transform_input": False, "init_weights": weights is None}

@@ -12,7 +12,6 @@ from torch import nn
 
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import Settings, fail, integer
-from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.outputs import count_logits
 from robustsigma.models.published import (
@@ -28,6 +27,7 @@ from robustsigma.models.published import (
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.saved import ModelCard
 from robustsigma.models.weights import fit_state, read_state
+from robustsigma.resize_crop import ResizeCrop
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Pretrained(Settings):
         classes: names by label; or how many there are; or a text file with a name in each line. None takes the
             published names, or numbers.
         geometry: how photographs are resized and cropped; None is the published one, or 224 pixels of 256.
-        mean: per channel, of the normalisation of images in [0, 1]; None is the published one.
+        mean: per channel, of the normalization of images in [0, 1]; None is the published one.
         std: the same.
         channels: of the images.
         padding: "same" for weights that come from TensorFlow, or None.
@@ -54,7 +54,7 @@ class Pretrained(Settings):
     weights: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
     classes: int | str | Sequence[str] | None = None
-    geometry: Geometry | None = None
+    geometry: ResizeCrop | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     channels: int = 3
@@ -78,13 +78,13 @@ class Pretrained(Settings):
         """
         known = published(self.name, self.weights)
         if known is None and self.mean is None:
-            told = "the numbers that images were normalised with in training, since none are published beside it"
+            told = "the numbers that images were normalized with in training, since none are published beside it"
             raise fail("mean and std", told, f"none for {self.name}")
         names, count = self._names()
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator and overwritten
             net = self._net(known, count)
         mean, std = self._statistics(known)
-        geometry = self.geometry or (Geometry(224, 256) if known is None else known.geometry)
+        geometry = self.geometry or (ResizeCrop(224, 256) if known is None else known.geometry)
         classifier = Classifier(net, mean=mean, std=std).eval()
         found = count_logits(classifier, (self.channels, geometry.size, geometry.size), "geometry")
         if count is not None and count != found:

@@ -14,8 +14,8 @@ import torchvision
 from torch import nn
 
 from robustsigma.engine.validation import fail, near
-from robustsigma.geometry import Geometry
 from robustsigma.models.weights import State, fit_state, quiet_unpickling
+from robustsigma.resize_crop import ResizeCrop
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
 PUBLISHED = "published"  # in the place of a file of weights
@@ -31,14 +31,14 @@ class Published(NamedTuple):
     Attributes:
         classes: names by label.
         geometry: of its images.
-        mean: of its normalisation.
-        std: of its normalisation.
+        mean: of its normalization.
+        std: of its normalization.
         arguments: that the constructor needs for these weights.
         entry: torchvision's description of the weights.
     """
 
     classes: tuple[str, ...]
-    geometry: Geometry
+    geometry: ResizeCrop
     mean: tuple[float, ...]
     std: tuple[float, ...]
     arguments: dict[str, Any]
@@ -58,7 +58,7 @@ def published(name: str, weights: str | None = None) -> Published | None:
 
 
 def statistics(known: Published, arguments: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std of a published network's normalisation, for the arguments that it is built with."""
+    """Return mean and std of a published network's normalization, for the arguments that it is built with."""
     if arguments.get("transform_input"):  # it is asked to undo ImageNet's statistics
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return known.mean, known.std
@@ -156,7 +156,7 @@ def _of_torchvision(name: str, weights: str | None) -> Published:
     if not hasattr(images, "crop_size") or not categories or not hasattr(images, "mean"):
         raise fail("model", "a torchvision model that classifies images", repr(name))
     size, resize = images.crop_size[0], images.resize_size[0]
-    geometry = Geometry(size, max(size, resize), images.interpolation.value)
+    geometry = ResizeCrop(size, max(size, resize), images.interpolation.value)
     mean, std = (((0.5,) * 3,) * 2) if name in HALVES else (tuple(images.mean), tuple(images.std))
     arguments = {"image_size": size} if name.startswith("vit_") else {}
     return Published(tuple(categories), geometry, mean, std, arguments, entry)
@@ -170,7 +170,7 @@ def _of_timm(name: str) -> Published:
     size = found.input_size[-1]
     share = found.crop_pct or 1.0
     names = imagenet_names() if found.num_classes == 1000 else tuple(map(str, range(found.num_classes)))
-    geometry = Geometry(size, max(size, math.floor(size / share)), found.interpolation)
+    geometry = ResizeCrop(size, max(size, math.floor(size / share)), found.interpolation)
     return Published(names, geometry, tuple(found.mean), tuple(found.std), {})
 
 

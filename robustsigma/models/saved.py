@@ -22,10 +22,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.files import write_atomically
-from robustsigma.geometry import Geometry
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.outputs import count_logits
 from robustsigma.models.weights import SUFFIX, first_infinite, plain_names, unwrapped
+from robustsigma.resize_crop import ResizeCrop
 
 _KEY = "robustsigma"
 _LARGEST = 4096  # channels, or pixels of a side
@@ -42,8 +42,8 @@ class ModelCard:
         architecture: how to build the network, or None where nobody said.
         classes: names by label.
         shape: (C, H, W) of the images it was trained on.
-        mean: of the normalisation.
-        std: of the normalisation.
+        mean: of the normalization.
+        std: of the normalization.
         geometry: how photographs are resized and cropped for it, or None where nobody said.
     """
 
@@ -52,7 +52,7 @@ class ModelCard:
     shape: tuple[int, int, int]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    geometry: Geometry | None = None
+    geometry: ResizeCrop | None = None
 
 
 def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
@@ -264,7 +264,7 @@ def _card(text: str | None, path: Path, name: str = "model") -> ModelCard:
             tuple(map(int, found["shape"])),  # type: ignore[arg-type]
             tuple(map(float, found["mean"])),
             tuple(map(float, found["std"])),
-            None if geometry is None else Geometry(**geometry),
+            None if geometry is None else ResizeCrop(**geometry),
         )
         _check(card)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

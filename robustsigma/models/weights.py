@@ -77,7 +77,7 @@ def read_state(path: str | Path, name: str = "weights") -> State:
 
 
 def _reason(error: Exception) -> str:
-    """Return in one line why a file could not be read, without torch's colours and its advice to run the code in it."""
+    """Return in one line why a file could not be read, without torch's colors and its advice to run the code in it."""
     code = _CODE.search(str(error))
     if code is not None:
         return f"it holds {code[1]}, which is code and is not run; of a network save net.state_dict()"

@@ -15,7 +15,7 @@ from robustsigma.report.validation import check_attribution
 
 GROUPS = {
     "faithfulness": ("Faithfulness", "does the network's output depend on what the map marks as important?"),
-    "localisation": ("Localization", "does the map lie on the object?"),
+    "localization": ("Localization", "does the map lie on the object?"),
     "consistency": ("Consistency", "does the map have the properties that its method promises?"),
     "cost": ("Cost", "what one map takes"),
 }

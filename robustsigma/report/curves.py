@@ -155,7 +155,7 @@ def _curve_panel(
     if x.size and np.nanmin(x) > 0 and np.nanmax(x) / np.nanmin(x) >= 30:
         axis.set_xscale("log")
     axis.margins(x=0.015)
-    median = {line.get("centre") for line in lines} == {"median"}
+    median = {line.get("center") for line in lines} == {"median"}
     side = label(curve.get("y_title") or "", 44) + (" (median)" if median else "")
     axis.set_title(label(curve["title"], 44), fontsize=10, fontweight="bold", loc="left", pad=6)
     axis.set_xlabel(label(curve.get("x_title") or "", 50), fontsize=8.5)

@@ -347,7 +347,7 @@ def _augmentation(results: dict[str, Any], names: dict[str, str]) -> TableLayout
     banked = any(entry.get("bank") for entry in entries)
     heads = ["Model", "Seed", "Samples", "Converged, %", "Mean steps", "Time"]
     heads += ["From the bank, %", "Mean age, epochs", "Too old, %", "Relearned, %"] * banked
-    writers = {"hit_rate": percent, "mean_age": number, "expired": percent, "relearnt": percent}
+    writers = {"hit_rate": percent, "mean_age": number, "expired": percent, "stale": percent}
     rows = []
     for entry in entries:
         bank = [write((entry.get("bank") or {}).get(key)) for key, write in writers.items()] * banked

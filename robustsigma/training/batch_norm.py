@@ -99,7 +99,7 @@ def single_values(images: Tensor) -> AbstractContextManager[Any]:
     return SingleValues() if len(images) == 1 else nullcontext()
 
 
-def apart(
+def split_forward(
     classifier: Classifier, images: Tensor, changed: Tensor, auxiliary: AuxiliaryNorms | None, *, whole: bool = False
 ) -> Tensor:
     """Return logits (B, K), clean and perturbed images in a forward pass each, the clean ones first.

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from robustsigma.data.banks import Withdrawal
+from robustsigma.data.banks import CacheStats
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import Classifier
@@ -39,7 +39,7 @@ class AugmentationTotals:
         wanted: SIGMA samples that a bank was asked for.
         served: those that came from it.
         expired: those of which it had one that was too old.
-        relearnt: those of which it had one that had fooled the network, which classifies it right by now.
+        stale: those of which it had one that had fooled the network, which classifies it right by now.
         ages: sum of the served samples' ages, in epochs.
     """
 
@@ -51,7 +51,7 @@ class AugmentationTotals:
     wanted: int = 0
     served: int = 0
     expired: int = 0
-    relearnt: int = 0
+    stale: int = 0
     ages: int = 0
 
     def __add__(self, other: AugmentationTotals) -> AugmentationTotals:
@@ -71,7 +71,7 @@ class AugmentationStatistics(pl.Callback):
     `augment_samples_per_second`, `augment_seconds`, and where a search was run `augment_converged` (the share that
     reached its goal) and `augment_steps` (mean). Where a bank was asked for SIGMA samples, `bank_hit_rate` (the share
     that came from it), `bank_mean_age` (of those, in epochs), and the shares that it had, but not for use:
-    `bank_expired` (too old) and `bank_relearnt` (classified right by now). `totals` holds the sums over all epochs.
+    `bank_expired` (too old) and `bank_relearned` (classified right by now). `totals` holds the sums over all epochs.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class AugmentationStatistics(pl.Callback):
         """Add a batch, without waiting for the device."""
         if batch.made is None or batch.clean is None:
             return
-        bank = Withdrawal.empty(batch.images) if batch.withdrawal is None else batch.withdrawal
+        bank = CacheStats.empty(batch.images) if batch.cache_stats is None else batch.cache_stats
         made = counts(batch.made, batch.clean) * batch.counted[:, None]
         sums = torch.cat([made.sum(0), bank.totals])
         self._counts = sums if self._counts is None else self._counts + sums
@@ -104,14 +104,14 @@ class AugmentationStatistics(pl.Callback):
         seconds = torch.tensor([self._seconds], dtype=torch.float64, device=where)
         sums = torch.cat([self._counts.to(where).double(), seconds])
         *whole, seconds = torch.as_tensor(trainer.strategy.reduce(sums, reduce_op="sum")).tolist()
-        samples, searched, converged, steps, wanted, served, expired, relearnt, ages = map(int, whole)
-        now = AugmentationTotals(samples, searched, converged, steps, seconds, wanted, served, expired, relearnt, ages)
+        samples, searched, converged, steps, wanted, served, expired, stale, ages = map(int, whole)
+        now = AugmentationTotals(samples, searched, converged, steps, seconds, wanted, served, expired, stale, ages)
         self.totals += now
         logged = {"augment_seconds": seconds, "augment_samples_per_second": now.samples / seconds if seconds else 0.0}
         if now.searched:
             logged |= {"augment_converged": now.converged / now.searched, "augment_steps": now.steps / now.searched}
         if now.wanted:
-            logged |= {f"bank_{name}": getattr(now, name) / now.wanted for name in ("expired", "relearnt")}
+            logged |= {f"bank_{name}": getattr(now, name) / now.wanted for name in ("expired", "stale")}
             logged["bank_hit_rate"] = now.served / now.wanted
         if now.served:
             logged["bank_mean_age"] = now.ages / now.served

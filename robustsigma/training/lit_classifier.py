@@ -23,7 +23,7 @@ from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.saved import rebuilt
 from robustsigma.models.weights import common_name, first_infinite, unwrapped
-from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, apart, single_values
+from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, single_values, split_forward
 from robustsigma.training.checkpoint_io import AtomicCheckpointIO
 from robustsigma.training.epoch_mean import EpochMean
 from robustsigma.training.sample_labels import SampleLabels
@@ -40,10 +40,10 @@ class LitClassifier(pl.LightningModule):
     BatchNorm normalizes a single value per channel (one image, seen as one pixel) by its running statistics.
 
     Args:
-        net: from normalised images to logits.
+        net: from normalized images to logits.
         mean: per channel, subtracted from images in [0, 1]; None is 0. A checkpoint's takes its place.
         std: per channel, divided by; None is 1. The same.
-        optimizer: makes the optimiser from the parameters.
+        optimizer: makes the optimizer from the parameters.
         schedule: "cosine" lets the learning rate fall to zero over the training, step by step; "constant" keeps it. A
             cosine over a loader without a length needs the Trainer's `max_steps`.
         label_smoothing: share of the label's weight that is spread over all classes.
@@ -82,7 +82,7 @@ class LitClassifier(pl.LightningModule):
             sample_labels = SampleLabels(**sample_labels)  # type: ignore[unreachable]
         validation.optional("sample_labels", sample_labels, SampleLabels)
         if not callable(optimizer):
-            raise fail("optimizer", "a callable that makes an optimiser from parameters", repr(optimizer)[:80])
+            raise fail("optimizer", "a callable that makes an optimizer from parameters", repr(optimizer)[:80])
         # The type says only what a command line can: a torch.dtype would be asked for as a class there.
         if gradient_dtype is not None and gradient_dtype is not torch.bfloat16:
             validation.choice("gradient_dtype", gradient_dtype, ("bfloat16", "tf32"))
@@ -209,7 +209,7 @@ class LitClassifier(pl.LightningModule):
                 logits = self(batch.images)
         else:
             several = self.trainer.world_size > 1
-            logits = apart(self.classifier, batch.images, batch.changed, self.auxiliary, whole=several)
+            logits = split_forward(self.classifier, batch.images, batch.changed, self.auxiliary, whole=several)
         counted = None if batch.repeated is None else batch.counted
         loss = self.sample_labels.loss(logits, batch.labels, batch.sampled, self.label_smoothing, counted)
         right = (logits.detach().argmax(1) == batch.labels) & batch.counted
@@ -262,7 +262,7 @@ class LitClassifier(pl.LightningModule):
         self.log(name, mean, prog_bar=prog_bar, metric_attribute=f"means.{key}", **whole)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimiser, and its schedule unless that is constant."""
+        """Return the optimizer, and its schedule unless that is constant."""
         optimizer = self.optimizer(self.parameters())
         if self.schedule == "constant":
             return optimizer

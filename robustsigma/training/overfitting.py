@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.data.banks import unbanked
-from robustsigma.data.loading import chosen, take
+from robustsigma.data.loading import load_batch, subsample
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.source import Batch, Split
 from robustsigma.engine import noise, validation
@@ -35,7 +35,7 @@ class Check:
 
     Attributes:
         epoch: in which it was made.
-        step: optimiser steps before it.
+        step: optimizer steps before it.
         probe: accuracy under the probe, in [0, 1].
         attack: accuracy under the training perturbation, in [0, 1].
         tripped: whether this is catastrophic overfitting.
@@ -63,7 +63,7 @@ class OverfittingMonitor(pl.Callback):
         probe: the attack that tells, which no ramp changes; None is PGD of 10 steps with the ball of the first FGSM,
             NFGSM or PGD in the data module's `train_perturbation`.
         action: on a trip. "warn" warns, once for each fall. "stop" warns and ends the training. "fall_back" warns,
-            puts back the weights and the optimiser's state of the last look that was sound (the learning rate goes
+            puts back the weights and the optimizer's state of the last look that was sound (the learning rate goes
             on as scheduled), and trains on with PGD of the probe's steps (10 for another probe) in the place of each
             FGSM and NFGSM, with the same eps: to go on with the same attack would repeat the fall.
         drop: the fall of accuracy that counts, in (0, 1]; Wong et al. stop at 0.2.
@@ -115,9 +115,9 @@ class OverfittingMonitor(pl.Callback):
         if self.action == "fall_back":
             safer(self._original, _PROBE_STEPS)  # a training without FGSM has nothing to fall back to
         dataset = data.split(self.split)
-        found = chosen(len(dataset), data.limits.get(self.split), data.seed)  # type: ignore[arg-type]
-        indices = [found[i] for i in chosen(len(found), self.images, data.seed)]
-        x, y = take(dataset, indices)
+        found = subsample(len(dataset), data.limits.get(self.split), data.seed)  # type: ignore[arg-type]
+        indices = [found[i] for i in subsample(len(found), self.images, data.seed)]
+        x, y = load_batch(dataset, indices)
         device = pl_module.device
         self._batch = x.to(device), y.to(device), torch.tensor(indices, device=device)
         if self.fell_back:  # resumed after the fall

@@ -20,7 +20,7 @@ Labels = Literal["original", "smoothed", "uniform"]
 class SampleLabels(validation.Settings):
     """The label of the images that a search made (`Batch.sampled`: SIGMA samples, new or from the bank).
 
-    A SIGMA sample is still recognisable, but the network gives its label a confidence near 0: is it a hard image of its
+    A SIGMA sample is still recognizable, but the network gives its label a confidence near 0: is it a hard image of its
     class, or one of no class? Henry et al. (2025, section 6) keep the label.
 
     Args:

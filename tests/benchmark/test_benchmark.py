@@ -29,20 +29,20 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import (
     Cost,
     InsertionDeletion,
-    Localisation,
+    Localization,
     PerformanceInformation,
     RelativeStandardError,
     SensitivityN,
 )
 from robustsigma.engine.validation import not_finite
-from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, ModelCard, Pretrained, save_model
+from robustsigma.resize_crop import ResizeCrop
 
 METRICS = (
     InsertionDeletion(step=64),
     PerformanceInformation(min_confidence=0.0, thresholds=(0.1, 0.5)),
     SensitivityN(fractions=(0.1, 0.5), subsets=5),
-    Localisation(),
+    Localization(),
     RelativeStandardError(),
     Cost(),
 )
@@ -131,10 +131,10 @@ def test_the_values_are_what_the_engine_gives(made, settings):
     images, labels = SOURCE.split("test").batch(run.judged.indices)
     classifier = run.models["a"].cpu()
     from robustsigma.engine import noise
-    from robustsigma.engine.metrics import Subject
+    from robustsigma.engine.metrics import MetricContext
 
     seeds = noise.image_seeds(0, "benchmark", "metrics", 0, torch.tensor(run.judged.indices))
-    subject = Subject(classifier, images, labels, seed=seeds)
+    subject = MetricContext(classifier, images, labels, seed=seeds)
     expected = InsertionDeletion(step=64)(subject, Gradient()(classifier, images, labels)).values["insertion"]
     np.testing.assert_allclose([float(row[4]) for row in rows], expected.numpy(), atol=1e-6)
 
@@ -169,7 +169,7 @@ def test_batches_do_not_matter(settings, made, tmp_path):
     benchmark(other, tmp_path, console=quiet())
 
     def table(out: Path) -> dict[tuple[str, ...], tuple[str, str]]:
-        return {row[:4]: row[4:] for row in measured(out) if row[2] not in ("stability", "randomisation")}
+        return {row[:4]: row[4:] for row in measured(out) if row[2] not in ("stability", "randomization")}
 
     one, many = table(tmp_path), table(made)
     assert one.keys() == many.keys()
@@ -203,7 +203,7 @@ def test_a_folder_of_a_network_that_code_makes_is_of_its_weights(settings, tmp_p
             return SOURCE_NET.build(3, 5)
 
     module.SEED = [lambda: make(0)]
-    mine = Pretrained("networks_of_mine.make", classes=5, mean=[0.5], std=[0.5], geometry=Geometry(16))
+    mine = Pretrained("networks_of_mine.make", classes=5, mean=[0.5], std=[0.5], geometry=ResizeCrop(16))
     of = dataclasses.replace(settings, models={"mine": mine}, methods={}, allow=("networks_of_mine",))
     first = Run(of, tmp_path / "out", quiet())
     Run(of, tmp_path / "out", quiet())

@@ -17,8 +17,8 @@ from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.benchmark.run import Run
 from robustsigma.cli import main
 from robustsigma.data import ImageTable
-from robustsigma.geometry import Geometry
 from robustsigma.models import Pretrained, save_model
+from robustsigma.resize_crop import ResizeCrop
 
 NAME = "torchvision:squeezenet1_1"
 GEOMETRY = {"size": 32, "resize": 36}
@@ -26,12 +26,12 @@ GEOMETRY = {"size": 32, "resize": 36}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Write weights, a model saved here, and photographs of which two of three are labelled as the network says."""
+    """Write weights, a model saved here, and photographs of which two of three are labeled as the network says."""
     folder = tmp_path_factory.mktemp("photographs")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         torch.save(torchvision.models.squeezenet1_1().state_dict(), folder / "w.pth")
-    description = Pretrained(NAME, weights=str(folder / "w.pth"), geometry=Geometry(**GEOMETRY))
+    description = Pretrained(NAME, weights=str(folder / "w.pth"), geometry=ResizeCrop(**GEOMETRY))
     classifier, card = description.load()
     save_model(folder / "saved.safetensors", classifier.net, card)
     (folder / "images").mkdir()
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
             csv.writer(file).writerows([("file", "label"), *((f"{i}.png", cell) for i, cell in enumerate(cells))])
 
     table(["0"] * 9)
-    source = ImageTable(str(folder), images="images").for_network(card.classes, card.geometry)
+    source = ImageTable(str(folder), images="images").adapt_to_model(card.classes, card.geometry)
     dataset = source.split("test")
     with classifier.frozen():
         said = classifier.logits(torch.stack([dataset[i][0] for i in range(9)])).argmax(1).tolist()
@@ -123,7 +123,7 @@ def test_models_of_different_geometry_need_one_that_is_for_all(settings, tmp_pat
         _ = run_of(settings, tmp_path / "a").source
     settings["source"]["init_args"]["geometry"] = {"size": 32, "resize": 33, "interpolation": "bicubic"}
     run = run_of(settings, tmp_path / "b")
-    assert run.source.geometry == Geometry(32, 33, "bicubic")
+    assert run.source.geometry == ResizeCrop(32, 33, "bicubic")
     assert run.source.classes[0] == "tench"
     models["other"]["geometry"] = {"size": 48}
     with pytest.raises(ValueError, match=r"^models\.other: expected a model of \(3, 32, 32\) and 1000 classes"):

@@ -9,12 +9,12 @@ from robustsigma.benchmark.findings import findings
 from robustsigma.benchmark.flags import cell_flags, run_flags
 from robustsigma.benchmark.results import _line, _sanity
 from robustsigma.benchmark.table import Column, Table
-from robustsigma.engine.metrics import Quantity, Skip
+from robustsigma.engine.metrics import MetricSpec, Skip
 
 N = 60
-UP = Column(Quantity("difference", "Insertion \u2212 deletion", "higher", "x"), "faithfulness", "")
-DOWN = Column(Quantity("deletion", "Deletion", "lower", "x"), "faithfulness", "")
-COST = [Column(Quantity(name, name, "lower", "x"), "cost", "") for name in ("forwards", "backwards")]
+UP = Column(MetricSpec("difference", "Insertion \u2212 deletion", "higher", "x"), "faithfulness", "")
+DOWN = Column(MetricSpec("deletion", "Deletion", "lower", "x"), "faithfulness", "")
+COST = [Column(MetricSpec(name, name, "lower", "x"), "cost", "") for name in ("forwards", "backwards")]
 
 
 def arrays(level: float, *, spread: float = 0.01, seed: int = 0, passes: float = 10.0, **notes: float) -> dict:
@@ -82,7 +82,7 @@ def test_against_random():
 
 def test_flags_name_what_should_not_be_believed():
     lost = arrays(-0.5, converged=0.5, ties=0.5, constant=0.25)
-    lost["value/randomisation"] = np.full(N, 0.95)
+    lost["value/randomization"] = np.full(N, 0.95)
     codes = {flag["code"] for flag in run_flags({"base": table(lost=lost)})}
     assert codes == {
         "metric_tells_nothing",
@@ -94,7 +94,7 @@ def test_flags_name_what_should_not_be_believed():
     }
     assert run_flags({"base": table(good=arrays(0.5))}) == []
     random = table(good=arrays(0.5))
-    random.arrays["random"]["value/randomisation"] = np.ones(N)  # as it should be
+    random.arrays["random"]["value/randomization"] = np.ones(N)  # as it should be
     assert run_flags({"base": random}) == []
     assert "of model two" in run_flags({"one": table(good=arrays(0.5)), "two": table(lost=lost)})[0]["message"]
 
@@ -109,17 +109,17 @@ def test_few_images_are_fewer_than_half(left, codes):
 def test_a_map_that_stays_without_weights_has_not_changed():
     found = table(same=arrays(0.5), other=arrays(0.4))
     for method, similarity in (("same", 0.95), ("other", 0.2)):
-        found.arrays[method]["value/randomisation"] = np.full(N, similarity)
+        found.arrays[method]["value/randomization"] = np.full(N, similarity)
     assert {entry["method"]: entry["changed"] for entry in _sanity("base", found)} == {"same": False, "other": True}
 
 
 @pytest.mark.parametrize(
-    ("name", "centre", "middle"),
+    ("name", "center", "middle"),
     [("sic", "median", 0.1), ("aic", "median", 0.1), ("insertion", "mean", 1 / 3), ("deletion", "mean", 1 / 3)],
 )
-def test_curves_of_pic_are_medians_and_others_means(name, centre, middle):
+def test_curves_of_pic_are_medians_and_others_means(name, center, middle):
     line = _line(name, np.array([0, 0.5, 1]), np.array([[0, 0.0, 1], [0, 0.1, 1], [0, 0.9, 1]]))
-    assert line["centre"] == centre
+    assert line["center"] == center
     assert line["mean"] == pytest.approx([0, middle, 1])
     assert line["auc"] == pytest.approx((middle + 0.5) / 2)
 

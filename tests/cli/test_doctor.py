@@ -36,7 +36,7 @@ HAZARDS = {
         [("warning", "robustbench"), ("note", "requests")],
     ),
     "robustbench alone": ({"robustbench": "1.1.1"}, []),
-    "albumentations of another licence": ({"albumentations": "2.0.9"}, [("warning", "albumentations")]),
+    "albumentations of another license": ({"albumentations": "2.0.9"}, [("warning", "albumentations")]),
     "albumentationsx": ({"albumentationsx": "2.5.1"}, [("warning", "albumentationsx")]),
     "two opencvs": ({"opencv-contrib-python": "4.9"}, [("warning", "opencv-python-headless")]),
     "a version that is none": ({"torch": "unknown", "lightning-utilities": "?"}, []),

@@ -14,8 +14,8 @@ from PIL import Image
 import robustsigma.cli.augment
 import robustsigma.cli.explain  # noqa: F401 what they import draws from the global generators, which is watched
 from robustsigma.cli import main
-from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, ModelCard, model, save_model
+from robustsigma.resize_crop import ResizeCrop
 
 NAME = "torchvision:squeezenet1_1"
 VIT = {"image_size": 16, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
@@ -53,7 +53,7 @@ def test_a_photograph_is_explained_in_one_command(made, tmp_path, capsys):
     entry = explained(tmp_path)
     classifier, card = model(NAME, weights=f"{made}/w.pth")
     with Image.open(made / "photo.png") as photo:
-        crop = np.array(Geometry(224, 256).apply(photo))
+        crop = np.array(ResizeCrop(224, 256).apply(photo))
     with classifier.frozen():
         p = classifier.logits(torch.from_numpy(crop).permute(2, 0, 1)[None] / 255).softmax(1)[0]
     assert entry["predicted"] == card.classes[int(p.argmax())]

@@ -50,7 +50,7 @@ EDITS = {
         "robustsigma/engine/attributors/__init__.py": _listing("robustsigma.engine.attributors.foo"),
         "robustsigma/__init__.py": _listing("robustsigma.engine.attributors"),
         "tests/engine/attributors/settings.py": _writing(
-            '    "Foo": Entry(({}, {"grey": 0.25})),\n', after="_TABLE: dict[str, Entry] = {\n"
+            '    "Foo": Entry(({}, {"gray": 0.25})),\n', after="_TABLE: dict[str, Entry] = {\n"
         ),
         "experiments/gallery.py": _both(
             _importing("robustsigma"),

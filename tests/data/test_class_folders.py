@@ -142,7 +142,7 @@ def test_classes_that_are_called_like_splits(tmp_path):
     fill(tmp_path / "flat", ".", classes=("bus", "car", "train"))
     named = ImageFolder(str(tmp_path / "flat"), size=4, class_list=("train", "car", "bus"))
     assert Counter(named.split("train").labels) == {0: 7, 1: 7, 2: 7}
-    trained = ImageFolder(str(tmp_path / "flat"), size=4, test_fraction=1).for_network(("train", "bus", "car"), None)
+    trained = ImageFolder(str(tmp_path / "flat"), size=4, test_fraction=1).adapt_to_model(("train", "bus", "car"), None)
     assert Counter(trained.split("test").labels) == {0: 10, 1: 10, 2: 10}
     fill(tmp_path / "split", "train", "test", classes=("bus", "car", "train"))
     inside = ImageFolder(str(tmp_path / "split"), size=4, class_list=("train", "car", "bus"))

@@ -11,7 +11,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from robustsigma.data.corruption_arrays import CorruptionArrays
-from robustsigma.data.source import Source
+from robustsigma.data.source import DatasetSpec
 
 COUNT = 6
 
@@ -64,7 +64,7 @@ def test_yaml_and_pickle(root):
     source = CorruptionArrays(str(root), "fog", 2)
     assert pickle.loads(pickle.dumps(source)) == source
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--s", type=Source)
+    parser.add_argument("--s", type=DatasetSpec)
     config = {"class_path": "robustsigma.data.corruption_arrays.CorruptionArrays"}
     made = parser.instantiate(parser.parse_object({"s": {**config, "init_args": dataclasses.asdict(source)}})).s
     assert made == source

@@ -15,8 +15,8 @@ from torchvision.datasets import FakeData
 
 from robustsigma import FGSM
 from robustsigma.cli import main
-from robustsigma.data import ArrayDataset, Baggage, Datasets, RobustDataModule, Source
-from robustsigma.data.loading import take, take_masks
+from robustsigma.data import ArrayDataset, Baggage, Datasets, DatasetSpec, RobustDataModule
+from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.models import SmallCNN
 from robustsigma.training import LitClassifier, SafetensorsExport
 
@@ -85,7 +85,7 @@ class Unsure(Endless):
 def test_items_match_the_contract():
     train, test = _tensors(), _tensors(5)
     source = Datasets(train, test=test, classes=list(CLASSES))
-    assert isinstance(source, Source)
+    assert isinstance(source, DatasetSpec)
     assert source.classes == CLASSES
     assert source.shape == (3, 8, 8)
     assert source.splits == ("train", "test")
@@ -94,7 +94,7 @@ def test_items_match_the_contract():
         dataset = source.split(split)
         assert len(dataset) == len(inner)
         assert type(dataset[1][1]) is int
-        images, labels = take(dataset, range(len(inner)))
+        images, labels = load_batch(dataset, range(len(inner)))
         assert torch.equal(images, inner.tensors[0])
         assert torch.equal(labels, inner.tensors[1])
 
@@ -162,12 +162,12 @@ def test_pil_images_of_any_mode(mode, value, channels, share):
     assert torch.allclose(source.split("train")[0][0], torch.tensor(share))
 
 
-def test_grey_images_become_coloured_ones_among_these_and_not_the_other_way():
-    grey, coloured = Image.new("L", (4, 4), 51), Image.new("RGB", (4, 4), (51, 0, 0))
-    image, _ = Datasets([(coloured, 0), (grey, 1)], classes=CLASSES).split("train")[1]
+def test_grey_images_become_colored_ones_among_these_and_not_the_other_way():
+    gray, colored = Image.new("L", (4, 4), 51), Image.new("RGB", (4, 4), (51, 0, 0))
+    image, _ = Datasets([(colored, 0), (gray, 1)], classes=CLASSES).split("train")[1]
     assert torch.allclose(image, torch.full((3, 4, 4), 0.2))
     with pytest.raises(ValueError, match=r"^train\[1\]: expected an image of shape \(1, 4, 4\), got \(3, 4, 4\)"):
-        _ = Datasets([(grey, 0), (coloured, 1)], classes=CLASSES).split("train")[1]
+        _ = Datasets([(gray, 0), (colored, 1)], classes=CLASSES).split("train")[1]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_other_labels_are_refused(label, place):
         ((torch.zeros(2, 2), 0), r"a float or uint8 image \(C, H, W\), got torch.float32 \(2, 2\)"),
         ((torch.zeros(1, 0, 2), 0), r"a float or uint8 image \(C, H, W\), got torch.float32 \(1, 0, 2\)"),
         ((torch.zeros(1, 2, 2, dtype=torch.int64), 0), r"a float or uint8 image \(C, H, W\), got torch.int64"),
-        ((Image.new("F", (2, 2)), 0), "a readable image, grey or RGB, of 8 or 16 bits, got numbers with fractions"),
+        ((Image.new("F", (2, 2)), 0), "a readable image, gray or RGB, of 8 or 16 bits, got numbers with fractions"),
         ((torch.zeros(1, 2, 3), 0), r"an image of shape \(1, 2, 2\), got \(1, 2, 3\)"),
     ],
 )
@@ -242,7 +242,7 @@ def test_classes_are_distinct_names(classes):
 def test_masks_and_alternatives_stay_reachable(kind, monkeypatch):
     monkeypatch.setattr(Masked, "kind", kind)
     dataset = Datasets(test=Masked(), classes=CLASSES).split("test")
-    masks = take_masks(pickle.loads(pickle.dumps(dataset)), [2, 0])
+    masks = load_masks(pickle.loads(pickle.dumps(dataset)), [2, 0])
     assert masks.dtype == torch.float32
     assert torch.equal(masks, torch.stack([torch.ones(2, 3), torch.zeros(2, 3)]))
     assert dataset.alternatives(1) == (1, 2)
@@ -253,7 +253,7 @@ def test_without_masks_there_are_none():
     switch.mask = True  # no method
     for inner in (plain, switch, _tensors(), Subset(Masked(), [0, 1])):
         dataset = Datasets(inner, classes=CLASSES).split("train")
-        assert take_masks(dataset, [0]) is None
+        assert load_masks(dataset, [0]) is None
         assert not hasattr(dataset, "alternatives")
 
 
@@ -271,7 +271,7 @@ def test_other_masks_are_refused(mask, message, monkeypatch):
     monkeypatch.setattr(Masked, "mask", lambda self, index: mask)
     dataset = Datasets(test=Masked(), classes=CLASSES).split("test")
     with pytest.raises(ValueError, match=rf"^mask\(1\) of test: expected {message}"):
-        take_masks(dataset, [1])
+        load_masks(dataset, [1])
 
 
 def test_arrays_in_memory_are_given_as_they_are():
@@ -372,7 +372,7 @@ def test_what_is_asked_for_and_not_there_is_named(tmp_path):
 
 @pytest.mark.third_party_rng
 @pytest.mark.parametrize("stage", ["train", "test"])
-def test_normalised_images_are_told_where_normalisation_belongs(tmp_path, stage):
+def test_normalized_images_are_told_where_normalization_belongs(tmp_path, stage):
     inner = TensorDataset((_tensors().tensors[0] - 0.5) / 0.25, torch.arange(12) % 3)
     data = RobustDataModule(Datasets(**{stage: inner}, classes=CLASSES))
     with pytest.raises(ValueError, match=r"images: expected values in \[0, 1\].*normalization belongs in Classifier"):
@@ -386,7 +386,7 @@ def test_a_dataset_in_the_place_of_a_source_is_told_what_to_do():
 
 def test_yaml_can_describe_a_dataset_class_with_plain_arguments(capsys):
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=Source)
+    parser.add_argument("--source", type=DatasetSpec)
     inner = {"class_path": f"{__name__}.Counted", "init_args": {"count": 4, "first": 0.5}}
     given = {"class_path": "robustsigma.data.Datasets", "init_args": {"test": inner, "classes": list(CLASSES)}}
     config = parser.parse_object({"source": given})

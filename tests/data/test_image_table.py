@@ -12,12 +12,12 @@ from PIL import Image
 
 from robustsigma.data import ImageFolder, ImageTable
 from robustsigma.data.class_index import WNIDS, ClassIndex
-from robustsigma.data.loading import take, take_masks
-from robustsigma.data.source import fitted
-from robustsigma.geometry import Geometry
+from robustsigma.data.loading import load_batch, load_masks
+from robustsigma.data.source import adapt_to_model
+from robustsigma.resize_crop import ResizeCrop
 
 SIZE = (20, 14)
-SMALL = Geometry(8, 10)
+SMALL = ResizeCrop(8, 10)
 THOUSAND = tuple(f"thing {i}" for i in range(1000))
 
 
@@ -44,10 +44,10 @@ def test_labels_are_indices_identifiers_or_names(tmp_path):
     assert len(set(WNIDS)) == 1000
     assert list(WNIDS) == sorted(WNIDS)
     root = write(tmp_path, [("a.png", "7"), ("b/c.png", WNIDS[999]), ("d.png", "thing 3"), ("e.png", "thing 12")])
-    source = ImageTable(root, geometry=SMALL).for_network(THOUSAND, None)
+    source = ImageTable(root, geometry=SMALL).adapt_to_model(THOUSAND, None)
     assert labels(source) == [7, 999, 3, 12]
     assert source.classes == THOUSAND
-    assert take(source.split("test"), [0, 3])[0].shape == (2, 3, 8, 8)
+    assert load_batch(source.split("test"), [0, 3])[0].shape == (2, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -88,17 +88,17 @@ def test_a_mask_is_cropped_where_its_image_is(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((values * 255).astype(np.uint8)).save(path)
     Image.fromarray(np.repeat((marked * 255).astype(np.uint8)[..., None], 3, 2)).save(root / "images" / "a.png")
-    geometry = Geometry(16, 20, "nearest")
+    geometry = ResizeCrop(16, 20, "nearest")
     source = ImageTable(str(root), images="images", masks="masks", mask_column="mask", geometry=geometry)
     dataset = source.split("test")
-    masks = take_masks(dataset, [0, 1, 2])
+    masks = load_masks(dataset, [0, 1, 2])
     assert set(masks.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(masks[0], dataset[0][0][0]), "the image shows its own mask, so that both must be the same"
     assert torch.equal(masks[2], 1 - masks[0])
     assert not masks[1].any()
-    bilinear = ImageTable(str(root), images="images", masks="masks", mask_column="mask", geometry=Geometry(16, 20))
+    bilinear = ImageTable(str(root), images="images", masks="masks", mask_column="mask", geometry=ResizeCrop(16, 20))
     assert torch.equal(bilinear.split("test").mask(0), masks[0])
-    assert take_masks(ImageTable(str(root), images="images", geometry=geometry).split("test"), [0]) is None
+    assert load_masks(ImageTable(str(root), images="images", geometry=geometry).split("test"), [0]) is None
 
 
 def test_splits(tmp_path):
@@ -205,14 +205,14 @@ def test_class_folders_are_found_among_the_networks_classes(tmp_path, folders, c
     source = ImageFolder(str(tmp_path), test_fraction=1)
     assert source.shape == (3, 64, 64)
     assert source.splits == ("test",)
-    found = fitted(source, classes, (3, 8, 8), SMALL, "model")
+    found = adapt_to_model(source, classes, (3, 8, 8), SMALL, "model")
     assert set(labels(found)) == expected
     assert len(found.split("test")) == 4
     own = ImageFolder(str(tmp_path), size=8, test_fraction=1)
-    assert fitted(own, classes, (3, 8, 8), SMALL, "model").geometry is None
+    assert adapt_to_model(own, classes, (3, 8, 8), SMALL, "model").geometry is None
     if "10" in folders or "ant" in folders or WNIDS[5] in folders:
         with pytest.raises(ValueError, match=r"^(model: expected a model of|root: expected a class)"):
-            fitted(source, ("x", "y", "z"), (3, 8, 8), SMALL, "model").split("test")
+            adapt_to_model(source, ("x", "y", "z"), (3, 8, 8), SMALL, "model").split("test")
     with pytest.raises(ValueError, match=r"^size: expected a number of pixels, or a geometry instead, got both"):
         ImageFolder(str(tmp_path), size=8, geometry=SMALL)
 
@@ -222,8 +222,8 @@ def test_a_network_of_other_names_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"^model: expected a model of the dataset's classes, 'bee' at place 1, got 'cat'"
     ):
-        fitted(source, ("ant", "cat"), (3, 8, 8), None, "model")
-    assert fitted(source, ("0", "1"), (3, 8, 8), None, "model").classes == ("ant", "bee")
+        adapt_to_model(source, ("ant", "cat"), (3, 8, 8), None, "model")
+    assert adapt_to_model(source, ("0", "1"), (3, 8, 8), None, "model").classes == ("ant", "bee")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_network_of_other_names_is_refused(tmp_path):
 )
 def test_geometry_refuses(field, value):
     with pytest.raises(ValueError, match=rf"^geometry\.{field}: expected"):
-        Geometry(**{"size": 8, field: value})
+        ResizeCrop(**{"size": 8, field: value})
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "circle", "mask"])

@@ -6,7 +6,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from robustsigma.data.folder import ImageFolder
-from robustsigma.data.loading import take, take_masks
+from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.data.masked import area_average
 
 SPLITS = ("train", "val", "test")
@@ -18,7 +18,7 @@ def _save(path, array):
 
 
 def _twins(root, size=(20, 14), count=10):
-    """Write grey images and masks that hold the same pixels."""
+    """Write gray images and masks that hold the same pixels."""
     for c, name in enumerate(("ant", "bee")):
         for i in range(count):
             pixels = np.random.default_rng((c, i)).integers(0, 256, size[::-1]).astype(np.uint8)
@@ -32,8 +32,8 @@ def test_a_mask_goes_through_what_its_image_goes_through(tmp_path, size):
     source = _twins(tmp_path, size)
     for split in SPLITS:
         dataset = source.split(split)
-        images, _ = take(dataset, range(len(dataset)))
-        masks = take_masks(dataset, range(len(dataset)))
+        images, _ = load_batch(dataset, range(len(dataset)))
+        masks = load_masks(dataset, range(len(dataset)))
         assert masks.std() > 0.05
         assert (images[:, 0] - masks).abs().max() <= 1.01 / 255  # images are rounded to 8 bits once more
 
@@ -77,7 +77,7 @@ def test_masks_of_a_folder_with_its_own_splits(tmp_path):
         folders.masks_of(tmp_path / "data" / "masks" / split, tmp_path / "data" / split)
     source = ImageFolder(str(tmp_path / "data"), size=14, masks=str(tmp_path / "data" / "masks"))
     assert [len(source.split(split)) for split in SPLITS] == [18, 2, 20]
-    assert take_masks(source.split("test"), range(20)).flatten(1).any(1).sum() == 10
+    assert load_masks(source.split("test"), range(20)).flatten(1).any(1).sum() == 10
     (tmp_path / "data" / "masks").rename(tmp_path / "masks")
     inside = ImageFolder(str(tmp_path / "data"), masks=str(tmp_path / "data" / "train"))
     with pytest.raises(ValueError, match="masks: expected a folder that is not among the images, got"):
@@ -100,7 +100,7 @@ def test_white_is_marked_in_any_mode(tmp_path, mode, value, share):
     for path in images.rglob("*.png"):
         folders.picture(tmp_path / "masks" / path.relative_to(images), value, mode=mode)
     dataset = ImageFolder(str(images), size=6, masks=str(tmp_path / "masks")).split("val")
-    masks = take_masks(dataset, range(len(dataset)))
+    masks = load_masks(dataset, range(len(dataset)))
     assert torch.allclose(masks, torch.full((len(dataset), 6, 6), float(share)), rtol=0, atol=1e-6)
 
 
@@ -109,7 +109,7 @@ def test_white_is_marked_in_any_mode(tmp_path, mode, value, share):
     [
         ("L", 1, (20, 14), "the numbers 0 and 1 only; 255 is white"),
         ("I;16", 1, (20, 14), "the numbers 0 and 1 only; 65535 is white"),
-        ("RGB", (255, 0, 0), (20, 14), "colours"),
+        ("RGB", (255, 0, 0), (20, 14), "colors"),
         ("RGBA", (255, 255, 255, 9), (20, 14), "transparency"),
         ("L", 255, (14, 20), "14 x 20 pixels instead of 20 x 14"),
         ("L", 255, (40, 28), "40 x 28 pixels instead of 20 x 14"),
@@ -128,7 +128,7 @@ def test_a_mask_that_says_something_else_is_refused(tmp_path, mode, value, size,
     clean = ImageFolder(str(images), size=6)
     for split in SPLITS:
         if images / "bee" / "03.png" in clean.split(split).paths:
-            with pytest.raises(ValueError, match=rf"masks: expected a grey image .*bee.03\.png, got .*{says}"):
+            with pytest.raises(ValueError, match=rf"masks: expected a gray image .*bee.03\.png, got .*{says}"):
                 source.split(split)
         else:
             source.split(split)

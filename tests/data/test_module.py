@@ -7,7 +7,7 @@ import torch
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, SigmaSample
 from robustsigma.data import Albumentations, Baggage, RobustDataModule
-from robustsigma.data.loading import Key, KeyedDataset, KeySampler, chosen
+from robustsigma.data.loading import Key, KeyedDataset, KeySampler, subsample
 from robustsigma.models import SmallCNN
 from robustsigma.training import LitClassifier
 
@@ -157,7 +157,7 @@ def test_seed_decides_and_limits_limit():
     mine, theirs = ({k[3] for k in s if k[0] == "train"} for s in (seen, other))
     assert len(mine) == len(theirs) == 20
     assert mine != theirs
-    assert chosen(10, None, 0) == chosen(10, 10, 0) == list(range(10))
+    assert subsample(10, None, 0) == subsample(10, 10, 0) == list(range(10))
 
 
 @pytest.mark.parametrize("count", [7, 8, 9])

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import transforms
 
 from robustsigma.data.annotations import read_rows
-from robustsigma.data.loading import take, take_masks
+from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.data.masked import area_average
 from robustsigma.data.saliency_bench import SaliencyBench
 
@@ -73,7 +73,7 @@ def test_annotations_reach_their_images(root, size):
     seen = 0
     for split in SPLITS:
         dataset = SaliencyBench(str(root), size=size).split(split)
-        masks = take_masks(dataset, range(len(dataset)))
+        masks = load_masks(dataset, range(len(dataset)))
         for mask, path in zip(masks, dataset.paths, strict=True):
             i = int(path.stem[-2:])
             expected = torch.tensor(folders.marked(i)) if i % 3 else torch.zeros(12, 12)
@@ -277,8 +277,8 @@ def test_broken_images(root):
             with pytest.warns(UserWarning, match=r"1 of \d+ images are broken, the first is .*dog_04"):
                 kept = SaliencyBench(str(root), skip_broken=True).split(split)
             assert bad not in kept.paths
-            images, _ = take(kept, range(len(kept)))
-            assert len(take_masks(kept, range(len(kept)))) == len(images) == len(kept.rows)
+            images, _ = load_batch(kept, range(len(kept)))
+            assert len(load_masks(kept, range(len(kept)))) == len(images) == len(kept.rows)
             refused += 1
     assert refused == 1
 

@@ -5,15 +5,15 @@ from torch import nn
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, PathEnd, Share, Sigma, SigmaSample
 from robustsigma.data import Baggage, RobustDataModule
-from robustsigma.data.banks import Banks, leaves, unbanked
-from robustsigma.data.sample_bank import SampleBank
-from robustsigma.engine.perturbations.sigma_sample import Bank
+from robustsigma.data.banks import SampleCaches, leaves, unbanked
+from robustsigma.data.sample_bank import StoredSamples
+from robustsigma.engine.perturbations.sigma_sample import SampleCache
 from robustsigma.models import SmallCNN
 from robustsigma.training import AugmentationStatistics, LitClassifier
 
 SOURCE = Baggage(size=16, train=40, val=4, test=4)
 WALK = Sigma(alpha=0.03, beta=0.1, objective="logit", paths=1, max_steps=15)
-BANKED = SigmaSample(WALK, bank=Bank(max_age=2))
+BANKED = SigmaSample(WALK, cache=SampleCache(max_age=2))
 
 
 def images(count, seed=0):
@@ -43,7 +43,7 @@ YES = torch.ones(60, dtype=torch.bool)
 
 @pytest.mark.parametrize(("dtype", "error"), [("uint8", 0.5 / 255), ("float16", 2.0**-12)])
 def test_it_gives_back_what_it_was_given(dtype, error):
-    bank = SampleBank(Bank(dtype=dtype))
+    bank = StoredSamples(SampleCache(dtype=dtype))
     bank.store(torch.tensor([7, 2, 30]), images(3), YES[:3], 4)
     has, ages, _, found = bank.recall(torch.tensor([2, 3, 30, 99, 7]), 6)
     assert has.tolist() == [True, False, True, False, True]
@@ -54,7 +54,7 @@ def test_it_gives_back_what_it_was_given(dtype, error):
 
 
 def test_a_new_sample_takes_the_place_of_the_old():
-    bank = SampleBank(Bank(dtype="float16"))
+    bank = StoredSamples(SampleCache(dtype="float16"))
     bank.store(torch.tensor([1, 2]), images(2), YES[:2], 0)
     bank.store(torch.tensor([5, 2]), images(2, 5), YES[:2], 3)
     has, ages, _, found = bank.recall(torch.tensor([1, 2, 5]), 3)
@@ -66,7 +66,7 @@ def test_a_new_sample_takes_the_place_of_the_old():
 
 
 def test_the_oldest_make_room():
-    bank = SampleBank(Bank(most=3))
+    bank = StoredSamples(SampleCache(most=3))
     for epoch, index in enumerate([10, 11, 12]):
         bank.store(torch.tensor([index]), images(1), YES[:1], epoch)
     bank.store(torch.tensor([10]), images(1), YES[:1], 3)  # young again
@@ -82,7 +82,7 @@ def test_the_oldest_make_room():
 def test_against_a_dictionary(most):
     """A random sequence of calls: a bank is a dictionary from index to (epoch, image), bounded by age."""
     source = torch.Generator().manual_seed(0)
-    bank, kept = SampleBank(Bank(most=most)), {}
+    bank, kept = StoredSamples(SampleCache(most=most)), {}
     for epoch in range(5, 45):
         count = int(torch.randint(1, 6, (), generator=source))
         indices = torch.randperm(25, generator=source)[:count]
@@ -102,7 +102,7 @@ def test_against_a_dictionary(most):
 
 
 def test_memory_is_as_stated():
-    bank = SampleBank(Bank(most=100))
+    bank = StoredSamples(SampleCache(most=100))
     for start in range(0, 1000, 50):
         bank.store(
             torch.arange(start, start + 50), torch.rand(50, 3, 8, 8, generator=torch.Generator()), YES[:50], start
@@ -113,20 +113,22 @@ def test_memory_is_as_stated():
 
 
 def test_state_comes_back():
-    bank, fresh = SampleBank(Bank()), SampleBank(Bank())
+    bank, fresh = StoredSamples(SampleCache()), StoredSamples(SampleCache())
     bank.store(torch.tensor([7, 2, 30]), images(3), YES[:3], 4)
     bank.store(torch.tensor([8]), images(1), YES[:1], 5)
     fresh.load_state_dict(bank.state_dict())
     for mine, theirs in zip(bank.recall(torch.arange(40), 6), fresh.recall(torch.arange(40), 6), strict=True):
         assert torch.equal(mine, theirs)
-    empty = SampleBank(Bank())
-    empty.load_state_dict(SampleBank(Bank()).state_dict())
+    empty = StoredSamples(SampleCache())
+    empty.load_state_dict(StoredSamples(SampleCache()).state_dict())
     assert len(empty) == 0
 
 
-@pytest.mark.parametrize(("rule", "kept"), [(Bank(dtype="float16"), 0), (Bank(most=2), 0), (Bank(most=3), 3)])
+@pytest.mark.parametrize(
+    ("rule", "kept"), [(SampleCache(dtype="float16"), 0), (SampleCache(most=2), 0), (SampleCache(most=3), 3)]
+)
 def test_a_state_of_another_rule_is_dropped(rule, kept):
-    bank, other = SampleBank(Bank()), SampleBank(rule)
+    bank, other = StoredSamples(SampleCache()), StoredSamples(rule)
     bank.store(torch.tensor([7, 2, 30]), images(3), YES[:3], 4)
     other.load_state_dict(bank.state_dict())
     assert len(other) == kept
@@ -140,19 +142,19 @@ def test_a_state_of_another_rule_is_dropped(rule, kept):
 def _apply(banks, perturbation, clf, x, y, epoch, indices=None):
     at = torch.arange(len(x)) if indices is None else indices
     seeds = at * 1000 + epoch
-    made, withdrawal = banks.apply(perturbation, clf, x, y, seeds=seeds, indices=at, epoch=epoch)
-    anew, _ = Banks(banks.seed).apply(perturbation, clf, x, y, seeds=seeds, indices=at, epoch=epoch)
-    return made, withdrawal, anew
+    made, cache_stats = banks.apply(perturbation, clf, x, y, seeds=seeds, indices=at, epoch=epoch)
+    anew, _ = SampleCaches(banks.seed).apply(perturbation, clf, x, y, seeds=seeds, indices=at, epoch=epoch)
+    return made, cache_stats, anew
 
 
 def test_without_a_bank_nothing_is_different():
     clf, x, y = classifier(), images(6), torch.arange(6) % 3
     for perturbation in (SigmaSample(WALK), FGSM(0.1), Mixture({SigmaSample(WALK): 0.5}), PathEnd(WALK)):
         for epoch in (0, 1):
-            made, withdrawal, _ = _apply(Banks(), perturbation, clf, x, y, epoch)
+            made, cache_stats, _ = _apply(SampleCaches(), perturbation, clf, x, y, epoch)
             plain = perturbation.apply(clf, x, y, seed=torch.arange(6) * 1000 + epoch)
             assert torch.equal(made.images, plain.images)
-            assert withdrawal.totals.tolist() == [0] * 5
+            assert cache_stats.totals.tolist() == [0] * 5
 
 
 def _sound(clf, made, y):
@@ -162,34 +164,34 @@ def _sound(clf, made, y):
 
 def test_samples_are_used_again_until_they_are_too_old():
     clf, x, y = problem(6)
-    banks = Banks()
-    first, withdrawal, plain = _apply(banks, BANKED, clf, x, y, 0)
+    banks = SampleCaches()
+    first, cache_stats, plain = _apply(banks, BANKED, clf, x, y, 0)
     assert torch.equal(first.images, plain.images)
-    assert withdrawal.totals.tolist() == [6, 0, 0, 0, 0]
-    assert withdrawal.missing == 6
+    assert cache_stats.totals.tolist() == [6, 0, 0, 0, 0]
+    assert cache_stats.missing == 6
     fooled = _sound(clf, first, y)
     assert fooled.sum() >= 4
     for epoch in (1, 2):
-        made, withdrawal, plain = _apply(banks, BANKED, clf, x, y, epoch)
-        served = withdrawal.served
+        made, cache_stats, plain = _apply(banks, BANKED, clf, x, y, epoch)
+        served = cache_stats.served
         assert served.all()  # also the one that did not fool the network: another walk would not get further
         assert (made.images - first.images).abs().max() <= 0.501 / 255
         assert not made.searched.any()
         assert made.steps.sum() == 0
-        assert withdrawal.ages == 6 * epoch
-    made, withdrawal, plain = _apply(banks, BANKED, clf, x, y, 3)
-    assert withdrawal.totals.tolist() == [6, 0, 6, 0, 0]
+        assert cache_stats.ages == 6 * epoch
+    made, cache_stats, plain = _apply(banks, BANKED, clf, x, y, 3)
+    assert cache_stats.totals.tolist() == [6, 0, 6, 0, 0]
     assert torch.equal(made.images, plain.images)
     assert made.searched.all()
 
 
 def test_a_sample_that_the_network_has_learnt_is_made_anew():
     clf, x, y = problem(6)
-    banks = Banks()
+    banks = SampleCaches()
     first, _, _ = _apply(banks, BANKED, clf, x, y, 0)
     fooled = _sound(clf, first, y)
 
-    class Learnt(nn.Module):
+    class Learned(nn.Module):
         """Knows the first three samples by now, and mistakes the other three."""
 
         def forward(self, z):
@@ -197,33 +199,33 @@ def test_a_sample_that_the_network_has_learnt_is_made_anew():
             label = torch.where(nearest < 3, y[nearest], (y[nearest] + 1) % 3)
             return 5 * nn.functional.one_hot(label, 3).float()
 
-    learnt = Classifier(Learnt())
-    made, withdrawal, _ = _apply(banks, BANKED, learnt, x, y, 2)
-    relearnt = torch.arange(6) < 3
+    learned = Classifier(Learned())
+    made, cache_stats, _ = _apply(banks, BANKED, learned, x, y, 2)
+    stale = torch.arange(6) < 3
     assert fooled[:3].all()
-    assert torch.equal(withdrawal.served, ~relearnt)
-    assert withdrawal.relearnt == 3
-    assert withdrawal.ages == 3 * 2  # of those served
-    assert torch.equal(made.searched, relearnt)
+    assert torch.equal(cache_stats.served, ~stale)
+    assert cache_stats.stale == 3
+    assert cache_stats.ages == 3 * 2  # of those served
+    assert torch.equal(made.searched, stale)
 
 
 def test_the_account_adds_up_and_an_image_is_found_in_any_batch():
     clf, x, y = problem(12)
-    banks = Banks()
+    banks = SampleCaches()
     order = [list(range(12)), [3, 1, 4, 0, 5, 9, 2, 6], [11, 10, 8, 7]]
     for epoch, rows in enumerate(order):
         _, w, _ = _apply(banks, BANKED, clf, x[rows], y[rows], epoch, torch.tensor(rows))
-        assert w.wanted == len(rows) == w.served.sum() + w.missing + w.expired + w.relearnt
+        assert w.wanted == len(rows) == w.served.sum() + w.missing + w.expired + w.stale
         assert w.missing == (12 if epoch == 0 else 0)
 
 
 def test_an_image_that_fills_up_a_share_asks_no_bank_and_is_not_kept():
     clf, x, y = problem(6)
-    banks, at = Banks(), torch.arange(6)
+    banks, at = SampleCaches(), torch.arange(6)
     for epoch in (0, 1):
-        _, withdrawal = banks.apply(BANKED, clf, x, y, seeds=at, indices=at, epoch=epoch, counted=at < 5)
-        assert withdrawal.wanted == 5
-        assert withdrawal.served.tolist() == [epoch == 1] * 5 + [False]
+        _, cache_stats = banks.apply(BANKED, clf, x, y, seeds=at, indices=at, epoch=epoch, counted=at < 5)
+        assert cache_stats.wanted == 5
+        assert cache_stats.served.tolist() == [epoch == 1] * 5 + [False]
         assert banks.banks["0"].recall(at, epoch).has.tolist() == [True] * 5 + [False]
 
 
@@ -231,23 +233,23 @@ def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without(
     clf, x, y = problem(40)
     part = Mixture([Share(BANKED, 0.5), Share(GaussianNoise(0.1), 0.2)])
     mixture = Mixture([Share(FGSM(0.05), 0.2), Share(part, 0.6)])
-    banks = Banks()
+    banks = SampleCaches()
     served = 0
     for epoch in range(3):
-        made, withdrawal, plain = _apply(banks, mixture, clf, x, y, epoch)
+        made, cache_stats, plain = _apply(banks, mixture, clf, x, y, epoch)
         walked = plain.searched
-        assert not (withdrawal.served & ~walked).any()
-        assert withdrawal.wanted == walked.sum()
-        rest = ~withdrawal.served
+        assert not (cache_stats.served & ~walked).any()
+        assert cache_stats.wanted == walked.sum()
+        rest = ~cache_stats.served
         assert torch.allclose(made.images[rest], plain.images[rest], rtol=0, atol=1e-5)
-        served += int(withdrawal.served.sum())
+        served += int(cache_stats.served.sum())
     assert served > 10
     assert list(banks.banks) == ["0.1.0"]
 
 
 def test_the_leaves_together_are_the_perturbation():
     clf, x, y = problem(40)
-    part = Mixture([Share(SigmaSample(WALK, fraction=0.5, bank=Bank()), 0.5), Share(GaussianNoise(0.1), 0.2)])
+    part = Mixture([Share(SigmaSample(WALK, fraction=0.5, cache=SampleCache()), 0.5), Share(GaussianNoise(0.1), 0.2)])
     mixture = Mixture([Share(FGSM(0.05), 0.2), Share(part, 0.7)])
     seeds = torch.arange(40)
     whole, images_ = unbanked(mixture).apply(clf, x, y, seed=seeds), x.clone()
@@ -263,7 +265,7 @@ def test_beside_a_bank_an_image_keeps_its_part_for_a_while_and_shares_stay():
     count, epochs = 2000, 24
     clf, x = classifier(), torch.full((count, 1, 3, 4), 0.5)
     clf.net[1].weight.data.zero_()  # no walk moves: what matters is who would have walked
-    mixture = Mixture({SigmaSample(Sigma(paths=1, max_steps=1), bank=Bank(max_age=2)): 0.25})
+    mixture = Mixture({SigmaSample(Sigma(paths=1, max_steps=1), cache=SampleCache(max_age=2)): 0.25})
     searched = torch.stack([_apply_once(mixture, clf, x, epoch) for epoch in range(epochs)])
     assert (searched.float().mean(1) - 0.25).abs().max() < 0.05
     assert (searched.float().mean(0).mean() - 0.25).abs() < 0.02
@@ -275,13 +277,13 @@ def test_beside_a_bank_an_image_keeps_its_part_for_a_while_and_shares_stay():
 
 def _apply_once(mixture, clf, x, epoch):
     at = torch.arange(len(x))
-    return Banks().apply(mixture, clf, x, at % 3, seeds=at * 1000 + epoch, indices=at, epoch=epoch)[0].searched
+    return SampleCaches().apply(mixture, clf, x, at % 3, seeds=at * 1000 + epoch, indices=at, epoch=epoch)[0].searched
 
 
 def test_two_banks_do_not_share():
     clf, x, y = classifier(), images(30), torch.arange(30) % 3
-    banks = Banks()
-    mixture = Mixture([Share(BANKED, 0.4), Share(SigmaSample(WALK, fraction=0.9, bank=Bank(most=2)), 0.6)])
+    banks = SampleCaches()
+    mixture = Mixture([Share(BANKED, 0.4), Share(SigmaSample(WALK, fraction=0.9, cache=SampleCache(most=2)), 0.6)])
     _apply(banks, mixture, clf, x, y, 0)
     assert set(banks.banks) == {"0.0", "0.1"}
     assert len(banks.banks["0.1"]) == 2
@@ -291,8 +293,8 @@ def test_two_banks_do_not_share():
 
 def test_an_unsuccessful_walk_that_gives_the_image_back_is_not_kept():
     clf, x, y = classifier(gain=0.0), images(5), torch.arange(5) % 3
-    stuck = SigmaSample(WALK, unconverged="original", bank=Bank())
-    banks = Banks()
+    stuck = SigmaSample(WALK, unconverged="original", cache=SampleCache())
+    banks = SampleCaches()
     made, _, _ = _apply(banks, stuck, clf, x, y, 0)
     assert torch.equal(made.images, x)
     assert made.searched.all()
@@ -305,9 +307,9 @@ def test_an_unsuccessful_walk_that_gives_the_image_back_is_not_kept():
 )
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        Bank(**options)
-    with pytest.raises(ValueError, match="bank: expected a Bank or None"):
-        SigmaSample(bank=3)
+        SampleCache(**options)
+    with pytest.raises(ValueError, match="bank: expected a SampleCache or None"):
+        SigmaSample(cache=3)
 
 
 # A training
@@ -340,11 +342,11 @@ def test_a_training_is_served_and_says_so(tmp_path):
     assert totals.served > 10
     assert totals.searched + totals.served == totals.wanted
     assert totals.ages >= totals.served
-    assert totals.expired + totals.relearnt + totals.served <= 3 * 40
-    for name in ("served", "expired", "relearnt", "ages", "steps"):
+    assert totals.expired + totals.stale + totals.served <= 3 * 40
+    for name in ("served", "expired", "stale", "ages", "steps"):
         assert getattr(again, name) == getattr(totals, name)
     metrics = trainer.callback_metrics
-    assert {"bank_hit_rate", "bank_expired", "bank_relearnt"} <= set(metrics)
+    assert {"bank_hit_rate", "bank_expired", "bank_relearned"} <= set(metrics)
     assert 0 <= metrics["bank_hit_rate"] <= 1
     assert 1 <= metrics.get("bank_mean_age", 1) <= 2
     assert len(data.banks.banks["0"]) <= 40

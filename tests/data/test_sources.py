@@ -15,13 +15,13 @@ from robustsigma.data.baggage import Baggage
 from robustsigma.data.digits import Digits
 from robustsigma.data.folder import ImageFolder, stratified
 from robustsigma.data.image_table import ImageTable
-from robustsigma.data.loading import take_masks
+from robustsigma.data.loading import load_masks
 from robustsigma.data.medmnist_source import MedMNIST
 from robustsigma.data.mnist5k import MNIST5k
 from robustsigma.data.saliency_bench import SaliencyBench
-from robustsigma.data.source import ArrayDataset, Source
+from robustsigma.data.source import ArrayDataset, DatasetSpec
 from robustsigma.data.torchvision_source import Torchvision
-from robustsigma.geometry import Geometry
+from robustsigma.resize_crop import ResizeCrop
 
 SPLITS = ("train", "val", "test")
 
@@ -57,7 +57,7 @@ def _table(folder, masks):
         name = path.relative_to(folder).as_posix()
         rows.append(f"{name},{path.parent.name},{name if (masks / name).is_file() else ''}")
     (folder / "labels.csv").write_text("\n".join(rows))
-    return {"root": str(folder), "geometry": Geometry(16, 18), "val_fraction": 0.2, "test_fraction": 0.3}
+    return {"root": str(folder), "geometry": ResizeCrop(16, 18), "val_fraction": 0.2, "test_fraction": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ def test_pickled_sources_and_datasets_are_the_same(make, name):
     dataset = source.split("val")
     copied = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(_stack(copied)[0], _stack(dataset)[0])
-    masks = take_masks(dataset, range(len(dataset)))
-    assert masks is None or torch.equal(take_masks(copied, range(len(dataset))), masks)
+    masks = load_masks(dataset, range(len(dataset)))
+    assert masks is None or torch.equal(load_masks(copied, range(len(dataset))), masks)
 
 
 @ALL
@@ -144,7 +144,7 @@ def test_yaml_round_trip(make, name):
     source = make[name](3)
     arguments = dataclasses.asdict(source)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=Source)
+    parser.add_argument("--source", type=DatasetSpec)
     path = f"{type(source).__module__}.{type(source).__qualname__}"
     config = parser.parse_object({"source": {"class_path": path, "init_args": arguments}})
     assert parser.instantiate(config).source == source
@@ -156,17 +156,17 @@ def test_masks_match_the_contract(make, name):
     source = make[name]()
     for split in SPLITS:
         dataset = source.split(split)
-        masks = take_masks(dataset, range(len(dataset)))
+        masks = load_masks(dataset, range(len(dataset)))
         assert masks.dtype == torch.float32
         assert masks.shape == (len(dataset), *source.shape[1:])
         assert masks.min() == 0
         assert 0.9 < masks.max() <= 1
-        assert torch.equal(take_masks(dataset, [2, 0]), masks[[2, 0]])
+        assert torch.equal(load_masks(dataset, [2, 0]), masks[[2, 0]])
 
 
 @pytest.mark.parametrize("name", UNMASKED)
 def test_no_masks(make, name):
-    assert take_masks(make[name]().split("val"), [0, 1]) is None
+    assert load_masks(make[name]().split("val"), [0, 1]) is None
 
 
 @pytest.mark.parametrize(
@@ -339,13 +339,13 @@ def test_torchvision_equals_its_images(make, tmp_path):
     assert [len(source.split(split)) for split in SPLITS] == [90, 10, 30]
     assert source.split("train").images.dtype == torch.uint8
     assert make["torchvision resized"]().shape == (1, 16, 16)
-    assert source.for_network(("a",) * 10, None) == source
-    large = source.for_network(("a",) * 10, Geometry(32, 40))
+    assert source.adapt_to_model(("a",) * 10, None) == source
+    large = source.adapt_to_model(("a",) * 10, ResizeCrop(32, 40))
     assert large.shape == (1, 32, 32)
     assert large.split("test")[0][0].shape == (1, 32, 32)
-    assert make["torchvision resized"]().for_network(("a",) * 10, Geometry(32)).shape == (1, 16, 16)
+    assert make["torchvision resized"]().adapt_to_model(("a",) * 10, ResizeCrop(32)).shape == (1, 16, 16)
     with pytest.raises(ValueError, match=r"size: expected a number of pixels, or a geometry instead, got both"):
-        Torchvision("FashionMNIST", size=16, geometry=Geometry(32))
+        Torchvision("FashionMNIST", size=16, geometry=ResizeCrop(32))
     with pytest.raises(ValueError, match=r"root: expected CIFAR10 in .*set download"):
         Torchvision("CIFAR10", str(tmp_path)).split("train")
     with pytest.raises(ValueError, match=r"dataset: expected .* got 'NoSuchSet'"):

@@ -14,13 +14,15 @@ from torch import multiprocessing, nn
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Share, Sigma, SigmaSample
 from robustsigma.data import Baggage, RobustDataModule
-from robustsigma.engine.perturbations.sigma_sample import Bank
+from robustsigma.engine.perturbations.sigma_sample import SampleCache
 from robustsigma.evaluation.outcomes import OutcomeRecorder
 from robustsigma.training import AugmentationStatistics, LitClassifier
 
 SOURCE = Baggage(size=16, train=41, val=5, test=23)  # odd counts: uneven last batches
 WALK = Sigma(alpha=0.03, beta=0.1, objective="logit", paths=1, max_steps=6)
-PERTURBATION = Mixture([Share(SigmaSample(WALK, bank=Bank(max_age=2)), 0.6), Share(FGSM(0.03, random_start=True), 0.2)])
+PERTURBATION = Mixture(
+    [Share(SigmaSample(WALK, cache=SampleCache(max_age=2)), 0.6), Share(FGSM(0.03, random_start=True), 0.2)]
+)
 CONDITIONS = {
     "clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.02), "sigma": SigmaSample(WALK)
 }  # fmt: skip

@@ -53,7 +53,7 @@ def test_weights_and_bank_are_those_of_one_process(runs):
             assert len(bank["owners"]) > 10
             for column, values in bank.items():
                 assert torch.equal(values, each["bank"][name][column]), column
-        for name in ("samples", "searched", "converged", "steps", "wanted", "expired", "relearnt", "ages"):
+        for name in ("samples", "searched", "converged", "steps", "wanted", "expired", "stale", "ages"):
             assert each["totals"][name] == one["totals"][name]
         assert each["totals"]["served"] == one["totals"]["served"] > 10
     for name in ("train_acc", "train_loss"):
@@ -104,7 +104,7 @@ def test_gathered_samples_are_in_the_order_of_the_whole_batch_and_each_once(monk
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_process_of_fit_that_dies_ends_it_with_one_line_and_it_goes_on(tmp_path):
-    layers = ("base", "baggage", "sigma", "overlays/bank")
+    layers = ("base", "baggage", "sigma", "overlays/cache")
     arguments = ["fit", *(a for layer in layers for a in ("--config", str(CONFIGS / f"{layer}.yaml")))]
     arguments += [f"--data.dataset.init_args.{name}" for name in ("size=16", "train=41", "val=9", "test=10")]
     arguments += [f"--trainer.{name}" for name in ("devices=2", "strategy=ddp", "accelerator=cpu", "max_epochs=200")]

@@ -93,7 +93,7 @@ def test_each_job_is_done_once_and_waits_for_those_before_it(world):
             time.sleep(0.01)
             done.append(job)
             taken[processes.rank] += 1
-        processes.meet("jobs")
+        processes.barrier("jobs")
         ends.append(len(done))
 
     _in_threads(run, _crew(world))
@@ -108,7 +108,7 @@ def test_the_first_goes_before_the_others_and_counters_are_common():
 
     def run(processes):
         time.sleep(0.05 if processes.first else 0)
-        processes.first_then_others("begin", lambda: order.append(processes.rank))
+        processes.main_process_first("begin", lambda: order.append(processes.rank))
         count = processes.counter()
         counts.extend(count() for _ in range(5))
 

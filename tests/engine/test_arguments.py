@@ -22,7 +22,7 @@ from robustsigma.benchmark import Benchmark
 from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.engine import validation
 from robustsigma.engine.checks import check_classifier
-from robustsigma.engine.metrics import InsertionDeletion, Subject
+from robustsigma.engine.metrics import InsertionDeletion, MetricContext
 from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.settings import Retraining, Sweep, describe
 from robustsigma.models import Pretrained
@@ -122,14 +122,14 @@ def test_classes_may_be_a_list_or_an_array(given):
     classifier = cases.classifier()
     assert Gradient()(classifier, X, given).target.tolist() == Y
     assert torch.equal(FGSM(0.1)(classifier, X, given, seed=0), FGSM(0.1)(classifier, X, torch.tensor(Y), seed=0))
-    assert Subject(classifier, X, given).target.tolist() == Y
+    assert MetricContext(classifier, X, given).target.tolist() == Y
 
 
 CALLS = {
     "attributor": lambda model: Gradient()(model, X, Y).values,
     "perturbation": lambda model: FGSM(0.1)(model, X, Y, seed=0),
     "apply": lambda model: FGSM(0.1).apply(model, X, Y, seed=0).images,
-    "metric": lambda model: InsertionDeletion()(Subject(model, X, Y), X[:, 0]).values["insertion"],
+    "metric": lambda model: InsertionDeletion()(MetricContext(model, X, Y), X[:, 0]).values["insertion"],
     "checks": lambda model: len(check_classifier(model, X, torch.tensor(Y))),
 }  # fmt: skip
 
@@ -258,7 +258,7 @@ def test_results_print_a_few_lines():
     for told in ("values: float32 (4, 3, 8, 8) in [", "target: int64 (4,) in [0, 2]", f"converged paths: {share:.0%}",
                  f"mean completeness gap: {result.gap().double().mean().item():.3g}"):  # fmt: skip
         assert told in text
-    others = [FGSM(0.1).apply(classifier, X, Y, seed=0), InsertionDeletion()(Subject(classifier, X, Y), X[:, 0])]
+    others = [FGSM(0.1).apply(classifier, X, Y, seed=0), InsertionDeletion()(MetricContext(classifier, X, Y), X[:, 0])]
     for other in others:
         assert repr(other).startswith(f"{type(other).__name__}(\n")
         assert len(repr(other)) < 1200

@@ -12,7 +12,7 @@ from robustsigma.engine.validation import are_probabilities
 
 
 class Noisy(nn.Module):
-    """Other logits at each call, as a randomised defence; draws from its own generator."""
+    """Other logits at each call, as a randomized defence; draws from its own generator."""
 
     def __init__(self, size: float) -> None:
         super().__init__()

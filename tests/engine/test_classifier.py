@@ -1,4 +1,4 @@
-"""Classifier: normalisation, scores, gradients, chunking, memory and `frozen()`."""
+"""Classifier: normalization, scores, gradients, chunking, memory and `frozen()`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from robustsigma import FGSM, PGD, Classifier
-from robustsigma.engine.classifier import SCORES, pick
+from robustsigma.engine.classifier import SCORES, target_score
 
 CONTEXTS = {
     "plain": nullcontext,
@@ -41,7 +41,7 @@ class Recorder(nn.Module):
         return self.wrap(x.flatten(1)[:, :3])
 
 
-def test_normalisation():
+def test_normalization():
     net, x = Recorder(), cases.images()
     Classifier(net, mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))(x)
     for channel, (mean, std) in enumerate([(0.5, 0.5), (0.4, 0.6), (0.3, 0.7)]):
@@ -175,21 +175,21 @@ def test_scores_keep_their_digits_at_saturation(classes, margin):
     wide, target = logits.double(), torch.tensor([0])
     others = torch.tensor(classes - 1.0).double().log()
     exact = -torch.nn.functional.softplus(others - margin)  # log p, to the last digit
-    assert pick(logits, target, "log_prob").double().item() == pytest.approx(exact.item(), rel=1e-5)
-    assert pick(logits, target, "prob").double().item() == pytest.approx(exact.exp().item(), rel=1e-5)
-    assert pick(logits, target, "logit").item() == margin
-    assert pick(wide, target, "log_prob").item() == pytest.approx(exact.item(), rel=1e-12)
+    assert target_score(logits, target, "log_prob").double().item() == pytest.approx(exact.item(), rel=1e-5)
+    assert target_score(logits, target, "prob").double().item() == pytest.approx(exact.exp().item(), rel=1e-5)
+    assert target_score(logits, target, "logit").item() == margin
+    assert target_score(wide, target, "log_prob").item() == pytest.approx(exact.item(), rel=1e-12)
 
 
 def test_scores_of_infinite_logits():
     """A class masked by -inf has probability 0, and does not spoil the others."""
     logits = torch.tensor([[0.0, -torch.inf, 0.0]]).expand(2, -1)
-    assert pick(logits, torch.tensor([0, 1]), "prob").tolist() == [0.5, 0.0]
+    assert target_score(logits, torch.tensor([0, 1]), "prob").tolist() == [0.5, 0.0]
 
 
 def test_unknown_score():
     with pytest.raises(ValueError, match="score: expected one of 'logit', 'log_prob', 'prob', got 'loss'"):
-        pick(torch.zeros(1, 2), torch.tensor([0]), "loss")
+        target_score(torch.zeros(1, 2), torch.tensor([0]), "loss")
 
 
 def test_half_precision_net_is_scored_in_single_precision():
@@ -215,7 +215,7 @@ def test_what_rounding_left_outside_is_clamped():
     clf, x = cases.classifier(), cases.images()
     x[0, 0, 0, :2] = torch.tensor([1 + 1e-6, -1e-6])
     with clf.frozen():
-        admitted = clf.admit(x)
+        admitted = clf.prepare_input(x)
     assert torch.equal(admitted, x.clamp(0, 1))
 
 

@@ -141,7 +141,7 @@ def test_distributions():
 
 @pytest.mark.parametrize("kind", WHITE)
 def test_independence_across_seed_path_step_and_element(kind):
-    """Correlations of neighbours along each counter stay within 5 standard errors."""
+    """Correlations of neighbors along each counter stay within 5 standard errors."""
     seeds = torch.arange(16).repeat_interleave(16)
     paths = torch.arange(4).repeat_interleave(4).repeat(16)
     steps = torch.arange(4).repeat(64)
@@ -219,7 +219,7 @@ def test_perlin_is_smooth_zero_mean_and_shows_no_lattice():
 
 
 def test_perlin_steps_are_small():
-    """|gradient| of the noise is bounded, so neighbours differ by little and no seam shows at cell borders."""
+    """|gradient| of the noise is bounded, so neighbors differ by little and no seam shows at cell borders."""
     values = draw("perlin", keys(256, "steps"), (1, 64, 64), scale=16)
     assert values.diff(dim=2).abs().max() < 0.25
     assert values.diff(dim=3).abs().max() < 0.25

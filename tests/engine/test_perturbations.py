@@ -24,7 +24,7 @@ from robustsigma import (
     Share,
     Sigma,
     SigmaSample,
-    SquareSearch,
+    Square,
 )
 from robustsigma.engine import noise
 from robustsigma.engine.perturbations.base import Perturbed
@@ -65,7 +65,7 @@ def test_put_replaces_rows_of_every_field():
     assert whole.steps.tolist() == [0] * 4
 
 
-@pytest.mark.parametrize("perturbation", [FGSM(), PGD(steps=2), SigmaSample(WALK), PathEnd(WALK), SquareSearch()])
+@pytest.mark.parametrize("perturbation", [FGSM(), PGD(steps=2), SigmaSample(WALK), PathEnd(WALK), Square()])
 @pytest.mark.parametrize("after", [0, 1])
 def test_nan_scores_are_an_error(perturbation, after):
     if after == 1 and isinstance(perturbation, FGSM):
@@ -122,12 +122,12 @@ def test_identity():
 
 def test_gaussian_noise_has_its_std_and_is_clipped():
     clf = cases.classifier(cases.linear(3, 32))
-    grey = torch.full((16, 3, 32, 32), 0.5)
-    moved = GaussianNoise(0.05)(clf, grey, 0, seed=torch.arange(16)) - 0.5
+    gray = torch.full((16, 3, 32, 32), 0.5)
+    moved = GaussianNoise(0.05)(clf, gray, 0, seed=torch.arange(16)) - 0.5
     assert moved.std().item() == pytest.approx(0.05, rel=0.02)
     assert moved.mean().abs() < 5 * 0.05 / moved.numel() ** 0.5
-    assert GaussianNoise(0)(clf, grey, 0, seed=0).equal(grey)
-    black = GaussianNoise(0.5)(clf, torch.zeros_like(grey), 0, seed=torch.arange(16))
+    assert GaussianNoise(0)(clf, gray, 0, seed=0).equal(gray)
+    black = GaussianNoise(0.5)(clf, torch.zeros_like(gray), 0, seed=torch.arange(16))
     assert (black == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 
@@ -174,9 +174,9 @@ def test_pgd_is_as_strong_as_fgsm(net):
 
 def test_random_start_is_uniform_in_the_ball():
     clf = cases.classifier(cases.constant())  # no gradient: the result is the start
-    grey = torch.full((64, 3, 8, 8), 0.5)
+    gray = torch.full((64, 3, 8, 8), 0.5)
     for attack in (PGD(0.1, steps=1), FGSM(0.1, random_start=True)):
-        moved = (attack(clf, grey, 0, seed=cases.seeds(64)) - 0.5) / 0.1
+        moved = (attack(clf, gray, 0, seed=cases.seeds(64)) - 0.5) / 0.1
         ranked = ((moved.flatten().double() + 1) / 2).sort().values
         steps = (torch.arange(len(ranked), dtype=torch.float64) + 0.5) / len(ranked)
         assert (ranked - steps).abs().max() < 2.2 / len(ranked) ** 0.5

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import backends, nn
 
-from robustsigma.engine.precision import _CPU, _GPU, full_precision, same_bits, tf32
+from robustsigma.engine.precision import _CPU, _GPU, deterministic, full_precision, tf32
 
 _OPERATORS = (*_GPU, *_CPU)
 
@@ -145,7 +145,7 @@ def test_each_holds_to_its_own_end():
 
 def test_the_same_bits_come_and_go():
     before = backends.cudnn.deterministic, backends.cudnn.benchmark
-    with same_bits():
+    with deterministic():
         assert (backends.cudnn.deterministic, backends.cudnn.benchmark) == (True, False)
     assert (backends.cudnn.deterministic, backends.cudnn.benchmark) == before
 
@@ -154,7 +154,7 @@ def test_the_same_bits_of_attention_on_a_gpu(monkeypatch):
     kernels = backends.cuda.flash_sdp_enabled, backends.cuda.mem_efficient_sdp_enabled
     before = [enabled() for enabled in kernels]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with same_bits():
+    with deterministic():
         assert not any(enabled() for enabled in kernels)
         assert backends.cuda.math_sdp_enabled()
     assert [enabled() for enabled in kernels] == before

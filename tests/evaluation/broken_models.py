@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.data import Digits
-from robustsigma.data.loading import take
+from robustsigma.data.loading import load_batch
 
-MEAN, STD = 0.5, 0.25  # of the evaluation's normalisation
+MEAN, STD = 0.5, 0.25  # of the evaluation's normalization
 
 
 class Plain(nn.Module):
@@ -20,7 +20,7 @@ class Plain(nn.Module):
     def __init__(self, classes: int, channels: int = 1, scale: float = 6.0) -> None:
         super().__init__()
         split = Digits().split("train")
-        x, y = take(split, range(len(split)))
+        x, y = load_batch(split, range(len(split)))
         means = torch.stack([x[y == k].mean(0).flatten() for k in range(classes)])
         self.scale = scale
         self.means = nn.Parameter(means)
@@ -58,7 +58,7 @@ class Shattered(Plain):
         return self.score(images + 0.002 * torch.sin(2e4 * images))
 
 
-class Randomised(Plain):
+class Randomized(Plain):
     """Logits come with noise that is another at each call."""
 
     def __init__(self, classes: int, channels: int = 1) -> None:

@@ -63,7 +63,7 @@ def test_a_plain_model_has_no_flag(tmp_path):
         ("Thresholded", "zero_gradient", GRADIENT, "loss gradients are zero or not finite"),
         ("Saturated", "zero_gradient", GRADIENT, "loss gradients are zero or not finite"),
         ("Shattered", "masked", GRADIENT, "A search without gradients finds significantly more errors"),
-        ("Randomised", "random_outputs", (*PLAIN, *EVERY), "Two equal passes give different logits"),
+        ("Randomized", "random_outputs", (*PLAIN, *EVERY), "Two equal passes give different logits"),
         ("BatchStatistics", "batch_dependent", (*PLAIN, *EVERY), "depend on the other images of its batch"),
         ("Probabilities", "probabilities", EVERY, "returns probabilities, not logits"),
     ],

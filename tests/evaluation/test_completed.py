@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage, ImageFolder
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, evaluate
-from robustsigma.evaluation.given import completed
+from robustsigma.evaluation.given import resolve_settings
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.run import Run
-from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, ModelCard, save_model
+from robustsigma.resize_crop import ResizeCrop
 
 SMALL = Architecture("small_cnn", {"width": 4})
 NAMES = ("wrench", "gun", "battery")  # in the order of the logits, which is not that of the alphabet
@@ -113,17 +113,17 @@ def test_what_needs_training_images_is_refused_before_anything_is_done(told, ima
     assert not out.exists()
 
 
-def test_normalisation_of_a_network_that_is_trained_here(tmp_path):
+def test_normalization_of_a_network_that_is_trained_here(tmp_path):
     settings = Evaluation(source=Baggage(size=16, train=20, val=5, test=5))
-    found = completed(settings)
+    found = resolve_settings(settings)
     assert (found.mean, found.std) == ((0.5,), (0.25,))
-    assert completed(found) == found
-    assert completed(replace(settings, mean=(0.4,))).std == (0.25,)
+    assert resolve_settings(found) == found
+    assert resolve_settings(replace(settings, mean=(0.4,))).std == (0.25,)
     Run(replace(settings, mean=(0.5,), std=(0.25,)), tmp_path, QUIET)
     Run(settings, tmp_path, QUIET)  # the folder of a version that always wrote the numbers goes on
 
 
-def test_normalisation_of_a_given_network_is_not_guessed(images, weights, tmp_path):
+def test_normalization_of_a_given_network_is_not_guessed(images, weights, tmp_path):
     state = load_file(weights)
     torch.save(state, tmp_path / "net.pt")
     save_file(state, tmp_path / "theirs.safetensors")
@@ -132,28 +132,30 @@ def test_normalisation_of_a_given_network_is_not_guessed(images, weights, tmp_pa
         with pytest.raises(ValueError, match=rf"^mean and std: expected the numbers .*, got none for .*{file}"):
             Run(settings, tmp_path / "out", QUIET)
         with pytest.raises(ValueError, match=r"^mean and std: expected both or neither beside architecture\.weights"):
-            completed(replace(settings, std=(0.5,)))
+            resolve_settings(replace(settings, std=(0.5,)))
         told = replace(settings, mean=(0.4,), std=(0.5,))
-        assert completed(told) == told
-    assert completed(_given(images, weights, mean=(0.4,), std=(0.5,))).mean == (0.4,)
+        assert resolve_settings(told) == told
+    assert resolve_settings(_given(images, weights, mean=(0.4,), std=(0.5,))).mean == (0.4,)
     named = Architecture("torchvision:resnet18")
-    found = completed(_given(images, str(tmp_path / "net.pt"), named))
+    found = resolve_settings(_given(images, str(tmp_path / "net.pt"), named))
     assert (found.mean, found.std) == IMAGENET
-    assert completed(_given(images, weights, named, training=Training(epochs=0))).mean == CARD.mean
+    assert resolve_settings(_given(images, weights, named, training=Training(epochs=0))).mean == CARD.mean
     with pytest.raises(ValueError, match=r"^architecture\.weights: expected an existing file of weights, got nowhere"):
-        completed(_given(images, "nowhere.pt", named))
+        resolve_settings(_given(images, "nowhere.pt", named))
     with pytest.raises(ValueError, match=r"^mean and std: expected .*, got none for somebodys\.net"):
-        completed(Evaluation(images, Architecture("somebodys.net"), Training(epochs=0)))  # its code has the weights
+        resolve_settings(
+            Evaluation(images, Architecture("somebodys.net"), Training(epochs=0))
+        )  # its code has the weights
 
 
 def test_labels_are_the_logits_of_a_network_that_is_taken_as_it_is(images, weights, tmp_path):
     assert images.classes != NAMES
-    found = completed(_given(images, weights))
+    found = resolve_settings(_given(images, weights))
     assert found.source.classes == NAMES
     assert [found.source.split("test")[place][1] for place in range(6)] == [2, 2, 1, 1, 0, 0]
-    assert completed(found) == found
+    assert resolve_settings(found) == found
     alphabetical = _saved(tmp_path / "sorted.safetensors", tuple(sorted(NAMES)))
-    assert completed(_given(images, alphabetical)).source == images, "an older folder goes on"
+    assert resolve_settings(_given(images, alphabetical)).source == images, "an older folder goes on"
     for classes, told in (
         (("wrench", "gun", "knife"), "a model of the dataset's classes, 'battery' at place 0, got 'wrench'"),
         (("wrench", "gun"), r"a model of \(3, 16, 16\) and 3 classes, got \(3, 16, 16\) and 2 classes"),
@@ -162,9 +164,9 @@ def test_labels_are_the_logits_of_a_network_that_is_taken_as_it_is(images, weigh
         with pytest.raises(ValueError, match=rf"^architecture\.weights: expected {told}"):
             Run(settings, tmp_path / "out", QUIET)
         learns = replace(settings, source=Baggage(size=16), training=Training(epochs=1))
-        assert completed(learns).source == learns.source, "it learns the labels"
+        assert resolve_settings(learns).source == learns.source, "it learns the labels"
     with pytest.raises(ValueError, match=r"^architecture\.weights: expected a model of \(3, 20, 20\)"):
-        completed(_given(replace(images, size=20), weights))
+        resolve_settings(_given(replace(images, size=20), weights))
     assert not (tmp_path / "out").exists()
 
 
@@ -178,20 +180,22 @@ def test_published_weights_are_evaluated(tmp_path, monkeypatch):
     report = evaluate(settings, tmp_path / "out", console=QUIET)
     base = load_file(tmp_path / "out" / "models" / "seed0" / "base.safetensors")
     assert all(torch.equal(base[name], state[name]) for name in state)
-    found = completed(settings)
+    found = resolve_settings(settings)
     assert (found.mean, found.std) == IMAGENET
     assert [found.source.split("test")[place][1] for place in (0, 2, 4)] == [1, 0, 980]
     assert len(report.results["dataset"]["classes"]) == 1000
-    assert completed(replace(settings, mean=(0.1,), std=(0.2,))).mean == (0.1,)
-    assert completed(replace(settings, source=replace(source, size=None))).source.geometry == Geometry(224, 256)
+    assert resolve_settings(replace(settings, mean=(0.1,), std=(0.2,))).mean == (0.1,)
+    assert resolve_settings(replace(settings, source=replace(source, size=None))).source.geometry == ResizeCrop(
+        224, 256
+    )
 
 
 def test_published_weights_of_other_classes(tmp_path, monkeypatch):
     state = _published(monkeypatch, tmp_path)
     settings = _given(Baggage(size=32, train=20, val=5, test=5), "published", Architecture(NET))
     with pytest.raises(ValueError, match=r"^architecture\.weights: expected .* 5 classes, got .* 1000 classes"):
-        completed(settings)
-    learns = completed(replace(settings, training=Training(epochs=1)))
+        resolve_settings(settings)
+    learns = resolve_settings(replace(settings, training=Training(epochs=1)))
     assert (learns.mean, learns.std) == IMAGENET
     with torch.random.fork_rng(devices=[]):
         net = learns.architecture.build(3, 5)
@@ -222,5 +226,5 @@ def test_published_weights_of_timm(monkeypatch):
     assert state["fc.weight"].shape[0] == 1000
     assert fit.num_classes == 4
     settings = timm.get_pretrained_cfg("test_resnet")
-    found = completed(_given(Baggage(size=16), "published", architecture, training=Training(epochs=1)))
+    found = resolve_settings(_given(Baggage(size=16), "published", architecture, training=Training(epochs=1)))
     assert (found.mean, found.std) == (tuple(settings.mean), tuple(settings.std))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from matrix_case import ATTACK, BASE, CLEAN, MOVED, PGD_COLUMN, WALK, codes_of, matrix_of, outcomes_of
 
-from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample, SquareSearch, TorchAttack
+from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample, Square, TorchAttack
 from robustsigma.engine import noise
 from robustsigma.engine.checks import Soundness
 from robustsigma.evaluation.curves import common, curve_entries
-from robustsigma.evaluation.diagnosis import Curve, Diagnosis, Examination, radii
+from robustsigma.evaluation.diagnosis import AttackCheckResults, AttackChecks, Curve, radii
 from robustsigma.evaluation.flags import cell_flags
 from robustsigma.evaluation.results import checks, networks
 from robustsigma.evaluation.settings import Checks
@@ -31,7 +31,7 @@ def _right(count, n=100):
 def _diagnosed(soundness=SOUND, right=None, curves=None, rights=(180, 80, 80, 20, 80)):
     """Return a matrix of one regime: `rights` of 200 images are right, half of those in the diagnosis."""
     matrix = matrix_of([rights], COLUMNS)
-    matrix.diagnoses["base"] = [Diagnosis(ROWS, soundness, right or {}, curves or {}, 3)]
+    matrix.diagnoses["base"] = [AttackCheckResults(ROWS, soundness, right or {}, curves or {}, 3)]
     return matrix
 
 
@@ -65,7 +65,7 @@ def test_what_is_wrong_with_a_network_stands_in_the_cells_of_its_attacks(soundne
 def test_soundness_is_summed_over_seeds():
     matrix = matrix_of([[180] * 5], COLUMNS, seeds=(0, 1))
     each = [Soundness(100, False, random, dead) for random, dead in ((False, 30), (True, 10))]
-    matrix.diagnoses["base"] = [Diagnosis(ROWS, sound, {}, {}, 3) for sound in each]
+    matrix.diagnoses["base"] = [AttackCheckResults(ROWS, sound, {}, {}, 3) for sound in each]
     (entry,) = networks(matrix)
     assert (entry["images"], entry["dead"], entry["random_outputs"]) == (200, 0.2, True)
 
@@ -116,21 +116,21 @@ def test_curves_of_seeds_are_joined_at_the_radii_of_all():
     short = Curve(np.array([0, 0.1]), np.stack([_right(90), _right(20)]), 1.0)
     long = Curve(np.array([0, 0.1, 0.2]), np.stack([_right(80), _right(60), _right(10)]), 1.0)
     curves = [{"pgd/adaptive": short}, {"pgd/adaptive": long}]
-    matrix.diagnoses["base"] = [Diagnosis(ROWS, SOUND, {}, curve, 3) for curve in curves]
+    matrix.diagnoses["base"] = [AttackCheckResults(ROWS, SOUND, {}, curve, 3) for curve in curves]
     found = common(matrix, "base", "pgd/adaptive")
     assert found.eps.tolist() == [0, 0.1]
     (entry,) = curve_entries(matrix)
     assert entry["mean"] == pytest.approx([0.85, 0.4])
     assert (entry["chance"], entry["reached"], entry["n"]) == (1 / 3, False, 100)
     assert common(matrix, "base", "fgsm/adaptive") is None
-    matrix.diagnoses["base"][1] = Diagnosis(ROWS, SOUND, {}, {}, 3)
+    matrix.diagnoses["base"][1] = AttackCheckResults(ROWS, SOUND, {}, {}, 3)
     assert common(matrix, "base", "pgd/adaptive") is None  # a seed has none
 
 
 def test_a_curve_that_ends_at_chance_itself_has_reached_it():
     curve = Curve(np.array([0, 0.1]), np.stack([_right(90), _right(50)]), 1.0)
     matrix = matrix_of([[180] * 5], COLUMNS)
-    matrix.diagnoses["base"] = [Diagnosis(ROWS, SOUND, {}, {"pgd/adaptive": curve}, 2)]
+    matrix.diagnoses["base"] = [AttackCheckResults(ROWS, SOUND, {}, {"pgd/adaptive": curve}, 2)]
     (entry,) = curve_entries(matrix)
     assert entry["reached"]
 
@@ -149,7 +149,7 @@ def _examination(attacks, n=6):
         known = outcomes_of(n, n)
         wrong = np.where(right, known.labels, known.labels + 1)
         outcomes[name] = dataclasses.replace(known, rmse=rmse, predictions=wrong)
-    return Examination(clf, images, labels, torch.arange(n), np.arange(n), attacks, outcomes, "clean", 3)
+    return AttackChecks(clf, images, labels, torch.arange(n), np.arange(n), attacks, outcomes, "clean", 3)
 
 
 def test_an_examination_makes_what_is_asked_for(tmp_path):
@@ -171,7 +171,7 @@ def test_an_examination_makes_what_is_asked_for(tmp_path):
     assert (means[3:-1] > 1 / 3).all(), "the curve goes on only while more than chance is right"
     assert means[-1] <= 1 / 3 or curve.eps[-1] == 1
     found.write(tmp_path / "a.npz", Checks(images=6))
-    read = Diagnosis.read(tmp_path / "a.npz", Checks(images=6))
+    read = AttackCheckResults.read(tmp_path / "a.npz", Checks(images=6))
     assert (read.soundness, read.classes) == (found.soundness, 3)
     assert set(read.right) == set(found.right)
     for key, right in found.right.items():
@@ -180,14 +180,14 @@ def test_an_examination_makes_what_is_asked_for(tmp_path):
         np.testing.assert_array_equal(read.curves[key].right, value.right)
         np.testing.assert_array_equal(read.curves[key].eps, value.eps)
         assert read.curves[key].most == value.most
-    assert Diagnosis.read(tmp_path / "a.npz", Checks(images=7)) is None
-    assert Diagnosis.read(tmp_path / "b.npz", Checks()) is None
+    assert AttackCheckResults.read(tmp_path / "a.npz", Checks(images=7)) is None
+    assert AttackCheckResults.read(tmp_path / "b.npz", Checks()) is None
 
 
 def test_twice_the_steps_go_on_from_where_the_matrix_stopped(monkeypatch):
     """The longer attack is that of the same step size and seeds."""
     made = []
-    monkeypatch.setattr(Examination, "_right", lambda self, p, name: made.append((p, name)) or np.ones(6, bool))
+    monkeypatch.setattr(AttackChecks, "_right", lambda self, p, name: made.append((p, name)) or np.ones(6, bool))
     checks = Checks(noise=False, queries=0, curves=False)
     _examination({"pgd/adaptive": PGD(0.1, steps=5), "fixed/adaptive": PGD(0.1, step_size=0.03, steps=4)}).run(
         checks, lambda *_: None
@@ -199,7 +199,7 @@ def test_twice_the_steps_go_on_from_where_the_matrix_stopped(monkeypatch):
 
 def test_scaled_attacks_keep_the_ratio_of_step_and_radius(monkeypatch):
     made = []
-    monkeypatch.setattr(Examination, "_right", lambda self, p, name: made.append(p) or np.zeros(6, bool))
+    monkeypatch.setattr(AttackChecks, "_right", lambda self, p, name: made.append(p) or np.zeros(6, bool))
     examination = _examination({"pgd/adaptive": PGD(0.1, step_size=0.03, steps=4)})
     examination.run(Checks(noise=False, queries=0, convergence=False), lambda *_: None)
     assert made[0] == PGD(0.025, step_size=0.0075, steps=4)
@@ -236,7 +236,7 @@ def test_a_curve_takes_the_outcomes_of_the_examined_images():
 
 
 def test_a_curve_ends_where_no_more_than_chance_is_right(monkeypatch):
-    monkeypatch.setattr(Examination, "_right", lambda self, p, name: np.arange(6) < 2)  # of three classes
+    monkeypatch.setattr(AttackChecks, "_right", lambda self, p, name: np.arange(6) < 2)  # of three classes
     examination = _examination({"fgsm/adaptive": FGSM(0.1)})
     outcomes = dict.fromkeys(examination.outcomes, outcomes_of(6, 6))
     (curve,) = dataclasses.replace(examination, outcomes=outcomes).run(CURVES_ALONE, lambda *_: None).curves.values()
@@ -275,14 +275,14 @@ def test_the_search_finds_what_a_corner_of_the_ball_holds():
         own = z.gather(1, y[:, None])[:, 0]
         return own - z.scatter(1, y[:, None], -torch.inf).amax(1)
 
-    few, many = (SquareSearch(0.1, queries)(clf, x, y, seed=0) for queries in (1, 150))
+    few, many = (Square(0.1, queries)(clf, x, y, seed=0) for queries in (1, 150))
     assert (many - x).abs().max() <= 0.1 + 1e-6
     assert (margin(many) < margin(few)).all()
     best = FGSM(0.1)(clf, x, y, seed=0)
     noise = (x + 0.1 * torch.randn(x.shape, generator=cases.generator(0)).sign()).clamp(0, 1)
     assert (margin(many) < margin(noise)).all()
     assert (margin(many) > margin(best) - 0.2 * (margin(x) - margin(best)).abs()).all()
-    alone = SquareSearch(0.1, 150)(clf, x[2:3], y[2:3], seed=0)
+    alone = Square(0.1, 150)(clf, x[2:3], y[2:3], seed=0)
     torch.testing.assert_close(alone[0], many[2])  # no image depends on its batch
 
 
@@ -330,7 +330,7 @@ def test_threats_of_torchattacks():
         lambda: TorchAttack("AutoAttack", steps=100, eps=8 / 255),
         lambda: TorchAttack("AutoAttack", {"eps": 8 / 255}),
         lambda: TorchAttack("PGD"),  # the attack's own default
-        lambda: SquareSearch(8 / 255),
+        lambda: Square(8 / 255),
         lambda: FGSM(0.0313725),
         lambda: PGD(0.0314),
     ],
@@ -350,8 +350,8 @@ def test_balls_of_other_norms_and_of_none():
 
 
 def test_a_square_search_asks_for_outputs_alone():
-    assert not uses_gradients(SquareSearch(0.1))
-    assert threat(SquareSearch(0.1), "adaptive").knowledge == "outputs of the model under test, no gradients"
+    assert not uses_gradients(Square(0.1))
+    assert threat(Square(0.1), "adaptive").knowledge == "outputs of the model under test, no gradients"
 
 
 def test_parameters_are_complete():

@@ -15,8 +15,8 @@ from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
 from robustsigma.evaluation._held_out import HeldOut
 from robustsigma.evaluation.evaluate import collect
 from robustsigma.evaluation.run import Run
-from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, load_model
+from robustsigma.resize_crop import ResizeCrop
 
 
 def _settings(weights, **changes):
@@ -74,7 +74,7 @@ def test_models_know_how_photographs_become_their_images(weights, tmp_path):
         (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(3):
             Image.new("RGB", (20, 24), (number, 0, 0)).save(tmp_path / "images" / name / f"{number}.png")
-    geometry = Geometry(16, 18)
+    geometry = ResizeCrop(16, 18)
     source = ImageFolder(str(tmp_path / "images"), geometry=geometry)
     run = Run(_settings(weights, source=source), tmp_path / "run", Console(file=io.StringIO()))
     run.train(0, run.regimes[0])

@@ -19,7 +19,7 @@ from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Traini
 from robustsigma.evaluation._held_out import HeldOut, held_out
 from robustsigma.evaluation.data import MadeImages
 from robustsigma.evaluation.flags import run_flags
-from robustsigma.evaluation.given import completed
+from robustsigma.evaluation.given import resolve_settings
 from robustsigma.evaluation.noise_sweep import SweepRun, best_of, sweep_noise
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.parts import Parts
@@ -361,7 +361,7 @@ def test_a_file_is_no_folder(tmp_path):
 def test_without_a_sweep_nothing_is_done(tmp_path):
     settings = replace(SETTINGS, sweep=None)
     found = sweep_noise(settings, tmp_path / "run", _quiet())
-    assert (found.settings, found.entries, found.table, found.base) == (completed(settings), [], None, None)
+    assert (found.settings, found.entries, found.table, found.base) == (resolve_settings(settings), [], None, None)
     assert not (tmp_path / "run").exists()
 
 

@@ -23,7 +23,7 @@ from matrix_case import (
 
 from robustsigma import PGD, GaussianNoise, SigmaSample
 from robustsigma.engine.metrics import paired_difference
-from robustsigma.engine.perturbations import Bank
+from robustsigma.engine.perturbations import SampleCache
 from robustsigma.evaluation.findings import findings
 from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.outcomes import Outcomes
@@ -31,7 +31,7 @@ from robustsigma.evaluation.results import augmentation, cell_entries, differenc
 from robustsigma.evaluation.run import Column, Regime
 from robustsigma.report import text
 
-BANKED = Regime("bank/on_the_fly", "bank", "on_the_fly", SigmaSample(bank=Bank()))
+BANKED = Regime("bank/on_the_fly", "bank", "on_the_fly", SigmaSample(cache=SampleCache()))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_augmentation_counts_what_was_made():
     nothing = {"samples": 0, "searched": 0, "converged": 0, "steps": 0, "seconds": 0.0}
     walked = {"samples": 90, "searched": 80, "converged": 60, "steps": 300, "seconds": 2.0}
     plain = {**nothing, "samples": 50, "seconds": 1.0}
-    bank = {**walked, "wanted": 200, "served": 120, "expired": 20, "relearnt": 10, "ages": 180}
+    bank = {**walked, "wanted": 200, "served": 120, "expired": 20, "stale": 10, "ages": 180}
     matrix = matrix_of([[100]] * 4, [CLEAN], (BASE, SIGMA, FGSM_RUN, BANKED))
     made = {"base": nothing, "sigma/retrain": walked, "fgsm/on_the_fly": plain, BANKED.id: bank}
     entries = augmentation(matrix, {(regime, 0): {"augmentation": counts} for regime, counts in made.items()})
@@ -226,7 +226,7 @@ def test_augmentation_counts_what_was_made():
         {"regime": "fgsm/on_the_fly", "seed": 0, "samples": 50, "seconds": 1.0, "converged": None, "steps": None,
          "bank": None},
         {"regime": BANKED.id, "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8,
-         "bank": {"hit_rate": 0.6, "mean_age": 1.5, "expired": 0.1, "relearnt": 0.05}},
+         "bank": {"hit_rate": 0.6, "mean_age": 1.5, "expired": 0.1, "stale": 0.05}},
     ]  # fmt: skip
 
 

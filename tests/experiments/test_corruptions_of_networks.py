@@ -7,7 +7,7 @@ from PIL import Image
 from scripts import results, script, untrained
 
 from robustsigma.data import Baggage
-from robustsigma.data.loading import take
+from robustsigma.data.loading import load_batch
 from robustsigma.models import load_model
 
 
@@ -40,7 +40,7 @@ def test_of_what_is_embedded(net, tmp_path, capsys):
 
 
 def test_of_stored_arrays_and_folders(net, tmp_path, capsys):
-    x, y = take(Baggage(size=16, train=5, val=5, test=10).split("test"), range(10))
+    x, y = load_batch(Baggage(size=16, train=5, val=5, test=10).split("test"), range(10))
     pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     (tmp_path / "arrays").mkdir()
     # The fifth severity is black, the others are the images as they are.

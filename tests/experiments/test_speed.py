@@ -43,7 +43,7 @@ def check(results, folder):
             for found in [row.get("efficiency"), row.get("cost_in_forwards"), *peers]:
                 if found is not None:
                     assert 0 < found["low"] <= found["median"] <= found["high"]
-            if "counted" in row and row["efficiency"] is not None and not row["settings"].startswith("randomisation"):
+            if "counted" in row and row["efficiency"] is not None and not row["settings"].startswith("randomization"):
                 assert row["passes"]["forwards"] <= row["counted"]["forwards"]
                 assert row["passes"]["backwards"] <= row["counted"]["backwards"]
     for path in folder.glob("speed_*.png"):

@@ -22,7 +22,7 @@ def test_the_fast_form_runs(tmp_path, capsys):
     assert all(row["milliseconds"] > 0 for row in rows.values())
     assert rows["mixed"]["hit_rate"] is rows["plain"]["steps_of_a_walk"] is None
     for kind in ("mixed, bank", "sigma, bank"):
-        assert 0 <= rows[kind]["hit_rate"] + rows[kind]["expired"] + rows[kind]["relearnt"] <= 1
+        assert 0 <= rows[kind]["hit_rate"] + rows[kind]["expired"] + rows[kind]["stale"] <= 1
     assert rows["sigma, bank"]["hit_rate"] > 0
     assert rows["sigma"]["steps_of_a_walk"] > 1
     assert "sigma, bank" in capsys.readouterr().out

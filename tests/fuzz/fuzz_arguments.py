@@ -19,12 +19,12 @@ from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 from robustsigma import data, training
 from robustsigma.benchmark import settings as benchmark
 from robustsigma.data.ramp import Ramp
-from robustsigma.data.source import Source
+from robustsigma.data.source import DatasetSpec
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Bank, Share
+from robustsigma.engine.perturbations import SampleCache, Share
 from robustsigma.evaluation import settings as evaluation
-from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, Pretrained
+from robustsigma.resize_crop import ResizeCrop
 
 METRIC = judged.CHEAP[judged.InsertionDeletion][0]
 # What constructors cannot do without.
@@ -44,15 +44,15 @@ NEEDED: dict[str, dict[str, Any]] = {
     "LitClassifier": {"net": cases.mlp()},
 }
 SETTINGS = (
-    Share, Geometry, Architecture, Pretrained, training.SampleLabels, data.Albumentations,
+    Share, ResizeCrop, Architecture, Pretrained, training.SampleLabels, data.Albumentations,
     evaluation.Training, evaluation.Retraining, evaluation.Checks, evaluation.Sweep, evaluation.Evaluation,
-    benchmark.Benchmark, Bank, Ramp, Classifier, data.RobustDataModule, training.LitClassifier,
+    benchmark.Benchmark, SampleCache, Ramp, Classifier, data.RobustDataModule, training.LitClassifier,
     training.RobustCheckpoint, training.LastCheckpoint, training.SafetensorsExport, training.OverfittingMonitor,
 )  # fmt: skip
 SOURCES = tuple(
     kind
     for kind in (getattr(data, name) for name in data.__all__)
-    if isinstance(kind, type) and issubclass(kind, Source) and kind is not Source
+    if isinstance(kind, type) and issubclass(kind, DatasetSpec) and kind is not DatasetSpec
 )
 ODD: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 3, 2**31, -(2**63), 2**64, 0.0, -0.0, 0.5, 1.0, 1.5, -0.5, 1e-300, 1e300,
@@ -99,7 +99,7 @@ IMAGES = {
     "black": torch.zeros(4, 3, 8, 8),
     "white": torch.ones(4, 3, 8, 8),
     "one pixel": torch.full((4, 3, 1, 1), 0.5),
-    "grey": cases.images(4, channels=1),
+    "gray": cases.images(4, channels=1),
     "wide": cases.images(4, size=24)[:, :, :2],
     "half": cases.images(4, dtype=torch.float16),
     "bfloat": cases.images(4, dtype=torch.bfloat16),

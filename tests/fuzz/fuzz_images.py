@@ -17,7 +17,7 @@ from PIL import Image
 
 from robustsigma.data.files import FileDataset, scan
 from robustsigma.data.masked import read_mask
-from robustsigma.geometry import Geometry
+from robustsigma.resize_crop import ResizeCrop
 
 FORMATS = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
@@ -31,7 +31,7 @@ FORMATS = {
 SUFFIXES = ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm", "pgm")
 LOSSLESS = ("PNG", "TIFF", "BMP", "PPM")
 SIZES = ((1, 1), (2, 1), (7, 5), (16, 16), (40, 33), (20_000, 1), (1, 20_000), (20_000, 3))
-FITS = (8, 1, Geometry(8), Geometry(8, 10), Geometry(224, 256), Geometry(16, 16, "nearest"))
+FITS = (8, 1, ResizeCrop(8), ResizeCrop(8, 10), ResizeCrop(224, 256), ResizeCrop(16, 16, "nearest"))
 
 
 def _pixels(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
@@ -141,7 +141,7 @@ def read(drawn: dict[str, Any]) -> None:
             assert 0 <= mask.min() <= mask.max() <= 1
 
 
-def _mask(path: Path, fit: int | Geometry) -> torch.Tensor:
+def _mask(path: Path, fit: int | ResizeCrop) -> torch.Tensor:
     from robustsigma.data.files import BROKEN
 
     try:

@@ -16,8 +16,8 @@ from PIL import Image
 from robustsigma.data import ImageTable
 from robustsigma.data.annotations import read_rows
 from robustsigma.data.class_index import ClassIndex
-from robustsigma.geometry import Geometry
 from robustsigma.models import Pretrained
+from robustsigma.resize_crop import ResizeCrop
 
 CELLS = (
     "a.png", "b/c.png", "0", "1", "cat", "dog", "0;1", "cat|dog", "1 2", "", " ", '"', "'", "\0", "../x.png",
@@ -87,7 +87,8 @@ def read_table(drawn: dict[str, Any]) -> None:
                 numbers = settled(row.numbers)
                 assert numbers is None or bool(((numbers >= 0) & (numbers <= 1)).all())
             return
-        source = settled(lambda: ImageTable(str(root), class_list=drawn["classes"], geometry=Geometry(2, 3), channels=1,
+        source = settled(lambda: ImageTable(str(root), class_list=drawn["classes"],
+                                            geometry=ResizeCrop(2, 3), channels=1,
                                             test_fraction=drawn["test_fraction"], skip_broken=drawn["skip_broken"],
                                             **drawn["columns"]))  # fmt: skip
         for split in (settled(lambda: source.splits) or ()) if source else ():

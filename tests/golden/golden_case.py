@@ -26,7 +26,7 @@ from robustsigma import FGSM, GaussianNoise, Gradient, Identity, IntegratedGradi
 from robustsigma.benchmark import Benchmark  # noqa: E402
 from robustsigma.benchmark.run import Run as BenchmarkRun  # noqa: E402
 from robustsigma.data import Baggage  # noqa: E402
-from robustsigma.engine.metrics import InsertionDeletion, Localisation, SensitivityN  # noqa: E402
+from robustsigma.engine.metrics import InsertionDeletion, Localization, SensitivityN  # noqa: E402
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training  # noqa: E402
 from robustsigma.evaluation.run import Run as EvaluationRun  # noqa: E402
 from robustsigma.models import Architecture  # noqa: E402
@@ -70,8 +70,8 @@ class Engine:
 
     def _metric(self, metric: judged.AttributionMetric) -> dict[str, Tensor]:
         images, labels, masks = (part.to(self.device) for part in judged.scene(4, dtype=self.dtype))
-        net = cases.Classifier(judged.Colours().to(self.dtype), **self.options).to(self.device)
-        subject = judged.Subject(net, images, labels, masks=masks, seed=torch.arange(4, device=self.device) + 100)
+        net = cases.Classifier(judged.Colors().to(self.dtype), **self.options).to(self.device)
+        subject = judged.MetricContext(net, images, labels, masks=masks, seed=torch.arange(4, device=self.device) + 100)
         walk = Sigma(alpha=0.05, beta=0.1, epsilon=0.05, objective="logit", paths=2, max_steps=6)
         return dict(metric(subject, walk(net, images, labels, seed=torch.full_like(labels, 3))).values)
 
@@ -116,7 +116,7 @@ EVALUATION = Evaluation(
 BENCHMARK = Benchmark(
     _SOURCE,
     methods={"SIGMA": _WALK, "IG": IntegratedGradients(steps=3), "gradient": Gradient()},
-    metrics=(InsertionDeletion(step=64), SensitivityN(fractions=(0.1, 0.5), subsets=5), Localisation()),
+    metrics=(InsertionDeletion(step=64), SensitivityN(fractions=(0.1, 0.5), subsets=5), Localization()),
     images=5,
     checked=2,
     batch_size=3,

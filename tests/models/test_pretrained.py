@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from robustsigma import Classifier
-from robustsigma.geometry import Geometry
 from robustsigma.models import Architecture, ModelCard, Pretrained, load_model, model, save_model
+from robustsigma.resize_crop import ResizeCrop
 
 NAME = "torchvision:squeezenet1_1"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -95,7 +95,7 @@ def test_a_file_of_weights_in_a_named_network(kind, net, tmp_path):
     entry = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
     assert card.classes == tuple(entry.meta["categories"])
     assert (card.mean, card.std) == tuple(IMAGENET.values())
-    assert (card.shape, card.geometry) == ((3, 224, 224), Geometry(224, 256))
+    assert (card.shape, card.geometry) == ((3, 224, 224), ResizeCrop(224, 256))
     rounding = 2e-2 if "half" in kind else 0
     torch.testing.assert_close(logits(classifier), logits(Classifier(net, **IMAGENET)), rtol=0, atol=rounding)
 
@@ -107,7 +107,7 @@ def test_geometry_is_that_of_the_published_transforms(name, size):
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
     image = Image.fromarray(pixels)
     resize = transforms.resize_size[0]
-    made = Geometry(transforms.crop_size[0], resize, transforms.interpolation.value).apply(image)
+    made = ResizeCrop(transforms.crop_size[0], resize, transforms.interpolation.value).apply(image)
     mean, std = (torch.tensor(values)[:, None, None] for values in (transforms.mean, transforms.std))
     expected = (transforms(image) * std + mean) * 255
     found = torch.from_numpy(np.array(made)).permute(2, 0, 1).float()
@@ -118,12 +118,12 @@ def test_a_file_called_as_a_published_one_is_taken_for_it(tmp_path):
     from robustsigma.models.published import published
 
     newest, older = (published("torchvision:resnet50", file) for file in (None, "/any/where/resnet50-0676ba61.pth"))
-    assert newest.geometry == Geometry(224, 232)
-    assert older.geometry == Geometry(224, 256)
+    assert newest.geometry == ResizeCrop(224, 232)
+    assert older.geometry == ResizeCrop(224, 256)
 
 
 @pytest.mark.parametrize("name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.slow)])
-def test_networks_that_normalise_themselves_do_so_once(name, tmp_path):
+def test_networks_that_normalize_themselves_do_so_once(name, tmp_path):
     make = torchvision.models.get_model_builder(name)
     theirs = fresh(make, init_weights=False, aux_logits=True, transform_input=True)
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
@@ -217,7 +217,7 @@ def test_more_files_that_are_refused(tmp_path):
 def test_a_class_path_with_arguments_and_names(nets, tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("ant\nbee\n\nfly\n")
-    statistics = {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "geometry": Geometry(8)}
+    statistics = {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "geometry": ResizeCrop(8)}
     for classes, expected in (
         (3, ("0", "1", "2")),
         (["a", "b", "c"], ("a", "b", "c")),
@@ -241,7 +241,7 @@ def test_a_class_path_with_arguments_and_names(nets, tmp_path):
 
 
 def test_a_network_that_returns_an_object_with_logits(nets):
-    statistics = {"mean": [0.5], "std": [0.5], "geometry": Geometry(8)}
+    statistics = {"mean": [0.5], "std": [0.5], "geometry": ResizeCrop(8)}
     classifier, card = model(f"{nets}.Wrapped", **statistics)
     assert len(card.classes) == 4
     assert logits(classifier).shape == (2, 4)
@@ -261,7 +261,7 @@ def test_timm_gives_statistics_and_names(tmp_path):
     settings = timm.get_pretrained_cfg("test_resnet")
     classifier, card = model("timm:test_resnet", weights=str(tmp_path / "w.pth"))
     assert card.mean == tuple(settings.mean)
-    assert card.geometry == Geometry(160, int(160 / settings.crop_pct), settings.interpolation)
+    assert card.geometry == ResizeCrop(160, int(160 / settings.crop_pct), settings.interpolation)
     assert card.classes[0] == "tench"
     expected = logits(Classifier(theirs, mean=settings.mean, std=settings.std))
     torch.testing.assert_close(logits(classifier), expected, rtol=0, atol=0)
@@ -367,5 +367,5 @@ def test_methods_of_classes_are_constructors_too(monkeypatch):
     made.Net = Net
     monkeypatch.setitem(sys.modules, "somebodys_hub", made)
     name = "somebodys_hub.Net.from_pretrained"
-    found, _ = model(name, arguments={"folder": "x"}, mean=[0.5], std=[0.5], geometry=Geometry(4))
+    found, _ = model(name, arguments={"folder": "x"}, mean=[0.5], std=[0.5], geometry=ResizeCrop(4))
     assert found.net.folder == "x"

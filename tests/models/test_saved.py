@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from robustsigma import Classifier
-from robustsigma.files import claim, write_atomically
+from robustsigma.files import init_run_dir, write_atomically
 from robustsigma.models import Architecture, ModelCard, SmallCNN, load_model, network, save_model
 
 CLASSES = ("cat", "dog", "a/b: ü")
@@ -208,12 +208,12 @@ def test_saving_over_a_model_replaces_it(tmp_path):
 
 def test_a_folder_belongs_to_one_run(tmp_path):
     settings = {"a": {"b": [1, 2]}, "seed": 0}
-    claim(tmp_path / "run", settings)
-    claim(tmp_path / "run", {"a": {"b": (1, 2)}, "seed": 0})
+    init_run_dir(tmp_path / "run", settings)
+    init_run_dir(tmp_path / "run", {"a": {"b": (1, 2)}, "seed": 0})
     with pytest.raises(ValueError, match=r"^out: expected a new folder.*got a\.b = \[1\] \(the folder has \[1, 2\]\)"):
-        claim(tmp_path / "run", {"a": {"b": [1]}, "seed": 0})
+        init_run_dir(tmp_path / "run", {"a": {"b": [1]}, "seed": 0})
     with pytest.raises(ValueError, match=r"seed = None \(the folder has 0\)"):
-        claim(tmp_path / "run", {"a": {"b": [1, 2]}})
+        init_run_dir(tmp_path / "run", {"a": {"b": [1, 2]}})
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"^out: expected a folder, got the file"):
-        claim(tmp_path / "file", settings)
+        init_run_dir(tmp_path / "file", settings)

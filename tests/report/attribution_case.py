@@ -30,10 +30,10 @@ METRICS = {
     "aic": ("AIC", "faithfulness", "higher"),
     "sensitivity_n": ("Sensitivity-N", "faithfulness", "higher"),
     "infidelity": ("Infidelity", "faithfulness", "lower"),
-    "iou": ("IoU, area of the mask", "localisation", "higher"),
-    "iou_fixed": ("IoU, fixed share", "localisation", "higher"),
-    "iou_best": ("IoU, best threshold", "localisation", "higher"),
-    "pointing_game": ("Pointing game", "localisation", "higher"),
+    "iou": ("IoU, area of the mask", "localization", "higher"),
+    "iou_fixed": ("IoU, fixed share", "localization", "higher"),
+    "iou_best": ("IoU, best threshold", "localization", "higher"),
+    "pointing_game": ("Pointing game", "localization", "higher"),
     "completeness_gap": ("Completeness gap", "consistency", "lower"),
     "stability": ("Stability", "consistency", "lower"),
     "relative_stderr": ("Relative standard error", "consistency", "lower"),
@@ -44,8 +44,8 @@ METRICS = {
 CURVES = {
     "insertion": ("Insertion", "share of pixels shown", "probability of the class", "mean"),
     "deletion": ("Deletion", "share of pixels taken away", "probability of the class", "mean"),
-    "sic": ("Softmax information curve", "normalised entropy", "normalised probability", "median"),
-    "aic": ("Accuracy information curve", "normalised entropy", "accuracy", "median"),
+    "sic": ("Softmax information curve", "normalized entropy", "normalized probability", "median"),
+    "aic": ("Accuracy information curve", "normalized entropy", "accuracy", "median"),
     "sensitivity_n": ("Sensitivity-N", "pixels taken away", "correlation", "mean"),
 }
 WITHOUT_MASK, NOT_A_PATH = "the image has no mask", "the method makes no promise of completeness"
@@ -70,7 +70,7 @@ def _mean(random, metric, method):
 def _cell(random, model, method, metric, images, checked):
     group = METRICS[metric][1]
     n = checked if metric in ("stability", "relative_stderr") else images
-    skipped = {WITHOUT_MASK: 3} if group == "localisation" else {}
+    skipped = {WITHOUT_MASK: 3} if group == "localization" else {}
     if metric == "insertion" and method == "CrediblePath":
         skipped = {"the search <b>failed</b>": 2}
     if metric == "completeness_gap" and method in ("AttentionRollout", *CONTROLS):
@@ -82,7 +82,7 @@ def _cell(random, model, method, metric, images, checked):
         mean = _mean(random, metric, method)
         half = 0 if metric in ("forwards", "backwards") else abs(mean) * random.uniform(0.04, 0.1)
         cell.update(_estimate(mean, half, n))
-        if group in ("faithfulness", "localisation") and method != "RandomAttribution":
+        if group in ("faithfulness", "localization") and method != "RandomAttribution":
             gain = float(METHODS[method][0] - METHODS["RandomAttribution"][0] + random.normal(0, 0.05))
             gain = -0.08 if (method, metric) == ("AttentionRollout", "aic") else gain
             verdict = "worse" if gain < -0.05 else "better" if gain > 0.25 else "same"
@@ -98,7 +98,7 @@ def _mark_best(cells, random):
 
 
 def _curve(random, key, models, left_out):
-    title, x_title, y_title, centre = CURVES[key]
+    title, x_title, y_title, center = CURVES[key]
     x = np.geomspace(1, 3000, 12) if key == "sensitivity_n" else np.linspace(0, 1, 33)
     lines = []
     for model in models:
@@ -113,7 +113,7 @@ def _curve(random, key, models, left_out):
                 area = float(np.trapezoid(mean, x) / (x[-1] - x[0]))
                 half = 0.03 + 0.02 * np.sin(3 * x / x.max())
                 lines.append({"model": model, "method": method, "mean": mean.tolist(), "low": (mean - half).tolist(),
-                              "high": (mean + half).tolist(), "n": 100, "auc": area, "centre": centre})  # fmt: skip
+                              "high": (mean + half).tolist(), "n": 100, "auc": area, "center": center})  # fmt: skip
     return {"id": key, "title": title, "x": x.tolist(), "x_title": x_title, "y_title": y_title, "lines": lines}
 
 
@@ -164,7 +164,7 @@ def make_results(models=("base",), images=100, checked=32, shown=6, shape=(3, 64
                               for model, method in pairs]},
         "flags": [{"code": "A1", "message": "CrediblePath's maps stay alike when the parameters are shuffled"}],
         "findings": ["Sigma is best by insertion minus deletion, clearly ahead of IG2.",
-                     "No method but Sigma beats the plain gradient on every localisation metric."],
+                     "No method but Sigma beats the plain gradient on every localization metric."],
     }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def verbs(folder: Path) -> dict[str, Verb]:
         torch.default_generator.manual_seed(0)
         net = architecture.build(3, 5)
     save_model(model, net, ModelCard(architecture, source.classes, source.shape))
-    layers = ("base.yaml", "baggage.yaml", "sigma.yaml", "overlays/bank.yaml")
+    layers = ("base.yaml", "baggage.yaml", "sigma.yaml", "overlays/cache.yaml")
     fit = [argument for layer in layers for argument in ("--config", str(CONFIGS / "fit" / layer))]
     fit += [f"--data.dataset.init_args.{name}" for name in ("size=16", "train=80", "val=10", "test=10")]
     fit += ["--model.net.init_args.arguments.width=4", "--data.batch_size=16", "--data.num_workers=1"]

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.third_party_rng  # the trainer's loaders
 
 
 class Wave(nn.Module):
-    """Two logits of a grey image; how robust the first is, is up to `depth`.
+    """Two logits of a gray image; how robust the first is, is up to `depth`.
 
-    The margin is a wave of the distance from the grey image, with a crest at 0 and at eps: with depth 1 one step of
+    The margin is a wave of the distance from the gray image, with a crest at 0 and at eps: with depth 1 one step of
     eps lands on a crest, and many small ones in the trough at eps / 2. With depth 0 nothing changes it.
     """
 
@@ -39,7 +39,7 @@ def _grey(count):
     return ArrayDataset(torch.full((count, 1, 2, 2), 128, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
 
 
-class Grey(RobustDataModule):
+class Gray(RobustDataModule):
     def split(self, name):
         return _grey(8)
 
@@ -58,7 +58,7 @@ class Overfit(pl.Callback):
 def _fit(tmp_path, monitor, *others, epochs=5, perturbation=ATTACK, checkpoint=None, rate=0.0, ramp=None):
     model = LitClassifier(Wave(), optimizer=lambda p: torch.optim.SGD(p, lr=rate, momentum=0.9))
     source = Baggage(size=16, train=1, val=1, test=1)
-    data = Grey(source, train_perturbation=perturbation, batch_size=4, ramp=ramp)
+    data = Gray(source, train_perturbation=perturbation, batch_size=4, ramp=ramp)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, limit_val_batches=0, callbacks=[*others, monitor], default_root_dir=tmp_path,
@@ -102,7 +102,7 @@ def test_what_is_lost_of_little_counts_too(images, probe, attack, trips, tmp_pat
         "_accuracy",
         lambda self, name, *_: {"probe": probe, "attack": attack}[name][min(len(self.checks), 1)],
     )
-    monkeypatch.setattr(Grey, "split", lambda self, name: _grey(images))
+    monkeypatch.setattr(Gray, "split", lambda self, name: _grey(images))
     monitor = OverfittingMonitor(images=images)
     with pytest.warns(CatastrophicOverfitting) if trips else nullcontext():
         _fit(tmp_path, monitor, epochs=2)

@@ -15,7 +15,7 @@ from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.data.ramp import Ramp
 from robustsigma.models import SmallCNN
 from robustsigma.training import LitClassifier, SampleLabels
-from robustsigma.training.batch_norm import AuxiliaryNorms, apart
+from robustsigma.training.batch_norm import AuxiliaryNorms, split_forward
 
 SOURCE = Baggage(size=16, train=40, val=4, test=4)
 
@@ -73,7 +73,7 @@ def test_weight_zero_leaves_samples_out_and_uniform_labels_ask_for_no_confidence
 
 @pytest.mark.third_party_rng  # weights
 def test_training_uses_the_labels_for_samples_alone():
-    """With weight 0 and every image a sample nothing is learnt; with half of them samples, something is."""
+    """With weight 0 and every image a sample nothing is learned; with half of them samples, something is."""
     walk = SigmaSample(Sigma(alpha=0.1, beta=0.1, objective="logit", paths=1, max_steps=3))
     for perturbation, moves in ((walk, False), (Mixture({walk: 0.5}), True), (FGSM(0.1), True)):
         torch.default_generator.manual_seed(0)
@@ -115,7 +115,7 @@ CHANGED = torch.tensor([False, True, True, False, False, True])
 
 def test_separate_passes_have_batch_statistics_of_their_own_and_common_running_ones():
     clf, twin = norm_net(), norm_net()
-    logits = apart(clf, X, CHANGED, None)
+    logits = split_forward(clf, X, CHANGED, None)
     expected = torch.zeros(6, 3)
     expected[~CHANGED] = twin(X[~CHANGED])
     expected[CHANGED] = twin(X[CHANGED])
@@ -128,7 +128,7 @@ def test_separate_passes_have_batch_statistics_of_their_own_and_common_running_o
 def test_auxiliary_layers_see_the_perturbed_images_and_the_own_ones_only_clean_images():
     clf, clean, perturbed = norm_net(), norm_net(), norm_net()
     auxiliary = AuxiliaryNorms(clf)
-    logits = apart(clf, X, CHANGED, auxiliary)
+    logits = split_forward(clf, X, CHANGED, auxiliary)
     expected = torch.zeros(6, 3)
     expected[~CHANGED] = clean(X[~CHANGED])
     expected[CHANGED] = perturbed(X[CHANGED])
@@ -144,7 +144,7 @@ def test_auxiliary_layers_see_the_perturbed_images_and_the_own_ones_only_clean_i
 @pytest.mark.parametrize("kind", [True, False])
 def test_a_batch_of_one_kind_is_one_pass(kind):
     clf, twin = norm_net(), norm_net()
-    assert torch.equal(apart(clf, X, torch.full((6,), kind), None), twin(X))
+    assert torch.equal(split_forward(clf, X, torch.full((6,), kind), None), twin(X))
     assert clf.net[1].num_batches_tracked == 1
 
 
@@ -154,8 +154,8 @@ def test_layers_that_no_image_went_through_get_gradients_of_zeros_where_processe
     auxiliary = AuxiliaryNorms(clf)
     changed = torch.full((6,), kind)
     twin = norm_net()
-    whole = apart(clf, X, changed, auxiliary, whole=True)
-    assert torch.equal(whole, apart(twin, X, changed, AuxiliaryNorms(twin)))
+    whole = split_forward(clf, X, changed, auxiliary, whole=True)
+    assert torch.equal(whole, split_forward(twin, X, changed, AuxiliaryNorms(twin)))
     whole.square().sum().backward()
     assert all(p.grad is not None for p in (*clf.parameters(), *auxiliary.parameters()))
     unused = clf.net[1] if kind else auxiliary.layers[0]

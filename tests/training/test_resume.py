@@ -16,7 +16,7 @@ from robustsigma import Classifier, GaussianNoise, Sigma, SigmaSample
 from robustsigma.cli import main
 from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.data.loading import KeyedDataset
-from robustsigma.engine.perturbations import Bank
+from robustsigma.engine.perturbations import SampleCache
 from robustsigma.files import write_atomically
 from robustsigma.models import SmallCNN
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
@@ -225,7 +225,7 @@ def _banked(tmp_path, folder, path=None, *, train=20, epochs=2, **options):
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         limit_val_batches=0, callbacks=[saves],
     )  # fmt: skip
-    walk = SigmaSample(Sigma(paths=1, max_steps=options.pop("steps", 2)), bank=Bank(max_age=9))
+    walk = SigmaSample(Sigma(paths=1, max_steps=options.pop("steps", 2)), cache=SampleCache(max_age=9))
     data = RobustDataModule(
         Baggage(size=16, train=20, val=5, test=5, **options.pop("source", {})),
         train_perturbation=walk, **{"batch_size": 5, **options},

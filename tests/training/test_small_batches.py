@@ -11,7 +11,7 @@ from robustsigma.data import Datasets, RobustDataModule
 from robustsigma.data.source import Batch
 from robustsigma.models import SmallCNN
 from robustsigma.training import LitClassifier, OverfittingMonitor
-from robustsigma.training.batch_norm import AuxiliaryNorms, apart, single_values
+from robustsigma.training.batch_norm import AuxiliaryNorms, single_values, split_forward
 
 pytestmark = [
     pytest.mark.third_party_rng,  # weights
@@ -74,7 +74,7 @@ def test_one_perturbed_image_passes_the_auxiliary_layers():
     auxiliary = AuxiliaryNorms(clf)
     auxiliary.layers[1].running_mean.fill_(100.0)
     changed = torch.arange(9) == 3
-    logits = apart(clf, X, changed, auxiliary)
+    logits = split_forward(clf, X, changed, auxiliary)
     bias = clf.net[5].bias
     assert (logits[3] - bias).norm() > 10 * (logits[~changed] - bias).norm(dim=1).max()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
-from robustsigma.engine.classifier import Classifier, Score, pick
+from robustsigma.engine.classifier import Classifier, Score, target_score
 
 
 class _Attack:
@@ -22,7 +22,7 @@ class _Attack:
 
     def leading(self, seen: Tensor, rows: Tensor) -> Tensor:
         """Return the false class's score."""
-        return pick(seen, self.false[rows], self.score)
+        return target_score(seen, self.false[rows], self.score)
 
     def look(self, seen: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """A path ends where its false class is predicted."""

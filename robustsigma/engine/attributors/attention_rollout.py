@@ -12,8 +12,8 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.attention_weights import watched, weights
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.pathless import pathless
-from robustsigma.engine.classifier import Classifier, pick
+from robustsigma.engine.attributors.single_point_result import single_point_result
+from robustsigma.engine.classifier import Classifier, target_score
 
 HeadFusion = Literal["mean", "max", "min"]
 
@@ -95,7 +95,7 @@ class AttentionRollout(Attributor):
         patches = classifier.chunked(run, images)
         heat = _on_image(patches.to(images.dtype), images.shape[2], images.shape[3])
         values = (heat / images.shape[1]).expand_as(images).clone()
-        return pathless(values, target, images, pick(logits, target, "prob"), passes=(2, 1))
+        return single_point_result(values, target, images, target_score(logits, target, "prob"), passes=(2, 1))
 
     def mix(self, attention: Tensor) -> Tensor:
         """Return a layer's matrix (B, N, N) from its attention weights (B, heads, N, N)."""

@@ -134,7 +134,7 @@ class Attributor(validation.Settings, ABC):
         validation.images(images, classifier.bounds)
         chosen = None if target is None else validation.target(target, images)
         with classifier.frozen():
-            x = classifier.admit(images)
+            x = classifier.prepare_input(images)
             seeds = noise.seeds(seed, x).clone()
             logits = classifier.logits(x)
             if not torch.isfinite(logits).all():

@@ -14,7 +14,7 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Given, blur, given
 from robustsigma.engine.attributors.straight_line import Line, Path, mean
-from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
+from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 
 # A blur of less than half a pixel does nothing.
 _LEAST_BLUR = 0.5
@@ -110,13 +110,13 @@ class CrediblePath(Attributor):
         """Return the attribution; a forward and backward pass a search step, a point, and one at the image."""
         _, reference = classifier.score_and_gradient(images, target, self.score)
         reference = reference.to(images.dtype)
-        high = pick(logits, target, self.score).to(images.dtype)
+        high = target_score(logits, target, self.score).to(images.dtype)
         points = self._points(images, seeds)
         paths = []
         for place, share in enumerate(self.blurs):
             start = blur(images, max(share * min(images.shape[2:]), _LEAST_BLUR))
             search = self._search(classifier, images, target, logits, start)
-            low = pick(search.logits, target, self.score).to(images.dtype)
+            low = target_score(search.logits, target, self.score).to(images.dtype)
             line = Line(classifier, images, search.base, target, self.score, high, low)
             paths.append(self._path(line, reference, points[:, place], search))
         return mean(paths, forwards=2, backwards=1)

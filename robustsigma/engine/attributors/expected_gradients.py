@@ -12,7 +12,7 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor, shares
 from robustsigma.engine.attributors.baselines import Function, Given, given, references
 from robustsigma.engine.attributors.straight_line import gradient_blocks
-from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
+from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 
 # Noise images that stand in for references where none are given.
 _STAND_INS = 32
@@ -76,8 +76,8 @@ class ExpectedGradients(Attributor):
         # A pass gives a reference's score for every target, whichever images drew it.
         drawn, place = index.unique(return_inverse=True)
         seen = classifier.logits(bank[drawn])
-        low = torch.stack([pick(seen[column], target, self.score) for column in place.T], 1).to(images.dtype)
-        high = pick(logits, target, self.score).to(images.dtype)
+        low = torch.stack([target_score(seen[column], target, self.score) for column in place.T], 1).to(images.dtype)
+        high = target_score(logits, target, self.score).to(images.dtype)
 
         values, curve = torch.zeros_like(images), torch.empty_like(t)
         # Sums of the maps and of their squares, in double precision since their difference is taken.

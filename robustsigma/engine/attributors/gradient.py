@@ -8,8 +8,8 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.pathless import pathless
-from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
+from robustsigma.engine.attributors.single_point_result import single_point_result
+from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,4 @@ class Gradient(Attributor):
         _, gradient = classifier.score_and_gradient(images, target, self.score)
         gradient = gradient.to(images.dtype)
         values = gradient * images if self.times_input else gradient
-        return pathless(values, target, images, pick(logits, target, self.score), passes=(2, 1))
+        return single_point_result(values, target, images, target_score(logits, target, self.score), passes=(2, 1))

@@ -12,7 +12,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Baseline, draws
-from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
+from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 
 # Two lengths are one where they differ by less than this, relatively or in pixel units.
 _CLOSE = 1e-9
@@ -126,10 +126,10 @@ class GuidedIntegratedGradients(Attributor):
         curve = []
         for step in range(1, self.steps + 1):
             along, gradient = classifier.score_and_gradient(path.point.to(images).reshape(base.shape), at, self.score)
-            curve.append(pick(along, at, self.score).to(images.dtype))
+            curve.append(target_score(along, at, self.score).to(images.dtype))
             flat = gradient.flatten(1)
             values.addcmul_(path.advance(flat, step / self.steps), flat.double())
-        first = pick(logits, target, self.score).to(images.dtype)
+        first = target_score(logits, target, self.score).to(images.dtype)
         # From the image to the baseline, as every method's curve starts at the image.
         confidence = torch.stack([first.repeat_interleave(paths), *reversed(curve)], 1).unflatten(0, (count, paths))
         shaped = values.to(images.dtype).reshape(bases.shape)

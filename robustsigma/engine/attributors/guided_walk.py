@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.attributors.base import Attribution, shares
-from robustsigma.engine.chunks import sizes
-from robustsigma.engine.classifier import Classifier, Score, pick
+from robustsigma.engine.chunks import split_sizes
+from robustsigma.engine.classifier import Classifier, Score, target_score
 
 # Rows walked at once, in chunks of the classifier.
 _CHUNKS_PER_GROUP = 2
@@ -66,7 +66,7 @@ class GuidedWalk:
         paths = used.shape[1]
         self.score, self.used, self.from_image = score, used, from_image
         self.images, self.targets, self.classes = images, target, logits.shape[1]
-        self.start = pick(logits, target, score).to(images.dtype)
+        self.start = target_score(logits, target, score).to(images.dtype)
         self.image_of = torch.arange(len(images), device=images.device).repeat_interleave(paths)
         self.ends = images.repeat_interleave(paths, 0)
         self.values = torch.zeros_like(self.ends)
@@ -82,7 +82,7 @@ class GuidedWalk:
             return
         self.curve[rows, 0] = self.start[self.image_of[rows]]
         most = _CHUNKS_PER_GROUP * guide.classifier.chunk_for(self.images)
-        for group in rows.split(sizes(len(rows), most)):
+        for group in rows.split(split_sizes(len(rows), most)):
             self._run(guide, group, steps)
 
     def _run(self, guide: Guide, rows: Tensor, steps: int) -> None:
@@ -116,7 +116,7 @@ class GuidedWalk:
 
     def _scores(self, seen: Tensor, rows: Tensor) -> Tensor:
         """Return F (N,) of what was seen of rows' points."""
-        return pick(seen[:, : self.classes], self.targets[self.image_of[rows]], self.score)
+        return target_score(seen[:, : self.classes], self.targets[self.image_of[rows]], self.score)
 
     def _note(self, rows: Tensor, step: int, seen: Tensor) -> None:
         """Write down F at the points of the rows that just stepped there, and the pass it took."""

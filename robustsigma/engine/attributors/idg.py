@@ -13,7 +13,7 @@ from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Baseline, draws
 from robustsigma.engine.attributors.integrated_gradients import Rule, quadrature
-from robustsigma.engine.attributors.straight_line import Line, Path, follow
+from robustsigma.engine.attributors.straight_line import Line, Path, average_over_baselines
 from robustsigma.engine.classifier import SCORES, Classifier, Score
 
 # Rises that sum to no more than this count as a flat curve.
@@ -89,7 +89,7 @@ def authors_schedule(slopes: Tensor) -> tuple[Tensor, Tensor]:
 class IDG(Attributor):
     """IDG_i = (x_i - x'_i) * integral over a of dF/dx_i * dF/da da (Walker et al., 2024, eq. 3).
 
-    The importance factor dF/da favours the part of the line where F changes, so values do not sum to
+    The importance factor dF/da favors the part of the line where F changes, so values do not sum to
     F(x) - F(x'): `drop` is that difference, and `gap()` says nothing against the result.
 
     Decided where the paper's algorithm 1 and its code slip: empty intervals advance along the line; falls of F
@@ -105,7 +105,7 @@ class IDG(Attributor):
         place: of a sample in its part of the line, the "middle" or, as in the paper's algorithm 1, the "left" end. A
             first sample there lies on the baseline, where `factor="difference"` finds no growth.
         factor: dF/da. "exact" is the gradient along the line, which costs nothing more; "difference" is the paper's
-            backward difference between neighbouring samples.
+            backward difference between neighboring samples.
         baseline: x', as of `IntegratedGradients`.
         score: F.
         variant: "authors" reproduces their code (see `authors_schedule`), whose values are also 1 / steps as large;
@@ -148,7 +148,7 @@ class IDG(Attributor):
         """Return IDG; passes as of IG, and `intervals` - 1 forward passes more a baseline for adaptive sampling."""
         bases = baselines.make(self.baseline, images, seeds, classifier.bounds)
         integrate = self._authors_path if self.variant == "authors" else self._path
-        return follow(classifier, images, target, logits, self.score, bases, integrate)
+        return average_over_baselines(classifier, images, target, logits, self.score, bases, integrate)
 
     def _path(self, line: Line) -> Path:
         if self.sampling == "uniform":

@@ -13,8 +13,8 @@ from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Function, Given, given, references
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
 from robustsigma.engine.attributors.image_range import AUTHORS_UNIT
-from robustsigma.engine.attributors.representation import closeness
-from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
+from robustsigma.engine.attributors.representation import negative_feature_distance
+from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 
 # Noise images that stand in for references where none are given.
 _STAND_INS = 4
@@ -34,7 +34,7 @@ class _Approach:
 
     def leading(self, seen: Tensor, rows: Tensor) -> Tensor:
         """Return the closeness to the row's reference."""
-        return pick(seen, self.classes + self.reference[rows], "logit")
+        return target_score(seen, self.classes + self.reference[rows], "logit")
 
     def look(self, seen: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """A path ends where the representation came no closer, or cannot be moved."""
@@ -110,7 +110,7 @@ class IG2(Attributor):
         bank = references(self.references, images, seeds, classifier.bounds, _STAND_INS)
         count, classes = len(bank), logits.shape[1]
         authors = self.variant == "authors"
-        with closeness(classifier, self.layer, bank, classes) as (closer, seen):
+        with negative_feature_distance(classifier, self.layer, bank, classes) as (closer, seen):
             other = seen.argmax(1)[None] != target[:, None]
             used = torch.ones_like(other) if authors else other | ~other.any(1, keepdim=True)
             walk = GuidedWalk(images, target, logits, used, self.score)

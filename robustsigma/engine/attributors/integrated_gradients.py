@@ -14,7 +14,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Baseline, draws
-from robustsigma.engine.attributors.straight_line import Line, Path, follow
+from robustsigma.engine.attributors.straight_line import Line, Path, average_over_baselines
 from robustsigma.engine.classifier import SCORES, Classifier, Score
 
 Rule = Literal["gauss_legendre", "midpoint", "left", "right", "trapezoid", "inclusive_mean"]
@@ -95,7 +95,7 @@ class IntegratedGradients(Attributor):
     ) -> Attribution:
         """Return IG; `steps` forward and backward passes a baseline, and one forward pass each for both ends."""
         bases = baselines.make(self.baseline, images, seeds, classifier.bounds)
-        return follow(classifier, images, target, logits, self.score, bases, self._path)
+        return average_over_baselines(classifier, images, target, logits, self.score, bases, self._path)
 
     def _path(self, line: Line) -> Path:
         made = quadrature if self.variant == "sound" else as_captum

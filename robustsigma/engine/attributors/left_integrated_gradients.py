@@ -13,7 +13,7 @@ from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Baseline, draws
 from robustsigma.engine.attributors.integrated_gradients import quadrature
-from robustsigma.engine.attributors.straight_line import Line, Path, follow
+from robustsigma.engine.attributors.straight_line import Line, Path, average_over_baselines
 from robustsigma.engine.classifier import SCORES, Classifier, Score
 
 _VARIANTS = ("sound", "authors", "idg_repo")
@@ -68,7 +68,7 @@ class LeftIntegratedGradients(Attributor):
         """
         bases = baselines.make(self.baseline, images, seeds, classifier.bounds)
         integrate = self._mean_of_first if self.variant == "idg_repo" else self._sum_of_first
-        return follow(classifier, images, target, logits, self.score, bases, integrate)
+        return average_over_baselines(classifier, images, target, logits, self.score, bases, integrate)
 
     def _points(self) -> list[float]:
         if self.variant == "authors":

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from robustsigma.engine import noise
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.pathless import pathless
-from robustsigma.engine.classifier import Classifier, pick
+from robustsigma.engine.attributors.single_point_result import single_point_result
+from robustsigma.engine.classifier import Classifier, target_score
 
 
 @dataclass(frozen=True)
@@ -30,4 +30,4 @@ class RandomAttribution(Attributor):
         """Return the noise; the network's only pass is the one that finds the predicted class."""
         shape = (images.shape[1], images.shape[2], images.shape[3])
         values = noise.gaussian(noise.fold(seeds, "random_attribution"), shape, images.dtype)
-        return pathless(values, target, images, pick(logits, target, "prob"), passes=(1, 0))
+        return single_point_result(values, target, images, target_score(logits, target, "prob"), passes=(1, 0))

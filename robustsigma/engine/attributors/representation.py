@@ -49,7 +49,7 @@ def layers(classifier: Classifier, layer: str | None) -> list[nn.Module]:
 
 
 @contextmanager
-def closeness(
+def negative_feature_distance(
     classifier: Classifier, layer: str | None, references: Tensor, classes: int
 ) -> Iterator[tuple[Classifier, Tensor]]:
     """Yield a classifier of closeness and the references' logits (R, K); hooks are gone afterwards, whatever happens.

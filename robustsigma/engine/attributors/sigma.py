@@ -14,8 +14,8 @@ from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Given, given
 from robustsigma.engine.attributors.image_range import AUTHORS_UNIT, RANGE_MODES, AuthorsRange, RangeMode
 from robustsigma.engine.attributors.spsa_walk import SpsaWalk, Walk
-from robustsigma.engine.chunks import sizes
-from robustsigma.engine.classifier import SCORES, Classifier, Score, pick
+from robustsigma.engine.chunks import split_sizes
+from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 from robustsigma.engine.noise import NOISES, Noise
 
 # Rows (images x paths) walked at once, in chunks of the classifier: enough to fill passes while rows finish.
@@ -228,7 +228,7 @@ class Sigma(Attributor):
             rows = torch.arange(len(images), device=images.device)
             stretched = AuthorsRange().probe((images * AUTHORS_UNIT).double(), rows)
             return classifier.logits(stretched).softmax(1).gather(1, target[:, None])[:, 0].to(images.dtype)
-        return pick(classifier.logits(images) if logits is None else logits, target, "prob").to(images.dtype)
+        return target_score(classifier.logits(images) if logits is None else logits, target, "prob").to(images.dtype)
 
     def _round(self, made: int) -> int:
         """Return how many paths to walk next."""
@@ -252,7 +252,7 @@ class Sigma(Attributor):
             got = f"shape {tuple(self.patterns.tensor.shape)}"
             raise validation.fail("patterns", f"shape (steps, paths, {', '.join(map(str, images.shape[1:]))})", got)
         size = max(1, _CHUNKS_PER_GROUP * classifier.chunk_for(images) // len(paths))
-        lengths = sizes(len(images), size)
+        lengths = split_sizes(len(images), size)
         path = torch.arange(paths.start, paths.stop, device=images.device)
         walks = []
         for group in zip(*(t.split(lengths) for t in (images, target, start, seeds)), strict=True):

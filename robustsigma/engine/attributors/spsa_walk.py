@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsigma.engine import noise
 from robustsigma.engine.attributors.baselines import Given
 from robustsigma.engine.attributors.image_range import AUTHORS_UNIT, AuthorsRange, ImageRange, image_range
-from robustsigma.engine.classifier import Classifier, pick
+from robustsigma.engine.classifier import Classifier, target_score
 from robustsigma.engine.short_repr import ShortRepr
 
 if TYPE_CHECKING:
@@ -194,13 +194,13 @@ class SpsaWalk:
         return torch.where(bent, length / torch.where(bent, curvature, 1), 0).clamp(*limits)
 
     def _objective(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self.confidence(logits, target) if self.authors else pick(logits, target, self.rule.objective)
+        return self.confidence(logits, target) if self.authors else target_score(logits, target, self.rule.objective)
 
     def confidence(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return p of the target, (R,)."""
         if self.authors:  # with the rounding of the code's softmax, which decides where p is near 1
             return logits.softmax(1).gather(1, target[:, None])[:, 0]
-        return pick(logits, target, "prob")
+        return target_score(logits, target, "prob")
 
     def _evaluate(self, point: Tensor, target: Tensor, gradients: bool) -> tuple[Tensor, Tensor | None]:
         """Return p (R,) and, from the same forward pass, the gradient (R, C, H, W) or None."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.attributors.base import Attribution
-from robustsigma.engine.chunks import sizes
-from robustsigma.engine.classifier import Classifier, Score, pick
+from robustsigma.engine.chunks import split_sizes
+from robustsigma.engine.classifier import Classifier, Score, target_score
 
 Start = Callable[[slice, slice], Tensor]
 
@@ -45,7 +45,7 @@ class Block:
 
 def _parts(count: int, most: int) -> Iterator[slice]:
     """Yield slices of at most `most` that cover `count` items."""
-    ends = accumulate(sizes(count, most), initial=0)
+    ends = accumulate(split_sizes(count, most), initial=0)
     return (slice(a, b) for a, b in pairwise(ends) if b > a)
 
 
@@ -87,7 +87,7 @@ def gradient_blocks(
     for rows, columns, way, points, classes in _pieces(classifier, images, target, at, start):
         logits, gradient = classifier.score_and_gradient(points, classes, score)
         shape = at[rows, columns].shape
-        scores = pick(logits, classes, score).to(images.dtype).reshape(shape)
+        scores = target_score(logits, classes, score).to(images.dtype).reshape(shape)
         yield Block(rows, columns, way, scores, gradient.to(images.dtype).unflatten(0, shape))
 
 
@@ -194,7 +194,7 @@ class Path:
         )
 
 
-def follow(
+def average_over_baselines(
     classifier: Classifier,
     images: Tensor,
     target: Tensor,
@@ -204,7 +204,7 @@ def follow(
     integrate: Callable[[Line], Path],
 ) -> Attribution:
     """Return the mean over baselines of what `integrate` makes of the line from each."""
-    high = pick(logits, target, score).to(images.dtype)
+    high = target_score(logits, target, score).to(images.dtype)
     paths = []
     for base in bases:
         low = classifier.score(base, target, score).to(images.dtype)

@@ -4,22 +4,22 @@ from robustsigma.engine.metrics.base import (
     AttributionMetric,
     Curve,
     HeatmapMetric,
-    Measured,
-    Quantity,
+    MetricContext,
+    MetricResult,
+    MetricSpec,
     Skip,
-    Subject,
 )
-from robustsigma.engine.metrics.bookkeeping import CompletenessGap, Cost, RelativeStandardError
 from robustsigma.engine.metrics.calibration import calibration_error
 from robustsigma.engine.metrics.corruption_error import corruption_errors, mean_corruption_error
+from robustsigma.engine.metrics.diagnostics import CompletenessGap, Cost, RelativeStandardError
 from robustsigma.engine.metrics.infidelity import Infidelity
 from robustsigma.engine.metrics.insertion_deletion import InsertionDeletion
 from robustsigma.engine.metrics.interval import Interval, mean_band, mean_interval, paired_difference, share_interval
-from robustsigma.engine.metrics.localisation import Localisation
+from robustsigma.engine.metrics.localization import Localization
 from robustsigma.engine.metrics.per_sample import PerSample, Summary
 from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
 from robustsigma.engine.metrics.quality import linf, rmse, ssim
-from robustsigma.engine.metrics.reruns import randomisation, shuffle_parameters, stability
+from robustsigma.engine.metrics.sanity_checks import randomization, shuffle_parameters, stability
 from robustsigma.engine.metrics.sensitivity_n import SensitivityN
 
 __all__ = [
@@ -31,15 +31,15 @@ __all__ = [
     "Infidelity",
     "InsertionDeletion",
     "Interval",
-    "Localisation",
-    "Measured",
+    "Localization",
+    "MetricContext",
+    "MetricResult",
+    "MetricSpec",
     "PerSample",
     "PerformanceInformation",
-    "Quantity",
     "RelativeStandardError",
     "SensitivityN",
     "Skip",
-    "Subject",
     "Summary",
     "aggregate",
     "calibration_error",
@@ -49,7 +49,7 @@ __all__ = [
     "mean_corruption_error",
     "mean_interval",
     "paired_difference",
-    "randomisation",
+    "randomization",
     "rmse",
     "share_interval",
     "shuffle_parameters",

@@ -37,7 +37,7 @@ class Skip(enum.IntEnum):
     NOT_FINITE = 10
 
     @property
-    def says(self) -> str:
+    def reason(self) -> str:
         """The reason in words."""
         return _REASONS[self]
 
@@ -58,7 +58,7 @@ _REASONS = {
 
 
 @dataclass(frozen=True)
-class Quantity:
+class MetricSpec:
     """One number that a metric gives for each image.
 
     Attributes:
@@ -92,7 +92,7 @@ class Curve(ShortRepr):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Measured(ShortRepr):
+class MetricResult(ShortRepr):
     """What a metric found. B images.
 
     Attributes:
@@ -110,7 +110,7 @@ class Measured(ShortRepr):
         values = self.values[name]
         return self.skips.get(name, torch.zeros(len(values), dtype=torch.int64, device=values.device))
 
-    def accounted(self) -> Measured:
+    def accounted(self) -> MetricResult:
         """Return the same, where an image without a finite value and without a reason gets one."""
         silent = {name: ~value.isfinite() & (self.skipped(name) == 0) for name, value in self.values.items()}
         lost = [name for name, rows in silent.items() if rows.any()]
@@ -121,7 +121,7 @@ class Measured(ShortRepr):
         return replace(self, values={**self.values, **values}, skips={**self.skips, **skips})
 
 
-class Subject:
+class MetricContext:
     """Images, their target class and the network: what attributions are judged on.
 
     Everything that metrics need and that does not depend on the attribution (perturbed images' scores, blurred
@@ -162,13 +162,13 @@ class Subject:
         self.classifier = classifier
         self.masks = None if masks is None else _checked_masks(masks, images)
         with classifier.frozen():
-            self.images = classifier.admit(images)
+            self.images = classifier.prepare_input(images)
             self.seeds = noise.seeds(seed, self.images).clone()
             self.logits = classifier.logits(self.images)
             self.target = self.logits.argmax(1) if chosen is None else chosen.clone()
             validation.target_range(validation.extent(self.target), self.logits.shape[1])
         if not torch.isfinite(self.logits).all():
-            raise validation.not_finite("logits", "the images of a Subject")
+            raise validation.not_finite("logits", "the images of a MetricContext")
         self._shared: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
@@ -205,11 +205,11 @@ class AttributionMetric(validation.Settings, ABC):
 
     @property
     @abstractmethod
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """What the metric gives for each image."""
 
     @final
-    def __call__(self, subject: Subject, attribution: Attribution | Tensor) -> Measured:
+    def __call__(self, subject: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
         """Judge an attribution of each of the subject's images.
 
         Args:
@@ -233,11 +233,11 @@ class AttributionMetric(validation.Settings, ABC):
         return found.accounted()
 
     @abstractmethod
-    def measure(self, subject: Subject, attribution: Attribution | Tensor) -> Measured:
+    def measure(self, subject: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
         """Compute the metric; the arguments are checked, the classifier is frozen."""
 
 
-def _check(subject: Subject, attribution: Attribution | Tensor) -> None:
+def _check(subject: MetricContext, attribution: Attribution | Tensor) -> None:
     values = attribution.values if isinstance(attribution, Attribution) else attribution
     count, _, height, width = subject.images.shape
     if not isinstance(values, Tensor):
@@ -266,14 +266,14 @@ class HeatmapMetric(AttributionMetric):
         validation.choice("reduction", self.reduction, REDUCTIONS)
 
     @final
-    def measure(self, subject: Subject, attribution: Attribution | Tensor) -> Measured:
+    def measure(self, subject: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
         """Reduce the channels and compute the metric."""
         values = attribution.values if isinstance(attribution, Attribution) else attribution
         values = values.detach().to(subject.images.device, torch.float64)
         return self.of_heatmaps(subject, values if values.ndim == 3 else reduce_channels(values, self.reduction))
 
     @abstractmethod
-    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Compute the metric of heatmaps, float64 (B, H, W)."""
 
 

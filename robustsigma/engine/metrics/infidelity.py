@@ -9,8 +9,8 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Reduction
-from robustsigma.engine.classifier import SCORES, Score, pick
-from robustsigma.engine.metrics.base import HeatmapMetric, Measured, Quantity, Subject, constant
+from robustsigma.engine.classifier import SCORES, Score, target_score
+from robustsigma.engine.metrics.base import HeatmapMetric, MetricContext, MetricResult, MetricSpec, constant
 from robustsigma.engine.metrics.scoring import score_copies
 from robustsigma.engine.metrics.substrates import SUBSTRATES, Substrate, substrate
 
@@ -27,7 +27,7 @@ class Infidelity(HeatmapMetric):
         samples: squares for each image.
         sides: smallest and largest side of a square, as shares of the image's shorter side.
         removal: what a square becomes: "mean", "blur" or "black".
-        normalise: multiply each attribution by the factor that fits best, as captum's option of that name does, so
+        normalize: multiply each attribution by the factor that fits best, as captum's option of that name does, so
             that methods of any unit compare.
         score: whose fall is predicted.
         reduction: of the channels; signs count.
@@ -38,7 +38,7 @@ class Infidelity(HeatmapMetric):
     samples: int = 100
     sides: tuple[float, float] = (0.1, 0.5)
     removal: Substrate = "mean"
-    normalise: bool = True
+    normalize: bool = True
     score: Score = "logit"
     reduction: Reduction = field(default="sum", kw_only=True)
 
@@ -55,20 +55,20 @@ class Infidelity(HeatmapMetric):
         validation.choice("score", self.score, SCORES)
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """The infidelity."""
         about = f"squared error in predicting the {self.score} lost by a random square turned to {self.removal}"
-        return (Quantity("infidelity", "Infidelity", "lower", about + (", best scale" if self.normalise else "")),)
+        return (MetricSpec("infidelity", "Infidelity", "lower", about + (", best scale" if self.normalize else "")),)
 
-    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Return the infidelity; once for a subject, a forward pass for each square."""
         squares = subject.shared(("squares", self.samples, self.sides), lambda: self._squares(subject))
         key = ("infidelity", self.samples, self.sides, self.removal, self.score)
         costs = subject.shared(key, lambda: self._costs(subject, squares))
         predicted = _sums(heatmaps, squares).masked_fill(constant(heatmaps)[:, None], 0)
-        return Measured({"infidelity": infidelity(predicted, costs, normalise=self.normalise)})
+        return MetricResult({"infidelity": infidelity(predicted, costs, normalize=self.normalize)})
 
-    def _squares(self, subject: Subject) -> Tensor:
+    def _squares(self, subject: MetricContext) -> Tensor:
         """Return the top, left, bottom and right of each square, int64 (B, samples, 4); the last two are outside."""
         height, width = subject.images.shape[2:]
         drawn = noise.uniform(noise.fold(subject.seeds, "squares"), (self.samples, 3), torch.float64)
@@ -78,7 +78,7 @@ class Infidelity(HeatmapMetric):
         left = (drawn[..., 2] * (width - side + 1)).long()
         return torch.stack([top, left, top + side, left + side], 2)
 
-    def _costs(self, subject: Subject, squares: Tensor) -> Tensor:
+    def _costs(self, subject: MetricContext, squares: Tensor) -> Tensor:
         """Return how far the score falls with each square, float64 (B, samples)."""
         removed = substrate(self.removal, subject)
         height, width = removed.shape[2:]
@@ -91,19 +91,21 @@ class Infidelity(HeatmapMetric):
             inside = tall[:, None, :, None] & wide[:, None, None, :]
             return torch.where(inside, removed[rows], subject.images[rows])
 
-        scores = score_copies(subject, self.samples, make, lambda logits, target: pick(logits, target, self.score))
-        return pick(subject.logits, subject.target, self.score).double()[:, None] - scores.double()
+        scores = score_copies(
+            subject, self.samples, make, lambda logits, target: target_score(logits, target, self.score)
+        )
+        return target_score(subject.logits, subject.target, self.score).double()[:, None] - scores.double()
 
 
-def infidelity(predicted: Tensor, costs: Tensor, *, normalise: bool) -> Tensor:
+def infidelity(predicted: Tensor, costs: Tensor, *, normalize: bool) -> Tensor:
     """Return the mean squared error (B,) of predictions (B, samples) of costs (B, samples).
 
     Args:
         predicted: sums of attributions.
         costs: what the perturbations cost.
-        normalise: multiply the predictions of each image by the factor that makes the error smallest.
+        normalize: multiply the predictions of each image by the factor that makes the error smallest.
     """
-    if normalise:
+    if normalize:
         size = predicted.square().mean(1)
         fitted = (predicted * costs).mean(1) / size.where(size > 0, torch.ones_like(size))
         predicted = predicted * fitted[:, None]

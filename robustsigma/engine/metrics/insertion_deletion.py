@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.classifier import SCORES, Score, pick
-from robustsigma.engine.metrics.base import Curve, HeatmapMetric, Measured, Quantity, Skip, Subject
+from robustsigma.engine.classifier import SCORES, Score, target_score
+from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
 from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
 from robustsigma.engine.metrics.scoring import score_copies
 from robustsigma.engine.metrics.substrates import SUBSTRATES, Substrate, substrate
@@ -29,7 +29,7 @@ class InsertionDeletion(HeatmapMetric):
         deletion: what deletion ends with.
         step: pixels at a time; None takes the width of the image, as RISE does.
         score: of the curves.
-        normalised: also map each curve so that its empty image has 0 and its full image 1; images whose full image
+        normalized: also map each curve so that its empty image has 0 and its full image 1; images whose full image
             scores no higher are skipped.
         tie_break: the order of equal pixels; see `robustsigma.engine.metrics.ranking.ranks`.
         reduction: of the channels.
@@ -39,7 +39,7 @@ class InsertionDeletion(HeatmapMetric):
     deletion: Substrate = "mean"
     step: int | None = None
     score: Score = "prob"
-    normalised: bool = False
+    normalized: bool = False
     tie_break: TieBreak = "random"
 
     def __post_init__(self) -> None:
@@ -52,15 +52,17 @@ class InsertionDeletion(HeatmapMetric):
         validation.choice("tie_break", self.tie_break, TIE_BREAKS)
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """Insertion, deletion and their difference."""
         return (
-            Quantity("insertion", "Insertion", "higher", f"area under the score as pixels appear on {self.insertion}"),
-            Quantity("deletion", "Deletion", "lower", f"area under the score as pixels turn to {self.deletion}"),
-            Quantity("difference", "Insertion \u2212 deletion", "higher", "insertion minus deletion of the same image"),
+            MetricSpec(
+                "insertion", "Insertion", "higher", f"area under the score as pixels appear on {self.insertion}"
+            ),
+            MetricSpec("deletion", "Deletion", "lower", f"area under the score as pixels turn to {self.deletion}"),
+            MetricSpec("difference", "Insertion \u2212 deletion", "higher", "insertion minus deletion of one image"),
         )
 
-    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Return the areas and both curves; 2 (n + 1) forward passes an image."""
         order = ranks(heatmaps, subject.seeds, self.tie_break)
         pixels = order.shape[1]
@@ -71,15 +73,15 @@ class InsertionDeletion(HeatmapMetric):
             "deletion": self._curve(subject, order, step, points, subject.images, substrate(self.deletion, subject)),
         }
         skips: dict[str, Tensor] = {}
-        if self.normalised:
+        if self.normalized:
             flat = {name: curve[:, -1] <= curve[:, 0] for name, curve in _forward(curves).items()}
-            curves = {name: _normalised(curve, name, flat[name]) for name, curve in curves.items()}
+            curves = {name: _normalized(curve, name, flat[name]) for name, curve in curves.items()}
             skipped = {**flat, "difference": flat["insertion"] | flat["deletion"]}
             skips = {name: skip.long() * Skip.NO_GAIN for name, skip in skipped.items()}
         share = (torch.arange(points, device=order.device, dtype=torch.float64) * step / pixels).clamp(max=1)
         areas = {name: torch.trapezoid(curve, share) for name, curve in curves.items()}
         titles = {"insertion": "share of pixels shown", "deletion": "share of pixels taken away"}
-        return Measured(
+        return MetricResult(
             {**areas, "difference": areas["insertion"] - areas["deletion"]},
             skips,
             {name: Curve(share, curve, titles[name], self._axis()) for name, curve in curves.items()},
@@ -87,9 +89,11 @@ class InsertionDeletion(HeatmapMetric):
 
     def _axis(self) -> str:
         names = {"prob": "probability of the class", "log_prob": "log-probability of the class", "logit": "logit"}
-        return names[self.score] + (", normalised" if self.normalised else "")
+        return names[self.score] + (", normalized" if self.normalized else "")
 
-    def _curve(self, subject: Subject, order: Tensor, step: int, points: int, first: Tensor, last: Tensor) -> Tensor:
+    def _curve(
+        self, subject: MetricContext, order: Tensor, step: int, points: int, first: Tensor, last: Tensor
+    ) -> Tensor:
         """Return the scores (B, points) on the way from one image to another, pixel after pixel."""
         height, width = first.shape[2:]
 
@@ -97,7 +101,9 @@ class InsertionDeletion(HeatmapMetric):
             moved = order[rows] < (copies * step)[:, None]
             return torch.where(moved.reshape(-1, 1, height, width), last[rows], first[rows])
 
-        return score_copies(subject, points, make, lambda logits, target: pick(logits, target, self.score)).double()
+        return score_copies(
+            subject, points, make, lambda logits, target: target_score(logits, target, self.score)
+        ).double()
 
 
 def _forward(curves: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,7 +111,7 @@ def _forward(curves: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"insertion": curves["insertion"], "deletion": curves["deletion"].flip(1)}
 
 
-def _normalised(curve: Tensor, name: str, skip: Tensor) -> Tensor:
+def _normalized(curve: Tensor, name: str, skip: Tensor) -> Tensor:
     empty, full = (curve[:, :1], curve[:, -1:]) if name == "insertion" else (curve[:, -1:], curve[:, :1])
     mapped = (curve - empty) / (full - empty).where(~skip[:, None], torch.ones_like(full))
     return mapped.masked_fill(skip[:, None], torch.nan)

@@ -104,12 +104,12 @@ def mean_band(curves: ArrayLike, *, median: bool = False, seed: int = 0) -> tupl
     n = len(table)
     if median:
         drawn = (np.median(table[generator.integers(n, size=n)], axis=0) for _ in range(_CURVE_RESAMPLES))
-        resampled, centre = np.stack(list(drawn)), np.median(table, axis=0)
+        resampled, center = np.stack(list(drawn)), np.median(table, axis=0)
     else:
         counts = generator.multinomial(n, np.full(n, 1 / n), size=_CURVE_RESAMPLES)
-        resampled, centre = counts @ table / n, table.mean(axis=0)
+        resampled, center = counts @ table / n, table.mean(axis=0)
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    return centre, low, high
+    return center, low, high
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Interval:

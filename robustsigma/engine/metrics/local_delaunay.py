@@ -1,7 +1,7 @@
 """The Delaunay triangles around hidden pixels where many pixels are revealed, without triangulating the image.
 
 A triangle of revealed pixels is one of Delaunay's if no revealed pixel lies inside its circle (Delaunay, 1934). Where
-pixels are revealed densely the circles are small, so that a pixel's triangle follows from its neighbours alone.
+pixels are revealed densely the circles are small, so that a pixel's triangle follows from its neighbors alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-_DISC = 9  # squared radius: 28 neighbours, one bit each; more of them find few more triangles and take longer
+_DISC = 9  # squared radius: 28 neighbors, one bit each; more of them find few more triangles and take longer
 _EXCHANGES = 60
 _HASH = np.array([0x9E3779B1, 0x85EBCA77])
 _TOLERANCE = 1e-9
@@ -38,8 +38,8 @@ class _Table(NamedTuple):
     offsets: Array  # (28, 2)
     corners: Array  # (E, 3), of offsets
     weights: Array  # (E, 3)
-    need: Array  # int32 (E,) bits of the neighbours that must be revealed
-    care: Array  # int32 (E,) bits of those and of the neighbours inside the circle
+    need: Array  # int32 (E,) bits of the neighbors that must be revealed
+    care: Array  # int32 (E,) bits of those and of the neighbors inside the circle
 
 
 def _cross(a: Array, b: Array) -> Array:
@@ -57,7 +57,7 @@ def _plane(corners: Array, height: Array) -> tuple[Array, Array]:
     """Return slope (n, 2) and height at 0 (n,) of the planes over corners (n, 3, 2) of given height (n, 3).
 
     With height |d|^2, a point d is inside the circle through the corners where |d|^2 is below the plane; the circle's
-    centre is slope / 2 and its squared radius is that height at 0 plus |centre|^2.
+    center is slope / 2 and its squared radius is that height at 0 plus |center|^2.
     """
     u, v = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     du, dv = height[:, 1] - height[:, 0], height[:, 2] - height[:, 0]
@@ -68,7 +68,7 @@ def _plane(corners: Array, height: Array) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=1)
 def _tables() -> tuple[_Table, _Table]:
-    """Return every triangle around (0, 0), or segment through it, whose circle holds no pixel beyond the neighbours.
+    """Return every triangle around (0, 0), or segment through it, whose circle holds no pixel beyond the neighbors.
 
     The near ones come first, since they hit most; equally near ones are in opposite order in the two tables.
     """
@@ -89,12 +89,12 @@ def _tables() -> tuple[_Table, _Table]:
     around = (weights > 0).all(1)
     triples, weights = triples[around], weights[around]
     slope, level = _plane(offsets[triples], (offsets[triples] ** 2).sum(2))
-    centre = np.concatenate([(a + b) / 2, slope / 2])
+    center = np.concatenate([(a + b) / 2, slope / 2])
     # A segment's own circle is the smallest through its ends.
     square = np.concatenate([((a - b) ** 2).sum(1) / 4, level + (slope**2).sum(1) / 4])
     corners, weights = np.concatenate([segments[0], triples]), np.concatenate([segments[1], weights])
-    inside = ((offsets - centre[:, None]) ** 2).sum(2) < square[:, None] - _TOLERANCE
-    known = ~(((beyond - centre[:, None]) ** 2).sum(2) < square[:, None] - _TOLERANCE).any(1)
+    inside = ((offsets - center[:, None]) ** 2).sum(2) < square[:, None] - _TOLERANCE
+    known = ~(((beyond - center[:, None]) ** 2).sum(2) < square[:, None] - _TOLERANCE).any(1)
     cost = (weights * (offsets[corners] ** 2).sum(2)).sum(1).round(6)
     bit = np.int32(1) << np.arange(count, dtype=np.int32)
     need = np.bitwise_or.reduce(bit[corners], 1)
@@ -143,7 +143,7 @@ def look_up(revealed: Array, hidden: Array) -> Triangles:
     found = np.zeros(len(hidden), bool)
     corners, weights = np.zeros((len(hidden), 3), np.int64), np.zeros((len(hidden), 3))
     codes, place = code[hidden[:, 0], hidden[:, 1]], hidden @ np.array([width, 1])
-    # Of pixels on one circle, always the same ones would favour a direction of the image: a hash of the place chooses.
+    # Of pixels on one circle, always the same ones would favor a direction of the image: a hash of the place chooses.
     side = (hidden @ _HASH >> 17) & 1 == 1
     for table, half in zip(_tables(), (side, ~side), strict=True):
         rows = np.flatnonzero(half)
@@ -156,7 +156,7 @@ def look_up(revealed: Array, hidden: Array) -> Triangles:
 
 
 def _first_hits(codes: Array, table: _Table) -> Array:
-    """Return, for neighbourhoods (n,), the first entry of the table whose triangle is there, or -1."""
+    """Return, for neighborhoods (n,), the first entry of the table whose triangle is there, or -1."""
     left, entry = np.arange(len(codes)), np.full(len(codes), -1)
     for number, (need, care) in enumerate(zip(table.need, table.care, strict=True)):
         if not len(left):
@@ -212,15 +212,15 @@ def search(revealed: Array, hidden: Array, reach: int) -> Triangles:
     return Triangles(done, flat, weights)
 
 
-def _within(hidden: Array, centre: Array, square: Array, shape: tuple[int, ...], reach: int) -> Array:
+def _within(hidden: Array, center: Array, square: Array, shape: tuple[int, ...], reach: int) -> Array:
     """Return bool (n,), whether the part of a circle that lies in the image lies in the window."""
     inside: Array = np.ones(len(hidden), bool)
     for axis in (0, 1):
         other = 1 - axis
-        middle = hidden[:, other] + centre[:, other]
+        middle = hidden[:, other] + center[:, other]
         outside = middle - np.clip(middle, 0, shape[other] - 1)
         half = np.sqrt(np.maximum(square - outside**2, 0))
-        start, end = centre[:, axis] - half, centre[:, axis] + half
+        start, end = center[:, axis] - half, center[:, axis] + half
         # A pixel just beyond the window may lie on the circle, not inside; none lies beyond the image.
         inside &= (start >= -reach - 1) | (hidden[:, axis] <= reach)
         inside &= (end <= reach + 1) | (hidden[:, axis] >= shape[axis] - 1 - reach)

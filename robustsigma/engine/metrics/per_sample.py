@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from robustsigma.engine.metrics.base import AttributionMetric, Measured, Skip
+from robustsigma.engine.metrics.base import AttributionMetric, MetricResult, Skip
 from robustsigma.engine.metrics.interval import Interval, mean_interval
 
 _SKIP = "skip/"
@@ -51,7 +51,7 @@ class PerSample(Metric):
         names = [quantity.name for metric in metrics for quantity in metric.quantities]
         return cls([*names, *(_SKIP + name for name in names)], **kwargs)
 
-    def add(self, indices: Tensor, *measured: Measured) -> None:
+    def add(self, indices: Tensor, *measured: MetricResult) -> None:
         """Add some images and what each of the metrics found of them; indices as in `update`."""
         values = {name: value for found in measured for name, value in found.values.items()}
         skips = {_SKIP + name: found.skipped(name) for found in measured for name in found.values}
@@ -67,7 +67,7 @@ class PerSample(Metric):
             finite = values[values.isfinite()]
             interval = mean_interval(finite.cpu().numpy()) if len(finite) else None
             counts = Counter(int(code) for code in codes[codes != 0])
-            found[name] = Summary(interval, {Skip(code).says: count for code, count in counts.items()})
+            found[name] = Summary(interval, {Skip(code).reason: count for code, count in counts.items()})
         return found
 
     def update(self, indices: Tensor, values: Mapping[str, Tensor]) -> None:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.classifier import pick
-from robustsigma.engine.metrics.base import Curve, HeatmapMetric, Measured, Quantity, Skip, Subject
+from robustsigma.engine.classifier import target_score
+from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
 from robustsigma.engine.metrics.information import information
 from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
-from robustsigma.engine.metrics.revealed import INTERPOLATIONS, Interpolation, reveal
+from robustsigma.engine.metrics.revealed import INTERPOLATIONS, Interpolation, interpolate_masked
 from robustsigma.engine.metrics.scoring import score_copies
 
 Array = np.ndarray[Any, Any]
@@ -95,15 +95,15 @@ class PerformanceInformation(HeatmapMetric):
         validation.choice("variant", self.variant, ("sound", "idg_repo"))
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """SIC and AIC."""
         about = "area under the {} over the information that comes back while the largest pixels are revealed"
         return (
-            Quantity("sic", "SIC", "higher", about.format("target's softmax")),
-            Quantity("aic", "AIC", "higher", about.format("accuracy")),
+            MetricSpec("sic", "SIC", "higher", about.format("target's softmax")),
+            MetricSpec("aic", "AIC", "higher", about.format("accuracy")),
         )
 
-    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Compute both from the same network passes."""
         ends = self._ends(subject)
         skips = self._skips(ends)
@@ -117,7 +117,7 @@ class PerformanceInformation(HeatmapMetric):
             for row, copy in zip(rows.tolist(), copies.tolist(), strict=True):
                 image = ends.images[row]
                 if judged[row]:  # else no curve needs it
-                    image = reveal(image, masks[row, copy], self.interpolation)
+                    image = interpolate_masked(image, masks[row, copy], self.interpolation)
                     pending[row, copy] = pool.submit(_information, image)
                 made.append(image)
             return _as_images(made, subject.images)
@@ -137,7 +137,7 @@ class PerformanceInformation(HeatmapMetric):
             y = np.maximum.accumulate(y, axis=1)
         return _measured(x, y, skips, subject.images.device)
 
-    def _masks(self, subject: Subject, heatmaps: Tensor) -> Array:
+    def _masks(self, subject: MetricContext, heatmaps: Tensor) -> Array:
         """Return bool (B, T, H, W), the pixels that each threshold reveals."""
         size = heatmaps[0].numel()
         if self.tie_break == "reference":
@@ -149,7 +149,7 @@ class PerformanceInformation(HeatmapMetric):
         places = ranks(heatmaps, subject.seeds, self.tie_break).cpu().reshape(heatmaps.shape)
         return (places[:, None] < counts[:, None, None]).numpy()
 
-    def _ends(self, subject: Subject) -> _Ends:
+    def _ends(self, subject: MetricContext) -> _Ends:
         fraction, way, copied = self.mask_fraction, self.interpolation, self.variant == "idg_repo"
         drawn = subject.shared(("pic drawn", fraction), lambda: _drawn(subject, fraction))
         return subject.shared(("pic ends", fraction, way, copied), lambda: _make_ends(subject, drawn, way, copied))
@@ -190,7 +190,7 @@ def _grid(points: int) -> Tensor:
     return torch.linspace(0, 1, points, dtype=torch.float64)
 
 
-def _drawn(subject: Subject, fraction: float) -> Array:
+def _drawn(subject: MetricContext, fraction: float) -> Array:
     """Return bool (B, H, W), the pixels that the start reveals; `reveal` adds the corners."""
     count, _, height, width = subject.images.shape
     draws = noise.uniform(noise.fold(subject.seeds, "pic"), (height * width,), torch.float64)
@@ -199,13 +199,13 @@ def _drawn(subject: Subject, fraction: float) -> Array:
     return mask.reshape(count, height, width).cpu().numpy()
 
 
-def _make_ends(subject: Subject, drawn: Array, interpolation: Interpolation, copied: bool) -> _Ends:
+def _make_ends(subject: MetricContext, drawn: Array, interpolation: Interpolation, copied: bool) -> _Ends:
     shape = tuple(subject.images.shape[1:])
     if shape[0] not in (1, 3) or min(shape[1:]) < 2:
         raise validation.fail("images", "1 or 3 channels of at least 2 x 2 pixels", f"(C, H, W) = {shape}")
     pixels = subject.images if copied else (subject.images * 255).round().to(torch.uint8)
     images = pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy()
-    blurred = [reveal(image, mask, interpolation) for image, mask in zip(images, drawn, strict=True)]
+    blurred = [interpolate_masked(image, mask, interpolation) for image, mask in zip(images, drawn, strict=True)]
     sizes = np.array([[_information(start), _information(end)] for start, end in zip(blurred, images, strict=True)])
     starts, originals = (_as_images(part, subject.images) for part in (blurred, images))
     logits = subject.classifier.logits(torch.cat([starts, originals]))
@@ -228,10 +228,10 @@ def _as_images(images: Iterable[Array], like: Tensor) -> Tensor:
 
 def _scores(logits: Tensor, target: Tensor) -> Tensor:
     """Return float64 (n, 2): the target's softmax, and whether it is the predicted class."""
-    return torch.stack([pick(logits, target, "prob").double(), (logits.argmax(1) == target).double()], 1)
+    return torch.stack([target_score(logits, target, "prob").double(), (logits.argmax(1) == target).double()], 1)
 
 
-def _measured(x: Array, y: Array, skips: Array, device: torch.device) -> Measured:
+def _measured(x: Array, y: Array, skips: Array, device: torch.device) -> MetricResult:
     """Return the curves and their areas from points x (B, T) and y (B, T, 2), in the order of thresholds."""
     grid = _grid(_POINTS)
     drawn = torch.full((len(_NAMES), len(x), _POINTS), torch.nan, dtype=torch.float64)
@@ -243,7 +243,7 @@ def _measured(x: Array, y: Array, skips: Array, device: torch.device) -> Measure
         drawn[kind, row, -1] = 1
     areas, grid = torch.trapezoid(drawn, grid).to(device), grid.to(device)
     titles = ("softmax that came back", "accuracy that came back")
-    return Measured(
+    return MetricResult(
         dict(zip(_NAMES, areas, strict=True)),
         dict(zip(_NAMES, torch.from_numpy(skips.T.astype(np.int64)).to(device), strict=True)),
         {

@@ -27,7 +27,7 @@ _STEPS: tuple[Callable[[Array, Array], Triangles], ...] = (
 )
 
 
-def reveal(image: Array, revealed: Array, interpolation: Interpolation = "fast") -> Array:
+def interpolate_masked(image: Array, revealed: Array, interpolation: Interpolation = "fast") -> Array:
     """Return the image with its hidden pixels interpolated linearly in the Delaunay triangles of the revealed ones.
 
     That is the blur of Performance Information Curves (Kapishnikov et al., XRAI, 2019, section 4). The four corners
@@ -77,7 +77,7 @@ def _triangulated(image: Array, points: Array, hidden: Array) -> Array:
 
 def _local(image: Array, revealed: Array, hidden: Array) -> Array:
     """Return the same values (n, C), but for ties, from each hidden pixel's surroundings where that is faster."""
-    # All triangles at a revealed pixel whose eight neighbours are revealed are halves of squares between them.
+    # All triangles at a revealed pixel whose eight neighbors are revealed are halves of squares between them.
     border = revealed & ~minimum_filter(revealed, 3, mode="nearest")
     border[np.ix_([0, -1], [0, -1])] = True
     points = int(border.sum())

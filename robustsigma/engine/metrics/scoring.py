@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustsigma.engine.chunks import sizes
-from robustsigma.engine.metrics.base import Subject
+from robustsigma.engine.chunks import split_sizes
+from robustsigma.engine.metrics.base import MetricContext
 
 
 def score_copies(
-    subject: Subject,
+    subject: MetricContext,
     count: int,
     make: Callable[[Tensor, Tensor], Tensor],
     read: Callable[[Tensor, Tensor], Tensor],
@@ -30,7 +30,7 @@ def score_copies(
     target = subject.target if target is None else target
     every = torch.arange(len(subject) * count, device=subject.images.device)
     parts = []
-    for at in every.split(sizes(len(every), subject.classifier.chunk_for(subject.images))):
+    for at in every.split(split_sizes(len(every), subject.classifier.chunk_for(subject.images))):
         rows, copies = at // count, at % count
         parts.append(read(subject.classifier.logits(make(rows, copies)), target[rows]))
     joined = torch.cat(parts)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Reduction
-from robustsigma.engine.classifier import SCORES, Score, pick
-from robustsigma.engine.metrics.base import Curve, HeatmapMetric, Measured, Quantity, Skip, Subject
+from robustsigma.engine.classifier import SCORES, Score, target_score
+from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
 from robustsigma.engine.metrics.ranking import pearson
 from robustsigma.engine.metrics.scoring import score_copies
 from robustsigma.engine.metrics.substrates import SUBSTRATES, Substrate, substrate
@@ -57,14 +57,14 @@ class SensitivityN(HeatmapMetric):
         validation.choice("score", self.score, SCORES)
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """The mean correlation."""
         about = (
             f"correlation of a random set's attribution with what its removal to {self.removal} costs, mean of shares"
         )
-        return (Quantity("sensitivity_n", "Sensitivity-N", "higher", about),)
+        return (MetricSpec("sensitivity_n", "Sensitivity-N", "higher", about),)
 
-    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Return the correlations; once for a subject, a forward pass for each set of each share."""
         key = ("sensitivity_n", self.fractions, self.subsets, self.removal, self.score)
         costs = subject.shared(key, lambda: self._costs(subject))
@@ -83,12 +83,12 @@ class SensitivityN(HeatmapMetric):
         skips = found.isnan().all(1).long() * Skip.NO_VARIANCE
         grid = torch.tensor(self.fractions, dtype=torch.float64, device=flat.device)
         curve = Curve(grid, found, "share of pixels removed", "correlation")
-        return Measured({"sensitivity_n": found.nanmean(1)}, {"sensitivity_n": skips}, {"sensitivity_n": curve})
+        return MetricResult({"sensitivity_n": found.nanmean(1)}, {"sensitivity_n": skips}, {"sensitivity_n": curve})
 
     def _sizes(self, pixels: int, device: torch.device) -> Tensor:
         return torch.tensor([min(max(1, round(s * pixels)), pixels - 1) for s in self.fractions], device=device)
 
-    def _orders(self, subject: Subject) -> Iterator[Tensor]:
+    def _orders(self, subject: MetricContext) -> Iterator[Tensor]:
         """Yield the random orders of the pixels, int64 (B, some of the sets, H * W)."""
         count, pixels = len(subject), subject.images[0, 0].numel()
         size = max(1, _MOST_VALUES // (count * pixels))
@@ -98,7 +98,7 @@ class SensitivityN(HeatmapMetric):
             drawn = noise.uniform(keys, (pixels,), torch.float32)
             yield drawn.argsort(dim=1, stable=True).reshape(count, len(sets), pixels)
 
-    def _costs(self, subject: Subject) -> Tensor:
+    def _costs(self, subject: MetricContext) -> Tensor:
         """Return F(x) - F(x without S), float64 (B, subsets, shares)."""
         removed = substrate(self.removal, subject)
         height, width = removed.shape[2:]
@@ -113,7 +113,9 @@ class SensitivityN(HeatmapMetric):
                 return torch.where(inside.reshape(-1, 1, height, width), removed[rows], subject.images[rows])
 
             copies = order.shape[1] * len(sizes)
-            scores = score_copies(subject, copies, make, lambda logits, target: pick(logits, target, self.score))
+            scores = score_copies(
+                subject, copies, make, lambda logits, target: target_score(logits, target, self.score)
+            )
             parts.append(scores.double().reshape(len(subject), -1, len(sizes)))
-        full = pick(subject.logits, subject.target, self.score).double()
+        full = target_score(subject.logits, subject.target, self.score).double()
         return full[:, None, None] - torch.cat(parts, 1)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from robustsigma.engine.metrics.base import Subject
+from robustsigma.engine.metrics.base import MetricContext
 from robustsigma.engine.validation import choice
 
 Substrate = Literal["blur", "mean", "black"]
@@ -20,18 +20,18 @@ SUBSTRATES: tuple[Substrate, ...] = get_args(Substrate)
 _SIDE, _STD = 11, 5.0  # of RISE's blur
 
 
-def substrate(name: Substrate, subject: Subject) -> Tensor:
+def substrate(name: Substrate, subject: MetricContext) -> Tensor:
     """Return what each image is without information, (B, C, H, W).
 
-    "black" is the low end of the range. "mean" is the zero of the normalised image, the network's mean colour, which
-    RISE deletes to (Petsiuk et al., 2018). "blur" is RISE's: a convolution of the normalised image with an 11 x 11
-    window of standard deviation 5, borders filled with the mean colour.
+    "black" is the low end of the range. "mean" is the zero of the normalized image, the network's mean color, which
+    RISE deletes to (Petsiuk et al., 2018). "blur" is RISE's: a convolution of the normalized image with an 11 x 11
+    window of standard deviation 5, borders filled with the mean color.
     """
     choice("substrate", name, SUBSTRATES)
     return subject.shared(("substrate", name), lambda: _make(name, subject))
 
 
-def _make(name: Substrate, subject: Subject) -> Tensor:
+def _make(name: Substrate, subject: MetricContext) -> Tensor:
     images, bounds = subject.images, subject.classifier.bounds
     if name == "black":
         return torch.full_like(images, bounds.low)

@@ -8,8 +8,8 @@ from robustsigma.engine.perturbations.identity import Identity
 from robustsigma.engine.perturbations.mixture import Mixture, Share
 from robustsigma.engine.perturbations.path_end import PathEnd
 from robustsigma.engine.perturbations.pgd import PGD
-from robustsigma.engine.perturbations.sigma_sample import Bank, SigmaSample
-from robustsigma.engine.perturbations.square_search import SquareSearch
+from robustsigma.engine.perturbations.sigma_sample import SampleCache, SigmaSample
+from robustsigma.engine.perturbations.square import Square
 from robustsigma.engine.perturbations.torch_attack import TorchAttack
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "FGSM",
     "NFGSM",
     "PGD",
-    "Bank",
     "Corruption",
     "GaussianNoise",
     "Identity",
@@ -25,8 +24,9 @@ __all__ = [
     "PathEnd",
     "Perturbation",
     "Perturbed",
+    "SampleCache",
     "Share",
     "SigmaSample",
-    "SquareSearch",
+    "Square",
     "TorchAttack",
 ]

@@ -26,13 +26,13 @@ class Ball:
     """All images within a distance of each clean image, and in bounds. B images.
 
     Attributes:
-        centre: (B, C, H, W) clean images.
+        center: (B, C, H, W) clean images.
         eps: radius; a largest pixel change for "linf", a Euclidean length over all pixels and channels for "l2".
         norm: "linf" or "l2".
         bounds: the valid pixel range.
     """
 
-    centre: Tensor
+    center: Tensor
     eps: float
     norm: Norm
     bounds: tuple[float, float]
@@ -40,11 +40,11 @@ class Ball:
     @cached_property
     def _sides(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest value of each pixel in an L-infinity ball and in bounds."""
-        return (self.centre - self.eps).clamp_(*self.bounds), (self.centre + self.eps).clamp_(*self.bounds)
+        return (self.center - self.eps).clamp_(*self.bounds), (self.center + self.eps).clamp_(*self.bounds)
 
     def start(self, seeds: Tensor) -> Tensor:
         """Return a point drawn uniformly from each ball, clipped to the bounds, (B, C, H, W)."""
-        x = self.centre
+        x = self.center
         shape = tuple(x.shape[1:])
         if self.norm == "linf":
             drawn = noise.uniform(noise.fold(seeds, "start"), shape, x.dtype)
@@ -57,19 +57,19 @@ class Ball:
     def project(self, point: Tensor) -> Tensor:
         """Return points (B, C, H, W) put back into the ball, then into the bounds.
 
-        The centre lies in the bounds, so the second step only brings a point nearer to it: both hold to rounding.
+        The center lies in the bounds, so the second step only brings a point nearer to it: both hold to rounding.
         """
         if self.norm == "linf":
             return point.clamp(*self._sides)
-        moved = point - self.centre
+        moved = point - self.center
         length = moved.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
         inside = torch.where(length > self.eps, moved * (self.eps / length), moved)
-        return (self.centre + inside).clamp(*self.bounds)
+        return (self.center + inside).clamp(*self.bounds)
 
     def step(self, gradient: Tensor, size: float) -> Tensor:
         """Return the steepest ascent of length `size`, (B, C, H, W); NaN where the gradient is not finite."""
         direction = sign(gradient) if self.norm == "linf" else unit(gradient)
-        return size * direction.to(self.centre.dtype)
+        return size * direction.to(self.center.dtype)
 
 
 def sign(gradient: Tensor) -> Tensor:

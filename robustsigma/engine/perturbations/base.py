@@ -86,7 +86,7 @@ class Perturbation(validation.Settings, ABC):
         validation.images(x, classifier.bounds)
         labels = validation.target(y, x, "y")
         with classifier.frozen():
-            clean, labels = classifier.admit(x), labels.clone()
+            clean, labels = classifier.prepare_input(x), labels.clone()
             seeds = noise.seeds(seed, clean).clone()
             classifier.check_target(labels, clean, "y")
             if self.depends_on_model:

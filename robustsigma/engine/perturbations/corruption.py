@@ -22,7 +22,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 _LIKE = "-like"
 _SMALLEST = 8  # pixels
 _ONE_AT_A_TIME = Lock()  # a transform holds its generator, and threads share transforms
-_NEEDS_COLOUR = ("spatter",)  # grey images are lent three equal channels
+_NEEDS_COLOUR = ("spatter",)  # gray images are lent three equal channels
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Corruption(Perturbation):
 
     Args:
         name: one of `CORRUPTIONS`; "-like" is appended, so that every print of the settings says it. "saturate" is
-            for colour images only.
+            for color images only.
         severity: 1 to 5.
 
     Raises:
         ImportError: Albumentations is not installed.
-        ValueError: images that are not grey or RGB of at least 8 pixels a side.
+        ValueError: images that are not gray or RGB of at least 8 pixels a side.
     """
 
     name: str = "gaussian_noise"

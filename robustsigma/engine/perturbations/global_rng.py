@@ -45,7 +45,7 @@ def set_states(found: dict[str, Any]) -> None:
 
 
 @contextmanager
-def lent(seed: int) -> Iterator[None]:
+def temporary_seed(seed: int) -> Iterator[None]:
     """Run the body with the generators of torch, NumPy and Python seeded; restore them, also when it raises.
 
     The restored states are torch's on the CPU and on every CUDA device, NumPy's legacy one and Python's. The one

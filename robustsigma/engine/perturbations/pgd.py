@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.classifier import Classifier, pick
+from robustsigma.engine.classifier import Classifier, target_score
 from robustsigma.engine.perturbations.ball import Ball, Norm, check_radius
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn
 
@@ -92,7 +92,7 @@ class PGD(Perturbation):
         logits = classifier.logits(images)
         if torch.isnan(logits).any():
             raise validation.not_finite("gradients or scores", self)
-        return logits.argmax(1) != y, -pick(logits, y, "log_prob")
+        return logits.argmax(1) != y, -target_score(logits, y, "log_prob")
 
     def _targets(self, logits: Tensor, y: Tensor, seeds: Tensor) -> Tensor:
         """Return a class other than the label for each image, int64 (B,)."""

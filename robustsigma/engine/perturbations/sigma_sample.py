@@ -17,7 +17,7 @@ from robustsigma.engine.serialization import safe_in_checkpoints
 
 @safe_in_checkpoints
 @dataclass(frozen=True)
-class Bank(validation.Settings):
+class SampleCache(validation.Settings):
     """How long a SIGMA sample that was made in training is used again.
 
     Args:
@@ -44,12 +44,12 @@ class SigmaSample(Perturbation):
     Args:
         sigma: the walk; its `paths` and `guard` do not matter here. The default descends the logit: where the
             softmax has saturated, p gives no direction at all and log p a weak one, and more samples arrive,
-            recognisable as before, if the logit leads (results/sigma_settings.json).
+            recognizable as before, if the logit leads (results/sigma_settings.json).
         fraction: share of images that are walked, drawn for each image by its seed; the others stay as they are.
-        bank: in training, the sample of an image is used again in later epochs, until it is too old or the network,
+        cache: in training, the sample of an image is used again in later epochs, until it is too old or the network,
             which it had fooled, classifies it right. The samples are kept by `RobustDataModule`, which knows
             the images, where this is its training perturbation or a part of a `Mixture` there; a call of your own is
-            refused. As a condition of an evaluation, each sample is made anew. With a bank, an image keeps its part of
+            refused. As a condition of an evaluation, each sample is made anew. With a cache, an image keeps its part of
             the mixture, and its draw of `fraction`, for `max_age` + 1 epochs. None makes each anew everywhere.
         unconverged: "keep" uses a sample that did not reach epsilon as it is, "original" the unperturbed image.
             Either way it is counted as not converged.
@@ -57,7 +57,7 @@ class SigmaSample(Perturbation):
 
     sigma: Sigma = field(default_factory=lambda: Sigma(alpha=0.01, beta=0.1, objective="logit", paths=1, max_steps=60))
     fraction: float = 1.0
-    bank: Bank | None = None
+    cache: SampleCache | None = None
     unconverged: Literal["keep", "original"] = "keep"
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class SigmaSample(Perturbation):
             raise validation.fail("sigma", "a Sigma", repr(self.sigma))
         validation.number("fraction", self.fraction, 0, 1)
         validation.choice("unconverged", self.unconverged, ("keep", "original"))
-        validation.optional("bank", self.bank, Bank)
+        validation.optional("cache", self.cache, SampleCache)
 
     def walked(self, seeds: Tensor) -> Tensor:
         """Return the rows that are walked, int64 (n,), for the seeds (B,) of a batch."""
@@ -75,9 +75,9 @@ class SigmaSample(Perturbation):
 
     def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
         """Return zero-confidence samples."""
-        if self.bank is not None:
+        if self.cache is not None:
             told = "None, as samples are kept by the index of their image: let a RobustDataModule train with them"
-            raise validation.fail("bank", told, self.bank)
+            raise validation.fail("cache", told, self.cache)
         result = Perturbed.plain(x)
         rows = self.walked(seeds)
         if len(rows) == 0:

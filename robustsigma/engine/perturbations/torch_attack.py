@@ -16,7 +16,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import torch_zoo
 from robustsigma.engine.perturbations.ball import NORMS, Norm
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
-from robustsigma.engine.perturbations.global_rng import key_of, lent
+from robustsigma.engine.perturbations.global_rng import key_of, temporary_seed
 
 
 @dataclass(frozen=True, init=False)
@@ -90,7 +90,7 @@ class TorchAttack(Perturbation):
         torch_zoo.check_problem(self.name, self.arguments, x.shape[1], classes)
         clean = x.float().contiguous()  # many attacks mix in single-precision tensors, or call .view()
         seed = key_of(seeds, "torch_attack")
-        with lent(seed), warnings.catch_warnings():
+        with temporary_seed(seed), warnings.catch_warnings():
             # Its own calls of old interfaces; warnings of the network stay.
             warnings.filterwarnings("ignore", module=r"torchattacks(\.|$)")
             attack = self._build(torch_zoo.Victim(classifier, x.device), classes, seed)

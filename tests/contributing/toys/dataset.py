@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from robustsigma.data.source import ArrayDataset, Source, Split
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 
 _COUNTS: dict[Split, int] = {"train": 40, "val": 10, "test": 20}
 
 
 @dataclass(frozen=True)
-class Foo(Source):
-    """Grey noise in two classes.
+class Foo(DatasetSpec):
+    """Gray noise in two classes.
 
     Args:
         seed: of the noise.

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustsigma.engine.metrics.base import HeatmapMetric, Measured, Quantity, Skip, Subject, constant
+from robustsigma.engine.metrics.base import HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip, constant
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Foo(HeatmapMetric):
     needs_masks: ClassVar[bool] = True
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """The share."""
-        return (Quantity("foo", "Foo", "higher", "share of the map that lies on the object"),)
+        return (MetricSpec("foo", "Foo", "higher", "share of the map that lies on the object"),)
 
-    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Return the share; no pass of the network."""
         assert subject.masks is not None  # checked by the base
         mass, mask = heatmaps.abs().flatten(1), subject.masks.flatten(1)
         empty = mask.sum(1) == 0
         share = ((mass * mask).sum(1) / mass.sum(1)).masked_fill(constant(heatmaps), 0)
-        return Measured({"foo": share.masked_fill(empty, torch.nan)}, {"foo": empty.long() * Skip.EMPTY_MASK})
+        return MetricResult({"foo": share.masked_fill(empty, torch.nan)}, {"foo": empty.long() * Skip.EMPTY_MASK})

@@ -13,10 +13,10 @@ from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 
 @dataclass(frozen=True)
 class Foo(Perturbation):
-    """x' = x + share * (grey - x).
+    """x' = x + share * (gray - x).
 
     Args:
-        share: how far every pixel goes to grey, in [0, 1].
+        share: how far every pixel goes to gray, in [0, 1].
     """
 
     share: float = 0.5

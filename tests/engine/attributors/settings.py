@@ -172,7 +172,7 @@ def network(name: str, shape: Shape = DEFAULT_SHAPE, classes: int = CLASSES) -> 
     return getattr(cases, name)(channels, size, classes)
 
 
-class Centred(nn.Module):
+class Centered(nn.Module):
     """Another network less its mean logits over some images, so that these are of different classes."""
 
     def __init__(self, net: nn.Module, images: Tensor) -> None:

@@ -15,7 +15,7 @@ import torch
 from settings import (
     CHEAP_ATTRIBUTORS,
     DEFAULT_SHAPE,
-    Centred,
+    Centered,
     Flat,
     Scaled,
     cheap,
@@ -53,7 +53,7 @@ def _name(value):
 
 
 def rows(*, having=lambda traits: True, nets=False):
-    """Parametrise over (kind, place of its settings[, network]) of the methods with a trait."""
+    """Parametrize over (kind, place of its settings[, network]) of the methods with a trait."""
     chosen = [row for row in (ON_NETS if nets else ROWS) if having(entry_of(row[0]).traits)]
     names = "kind, place, net" if nets else "kind, place"
     return pytest.mark.parametrize(names, chosen, ids=["-".join(map(_name, row)) for row in chosen])
@@ -69,7 +69,7 @@ def batch(count, shape, dtype=torch.float32):
 
 
 def classifier(net, **kwargs):
-    """Return a classifier whose normalisation fits images of any number of channels."""
+    """Return a classifier whose normalization fits images of any number of channels."""
     made = Classifier(net, **{"mean": (0.4,), "std": (0.6,), **kwargs})
     made.checked = True  # warnings of unsound networks would make passes of their own
     return made
@@ -429,7 +429,7 @@ def test_contexts_of_the_caller(kind, place, net):
 @rows()
 def test_targets(kind, place):
     x, method = cases.images(), setting(kind, place)
-    clf = Classifier(Centred(network(smooth_net(kind)), x))
+    clf = Classifier(Centered(network(smooth_net(kind)), x))
     every = method(clf, x, torch.full((4,), 2))
     same(method(clf, x, 2), every)
     same(method(clf, x, torch.tensor(2)), every)
@@ -504,7 +504,7 @@ def test_a_drop_that_is_not_finite_is_an_error():
         Wrong(drop=drop)(cases.classifier(), _X)
 
 
-class Standardised(nn.Module):
+class Standardized(nn.Module):
     """Divides each image by its spread, which a black baseline has not."""
 
     def __init__(self):
@@ -518,7 +518,7 @@ class Standardised(nn.Module):
 @pytest.mark.parametrize("method", [IntegratedGradients(4), IDG(4), LeftIntegratedGradients(4)])
 def test_a_baseline_without_a_score_is_an_error(method):
     with pytest.raises(ValueError, match=r"^net: expected finite"):
-        method(Classifier(Standardised()), _X, 0)
+        method(Classifier(Standardized()), _X, 0)
 
 
 @pytest.mark.parametrize("kind", every_kind(), ids=_name)

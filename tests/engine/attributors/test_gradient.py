@@ -14,7 +14,7 @@ def test_linear_net_gives_its_weights():
     assert torch.equal(result.values, expected)
 
 
-def test_normalisation_divides_the_gradient():
+def test_normalization_divides_the_gradient():
     net = cases.linear()
     result = Gradient()(cases.classifier(net), cases.images(), 1)
     std = torch.tensor([0.5, 0.6, 0.7]).reshape(3, 1, 1)

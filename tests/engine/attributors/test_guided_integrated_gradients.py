@@ -148,7 +148,7 @@ def test_passes_and_curve():
         ("fraction", {"fraction": 1.5}),
         ("max_dist", {"max_dist": -0.1}),
         ("score", {"score": "loss"}),
-        ("baseline", {"baseline": "grey"}),
+        ("baseline", {"baseline": "gray"}),
     ],
 )
 def test_bad_settings(name, arguments):

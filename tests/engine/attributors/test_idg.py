@@ -162,7 +162,7 @@ class Saturating(torch.nn.Module):
         return torch.stack([z, -z], 1)
 
 
-def test_the_decision_region_is_favoured():
+def test_the_decision_region_is_favored():
     """IG gives each pixel its gradient's mean; IDG doubles what lies in the half where F rises, and only that."""
     x = torch.ones(1, 1, 1, 3, dtype=torch.float64)
     clf = Classifier(Saturating())
@@ -228,7 +228,7 @@ def test_passes(method, forwards):
         ({"factor": "central"}, "factor"),
         ({"follow": "falls"}, "follow"),
         ({"place": "right"}, "place"),
-        ({"baseline": "grey"}, "baseline"),
+        ({"baseline": "gray"}, "baseline"),
         ({"score": "loss"}, "score"),
         ({"variant": "paper"}, "variant"),
         ({"variant": "authors", "sampling": "uniform"}, "sampling"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from recorded import check, problem
-from settings import Centred
+from settings import Centered
 from torch import nn
 
 from robustsigma import IG2, Attributor, Classifier
@@ -93,7 +93,7 @@ def test_a_path_stops_where_it_comes_no_closer():
 
 
 def test_references_of_the_explained_class_are_left_out():
-    clf, x = clf64(Centred(cases.mlp(), REFS)), cases.images(dtype=torch.float64)
+    clf, x = clf64(Centered(cases.mlp(), REFS)), cases.images(dtype=torch.float64)
     with clf.frozen():
         of = clf.logits(REFS.double()).argmax(1)
     assert len(of.unique()) > 1

@@ -25,7 +25,7 @@ BASELINES = {
     "blur": "blur",
     "one tensor for each image": cases.images(seed=9),
     "one tensor": cases.images(1, seed=9)[0],
-    "a colour": torch.tensor([0.1, 0.2, 0.9])[:, None, None],
+    "a color": torch.tensor([0.1, 0.2, 0.9])[:, None, None],
     "a function": darker,
     "several": ("white", "gaussian", darker),
 }
@@ -151,7 +151,7 @@ def test_tensors_compare_by_content():
 
 @pytest.mark.parametrize(
     "baseline",
-    ["grey", 0, None, [], ["black", "grey"], [["black"]], torch.zeros(3, 1, 1, dtype=torch.int64), torch.zeros(0)],
+    ["gray", 0, None, [], ["black", "gray"], [["black"]], torch.zeros(3, 1, 1, dtype=torch.int64), torch.zeros(0)],
     ids=str,
 )
 def test_a_bad_baseline_is_refused_when_made(baseline):

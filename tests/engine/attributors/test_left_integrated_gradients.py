@@ -135,7 +135,7 @@ def test_passes(variant):
         ({"steps": 1, "variant": "idg_repo"}, "steps"),
         ({"fraction": 0.0}, "fraction"),
         ({"fraction": 1.1}, "fraction"),
-        ({"baseline": "grey"}, "baseline"),
+        ({"baseline": "gray"}, "baseline"),
         ({"score": "loss"}, "score"),
         ({"variant": "paper"}, "variant"),
     ],

@@ -118,9 +118,9 @@ def test_range_modes_keep_what_they_promise():
     for mode in ("clip", "none"):
         assert torch.equal(image_range(mode, x, (0, 1)).point(wild, rows), wild.clamp(0, 1))
     assert torch.equal(image_range("none", x, (0, 1)).probe(wild, rows), wild)
-    grey = torch.full_like(x, 0.3)
-    assert torch.equal(image_range("original", grey, (0, 1)).point(grey, rows), grey)
-    assert not AuthorsRange().probe(grey * 255, rows).any()
+    gray = torch.full_like(x, 0.3)
+    assert torch.equal(image_range("original", gray, (0, 1)).point(gray, rows), gray)
+    assert not AuthorsRange().probe(gray * 255, rows).any()
 
 
 @pytest.mark.parametrize("range_mode", RANGE_MODES)

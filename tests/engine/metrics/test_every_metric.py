@@ -17,8 +17,8 @@ from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 import robustsigma
 from robustsigma import Classifier, Gradient, IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.engine import noise
-from robustsigma.engine.metrics import AttributionMetric, Measured, Subject, paired_difference
-from robustsigma.engine.metrics.base import HeatmapMetric, Quantity, Skip
+from robustsigma.engine.metrics import AttributionMetric, MetricContext, MetricResult, paired_difference
+from robustsigma.engine.metrics.base import HeatmapMetric, MetricSpec, Skip
 
 METRICS = [
     pytest.param(metric, id=f"{kind.__name__}{place}")
@@ -35,11 +35,11 @@ CONTEXTS = {
 WALK = Sigma(alpha=0.05, beta=0.1, epsilon=0.05, objective="logit", paths=2, max_steps=6)
 
 
-def explained(subject: Subject, seed: int = 3):
+def explained(subject: MetricContext, seed: int = 3):
     return WALK(subject.classifier, subject.images, subject.target, seed=seed)
 
 
-def same(got: Measured, expected: Measured, **tolerance: float) -> None:
+def same(got: MetricResult, expected: MetricResult, **tolerance: float) -> None:
     tolerance = tolerance or {"rtol": 0, "atol": 0}
     assert set(got.values) == set(expected.values)
     for name, value in expected.values.items():
@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_bits_and_a_batch_equals_singles(metric):
     same(metric(judged.subject(dtype=torch.float64), result), whole)
     for row in range(4):
         images, labels, masks = (part[row : row + 1] for part in judged.scene(4, dtype=torch.float64))
-        single = Subject(subject.classifier, images, labels, masks=masks, seed=subject.seeds[row : row + 1])
+        single = MetricContext(subject.classifier, images, labels, masks=masks, seed=subject.seeds[row : row + 1])
         alone = metric(single, explained(single))
         for name, value in whole.values.items():
             torch.testing.assert_close(alone.values[name], value[row : row + 1], equal_nan=True, rtol=1e-6, atol=1e-9)
@@ -115,10 +115,10 @@ def test_chunks_do_not_matter(metric):
 def test_any_context(metric):
     expected = metric(judged.subject(), explained(judged.subject()))
     images, labels, masks = judged.scene(4)
-    classifier, seeds = cases.Classifier(judged.Colours()), torch.arange(4) + 100
+    classifier, seeds = cases.Classifier(judged.Colors()), torch.arange(4) + 100
     for context in CONTEXTS.values():
         with context():
-            subject = Subject(classifier, images, labels, masks=masks, seed=seeds)
+            subject = MetricContext(classifier, images, labels, masks=masks, seed=seeds)
             found = metric(subject, explained(subject))
         same(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -128,7 +128,7 @@ def test_leaves_everything_as_it_was(metric):
     net = cases.cnn_bn_dropout()
     classifier, images = cases.classifier(net), cases.images(2)
     before, pixels = cases.state_of(classifier), images.clone()
-    subject = Subject(classifier, images, masks=torch.ones(2, 8, 8), seed=1)
+    subject = MetricContext(classifier, images, masks=torch.ones(2, 8, 8), seed=1)
     result = IntegratedGradients(steps=2)(classifier, images, subject.target)
     values = result.values.clone()
     metric(subject, result)
@@ -141,14 +141,14 @@ def test_leaves_everything_as_it_was(metric):
 def test_leaves_everything_as_it_was_when_the_network_raises(metric):
     inner = cases.cnn_bn_dropout()
     counter = cases.PassCounter(inner)
-    subject = Subject(cases.classifier(counter), cases.images(2), cases.labels(2), masks=torch.ones(2, 8, 8))
+    subject = MetricContext(cases.classifier(counter), cases.images(2), cases.labels(2), masks=torch.ones(2, 8, 8))
     counter.reset()
     metric(subject, torch.rand(2, 8, 8, generator=cases.generator(0)))
     if not counter.calls:
         pytest.skip("it does not call the network")
     net = cases.Raising(inner, after=1)
     classifier = cases.classifier(net)
-    subject = Subject(classifier, cases.images(2), cases.labels(2), masks=torch.ones(2, 8, 8))
+    subject = MetricContext(classifier, cases.images(2), cases.labels(2), masks=torch.ones(2, 8, 8))
     before = cases.state_of(classifier)
     with pytest.raises(RuntimeError, match="midway"):
         metric(subject, torch.rand(2, 8, 8, generator=cases.generator(0)))
@@ -178,7 +178,7 @@ def test_bad_attributions(metric):
     with pytest.raises(ValueError, match="target classes"):
         metric(subject, other)
     if metric.needs_masks:
-        bare = Subject(subject.classifier, subject.images, subject.target)
+        bare = MetricContext(subject.classifier, subject.images, subject.target)
         with pytest.raises(ValueError, match=r"^masks: expected the subject's masks"):
             metric(bare, good)
     if isinstance(metric, judged.OF_RESULTS):
@@ -189,27 +189,27 @@ def test_bad_attributions(metric):
 @pytest.mark.parametrize("images", BAD_IMAGES)
 def test_bad_images(images):
     with pytest.raises(ValueError, match=r"^images: expected"):
-        Subject(cases.classifier(), images)
+        MetricContext(cases.classifier(), images)
 
 
 @pytest.mark.parametrize("target", BAD_TARGETS)
 def test_bad_targets(target):
     with pytest.raises(ValueError, match=r"^target: expected"):
-        Subject(cases.classifier(), cases.images(), target)
+        MetricContext(cases.classifier(), cases.images(), target)
 
 
 @pytest.mark.parametrize("seed", BAD_SEEDS)
 def test_bad_seeds(seed):
     with pytest.raises(ValueError, match=r"^seed: expected"):
-        Subject(cases.classifier(), cases.images(), seed=seed)
+        MetricContext(cases.classifier(), cases.images(), seed=seed)
 
 
 @pytest.mark.parametrize("masks", [torch.ones(4, 8), torch.ones(3, 8, 8), torch.full((4, 8, 8), 2.0), [1], "mask"])
 def test_bad_masks(masks):
     with pytest.raises(ValueError, match=r"^masks: expected"):
-        Subject(cases.classifier(), cases.images(), masks=masks)
+        MetricContext(cases.classifier(), cases.images(), masks=masks)
     with pytest.raises(ValueError, match=r"^masks: expected"):
-        Subject(cases.classifier(), cases.images(), masks=torch.full((4, 8, 8), torch.nan))
+        MetricContext(cases.classifier(), cases.images(), masks=torch.full((4, 8, 8), torch.nan))
 
 
 @dataclass(frozen=True)
@@ -220,22 +220,22 @@ class Given(HeatmapMetric):
 
     @property
     def quantities(self):
-        return (Quantity("one", "One", "higher", "the first number"),)
+        return (MetricSpec("one", "One", "higher", "the first number"),)
 
     def of_heatmaps(self, subject, heatmaps):
-        return Measured(self.values)
+        return MetricResult(self.values)
 
 
 def test_no_value_is_lost_without_a_reason():
     values = torch.tensor([1.0, torch.nan, torch.inf, 0.0], dtype=torch.float64)
-    subject = Subject(cases.classifier(), cases.images())
+    subject = MetricContext(cases.classifier(), cases.images())
     found = Given({"one": values})(subject, torch.ones(4, 8, 8))
     assert found.skipped("one").tolist() == [0, Skip.NOT_FINITE, Skip.NOT_FINITE, 0]
     assert found.values["one"].isnan().tolist() == [False, True, True, False]
 
 
 def test_values_of_other_names_name_the_metric():
-    subject = Subject(cases.classifier(), cases.images())
+    subject = MetricContext(cases.classifier(), cases.images())
     with pytest.raises(ValueError, match=r"^Given\.measure: expected values one, got other, two$"):
         Given({"two": torch.ones(4), "other": torch.ones(4)})(subject, torch.ones(4, 8, 8))
 
@@ -244,17 +244,17 @@ def test_a_subject_without_finite_logits():
     net = cases.linear()
     net[1].bias.data[0] = torch.nan
     with pytest.raises(ValueError, match=r"^net: expected finite logits"):
-        Subject(Classifier(net), cases.images())
+        MetricContext(Classifier(net), cases.images())
 
 
-def _signed(metric: AttributionMetric, subject: Subject, attribution) -> dict[str, torch.Tensor]:
+def _signed(metric: AttributionMetric, subject: MetricContext, attribution) -> dict[str, torch.Tensor]:
     """Return values whose sign is such that higher is better."""
     found = metric(subject, attribution)
     return {q.name: found.values[q.name] * (1 if q.better == "higher" else -1) for q in metric.quantities}
 
 
 @pytest.fixture(scope="module")
-def many() -> Subject:
+def many() -> MetricContext:
     return judged.subject(60)
 
 
@@ -262,7 +262,7 @@ def many() -> Subject:
 def test_a_perfect_map_beats_a_random_one_and_a_constant_one_is_never_rewarded(metric, many):
     if getattr(metric, "variant", "sound") == "authors" or getattr(metric, "tie_break", "random") != "random":
         pytest.skip("these reward constant or dense maps: that is why they are not the default")
-    if not getattr(metric, "normalise", True):
+    if not getattr(metric, "normalize", True):
         pytest.skip("maps of other units than the score are wrong as predictions of it")
     assert many.masks is not None
     random = RandomAttribution()(many.classifier, many.images, many.target, seed=noise.fold(many.seeds, "random"))
@@ -291,9 +291,9 @@ def test_a_perfect_map_beats_a_random_one_and_a_constant_one_is_never_rewarded(m
 
 
 def test_a_subject_computes_what_attributions_share_once():
-    counter = cases.PassCounter(judged.Colours())
+    counter = cases.PassCounter(judged.Colors())
     images, labels, masks = judged.scene(3)
-    subject = Subject(cases.Classifier(counter), images, labels, masks=masks)
+    subject = MetricContext(cases.Classifier(counter), images, labels, masks=masks)
     for metric in (
         judged.CHEAP[kind][0] for kind in judged.every_kind() if kind.__name__ in ("SensitivityN", "Infidelity")
     ):

@@ -10,7 +10,7 @@ import torch
 from recorded import problem
 
 from robustsigma import Classifier
-from robustsigma.engine.metrics import InsertionDeletion, Skip, Subject
+from robustsigma.engine.metrics import InsertionDeletion, MetricContext, Skip
 from robustsigma.engine.metrics.ranking import pearson, ranks, spearman, tied_share
 from robustsigma.engine.metrics.substrates import _window, substrate
 
@@ -22,7 +22,7 @@ MAPS = ("ig", "idg", "gig", "sigma", "random")
 def test_rise_and_its_idg_copy_are_reproduced(vectors, of, step):
     stored, found = np.load(vectors / "metrics.npz"), problem(vectors, "f32")
     maps = torch.tensor(stored[f"map_{of}"])
-    subject = Subject(found.classifier, found.images[: len(maps)], found.targets[: len(maps)])
+    subject = MetricContext(found.classifier, found.images[: len(maps)], found.targets[: len(maps)])
     got = InsertionDeletion(step=step, tie_break="reference")(subject, maps)
     for ours, theirs in (("insertion", "ins"), ("deletion", "del")):
         for copy, tolerance in (("rise", 2e-5), ("idgrise", 2e-5)):
@@ -35,7 +35,7 @@ def test_the_blur_is_that_of_rise(vectors):
     stored, found = np.load(vectors / "metrics.npz"), problem(vectors, "f64")
     line = _window().numpy()
     np.testing.assert_allclose(np.outer(line, line), stored["gkern_11_5"], atol=1e-7)
-    subject = Subject(found.classifier, found.images[:4])
+    subject = MetricContext(found.classifier, found.images[:4])
     with found.classifier.frozen():
         np.testing.assert_allclose(substrate("blur", subject).numpy(), stored["blurred"], atol=1e-6)
 
@@ -60,7 +60,7 @@ def test_on_a_linear_network_the_curves_are_sums():
         cases.images(3, dtype=torch.float64),
         InsertionDeletion(insertion="black", deletion="black", step=1, score="logit", reduction="sum"),
     )
-    subject = Subject(Classifier(net), x, 1)
+    subject = MetricContext(Classifier(net), x, 1)
     values = net[1].weight[1].detach().reshape(3, 8, 8) * x
     found = rule(subject, values)
     with torch.no_grad():
@@ -73,16 +73,16 @@ def test_on_a_linear_network_the_curves_are_sums():
     torch.testing.assert_close(found.values["insertion"], torch.trapezoid(shown, dx=1 / 64))
 
 
-def test_normalised_curves_go_from_0_to_1_and_are_skipped_where_they_cannot():
+def test_normalized_curves_go_from_0_to_1_and_are_skipped_where_they_cannot():
     subject = judged.subject(6)
-    found = InsertionDeletion(normalised=True)(subject, subject.masks)
+    found = InsertionDeletion(normalized=True)(subject, subject.masks)
     for name, first, last in (("insertion", 0.0, 1.0), ("deletion", 1.0, 0.0)):
         curve = found.curves[name].y[found.skipped(name) == 0]
         assert len(curve)
         assert torch.allclose(curve[:, 0], torch.tensor(first, dtype=torch.float64))
         assert torch.allclose(curve[:, -1], torch.tensor(last, dtype=torch.float64))
-    flat = Subject(cases.classifier(cases.constant()), cases.images(2))
-    none = InsertionDeletion(normalised=True)(flat, torch.rand(2, 8, 8, generator=cases.generator(1)))
+    flat = MetricContext(cases.classifier(cases.constant()), cases.images(2))
+    none = InsertionDeletion(normalized=True)(flat, torch.rand(2, 8, 8, generator=cases.generator(1)))
     for name, values in none.values.items():
         assert values.isnan().all()
         assert (none.skipped(name) == Skip.NO_GAIN).all()
@@ -91,9 +91,9 @@ def test_normalised_curves_go_from_0_to_1_and_are_skipped_where_they_cannot():
 
 
 def test_passes_are_those_of_the_formula():
-    counter = cases.PassCounter(judged.Colours())
+    counter = cases.PassCounter(judged.Colors())
     images, labels, masks = judged.scene(3)
-    subject = Subject(Classifier(counter), images, labels)
+    subject = MetricContext(Classifier(counter), images, labels)
     counter.reset()
     InsertionDeletion(step=10)(subject, masks.float())
     assert counter.forwards == 3 * 2 * (26 + 1)

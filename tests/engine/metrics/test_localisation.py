@@ -1,4 +1,4 @@
-"""Localisation: cases worked out by hand, degenerate maps and masks, and Saliency-Bench's definitions."""
+"""Localization: cases worked out by hand, degenerate maps and masks, and Saliency-Bench's definitions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from robustsigma.engine.metrics import Localisation, Skip, Subject
+from robustsigma.engine.metrics import Localization, MetricContext, Skip
 
 MAPS = ("ig", "idg", "gig", "sigma", "random")
 
 
-def subject(masks: torch.Tensor) -> Subject:
-    return Subject(cases.classifier(), cases.images(len(masks)), masks=masks)
+def subject(masks: torch.Tensor) -> MetricContext:
+    return MetricContext(cases.classifier(), cases.images(len(masks)), masks=masks)
 
 
 def padded(rows: list[list[float]]) -> torch.Tensor:
@@ -26,28 +26,28 @@ def padded(rows: list[list[float]]) -> torch.Tensor:
 
 def test_worked_out_by_hand():
     mask = padded([[1.0, 1, 1, 0]])
-    found = Localisation()(subject(mask), padded([[0.9, 0.1, 0.6, 1.0]])).values
+    found = Localization()(subject(mask), padded([[0.9, 0.1, 0.6, 1.0]])).values
     assert found["iou"].item() == 2 / 4  # highest three: 3, 0, 2
     assert found["iou_fixed"].item() == 2 / 4  # at or above .5: 0, 2, 3
     assert found["iou_best"].item() == 3 / 4  # highest four
     assert found["pointing_game"].item() == 0
-    found = Localisation(threshold=0.05)(subject(mask), padded([[1.0, 0.1, 0.6, 0.9]])).values
+    found = Localization(threshold=0.05)(subject(mask), padded([[1.0, 0.1, 0.6, 0.9]])).values
     assert found["iou_fixed"].item() == 3 / 4
     assert found["pointing_game"].item() == 1
 
 
 def test_negative_values_have_no_special_meaning_but_order():
     mask = padded([[1.0, 1, 0, 0]])
-    found = Localisation(reduction="sum")(subject(mask), padded([[3.0, 2, 1]]) - 10).values
+    found = Localization(reduction="sum")(subject(mask), padded([[3.0, 2, 1]]) - 10).values
     assert found["iou"].item() == found["iou_best"].item() == found["pointing_game"].item() == 1
 
 
 def test_equally_high_pixels_share_the_point_and_a_constant_map_points_nowhere():
     mask = padded([[1.0, 1, 0, 0]])
-    found = Localisation()(subject(mask), padded([[1.0, 0, 1, 1]])).values
+    found = Localization()(subject(mask), padded([[1.0, 0, 1, 1]])).values
     assert found["pointing_game"].item() == pytest.approx(1 / 3)
     for value in (0.0, 5.0):
-        for got in Localisation()(subject(mask), torch.full((1, 8, 8), value)).values.values():
+        for got in Localization()(subject(mask), torch.full((1, 8, 8), value)).values.values():
             assert got.item() == 0
 
 
@@ -56,16 +56,16 @@ def test_empty_masks_are_skipped_and_soft_ones_cut():
     masks[1, 0, :3] = torch.tensor([0.4, 0.5, 0.6])
     maps = torch.zeros(2, 8, 8)
     maps[:, 0, 1:3] = 1
-    found = Localisation()(subject(masks), maps)
+    found = Localization()(subject(masks), maps)
     for name, values in found.values.items():
         assert values[0].isnan()
         assert found.skipped(name).tolist() == [Skip.EMPTY_MASK, Skip.NO]
     assert found.values["iou"][1].item() == 1
-    assert Localisation(marked=0.6)(subject(masks), maps).values["iou_fixed"][1].item() == 0.5
+    assert Localization(marked=0.6)(subject(masks), maps).values["iou_fixed"][1].item() == 0.5
 
 
 def test_full_masks():
-    found = Localisation()(subject(torch.ones(1, 8, 8)), torch.rand(1, 8, 8, generator=cases.generator(0)))
+    found = Localization()(subject(torch.ones(1, 8, 8)), torch.rand(1, 8, 8, generator=cases.generator(0)))
     assert found.values["iou"].item() == found.values["pointing_game"].item() == 1
 
 
@@ -97,9 +97,9 @@ def test_saliency_bench(vectors, of, masks):
         "top20": top,
         "signed": raw - np.median(raw, axis=(1, 2), keepdims=True),
     }
-    case = Subject(cases.classifier(cases.mlp(size=32)), cases.images(4, size=32), masks=torch.tensor(marked))
+    case = MetricContext(cases.classifier(cases.mlp(size=32)), cases.images(4, size=32), masks=torch.tensor(marked))
     for name, maps in variants.items():
-        found = Localisation(variant="authors", reduction="sum")(case, torch.tensor(maps))
+        found = Localization(variant="authors", reduction="sum")(case, torch.tensor(maps))
         for quantity, values in saliency_bench(maps, marked).items():
             np.testing.assert_allclose(found.values[quantity].numpy(), values, atol=1e-12)
             key = {"pointing_game": "hit"}.get(quantity, quantity)
@@ -114,13 +114,13 @@ def test_saliency_bench(vectors, of, masks):
 )
 def test_bad_arguments(name, value):
     with pytest.raises(ValueError, match=rf"^{name}: expected"):
-        Localisation(**{name: value})
+        Localization(**{name: value})
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_best_threshold_takes_equal_pixels_together(seed):
     """Of eight equally high pixels four are the object: no threshold tells them apart, whatever their drawn order."""
     mask = padded([[1.0] * 4 + [0.0] * 4])
-    judged = Subject(cases.classifier(), cases.images(1), masks=mask, seed=seed)
-    assert Localisation()(judged, padded([[1.0] * 8])).values["iou_best"].item() == 0.5
-    assert Localisation()(judged, padded([[1.0] * 8, [0.4, 0.3, 0.2, 0.1] * 2])).values["iou_best"].item() == 0.5
+    judged = MetricContext(cases.classifier(), cases.images(1), masks=mask, seed=seed)
+    assert Localization()(judged, padded([[1.0] * 8])).values["iou_best"].item() == 0.5
+    assert Localization()(judged, padded([[1.0] * 8, [0.4, 0.3, 0.2, 0.1] * 2])).values["iou_best"].item() == 0.5

@@ -14,10 +14,10 @@ from recorded import problem
 from torch import Tensor, nn
 
 from robustsigma import Classifier
-from robustsigma.engine.metrics.base import Measured, Skip, Subject
+from robustsigma.engine.metrics.base import MetricContext, MetricResult, Skip
 from robustsigma.engine.metrics.information import information
 from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
-from robustsigma.engine.metrics.revealed import reveal
+from robustsigma.engine.metrics.revealed import interpolate_masked
 
 RECORDED = 4  # images
 AUTHORS = PerformanceInformation(tie_break="reference", interpolation="exact")
@@ -30,19 +30,19 @@ def stored(vectors: Path) -> NpzFile:
 
 
 @pytest.fixture(scope="module")
-def recorded(vectors: Path, stored: NpzFile) -> Subject:
+def recorded(vectors: Path, stored: NpzFile) -> MetricContext:
     """Return the images of the recorded runs with their random masks; skip where libwebp gives other sizes."""
     found = problem(vectors, "f32")
     images = found.images[:RECORDED]
     bytes_ = np.round(images.numpy() * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     if [information(image) for image in bytes_] != [int(stored[f"pic_{i}_entropy_orig"]) for i in range(RECORDED)]:
         pytest.skip("this build of libwebp gives other sizes than that of the recorded runs")
-    subject = Subject(found.classifier, images, found.targets[:RECORDED])
+    subject = MetricContext(found.classifier, images, found.targets[:RECORDED])
     masks = np.stack([stored[f"pic_{i}_random_mask"] for i in range(RECORDED)])
     return with_masks(subject, masks)
 
 
-def with_masks(subject: Subject, masks: np.ndarray, fraction: float = 0.01) -> Subject:
+def with_masks(subject: MetricContext, masks: np.ndarray, fraction: float = 0.01) -> MetricContext:
     """Give the subject random masks made elsewhere."""
     subject.shared(("pic drawn", fraction), lambda: masks)
     return subject
@@ -93,13 +93,13 @@ def test_start_and_steps_equal_the_authors_runs(recorded, stored):
     masks = AUTHORS._masks(recorded, heatmaps) | ends.drawn[:, None]
     compared = 0
     for i in range(RECORDED):
-        start = reveal(ends.images[i], ends.drawn[i], "exact")
+        start = interpolate_masked(ends.images[i], ends.drawn[i], "exact")
         np.testing.assert_array_equal(start, stored[f"pic_{i}_blurred"])
         assert ends.information[i].tolist() == [stored[f"pic_{i}_entropy_{end}"] for end in ("blurred", "orig")]
         key = f"pic_{i}_ig_sic"
         if f"{key}_error" in stored:
             continue
-        steps = [start, *(reveal(ends.images[i], mask, "exact") for mask in masks[i]), ends.images[i]]
+        steps = [start, *(interpolate_masked(ends.images[i], mask, "exact") for mask in masks[i]), ends.images[i]]
         np.testing.assert_array_equal(np.stack(steps), stored[f"{key}_blurred_images"])
         assert [information(step) for step in steps] == stored[f"{key}_entropies"].tolist()
         images = torch.tensor(np.stack(steps)).permute(0, 3, 1, 2) / 255
@@ -140,21 +140,21 @@ def subject(
     seed: int | Tensor = 3,
     target: int | None = None,
     chunk_size: int | None = None,
-) -> Subject:
+) -> MetricContext:
     """Return images of noise, in which a checkerboard is the object that decides the class."""
     mask = object_mask()
     noise = torch.rand(count, channels, *mask.shape, generator=cases.generator(0), dtype=torch.float64)
     images = torch.where(mask == 1, 0.5 + 0.45 * checkers(*mask.shape).double(), 0.3 + 0.4 * noise).to(dtype)
     net = Classifier(Checkers(channels, mask).to(dtype), chunk_size=chunk_size)
-    return Subject(net, images, target, seed=seed)
+    return MetricContext(net, images, target, seed=seed)
 
 
-def random_maps(judged: Subject, seed: int = 5) -> Tensor:
+def random_maps(judged: MetricContext, seed: int = 5) -> Tensor:
     count, _, height, width = judged.images.shape
     return torch.rand(count, height, width, generator=cases.generator(seed), dtype=torch.float64)
 
 
-def same(first: Measured, second: Measured, tolerance: float = 0.0) -> None:
+def same(first: MetricResult, second: MetricResult, tolerance: float = 0.0) -> None:
     assert first.values.keys() == second.values.keys()
     for name, values in first.values.items():
         torch.testing.assert_close(values, second.values[name], rtol=0, atol=tolerance, equal_nan=True)
@@ -213,7 +213,7 @@ def test_a_batch_equals_its_images_alone():
     heatmaps[1] = 0  # ties are broken by the image's own seed
     together = PerformanceInformation()(judged, heatmaps)
     for i in range(3):
-        alone = Subject(
+        alone = MetricContext(
             judged.classifier, judged.images[i : i + 1], judged.target[i : i + 1], seed=judged.seeds[i : i + 1]
         )
         found = PerformanceInformation()(alone, heatmaps[i : i + 1])
@@ -254,13 +254,13 @@ def test_the_network_is_shown_eight_bits():
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
 
 
-def flat(judged: Subject) -> Subject:
-    return Subject(judged.classifier, torch.full_like(judged.images, 0.5), 0)
+def flat(judged: MetricContext) -> MetricContext:
+    return MetricContext(judged.classifier, torch.full_like(judged.images, 0.5), 0)
 
 
-def indifferent(judged: Subject) -> Subject:
+def indifferent(judged: MetricContext) -> MetricContext:
     judged.classifier.net.weight.data.zero_()
-    return Subject(judged.classifier, judged.images, 1)
+    return MetricContext(judged.classifier, judged.images, 1)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_skipped_images_say_why_and_are_nan(make, min_confidence, sic, aic):
 def test_a_skipped_image_leaves_the_others_alone():
     images = (judged := subject()).images.clone()
     images[0] = 0.5
-    mixed = Subject(judged.classifier, images, judged.target, seed=judged.seeds)
+    mixed = MetricContext(judged.classifier, images, judged.target, seed=judged.seeds)
     found, expected = (PerformanceInformation()(s, random_maps(judged)) for s in (mixed, judged))
     assert found.values["sic"].isnan().tolist() == [True, False]
     torch.testing.assert_close(found.values["sic"][1], expected.values["sic"][1], rtol=0, atol=1e-6)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robustsigma import Classifier
-from robustsigma.engine.metrics import Infidelity, SensitivityN, Skip, Subject
+from robustsigma.engine.metrics import Infidelity, MetricContext, SensitivityN, Skip
 from robustsigma.engine.metrics.infidelity import infidelity
 
 GENERATOR = 4
@@ -18,7 +18,7 @@ GENERATOR = 4
 def linear_case(count: int = 3):
     """Return a subject on a linear network, and the exact effects of removing pixels to black, (count, 3, 8, 8)."""
     net, x = cases.linear().double(), cases.images(count, dtype=torch.float64)
-    return Subject(Classifier(net), x, 1, seed=cases.seeds(count)), net[1].weight[1].detach().reshape(3, 8, 8) * x
+    return MetricContext(Classifier(net), x, 1, seed=cases.seeds(count)), net[1].weight[1].detach().reshape(3, 8, 8) * x
 
 
 def test_exact_attributions_predict_exactly():
@@ -27,10 +27,10 @@ def test_exact_attributions_predict_exactly():
     torch.testing.assert_close(found.values["sensitivity_n"], torch.ones(3, dtype=torch.float64))
     opposite = SensitivityN(removal="black", subsets=20)(subject, -3 * values)
     torch.testing.assert_close(opposite.values["sensitivity_n"], -torch.ones(3, dtype=torch.float64))
-    for scaled, normalise in ((values, False), (values, True), (7 * values, True)):
-        error = Infidelity(removal="black", normalise=normalise, samples=20)(subject, scaled)
+    for scaled, normalize in ((values, False), (values, True), (7 * values, True)):
+        error = Infidelity(removal="black", normalize=normalize, samples=20)(subject, scaled)
         torch.testing.assert_close(error.values["infidelity"], torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
-    wrong = Infidelity(removal="black", normalise=False, samples=20)(subject, 7 * values)
+    wrong = Infidelity(removal="black", normalize=False, samples=20)(subject, 7 * values)
     assert (wrong.values["infidelity"] > 1e-3).all()
 
 
@@ -49,7 +49,7 @@ def test_sensitivity_n_is_the_definition():
 
     spy = Spy()
     classifier, x = Classifier(spy), cases.images(2, dtype=torch.float64)
-    subject = Subject(classifier, x, 0, seed=cases.seeds(2))
+    subject = MetricContext(classifier, x, 0, seed=cases.seeds(2))
     seen.clear()
     maps = torch.randn(2, 8, 8, generator=cases.generator(GENERATOR), dtype=torch.float64)
     metric = SensitivityN(fractions=(0.1, 0.5), subsets=7, removal="black")
@@ -91,7 +91,7 @@ def test_metrics_of_other_settings_share_nothing_of_a_subject(kind, settings):
 def test_what_does_not_vary_has_no_correlation():
     subject = judged.subject(2)
     constant = SensitivityN(subsets=5)(subject, torch.full((2, 16, 16), 0.1))
-    flat = Subject(cases.classifier(cases.constant()), cases.images(2))
+    flat = MetricContext(cases.classifier(cases.constant()), cases.images(2))
     for found in (constant, SensitivityN(subsets=5)(flat, torch.rand(2, 8, 8, generator=cases.generator(0)))):
         assert found.values["sensitivity_n"].isnan().all()
         assert (found.skipped("sensitivity_n") == Skip.NO_VARIANCE).all()
@@ -106,19 +106,19 @@ def test_a_constant_map_predicts_no_more_than_zeros():
 def test_the_best_scale_is_the_best():
     source = cases.generator(GENERATOR)
     predicted, costs = (torch.randn(2, 30, generator=source, dtype=torch.float64) for _ in range(2))
-    best = infidelity(predicted, costs, normalise=True)
+    best = infidelity(predicted, costs, normalize=True)
     for scale in torch.linspace(-2, 2, 41).tolist():
-        assert (infidelity(scale * predicted, costs, normalise=False) >= best - 1e-12).all()
+        assert (infidelity(scale * predicted, costs, normalize=False) >= best - 1e-12).all()
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("normalise", [True, False])
-def test_captum(normalise):
+@pytest.mark.parametrize("normalize", [True, False])
+def test_captum(normalize):
     captum = pytest.importorskip("captum.metrics")
     classifier, images = cases.classifier(cases.mlp().double(), chunk_size=64), cases.images(3, dtype=torch.float64)
     values = torch.randn(3, 3, 8, 8, generator=cases.generator(GENERATOR), dtype=torch.float64)
-    metric = Infidelity(samples=11, normalise=normalise)
-    subject = Subject(classifier, images, 2, seed=cases.seeds(3))
+    metric = Infidelity(samples=11, normalize=normalize)
+    subject = MetricContext(classifier, images, 2, seed=cases.seeds(3))
     squares = metric._squares(subject)
     mean = classifier.mean.double().expand(3, 8, 8)
     taken = iter(range(11))
@@ -139,7 +139,7 @@ def test_captum(normalise):
             target=2,
             n_perturb_samples=11,
             max_examples_per_batch=3,
-            normalize=normalise,
+            normalize=normalize,
         )
     torch.testing.assert_close(metric(subject, values).values["infidelity"], expected, rtol=1e-9, atol=1e-12)
 
@@ -151,12 +151,12 @@ def test_captum(normalise):
         (SensitivityN, "fractions", (0.0, 0.5)),
         (SensitivityN, "fractions", (1.0,)),
         (SensitivityN, "subsets", 1),
-        (SensitivityN, "removal", "grey"),
+        (SensitivityN, "removal", "gray"),
         (SensitivityN, "score", "loss"),
         (Infidelity, "samples", 0),
         (Infidelity, "sides", (0.5, 0.1)),
         (Infidelity, "sides", (0.5,)),
-        (Infidelity, "removal", "grey"),
+        (Infidelity, "removal", "gray"),
     ],
 )
 def test_bad_arguments(metric, name, value):

@@ -21,7 +21,7 @@ from robustsigma.engine.metrics import (
     Skip,
     mean_band,
     mean_interval,
-    randomisation,
+    randomization,
     shuffle_parameters,
     stability,
 )
@@ -70,12 +70,12 @@ def test_stability():
 def test_a_method_that_ignores_the_network_is_found_out():
     net = cases.mlp(size=16)
     images, labels, _ = judged.scene(4)
-    subject = judged.Subject(cases.classifier(net), images, labels)
+    subject = judged.MetricContext(cases.classifier(net), images, labels)
     shuffled = shuffle_parameters(subject.classifier, 5)
-    same = randomisation(subject, shuffled, RandomAttribution(), explained(subject, RandomAttribution()), seed=7)
-    torch.testing.assert_close(same.values["randomisation"], torch.ones(4, dtype=torch.float64))
-    other = randomisation(subject, shuffled, Gradient(), explained(subject, Gradient()), seed=7)
-    assert (other.values["randomisation"].abs() < 0.3).all()
+    same = randomization(subject, shuffled, RandomAttribution(), explained(subject, RandomAttribution()), seed=7)
+    torch.testing.assert_close(same.values["randomization"], torch.ones(4, dtype=torch.float64))
+    other = randomization(subject, shuffled, Gradient(), explained(subject, Gradient()), seed=7)
+    assert (other.values["randomization"].abs() < 0.3).all()
 
 
 def test_shuffling_moves_entries_within_each_tensor_and_nothing_else():
@@ -100,7 +100,9 @@ def test_a_module_keeps_values_and_why_there_are_none():
     for start in (0, 6):
         images, labels, _ = judged.scene(12)
         rows = slice(start, start + 6)
-        subject = judged.Subject(judged.subject().classifier, images[rows], labels[rows], seed=torch.arange(12)[rows])
+        subject = judged.MetricContext(
+            judged.subject().classifier, images[rows], labels[rows], seed=torch.arange(12)[rows]
+        )
         heat = Gradient()(subject.classifier, subject.images, subject.target)
         kept.add(torch.arange(12)[rows], *(metric(subject, heat) for metric in metrics))
     found = kept.summaries()
@@ -117,8 +119,8 @@ def test_bands():
     source = torch.Generator().manual_seed(0)
     curves = torch.randn(400, 3, generator=source).double().numpy() + np.array([0.0, 5.0, 10.0])
     for median in (False, True):
-        centre, low, high = mean_band(curves, median=median)
-        assert ((low < centre) & (centre < high)).all()
+        center, low, high = mean_band(curves, median=median)
+        assert ((low < center) & (center < high)).all()
         wide = 2 * 1.96 / 20 * (1.2533 if median else 1)
         assert abs((high - low) / wide - 1).max() < 0.5
     with pytest.raises(ValueError, match=r"^curves: expected"):

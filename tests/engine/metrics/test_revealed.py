@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from robustsigma.engine.metrics import revealed as module
 from robustsigma.engine.metrics.information import information
 from robustsigma.engine.metrics.local_delaunay import search
-from robustsigma.engine.metrics.revealed import reveal
+from robustsigma.engine.metrics.revealed import interpolate_masked
 
 SIZES = [(2, 2), (2, 9), (9, 2), (13, 31), (40, 33)]
 SHARES = [0.0, 0.02, 0.1, 0.3, 0.5, 0.75, 0.95]
@@ -41,7 +41,7 @@ def test_exact_is_griddata_of_each_channel_to_the_last_bit(size, share):
                 np.argwhere(mask), image[mask, channel], np.argwhere(~mask), fill_value=image[..., channel].mean()
             )
             expected[~mask, channel] = values.astype(np.float32).round().astype(np.uint8)
-        np.testing.assert_array_equal(reveal(image, mask, "exact"), expected)
+        np.testing.assert_array_equal(interpolate_masked(image, mask, "exact"), expected)
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["as-chosen", "without-qhull-first"])
@@ -67,7 +67,7 @@ def test_fast_keeps_a_plane(share):
     y, x = np.mgrid[:40, :33]
     plane = (3 * y + 2 * x + 5).astype(np.uint8)[..., None]
     for mask in masks(40, 33, share):
-        np.testing.assert_array_equal(reveal(plane, mask, "fast"), plane)
+        np.testing.assert_array_equal(interpolate_masked(plane, mask, "fast"), plane)
 
 
 def test_most_pixels_need_no_triangulation_of_the_image(monkeypatch):
@@ -77,7 +77,7 @@ def test_most_pixels_need_no_triangulation_of_the_image(monkeypatch):
     monkeypatch.setattr(module, "_triangulated", refuse)
     for share in (0.5, 0.75):
         mask = masks(40, 33, share)[0]
-        result = reveal(noise(40, 33), mask)
+        result = interpolate_masked(noise(40, 33), mask)
         assert (result[mask] == noise(40, 33)[mask]).all()
 
 
@@ -96,8 +96,8 @@ def test_a_triangle_is_not_found_where_its_circle_leaves_the_window():
 def test_ends(interpolation):
     image = noise(6, 9)
     everything, nothing = np.ones((6, 9), bool), np.zeros((6, 9), bool)
-    np.testing.assert_array_equal(reveal(image, everything, interpolation), image)
-    corners = reveal(image, nothing, interpolation)
+    np.testing.assert_array_equal(interpolate_masked(image, everything, interpolation), image)
+    corners = interpolate_masked(image, nothing, interpolation)
     assert (corners[[0, 0, -1, -1], [0, -1, 0, -1]] == image[[0, 0, -1, -1], [0, -1, 0, -1]]).all()
     line = np.linspace(image[0, 0].astype(float), image[0, -1].astype(float), 9)
     np.testing.assert_allclose(corners[0], line, atol=0.5 + 1e-4)
@@ -117,12 +117,12 @@ def test_ends(interpolation):
 )
 def test_errors_name_the_argument(image, mask, way, name):
     with pytest.raises(ValueError, match=f"^{name}: expected"):
-        reveal(image, mask, way)
+        interpolate_masked(image, mask, way)
 
 
 def test_information_grows_with_detail_and_does_not_ask_how_grey_is_stored():
     image = noise(32, 20)
-    assert information(image) > information(reveal(image, np.zeros((32, 20), bool)))
+    assert information(image) > information(interpolate_masked(image, np.zeros((32, 20), bool)))
     assert information(image[..., :1]) == information(image[..., 0])
     for wrong in (image.astype(np.float32), image[..., :2], image[None]):
         with pytest.raises(ValueError, match=r"^image: expected"):

@@ -39,7 +39,7 @@ def corrupted(name: str, severity: int, x: torch.Tensor, seed: int | torch.Tenso
 @pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 28), (1, 8), (3, 64)])
 def test_every_severity_is_stronger_than_the_one_before(name, channels, size):
     if name == "saturate" and channels == 1:
-        pytest.skip("colour only")
+        pytest.skip("color only")
     x, seed = pictures(channels, size), cases.seeds(24)
     moved = [(corrupted(name, s, x, seed) - x).square().flatten(1).mean(1).sqrt().mean().item() for s in range(1, 6)]
     assert moved[0] > 0.002
@@ -65,7 +65,7 @@ def test_grey_images_are_corrupted_as_grey(name):
     assert not torch.equal(got, x)
 
 
-def test_noise_has_its_strength_in_grey_and_in_colour():
+def test_noise_has_its_strength_in_grey_and_in_color():
     for channels in (1, 3):
         flat = torch.full((16, channels, 32, 32), 0.5)
         moved = corrupted("gaussian_noise", 3, flat, cases.seeds(16)) - flat
@@ -73,7 +73,7 @@ def test_noise_has_its_strength_in_grey_and_in_colour():
         assert torch.corrcoef(torch.stack([moved[0].flatten(), moved[1].flatten()]))[0, 1].abs() < 0.2
 
 
-def test_saturate_is_for_colours():
+def test_saturate_is_for_colors():
     with pytest.raises(ValueError, match="images: expected 3 channels of at least 8 pixels a side for saturate-like"):
         corrupted("saturate", 1, pictures(1, 8))
 

@@ -69,7 +69,7 @@ def test_zero_and_tiny_gradients_are_safe():
 
 
 def test_l2_start_is_uniform_in_the_ball():
-    """The share of points within radius r of the centre is r^d."""
+    """The share of points within radius r of the center is r^d."""
     x, seed = torch.full((4000, 1, 1, 2), 0.5), cases.seeds(4000)
     moved = (Ball(x, 0.1, "l2", (0.0, 1.0)).start(seed) - x).flatten(1) / 0.1
     ranked = moved.double().norm(dim=1).square().sort().values

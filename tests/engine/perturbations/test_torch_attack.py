@@ -19,7 +19,7 @@ torchattacks = pytest.importorskip("torchattacks")
 
 from robustsigma import TorchAttack  # noqa: E402
 from robustsigma.engine.perturbations import torch_zoo  # noqa: E402
-from robustsigma.engine.perturbations.global_rng import key_of, lent  # noqa: E402
+from robustsigma.engine.perturbations.global_rng import key_of, temporary_seed  # noqa: E402
 
 CLASSES = 5
 QUICK = {
@@ -212,12 +212,12 @@ def test_modes_of_submodules_come_back():
 @pytest.mark.parametrize("raising", [False, True])
 def test_global_generators_come_back(raising):
     before = states()
-    with pytest.raises(RuntimeError) if raising else lent(4), lent(5):
+    with pytest.raises(RuntimeError) if raising else temporary_seed(4), temporary_seed(5):
         drawn = torch.rand(1).item(), np.random.random(), random.random()  # noqa: NPY002
         if raising:
             raise RuntimeError
     assert states() == before
-    with lent(5):
+    with temporary_seed(5):
         assert (torch.rand(1).item(), np.random.random(), random.random()) == drawn  # noqa: NPY002
     assert states() == before
 
@@ -225,7 +225,7 @@ def test_global_generators_come_back(raising):
 def test_the_callers_seed_is_the_last_that_a_cuda_which_has_not_started_is_given(monkeypatch):
     given, seed, before = [], torch.manual_seed, torch.initial_seed()
     monkeypatch.setattr(torch, "manual_seed", lambda number: given.append(number) or seed(number))
-    with lent(5):
+    with temporary_seed(5):
         pass
     assert given == [5, before]
 

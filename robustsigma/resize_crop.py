@@ -1,4 +1,4 @@
-"""How a photograph of any size becomes what a network takes: the shorter side resized, the centre cropped."""
+"""How a photograph of any size becomes what a network takes: the shorter side resized, the center cropped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _MOST = 2**26  # pixels of the resized image
 
 @safe_in_checkpoints
 @dataclass(frozen=True)
-class Geometry(Settings):
+class ResizeCrop(Settings):
     """Resize and crop, as torchvision's `Resize(resize)` and `CenterCrop(size)` do to PIL images.
 
     Args:
-        size: side of the square that is cropped from the centre, in pixels.
+        size: side of the square that is cropped from the center, in pixels.
         resize: what the shorter side is resized to before, at least `size`; None is `size`.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos", each of which but the first averages over what
             it makes smaller.

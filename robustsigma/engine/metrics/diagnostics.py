@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import Attribution
-from robustsigma.engine.metrics.base import AttributionMetric, Measured, Quantity, Skip, Subject
+from robustsigma.engine.metrics.base import AttributionMetric, MetricContext, MetricResult, MetricSpec, Skip
 
 _SMALLEST_DROP = 1e-6
 
@@ -20,14 +20,14 @@ class ResultMetric(AttributionMetric):
     """A metric of an attributor's result, which a bare tensor does not have."""
 
     @final
-    def measure(self, subject: Subject, attribution: Attribution | Tensor) -> Measured:
+    def measure(self, subject: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
         """Compute the metric of a result."""
         if not isinstance(attribution, Attribution):
             raise validation.fail("attribution", f"an Attribution, for {type(self).__name__}", "a tensor")
         return self.of_result(attribution)
 
     @abstractmethod
-    def of_result(self, result: Attribution) -> Measured:
+    def of_result(self, result: Attribution) -> MetricResult:
         """Compute the metric."""
 
 
@@ -40,17 +40,17 @@ class CompletenessGap(ResultMetric):
     """
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """The gap."""
         about = "share of the score's drop along the path that the attribution does not account for"
-        return (Quantity("completeness_gap", "Completeness gap", "lower", about),)
+        return (MetricSpec("completeness_gap", "Completeness gap", "lower", about),)
 
-    def of_result(self, result: Attribution) -> Measured:
+    def of_result(self, result: Attribution) -> MetricResult:
         """Return the gaps."""
         size = result.drop.abs().double()
         flat = size <= _SMALLEST_DROP
         gap = (result.gap().double() / size.where(~flat, torch.ones_like(size))).masked_fill(flat, torch.nan)
-        return Measured({"completeness_gap": gap}, {"completeness_gap": flat.long() * Skip.NO_DROP})
+        return MetricResult({"completeness_gap": gap}, {"completeness_gap": flat.long() * Skip.NO_DROP})
 
 
 @dataclass(frozen=True)
@@ -62,22 +62,22 @@ class RelativeStandardError(ResultMetric):
     """
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """The relative standard error."""
         about = "standard error of the heatmap over the method's paths, as a share of the heatmap"
-        return (Quantity("relative_stderr", "Relative std. error", "lower", about),)
+        return (MetricSpec("relative_stderr", "Relative std. error", "lower", about),)
 
-    def of_result(self, result: Attribution) -> Measured:
+    def of_result(self, result: Attribution) -> MetricResult:
         """Return the errors; methods of one path are skipped, and so are maps of zeros."""
         if result.stderr is None:
             skips = torch.full_like(result.target, int(Skip.ONE_PATH))
-            return Measured(
+            return MetricResult(
                 {"relative_stderr": torch.full_like(skips, torch.nan, dtype=torch.float64)}, {"relative_stderr": skips}
             )
         size = result.heatmap().double().flatten(1).sum(1)
         empty = size == 0
         error = result.stderr.double().flatten(1).sum(1) / size.where(~empty, torch.ones_like(size))
-        return Measured(
+        return MetricResult(
             {"relative_stderr": error.masked_fill(empty, torch.nan)}, {"relative_stderr": empty.long() * Skip.NO_DROP}
         )
 
@@ -87,13 +87,13 @@ class Cost(ResultMetric):
     """Passes of the network spent on each image."""
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """Forward and backward passes."""
         return (
-            Quantity("forwards", "Forward passes", "lower", "forward passes of the network for each image"),
-            Quantity("backwards", "Backward passes", "lower", "backward passes of the network for each image"),
+            MetricSpec("forwards", "Forward passes", "lower", "forward passes of the network for each image"),
+            MetricSpec("backwards", "Backward passes", "lower", "backward passes of the network for each image"),
         )
 
-    def of_result(self, result: Attribution) -> Measured:
+    def of_result(self, result: Attribution) -> MetricResult:
         """Return the passes."""
-        return Measured({"forwards": result.forwards.double(), "backwards": result.backwards.double()})
+        return MetricResult({"forwards": result.forwards.double(), "backwards": result.backwards.double()})

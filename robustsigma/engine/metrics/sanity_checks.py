@@ -1,4 +1,4 @@
-"""What is seen only when a method runs again: with other seeds, and on a network that has learnt nothing."""
+"""What is seen only when a method runs again: with other seeds, and on a network that has learned nothing."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors import Attribution, Attributor
 from robustsigma.engine.attributors.base import Reduction
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.metrics.base import Measured, Skip, Subject
+from robustsigma.engine.metrics.base import MetricContext, MetricResult, Skip
 from robustsigma.engine.metrics.ranking import spearman
 
 
 def stability(
-    subject: Subject,
+    subject: MetricContext,
     attributor: Attributor,
     attribution: Attribution,
     *,
     seeds: int = 2,
     reduction: Reduction = "abs_sum",
-) -> Measured:
+) -> MetricResult:
     """Return "stability": the rank correlation of a heatmap with those of other seeds, mean over seeds.
 
     Args:
@@ -35,7 +35,7 @@ def stability(
     validation.integer("seeds", seeds, 1)
     if not attributor.stochastic:
         codes = torch.full_like(subject.target, int(Skip.NOT_STOCHASTIC))
-        return Measured({"stability": torch.full_like(codes, torch.nan, dtype=torch.float64)}, {"stability": codes})
+        return MetricResult({"stability": torch.full_like(codes, torch.nan, dtype=torch.float64)}, {"stability": codes})
     first = attribution.heatmap(reduction)
     total = torch.zeros(len(subject), dtype=torch.float64, device=first.device)
     for place in range(seeds):
@@ -45,19 +45,19 @@ def stability(
     return _named("stability", total / seeds)
 
 
-def randomisation(
-    subject: Subject,
+def randomization(
+    subject: MetricContext,
     shuffled: Classifier,
     attributor: Attributor,
     attribution: Attribution,
     *,
     seed: int | Tensor,
     reduction: Reduction = "abs_sum",
-) -> Measured:
-    """Return "randomisation": the rank correlation with the heatmap of a network whose parameters were shuffled.
+) -> MetricResult:
+    """Return "randomization": the rank correlation with the heatmap of a network whose parameters were shuffled.
 
-    The model-parameter randomisation test of Adebayo et al. (2018): a map that stays the same does not depend on what
-    the network has learnt. The shuffled network is asked about the class that it predicts itself, since a method that
+    The model-parameter randomization test of Adebayo et al. (2018): a map that stays the same does not depend on what
+    the network has learned. The shuffled network is asked about the class that it predicts itself, since a method that
     walks until a class is lost has nothing to do where the class was never found.
 
     Args:
@@ -69,13 +69,13 @@ def randomisation(
         reduction: of the channels.
     """
     other = attributor(shuffled, subject.images, seed=seed)
-    return _named("randomisation", spearman(attribution.heatmap(reduction), other.heatmap(reduction)))
+    return _named("randomization", spearman(attribution.heatmap(reduction), other.heatmap(reduction)))
 
 
 def shuffle_parameters(classifier: Classifier, seed: int) -> Classifier:
     """Return a copy whose parameters have their entries in a random order, each tensor within itself.
 
-    Every layer keeps the distribution of its weights, so that activations stay in range, and loses what it learnt.
+    Every layer keeps the distribution of its weights, so that activations stay in range, and loses what it learned.
     Buffers, such as BatchNorm's running statistics, stay.
 
     Args:
@@ -91,5 +91,5 @@ def shuffle_parameters(classifier: Classifier, seed: int) -> Classifier:
     return shuffled
 
 
-def _named(name: str, similarity: Tensor) -> Measured:
-    return Measured({name: similarity}, {name: similarity.isnan().long() * Skip.NO_VARIANCE})
+def _named(name: str, similarity: Tensor) -> MetricResult:
+    return MetricResult({name: similarity}, {name: similarity.isnan().long() * Skip.NO_VARIANCE})

@@ -1,4 +1,4 @@
-"""Localisation: does the heatmap lie on the object that people marked?"""
+"""Localization: does the heatmap lie on the object that people marked?"""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.metrics.base import HeatmapMetric, Measured, Quantity, Skip, Subject, constant
+from robustsigma.engine.metrics.base import HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip, constant
 from robustsigma.engine.metrics.ranking import ranks
 
 
 @dataclass(frozen=True)
-class Localisation(HeatmapMetric):
+class Localization(HeatmapMetric):
     """Intersection over union with the object's mask at three thresholds, and the pointing game.
 
     - `iou`: of as many of the highest pixels as the mask has, so that no threshold is chosen (equal area).
@@ -48,24 +48,24 @@ class Localisation(HeatmapMetric):
         validation.choice("variant", self.variant, ("sound", "authors"))
 
     @property
-    def quantities(self) -> tuple[Quantity, ...]:
+    def quantities(self) -> tuple[MetricSpec, ...]:
         """The overlaps and the pointing game, or what Saliency-Bench has."""
-        hit = Quantity("pointing_game", "Pointing game", "higher", "whether the highest pixel lies on the object")
+        hit = MetricSpec("pointing_game", "Pointing game", "higher", "whether the highest pixel lies on the object")
         if self.variant == "authors":
             return (
-                Quantity("iou", "IoU > 0", "higher", "overlap of all positive pixels with the object"),
+                MetricSpec("iou", "IoU > 0", "higher", "overlap of all positive pixels with the object"),
                 hit,
-                Quantity("precision", "Precision", "higher", "share of the positive pixels that lie on the object"),
-                Quantity("recall", "Recall", "higher", "share of the object with values above .5"),
+                MetricSpec("precision", "Precision", "higher", "share of the positive pixels that lie on the object"),
+                MetricSpec("recall", "Recall", "higher", "share of the object with values above .5"),
             )
         return (
-            Quantity("iou", "mIoU", "higher", "overlap of the highest pixels, as many as the object has, with it"),
-            Quantity("iou_fixed", f"mIoU at {self.threshold:g}", "higher", "overlap at a fixed threshold"),
-            Quantity("iou_best", "mIoU, best", "higher", "overlap at the best threshold of each image: an upper bound"),
+            MetricSpec("iou", "mIoU", "higher", "overlap of the highest pixels, as many as the object has, with it"),
+            MetricSpec("iou_fixed", f"mIoU at {self.threshold:g}", "higher", "overlap at a fixed threshold"),
+            MetricSpec("iou_best", "mIoU, best", "higher", "overlap at each image's best threshold: an upper bound"),
             hit,
         )
 
-    def of_heatmaps(self, subject: Subject, heatmaps: Tensor) -> Measured:
+    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Return the overlaps; no pass of the network."""
         assert subject.masks is not None  # checked by the base
         if self.variant == "authors":
@@ -78,9 +78,9 @@ class Localisation(HeatmapMetric):
             codes = empty.long() * Skip.EMPTY_MASK
             skips[name] = torch.where(value.isnan() & ~empty, int(Skip.NO_VARIANCE), codes)
             values[name] = value.masked_fill(empty, torch.nan)
-        return Measured(values, skips)
+        return MetricResult(values, skips)
 
-    def _sound(self, subject: Subject, heatmaps: Tensor, inside: Tensor) -> dict[str, Tensor]:
+    def _sound(self, subject: MetricContext, heatmaps: Tensor, inside: Tensor) -> dict[str, Tensor]:
         mask, flat = inside.flatten(1), heatmaps.flatten(1)
         order = ranks(heatmaps, subject.seeds).argsort(dim=1)
         hits = mask.gather(1, order).cumsum(1).double()  # among the k + 1 highest

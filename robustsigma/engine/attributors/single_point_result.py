@@ -8,7 +8,9 @@ from torch import Tensor
 from robustsigma.engine.attributors.base import Attribution
 
 
-def pathless(values: Tensor, target: Tensor, images: Tensor, score: Tensor, *, passes: tuple[int, int]) -> Attribution:
+def single_point_result(
+    values: Tensor, target: Tensor, images: Tensor, score: Tensor, *, passes: tuple[int, int]
+) -> Attribution:
     """Return a result without a path: the endpoint is the image, no step is taken, nothing drops.
 
     Args:

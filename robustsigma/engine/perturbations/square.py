@@ -17,7 +17,7 @@ _FIRST, _LAST = 0.5, 0.02  # share of the image that a square covers
 
 
 @dataclass(frozen=True)
-class SquareSearch(Perturbation):
+class Square(Perturbation):
     """Random search at the corners of the L-infinity ball, in the manner of Andriushchenko et al. (2020).
 
     It starts at stripes of random sign, one a column and channel. Each query moves a square at a random place to
