@@ -76,7 +76,7 @@ def _augment(found: Any, made: Any) -> None:
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
     settings |= {
-        **images.model_settings(found, classifier, card),
+        "model": found.model,
         "source": repr(source),
         "perturbation": repr(perturbation),
     }
