@@ -307,7 +307,7 @@ def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatc
     assert results["settings"]["sweep"]["stds"] == list(STDS)
     assert "Choice of the Gaussian noise for training" in page
     assert (out / "figures" / "sweep.png").is_file()
-    assert "Std of the Gaussian noise to train on" in console.file.getvalue()
+    assert "Std of the Gaussian noise for training" in console.file.getvalue()
     # The base model of the sweep is the one that the evaluation would have trained.
     alone = Run(replace(SETTINGS, sweep=None), tmp_path / "alone", _quiet())
     alone.train(0, alone.regimes[0])
