@@ -19,7 +19,7 @@ from rich.console import Console
 from robustsigma.benchmark import Benchmark
 from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.data import Baggage, ImageFolder, ImageTable
-from robustsigma.data.source import DatasetSpec
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import AttributionMetric

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustsigma.data.baggage_shapes import CLUTTER, ITEMS, Canvas, bag
-from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine.validation import integer
 
 _NAMES = tuple(ITEMS)

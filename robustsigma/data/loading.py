@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from robustsigma.data.source import ArrayDataset, Batch
+from robustsigma.data.dataset_spec import ArrayDataset, Batch
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import noise
 from robustsigma.engine.validation import fail

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustsigma.data.source import DatasetSpec, adapt_to_model
+from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models import Architecture, ModelCard

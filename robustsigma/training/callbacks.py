@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.data.banks import CacheStats
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.data.module import RobustDataModule
-from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.validation import choice, fail, optional

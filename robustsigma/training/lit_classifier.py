@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from robustsigma.data.source import Batch
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import full_precision
