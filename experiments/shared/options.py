@@ -26,7 +26,7 @@ from robustsigma.engine.metrics import AttributionMetric
 from robustsigma.evaluation import Evaluation, Training, preset
 from robustsigma.evaluation.run import BASE, Run
 from robustsigma.models import Architecture, Pretrained
-from robustsigma.models.named import is_saved
+from robustsigma.models.pretrained import is_saved
 from robustsigma.resize_crop import ResizeCrop
 
 

@@ -22,7 +22,7 @@ from robustsigma.engine.validation import fail, near
 from robustsigma.evaluation.settings import describe
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
-from robustsigma.models.named import is_saved
+from robustsigma.models.pretrained import is_saved
 from robustsigma.provenance import code_of
 from robustsigma.resize_crop import ResizeCrop
 from robustsigma.trust import check_model

@@ -14,10 +14,18 @@ from torch import nn
 from robustsigma import fingerprint
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations.global_rng import temporary_seed
-from robustsigma.models.published import HALVES, PUBLISHED, TIMM, TORCHVISION, published, published_state, timm_builder
+from robustsigma.models.published_weights import (
+    PUBLISHED,
+    TIMM,
+    TORCHVISION,
+    TRAINED_ON_HALVES,
+    published,
+    published_state,
+    timm_builder,
+)
 from robustsigma.models.same_padding import with_same_padding
-from robustsigma.models.small import SmallCNN
-from robustsigma.models.weights import State, fit_state, read_state
+from robustsigma.models.small_networks import SmallCNN
+from robustsigma.models.weight_files import State, fit_state, read_state
 
 # Where networks come from that a file may name without being asked.
 _KNOWN = ("robustsigma.", "torchvision.models.")
@@ -257,7 +265,7 @@ def meant(name: str) -> str:
 
 def _quirks(name: str, weights: str | None) -> dict[str, Any]:
     """Return arguments without which Inception and GoogLeNet normalize twice, and return more than logits."""
-    if name.removeprefix(TORCHVISION) not in HALVES:
+    if name.removeprefix(TORCHVISION) not in TRAINED_ON_HALVES:
         return {}
     return {"aux_logits": False, "transform_input": False, "init_weights": weights is None}
 
