@@ -347,7 +347,7 @@ def test_a_checkpoint_brings_its_own_normalization(prefix, net, tmp_path):
     assert card.mean == pytest.approx(mean)
     assert card.std == pytest.approx(std)
     torch.testing.assert_close(logits(classifier), logits(Classifier(net, mean=mean, std=std)), rtol=0, atol=0)
-    given, card = model(NAME, weights=str(tmp_path / "last.ckpt"), **IMAGENET)
+    _, card = model(NAME, weights=str(tmp_path / "last.ckpt"), **IMAGENET)
     assert card.mean == IMAGENET["mean"], "what is given comes first"
     torch.save(net.state_dict(), tmp_path / "bare.pth")
     assert model(NAME, weights=str(tmp_path / "bare.pth"))[1].mean == IMAGENET["mean"]
