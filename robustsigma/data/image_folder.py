@@ -11,11 +11,11 @@ from typing import Any
 
 from robustsigma.data.class_names import ClassIndex, are_indices, are_wnids, class_names
 from robustsigma.data.dataset_spec import Split
-from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest, check_channels
+from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
 from robustsigma.data.folder_scan import FolderTree, read_tree, scan, skipped_files_note
 from robustsigma.data.image_files import ImageRow
-from robustsigma.data.splitting import check_split_settings, missing_class_notes, split_by_fraction
-from robustsigma.engine.validation import fail, integer, warn
+from robustsigma.data.splitting import check_split_settings
+from robustsigma.engine.validation import fail, integer
 from robustsigma.fingerprint import files as files_fingerprint
 from robustsigma.resize_crop import ResizeCrop
 
@@ -73,14 +73,14 @@ class ImageFolder(FileDatasetSpec):
     class_list: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_channels(self.channels)
+        self._check_channels()
         if self.size is not None:
             integer("size", self.size, 1)
         check_split_settings(self.val_fraction, self.test_fraction, self.seed, only_test=True)
         if self.size is not None and self.geometry is not None:
             raise fail("size", "a number of pixels, or a geometry instead", "both")
         if self.class_list is not None:
-            object.__setattr__(self, "class_list", class_names("class_list", self.class_list))
+            class_names("class_list", self.class_list)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -118,10 +118,6 @@ class ImageFolder(FileDatasetSpec):
     def _place(self) -> Path:
         return Path(self.root)
 
-    @property
-    def _has_masks(self) -> bool:
-        return self.masks is not None
-
     @cached_property
     def _tree(self) -> FolderTree:
         return read_tree(Path(self.root), self.class_list, None if self.masks is None else Path(self.masks))
@@ -134,36 +130,29 @@ class ImageFolder(FileDatasetSpec):
     def _manifest(self) -> Manifest:
         notes = list(self._tree.notes)
         manifest = self._split_rows()
-        checked = [split for split in manifest if split != "val" or "val" in self._tree.images]
-        labels = {split: [row.labels[0] for row in manifest[split]] for split in checked}
-        notes += missing_class_notes(self.classes, labels)
         if self.masks is not None:
             masks = self._find_masks(Path(self.masks), notes)
             manifest = {
                 split: [row._replace(mask=masks.get(row.path)) for row in rows] for split, rows in manifest.items()
             }
-        if notes:
-            warn(f"root: {'; '.join(notes)} [{self.root}]")
+        self._warn(notes, manifest, [split for split in manifest if split != "val" or "val" in self._tree.images])
         return manifest
 
-    def _split_rows(self) -> dict[Split, list[ImageRow]]:
+    def _split_rows(self) -> Manifest:
         rows = {
             split: [ImageRow(path, (self._label(name),)) for name, paths in folders.items() for path in paths]
             for split, folders in self._tree.images.items()
         }
         if None in rows:
-            return {"test": rows[None]} if self.test_fraction == 1 else self._draw(rows[None], self.test_fraction)
+            return {"test": rows[None]} if self.test_fraction == 1 else self._split(rows[None], self.test_fraction)
         found = {split: each for split, each in rows.items() if split is not None}
         if "train" in found and "val" not in found:
-            drawn = self._draw(found["train"], 0)
+            drawn = self._split(found["train"], 0)
             found |= {"train": drawn["train"], "val": drawn["val"]}
         return found
 
-    def _draw(self, rows: list[ImageRow], test_fraction: float) -> dict[Split, list[ImageRow]]:
-        labels = [row.labels[0] for row in rows]
-        return split_by_fraction(
-            rows, labels, self.val_fraction, test_fraction, self.seed, name="root", where=self._place
-        )
+    def _split(self, rows: list[ImageRow], test_fraction: float) -> Manifest:
+        return self._draw(rows, [row.labels[0] for row in rows], test_fraction)
 
     def _label(self, folder: str) -> int:
         if self.class_list is None:

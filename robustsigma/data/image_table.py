@@ -12,11 +12,11 @@ from typing import Any
 from robustsigma.data.class_names import ClassIndex, are_indices, are_wnids, class_names
 from robustsigma.data.csv_tables import Columns, TableRow, read_table
 from robustsigma.data.dataset_spec import Split
-from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest, check_channels
+from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
 from robustsigma.data.folder_scan import is_visible, split_name
 from robustsigma.data.image_files import ImageRow
-from robustsigma.data.splitting import check_split_settings, missing_class_notes, split_by_fraction
-from robustsigma.engine.validation import fail, warn
+from robustsigma.data.splitting import check_split_settings
+from robustsigma.engine.validation import fail
 from robustsigma.fingerprint import files as files_fingerprint
 from robustsigma.resize_crop import ResizeCrop
 
@@ -62,6 +62,7 @@ class ImageTable(FileDatasetSpec):
         (3, 1)
     """
 
+    _argument = "table"
     root: str
     table: str = "labels.csv"
     images: str = "."
@@ -79,10 +80,10 @@ class ImageTable(FileDatasetSpec):
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
-        check_channels(self.channels)
+        self._check_channels()
         check_split_settings(self.val_fraction, self.test_fraction, self.seed, only_test=True)
         if self.class_list is not None:
-            object.__setattr__(self, "class_list", class_names("class_list", self.class_list))
+            class_names("class_list", self.class_list)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,10 +124,6 @@ class ImageTable(FileDatasetSpec):
     def _place(self) -> Path:
         return Path(self.root) / self.table
 
-    @property
-    def _has_masks(self) -> bool:
-        return self.mask_column is not None
-
     @cached_property
     def _all_rows(self) -> list[TableRow]:
         columns = Columns(self.file_column, self.label_column, self.mask_column, self.split_column)
@@ -145,7 +142,14 @@ class ImageTable(FileDatasetSpec):
     @cached_property
     def _manifest(self) -> Manifest:
         index = ClassIndex(self.classes)
-        manifest = {split: [self._image(row, index) for row in rows] for split, rows in self._rows_by_split.items()}
+
+        def labels(row: TableRow) -> tuple[int, ...]:
+            return tuple(index.find(text, "label_column", row.where) for text in row.labels)
+
+        manifest = {
+            split: [ImageRow(row.path, labels(row), row.mask) for row in rows]
+            for split, rows in self._rows_by_split.items()
+        }
         notes = []
         hidden = len(self._all_rows) - len(self._rows)
         if hidden:
@@ -153,23 +157,15 @@ class ImageTable(FileDatasetSpec):
         named = {split_name(row.split or "") for row in self._rows}
         if self.split_column is not None and "test" not in named:
             notes.append("no row is of the test split, so the val rows are")
-        checked = [split for split in self.splits if split != "val" or {"val", "test"} <= named]
-        labels = {split: [row.labels[0] for row in manifest[split]] for split in checked}
-        notes += missing_class_notes(self.classes, labels)
-        if notes:
-            warn(f"table: {'; '.join(notes)} [{self._place}]")
+        self._warn(notes, manifest, [split for split in self.splits if split != "val" or {"val", "test"} <= named])
         return manifest
-
-    def _image(self, row: TableRow, index: ClassIndex) -> ImageRow:
-        labels = tuple(index.find(text, "label_column", row.where) for text in row.labels)
-        return ImageRow(row.path, labels, row.mask)
 
     @cached_property
     def _rows_by_split(self) -> dict[Split, list[TableRow]]:
         if self.split_column is None:
             if self.test_fraction == 1:
                 return {"train": [], "val": [], "test": self._rows}
-            return self._draw(self._rows, self.test_fraction)
+            return self._split(self._rows, self.test_fraction)
         parts: dict[Split, list[TableRow]] = {name: [] for name in super().splits}
         for row in self._rows:
             split = split_name(row.split or "")
@@ -179,11 +175,8 @@ class ImageTable(FileDatasetSpec):
         if not parts["test"]:
             parts["test"], parts["val"] = parts["val"], []
         if not parts["val"] and len(parts["train"]) > len({row.labels[0] for row in parts["train"]}):
-            parts |= self._draw(parts["train"], 0) | {"test": parts["test"]}
+            parts |= self._split(parts["train"], 0) | {"test": parts["test"]}
         return parts
 
-    def _draw(self, rows: list[TableRow], test_fraction: float) -> dict[Split, list[TableRow]]:
-        labels = [row.labels[0] for row in rows]
-        return split_by_fraction(
-            rows, labels, self.val_fraction, test_fraction, self.seed, name="table", where=self._place
-        )
+    def _split(self, rows: list[TableRow], test_fraction: float) -> dict[Split, list[TableRow]]:
+        return self._draw(rows, [row.labels[0] for row in rows], test_fraction)

@@ -12,8 +12,8 @@ from robustsigma.data.csv_tables import Annotation, is_file_name, read_annotatio
 from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
 from robustsigma.data.folder_scan import ScannedFiles, read_classes, scan, skipped_notes, subfolders
 from robustsigma.data.image_files import ImageRow, Squeeze
-from robustsigma.data.splitting import check_split_settings, missing_class_notes, split_by_fraction
-from robustsigma.engine.validation import fail, integer, several, warn
+from robustsigma.data.splitting import check_split_settings
+from robustsigma.engine.validation import fail, integer, several
 from robustsigma.fingerprint import files as files_fingerprint
 
 
@@ -89,10 +89,6 @@ class SaliencyBench(FileDatasetSpec):
     def _place(self) -> Path:
         return Path(self.root) / "image"
 
-    @property
-    def _has_masks(self) -> bool:
-        return True
-
     @cached_property
     def _images(self) -> tuple[dict[str, list[Path]], list[str]]:
         """The images of each class, and warnings for the user."""
@@ -111,20 +107,16 @@ class SaliencyBench(FileDatasetSpec):
     def _manifest(self) -> Manifest:
         images, notes = self._images
         files = [(path, label) for label, paths in enumerate(images.values()) for path in paths]
-        labels = [label for _, label in files]
-        fractions = self.val_fraction, self.test_fraction
-        drawn = split_by_fraction(files, labels, *fractions, self.seed, name="root", where=self._place)
+        drawn = self._draw(files, [label for _, label in files], self.test_fraction)
         annotations = read_annotations(Path(self.root) / "attention_label")
         others = [scan(self._place / name).images for name in subfolders(self._place) if name not in images]
         every = [path for paths in (*images.values(), *others) for path in paths]
-        notes = [*notes, *_unmatched_notes(annotations, every)]
-        notes += missing_class_notes(self.classes, {"test": [label for _, label in drawn["test"]], "train": labels})
-        if notes:
-            warn(f"root: {'; '.join(notes)} [{self.root}]")
-        return {
+        manifest = {
             split: [ImageRow(path, (label,), annotations.get(path.name)) for path, label in part]
             for split, part in drawn.items()
         }
+        self._warn([*notes, *_unmatched_notes(annotations, every)], manifest, ["train", "test"])
+        return manifest
 
 
 def _unmatched_notes(annotations: Mapping[str, Annotation], images: list[Path]) -> list[str]:
