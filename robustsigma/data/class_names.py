@@ -31,10 +31,6 @@ class ClassIndex:
 
     Args:
         classes: names by label.
-
-    Example:
-        >>> ClassIndex(("ant", "bee")).find("bee", "label_column", "in labels.csv, line 2")
-        1
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -44,15 +40,10 @@ class ClassIndex:
         self._labels |= {name: label for label, name in enumerate(classes)}
 
     def find(self, text: str, name: str, where: str) -> int:
-        """Return the label of a class.
-
-        Args:
-            text: name, index or identifier.
-            name: argument that the error names.
-            where: place of the text, for the error.
+        """Return the label of the class that a text names.
 
         Raises:
-            ValueError: no class, or more than one, is called so.
+            ValueError: no class, or more than one, is called so. It names the argument `name` and the place `where`.
         """
         if text in self._ambiguous:
             raise fail(name, f"the index of one of the classes that are called {text!r}, {where}", "the name")
@@ -64,11 +55,7 @@ class ClassIndex:
 
 
 def class_names(name: str, given: Sequence[str]) -> tuple[str, ...]:
-    """Return names of classes as a tuple. A name may appear twice, as two of ImageNet's do.
-
-    Raises:
-        ValueError: anything but a list of at least two texts.
-    """
+    """Return names of classes as a tuple, or raise ValueError unless they are a list of at least two texts."""
     found: object = given
     listed = isinstance(found, (list, tuple)) and len(given) > 1
     if not listed or not all(isinstance(each, str) and each for each in given):

@@ -24,15 +24,11 @@ _LIMIT = threading.Lock()
 
 
 def read_csv(path: Path, columns: Sequence[str], name: str) -> Iterator[tuple[dict[str, str], str]]:
-    """Yield the rows of a CSV file, by column, each with its place for messages. Blank lines are skipped.
-
-    Args:
-        path: UTF-8 text with commas and a header.
-        columns: columns that must appear, each once.
-        name: argument that errors name.
+    """Yield the rows of a CSV file, by column, each with its file and line. Blank lines are skipped.
 
     Raises:
-        ValueError: other columns, a row with another number of cells, or a file that is no CSV.
+        ValueError: a column of `columns` that does not appear once, a row with another number of cells, or a file that
+            is no UTF-8 text with commas. It names the argument `name`.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
@@ -96,13 +92,12 @@ def read_table(table: Path, columns: Columns, *, images: Path, masks: Path) -> l
 
     Args:
         table: CSV file.
-        columns: columns to read; others are ignored.
+        columns: columns to read.
         images: folder that paths of images are relative to.
         masks: folder that paths of masks are relative to.
 
     Raises:
-        ValueError: no such file, a file that `read_csv` refuses, no row, a row without a label, or a path that leads
-            out of its folder.
+        ValueError: a file that `read_csv` refuses, no row, a row without a label, or a path outside its folder.
     """
     if not table.is_file():
         raise fail("table", "an existing CSV file", str(table))
@@ -123,13 +118,7 @@ def read_table(table: Path, columns: Columns, *, images: Path, masks: Path) -> l
 
 
 def path_inside(root: Path, text: str, name: str, where: str) -> Path:
-    """Return the path of a file below a folder.
-
-    Args:
-        root: the folder.
-        text: path relative to it, with "/" between its parts.
-        name: argument that the error names.
-        where: place of the text, for the error.
+    """Return the path of a file below a folder. `text` is relative to it, with "/" between its parts.
 
     Raises:
         ValueError: a path that is absolute on any system, goes up, or is a link that leads out of the folder.
@@ -163,11 +152,7 @@ class Annotation(NamedTuple):
     packed: bytes
 
     def numbers(self) -> Tensor:
-        """Return float64 (H, W) in [0, 1].
-
-        Raises:
-            ValueError: text that is no two-dimensional JSON array of numbers in [0, 1].
-        """
+        """Return float64 (H, W) in [0, 1], or raise ValueError if the text is no such JSON array."""
         expected = f"a two-dimensional JSON array of numbers in [0, 1] in {self.where}"
         text = zlib.decompress(self.packed).decode()
         try:
@@ -191,12 +176,7 @@ def is_file_name(text: object) -> bool:
 
 
 def read_annotations(folder: Path) -> dict[str, Annotation]:
-    """Return the annotation of each annotated image, by the name of its file.
-
-    Numbers are parsed only if an image has two annotations, which must be equal.
-
-    Args:
-        folder: folder of CSV files with the columns `img_idx` and `attention`; other files are ignored.
+    """Return the annotation of each annotated image in the CSV files of a folder, by the name of the image's file.
 
     Raises:
         ValueError: no CSV file, malformed columns or rows, or two different annotations of one image.

@@ -134,8 +134,8 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         masks: folder of masks, which may be beside the split folders, or None.
 
     Raises:
-        ValueError: no such folder, split folders beside other folders, two folders of one split, a class in one split
-            that the training images lack, or a reason of `read_classes`.
+        ValueError: no such folder, an ambiguous one, a class in one split that the training images lack, or a reason of
+            `read_classes`.
     """
     if not root.is_dir():
         raise fail("root", "an existing folder", root)
@@ -179,17 +179,13 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
 def read_classes(
     folder: Path, names: Sequence[str], class_list: Collection[str], skipped: ScannedFiles
 ) -> dict[str, list[Path]]:
-    """Return the images of each class folder.
+    """Return the images of each class folder; add other files in it to `skipped`.
 
-    Args:
-        folder: folder that holds the class folders.
-        names: names of the class folders.
-        class_list: names that are classes even if they could be those of splits.
-        skipped: collects the images beside the class folders, and the files in them that are not images.
+    `class_list` has names that are classes even if they could be those of splits.
 
     Raises:
-        ValueError: fewer than two class folders, class folders that are called like splits or hold split folders, or
-            a class without an image.
+        ValueError: fewer than two class folders, class folders that are called like splits or hold split folders, or a
+            class without an image.
     """
     beside = _images_beside(folder)
     if len(names) < 2:

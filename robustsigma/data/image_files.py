@@ -88,16 +88,9 @@ def _bilinear(image: Image.Image, side: int, *, squeeze: bool = False) -> Image.
 
 
 def read_mask(path: Path, image: Path, resize: int | ResizeCrop) -> Tensor:
-    """Return a mask, resized and cropped as its image is.
+    """Return a gray mask, white where it is marked, resized and cropped as its image is: float (size, size) in [0, 1].
 
-    Args:
-        path: mask file, a gray image: white is marked, black is not, gray is in between.
-        image: image file of the same width and height.
-        resize: an int resizes the shorter side and crops the center, bilinear, so that edges become soft. A
-            `ResizeCrop` takes the nearest pixel.
-
-    Returns:
-        float (size, size) in [0, 1].
+    An int resizes bilinearly, so that edges become soft; a `ResizeCrop` takes the nearest pixel.
 
     Raises:
         ValueError: colors, transparency, values 0 and 1 where 255 is white, or a size other than the image's. Like the
@@ -130,15 +123,7 @@ def _gray(image: Image.Image) -> NDArray[np.float32]:
 
 
 def area_average(values: Tensor, size: int) -> Tensor:
-    """Resize a map so that each new pixel is the mean over the area that it covers. The mean of the map stays.
-
-    Args:
-        values: (H, W).
-        size: new side. H and W are squeezed or stretched to it independently.
-
-    Returns:
-        float64 (size, size), within the range of `values` up to rounding.
-    """
+    """Resize a map (H, W) to float64 (size, size): each new pixel is the mean over the area that it covers."""
     rows, columns = (_overlap(side, size) for side in values.shape)
     return rows @ values.double() @ columns.T
 
@@ -221,12 +206,7 @@ class MaskedFileDataset(FileDataset):
 def verify_images(dataset: FileDataset, skip_broken: bool) -> FileDataset:
     """Decode each image and mask once, so that a broken file is reported before training starts.
 
-    Args:
-        dataset: the files.
-        skip_broken: leave unreadable images out, with one warning that counts them.
-
-    Returns:
-        The dataset, without its unreadable images.
+    With `skip_broken`, the returned dataset lacks unreadable images, and one warning counts them.
 
     Raises:
         ValueError: an unreadable image without `skip_broken`, only unreadable images, or an unreadable mask.

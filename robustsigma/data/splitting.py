@@ -55,17 +55,9 @@ def split_by_fraction(
 ) -> dict[Split, list[T]]:
     """Split rows like `stratified`. A fraction above zero gives at least one row.
 
-    Args:
-        rows: one row per image.
-        labels: class of each image, as integers or texts.
-        val_fraction: fraction of the images that becomes "val".
-        test_fraction: fraction of the images that becomes "test".
-        seed: seed of the random choice.
-        name: argument that the error names.
-        where: place of the images, for the error.
-
     Raises:
-        ValueError: too few images to leave a training image for each class.
+        ValueError: too few images to leave one for training in each class. It names the argument `name` and the place
+            `where`.
     """
     val, test = (max(1, round(len(rows) * each)) if each else 0 for each in (val_fraction, test_fraction))
     ranks: dict[Hashable, int] = {label: rank for rank, label in enumerate(sorted(set(labels)))}
@@ -83,14 +75,7 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def check_split_settings(val_fraction: float, test_fraction: float, seed: int, *, only_test: bool = False) -> None:
-    """Raise ValueError unless images can be split by these settings.
-
-    Args:
-        val_fraction: fraction of validation images.
-        test_fraction: fraction of test images.
-        seed: seed of the split.
-        only_test: whether `test_fraction` may be 1.
-    """
+    """Raise ValueError unless images can be split so. With `only_test`, `test_fraction` may be 1."""
     check_fraction("val_fraction", val_fraction)
     if not (only_test and isinstance(test_fraction, (int, float)) and test_fraction == 1):
         check_fraction("test_fraction", test_fraction)

@@ -205,13 +205,8 @@ def build_described(
 ) -> nn.Module:
     """Return the network that a file describes, with weights to be overwritten.
 
-    A file may describe a larger network than it holds. So the network is first built without memory and compared.
-
-    Args:
-        architecture: description in the file.
-        tensors: weights in the file by their plain names.
-        where: the file, for the error.
-        size: numbers of channels and classes, or None if they are among the arguments.
+    A file may describe a larger network than it holds, so the network is first built without memory and compared.
+    `size` are the numbers of channels and classes, or None if they are among the arguments.
     """
     # The weights are in this file, so that the builder must neither read nor download others.
     given = {key: value for key, value in architecture.arguments.items() if key not in _WEIGHT_ARGUMENTS}

@@ -82,6 +82,7 @@ class Pretrained(Settings):
         """
         known = published(self.name, self.weights)
         state = None if self.weights is None else read_state(self.weights)
+        self._statistics(known, state)  # an error before weights are downloaded
         names, count = self._names()
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator and overwritten
             net = self._net(known, count, state)
@@ -137,7 +138,7 @@ class Pretrained(Settings):
         return tuple(map(str, names)), len(names)
 
     def _statistics(
-        self, known: Published | None, state: State | None, net: nn.Module
+        self, known: Published | None, state: State | None, net: nn.Module | None = None
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if self.mean is not None and self.std is not None:
             return tuple(self.mean), tuple(self.std)

@@ -47,11 +47,9 @@ class Published(NamedTuple):
 
 
 def published(name: str, weights: str | None = None) -> Published | None:
-    """Return what is published for a network "torchvision:NAME" or "timm:NAME", or None for any other.
+    """Return what is published for "torchvision:NAME" or "timm:NAME", or None for any other network.
 
-    Args:
-        name: name of the network.
-        weights: file of weights. Its name selects torchvision's weights of the same name, else the newest are used.
+    torchvision's weights are those with the name of the file `weights`, else the newest.
     """
     if name.startswith(TORCHVISION):
         return _of_torchvision(name.removeprefix(TORCHVISION), weights)
@@ -66,15 +64,10 @@ def statistics(known: Published, arguments: Mapping[str, Any]) -> tuple[tuple[fl
 
 
 def published_state(name: str, arguments: Mapping[str, Any], known: Published | None = None) -> tuple[State, str]:
-    """Return the published weights of a network, for its own number of classes, and where they come from.
-
-    Args:
-        name: "torchvision:NAME" or "timm:NAME".
-        arguments: arguments that it is built with. Numbers of classes and channels are ignored.
-        known: what is published for it; None looks it up.
+    """Return the published weights of a network, for its own numbers of classes and channels, and their origin.
 
     Raises:
-        ValueError: an unknown name, or weights that cannot be downloaded. It says from where, and where to put them.
+        ValueError: weights that cannot be downloaded. It says from where, and where to put them.
     """
     known = published(name) if known is None else known
     assert known is not None
@@ -92,11 +85,7 @@ def published_state(name: str, arguments: Mapping[str, Any], known: Published | 
 
 
 def load_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """Return a network of timm with its published weights, from the cache or the hub.
-
-    Raises:
-        ValueError: weights that cannot be downloaded. It says from where.
-    """
+    """Return a network of timm with its published weights, or raise ValueError that says where they are."""
     timm = _timm()
     try:
         found: nn.Module = timm.create_model(name, pretrained=True, **arguments)
@@ -108,12 +97,7 @@ def load_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def timm_builder(name: str) -> Any:
-    """Return a function that builds a network of timm with fresh weights.
-
-    Raises:
-        ImportError: timm is not installed.
-        ValueError: timm has no such network.
-    """
+    """Return a function that builds a network of timm with fresh weights."""
     timm = _timm()
     if not timm.is_model(name):
         raise fail("architecture.name", "the name of a timm model", repr(name))

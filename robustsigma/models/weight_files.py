@@ -118,12 +118,7 @@ def common_name(name: str) -> str:
 
 
 def plain_names(net: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
-    """Return a mapping from the names of a network's tensors to their names without wrappers of its parts.
-
-    Args:
-        net: network that is not wrapped itself.
-        names: names of tensors. None is all of its state dict.
-    """
+    """Return names of a network's tensors, by default of its state dict, with their names without wrapped parts."""
     plain = {name: name for name in (net.state_dict() if names is None else names)}
     parts = [(path, _wrapper_attribute(part)) for path, part in net.named_modules(remove_duplicate=False)]
     for path, inner in reversed(parts):  # inner parts first, while the outer names still fit
@@ -195,11 +190,9 @@ def _without_prefix(state: State, own: Mapping[str, Any]) -> State:
 
 
 def stored_statistics(state: State, net: nn.Module | None = None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return the mean and std of the `Classifier` that a state dict is of, or None for one of a bare network.
+    """Return the mean and std of the `Classifier` whose state dict this is, or None for that of a bare network.
 
-    Args:
-        state: such as that of a Lightning checkpoint, with "classifier.mean", "classifier.std" and "classifier.net.".
-        net: network that the weights are for; its own tensors are no statistics.
+    Tensors of `net`, the network that the weights are for, are no statistics.
     """
     own = {} if net is None else net.state_dict()
     for name in (key for key in state if key.rpartition(".")[2] == "mean" and key not in own):
