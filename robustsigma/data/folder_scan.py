@@ -23,7 +23,7 @@ _SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("training", "train"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "val"),
     **dict.fromkeys(("testing", "test", "evaluation", "eval"), "test"),
-}  # type: ignore[dict-item]
+}
 # At the beginning of a word, also in "MyTest", but not in "latest".
 _SPLIT_WORD = re.compile(rf"(?-i:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?:{'|'.join(_SPLIT_WORDS)})", re.IGNORECASE)
 _UNREADABLE = "Pillow cannot read them as images"

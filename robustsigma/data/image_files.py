@@ -41,7 +41,7 @@ class ImageRow(NamedTuple):
     Attributes:
         path: image file.
         labels: all correct labels; the first is the label.
-        mask: gray mask file or annotation of the object that decides the label, or None if nobody marked it.
+        mask: gray mask file or annotation of the object that decides the label, or None if it is unannotated.
     """
 
     path: Path
@@ -190,7 +190,7 @@ class MaskedFileDataset(FileDataset):
     """A `FileDataset` whose rows may have masks, which are read when asked for."""
 
     def mask(self, index: int) -> Tensor:
-        """Return float (size, size) in [0, 1], 1 on the marked object; zeros if nobody marked it."""
+        """Return float (size, size) in [0, 1], 1 on the marked object; zeros for an unannotated image."""
         path, _, mask = self.rows[index]
         if mask is None:
             return torch.zeros(self.size, self.size)

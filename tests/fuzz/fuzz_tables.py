@@ -98,7 +98,7 @@ def read_table(drawn: dict[str, Any]) -> None:
                 assert path.resolve().is_relative_to(root.resolve()), f"{path} was read"
                 image, label = dataset[place]
                 assert torch.isfinite(image).all()
-                assert all(0 <= right < len(source.classes) for right in dataset.correct_labels(place))
+                assert all(0 <= each < len(source.classes) for each in dataset.correct_labels(place))
                 assert label == dataset.correct_labels(place)[0]
 
 
