@@ -11,8 +11,7 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.attention_weights import watched, weights
-from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.single_point_result import single_point_result
+from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
 from robustsigma.engine.classifier import Classifier, target_score
 
 HeadFusion = Literal["mean", "max", "min"]
