@@ -88,9 +88,7 @@ class Sigma(Attributor):
     patterns: Tensor | FrozenTensor | None = None
 
     walk_class: ClassVar[type[SpsaWalk]] = SpsaWalk
-    first_passes: ClassVar[int] = (
-        1  # forward passes before the first step; the first confidence is of the image's logits
-    )
+    first_passes: ClassVar[int] = 1  # forward passes before the first step
 
     def __post_init__(self) -> None:
         validation.number("alpha", self.alpha, 0, _MAX_SIZE, open_low=True)

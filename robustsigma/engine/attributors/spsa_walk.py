@@ -58,6 +58,7 @@ class State:
     last: Tensor | None
 
     def keep(self, kept: Tensor) -> None:
+        """Drop the rows that are done."""
         for field in fields(self):
             value = getattr(self, field.name)
             setattr(self, field.name, None if value is None else value[kept])
@@ -174,7 +175,7 @@ class SpsaWalk:
         return noise.pattern(self.sigma.noise, keys, shape, self.precision, scale=self.sigma.noise_scale)
 
     def _step_size(self, length: Tensor, curvature: Tensor) -> Tensor:
-        """Return Barzilai and Borwein's first step size <dx, dx> / <dx, dg>, (R,); 0 where the curvature is not positive."""
+        """Return Barzilai and Borwein's <dx, dx> / <dx, dg>, (R,); 0 where the curvature is not positive."""
         bent = curvature > 0
         return torch.where(bent, length / torch.where(bent, curvature, 1), 0)
 

@@ -20,7 +20,7 @@ class ResultMetric(AttributionMetric):
     """A metric of an attributor's result, which a bare tensor does not have."""
 
     @final
-    def measure(self, subject: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
+    def measure(self, context: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
         """Compute the metric of a result."""
         if not isinstance(attribution, Attribution):
             raise validation.fail("attribution", f"an Attribution, for {type(self).__name__}", "a tensor")
