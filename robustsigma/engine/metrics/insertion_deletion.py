@@ -67,13 +67,10 @@ class InsertionDeletion(HeatmapMetric):
         pixels = order.shape[1]
         step = self.step or heatmaps.shape[2]
         points = -(-pixels // step) + 1
+        empty = {name: baseline_images(getattr(self, name), context) for name in ("insertion", "deletion")}
         curves = {
-            "insertion": self._curve(
-                context, order, step, points, baseline_images(self.insertion, context), context.images
-            ),
-            "deletion": self._curve(
-                context, order, step, points, context.images, baseline_images(self.deletion, context)
-            ),
+            "insertion": self._curve(context, order, step, points, empty["insertion"], context.images),
+            "deletion": self._curve(context, order, step, points, context.images, empty["deletion"]),
         }
         skips: dict[str, Tensor] = {}
         if self.normalized:

@@ -20,9 +20,9 @@ class SaliencyBenchLocalization(Localization):
     """What Saliency-Bench's code computes (Zhang et al., 2023); `threshold` and `marked` have no effect.
 
     `iou` and `precision` are of all pixels above 0, `recall` of those above .5, all against masks cut to integers, so
-    that a soft mask counts only where it is 1. `pointing_game` is 1 where any of the highest pixels has a positive mask.
-    NaN is skipped. A dense positive map has the mask's share of the image as its IoU, whatever it shows, and a constant
-    map always hits.
+    that a soft mask counts only where it is 1. `pointing_game` is 1 where any of the highest pixels has a positive
+    mask. NaN is skipped. A dense positive map has the mask's share of the image as its IoU, whatever it shows, and a
+    constant map always hits.
     """
 
     @property
@@ -56,7 +56,8 @@ class IDGRepositoryPerformanceInformation(PerformanceInformation):
     """The copy of PIC in the code of IDG (Walker et al., 2024); `min_confidence` has no effect.
 
     No image is skipped, so that one whose start has the higher score or size gets an area without meaning. Images stay
-    floats, whose sizes are of bytes cut, not rounded. The class is the predicted one, and AIC too is scaled by softmaxes.
+    floats, whose sizes are of bytes cut, not rounded. The class is the predicted one, and AIC too is scaled by
+    softmaxes.
     """
 
     def _make_ends(self, context: MetricContext, drawn: Array) -> CurveEnds:
