@@ -13,8 +13,7 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
-from robustsigma.engine.attributors.image_range import RANGE_MODES, RangeMode
-from robustsigma.engine.attributors.spsa_walk import SpsaWalk, Walk
+from robustsigma.engine.attributors.spsa_walk import RANGE_MODES, RangeMode, SpsaWalk, Walk
 from robustsigma.engine.chunks import split_sizes
 from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 from robustsigma.engine.noise import NOISES, Noise

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from robustsigma.engine import noise
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor
-from robustsigma.engine.attributors.image_range import ImageRange
 from robustsigma.engine.classifier import Classifier, Score, target_score
 from robustsigma.engine.short_repr import ShortRepr
 
@@ -18,6 +17,40 @@ if TYPE_CHECKING:
     from robustsigma.engine.attributors.sigma import Sigma
 
 _PER_IMAGE = (-1, 1, 1, 1)
+
+RangeMode = Literal["original", "full", "clip", "none"]
+RANGE_MODES: tuple[RangeMode, ...] = ("original", "full", "clip", "none")
+
+
+class ImageRange:
+    """Maps latent points (N, C, H, W) of a walk to images; `rows` (N,) are the rows of the walk that they belong to.
+
+    Args:
+        mode: "original" maps each point affinely from its own [min, max] to that of its row's image, "full" to all of
+            the bounds; "clip" clips, and "none" clips only the points of the path.
+        images: (R, C, H, W), at which the rows start.
+        bounds: of pixels.
+    """
+
+    def __init__(self, mode: RangeMode, images: Tensor, bounds: tuple[float, float]) -> None:
+        self.mode, self.bounds = mode, bounds
+        self.low, self.high = images.flatten(1).aminmax(dim=1)
+        if mode == "full":
+            self.low, self.high = (torch.full_like(self.low, bound) for bound in bounds)
+
+    def probe(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Return the images at which the slope is measured."""
+        return points if self.mode == "none" else self.point(points, rows)
+
+    def point(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Return the images of the path; a constant point of an affine mode becomes its row's low end."""
+        if self.mode in ("clip", "none"):
+            return points.clamp(*self.bounds)
+        low, high = points.flatten(1).aminmax(dim=1)
+        span = high - low
+        slope = (self.high[rows] - self.low[rows]) / torch.where(span > 0, span, 1)
+        mapped = (points - low.reshape(_PER_IMAGE)) * slope.reshape(_PER_IMAGE) + self.low[rows].reshape(_PER_IMAGE)
+        return mapped.clamp(*self.bounds)
 
 
 @dataclass(repr=False)

@@ -59,7 +59,7 @@ class Infidelity(HeatmapMetric):
         return (MetricSpec("infidelity", "Infidelity", "lower", about + (", best scale" if self.normalize else "")),)
 
     def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
-        """Return the infidelity; once for a context, a forward pass for each square."""
+        """Return the infidelity; the first call for a context costs a forward pass for each square."""
         squares = context.shared(("squares", self.samples, self.sides), lambda: self._squares(context))
         key = ("infidelity", self.samples, self.sides, self.baseline, self.score)
         costs = context.shared(key, lambda: self._costs(context, squares))

@@ -23,7 +23,7 @@ class Localization(HeatmapMetric):
     - `pointing_game`: is the highest pixel inside the mask (Zhang et al., 2018, without a tolerance)? Of several
       equally high ones, the share that is inside.
 
-    A constant map points nowhere and has 0 in all of them. Images with an empty mask are skipped.
+    A constant map has 0 in all of them. Images with an empty mask are skipped.
 
     Args:
         threshold: of `iou_fixed`, in (0, 1].

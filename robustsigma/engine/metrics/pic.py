@@ -56,7 +56,7 @@ class PerformanceInformation(HeatmapMetric):
     Args:
         thresholds: shares of pixels, increasing.
         mask_fraction: share of pixels that the start reveals, drawn from the image's seed; its corners are added.
-        min_confidence: the lowest score of an image that is judged.
+        min_confidence: images with a lower score are skipped.
         monotone: y is the largest so far, in the order of thresholds.
         interpolation: see `interpolate_masked`; "exact" equals scipy.interpolate.griddata, as in the authors' code.
             "fast" moves sizes by about 0.2 % and areas by less than 0.003, but by up to 0.02 where blurring costs the
@@ -105,20 +105,20 @@ class PerformanceInformation(HeatmapMetric):
         skips = self._skips(ends)
         masks = self._masks(context, heatmaps) | ends.drawn[:, None]
         count = len(self.thresholds)
-        judged = (skips == 0).any(1)
+        evaluated = (skips == 0).any(1)
         pending: dict[tuple[int, int], Future[int]] = {}
 
         def make(rows: Tensor, copies: Tensor) -> Tensor:
             made = []
             for row, copy in zip(rows.tolist(), copies.tolist(), strict=True):
                 image = ends.images[row]
-                if judged[row]:  # else no curve needs it
+                if evaluated[row]:  # else no curve needs it
                     image = interpolate_masked(image, masks[row, copy], self.interpolation)
                     pending[row, copy] = pool.submit(_information, image)
                 made.append(image)
             return _as_images(made, context.images)
 
-        # Compression leaves Python's lock, interpolation hardly does: each on a core of its own.
+        # Compression releases Python's lock and interpolation hardly does, so they run on separate cores.
         with ThreadPoolExecutor(max(1, torch.get_num_threads() - 1)) as pool:
             scores = score_copies(context, count, make, _scores, ends.target)
             sizes = np.zeros((len(context), count), np.int64)

@@ -1,4 +1,4 @@
-"""What is seen only when a method runs again: with other seeds, and on a network that has learned nothing."""
+"""Sanity checks that run a method again: with other seeds, and on a network with shuffled parameters."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def stability(
 
     Args:
         context: what was explained.
-        attributor: the method; skipped if it draws nothing.
+        attributor: the method; skipped if it is not stochastic.
         attribution: its result.
-        seeds: how often it runs again.
+        seeds: number of further runs.
         reduction: of the channels.
     """
     validation.integer("seeds", seeds, 1)
@@ -57,8 +57,8 @@ def randomization(
     """Return "randomization": the rank correlation with the heatmap of a network whose parameters were shuffled.
 
     The model-parameter randomization test of Adebayo et al. (2018): a map that stays the same does not depend on what
-    the network has learned. The shuffled network is asked about the class that it predicts itself, since a method that
-    walks until a class is lost has nothing to do where the class was never found.
+    the network has learned. The shuffled network is explained for the class that it predicts itself, since a method
+    that walks until a class is lost has nothing to do where the class is not predicted.
 
     Args:
         context: what was explained.

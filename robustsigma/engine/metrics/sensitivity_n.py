@@ -64,7 +64,7 @@ class SensitivityN(HeatmapMetric):
         return (MetricSpec("sensitivity_n", "Sensitivity-N", "higher", about),)
 
     def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
-        """Return the correlations; once for a context, a forward pass for each set of each share."""
+        """Return the correlations; the first call for a context costs a forward pass for each set of each share."""
         key = ("sensitivity_n", self.fractions, self.subsets, self.baseline, self.score)
         costs = context.shared(key, lambda: self._costs(context))
         sizes = self._sizes(heatmaps[0].numel(), heatmaps.device)
@@ -77,7 +77,7 @@ class SensitivityN(HeatmapMetric):
             1,
         )
         found = pearson(sums.transpose(1, 2), costs.transpose(1, 2))
-        # Sums of a constant map differ in their last bits, by the order of the additions.
+        # Sums of a constant map differ in their last bits, because of the order of the additions.
         found = found.masked_fill((flat.amin(1) == flat.amax(1))[:, None], torch.nan)
         skips = found.isnan().all(1).long() * Skip.NO_VARIANCE
         grid = torch.tensor(self.fractions, dtype=torch.float64, device=flat.device)

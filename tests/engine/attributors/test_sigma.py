@@ -10,8 +10,8 @@ from recorded import DTYPES, problem
 from torch import nn
 
 from robustsigma import Attributor, Classifier, Sigma
-from robustsigma.engine.attributors.image_range import RANGE_MODES, ImageRange
 from robustsigma.engine.attributors.published.sigma import AuthorsRange, AuthorsSigma
+from robustsigma.engine.attributors.spsa_walk import RANGE_MODES, ImageRange
 from robustsigma.engine.classifier import SCORES
 from robustsigma.engine.noise import NOISES
 

@@ -8,9 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from robustsigma.engine.attributors.image_range import ImageRange, RangeMode
 from robustsigma.engine.attributors.sigma import Sigma
-from robustsigma.engine.attributors.spsa_walk import SpsaWalk, State
+from robustsigma.engine.attributors.spsa_walk import ImageRange, RangeMode, SpsaWalk, State
 from robustsigma.engine.classifier import Classifier, Score
 from robustsigma.engine.noise import Noise
 
