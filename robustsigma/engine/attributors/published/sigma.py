@@ -76,13 +76,13 @@ class AuthorsSigma(Sigma):
     so that the heatmap is the mean of theirs. A path is never given up.
     """
 
-    objective: Score = field(default="prob", init=False)
-    noise: Noise = field(default="bernoulli", init=False)
-    range_mode: RangeMode = field(default="original", init=False)
-    min_sum_ratio: float = field(default=1e-4, init=False)
-    weighting: Literal["signed", "abs"] = field(default="signed", init=False)
-    relative_stderr: float | None = field(default=None, init=False)
-    patience: int = field(default=100, init=False)
+    objective: Score = field(default="prob", init=False, repr=False)
+    noise: Noise = field(default="bernoulli", init=False, repr=False)
+    range_mode: RangeMode = field(default="original", init=False, repr=False)
+    min_sum_ratio: float = field(default=1e-4, init=False, repr=False)
+    weighting: Literal["signed", "abs"] = field(default="signed", init=False, repr=False)
+    relative_stderr: float | None = field(default=None, init=False, repr=False)
+    patience: int = field(default=100, init=False, repr=False)
 
     walk_class: ClassVar[type[SpsaWalk]] = AuthorsWalk
     first_passes: ClassVar[int] = 2  # the first confidence is of the stretched image

@@ -82,11 +82,11 @@ class IDGRepositoryLeftIntegratedGradients(LeftIntegratedGradients):
 class AuthorsIDG(IDG):
     """IDG's code; see `authors_schedule`. Its values are also 1 / steps as large."""
 
-    intervals: int | None = field(default=None, init=False)
-    sampling: Literal["adaptive", "uniform"] = field(default="adaptive", init=False)
-    follow: Literal["rises", "changes"] = field(default="rises", init=False)
-    place: Literal["middle", "left"] = field(default="middle", init=False)
-    factor: Literal["exact", "difference"] = field(default="difference", init=False)
+    intervals: int | None = field(default=None, init=False, repr=False)
+    sampling: Literal["adaptive", "uniform"] = field(default="adaptive", init=False, repr=False)
+    follow: Literal["rises", "changes"] = field(default="rises", init=False, repr=False)
+    place: Literal["middle", "left"] = field(default="middle", init=False, repr=False)
+    factor: Literal["exact", "difference"] = field(default="difference", init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,7 +143,7 @@ class LiteralCrediblePath(CrediblePath):
     at the image is compared strictly with |(x - x~) dF/dx~|.
     """
 
-    objective: Literal["logits", "cross_entropy"] = field(default="cross_entropy", init=False)
+    objective: Literal["logits", "cross_entropy"] = field(default="cross_entropy", init=False, repr=False)
 
     def _step_sizes(self, size: Tensor, better: Tensor) -> Tensor:
         return size
