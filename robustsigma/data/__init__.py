@@ -1,4 +1,4 @@
-"""Datasets in [0, 1], and the Lightning module that perturbs their batches on the device."""
+"""Datasets of images in [0, 1]."""
 
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.corruption_arrays import CorruptionArrays
@@ -8,9 +8,8 @@ from robustsigma.data.folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
 from robustsigma.data.medmnist_source import MedMNIST
 from robustsigma.data.mnist5k import MNIST5k
-from robustsigma.data.module import RobustDataModule
 from robustsigma.data.saliency_bench import SaliencyBench
-from robustsigma.data.source import ArrayDataset, Batch, DatasetSpec, Split
+from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.torchvision_source import Torchvision
 from robustsigma.data.transforms import Albumentations
 
@@ -18,7 +17,6 @@ __all__ = [
     "Albumentations",
     "ArrayDataset",
     "Baggage",
-    "Batch",
     "CorruptionArrays",
     "DatasetSpec",
     "Datasets",
@@ -27,7 +25,6 @@ __all__ = [
     "ImageTable",
     "MNIST5k",
     "MedMNIST",
-    "RobustDataModule",
     "SaliencyBench",
     "Split",
     "Torchvision",

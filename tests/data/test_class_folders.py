@@ -12,9 +12,10 @@ import torchvision
 from PIL import Image
 
 from robustsigma.cli import images as cli_images
-from robustsigma.data import ImageFolder, ImageTable, RobustDataModule, SaliencyBench
+from robustsigma.data import ImageFolder, ImageTable, SaliencyBench
 from robustsigma.data.class_folders import split_folders
 from robustsigma.data.files import image_suffixes
+from robustsigma.lightning import RobustDataModule
 
 SPLITS = ("train", "val", "test")
 

@@ -19,7 +19,7 @@ LAYERS = (
     ("device", "files", "fingerprint", "geometry", "processes"),
     ("provenance",),
     ("data", "models", "report"),
-    ("mistyped", "training", "trust"),
+    ("lightning", "mistyped", "trust"),
     ("parser",),
     ("evaluation",),
     ("benchmark",),

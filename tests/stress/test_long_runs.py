@@ -16,11 +16,11 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import robustsigma.engine.attributors as public
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, Share, Sigma, SigmaSample
-from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data import Baggage
 from robustsigma.engine.perturbations.sigma_sample import SampleCache
 from robustsigma.evaluation.lightning import quiet, quiet_trainer
+from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
 from robustsigma.models import network
-from robustsigma.training import AugmentationStatistics, LitClassifier
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
