@@ -16,7 +16,7 @@ ENGINE = sorted((ROOT / "engine").rglob("*.py"))
 # From the bottom: a package or module imports from layers below its own only.
 LAYERS = (
     ("engine",),
-    ("device", "files", "fingerprint", "geometry", "processes"),
+    ("device", "files", "fingerprint", "processes", "resize_crop"),
     ("provenance",),
     ("data", "models", "report"),
     ("lightning", "mistyped", "trust"),
