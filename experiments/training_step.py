@@ -30,7 +30,7 @@ from robustsigma.engine import noise
 from robustsigma.engine.perturbations.sigma_sample import SampleCache
 from robustsigma.files import write_atomically
 from robustsigma.lightning import Batch
-from robustsigma.lightning.loaders import KeyedDataset, KeySampler, make_loader
+from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
 from robustsigma.lightning.sample_caches import SampleCaches
 from robustsigma.models import network
 from robustsigma.provenance import Provenance
@@ -100,7 +100,9 @@ def batches(source: DatasetSpec, epoch: int, options: argparse.Namespace) -> lis
     device = best_device()
     sampler = KeySampler(range(options.steps * options.batch_size), shuffle=True, seed=0)
     sampler.set_epoch(epoch)
-    found = make_loader(KeyedDataset(source.split("train"), None, 0), sampler, options.batch_size)
+    found = ResumableLoader(
+        KeyedDataset(source.split("train"), None, 0), sampler=sampler, batch_size=options.batch_size
+    )
     return [batch.to(device) for batch in found]
 
 

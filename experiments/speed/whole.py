@@ -30,7 +30,7 @@ from robustsigma import (
 from robustsigma.data import Baggage
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine.attributors.integrated_gradients import RULES
-from robustsigma.lightning.loaders import KeyedDataset, KeySampler, make_loader
+from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
 
 _AUGMENT = [
     {"name": "HorizontalFlip", "p": 0.5},
@@ -96,7 +96,7 @@ def data(case: Case, limit: Limit, repeats: int) -> dict[str, Any]:
     trained.step(step, 0)
     sampler = KeySampler(range(source.train), shuffle=True, seed=0)
     loaders = {
-        name: make_loader(KeyedDataset(source.split("train"), augment, 0), sampler, batch)
+        name: ResumableLoader(KeyedDataset(source.split("train"), augment, 0), sampler=sampler, batch_size=batch)
         for name, augment in (("loading", None), ("loading and augmentation", Albumentations(_AUGMENT)))
     }
     seeds = count(1)  # equal scans are cached

@@ -76,4 +76,4 @@ class MatrixData(RobustDataModule):
         """Return the loader of the test images of a condition that are not done."""
         dataset = self.made.get(name) or self.split("test")
         indices = list(dataset.row) if isinstance(dataset, MadeImages) else self._subsample(dataset, "test")
-        return self._keyed_loader(dataset, indices[self.done.get(name, 0) :], "test")
+        return self._loader(dataset, "test", indices[self.done.get(name, 0) :])

@@ -1,15 +1,29 @@
-"""A check that the network of a training or evaluation step is the one that its images were perturbed against."""
+"""The network that images are perturbed against, and a check that it is the one that a step uses."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.validation import fail
+
+
+def classifier_of(module: pl.LightningModule) -> Classifier:
+    """Return a module's attribute `classifier`.
+
+    Raises:
+        ValueError: it has none.
+    """
+    classifier = getattr(module, "classifier", None)
+    if not isinstance(classifier, Classifier):
+        raise fail("model.classifier", "a robustsigma.Classifier", type(classifier).__name__)
+    return classifier
 
 
 class AttackedNetwork:
@@ -85,9 +99,8 @@ class AttackedNetwork:
         if "ran" not in self._found:
             what = "did not run it"
         elif "correct" not in self._found:
-            what = (
-                f"ran it with {'images without its normalization' if step == 'training' else 'other inputs or weights'}"
-            )
+            given = "images without its normalization" if step == "training" else "other inputs or weights"
+            what = f"ran it with {given}"
         elif "other" in self._found and "same" not in self._found:
             what = "uses the logits of the module's forward, which are different"
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from inspect import currentframe
@@ -23,14 +23,13 @@ from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.data.transforms import Albumentations
 from robustsigma.device import wait
 from robustsigma.engine import noise
-from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Identity, Perturbation, global_rng
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail, integer, mapping, optional
 from robustsigma.fingerprint import items
-from robustsigma.lightning.attacked_network import AttackedNetwork
+from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
-from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader, make_loader
+from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
 from robustsigma.lightning.sample_caches import ProcessRank, SampleCaches
 from robustsigma.lightning.training_perturbation import Ramp, without_cache
 
@@ -42,26 +41,23 @@ class RobustDataModule(pl.LightningDataModule):
 
     Training batches go through `train_perturbation`; `val_dataloader` and `test_dataloader` return one loader for each
     condition. An image's randomness derives from (seed, stage, condition, epoch, its index in the split), so results
-    depend neither on the batch size nor on the number of workers or processes. While batches are perturbed, the network
-    is frozen: eval mode, no dropout, no updates of BatchNorm statistics, no gradients of parameters.
+    depend neither on the batch size nor on the number of workers or processes. The network is frozen meanwhile: eval
+    mode, no dropout, no updates of BatchNorm statistics, no gradients of parameters.
 
-    The LightningModule needs an attribute `classifier`, a `robustsigma.Classifier`. If the steps of the module use another network
-    than `classifier`, such as an average of its weights, a warning says so. Each batch is a `Batch`.
+    Pass the module to the Trainer as its `datamodule`: batches of a loader that is passed instead are clean, with a
+    warning. The LightningModule needs an attribute `classifier`, a `robustsigma.Classifier`. If its steps use another
+    network, such as an average of its weights, a warning says so. `predict` uses the clean images of the test split.
 
-    Pass the module to the Trainer as its `datamodule`. If one of its loaders is passed instead, the batches are clean,
-    with a warning. `predict` uses the clean images of the test split.
-
-    If the training perturbation has a `SigmaSample` with a sample cache, its samples are kept here, by the index of the
-    image, and in checkpoints; see `robustsigma.lightning.sample_caches.SampleCaches`. With an `augment`, a cached
-    sample is that of the image as it was augmented when the sample was made.
+    If the training perturbation has a `SigmaSample` with a sample cache, its samples are kept here and in checkpoints;
+    see `robustsigma.lightning.sample_caches.SampleCaches`. A cached sample is that of the image as it was augmented
+    when the sample was made.
 
     A training can resume from any checkpoint, also in the middle of an epoch, and ends as if it had not been
     interrupted. The states of the global generators, from which dropout draws, are restored (those of the first
-    process, if there are several). If the dataset has changed, cached samples are dropped with a warning.
+    process). If the dataset has changed, cached samples are dropped with a warning.
 
-    Several processes (DDP) train on the batches that one process with the sum of their batch sizes would have. Each
-    image is used once in an epoch, and each process keeps the cached samples of all. Results are those of that one
-    process, unless the network has dropout, or BatchNorm without the Trainer's `sync_batchnorm`.
+    Several processes (DDP) train on the batches that one process with the sum of their batch sizes would have, with the
+    same results, unless the network has dropout, or BatchNorm without the Trainer's `sync_batchnorm`.
 
     Args:
         dataset: where images come from; `robustsigma.data.Datasets` wraps torch datasets.
@@ -116,13 +112,11 @@ class RobustDataModule(pl.LightningDataModule):
         optional("limits", limits, Mapping)
         if ramp is not None:
             ramp.check(train_perturbation)
-        self.dataset = dataset
-        self.train_perturbation = train_perturbation
+        self.dataset, self.train_perturbation = dataset, train_perturbation
         self.conditions = _conditions("conditions", conditions)
         self.val_conditions = _conditions("val_conditions", val_conditions)
         self.ramp, self.augment = ramp, augment
-        self.batch_size = integer("batch_size", batch_size, 1)
-        self.drop_last = drop_last
+        self.batch_size, self.drop_last = integer("batch_size", batch_size, 1), drop_last
         self.num_workers = integer("num_workers", num_workers, 0)
         self.limits = dict(limits or {})
         for split, most in self.limits.items():
@@ -138,20 +132,14 @@ class RobustDataModule(pl.LightningDataModule):
         self._images: dict[str, Any] | None = None  # fingerprint of the training images
         self._attacked = AttackedNetwork()
 
-    def save_hyperparameters(
-        self,
-        *args: Any,
-        ignore: str | Iterable[str] | None = None,
-        frame: FrameType | None = None,
-        logger: bool = True,
-    ) -> None:
+    def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: FrameType | None = None, **rest: Any) -> None:
         """Keep a subclass's arguments as Lightning does, except datasets in memory, which fit in no checkpoint."""
         caller = currentframe()
         frame = frame or (caller.f_back if caller else None)
-        given = frame.f_locals if frame else {}
-        in_memory = [name for name, value in given.items() if isinstance(value, Datasets | Dataset)]
+        arguments = frame.f_locals.items() if frame else ()
+        in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset)]
         ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
-        super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, logger=logger)
+        super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, **rest)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainer" and type(value).__module__.startswith("lightning."):
@@ -232,11 +220,7 @@ class RobustDataModule(pl.LightningDataModule):
 
     @torch.inference_mode(False)  # a dataset may keep tensors that are trained on later
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return a loader for each validation condition, or none in a training without validation images.
-
-        Raises:
-            ValueError: no validation images, where the Trainer was asked to validate only.
-        """
+        """Return a loader for each validation condition, or none in a training without validation images."""
         asked = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
         if "val" not in self.dataset.splits and not asked:
             # Lightning warns after this has returned, so the filter has to stay.
@@ -247,39 +231,38 @@ class RobustDataModule(pl.LightningDataModule):
 
     @torch.inference_mode(False)
     def test_dataloader(self) -> list[DataLoader[Batch]]:
-        """Return a loader for each test condition.
-
-        Raises:
-            ValueError: no test images.
-        """
+        """Return a loader for each test condition."""
         dataset = self.split("test")
         return [self._loader(dataset, "test") for _ in self.conditions]
 
     @torch.inference_mode(False)
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return the loader of the clean test images.
-
-        Raises:
-            ValueError: no test images.
-        """
+        """Return the loader of the clean test images."""
         found = self._loader(self.split("test"), "test")
         found.on_start = None
         return found
 
-    def _loader(self, dataset: Dataset[Any], split: Split) -> ResumableLoader:
-        return self._keyed_loader(dataset, self._subsample(dataset, split), split)
-
     def _subsample(self, dataset: Dataset[Any], split: Split) -> list[int]:
         return subsample(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
 
-    def _keyed_loader(self, dataset: Dataset[Any], indices: list[int], split: Split) -> ResumableLoader:
+    def _loader(self, dataset: Dataset[Any], split: Split, indices: list[int] | None = None) -> ResumableLoader:
+        indices = self._subsample(dataset, split) if indices is None else indices
         train, trainer = split == "train", self.trainer
         keyed = KeyedDataset(dataset, self.augment if train else None, self.seed)
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = KeySampler(indices, shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
-        pinned = trainer is not None and trainer.strategy.root_device.type == "cuda"
         drop_last = train and self.drop_last
-        found = make_loader(keyed, sampler, self.batch_size, self.num_workers, pinned=pinned, drop_last=drop_last)
+        if drop_last and len(sampler) < self.batch_size:
+            expected = f"at most {len(sampler)}, the images of an epoch, with drop_last"
+            raise fail("batch_size", expected, self.batch_size)
+        found = ResumableLoader(
+            keyed,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            drop_last=drop_last,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )
         found.on_start = partial(self._warn_if_clean, split)
         return found
 
@@ -322,14 +305,12 @@ class RobustDataModule(pl.LightningDataModule):
             conditions = self.conditions if trainer.testing else self.val_conditions
             name, perturbation = list(conditions.items())[dataloader_idx]
         seeds = noise.image_seeds(self.seed, stage, name, epoch, batch.indices)
-        stats = None
         wait(batch.images.device)  # the time of the step before is not that of the perturbation
-        start = time.perf_counter()
+        start, stats = time.perf_counter(), None
         if trainer.training:
             process = ProcessRank(trainer.global_rank, trainer.world_size)
-            made, stats = self.sample_caches.apply(
-                perturbation, classifier, batch, seeds=seeds, epoch=epoch, process=process
-            )
+            call = perturbation, classifier, batch
+            made, stats = self.sample_caches.apply(*call, seeds=seeds, epoch=epoch, process=process)
         else:
             made = perturbation.apply(classifier, batch.images, batch.labels, seed=seeds)
         info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
@@ -350,18 +331,6 @@ def data_module_of(trainer: pl.Trainer, callback: str) -> RobustDataModule:
     if not isinstance(data, RobustDataModule):
         raise fail("datamodule", f"a RobustDataModule, for the {callback}", type(data).__name__)
     return data
-
-
-def classifier_of(module: pl.LightningModule) -> Classifier:
-    """Return a module's attribute `classifier`.
-
-    Raises:
-        ValueError: it has none.
-    """
-    classifier = getattr(module, "classifier", None)
-    if not isinstance(classifier, Classifier):
-        raise fail("model.classifier", "a robustsigma.Classifier", type(classifier).__name__)
-    return classifier
 
 
 def _wrong_package(got: str) -> ValueError:

@@ -103,16 +103,29 @@ class KeyedDataset(Dataset[Batch]):
         return Batch(images, labels, at, padding=sum(key.is_padding for key in keys))
 
 
+def _unchanged(batch: Batch) -> Batch:
+    return batch
+
+
 class ResumableLoader(DataLoader[Batch]):
-    """A loader that can resume in the middle of an epoch.
+    """A loader that can resume in the middle of an epoch, and that leaves the global generator alone.
 
     Its workers start when the first batch is requested. Lightning calls `iter` on the loader of a resumed training
     before it tells the sampler the epoch: workers that had started by then would load the images of epoch 0.
+
+    Args:
+        dataset: dataset that returns whole batches.
+        options: as of DataLoader.
     """
 
     on_start: Callable[[], None] | None = None  # called when an epoch starts
     _served = 0  # batches of this epoch
     _resumed: dict[str, Any] | None = None  # what `load_state_dict` was given
+
+    def __init__(self, dataset: Dataset[Batch], **options: Any) -> None:
+        # Without its own generator, a loader draws a base seed from the global one in each epoch.
+        own = {"generator": torch.Generator(), "persistent_workers": options.get("num_workers", 0) > 0}
+        super().__init__(dataset, **{"collate_fn": _unchanged, **own, **options})
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yield the batches of an epoch, without those that were served before an interrupt.
@@ -151,37 +164,3 @@ class ResumableLoader(DataLoader[Batch]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state: the next iteration, if it is of the same epoch, leaves out what was served."""
         self._resumed = dict(state_dict)
-
-
-def _unchanged(batch: Batch) -> Batch:
-    return batch
-
-
-def make_loader(
-    dataset: KeyedDataset,
-    sampler: KeySampler,
-    batch_size: int,
-    workers: int = 0,
-    *,
-    pinned: bool = False,
-    drop_last: bool = False,
-) -> ResumableLoader:
-    """Return a loader that leaves the global generator alone; `pinned` is for batches that go to a CUDA device.
-
-    Raises:
-        ValueError: with `drop_last`, if there is not a single whole batch.
-    """
-    if drop_last and len(sampler) < batch_size:
-        raise fail("batch_size", f"at most {len(sampler)}, the images of an epoch, with drop_last", batch_size)
-    return ResumableLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        drop_last=drop_last,
-        collate_fn=_unchanged,  # type: ignore[arg-type]
-        pin_memory=pinned,
-        # Without its own generator, a loader draws a base seed from the global one in each epoch.
-        generator=torch.Generator(),
-        persistent_workers=workers > 0,
-    )

@@ -16,8 +16,9 @@ from robustsigma.data.source import Split
 from robustsigma.engine import noise
 from robustsigma.engine.perturbations import PGD, Perturbation
 from robustsigma.engine.validation import choice, fail, integer, number, optional
+from robustsigma.lightning.attacked_network import classifier_of
 from robustsigma.lightning.batch import Batch
-from robustsigma.lightning.data_module import RobustDataModule, classifier_of, data_module_of
+from robustsigma.lightning.data_module import RobustDataModule, data_module_of
 from robustsigma.lightning.training_perturbation import has_single_step, pgd_probe, without_cache, without_single_step
 
 Action = Literal["warn", "stop", "fall_back"]

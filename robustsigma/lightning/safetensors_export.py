@@ -15,8 +15,9 @@ from torch import nn
 
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import choice, fail, optional
+from robustsigma.lightning.attacked_network import classifier_of
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO, RobustCheckpoint
-from robustsigma.lightning.data_module import RobustDataModule
+from robustsigma.lightning.data_module import RobustDataModule, data_module_of
 from robustsigma.models import ModelCard, load_model, save_model
 from robustsigma.models.weights import unwrapped
 
@@ -62,14 +63,8 @@ class SafetensorsExport(pl.Callback):
             with _best_weights(trainer, classifier.net) if self.which == "best" else nullcontext():
                 save_model(path, classifier.net, model_card(classifier, data))
 
-    @staticmethod
-    def _parts(trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[Classifier, RobustDataModule]:
-        classifier, data = getattr(pl_module, "classifier", None), getattr(trainer, "datamodule", None)
-        if not isinstance(classifier, Classifier) or not isinstance(data, RobustDataModule):
-            expected = "SafetensorsExport beside a LitClassifier and a RobustDataModule"
-            beside = "no data module" if data is None else type(data).__name__
-            raise fail("callbacks", expected, f"{type(pl_module).__name__} and {beside}")
-        return classifier, data
+    def _parts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[Classifier, RobustDataModule]:
+        return classifier_of(pl_module), data_module_of(trainer, type(self).__name__)
 
     def _path(self, trainer: pl.Trainer) -> Path | None:
         """Return where this process writes the file, or None where it writes none."""

@@ -140,12 +140,11 @@ def _cached(
     result, stats = Perturbed.plain(batch.images), CacheStats.empty(batch.images)
     columns = []
     for cache, rows in requested:
-        stored = cache.recall(batch.indices[rows], epoch)
-        young = stored.ages <= cache.rule.max_age
-        at = rows[stored.has]
+        has, *stored = cache.recall(batch.indices[rows], epoch)
+        at, young = rows[has], stored[0] <= cache.rule.max_age
         stats.requested[rows], stats.expired[at] = True, ~young
         if young.any():
-            columns.append((at[young], stored.ages[young], stored.fooled[young], stored.images[young]))
+            columns.append([column[young] for column in (at, *stored)])
     if columns:
         at, ages, fooled, samples = (torch.cat(column) for column in zip(*columns, strict=True))
         with classifier.frozen():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -12,22 +10,6 @@ from robustsigma.engine.perturbations.sigma_sample import SampleCache
 _NONE = -1
 _COLUMNS = ("owners", "epochs", "fooled", "images")
 _TYPES = {"uint8": torch.uint8, "float16": torch.float16}
-
-
-class Recalled(NamedTuple):
-    """The stored samples of n images, of which k have one.
-
-    Attributes:
-        has: (n,) bool, which images have a sample.
-        ages: (k,) int64, in epochs.
-        fooled: (k,) bool, True where the network misclassified the sample when it was made.
-        images: float (k, C, H, W).
-    """
-
-    has: Tensor
-    ages: Tensor
-    fooled: Tensor
-    images: Tensor
 
 
 class StoredSamples:
@@ -67,15 +49,24 @@ class StoredSamples:
         self.slots = torch.full((int(self.owners.max()) + 1 if self.count else 0,), _NONE)
         self.slots[self.owners] = torch.arange(self.count)
 
-    def recall(self, indices: Tensor, epoch: int) -> Recalled:
-        """Return the stored samples of some images (n,) in an epoch."""
+    def recall(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the stored samples of some of n images, of which k have one.
+
+        Args:
+            indices: int64 (n,).
+            epoch: current epoch.
+
+        Returns:
+            (n,) bool, which images have a sample; (k,) int64, the ages of the samples in epochs; (k,) bool, True where
+            the network misclassified the sample when it was made; the samples, float (k, C, H, W).
+        """
         self._to(indices.device)
         known = indices < len(self.slots)
         slots = torch.full_like(indices, _NONE)
         slots[known] = self.slots[indices[known]]
         has = slots != _NONE
         at = slots[has]
-        return Recalled(has, epoch - self.epochs[at], self.fooled[at], self.unpacked(self.images[at]))
+        return has, epoch - self.epochs[at], self.fooled[at], self.unpacked(self.images[at])
 
     def store(self, indices: Tensor, images: Tensor, fooled: Tensor, epoch: int) -> None:
         """Store the samples of n different images; where there is a limit, they replace the oldest of other images.

@@ -134,7 +134,7 @@ def test_a_state_of_another_rule_is_dropped(rule, kept):
     other.load_state_dict(cache.state_dict())
     assert len(other) == kept
     other.store(torch.tensor([1, 2]), images(2), YES[:2], 5)
-    torch.testing.assert_close(other.recall(torch.tensor([1, 2]), 5).images, images(2), atol=3e-3, rtol=0)
+    torch.testing.assert_close(other.recall(torch.tensor([1, 2]), 5)[3], images(2), atol=3e-3, rtol=0)
 
 
 # A batch
@@ -228,7 +228,7 @@ def test_padding_requests_no_sample_and_is_not_kept():
         _, cache_stats = caches.apply(CACHED, clf, Batch(x, y, at, padding=1), seeds=at, epoch=epoch)
         assert cache_stats.requested.tolist() == [True] * 5 + [False]
         assert cache_stats.hits.tolist() == [epoch == 1] * 5 + [False]
-        assert caches.caches["0"].recall(at, epoch).has.tolist() == [True] * 5 + [False]
+        assert caches.caches["0"].recall(at, epoch)[0].tolist() == [True] * 5 + [False]
 
 
 def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without():
