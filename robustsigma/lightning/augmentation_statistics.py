@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -93,7 +93,7 @@ class AugmentationStatistics(pl.Callback):
         seconds = torch.tensor([self._seconds], dtype=torch.float64, device=device)
         sums = torch.cat([self._sums.to(device).double(), seconds])
         *counts, total = torch.as_tensor(trainer.strategy.reduce(sums, reduce_op="sum")).tolist()
-        now = AugmentationTotals(*map(int, counts), seconds=total)
+        now = replace(AugmentationTotals(*map(int, counts)), seconds=total)
         self.totals += now
         logged = {"augment_seconds": total, "augment_samples_per_second": now.samples / total if total else 0.0}
         if now.attempted:
