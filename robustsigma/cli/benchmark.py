@@ -8,7 +8,7 @@ from robustsigma.benchmark import benchmark
 from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.cli.launch import shared
 from robustsigma.files import output_folder
-from robustsigma.models.named import is_saved
+from robustsigma.models.pretrained import is_saved
 from robustsigma.processes import first_of_all
 from robustsigma.trust import check_model
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from robustsigma.data.source import Split
+from robustsigma.data.dataset_spec import Split
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.lightning import Batch, RobustDataModule
 

@@ -35,7 +35,7 @@ from robustsigma.lightning.augmentation_statistics import AugmentationTotals, au
 from robustsigma.lightning.loaders import KeyedDataset
 from robustsigma.lightning.safetensors_export import model_card
 from robustsigma.lightning.training_perturbation import has_single_step, without_cache
-from robustsigma.models.weights import first_infinite, fit_state
+from robustsigma.models.weight_files import first_infinite, fit_state
 from robustsigma.processes import Processes
 from robustsigma.provenance import code_of
 

@@ -17,9 +17,9 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset
 
+from robustsigma.data.dataset_spec import DatasetSpec, Split
 from robustsigma.data.datasets import Datasets
 from robustsigma.data.loading import subsample
-from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.data.transforms import Albumentations
 from robustsigma.device import wait
 from robustsigma.engine import noise

@@ -24,8 +24,8 @@ from robustsigma.lightning.batch_norm import AuxiliaryNorms, BatchNormPolicy, si
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO
 from robustsigma.lightning.sample_labels import SampleLabels
 from robustsigma.models.architecture import Architecture
-from robustsigma.models.saved import rebuilt
-from robustsigma.models.weights import common_name, first_infinite, unwrapped
+from robustsigma.models.model_files import build_described
+from robustsigma.models.weight_files import common_name, first_infinite, unwrapped
 
 
 class EpochMean(Metric):
@@ -304,7 +304,7 @@ def _rebuilt(described: Mapping[str, Any], state: Mapping[str, Any], path: Any) 
         prefix = "classifier.net."
         named = {common_name(key): value for key, value in state.items()}
         tensors = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
-        return rebuilt(architecture, tensors, path)
+        return build_described(architecture, tensors, path)
     except (KeyError, TypeError, ValueError) as error:
         expected = "the network itself, since what this checkpoint describes is not built"
         raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", error) from error

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from robustsigma.data.dataset_spec import Split
 from robustsigma.data.loading import load_batch, subsample
-from robustsigma.data.source import Split
 from robustsigma.engine import noise
 from robustsigma.engine.perturbations import PGD, Perturbation
 from robustsigma.engine.validation import choice, fail, integer, number, optional

@@ -19,7 +19,7 @@ from robustsigma.lightning.attacked_network import classifier_of
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO, RobustCheckpoint
 from robustsigma.lightning.data_module import RobustDataModule, data_module_of
 from robustsigma.models import ModelCard, load_model, save_model
-from robustsigma.models.weights import unwrapped
+from robustsigma.models.weight_files import unwrapped
 
 
 class SafetensorsExport(pl.Callback):

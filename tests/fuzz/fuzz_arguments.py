@@ -18,7 +18,7 @@ from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
 from robustsigma import data, lightning
 from robustsigma.benchmark import settings as benchmark
-from robustsigma.data.source import DatasetSpec
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import SampleCache, Share
 from robustsigma.evaluation import settings as evaluation

@@ -19,7 +19,7 @@ from torch import nn
 
 from robustsigma.lightning import AtomicCheckpointIO
 from robustsigma.models import Architecture, load_model
-from robustsigma.models.weights import fit_state, read_state
+from robustsigma.models.weight_files import fit_state, read_state
 
 SHAPE = (1, 8, 8)
 ODD = (
