@@ -17,8 +17,8 @@ from robustsigma.evaluation.matrix import Matrix
 from robustsigma.evaluation.progress import RunProgress
 from robustsigma.evaluation.run import Regime, Run
 from robustsigma.files import write_atomically
-from robustsigma.training import LitClassifier
-from robustsigma.training.sample_labels import SampleLabels
+from robustsigma.lightning import LitClassifier
+from robustsigma.lightning.sample_labels import SampleLabels
 from study.setup import Plan
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from robustsigma.data.dataset_spec import Batch, Split
-from robustsigma.data.module import RobustDataModule
+from robustsigma.data.dataset_spec import Split
 from robustsigma.engine.perturbations import Identity, Perturbation
+from robustsigma.lightning import Batch, RobustDataModule
 
 
 class MadeImages(Dataset[tuple[Tensor, int]]):
@@ -75,5 +75,5 @@ class MatrixData(RobustDataModule):
     def _rest(self, name: str) -> DataLoader[Batch]:
         """Return the loader of the test images of a condition that are not done."""
         dataset = self.made.get(name) or self.split("test")
-        indices = list(dataset.row) if isinstance(dataset, MadeImages) else self._chosen(dataset, "test")
-        return self._keyed_loader(dataset, indices[self.done.get(name, 0) :], "test")
+        indices = list(dataset.row) if isinstance(dataset, MadeImages) else self._subsample(dataset, "test")
+        return self._loader(dataset, "test", indices[self.done.get(name, 0) :])

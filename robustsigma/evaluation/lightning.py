@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from robustsigma.engine import noise
-from robustsigma.training import AtomicCheckpointIO
+from robustsigma.lightning import AtomicCheckpointIO
 
 
 def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:

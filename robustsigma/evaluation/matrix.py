@@ -38,7 +38,7 @@ class Matrix:
         cells: by (regime id, column id) the outcomes of each seed, in the order of the seeds.
         seeds: of the trainings.
         diagnoses: by regime id those of each seed; a regime that lacks one has none.
-        falls: by regime id what the monitor of catastrophic overfitting saw in the training of each seed that tripped
+        falls: by regime id what the monitor of catastrophic overfitting saw in the training of each seed that triggered
             it: seed, epoch, and the accuracy under PGD before and after.
     """
 

@@ -14,12 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustsigma.data.dataset_spec import Batch
-from robustsigma.data.module import RobustDataModule
 from robustsigma.engine.classifier import target_score
 from robustsigma.engine.metrics import PerSample, linf, rmse, ssim
 from robustsigma.evaluation.parts import Parts
 from robustsigma.files import read_arrays, write_atomically
+from robustsigma.lightning import Batch, RobustDataModule
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class OutcomeRecorder(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add a batch."""
-        self._metrics[batch.condition].update(batch.indices, measure(outputs, batch))
+        self._metrics[batch.info.condition].update(batch.indices, measure(outputs, batch))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gather."""
@@ -132,11 +131,11 @@ class CellRecorder(pl.Callback):
         """Add a batch."""
         rows = {name: value.cpu().numpy() for name, value in measure(outputs, batch).items()}
         rows["indices"] = batch.indices.cpu().numpy()
-        if batch.condition in self.keep:
+        if batch.info.condition in self.keep:
             rows["images"] = batch.images.cpu().numpy()
-        self.parts[batch.condition].add(rows)
+        self.parts[batch.info.condition].add(rows)
         if batch_idx + 1 == trainer.num_test_batches[dataloader_idx]:
-            self.hand_over(batch.condition)
+            self.hand_over(batch.info.condition)
 
     def hand_over(self, name: str) -> None:
         """Hand over a condition whose images are all done."""
@@ -148,17 +147,18 @@ class CellRecorder(pl.Callback):
 
 def measure(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
     """Return the columns of `Outcomes` for a batch, but its indices."""
-    assert batch.made is not None
-    assert batch.clean is not None
+    made, clean = batch.info.perturbed, batch.info.clean
+    assert made is not None
+    assert clean is not None
     return {
         "labels": batch.labels,
         "predictions": logits.argmax(1),
         "confidences": target_score(logits.float(), batch.labels, "prob"),
         "top": logits.float().softmax(1).amax(1),
-        "searched": batch.made.searched,
-        "converged": batch.made.converged,
-        "steps": batch.made.steps,
-        "rmse": rmse(batch.images, batch.clean),
-        "linf": linf(batch.images, batch.clean),
-        "ssim": ssim(batch.images, batch.clean),
+        "searched": made.searched,
+        "converged": made.converged,
+        "steps": made.steps,
+        "rmse": rmse(batch.images, clean),
+        "linf": linf(batch.images, clean),
+        "ssim": ssim(batch.images, clean),
     }

@@ -124,14 +124,14 @@ def networks(matrix: Matrix) -> list[dict[str, Any]]:
 
 
 def falls(notes: dict[int, dict[str, Any]]) -> list[Fall]:
-    """Return the first fall in each seed's training that its monitor of catastrophic overfitting tripped at."""
+    """Return the first fall in each seed's training that its monitor of catastrophic overfitting triggered at."""
     found = []
     for seed, note in notes.items():
         checks = note.get("overfitting", [])  # a folder of an older version has none
-        tripped = next((place for place, check in enumerate(checks) if check["tripped"]), None)
-        if tripped is not None:
-            before = max(check["probe"] for check in checks[:tripped])
-            found.append(Fall(seed, checks[tripped]["epoch"], before, checks[tripped]["probe"]))
+        triggered = next((place for place, check in enumerate(checks) if check["triggered"]), None)
+        if triggered is not None:
+            before = max(check["probe"] for check in checks[:triggered])
+            found.append(Fall(seed, checks[triggered]["epoch"], before, checks[triggered]["probe"]))
     return found
 
 
@@ -142,15 +142,15 @@ def augmentation(matrix: Matrix, notes: dict[tuple[str, int], dict[str, Any]]) -
         for seed in matrix.seeds:
             made = notes[regime.id, seed]["augmentation"]
             if made["samples"]:
-                searched = made["searched"]
+                attempted = made["attempted"]
                 entries.append(
                     {
                         "regime": regime.id,
                         "seed": seed,
                         "samples": made["samples"],
                         "seconds": made["seconds"],
-                        "converged": made["converged"] / searched if searched else None,
-                        "steps": round(made["steps"] / searched, 1) if searched else None,
+                        "converged": made["converged"] / attempted if attempted else None,
+                        "steps": round(made["steps"] / attempted, 1) if attempted else None,
                         "bank": _bank(made),
                     }
                 )
@@ -158,12 +158,12 @@ def augmentation(matrix: Matrix, notes: dict[tuple[str, int], dict[str, Any]]) -
 
 
 def _bank(made: dict[str, Any]) -> dict[str, float] | None:
-    """Return how a bank of SIGMA samples was used, as shares of what it was asked for, and its mean age in epochs."""
-    wanted, served = made.get("wanted", 0), made.get("served", 0)
-    if not wanted:
+    """Return how a cache of SIGMA samples was used, as shares of the requests, and the mean age in epochs."""
+    requested, hits = made.get("requested", 0), made.get("hits", 0)
+    if not requested:
         return None
-    shares = {name: made[name] / wanted for name in ("expired", "stale")}
-    return {"hit_rate": served / wanted, "mean_age": made["ages"] / served if served else 0.0, **shares}
+    shares = {name: made[name] / requested for name in ("expired", "stale")}
+    return {"hit_rate": hits / requested, "mean_age": made["ages"] / hits if hits else 0.0, **shares}
 
 
 def per_seed(matrix: Matrix) -> list[dict[str, Any]]:

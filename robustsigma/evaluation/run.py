@@ -15,8 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from robustsigma.data.banks import unbanked
-from robustsigma.data.loading import Key, KeyedDataset, load_batch, subsample
+from robustsigma.data.loading import load_batch, subsample
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
@@ -31,12 +30,14 @@ from robustsigma.evaluation.parts import EpochKeeper, Parts
 from robustsigma.evaluation.progress import BatchProgress, RunProgress, Step
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training, describe
 from robustsigma.evaluation.store import Store
+from robustsigma.lightning import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
+from robustsigma.lightning.augmentation_statistics import AugmentationTotals, augmentation_counts
+from robustsigma.lightning.loaders import KeyedDataset
+from robustsigma.lightning.safetensors_export import model_card
+from robustsigma.lightning.training_perturbation import has_single_step, without_cache
 from robustsigma.models.weight_files import first_infinite, fit_state
 from robustsigma.processes import Processes
 from robustsigma.provenance import code_of
-from robustsigma.training import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
-from robustsigma.training.callbacks import AugmentationTotals, card_of, counts
-from robustsigma.training.overfitting import one_step
 
 BASE = "base"
 ADAPTIVE, TRANSFER = "adaptive", "transfer"
@@ -81,14 +82,14 @@ def regimes(settings: Evaluation) -> list[Regime]:
     found = [Regime(BASE, BASE, "none", None)]
     for protocol in ("retrain", "on_the_fly"):
         for name, perturbation in getattr(settings.retraining, protocol).items():
-            made = unbanked(perturbation) if protocol == "retrain" else perturbation  # each sample is made once
+            made = without_cache(perturbation) if protocol == "retrain" else perturbation  # each sample is made once
             found.append(Regime(f"{name}/{protocol}", name, protocol, made))
     return found
 
 
 def columns(settings: Evaluation) -> list[Column]:
     """Return the columns."""
-    conditions = {name: unbanked(p) for name, p in settings.conditions.items()}
+    conditions = {name: without_cache(p) for name, p in settings.conditions.items()}
     attacks = {name: p for name, p in conditions.items() if p.depends_on_model}
     same = [Column(name, name, "none", p) for name, p in conditions.items() if name not in attacks]
     return same + [Column(f"{name}/{r}", name, r, p) for r in (ADAPTIVE, TRANSFER) for name, p in attacks.items()]
@@ -238,7 +239,7 @@ class Run:
         monitors: list[OverfittingMonitor] = []
         if plan.epochs:
             statistics, kept = AugmentationStatistics(), self.store.checkpoint(seed, regime.id)
-            if data.train_perturbation is not None and one_step(data.train_perturbation):
+            if data.train_perturbation is not None and has_single_step(data.train_perturbation):
                 monitors.append(OverfittingMonitor())
             # The keeper is last, as it keeps what the others have seen.
             callbacks = [*monitors, statistics, BatchProgress(step), EpochKeeper(kept)]
@@ -257,7 +258,7 @@ class Run:
             "metrics": metrics,
             "overfitting": [dataclasses.asdict(check) for monitor in monitors for check in monitor.checks],
         }
-        self.store.write_model(seed, regime.id, model.classifier.net, card_of(model.classifier, data), notes)
+        self.store.write_model(seed, regime.id, model.classifier.net, model_card(model.classifier, data), notes)
         if regime.protocol == "retrain":
             self._sample_parts(seed, regime).remove()
 
@@ -297,11 +298,11 @@ class Run:
         keyed, parts = KeyedDataset(dataset, None, seed), self._sample_parts(seed, regime)
         size = self.settings.eval_batch_size
         for at in range(len(parts), len(indices), size):
-            batch = keyed.__getitems__([Key(0, index) for index in indices[at : at + size]])
+            batch = keyed.__getitems__(indices[at : at + size])
             x, y = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
             made = regime.perturbation.apply(classifier, x, y, seed=seeds)
-            rows = {"images": made.images, "labels": y, "counts": counts(made, x)}
+            rows = {"images": made.images, "labels": y, "counts": augmentation_counts(made, x)}
             parts.add({key: value.cpu().numpy() for key, value in rows.items()})
         rows = {key: torch.from_numpy(value) for key, value in parts.all().items()}
         totals = AugmentationTotals(*rows["counts"].sum(0).tolist()) + AugmentationTotals(

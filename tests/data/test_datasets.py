@@ -15,10 +15,10 @@ from torchvision.datasets import FakeData
 
 from robustsigma import FGSM
 from robustsigma.cli import main
-from robustsigma.data import ArrayDataset, Baggage, Datasets, DatasetSpec, RobustDataModule
+from robustsigma.data import ArrayDataset, Baggage, Datasets, DatasetSpec
 from robustsigma.data.loading import load_batch, load_masks
+from robustsigma.lightning import LitClassifier, RobustDataModule, SafetensorsExport
 from robustsigma.models import SmallCNN
-from robustsigma.training import LitClassifier, SafetensorsExport
 
 CLASSES = ("ant", "bee", "cat")
 SCANS = Baggage(size=16, train=8, val=2, test=4)

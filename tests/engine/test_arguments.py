@@ -19,14 +19,14 @@ from torch import nn
 import robustsigma.engine.attributors as attributors
 from robustsigma import FGSM, PGD, Attributor, Classifier, Gradient, Identity, IntegratedGradients, Mixture, Sigma
 from robustsigma.benchmark import Benchmark
-from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data import Baggage
 from robustsigma.engine import validation
 from robustsigma.engine.checks import check_classifier
 from robustsigma.engine.metrics import InsertionDeletion, MetricContext
 from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.settings import Retraining, Sweep, describe
+from robustsigma.lightning import LitClassifier, RobustDataModule
 from robustsigma.models import Pretrained
-from robustsigma.training import LitClassifier
 
 X, Y = cases.images(), [0, 1, 2, 0]
 SCALARS = {

@@ -20,8 +20,8 @@ from robustsigma.evaluation.evaluate import collect
 from robustsigma.evaluation.outcomes import CellRecorder
 from robustsigma.evaluation.parts import Parts
 from robustsigma.evaluation.run import Run
+from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture
-from robustsigma.training import LitClassifier
 
 SETTINGS = Evaluation(
     source=Baggage(size=16, train=40, val=10, test=30),
@@ -69,7 +69,7 @@ def work(monkeypatch):
         return loss
 
     def watched_test(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        folder = self.parts[batch.condition].folder.relative_to(self.parts[batch.condition].folder.parents[3])
+        folder = self.parts[batch.info.condition].folder.relative_to(self.parts[batch.info.condition].folder.parents[3])
         test(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
         done.append(("test", folder.as_posix(), tuple(batch.indices.tolist())))
         count()

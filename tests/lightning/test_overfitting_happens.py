@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from robustsigma import FGSM, PGD
-from robustsigma.data import ArrayDataset, MNIST5k, RobustDataModule
-from robustsigma.training import CatastrophicOverfitting, LitClassifier, OverfittingMonitor
+from robustsigma.data import ArrayDataset, MNIST5k
+from robustsigma.lightning import CatastrophicOverfitting, LitClassifier, OverfittingMonitor, RobustDataModule
 
 EPS = 16 / 255
 CONTRAST = 0.3
@@ -63,9 +63,9 @@ def _train(epochs):
 def test_it_trips_within_two_epochs_and_ends_robust():
     with pytest.warns(CatastrophicOverfitting):
         monitor, witness = _train(12)
-    tripped, found = monitor.trips[0], witness.accuracy
+    fall, found = monitor.triggered[0], witness.accuracy
     happened = next(e for e in range(1, len(found)) if found[e] < 0.7 * max(found[:e]))
-    assert 0 <= tripped.epoch - happened <= 2
-    assert tripped.attack > tripped.probe + 0.3
-    assert found[-1] > 1.5 * found[tripped.epoch]  # it fell back
-    assert monitor.trips == [tripped]
+    assert 0 <= fall.epoch - happened <= 2
+    assert fall.attack > fall.probe + 0.3
+    assert found[-1] > 1.5 * found[fall.epoch]  # it fell back
+    assert monitor.triggered == [fall]

@@ -6,10 +6,11 @@ import pytorch_lightning as pl
 import torch
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, SigmaSample
-from robustsigma.data import Albumentations, Baggage, RobustDataModule
-from robustsigma.data.loading import Key, KeyedDataset, KeySampler, subsample
+from robustsigma.data import Albumentations, Baggage
+from robustsigma.data.loading import subsample
+from robustsigma.lightning import LitClassifier, RobustDataModule
+from robustsigma.lightning.loaders import Key, KeyedDataset, KeySampler
 from robustsigma.models import SmallCNN
-from robustsigma.training import LitClassifier
 
 SOURCE = Baggage(size=16, train=50, val=10, test=23)
 CONDITIONS = {"clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.02), "sigma": SigmaSample()}
@@ -23,8 +24,8 @@ class Watch(pl.Callback):
         self.seen = {}
 
     def _add(self, stage, batch, epoch):
-        for image, clean, index in zip(batch.images, batch.clean, batch.indices, strict=True):
-            self.seen[stage, batch.condition, epoch, int(index)] = image.clone(), clean.clone()
+        for image, clean, index in zip(batch.images, batch.info.clean, batch.indices, strict=True):
+            self.seen[stage, batch.info.condition, epoch, int(index)] = image.clone(), clean.clone()
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         assert pl_module.training
@@ -163,11 +164,11 @@ def test_seed_decides_and_limits_limit():
 
 @pytest.mark.parametrize("count", [7, 8, 9])
 def test_processes_share_images_without_loss_or_repeat(count):
-    parts = [list(KeySampler(range(100, 100 + count), shuffle=False, seed=0, rank=r, world=2)) for r in (0, 1)]
+    parts = [list(KeySampler(range(100, 100 + count), shuffle=False, seed=0, rank=r, world_size=2)) for r in (0, 1)]
     assert sorted(key.image for part in parts for key in part) == list(range(100, 100 + count))
     for r, part in enumerate(parts):
-        assert len(KeySampler(range(count), shuffle=False, seed=0, rank=r, world=2)) == len(part)
-    training = [KeySampler(range(count), shuffle=True, seed=0, rank=r, world=2) for r in (0, 1)]
+        assert len(KeySampler(range(count), shuffle=False, seed=0, rank=r, world_size=2)) == len(part)
+    training = [KeySampler(range(count), shuffle=True, seed=0, rank=r, world_size=2) for r in (0, 1)]
     for sampler in training:
         sampler.set_epoch(3)
     keys = [list(sampler) for sampler in training]

@@ -7,9 +7,9 @@ import pytorch_lightning as pl
 import torch
 
 from robustsigma import FGSM, GaussianNoise, Mixture
-from robustsigma.data import Albumentations, Baggage, RobustDataModule
+from robustsigma.data import Albumentations, Baggage
+from robustsigma.lightning import LitClassifier, RobustDataModule
 from robustsigma.models import network
-from robustsigma.training import LitClassifier
 
 SOURCE = Baggage(size=16, train=40, val=8, test=8)
 

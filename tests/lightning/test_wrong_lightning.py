@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data import Baggage
+from robustsigma.lightning import RobustDataModule
 
 lightning = pytest.importorskip("lightning.pytorch")
 

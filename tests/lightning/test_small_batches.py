@@ -7,11 +7,10 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture
-from robustsigma.data import Datasets, RobustDataModule
-from robustsigma.data.dataset_spec import Batch
+from robustsigma.data import Datasets
+from robustsigma.lightning import Batch, LitClassifier, OverfittingMonitor, RobustDataModule
+from robustsigma.lightning.batch_norm import AuxiliaryNorms, single_values, split_forward
 from robustsigma.models import SmallCNN
-from robustsigma.training import LitClassifier, OverfittingMonitor
-from robustsigma.training.batch_norm import AuxiliaryNorms, single_values, split_forward
 
 pytestmark = [
     pytest.mark.third_party_rng,  # weights

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from robustsigma import FGSM, NFGSM, PGD, Classifier, GaussianNoise, Mixture, Share, Sigma, SigmaSample
-from robustsigma.data import Baggage, RobustDataModule
-from robustsigma.data.ramp import Ramp
+from robustsigma.data import Baggage
+from robustsigma.lightning import LitClassifier, Ramp, RobustDataModule, SampleLabels
+from robustsigma.lightning.batch_norm import AuxiliaryNorms, split_forward
 from robustsigma.models import SmallCNN
-from robustsigma.training import LitClassifier, SampleLabels
-from robustsigma.training.batch_norm import AuxiliaryNorms, split_forward
 
 SOURCE = Baggage(size=16, train=40, val=4, test=4)
 
@@ -54,11 +53,12 @@ def test_the_loss_is_the_weighted_cross_entropy_with_soft_labels(options, own, s
 
 
 @pytest.mark.parametrize("rule", [SampleLabels(), SampleLabels("uniform", weight=0.5)])
-def test_images_that_do_not_count_are_no_part_of_the_mean_loss(rule):
-    counted = torch.arange(6) < 4
-    alone = rule.loss(LOGITS[:4], LABELS[:4], SAMPLED[:4], 0.1)
-    torch.testing.assert_close(rule.loss(LOGITS, LABELS, SAMPLED, 0.1, counted), alone)
-    assert rule.loss(LOGITS, LABELS, SAMPLED, 0.1, torch.zeros_like(counted)) == 0
+def test_the_loss_of_no_images_is_zero_and_so_is_its_gradient(rule):
+    logits = LOGITS.clone().requires_grad_(True)
+    loss = rule.loss(logits[:0], LABELS[:0], SAMPLED[:0], 0.1)
+    loss.backward()
+    assert loss == 0
+    assert (logits.grad == 0).all()
 
 
 def test_weight_zero_leaves_samples_out_and_uniform_labels_ask_for_no_confidence():
@@ -240,7 +240,7 @@ def test_a_training_ramps_up():
 
     class Spy(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            moved = (batch.images - batch.clean).abs().amax()
+            moved = (batch.images - batch.info.clean).abs().amax()
             biggest.append((float(moved), float(batch.changed.float().mean())))
 
     data = RobustDataModule(

@@ -7,9 +7,9 @@ import torch
 
 from robustsigma import FGSM, PGD, Identity
 from robustsigma.cli import main
-from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data import Baggage
+from robustsigma.lightning import LitClassifier, RobustCheckpoint, RobustDataModule, SafetensorsExport
 from robustsigma.models import load_model, network
-from robustsigma.training import LitClassifier, RobustCheckpoint, SafetensorsExport
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "fit"
 SOURCE = Baggage(size=16, train=20, val=19, test=5)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, Share, SigmaSample
-from robustsigma.data import ArrayDataset, Baggage, RobustDataModule
-from robustsigma.data.ramp import Ramp
-from robustsigma.training import CatastrophicOverfitting, LitClassifier, OverfittingMonitor
-from robustsigma.training.overfitting import Check, probe_for, safer
+from robustsigma.data import ArrayDataset, Baggage
+from robustsigma.lightning import CatastrophicOverfitting, LitClassifier, OverfittingMonitor, Ramp, RobustDataModule
+from robustsigma.lightning.overfitting import OverfittingCheck
+from robustsigma.lightning.training_perturbation import has_single_step, pgd_probe, without_single_step
 
 EPS, GREY = 0.1, 128 / 255
 ATTACK = FGSM(EPS)
@@ -67,12 +67,12 @@ def _fit(tmp_path, monitor, *others, epochs=5, perturbation=ATTACK, checkpoint=N
     return model, data, trainer
 
 
-def test_a_sound_training_does_not_trip(tmp_path):
+def test_a_sound_training_does_not_trigger(tmp_path):
     monitor = OverfittingMonitor(images=8)
     _, _, trainer = _fit(tmp_path, monitor)
     assert [(c.epoch, c.step) for c in monitor.checks] == [(e, 2 * (e + 1)) for e in range(5)]
     assert {(c.probe, c.attack) for c in monitor.checks} == {(1.0, 1.0)}
-    assert monitor.trips == []
+    assert monitor.triggered == []
     assert trainer.callback_metrics["monitor_probe_acc"] == 1
     assert trainer.callback_metrics["monitor_attack_acc"] == 1
 
@@ -82,8 +82,8 @@ def test_it_warns_once_for_each_fall(tmp_path):
     with pytest.warns(CatastrophicOverfitting, match="epoch 2: accuracy under the probe fell by") as told:
         _fit(tmp_path, monitor, Overfit(2))
     assert [w.category for w in told].count(CatastrophicOverfitting) == 1
-    assert [c.epoch for c in monitor.trips] == [2, 3, 4]
-    assert all(c.probe < 0.5 and c.attack == 1 for c in monitor.trips)
+    assert [c.epoch for c in monitor.triggered] == [2, 3, 4]
+    assert all(c.probe < 0.5 and c.attack == 1 for c in monitor.triggered)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_lost_of_little_counts_too(images, probe, attack, trips, tmp_pat
     monitor = OverfittingMonitor(images=images)
     with pytest.warns(CatastrophicOverfitting) if trips else nullcontext():
         _fit(tmp_path, monitor, epochs=2)
-    assert [check.tripped for check in monitor.checks] == [False, trips]
+    assert [check.triggered for check in monitor.checks] == [False, trips]
 
 
 def test_it_stops(tmp_path):
@@ -146,10 +146,10 @@ def test_it_falls_back_to_the_sound_weights_and_trains_on_with_pgd(tmp_path):
             seen.append((trainer.datamodule.train_perturbation, pl_module.classifier.net.depth.item()))
 
     monitor = OverfittingMonitor(action="fall_back", images=8)
-    with pytest.warns(CatastrophicOverfitting, match="sound weights come back"):
+    with pytest.warns(CatastrophicOverfitting, match="earlier weights are restored"):
         _, data, _ = _fit(tmp_path, monitor, Overfit(2), Spy())
     assert seen == [(FGSM(EPS), 0.0)] * 3 + [(PGD(EPS, steps=10), 0.0)] * 2
-    assert [c.tripped for c in monitor.checks] == [False, False, True, False, False]
+    assert [c.triggered for c in monitor.checks] == [False, False, True, False, False]
     assert monitor.fell_back
     assert data.train_perturbation == FGSM(EPS)  # its own again, after the training
 
@@ -174,18 +174,18 @@ def test_a_network_that_loses_everything_has_not_overfitted_to_its_attack(tmp_pa
     monitor = OverfittingMonitor(images=8)
     _fit(tmp_path, monitor, Overfit(2, "everywhere", -1.0))
     assert [c.probe for c in monitor.checks] == [1, 1, 0, 0, 0]
-    assert monitor.trips == []
+    assert monitor.triggered == []
 
 
-def test_it_looks_every_so_many_steps(tmp_path):
+def test_it_checks_every_so_many_steps(tmp_path):
     monitor = OverfittingMonitor(images=8, every=1)
     with pytest.warns(CatastrophicOverfitting):
         _fit(tmp_path, monitor, Overfit(1), epochs=2)
     assert [c.step for c in monitor.checks] == [1, 2, 3, 4]
-    assert [c.tripped for c in monitor.checks] == [False, False, True, True]
+    assert [c.triggered for c in monitor.checks] == [False, False, True, True]
 
 
-def test_the_look_changes_nothing(tmp_path):
+def test_the_check_changes_nothing(tmp_path):
     """A training with the monitor ends at the same bits as one without."""
     ends = []
     for monitors in ([OverfittingMonitor(images=8, every=1)], [pl.Callback()]):
@@ -194,8 +194,8 @@ def test_the_look_changes_nothing(tmp_path):
     assert ends[0] == ends[1]
 
 
-def test_every_look_draws_the_same_noise(tmp_path):
-    """Else two looks would differ by their noise as well."""
+def test_every_check_draws_the_same_noise(tmp_path):
+    """Else two checks would also differ by their noise."""
     drawn = []
 
     class Spy(PGD):
@@ -216,20 +216,20 @@ def test_a_resumed_training_remembers(tmp_path):
     second = OverfittingMonitor(action="fall_back", images=8)
     model, _, _ = _fit(tmp_path, second, Overfit(1), epochs=4, checkpoint=tmp_path / "half.ckpt")
     assert second.checks[:2] == first.checks
-    assert [c.tripped for c in second.checks] == [False, True, False, False]
+    assert [c.triggered for c in second.checks] == [False, True, False, False]
     assert model.classifier.net.depth == 0  # it trained on PGD from the start
 
 
-def test_probes_and_safer_perturbations_are_found_inside_mixtures():
+def test_probes_and_single_steps_are_found_inside_mixtures():
     noise = GaussianNoise(0.1)
-    assert probe_for(FGSM(0.1, random_start=True)) == probe_for(NFGSM(0.1)) == PGD(0.1, steps=10)
-    assert probe_for(PGD(0.2, norm="l2", steps=3)) == PGD(0.2, norm="l2", steps=10)
-    assert probe_for(Mixture({noise: 0.5, FGSM(0.2): 0.5})) == PGD(0.2, steps=10)
-    assert probe_for(noise) is None
+    assert pgd_probe(FGSM(0.1, random_start=True), 10) == pgd_probe(NFGSM(0.1), 10) == PGD(0.1, steps=10)
+    assert pgd_probe(PGD(0.2, norm="l2", steps=3), 10) == PGD(0.2, norm="l2", steps=10)
+    assert pgd_probe(Mixture({noise: 0.5, FGSM(0.2): 0.5}), 10) == PGD(0.2, steps=10)
+    assert pgd_probe(noise, 10) is None
     nested = Mixture([Share(Mixture({FGSM(0.1): 0.5}), 0.5), Share(noise, 0.2)])
-    assert safer(nested, 3) == Mixture([Share(Mixture({PGD(0.1, steps=3): 0.5}), 0.5), Share(noise, 0.2)])
-    with pytest.raises(ValueError, match="train_perturbation: expected an FGSM"):
-        safer(Mixture({noise: 0.5}), 3)
+    assert without_single_step(nested, 3) == Mixture([Share(Mixture({PGD(0.1, steps=3): 0.5}), 0.5), Share(noise, 0.2)])
+    assert has_single_step(nested)
+    assert not has_single_step(Mixture({noise: 0.5}))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_foreign_data_module_is_named(tmp_path):
 
 def test_state_is_plain(tmp_path):
     monitor = OverfittingMonitor()
-    monitor.checks, monitor.fell_back = [Check(0, 1, 0.5, 0.6, False)], True
+    monitor.checks, monitor.fell_back = [OverfittingCheck(0, 1, 0.5, 0.6, False)], True
     fresh = OverfittingMonitor()
     fresh.load_state_dict(monitor.state_dict())
     assert fresh.checks == monitor.checks

@@ -11,10 +11,17 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.utils.data import TensorDataset
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, Sigma, SigmaSample
-from robustsigma.data import Datasets, RobustDataModule
+from robustsigma.data import Datasets
+from robustsigma.lightning import (
+    LastCheckpoint,
+    LitClassifier,
+    RobustCheckpoint,
+    RobustDataModule,
+    SafetensorsExport,
+    SampleLabels,
+)
+from robustsigma.lightning.overfitting import OverfittingMonitor
 from robustsigma.models import ModelCard, load_model, network, save_model
-from robustsigma.training import LastCheckpoint, LitClassifier, RobustCheckpoint, SafetensorsExport, SampleLabels
-from robustsigma.training.overfitting import OverfittingMonitor
 
 pytestmark = [
     pytest.mark.third_party_rng,  # weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -18,15 +19,17 @@ from robustsigma.engine.validation import fail
 
 BatchNormPolicy = Literal["joint", "separate", "auxiliary"]
 
+_BATCH_NORM = signature(F.batch_norm)
+
 
 class AuxiliaryNorms(nn.Module):
-    """A second set of a classifier's BatchNorm layers, for perturbed images alone (AdvProp: Xie et al., 2020).
+    """A second set of a classifier's BatchNorm layers, for perturbed images only (AdvProp: Xie et al., 2020).
 
-    The classifier itself is not changed: the second set takes the place of its own for one forward pass, and updates
-    its own running statistics. It starts as a copy.
+    The second set starts as a copy. It replaces the classifier's own layers for one forward pass and updates its own
+    running statistics; the classifier does not change.
 
     Args:
-        classifier: whose layers are doubled.
+        classifier: classifier whose layers are copied.
 
     Raises:
         ValueError: it has no BatchNorm layer.
@@ -53,7 +56,7 @@ class AuxiliaryNorms(nn.Module):
         self._started = any(key.startswith(prefix) for key in state_dict)
 
     def forward(self, classifier: Classifier, images: Tensor) -> Tensor:
-        """Return the classifier's logits (B, K) with these layers in the place of its own."""
+        """Return the classifier's logits (B, K) with these layers in place of its own."""
         tensors = {
             f"{name}.{key}": tensor
             for name, layer in zip(self.names, self.layers, strict=True)
@@ -66,50 +69,39 @@ class AuxiliaryNorms(nn.Module):
 class SingleValues(TorchFunctionMode):
     """Lets BatchNorm normalize a single value per channel by its running statistics, where PyTorch raises an error.
 
-    A layer sees a single value where it sees one pixel of one image. Its running statistics stay as they are. A layer
-    without any returns its bias, as a mean over one value leaves nothing else.
+    A layer sees a single value where it gets one pixel of one image. Its running statistics do not change. A layer
+    without running statistics returns its bias.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm:
-            return _batch_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _batch_norm(
-    values: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if values.numel() == values.shape[1]:
-        training = False
-        if mean is None or var is None:
-            values = 0 * values
-            mean, var = torch.zeros_like(values).flatten(), torch.ones_like(values).flatten()
-    return F.batch_norm(values, mean, var, weight, bias, training, momentum, eps)
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        given = _BATCH_NORM.bind(*args, **(kwargs or {})).arguments
+        values = given["input"]
+        if values.numel() == values.shape[1]:
+            given["training"] = False
+            if given["running_mean"] is None:
+                zeros = torch.zeros_like(values).flatten()
+                given.update(input=0 * values, running_mean=zeros, running_var=zeros + 1)
+        return F.batch_norm(**given)
 
 
 def single_values(images: Tensor) -> AbstractContextManager[Any]:
-    """Return what a pass in training mode runs under, so that it may be one of a single image."""
+    """Return the context for a pass in training mode, in which a batch of a single image does not fail."""
     return SingleValues() if len(images) == 1 else nullcontext()
 
 
 def split_forward(
     classifier: Classifier, images: Tensor, changed: Tensor, auxiliary: AuxiliaryNorms | None, *, whole: bool = False
 ) -> Tensor:
-    """Return logits (B, K), clean and perturbed images in a forward pass each, the clean ones first.
+    """Return logits (B, K), from one forward pass for clean images and one for perturbed images.
 
     Args:
-        classifier: in training mode, so that each pass has batch statistics of its own.
+        classifier: classifier in training mode, so that each pass has its own batch statistics.
         images: (B, C, H, W).
         changed: bool (B,), where the image is perturbed.
-        auxiliary: the layers that perturbed images go through, or None for the classifier's own.
-        whole: give layers that no image went through a gradient of zeros: DDP waits for one of every parameter.
+        auxiliary: layers for perturbed images, or None for the classifier's own.
+        whole: whether layers that no image passed get a gradient of zeros, as DDP waits for one of each parameter.
     """
     parts, order = [], []
     for kind in (False, True):

@@ -1,4 +1,4 @@
-"""`robustsigma fit` goes on after an interrupt and ends as if there had been none, dropout and bank included."""
+"""`robustsigma fit` resumes after an interrupt and ends as without one, dropout and sample cache included."""
 
 import os
 import random
@@ -14,12 +14,12 @@ from test_checkpoint import CONFIGS, QUIET, TINY
 
 from robustsigma import Classifier, GaussianNoise, Sigma, SigmaSample
 from robustsigma.cli import main
-from robustsigma.data import Baggage, RobustDataModule
-from robustsigma.data.loading import KeyedDataset
+from robustsigma.data import Baggage
 from robustsigma.engine.perturbations import SampleCache
 from robustsigma.files import write_atomically
+from robustsigma.lightning import AtomicCheckpointIO, LitClassifier, RobustDataModule
+from robustsigma.lightning.loaders import KeyedDataset
 from robustsigma.models import SmallCNN
-from robustsigma.training import AtomicCheckpointIO, LitClassifier
 
 LAYERS = [CONFIGS / "base.yaml", CONFIGS / "baggage.yaml", CONFIGS / "sigma.yaml", CONFIGS / "overlays" / "cache.yaml"]
 FIT = ["fit", *(a for layer in LAYERS for a in ("--config", str(layer))), *TINY, *QUIET[:1], *QUIET[2:],
@@ -76,9 +76,9 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(sent, workers, tmp_path
     assert "goes on from" in capsys.readouterr().out
     assert _weights(tmp_path / "whole") == _weights(tmp_path / "parts")
     first, second = _last(tmp_path / "whole"), _last(tmp_path / "parts")
-    for name in ("state_dict", "optimizer_states", "lr_schedulers", "generators"):
+    for name in ("state_dict", "optimizer_states", "lr_schedulers"):
         _equal(first[name], second[name])
-    _equal(first["RobustDataModule"], second["RobustDataModule"])  # the bank
+    _equal(first["RobustDataModule"], second["RobustDataModule"])  # the sample cache
     names = [sorted(path.name for path in (tmp_path / run).rglob("*.ckpt")) for run in ("whole", "parts")]
     assert names[0] == names[1]
 
@@ -218,8 +218,8 @@ def test_a_module_of_ones_own_with_dropout_ends_as_without_an_interrupt(at, tmp_
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
 
 
-def _banked(tmp_path, folder, path=None, *, train=20, epochs=2, **options):
-    """Train with a bank, four batches an epoch at first, and keep every step."""
+def _cached(tmp_path, folder, path=None, *, train=20, epochs=2, **options):
+    """Train with a sample cache, four batches an epoch at first, and keep every step."""
     saves = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
@@ -235,30 +235,34 @@ def _banked(tmp_path, folder, path=None, *, train=20, epochs=2, **options):
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_bank_of_other_images_is_dropped(tmp_path):
-    kept = _banked(tmp_path, "first", epochs=1).banks.state_dict()
-    (bank,) = kept.values()
-    (same,) = _banked(tmp_path, "same", tmp_path / "first" / "step=2.ckpt", epochs=1).banks.state_dict().values()
-    assert torch.equal(bank["owners"], same["owners"])  # it was filled in both halves of the epoch
-    assert torch.equal(bank["images"], same["images"])
-    with pytest.warns(UserWarning, match="bank is of other training images; it is dropped"):
-        _banked(tmp_path, "other", tmp_path / "first" / "step=4.ckpt", source={"seed": 1})
+def test_a_sample_cache_of_other_images_is_dropped(tmp_path):
+    kept = _cached(tmp_path, "first", epochs=1).sample_caches.state_dict()
+    (cache,) = kept.values()
+    (same,) = (
+        _cached(tmp_path, "same", tmp_path / "first" / "step=2.ckpt", epochs=1).sample_caches.state_dict().values()
+    )
+    assert torch.equal(cache["owners"], same["owners"])  # it was filled in both halves of the epoch
+    assert torch.equal(cache["images"], same["images"])
+    with pytest.warns(UserWarning, match="sample cache is of other training images; it is dropped"):
+        _cached(tmp_path, "other", tmp_path / "first" / "step=4.ckpt", source={"seed": 1})
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_bank_of_another_walk_is_dropped(tmp_path):
-    _banked(tmp_path, "first", epochs=1)
-    with pytest.warns(UserWarning, match=r"bank of SigmaSample\(.*\) is of another perturbation; it is dropped"):
-        _banked(tmp_path, "other", tmp_path / "first" / "step=4.ckpt", steps=3)
+def test_a_sample_cache_of_another_walk_is_dropped(tmp_path):
+    _cached(tmp_path, "first", epochs=1)
+    with pytest.warns(
+        UserWarning, match=r"sample cache of SigmaSample\(.*\) is of another perturbation; it is dropped"
+    ):
+        _cached(tmp_path, "other", tmp_path / "first" / "step=4.ckpt", steps=3)
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("change", [{"batch_size": 10}, {"seed": 1}, {"limits": {"train": 15}}])
 def test_the_rest_of_an_epoch_of_other_batches_is_refused(change, tmp_path):
-    _banked(tmp_path, "first", epochs=1)
-    with pytest.raises(ValueError, match=r"^ckpt_path: expected that of an epoch's end, or .*\{"):
-        _banked(tmp_path, "middle", tmp_path / "first" / "step=2.ckpt", **change)
-    _banked(tmp_path, "end", tmp_path / "first" / "step=4.ckpt", **change)
+    _cached(tmp_path, "first", epochs=1)
+    with pytest.raises(ValueError, match=r"^ckpt_path: expected one from the end of an epoch, or .*\{"):
+        _cached(tmp_path, "middle", tmp_path / "first" / "step=2.ckpt", **change)
+    _cached(tmp_path, "end", tmp_path / "first" / "step=4.ckpt", **change)
 
 
 def test_workers_begin_when_the_first_batch_is_asked_for():
@@ -297,6 +301,6 @@ def test_a_full_disk_ends_fit_with_one_line(tmp_path, monkeypatch, capsys):
             raise OSError(28, f"could not write {path}: No space left on device")
         return write_atomically(path, content)
 
-    monkeypatch.setattr("robustsigma.training.checkpoint_io.write_atomically", full)
+    monkeypatch.setattr("robustsigma.lightning.checkpoints.write_atomically", full)
     assert _fit(tmp_path) == 2
     assert "last.ckpt: No space left on device" in capsys.readouterr().err.splitlines()[-1]

@@ -10,9 +10,9 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity
-from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data import Baggage
+from robustsigma.lightning import LitClassifier, RobustDataModule
 from robustsigma.models import SmallCNN
-from robustsigma.training import LitClassifier
 
 SOURCE = Baggage(size=16, train=12, val=8, test=8)
 pytestmark = [

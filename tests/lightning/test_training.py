@@ -5,13 +5,19 @@ import pytorch_lightning as pl
 import torch
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Sigma, SigmaSample
-from robustsigma.data import Baggage, RobustDataModule
-from robustsigma.data.dataset_spec import Batch
+from robustsigma.data import Baggage
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.precision import tf32
+from robustsigma.lightning import (
+    AugmentationStatistics,
+    Batch,
+    BatchInfo,
+    LitClassifier,
+    RobustDataModule,
+    SafetensorsExport,
+)
+from robustsigma.lightning.augmentation_statistics import augmentation_counts
 from robustsigma.models import load_model, network
-from robustsigma.training import AugmentationStatistics, LitClassifier, SafetensorsExport
-from robustsigma.training.callbacks import counts
 
 SOURCE = Baggage(size=16, train=48, val=10, test=10)
 pytestmark = pytest.mark.third_party_rng  # weights and dropout
@@ -34,10 +40,10 @@ def test_statistics_count_what_was_made(tmp_path):
     statistics = AugmentationStatistics()
     _, _, trainer = _fit(tmp_path, [statistics], walk)
     totals = statistics.totals
-    assert totals.searched == 2 * 48
-    assert totals.samples <= totals.searched
-    assert 0 < totals.steps <= 3 * totals.searched
-    assert totals.converged <= totals.searched
+    assert totals.attempted == 2 * 48
+    assert totals.samples <= totals.attempted
+    assert 0 < totals.steps <= 3 * totals.attempted
+    assert totals.converged <= totals.attempted
     assert totals.seconds > 0
     metrics = trainer.callback_metrics
     assert 0 <= metrics["augment_converged"] <= 1
@@ -49,7 +55,7 @@ def test_statistics_of_a_mixture_and_of_none(tmp_path):
     statistics = AugmentationStatistics()
     _fit(tmp_path, [statistics], Mixture({GaussianNoise(0.1): 0.25, FGSM(0.03): 0.25}))
     assert 0.25 * 96 < statistics.totals.samples < 0.75 * 96
-    assert statistics.totals.searched == 0
+    assert statistics.totals.attempted == 0
     statistics = AugmentationStatistics()
     _fit(tmp_path, [statistics])
     assert statistics.totals.samples == 0
@@ -67,36 +73,37 @@ def _totals(*epochs):
     return statistics.totals
 
 
-def _walked(repeated=None):
+def _walked(padding=0):
     """Return a batch of two images that took 3 and 4 steps, and a second."""
     x, yes = torch.zeros(2, 1, 2, 2), torch.ones(2, dtype=torch.bool)
     made = Perturbed(x + 0.5, yes, yes, torch.tensor([3, 4]))
-    return Batch(made.images, yes.long(), torch.arange(2), clean=x, made=made, seconds=1.0, repeated=repeated)
+    info = BatchInfo(clean=x, perturbed=made, seconds=1.0)
+    return Batch(made.images, yes.long(), torch.arange(2), padding, info)
 
 
 def test_statistics_are_the_sums_of_all_epochs():
     found = _totals([_walked(), _walked()], [_walked()])
-    assert (found.samples, found.searched, found.converged) == (6, 6, 6)
+    assert (found.samples, found.attempted, found.converged) == (6, 6, 6)
     assert (found.steps, found.seconds) == (3 * 7, 3)
 
 
-def test_an_image_that_fills_up_a_share_is_not_counted():
-    found = _totals([_walked(repeated=torch.tensor([False, True]))])
-    assert (found.samples, found.searched, found.converged, found.steps) == (1, 1, 1, 3)
+def test_padding_is_not_counted():
+    found = _totals([_walked(padding=1)])
+    assert (found.samples, found.attempted, found.converged, found.steps) == (1, 1, 1, 3)
 
 
 def test_what_was_not_searched_has_not_converged():
     x, yes = torch.zeros(2, 1, 2, 2), torch.ones(2, dtype=torch.bool)
-    assert counts(Perturbed(x, ~yes, yes, yes.long()), x)[:, 2].tolist() == [0, 0]
+    assert augmentation_counts(Perturbed(x, ~yes, yes, yes.long()), x)[:, 2].tolist() == [0, 0]
 
 
 def test_training_accuracy_is_of_the_images_that_count(monkeypatch):
     model, logged = LitClassifier(network("small_cnn", 3, 5, {"width": 4})).eval(), {}
     monkeypatch.setattr(model, "_log_mean", lambda name, value, size: logged.update({name: (float(value), size)}))
-    monkeypatch.setattr(model, "_share", lambda size: 1.0)
+    monkeypatch.setattr(model, "_loss_scale", lambda size: 1.0)
     x, _ = SOURCE.split("train").batch(range(4))
     with torch.no_grad():
-        batch = Batch(x, model(x).argmax(1), torch.arange(4), repeated=torch.arange(4) == 3)
+        batch = Batch(x, model(x).argmax(1), torch.arange(4), padding=1)
         model.training_step(batch, 0)
     assert logged["train_acc"] == (1, 3)
 
@@ -189,10 +196,10 @@ def test_what_attacks_cost_is_the_classifiers():
 def test_export_needs_its_data_module(tmp_path):
     callback = SafetensorsExport(str(tmp_path / "m.safetensors"))
     for when in (callback.on_fit_start, callback.on_fit_end):  # before the training, not only after it
-        with pytest.raises(ValueError, match=r"^callbacks: expected .*, got LightningModule and no data module"):
+        with pytest.raises(ValueError, match=r"^model\.classifier: expected .*, got NoneType"):
             when(pl.Trainer(logger=False, accelerator="cpu"), pl.LightningModule())
     data = SimpleNamespace(datamodule=pl.LightningDataModule(), checkpoint_callbacks=[])
-    with pytest.raises(ValueError, match=r"got LitClassifier and LightningDataModule"):
+    with pytest.raises(ValueError, match=r"^datamodule: expected .* SafetensorsExport, got LightningDataModule"):
         callback.on_fit_start(data, LitClassifier(network("small_cnn", 3, 5)))
 
 
