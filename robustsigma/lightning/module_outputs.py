@@ -19,14 +19,17 @@ def is_visible(net: nn.Module) -> bool:
 
 @contextmanager
 def outputs_of(net: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
-    """Collect name and output of each module that runs in the meantime and returns a tensor, or has one as `logits`."""
+    """Collect name and output of each module that runs in the meantime and returns a tensor, or has one as `logits`.
+
+    Of outputs without two dimensions, an empty tensor stands for the output."""
     outputs: list[tuple[str, Tensor]] = []
 
     def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
         found = getattr(output, "logits", output)
         if isinstance(found, Tensor):
-            # A copy of what may be logits, which the code may go on to change in place.
-            outputs.append((name or type(module).__name__, found.detach().clone() if found.ndim == 2 else found[:0]))
+            # A copy of what may be logits, which the code may go on to change in place; other tensors may be large.
+            kept = found.detach().clone() if found.ndim == 2 else found.new_empty(0)
+            outputs.append((name or type(module).__name__, kept))
 
     hooks = [module.register_forward_hook(functools.partial(keep, name)) for name, module in net.named_modules()]
     try:
