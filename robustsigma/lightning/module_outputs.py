@@ -21,7 +21,8 @@ def is_visible(net: nn.Module) -> bool:
 def outputs_of(net: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
     """Collect name and output of each module that runs in the meantime and returns a tensor, or has one as `logits`.
 
-    Of outputs without two dimensions, an empty tensor stands for the output."""
+    Of outputs without two dimensions, an empty tensor stands for the output.
+    """
     outputs: list[tuple[str, Tensor]] = []
 
     def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:

@@ -51,7 +51,7 @@ class RobustCallback(_Callback):
         net: the network that is trained: an attribute of the module such as "net" or "model.student", or a function of
             the module. None is the module itself, whose `forward` takes normalized images and returns logits.
         eval_net: the network that validation and test evaluate, such as "ema"; None is `net`.
-        every_n_epochs: measure in every n-th epoch of a training.
+        every_n_epochs: measure in every n-th epoch of a training, from the first one on.
         max_images: images measured at most, of each validation or test loader, over all processes.
         seed: of all random numbers.
         metric: a torchmetrics `Metric` of logits and class indices with one number as its result, of which each
@@ -179,7 +179,7 @@ class RobustCallback(_Callback):
         self._metrics, self._measured = {}, {}
         if trainer.sanity_checking or not self.conditions:
             return
-        if trainer.state.fn == "fit" and (trainer.current_epoch + 1) % self.every_n_epochs:
+        if trainer.state.fn == "fit" and trainer.current_epoch % self.every_n_epochs:
             return
         loaders = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
         for loader in range(len(loaders)):
@@ -259,10 +259,9 @@ class RobustCallback(_Callback):
         name, logits = theirs[-1]
         mine, own = (float((each.argmax(1) == labels).float().mean()) for each in (ours, logits))
         which = f"eval_net={self.eval_net!r} ({type(classifier.net).__name__})"
-        told = (
-            f"{which}: its logits are not those of {name}, which your step computes: accuracy {mine:.3g} and {own:.3g}"
-        )
-        self._warn("eval_net", f"{told} on the same {len(labels)} images. Name the network that the step evaluates.")
+        told = f"{which}: its logits are not those of {name!r}, which your step computes"
+        numbers = f"accuracy {mine:.3g} and {own:.3g} on the same {len(labels)} images"
+        self._warn("eval_net", f"{told}: {numbers}. Name the network that the step evaluates.")
 
     # Both
 

