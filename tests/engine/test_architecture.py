@@ -19,7 +19,7 @@ LAYERS = (
     ("device", "files", "fingerprint", "processes", "resize_crop"),
     ("provenance",),
     ("data", "models", "report"),
-    ("mistyped", "training", "trust"),
+    ("lightning", "mistyped", "training", "trust"),
     ("parser",),
     ("evaluation",),
     ("benchmark",),
