@@ -1,6 +1,6 @@
 """Everything that touches Lightning: a callback for your own training, a data module, a classifier, and callbacks.
 
-Nothing here loads Lightning before it is used, so that `RobustCallback` needs neither of its two packages in particular.
+Nothing here loads Lightning before it is used: `RobustCallback` needs neither of its two packages in particular.
 """
 
 from importlib import import_module
