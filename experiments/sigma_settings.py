@@ -53,7 +53,7 @@ SETTINGS = [
 def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sigma) -> dict[str, Any]:
     """Return what one setting makes of the images."""
     x, y = x.to(classifier.mean.device), y.to(classifier.mean.device)
-    made = SigmaSample(sigma).apply(classifier, x, y, seed=torch.arange(len(x)))
+    made = SigmaSample(sigma)(classifier, x, y, seed=torch.arange(len(x)), return_info=True)
     with classifier.frozen():
         correct = classifier.logits(made.images).argmax(1) == y
     distance = rmse(made.images, x)

@@ -36,7 +36,7 @@ _DESCRIPTION = (
 )
 _BATCH = 64
 _COLUMNS = (
-    "file,from,label,seed,confidence_before,confidence_after,predicted_after,searched,converged,steps,rmse,linf,ssim"
+    "file,from,label,seed,confidence_before,confidence_after,predicted_after,attempted,converged,steps,rmse,linf,ssim"
 )
 
 
@@ -137,7 +137,7 @@ def _write(
     validation.logits(before)
     y = before.argmax(1) if item.labels is None else item.labels.to(x.device)
     seeds = noise.image_seeds(seed, "augment", "augment", 0, item.indices.to(x.device))
-    made = perturbation.apply(classifier, x, y, seed=seeds)
+    made = perturbation(classifier, x, y, seed=seeds, return_info=True)
     pixels = (made.images * 255).round()
     with classifier.frozen():  # of what the file will hold, not of the sample before rounding
         after = classifier.logits(pixels / 255)
@@ -151,7 +151,7 @@ def _write(
             [file, printable(item.origins[row]), printable(card.classes[label]), int(seeds[row])]
             + [f"{column[row]:.6g}" for column in confidence]
             + [printable(card.classes[int(after[row].argmax())])]
-            + [int(made.searched[row]), int(made.converged[row]), int(made.steps[row])]
+            + [int(made.attempted[row]), int(made.converged[row]), int(made.steps[row])]
             + [f"{column[row]:.6g}" for column in distances]
         )
     text = io.StringIO()

@@ -16,7 +16,7 @@ from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Mixture, Perturbation, Perturbed, SigmaSample
 from robustsigma.engine.perturbations.mixture import part_seeds
-from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.engine.perturbations.path_samples import SampleCache
 
 
 class CacheStats(NamedTuple):
@@ -166,7 +166,7 @@ class SampleCaches:
         found = list(leaves(perturbation, seeds, seeds))
         ages = [leaf.rule.max_age for leaf in found if leaf.rule is not None]
         if not ages:
-            return perturbation.apply(classifier, images, labels, seed=seeds), CacheStats.empty(images)
+            return perturbation(classifier, images, labels, seed=seeds, return_info=True), CacheStats.empty(images)
         found = list(leaves(perturbation, seeds, self._draws(indices, epoch, max(ages) + 1)))
         own = torch.ones_like(indices, dtype=torch.bool) if counted is None else counted
         banked = [(self._bank(f, f.rule), f.rows[own[f.rows]]) for f in found if f.rule is not None]
@@ -175,7 +175,9 @@ class SampleCaches:
             left = ~cache_stats.served[leaf.rows]
             rows = leaf.rows[left]
             if len(rows):
-                made = leaf.perturbation.apply(classifier, images[rows], labels[rows], seed=leaf.seeds[left])
+                made = leaf.perturbation(
+                    classifier, images[rows], labels[rows], seed=leaf.seeds[left], return_info=True
+                )
                 result = result.put(rows, made)
         self._store(banked, result, classifier, images, labels, indices, epoch, share or Share())
         return result, cache_stats
@@ -192,7 +194,7 @@ class SampleCaches:
         share: Share,
     ) -> None:
         """Keep the samples that were made, by all processes."""
-        made = result.searched & (result.images != images).flatten(1).any(1)
+        made = result.attempted & (result.images != images).flatten(1).any(1)
         every = torch.cat([rows for _, rows in banked])
         every = every[made[every]]
         fooled = torch.zeros_like(made)

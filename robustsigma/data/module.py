@@ -25,9 +25,9 @@ from robustsigma.data.ramp import Ramp
 from robustsigma.data.source import Batch, DatasetSpec, Split
 from robustsigma.data.transforms import Albumentations
 from robustsigma.device import wait
-from robustsigma.engine import noise, validation
+from robustsigma.engine import global_rng, noise, validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Identity, Perturbation, global_rng
+from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.fingerprint import items
 
@@ -323,7 +323,7 @@ class RobustDataModule(pl.LightningDataModule):
                 counted=batch.counted,
             )
         else:
-            made = perturbation.apply(classifier, x, y, seed=seeds)
+            made = perturbation(classifier, x, y, seed=seeds, return_info=True)
         seconds = time.perf_counter() - start
         watched = stage, 0 if trainer.training else trainer.current_epoch
         if perturbation.depends_on_model and watched != self._watched:

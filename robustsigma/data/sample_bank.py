@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.engine.perturbations.path_samples import SampleCache
 
 _NONE = -1
 _KEPT = ("owners", "made", "fooled", "images")

@@ -50,7 +50,7 @@ class Batch(NamedTuple):
         """Where the image is one that a search made, such as a SIGMA sample, now or earlier: bool (B,)."""
         if self.made is None:
             return torch.zeros(len(self.labels), dtype=torch.bool, device=self.labels.device)
-        found = self.made.searched & self.changed
+        found = self.made.attempted & self.changed
         return found if self.cache_stats is None else found | self.cache_stats.served
 
     @property

@@ -13,7 +13,7 @@ from torch import nn
 
 from robustsigma import fingerprint
 from robustsigma.engine import validation
-from robustsigma.engine.perturbations.global_rng import temporary_seed
+from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.models.published import HALVES, PUBLISHED, TIMM, TORCHVISION, published, published_state, timm_builder
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.small import SmallCNN

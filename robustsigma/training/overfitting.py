@@ -199,7 +199,7 @@ class OverfittingMonitor(pl.Callback):
         assert self._batch is not None
         x, y, indices = self._batch
         # The same noise in every look, else two looks would differ by their noise as well.
-        made = attack.apply(classifier, x, y, seed=noise.image_seeds(seed, "monitor", name, 0, indices)).images
+        made = attack(classifier, x, y, seed=noise.image_seeds(seed, "monitor", name, 0, indices))
         with classifier.frozen():
             return float((classifier.logits(made).argmax(1) == y).float().mean())
 

@@ -29,7 +29,7 @@ TINY = [
 ]
 WALK = ["--perturbation=SigmaSample", "--perturbation.sigma.max_steps=4", "--perturbation.sigma.objective=logit"]
 COLUMNS = ["file", "from", "label", "seed", "confidence_before", "confidence_after", "predicted_after"]
-COLUMNS += ["searched", "converged", "steps", "rmse", "linf", "ssim"]
+COLUMNS += ["attempted", "converged", "steps", "rmse", "linf", "ssim"]
 
 
 @pytest.fixture(autouse=True)
@@ -499,7 +499,7 @@ def test_augment_writes_what_it_promises(made, tmp_path, capsys):
         assert row["predicted_after"] == card.classes[int(after.argmax())]
         assert float(row["linf"]) == pytest.approx(float((written - original).abs().max()), abs=1e-5)
         assert float(row["rmse"]) == pytest.approx(float((written - original).square().mean().sqrt()), abs=1e-5)
-        assert row["searched"] == "1"
+        assert row["attempted"] == "1"
         assert 0 < int(row["steps"]) <= 4
 
 

@@ -3,11 +3,11 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, PathEnd, Share, Sigma, SigmaSample
+from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, MixtureComponent, PathEnd, Sigma, SigmaSample
 from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.data.banks import SampleCaches, leaves, unbanked
 from robustsigma.data.sample_bank import StoredSamples
-from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.models import SmallCNN
 from robustsigma.training import AugmentationStatistics, LitClassifier
 
@@ -152,7 +152,7 @@ def test_without_a_bank_nothing_is_different():
     for perturbation in (SigmaSample(WALK), FGSM(0.1), Mixture({SigmaSample(WALK): 0.5}), PathEnd(WALK)):
         for epoch in (0, 1):
             made, cache_stats, _ = _apply(SampleCaches(), perturbation, clf, x, y, epoch)
-            plain = perturbation.apply(clf, x, y, seed=torch.arange(6) * 1000 + epoch)
+            plain = perturbation(clf, x, y, seed=torch.arange(6) * 1000 + epoch, return_info=True)
             assert torch.equal(made.images, plain.images)
             assert cache_stats.totals.tolist() == [0] * 5
 
@@ -176,13 +176,13 @@ def test_samples_are_used_again_until_they_are_too_old():
         served = cache_stats.served
         assert served.all()  # also the one that did not fool the network: another walk would not get further
         assert (made.images - first.images).abs().max() <= 0.501 / 255
-        assert not made.searched.any()
+        assert not made.attempted.any()
         assert made.steps.sum() == 0
         assert cache_stats.ages == 6 * epoch
     made, cache_stats, plain = _apply(banks, BANKED, clf, x, y, 3)
     assert cache_stats.totals.tolist() == [6, 0, 6, 0, 0]
     assert torch.equal(made.images, plain.images)
-    assert made.searched.all()
+    assert made.attempted.all()
 
 
 def test_a_sample_that_the_network_has_learnt_is_made_anew():
@@ -206,7 +206,7 @@ def test_a_sample_that_the_network_has_learnt_is_made_anew():
     assert torch.equal(cache_stats.served, ~stale)
     assert cache_stats.stale == 3
     assert cache_stats.ages == 3 * 2  # of those served
-    assert torch.equal(made.searched, stale)
+    assert torch.equal(made.attempted, stale)
 
 
 def test_the_account_adds_up_and_an_image_is_found_in_any_batch():
@@ -231,13 +231,13 @@ def test_an_image_that_fills_up_a_share_asks_no_bank_and_is_not_kept():
 
 def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without():
     clf, x, y = problem(40)
-    part = Mixture([Share(BANKED, 0.5), Share(GaussianNoise(0.1), 0.2)])
-    mixture = Mixture([Share(FGSM(0.05), 0.2), Share(part, 0.6)])
+    part = Mixture([MixtureComponent(BANKED, 0.5), MixtureComponent(GaussianNoise(0.1), 0.2)])
+    mixture = Mixture([MixtureComponent(FGSM(0.05), 0.2), MixtureComponent(part, 0.6)])
     banks = SampleCaches()
     served = 0
     for epoch in range(3):
         made, cache_stats, plain = _apply(banks, mixture, clf, x, y, epoch)
-        walked = plain.searched
+        walked = plain.attempted
         assert not (cache_stats.served & ~walked).any()
         assert cache_stats.wanted == walked.sum()
         rest = ~cache_stats.served
@@ -249,14 +249,19 @@ def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without(
 
 def test_the_leaves_together_are_the_perturbation():
     clf, x, y = problem(40)
-    part = Mixture([Share(SigmaSample(WALK, fraction=0.5, cache=SampleCache()), 0.5), Share(GaussianNoise(0.1), 0.2)])
-    mixture = Mixture([Share(FGSM(0.05), 0.2), Share(part, 0.7)])
+    part = Mixture(
+        [
+            MixtureComponent(SigmaSample(WALK, fraction=0.5, cache=SampleCache()), 0.5),
+            MixtureComponent(GaussianNoise(0.1), 0.2),
+        ]
+    )
+    mixture = Mixture([MixtureComponent(FGSM(0.05), 0.2), MixtureComponent(part, 0.7)])
     seeds = torch.arange(40)
-    whole, images_ = unbanked(mixture).apply(clf, x, y, seed=seeds), x.clone()
+    whole, images_ = unbanked(mixture)(clf, x, y, seed=seeds, return_info=True), x.clone()
     found = list(leaves(mixture, seeds, seeds))
     assert [leaf.name for leaf in found] == ["0.0", "0.1.0", "0.1.1"]
     for leaf in found:
-        made = leaf.perturbation.apply(clf, x[leaf.rows], y[leaf.rows], seed=leaf.seeds)
+        made = leaf.perturbation(clf, x[leaf.rows], y[leaf.rows], seed=leaf.seeds, return_info=True)
         images_[leaf.rows] = made.images
     assert torch.allclose(images_, whole.images, rtol=0, atol=1e-5)
 
@@ -277,13 +282,18 @@ def test_beside_a_bank_an_image_keeps_its_part_for_a_while_and_shares_stay():
 
 def _apply_once(mixture, clf, x, epoch):
     at = torch.arange(len(x))
-    return SampleCaches().apply(mixture, clf, x, at % 3, seeds=at * 1000 + epoch, indices=at, epoch=epoch)[0].searched
+    return SampleCaches().apply(mixture, clf, x, at % 3, seeds=at * 1000 + epoch, indices=at, epoch=epoch)[0].attempted
 
 
 def test_two_banks_do_not_share():
     clf, x, y = classifier(), images(30), torch.arange(30) % 3
     banks = SampleCaches()
-    mixture = Mixture([Share(BANKED, 0.4), Share(SigmaSample(WALK, fraction=0.9, cache=SampleCache(most=2)), 0.6)])
+    mixture = Mixture(
+        [
+            MixtureComponent(BANKED, 0.4),
+            MixtureComponent(SigmaSample(WALK, fraction=0.9, cache=SampleCache(most=2)), 0.6),
+        ]
+    )
     _apply(banks, mixture, clf, x, y, 0)
     assert set(banks.banks) == {"0.0", "0.1"}
     assert len(banks.banks["0.1"]) == 2
@@ -297,7 +307,7 @@ def test_an_unsuccessful_walk_that_gives_the_image_back_is_not_kept():
     banks = SampleCaches()
     made, _, _ = _apply(banks, stuck, clf, x, y, 0)
     assert torch.equal(made.images, x)
-    assert made.searched.all()
+    assert made.attempted.all()
     assert len(banks.banks["0"]) == 0
 
 
@@ -354,7 +364,7 @@ def test_a_training_is_served_and_says_so(tmp_path):
 
 @pytest.mark.third_party_rng  # weights
 def test_a_resumed_training_gives_the_same_bits(tmp_path):
-    mixture = Mixture([Share(BANKED, 0.7), Share(FGSM(0.03), 0.3)])
+    mixture = Mixture([MixtureComponent(BANKED, 0.7), MixtureComponent(FGSM(0.03), 0.3)])
     whole, data, _, _, _ = _train(tmp_path, 4, mixture)
     _, _, trainer, _, _ = _train(tmp_path, 2, mixture)
     trainer.save_checkpoint(tmp_path / "half.ckpt")

@@ -21,7 +21,7 @@ from robustsigma.benchmark import settings as benchmark
 from robustsigma.data.ramp import Ramp
 from robustsigma.data.source import DatasetSpec
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import SampleCache, Share
+from robustsigma.engine.perturbations import MixtureComponent, SampleCache
 from robustsigma.evaluation import settings as evaluation
 from robustsigma.models import Architecture, Pretrained
 from robustsigma.resize_crop import ResizeCrop
@@ -36,7 +36,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "SaliencyBench": {"root": "nowhere"},
     "MedMNIST": {"path": "nowhere.npz"},
     "Torchvision": {"dataset": "CIFAR10"},
-    "Share": {"perturbation": cases.Identity(), "share": 0.5},
+    "MixtureComponent": {"perturbation": cases.Identity(), "share": 0.5},
     "Pretrained": {"name": "torchvision:resnet18"},
     "Benchmark": {"metrics": (METRIC,)},
     "Classifier": {"net": cases.mlp()},
@@ -44,7 +44,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "LitClassifier": {"net": cases.mlp()},
 }
 SETTINGS = (
-    Share, ResizeCrop, Architecture, Pretrained, training.SampleLabels, data.Albumentations,
+    MixtureComponent, ResizeCrop, Architecture, Pretrained, training.SampleLabels, data.Albumentations,
     evaluation.Training, evaluation.Retraining, evaluation.Checks, evaluation.Sweep, evaluation.Evaluation,
     benchmark.Benchmark, SampleCache, Ramp, Classifier, data.RobustDataModule, training.LitClassifier,
     training.RobustCheckpoint, training.LastCheckpoint, training.SafetensorsExport, training.OverfittingMonitor,
