@@ -1,4 +1,4 @@
-"""Combinations of installed packages that are known to do harm: pure functions of names and versions."""
+"""Installed packages and combinations of them that are known to do harm."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Versions = Mapping[str, str]
 
 
 class Hazard(NamedTuple):
-    """What is wrong with what is installed.
+    """A known problem of installed packages.
 
     Attributes:
         level: "danger" is code that must not run, "warning" may break or mislead, "note" is good to know.
-        package: the distribution that it is about.
-        what: is the case.
+        package: name of the distribution.
+        what: the problem.
         remedy: what to do.
     """
 
@@ -27,7 +27,7 @@ class Hazard(NamedTuple):
     remedy: str
 
 
-_STOLEN = {(2, 6, 2), (2, 6, 3)}  # uploaded on 2026-04-30 with code that steals credentials; 2.6.4 is clean
+_MALICIOUS = {(2, 6, 2), (2, 6, 3)}  # uploaded on 2026-04-30 with code that steals credentials; 2.6.4 is clean
 _LAST_MIT = (2, 0, 8)
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
@@ -45,7 +45,7 @@ def hazards(versions: Versions) -> list[Hazard]:
 
 def _lightning(versions: Versions) -> Iterator[Hazard]:
     for name in ("lightning", "pytorch-lightning"):
-        if release(versions.get(name)) in _STOLEN:
+        if release(versions.get(name)) in _MALICIOUS:
             yield Hazard(
                 "danger",
                 name,
@@ -57,7 +57,7 @@ def _lightning(versions: Versions) -> Iterator[Hazard]:
         yield Hazard(
             "warning",
             "lightning",
-            f"{versions['lightning']} is a second copy of pytorch-lightning, whose classes robustsigma's are not",
+            f"{versions['lightning']} is a second copy of pytorch-lightning, which robustsigma does not use",
             "import pytorch_lightning, and pip uninstall lightning where nothing else needs it",
         )
 
@@ -83,15 +83,15 @@ def _torchattacks(versions: Versions) -> Iterator[Hazard]:
         yield Hazard(
             "warning",
             "requests",
-            f"{versions['requests']} is of 2020, with known security holes (CVE-2023-32681); {pin}",
-            "pip install 'requests>=2.32' after everything else, and do not mind pip's protest",
+            f"{versions['requests']} is from 2020, with known security holes (CVE-2023-32681); {pin}",
+            "pip install 'requests>=2.32' after everything else, and ignore pip's complaint",
         )
     elif requests:
         yield Hazard(
             "note",
             "requests",
-            f"{versions['requests']} is not what pip check wants: {pin}",
-            "nothing, it works all the same",
+            f"{versions['requests']} fails pip check: {pin}",
+            "nothing, it works",
         )
     if "robustbench" in versions:
         yield Hazard(

@@ -1,4 +1,4 @@
-"""Which requirements of a package what is installed does not meet."""
+"""Installed distributions, and the requirements that they do not meet."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Unmet(NamedTuple):
     """A requirement that is not met.
 
     Attributes:
-        requirement: as the package states it, such as "albumentations==2.0.8".
-        found: the version that is installed instead, or None where there is none.
+        requirement: the requirement, such as "albumentations==2.0.8".
+        found: the installed version, or None.
     """
 
     requirement: str
@@ -34,12 +34,12 @@ def installed() -> dict[str, str]:
 
 
 def unmet(requirements: Iterable[str], versions: Mapping[str, str], extra: str = "") -> list[Unmet]:
-    """Return what is missing or of another version.
+    """Return the requirements that are missing or installed in another version.
 
     Args:
-        requirements: as in a distribution's metadata, such as "rich>=13" or "jinja2>=3.1; extra == 'report'".
+        requirements: requirements as in metadata, such as "rich>=13" or "jinja2>=3.1; extra == 'report'".
         versions: version by canonical name, as `installed` returns them.
-        extra: whose own requirements to check; "" checks those that every installation has.
+        extra: extra whose own requirements are checked; "" checks those of every installation.
     """
     found = []
     for stated in map(Requirement, requirements):
@@ -52,7 +52,7 @@ def unmet(requirements: Iterable[str], versions: Mapping[str, str], extra: str =
 
 
 def release(version: str | None) -> tuple[int, ...]:
-    """Return the numbers of a version, such as (2, 25, 1), or () where it is none."""
+    """Return the numbers of a version, such as (2, 25, 1), or () for an invalid one."""
     try:
         return Version(version or "").release
     except InvalidVersion:

@@ -1,5 +1,7 @@
 """Datasets in [0, 1], and the Lightning module that perturbs their batches on the device."""
 
+from typing import TYPE_CHECKING, Any
+
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.corruption_arrays import CorruptionArrays
 from robustsigma.data.datasets import Datasets
@@ -8,11 +10,13 @@ from robustsigma.data.folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
 from robustsigma.data.medmnist_source import MedMNIST
 from robustsigma.data.mnist5k import MNIST5k
-from robustsigma.data.module import RobustDataModule
 from robustsigma.data.saliency_bench import SaliencyBench
 from robustsigma.data.source import ArrayDataset, Batch, DatasetSpec, Split
 from robustsigma.data.torchvision_source import Torchvision
 from robustsigma.data.transforms import Albumentations
+
+if TYPE_CHECKING:
+    from robustsigma.data.module import RobustDataModule
 
 __all__ = [
     "Albumentations",
@@ -32,3 +36,12 @@ __all__ = [
     "Split",
     "Torchvision",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `RobustDataModule`, and with it Lightning, when it is first used."""
+    if name == "RobustDataModule":
+        from robustsigma.data.module import RobustDataModule
+
+        return RobustDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 class Share(NamedTuple):
@@ -32,6 +31,8 @@ class Share(NamedTuple):
         """
         if self.world == 1:
             return [indices, *columns]
+        from torchmetrics.utilities.distributed import gather_all_tensors  # here, as it takes three seconds
+
         places, *found = (
             torch.cat(gather_all_tensors(each)) for each in (rows * self.world + self.rank, indices, *columns)
         )

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -77,6 +76,8 @@ class Torchvision(DatasetSpec):
     def __post_init__(self) -> None:
         if self.size is not None and self.geometry is not None:
             raise fail("size", "a number of pixels, or a geometry instead", "both")
+        import torchvision  # here, as it takes a second
+
         kind = getattr(torchvision.datasets, str(self.dataset), None)
         if not (inspect.isclass(kind) and {"train", "split"} & set(inspect.signature(kind).parameters)):
             raise ValueError(
@@ -134,6 +135,8 @@ class Torchvision(DatasetSpec):
 
 @lru_cache(maxsize=4)
 def _load(dataset: str, root: str, download: bool, part: str) -> Any:
+    import torchvision
+
     kind = getattr(torchvision.datasets, dataset)
     parameters = inspect.signature(kind).parameters
     options: dict[str, Any] = {"download": download} if "download" in parameters else {}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import nn
 
 from robustsigma.engine.validation import fail, near
@@ -143,6 +142,8 @@ def _unavailable(url: str, error: Exception, place: str) -> ValueError:
 
 
 def _of_torchvision(name: str, weights: str | None) -> Published:
+    import torchvision  # here, as it takes a second
+
     try:
         entries = list(torchvision.models.get_model_weights(name))
     except ValueError as error:
@@ -176,6 +177,8 @@ def _of_timm(name: str) -> Published:
 
 def imagenet_names() -> tuple[str, ...]:
     """Return the names of ImageNet's 1,000 classes, as torchvision has them."""
+    import torchvision
+
     return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 

@@ -13,7 +13,7 @@ from robustsigma import FGSM, Identity
 from robustsigma.data import Baggage, ImageFolder
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
 from robustsigma.evaluation._held_out import HeldOut
-from robustsigma.evaluation.evaluate import collect
+from robustsigma.evaluation.pipeline import collect
 from robustsigma.evaluation.run import Run
 from robustsigma.models import Architecture, load_model
 from robustsigma.resize_crop import ResizeCrop
