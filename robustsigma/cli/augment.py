@@ -24,6 +24,7 @@ from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail, integer
 from robustsigma.evaluation.progress import RunProgress
+from robustsigma.evaluation.settings import describe
 from robustsigma.files import init_run_dir, output_folder, remove_leftovers, write_atomically
 from robustsigma.fingerprint import files, network
 from robustsigma.models import ModelCard
@@ -76,7 +77,8 @@ def _augment(found: Any, made: Any) -> None:
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
     settings |= {
-        **images.model_settings(found, classifier, card),
+        "model": found.model,
+        "card": describe(card),
         "dataset": repr(dataset),
         "perturbation": repr(perturbation),
     }

@@ -60,6 +60,6 @@ def _child(rank: int, processes: int, port: int, verb: str, arguments: list[str]
     where = {"MASTER_ADDR": _HERE, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
     which = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ.update({name: str(value) for name, value in {**where, **which}.items()})
-    from robustsigma.cli.main import main
+    from robustsigma.cli.verbs import main
 
     sys.exit(main([verb, *arguments]))

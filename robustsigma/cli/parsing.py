@@ -79,10 +79,12 @@ def classes_stand_alone() -> Iterator[None]:
     adapt, update = typehints.adapt_typehints, Namespace.update
 
     def adapt_alone(val: Any, typehint: Any, *args: Any, **kwargs: Any) -> Any:
+        # The arguments of a network belong to its name, as those of a class do to its path.
+        names = ("class_path", "name") if typehint is Architecture else ("class_path",)
         if isinstance(val, typehints.NestedArg):
-            names_class = val.key == "class_path"
+            names_class = val.key in names
         else:
-            names_class = isinstance(val, str) or typehints.is_subclass_spec(val)
+            names_class = isinstance(val, str) or any(isinstance(val, dict) and name in val for name in names)
         return adapt(val, typehint, *args, **{**kwargs, "prev_val": None} if names_class else kwargs)
 
     def replace_classes(self: Namespace, value: Any, key: str | None = None, only_unset: bool = False) -> Namespace:

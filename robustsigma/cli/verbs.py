@@ -1,4 +1,4 @@
-"""The entry point: run a verb, and print an error as one line."""
+"""The verbs of the command line: run one, and print an error as one line."""
 
 from __future__ import annotations
 
