@@ -13,8 +13,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from robustsigma import __version__
-from robustsigma.cli.hazards import Hazard, hazards
-from robustsigma.cli.requirements import Unmet, installed, unmet
+from robustsigma.cli.installed_packages import Unmet, hazards, installed, unmet
 from robustsigma.device import best_device
 
 _DESCRIPTION = (
@@ -39,7 +38,8 @@ def run(verb: str, arguments: list[str]) -> int:
     _show(console, "devices", _devices())
     _show(console, "threads", _threads())
     _show(console, "requirements", _requirements(versions))
-    _show(console, "hazards", _hazards(found))
+    lines = [(str(each.level), f"{each.package}: {each.what}. Do: {each.remedy}.") for each in found]
+    _show(console, "hazards", lines or [("none", "no known hazard")])
     return DANGER if any(hazard.level == "danger" for hazard in found) else 0
 
 
@@ -95,8 +95,3 @@ def _missing(found: list[Unmet], what: str) -> str:
         return "complete"
     listed = ", ".join(f"{entry.requirement} ({entry.found or 'missing'})" for entry in found)
     return f"{listed}: pip install '{what}'"
-
-
-def _hazards(found: list[Hazard]) -> list[tuple[str, str]]:
-    lines = [(str(hazard.level), f"{hazard.package}: {hazard.what}. Do: {hazard.remedy}.") for hazard in found]
-    return lines or [("none", "no known hazard")]

@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from robustsigma.cli import doctor, main
-from robustsigma.cli.hazards import hazards
-from robustsigma.cli.requirements import Unmet, installed, release, unmet
+from robustsigma.cli.installed_packages import Unmet, hazards, installed, release, unmet
 
 SOUND = {
     "torch": "2.14.1+cu130",
