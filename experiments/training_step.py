@@ -38,8 +38,8 @@ from robustsigma.data import Baggage, DatasetSpec, MNIST5k
 from robustsigma.data.banks import SampleCaches
 from robustsigma.data.loading import KeyedDataset, KeySampler, loader
 from robustsigma.data.source import Batch
-from robustsigma.device import best_device, wait
 from robustsigma.engine import noise
+from robustsigma.engine.device import best_device, wait
 from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.files import write_atomically
 from robustsigma.models import network

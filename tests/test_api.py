@@ -80,7 +80,7 @@ def test_no_public_name_is_that_of_a_module():
     """Importing the module would replace the name."""
     for package in map(importlib.import_module, PACKAGES):
         modules = {found.name for found in pkgutil.iter_modules(package.__path__)}
-        functions = {name for name in package.__all__ if not inspect.ismodule(getattr(package, name))}
+        functions = {name for name in getattr(package, "__all__", ()) if not inspect.ismodule(getattr(package, name))}
         assert not modules & functions, package.__name__
 
 

@@ -20,6 +20,7 @@ from robustsigma.benchmark import Benchmark
 from robustsigma.cli.benchmark import PRESETS as BENCHMARK_PRESETS
 from robustsigma.cli.evaluate import PRESETS as EVALUATION_PRESETS
 from robustsigma.data import Baggage, ImageFolder, ImageTable
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.source import DatasetSpec
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.attributors.baselines import BaselineName
@@ -28,7 +29,6 @@ from robustsigma.evaluation import Evaluation, Training
 from robustsigma.evaluation.run import BASE, Run
 from robustsigma.models import Architecture, Pretrained
 from robustsigma.models.named import is_saved
-from robustsigma.resize_crop import ResizeCrop
 
 
 def parser(about: str | None, *, images: int) -> argparse.ArgumentParser:

@@ -17,9 +17,9 @@ from robustsigma.cli import images
 from robustsigma.cli.parsing import new_parser, parse
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.data.source import DatasetSpec, adapt_to_model
-from robustsigma.device import best_device
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.device import best_device
 from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail, integer

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from robustsigma import __version__
 from robustsigma.cli.installed_packages import Unmet, hazards, installed, unmet
-from robustsigma.device import best_device
+from robustsigma.engine.device import best_device
 
 _DESCRIPTION = (
     "Print versions, devices, threads, the extras that are installed and missing, and known hazards among the "

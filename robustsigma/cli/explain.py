@@ -12,8 +12,8 @@ from rich.console import Console
 
 from robustsigma.cli import images
 from robustsigma.cli.parsing import new_parser, parse
-from robustsigma.device import best_device
 from robustsigma.engine.attributors import Attribution, Attributor
+from robustsigma.engine.device import best_device
 from robustsigma.evaluation.settings import describe
 from robustsigma.files import output_folder, read_json, write_atomically
 from robustsigma.report.text import printable

@@ -18,15 +18,15 @@ from robustsigma.cli.parsing import check_model
 from robustsigma.cli.presets import ALLOW_HELP
 from robustsigma.data.class_folders import skipped_files
 from robustsigma.data.files import FileDataset, scan
-from robustsigma.device import best_device
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.device import best_device
 from robustsigma.engine.validation import fail, near
 from robustsigma.evaluation.settings import describe
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
 from robustsigma.models.named import is_saved
 from robustsigma.provenance import code_of
-from robustsigma.resize_crop import ResizeCrop
 
 _PLAIN = Pretrained("a name")
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Pretrained) if field.name != "name")

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.resize_crop import ResizeCrop
+from robustsigma.data.resize_crop import ResizeCrop
 
 # Formats that Pillow recognizes but does not decode, or only through another program.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}

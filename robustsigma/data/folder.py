@@ -17,10 +17,10 @@ from robustsigma.data.class_folders import Tree, read_tree, skipped_files, uncov
 from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, class_names
 from robustsigma.data.files import FileDataset, Files, scan, verify_images
 from robustsigma.data.masked import MaskedFiles, partners
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.engine.validation import fail, integer
 from robustsigma.fingerprint import files as fingerprint_of_files
-from robustsigma.resize_crop import ResizeCrop
 
 _SIDE = 64
 

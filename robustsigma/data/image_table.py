@@ -15,11 +15,11 @@ from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, cla
 from robustsigma.data.files import FileDataset, is_visible, verify_images
 from robustsigma.data.folder import by_shares, check_channels, check_settings
 from robustsigma.data.masked import MaskedFiles
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.data.table_rows import Columns, Listed, read_table
 from robustsigma.engine.validation import fail
 from robustsigma.fingerprint import files
-from robustsigma.resize_crop import ResizeCrop
 
 _DEFAULT = ResizeCrop(224, 256)
 Row = tuple[Listed, tuple[int, ...]]

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from robustsigma.data.files import BROKEN, FileDataset
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail
-from robustsigma.resize_crop import ResizeCrop
 
 _ORIENTATION = 0x0112  # EXIF's number of the tag; 5 to 8 swap the sides
 

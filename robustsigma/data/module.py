@@ -24,9 +24,9 @@ from robustsigma.data.loading import KeyedDataset, KeySampler, ResumableLoader, 
 from robustsigma.data.ramp import Ramp
 from robustsigma.data.source import Batch, DatasetSpec, Split
 from robustsigma.data.transforms import Albumentations
-from robustsigma.device import wait
 from robustsigma.engine import global_rng, noise, validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.device import wait
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.fingerprint import items

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustsigma.data.banks import CacheStats
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, near
 from robustsigma.fingerprint import items
-from robustsigma.resize_crop import ResizeCrop
 
 Split = Literal["train", "val", "test"]
 

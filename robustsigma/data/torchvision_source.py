@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 
 from robustsigma.data.files import to_tensor
 from robustsigma.data.folder import check_fraction, stratified
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine.validation import fail, integer
-from robustsigma.resize_crop import ResizeCrop
 
 
 class WrappedDataset(Dataset[tuple[Tensor, int]]):

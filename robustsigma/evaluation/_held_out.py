@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from robustsigma.data.loading import subsample
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine import validation
-from robustsigma.resize_crop import ResizeCrop
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import nn
 
 from robustsigma.data.banks import unbanked
 from robustsigma.data.loading import Key, KeyedDataset, load_batch, subsample
-from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.device import best_device
 from robustsigma.engine.perturbations import Identity, Mixture, MixtureComponent, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.data import MadeImages, MatrixData

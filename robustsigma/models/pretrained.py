@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import Settings, fail, integer
 from robustsigma.models.architecture import Architecture
@@ -27,7 +28,6 @@ from robustsigma.models.published import (
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.saved import ModelCard
 from robustsigma.models.weights import fit_state, read_state
-from robustsigma.resize_crop import ResizeCrop
 
 
 @dataclass(frozen=True)

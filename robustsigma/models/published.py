@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail, near
 from robustsigma.models.weights import State, fit_state, quiet_unpickling
-from robustsigma.resize_crop import ResizeCrop
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
 PUBLISHED = "published"  # in the place of a file of weights

@@ -26,6 +26,7 @@ from robustsigma.benchmark.store import Store
 from robustsigma.cli import main
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import Baggage, Datasets, Digits, ImageFolder
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.source import ArrayDataset
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import (
@@ -38,7 +39,6 @@ from robustsigma.engine.metrics import (
 )
 from robustsigma.engine.validation import not_finite
 from robustsigma.models import Architecture, ModelCard, Pretrained, save_model
-from robustsigma.resize_crop import ResizeCrop
 
 METRICS = (
     InsertionDeletion(step=64),

@@ -13,8 +13,8 @@ from PIL import Image
 from robustsigma.data import ImageFolder, ImageTable
 from robustsigma.data.class_index import WNIDS, ClassIndex
 from robustsigma.data.loading import load_batch, load_masks
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.source import adapt_to_model
-from robustsigma.resize_crop import ResizeCrop
 
 SIZE = (20, 14)
 SMALL = ResizeCrop(8, 10)

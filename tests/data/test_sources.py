@@ -18,10 +18,10 @@ from robustsigma.data.image_table import ImageTable
 from robustsigma.data.loading import load_masks
 from robustsigma.data.medmnist_source import MedMNIST
 from robustsigma.data.mnist5k import MNIST5k
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.saliency_bench import SaliencyBench
 from robustsigma.data.source import ArrayDataset, DatasetSpec
 from robustsigma.data.torchvision_source import Torchvision
-from robustsigma.resize_crop import ResizeCrop
 
 SPLITS = ("train", "val", "test")
 

@@ -16,9 +16,10 @@ ENGINE = sorted((ROOT / "engine").rglob("*.py"))
 # From the bottom: a package or module imports from layers below its own only.
 LAYERS = (
     ("engine", "lazy_imports"),
-    ("device", "files", "fingerprint", "processes", "resize_crop"),
+    ("files", "fingerprint", "processes"),
     ("provenance",),
-    ("data", "models", "report"),
+    ("data", "report"),
+    ("models",),
     ("training",),
     ("evaluation",),
     ("benchmark",),

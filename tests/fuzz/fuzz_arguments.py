@@ -19,12 +19,12 @@ from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 from robustsigma import data, training
 from robustsigma.benchmark import settings as benchmark
 from robustsigma.data.ramp import Ramp
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.source import DatasetSpec
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import MixtureComponent, SampleCache
 from robustsigma.evaluation import settings as evaluation
 from robustsigma.models import Architecture, Pretrained
-from robustsigma.resize_crop import ResizeCrop
 
 METRIC = judged.CHEAP[judged.InsertionDeletion][0]
 # What constructors cannot do without.

@@ -17,7 +17,7 @@ from PIL import Image
 
 from robustsigma.data.files import FileDataset, scan
 from robustsigma.data.masked import read_mask
-from robustsigma.resize_crop import ResizeCrop
+from robustsigma.data.resize_crop import ResizeCrop
 
 FORMATS = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),

@@ -103,8 +103,9 @@ class TorchAttack(Perturbation):
         return Perturbed.plain(torch.where(found == clean, images, found.to(images.dtype)))
 
     def _build(self, victim: torchattacks_adapter.Victim, classes: int, seed: int) -> Any:
-        given = {"eps": self.eps, "norm": self.norm}
-        return torchattacks_adapter.build(self.name, victim, self.arguments, **given, classes=classes, seed=seed)
+        return torchattacks_adapter.build(
+            self.name, victim, self.arguments, self.eps, classes=classes, seed=seed, norm=self.norm
+        )
 
     @cached_property
     def bound(self) -> tuple[Norm, float] | None:
