@@ -84,27 +84,19 @@ def _explain(found: Any, made: Any) -> None:
 
 
 class _Part:
-    """The heatmap of one image and its entry, which are reused from an earlier run with the same settings.
-
-    Args:
-        out: folder of the results.
-        name: name of the picture, without its suffix.
-        settings: everything that the result depends on, in plain JSON types.
-    """
+    """The heatmap of one image and its entry, which are reused from an earlier run with the same settings."""
 
     def __init__(self, out: Path, name: str, settings: dict[str, Any]) -> None:
         self._picture, self._file = out / f"{name}.png", out / ".parts" / f"{name}.json"
         self._settings = json.loads(json.dumps(settings))
 
     def read(self) -> dict[str, Any] | None:
-        """Return the entry if an earlier run finished it with these settings, or None."""
         if not (self._file.is_file() and self._picture.is_file()):
             return None
         found = read_json(self._file)
         return found["entry"] if found["settings"] == self._settings else None
 
     def write(self, picture: bytes, entry: dict[str, Any]) -> dict[str, Any]:
-        """Write the picture and its entry, and return the entry."""
         self._file.unlink(missing_ok=True)  # an interrupt in between must not leave the entry of another run
         entry = {**entry, "heatmap": write_atomically(self._picture, picture).name}
         write_atomically(self._file, json.dumps({"settings": self._settings, "entry": entry}).encode())

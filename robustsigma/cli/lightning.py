@@ -19,7 +19,6 @@ from robustsigma.cli.parsing import check_networks, classes_stand_alone, clearer
 from robustsigma.data import RobustDataModule
 from robustsigma.engine.validation import fail, integer
 from robustsigma.files import remove_leftovers
-from robustsigma.models import Architecture
 from robustsigma.training import AtomicCheckpointIO, LastCheckpoint, LitClassifier
 
 _LAST = "last"
@@ -43,7 +42,7 @@ class _CLI(LightningCLI):
                 super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise clearer_error(self._subcommand_parsers[args[0]], error) from error
-        _check_named_networks(self.config.as_dict(), self.allow)
+        check_networks(self.config.as_dict(), self.allow)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Use one seed for the weights, the order, the augmentation and the perturbations."""
@@ -115,16 +114,6 @@ class _CLI(LightningCLI):
         verb = "resumes from" if self.subcommand == "fit" else "uses"
         print(f"{verb} {found}" if found else f"no {_LAST}.ckpt below {root}: starts from scratch")
         return found
-
-
-def _check_named_networks(settings: Any, allow: Sequence[str]) -> None:
-    """Raise ValueError if a call of `robustsigma.models.network` names a network that is neither known nor allowed."""
-    if isinstance(settings, dict):
-        path, given = settings.get("class_path"), settings.get("init_args")
-        if isinstance(path, str) and path.startswith("robustsigma.") and path.endswith(".network") and given:
-            check_networks(Architecture(given["name"]), allow)
-    for part in settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ():
-        _check_named_networks(part, allow)
 
 
 def _keeps_last(callback: Any) -> bool:

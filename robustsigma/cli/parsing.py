@@ -210,14 +210,24 @@ def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
 
 
 def check_networks(settings: Any, allow: Sequence[str]) -> None:
-    """Raise ValueError if building a network that the settings describe would run code that is not allowed."""
+    """Raise ValueError if building a network that the settings describe would run code that is not allowed.
+
+    Args:
+        settings: a dataclass, or the nested dictionaries of a configuration that may call `robustsigma.models.network`.
+        allow: dotted paths that the command line allows.
+    """
     if isinstance(settings, (Architecture, Pretrained)):
         Architecture(settings.name).check_origin(allow)
     elif dataclasses.is_dataclass(settings):
         for field in dataclasses.fields(settings):
             check_networks(getattr(settings, field.name), allow)
     elif isinstance(settings, Mapping):
-        for part in settings.values():
+        path, given = str(settings.get("class_path")), settings.get("init_args")
+        if path.startswith("robustsigma.") and path.endswith(".network") and given:
+            Architecture(given["name"]).check_origin(allow)
+        check_networks(list(settings.values()), allow)
+    elif isinstance(settings, (list, tuple)):
+        for part in settings:
             check_networks(part, allow)
 
 

@@ -398,9 +398,8 @@ def test_another_training_with_the_same_data_module_starts_with_an_empty_bank(tm
 @pytest.mark.parametrize("perturbation", [BANKED, Mixture({BANKED: 1.0})])
 def test_a_call_of_ones_own_is_refused_as_nobody_keeps_samples(perturbation):
     clf, x, y = problem(4)
-    for call in (perturbation, perturbation.apply):
-        with pytest.raises(ValueError, match=r"^cache: expected None, as samples are kept by the index of their image"):
-            call(clf, x, y, seed=torch.arange(4))
+    with pytest.raises(ValueError, match=r"^cache: expected None, since samples are stored by the index of their"):
+        perturbation(clf, x, y, seed=torch.arange(4))
     assert unbanked(perturbation)(clf, x, y, seed=torch.arange(4)).shape == x.shape
 
 
