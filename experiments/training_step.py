@@ -36,8 +36,8 @@ from robustsigma import (
 )
 from robustsigma.data import Baggage, DatasetSpec, MNIST5k
 from robustsigma.data.banks import SampleCaches
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.data.loading import KeyedDataset, KeySampler, loader
-from robustsigma.data.source import Batch
 from robustsigma.engine import noise
 from robustsigma.engine.device import best_device, wait
 from robustsigma.engine.perturbations.path_samples import SampleCache

@@ -20,15 +20,15 @@ from robustsigma.benchmark import Benchmark
 from robustsigma.cli.benchmark import PRESETS as BENCHMARK_PRESETS
 from robustsigma.cli.evaluate import PRESETS as EVALUATION_PRESETS
 from robustsigma.data import Baggage, ImageFolder, ImageTable
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.data.source import DatasetSpec
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import AttributionMetric
 from robustsigma.evaluation import Evaluation, Training
 from robustsigma.evaluation.run import BASE, Run
 from robustsigma.models import Architecture, Pretrained
-from robustsigma.models.named import is_saved
+from robustsigma.models.pretrained import is_saved
 
 
 def parser(about: str | None, *, images: int) -> argparse.ArgumentParser:

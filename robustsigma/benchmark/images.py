@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
 from robustsigma.data.loading import load_batch, load_masks
-from robustsigma.data.source import DatasetSpec, adapt_to_model
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models import ModelCard
@@ -94,10 +94,10 @@ def adapt_to_models(source: DatasetSpec, cards: Mapping[str, ModelCard]) -> Data
 
 def _right_classes(dataset: Dataset[Any], indices: list[int], labels: Tensor) -> list[Collection[int]]:
     """Return every class that each image may be called by."""
-    alternatives = getattr(dataset, "alternatives", None)
-    if alternatives is None:
+    correct_labels = getattr(dataset, "correct_labels", None)
+    if correct_labels is None:
         return [(int(label),) for label in labels]
-    return [alternatives(index) for index in indices]
+    return [correct_labels(index) for index in indices]
 
 
 def _predictions(classifier: Classifier, x: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from robustsigma.benchmark.images import Judged, adapt_to_models, has_masks, jud
 from robustsigma.benchmark.judge import Task, judge
 from robustsigma.benchmark.settings import Benchmark, compares, with_references
 from robustsigma.benchmark.store import Store
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.loading import load_batch, load_masks, subsample
-from robustsigma.data.source import DatasetSpec
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.checks import check_classifier

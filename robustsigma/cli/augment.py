@@ -15,8 +15,8 @@ from torch import Tensor
 
 from robustsigma.cli import images
 from robustsigma.cli.parsing import new_parser, parse
+from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
 from robustsigma.data.loading import load_batch, subsample
-from robustsigma.data.source import DatasetSpec, adapt_to_model
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.device import best_device

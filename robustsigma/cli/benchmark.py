@@ -23,7 +23,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
     from robustsigma.benchmark import benchmark
     from robustsigma.cli.launch import run_in_processes
     from robustsigma.files import output_folder
-    from robustsigma.models.named import is_saved
+    from robustsigma.models.pretrained import is_saved
     from robustsigma.processes import first_of_all
 
     for name, description in parsed.settings.models.items():

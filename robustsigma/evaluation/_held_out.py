@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset, Subset
 
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.loading import subsample
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine import validation
 
 

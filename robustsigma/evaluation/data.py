@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
+from robustsigma.data.dataset_spec import Batch, Split
 from robustsigma.data.module import RobustDataModule
-from robustsigma.data.source import Batch, Split
 from robustsigma.engine.perturbations import Identity, Perturbation
 
 

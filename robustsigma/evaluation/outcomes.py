@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.data.module import RobustDataModule
-from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import target_score
 from robustsigma.engine.metrics import PerSample, linf, rmse, ssim
 from robustsigma.evaluation.parts import Parts

@@ -31,7 +31,7 @@ from robustsigma.evaluation.parts import EpochKeeper, Parts
 from robustsigma.evaluation.progress import BatchProgress, RunProgress, Step
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training, describe
 from robustsigma.evaluation.store import Store
-from robustsigma.models.weights import first_infinite, fit_state
+from robustsigma.models.weight_files import first_infinite, fit_state
 from robustsigma.processes import Processes
 from robustsigma.provenance import code_of
 from robustsigma.training import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor

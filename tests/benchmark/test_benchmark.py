@@ -26,8 +26,8 @@ from robustsigma.benchmark.store import Store
 from robustsigma.cli import main
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import Baggage, Datasets, Digits, ImageFolder
+from robustsigma.data.dataset_spec import ArrayDataset
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.data.source import ArrayDataset
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import (
     Cost,

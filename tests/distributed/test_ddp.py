@@ -95,7 +95,7 @@ def test_gathered_samples_are_in_the_order_of_the_whole_batch_and_each_once(monk
     mine = torch.tensor([0, 1, 2]), torch.tensor([10, 12, 10]), torch.tensor([1.0, 3.0, 5.0])
     other = torch.tensor([1]), torch.tensor([13]), torch.tensor([4.0])
     both = iter([(mine[0] * 2, other[0] * 2 + 1), (mine[1], other[1]), (mine[2], other[2])])
-    monkeypatch.setattr("robustsigma.data.gathering.gather_all_tensors", lambda tensor: next(both))
+    monkeypatch.setattr("torchmetrics.utilities.distributed.gather_all_tensors", lambda tensor: next(both))
     indices, values = Share(0, 2).gather(*mine)
     assert indices.tolist() == [10, 12, 13]
     assert values.tolist() == [1.0, 3.0, 4.0]

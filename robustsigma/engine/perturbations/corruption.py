@@ -114,6 +114,7 @@ _FAMILIES: dict[str, tuple[str, tuple[Any, ...], Callable[[Any, float], dict[str
     "saturate": ("ColorJitter", (1.5, 2.0, 3.0, 4.5, 7.0), lambda v, _: _jitter(saturation=v)),
 }
 CORRUPTIONS = tuple(_FAMILIES)
+SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
