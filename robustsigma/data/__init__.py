@@ -9,7 +9,6 @@ from robustsigma.data.dataset_spec import ArrayDataset, Batch, DatasetSpec, Spli
 from robustsigma.data.datasets import Datasets
 from robustsigma.data.image_folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
-from robustsigma.data.module import RobustDataModule
 from robustsigma.data.saliency_bench import SaliencyBench
 from robustsigma.data.torchvision_dataset import Torchvision
 from robustsigma.data.transforms import Albumentations
