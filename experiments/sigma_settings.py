@@ -26,10 +26,10 @@ from shared.scores import about
 from shared.subjects import Scene
 
 from robustsigma import Classifier, Sigma, SigmaSample
+from robustsigma.cli.evaluate import PRESETS
 from robustsigma.data.loading import load_batch
 from robustsigma.engine.metrics import mean_interval, rmse, ssim
 from robustsigma.engine.metrics.interval import as_dict
-from robustsigma.evaluation import preset
 from robustsigma.evaluation.run import BASE, Run
 from robustsigma.provenance import Provenance
 
@@ -53,7 +53,7 @@ SETTINGS = [
 def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sigma) -> dict[str, Any]:
     """Return what one setting makes of the images."""
     x, y = x.to(classifier.mean.device), y.to(classifier.mean.device)
-    made = SigmaSample(sigma).apply(classifier, x, y, seed=torch.arange(len(x)))
+    made = SigmaSample(sigma)(classifier, x, y, seed=torch.arange(len(x)), return_info=True)
     with classifier.frozen():
         correct = classifier.logits(made.images).argmax(1) == y
     distance = rmse(made.images, x)
@@ -76,7 +76,7 @@ def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sig
 
 def base_model(name: str, folder: Path, fast: bool) -> tuple[Classifier, torch.Tensor, torch.Tensor]:
     """Return the quickstart's base model, and test images with their labels."""
-    settings = dataclasses.replace(preset(name), seeds=(0,))
+    settings = dataclasses.replace(PRESETS.load(name), seeds=(0,))
     if fast:
         settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, epochs=1))
     run = Run(settings, folder / name, Console(quiet=True))

@@ -1,8 +1,21 @@
 """Training regimes against conditions: the robustness matrix."""
 
-from robustsigma.evaluation.evaluate import evaluate
-from robustsigma.evaluation.parsing import preset
-from robustsigma.evaluation.settings import Checks, Evaluation, Retraining, Sweep, Training
-from robustsigma.report import RobustnessReport
+# ruff: noqa: F401  (type checkers read the imports below, Python the table)
 
-__all__ = ["Checks", "Evaluation", "Retraining", "RobustnessReport", "Sweep", "Training", "evaluate", "preset"]
+from typing import TYPE_CHECKING
+
+from robustsigma.lazy_imports import lazy_imports
+
+if TYPE_CHECKING:
+    from robustsigma.evaluation.pipeline import evaluate
+    from robustsigma.evaluation.settings import Checks, Evaluation, Retraining, Sweep, Training
+    from robustsigma.report import RobustnessReport
+
+_MODULES = {
+    "robustsigma.evaluation.pipeline": ("evaluate",),
+    "robustsigma.evaluation.settings": ("Checks", "Evaluation", "Retraining", "Sweep", "Training"),
+    "robustsigma.report": ("RobustnessReport",),
+}
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__, __all__ = lazy_imports(__name__, _MODULES)

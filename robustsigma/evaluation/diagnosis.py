@@ -151,7 +151,7 @@ class AttackChecks:
 
     def _right(self, perturbation: Perturbation, name: str) -> Right:
         seeds = noise.image_seeds(0, "test", name, 0, self.indices)
-        made = perturbation.apply(self.classifier, self.images, self.labels, seed=seeds).images
+        made = perturbation(self.classifier, self.images, self.labels, seed=seeds)
         with self.classifier.frozen():
             found: Right = (self.classifier.logits(made).argmax(1) == self.labels).cpu().numpy()
         return found

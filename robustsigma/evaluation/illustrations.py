@@ -83,7 +83,7 @@ def _examples(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, col
             continue
         # The seeds of the test condition: the reader sees images that the matrix counts.
         seeds = noise.image_seeds(0, "test", column.id, 0, indices)
-        made = column.perturbation.apply(classifier, x, y, seed=seeds).images
+        made = column.perturbation(classifier, x, y, seed=seeds)
         with classifier.frozen():
             probabilities = classifier.logits(made).softmax(1)
         items.append(

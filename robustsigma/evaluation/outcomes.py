@@ -155,7 +155,7 @@ def measure(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         "predictions": logits.argmax(1),
         "confidences": target_score(logits.float(), batch.labels, "prob"),
         "top": logits.float().softmax(1).amax(1),
-        "searched": made.searched,
+        "searched": made.attempted,
         "converged": made.converged,
         "steps": made.steps,
         "rmse": rmse(batch.images, clean),

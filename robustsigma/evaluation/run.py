@@ -16,10 +16,10 @@ from rich.console import Console
 from torch import nn
 
 from robustsigma.data.loading import load_batch, subsample
-from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Identity, Mixture, Perturbation, Share
+from robustsigma.engine.device import best_device
+from robustsigma.engine.perturbations import Identity, Mixture, MixtureComponent, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.data import MadeImages, MatrixData
 from robustsigma.evaluation.diagnosis import AttackCheckResults, AttackChecks
@@ -233,7 +233,7 @@ class Run:
         if regime.perturbation is not None and regime.protocol == "retrain":
             special["added"], totals = self._samples(seed, regime, model.classifier)
         elif regime.perturbation is not None:
-            special["train_perturbation"] = Mixture([Share(regime.perturbation, again.share)])
+            special["train_perturbation"] = Mixture([MixtureComponent(regime.perturbation, again.share)])
         data = self.data(seed, plan.batch_size, augment=first.augment, **special)
         metrics: dict[str, float] = {}
         monitors: list[OverfittingMonitor] = []
@@ -301,7 +301,7 @@ class Run:
             batch = keyed.__getitems__(indices[at : at + size])
             x, y = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
-            made = regime.perturbation.apply(classifier, x, y, seed=seeds)
+            made = regime.perturbation(classifier, x, y, seed=seeds, return_info=True)
             rows = {"images": made.images, "labels": y, "counts": augmentation_counts(made, x)}
             parts.add({key: value.cpu().numpy() for key, value in rows.items()})
         rows = {key: torch.from_numpy(value) for key, value in parts.all().items()}

@@ -16,9 +16,9 @@ from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
 from robustsigma.evaluation import parts as parts_module
-from robustsigma.evaluation.evaluate import collect
 from robustsigma.evaluation.outcomes import CellRecorder
 from robustsigma.evaluation.parts import Parts
+from robustsigma.evaluation.pipeline import collect
 from robustsigma.evaluation.run import Run
 from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture

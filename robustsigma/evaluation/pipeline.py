@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from robustsigma.device import best_device
+from robustsigma.engine.device import best_device
 from robustsigma.engine.precision import deterministic
 from robustsigma.evaluation import results as numbers
 from robustsigma.evaluation.curves import curve_entries
