@@ -67,7 +67,7 @@ def test_samples_of_changed_code_are_refused(mine, tmp_path, monkeypatch, capsys
     architecture = Architecture("small_cnn", {"width": 2})
     with torch.random.fork_rng(devices=[]):
         save_model(model, architecture.build(3, 5), ModelCard(architecture, Baggage().classes, (3, 16, 16)))
-    arguments = ["augment", "--allow", name, "--source=Baggage", "--source.size=16", "--source.train=8", "--count=2"]
+    arguments = ["augment", "--allow", name, "--dataset=Baggage", "--dataset.size=16", "--dataset.train=8", "--count=2"]
     arguments += [f"--model={model}", "--perturbation=GaussianNoise", f"--out={tmp_path / 'out'}"]
     assert main(arguments) == 0
     assert main(arguments) == 0

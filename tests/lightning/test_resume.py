@@ -110,7 +110,7 @@ def test_a_loading_process_that_dies_ends_fit_with_one_line_and_it_goes_on(tmp_p
         patch.setattr(KeyedDataset, "__getitems__", dies)
         assert _fit(tmp_path, workers=1) == 2
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "a loading process (num_workers), often for want of memory, died" in told
+    assert "a loading process (num_workers), often for lack of memory, died" in told
     assert "--ckpt_path last" in told
     assert _last(tmp_path)["epoch"] == 0
     assert _fit(tmp_path, workers=1) == 0

@@ -91,7 +91,14 @@ def verbs(folder: Path) -> dict[str, Verb]:
     fit += ["--trainer.max_epochs=12", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
     fit += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     walk = ["--perturbation=SigmaSample", "--perturbation.sigma.max_steps=8", "--perturbation.sigma.objective=logit"]
-    augment = ["--source=Baggage", "--source.size=16", "--source.train=400", "--count=400", f"--model={model}", *walk]
+    augment = [
+        "--dataset=Baggage",
+        "--dataset.size=16",
+        "--dataset.train=400",
+        "--count=400",
+        f"--model={model}",
+        *walk,
+    ]
     return {
         "fit": Verb(
             lambda out: ["fit", *fit, f"--trainer.default_root_dir={out}", "--ckpt_path=last"], _fitted, _epochs
