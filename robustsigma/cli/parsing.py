@@ -80,7 +80,8 @@ def classes_stand_alone() -> Iterator[None]:
 
     def adapt_alone(val: Any, typehint: Any, *args: Any, **kwargs: Any) -> Any:
         # The arguments of a network belong to its name, as those of a class do to its path.
-        names = ("class_path", "name") if typehint is Architecture else ("class_path",)
+        named = typehint is Architecture or Pretrained in (typehint, *get_args(typehint))
+        names = ("class_path", "name") if named else ("class_path",)
         if isinstance(val, typehints.NestedArg):
             names_class = val.key in names
         else:

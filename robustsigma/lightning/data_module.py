@@ -25,7 +25,7 @@ from robustsigma.engine import global_rng, noise
 from robustsigma.engine.device import wait
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import fail, integer, mapping, optional
+from robustsigma.engine.validation import fail, integer, mapping, optional, plain
 from robustsigma.fingerprint import items
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
@@ -133,13 +133,17 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked = AttackedNetwork()
 
     def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: FrameType | None = None, **rest: Any) -> None:
-        """Keep a subclass's arguments as Lightning does, except datasets in memory, which fit in no checkpoint."""
+        """Keep a subclass's arguments as Lightning does, but as plain types, and without datasets in memory.
+
+        A checkpoint that holds NumPy's numbers could not be read again, and datasets fit in none.
+        """
         caller = currentframe()
         frame = frame or (caller.f_back if caller else None)
         arguments = frame.f_locals.items() if frame else ()
         in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset)]
         ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
         super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, **rest)
+        self.hparams.update({name: plain(value) for name, value in self.hparams.items()})
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainer" and type(value).__module__.startswith("lightning."):

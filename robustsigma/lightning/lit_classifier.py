@@ -239,7 +239,9 @@ class LitClassifier(pl.LightningModule):
         architecture = getattr(unwrapped(self.classifier.net), "architecture", None)
         try:
             if architecture is not None:
-                found["net"] = json.loads(json.dumps(asdict(architecture)))
+                # What it prints tells a network whose layers were changed after it was built.
+                printed = str(unwrapped(self.classifier.net))
+                found["net"] = {**json.loads(json.dumps(asdict(architecture))), "printed": printed}
         except TypeError:  # arguments that are no plain types
             pass
         parameters = inspect.signature(type(self).__init__).parameters
@@ -278,8 +280,11 @@ class LitClassifier(pl.LightningModule):
         infinite = first_infinite(found)
         if infinite:
             raise fail("ckpt_path", "finite weights", f"others in {infinite}")
-        names = {common_name(name): name for name in self.state_dict()}
-        checkpoint["state_dict"] = {names.get(common_name(name), name): value for name, value in found.items()}
+        own = self.state_dict()
+        names = {common_name(name): name for name in own}
+        checkpoint["state_dict"] = {
+            name if name in own else names.get(common_name(name), name): value for name, value in found.items()
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights as PyTorch does.
@@ -304,7 +309,10 @@ def _rebuilt(described: Mapping[str, Any], state: Mapping[str, Any], path: Any) 
         prefix = "classifier.net."
         named = {common_name(key): value for key, value in state.items()}
         tensors = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
-        return build_described(architecture, tensors, path)
+        built = build_described(architecture, tensors, path)
+        if described.get("printed", str(built)) != str(built):
+            raise fail("net", "the network that its description builds", "layers that were changed afterwards")
+        return built
     except (KeyError, TypeError, ValueError) as error:
         expected = "the network itself, since what this checkpoint describes is not built"
         raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", error) from error

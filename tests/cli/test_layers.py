@@ -21,6 +21,7 @@ from robustsigma.cli.evaluate import PRESETS as EVALUATIONS
 from robustsigma.data import ImageFolder, SaliencyBench
 from robustsigma.engine.attributors import IntegratedGradients
 from robustsigma.evaluation.settings import describe
+from robustsigma.models import Pretrained
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -235,3 +236,9 @@ def test_explain_and_augment_take_a_class_as_it_is(module, monkeypatch, tmp_path
 
 
 INIT = {"IntegratedGradients": "{steps: 7}", "FGSM": "{eps: 0.3}"}
+
+
+def test_a_network_of_a_benchmark_inherits_nothing_from_another(tmp_path):
+    first = "models: {m: {name: 'torchvision:resnet18', weights: first.pt, classes: 5, mean: [.1], std: [.9]}}"
+    found = BENCHMARKS.load("digits", ["--config", first, "--config", "models: {m: {name: 'torchvision:resnet34'}}"])
+    assert found.models["m"] == Pretrained("torchvision:resnet34")

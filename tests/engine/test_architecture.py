@@ -107,7 +107,7 @@ def loaded(code: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_imports_load_no_optional_or_heavy_library():
-    """Neither the package, the entry point and the settings of `evaluate`, nor the engine, but for torchmetrics' own."""
+    """Neither the package, the entry point and the settings of `evaluate`, nor the engine but for one module."""
     assert loaded("import robustsigma, robustsigma.cli", (*HEAVY, "torch")) == []
     assert loaded("import robustsigma.cli.evaluate", tuple({*HEAVY} - {"scipy"})) == []
     modules = [".".join(("robustsigma", *path.relative_to(ROOT).with_suffix("").parts)) for path in ENGINE]

@@ -17,7 +17,19 @@ import torch
 from torch import nn
 
 import robustsigma.engine.attributors as attributors
-from robustsigma import FGSM, PGD, Attributor, Classifier, Gradient, Identity, IntegratedGradients, Mixture, Sigma
+from robustsigma import (
+    FGSM,
+    PGD,
+    Attributor,
+    Classifier,
+    GaussianNoise,
+    Gradient,
+    Identity,
+    IntegratedGradients,
+    Mixture,
+    Sigma,
+    TorchAttack,
+)
 from robustsigma.benchmark import Benchmark
 from robustsigma.data import Baggage
 from robustsigma.engine import validation
@@ -290,3 +302,16 @@ def test_what_is_true_or_false_is_not_a_text_or_a_number(make, value):
 
 def test_numpy_booleans_are_booleans():
     assert FGSM(0.1, random_start=np.bool_(True)).random_start is True
+
+
+def test_a_standard_deviation_of_bytes_is_named():
+    with pytest.raises(ValueError, match=r"std: expected a standard deviation in \[0, 1\].*divide by 255"):
+        GaussianNoise(25)
+
+
+def test_radius_and_steps_of_torchattacks_are_checked():
+    pytest.importorskip("torchattacks")
+    with pytest.raises(ValueError, match=r"eps: expected a radius in \[0, 1\].*divide by 255"):
+        TorchAttack("PGD", eps=8, steps=3)(cases.classifier(), cases.images(), cases.labels(), seed=0)
+    with pytest.raises(ValueError, match="steps: expected an integer of at least 1"):
+        TorchAttack("PGD", steps=-3)

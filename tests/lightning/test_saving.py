@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -408,3 +409,26 @@ def test_a_network_without_numbers_is_refused(tmp_path):
         save_model(tmp_path / "m.safetensors", net, CARD)
     with pytest.raises(ValueError, match=r"^net: expected weights with numbers, got the meta device"):
         LitClassifier(net).on_fit_start()
+
+
+def test_a_network_that_was_changed_after_it_was_built_is_not_rebuilt(tmp_path):
+    net = small()
+    name, layer = next((name, each) for name, each in net.named_modules() if isinstance(each, torch.nn.ReLU))
+    net.set_submodule(name, torch.nn.Tanh())
+    path = fitted(tmp_path, LitClassifier(net))
+    with pytest.raises(ValueError, match=r"net: .*load_from_checkpoint\(path, net=…\)"):
+        LitClassifier.load_from_checkpoint(path)
+    assert isinstance(layer, torch.nn.ReLU)
+
+
+class NumPyArguments(RobustDataModule):
+    def __init__(self, eps):
+        super().__init__(data().dataset, train_perturbation=FGSM(eps), batch_size=6)
+        self.save_hyperparameters()
+
+
+def test_numpy_numbers_among_the_saved_arguments_can_be_read_again(tmp_path):
+    path = fitted(tmp_path, LitClassifier(small(), schedule="constant"), NumPyArguments(np.float32(0.1)))
+    resumed = trainer(tmp_path, epochs=2, enable_checkpointing=False)
+    resumed.fit(LitClassifier(small(), schedule="constant"), NumPyArguments(np.float32(0.1)), ckpt_path=path)
+    assert resumed.current_epoch == 2

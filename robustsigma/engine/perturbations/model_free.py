@@ -37,7 +37,10 @@ class GaussianNoise(Perturbation):
     depends_on_model = False
 
     def __post_init__(self) -> None:
-        validation.number("std", self.std, 0)
+        if validation.number("std", self.std, 0) > 1:
+            raise validation.fail(
+                "std", "a standard deviation in [0, 1], as pixels are", f"{self.std:g}; divide by 255"
+            )
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return noisy images."""

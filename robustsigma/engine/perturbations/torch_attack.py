@@ -75,6 +75,8 @@ class TorchAttack(Perturbation):
             norm = torchattacks_adapter.SPELLINGS.get(norm, norm)
         if eps is not None:
             validation.number("eps", eps, 0)
+        if "steps" in {**given, **keywords}:
+            validation.integer("steps", {**given, **keywords}["steps"], 1)
         fields = {"name": name, "arguments": copy.deepcopy({**given, **keywords}), "eps": eps, "norm": norm}
         for key, value in fields.items():
             object.__setattr__(self, key, value)
@@ -90,6 +92,8 @@ class TorchAttack(Perturbation):
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images; the number of passes depends on the attack."""
+        if self.bound is not None and self.bound[0] == "linf" and self.bound[1] > 1:
+            raise validation.fail("eps", "a radius in [0, 1], as pixels are", f"{self.bound[1]:g}; divide by 255")
         classes = classifier.logits(images[:1]).shape[1]
         torchattacks_adapter.check_problem(self.name, self.arguments, images.shape[1], classes)
         clean = images.float().contiguous()  # many attacks mix in single-precision tensors, or call .view()
