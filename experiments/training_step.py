@@ -31,9 +31,9 @@ from robustsigma.data.source import Batch
 from robustsigma.device import best_device, wait
 from robustsigma.engine import noise
 from robustsigma.engine.perturbations.sigma_sample import SampleCache
-from robustsigma.files import write_atomically
 from robustsigma.models import network
-from robustsigma.provenance import Provenance
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 SHARE = 0.25
 

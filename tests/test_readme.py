@@ -12,7 +12,7 @@ import judged
 import pytest
 from torch.utils.data import TensorDataset
 
-from robustsigma.evaluation.lightning import quiet
+from robustsigma.evaluation.training import quiet
 
 ROOT = Path(__file__).parents[1]
 README, GUIDE, RESULTS = (

@@ -24,7 +24,8 @@ from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import AttributionMetric
 from robustsigma.evaluation import Evaluation, Training, preset
-from robustsigma.evaluation.run import BASE, Run
+from robustsigma.evaluation.plan import BASE
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, Pretrained
 from robustsigma.models.named import is_saved
 from robustsigma.resize_crop import ResizeCrop
@@ -85,11 +86,11 @@ def scans(fast: bool) -> Baggage:
 
 def trained(options: argparse.Namespace) -> tuple[str, str]:
     """Return the name and file of the network of the scans, which is trained once for all experiments."""
-    plan: Evaluation = dataclasses.replace(preset("baggage"), source=scans(options.fast), seeds=(options.seed,))
+    plan: Evaluation = dataclasses.replace(preset("baggage"), dataset=scans(options.fast), seeds=(options.seed,))
     if options.fast:
         small = Architecture(arguments={"width": 8})
         plan = dataclasses.replace(plan, architecture=small, training=Training(epochs=4, batch_size=16, lr=0.01))
-    run = Run(plan, options.work / "network", Console(quiet=True))
+    run = RobustnessRun(plan, options.work / "network", Console(quiet=True))
     run.train(options.seed, run.regimes[0])
     return "small CNN", str(run.store.model(options.seed, BASE))
 
@@ -123,7 +124,7 @@ def settings(
     """Return the benchmark of methods and metrics on the networks and images of the options."""
     given: Benchmark = PRESETS.load("baggage", [part for path in options.config for part in ("--config", path)])
     if not options.config:
-        given = dataclasses.replace(given, source=source(options), models=models(options))
+        given = dataclasses.replace(given, dataset=source(options), models=models(options))
     return dataclasses.replace(
         given,
         methods=dict(methods),

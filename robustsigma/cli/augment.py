@@ -22,13 +22,13 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail, integer
-from robustsigma.evaluation.progress import RunProgress
-from robustsigma.files import init_run_dir, output_folder, remove_leftovers, write_atomically
-from robustsigma.fingerprint import files, network
 from robustsigma.models import ModelCard
 from robustsigma.parser import new_parser, parse_trusting
-from robustsigma.provenance import code_of
 from robustsigma.report.text import printable
+from robustsigma.runs.directory import init_run_dir, output_folder, remove_leftovers
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.fingerprint import code_of, files, network
+from robustsigma.runs.progress import RunProgress
 
 _DESCRIPTION = (
     "Perturb images against a model and write them as PNG files, in a folder for each class, with manifest.csv. "
@@ -53,7 +53,7 @@ def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and write the folder."""
     parser = new_parser("robustsigma augment", _DESCRIPTION)
     parser.add_argument("images", type=str, nargs="*", default=[], help="image files, or folders of them")
-    parser.add_argument("--source", type=DatasetSpec | None, default=None, help="a dataset instead, such as Baggage")
+    parser.add_argument("--dataset", type=DatasetSpec | None, default=None, help="a dataset instead, such as Baggage")
     parser.add_argument("--split", type=str, default="train", help="of the dataset")
     parser.add_argument("--count", type=int, default=None, help="most images of the dataset, drawn by the seed")
     parser.add_argument("--label", type=str, default=None, help="class of the image files; predicted if not given")
@@ -66,10 +66,10 @@ def run(verb: str, arguments: list[str]) -> None:
 
 
 def _augment(found: Any, made: Any) -> None:
-    source: DatasetSpec | None = made.source
+    source: DatasetSpec | None = made.dataset
     perturbation: Perturbation = made.perturbation
     if bool(found.images) == (source is not None):
-        raise fail("images", "image files or --source, one of the two", "both" if found.images else "neither")
+        raise fail("images", "image files or --dataset, one of the two", "both" if found.images else "neither")
     classifier, card = images.model(found, made)
     batches = list(_files(found, card) if source is None else _split(found, source, card))
     out, console = output_folder(found.out), Console()

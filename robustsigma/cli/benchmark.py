@@ -7,9 +7,9 @@ from rich.console import Console
 from robustsigma.benchmark import benchmark
 from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.cli.launch import shared
-from robustsigma.files import output_folder
 from robustsigma.models.named import is_saved
-from robustsigma.processes import first_of_all
+from robustsigma.runs.directory import output_folder
+from robustsigma.runs.processes import is_main_process
 from robustsigma.trust import check_model
 
 _DESCRIPTION = (
@@ -27,6 +27,6 @@ def run(verb: str, arguments: list[str]) -> int | None:
     status = shared(asked.processes, verb, arguments)
     if status is None:
         report = benchmark(asked.settings, output_folder(asked.out), console=console, command=asked.command)
-        if first_of_all():
+        if is_main_process():
             console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status

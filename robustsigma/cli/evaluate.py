@@ -10,10 +10,10 @@ from robustsigma.cli.launch import shared
 from robustsigma.engine.validation import choice, integer
 from robustsigma.evaluation import evaluate
 from robustsigma.evaluation.parsing import PRESETS
-from robustsigma.files import output_folder
 from robustsigma.models.architecture import constructor
 from robustsigma.parser import PROCESSES, Asked, new_parser
-from robustsigma.processes import first_of_all
+from robustsigma.runs.directory import output_folder
+from robustsigma.runs.processes import is_main_process
 
 _QUICKSTART = (
     "Train a small network on an embedded dataset, retrain it on Gaussian, FGSM and SIGMA samples and on their "
@@ -32,7 +32,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
         report = evaluate(
             asked.settings, output_folder(asked.out), console=console, command=asked.command, allow=asked.allow
         )
-        if first_of_all():
+        if is_main_process():
             console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status
 

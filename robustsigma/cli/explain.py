@@ -13,10 +13,11 @@ from rich.console import Console
 from robustsigma.cli import images
 from robustsigma.device import best_device
 from robustsigma.engine.attributors import Attribution, Attributor
-from robustsigma.evaluation.settings import describe
-from robustsigma.files import output_folder, read_json, write_atomically
 from robustsigma.parser import new_parser, parse_trusting
 from robustsigma.report.text import printable
+from robustsigma.runs.directory import output_folder
+from robustsigma.runs.files import read_json, write_atomically
+from robustsigma.runs.fingerprint import describe
 
 _DESCRIPTION = (
     "Write a heatmap over each image, and explanations.json with the numbers behind them. Run again, it resumes."

@@ -19,12 +19,11 @@ from robustsigma.data.files import FileDataset, scan
 from robustsigma.device import best_device
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail, near
-from robustsigma.evaluation.settings import describe
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
 from robustsigma.models.named import is_saved
-from robustsigma.provenance import code_of
 from robustsigma.resize_crop import ResizeCrop
+from robustsigma.runs.fingerprint import code_of, describe
 from robustsigma.trust import check_model
 
 _PLAIN = Pretrained("a name")

@@ -17,9 +17,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from robustsigma.data import RobustDataModule
 from robustsigma.engine.validation import fail, integer
-from robustsigma.files import remove_leftovers
 from robustsigma.mistyped import mistyped
 from robustsigma.parser import classes_stand_alone
+from robustsigma.runs.directory import remove_leftovers
 from robustsigma.training import AtomicCheckpointIO, LastCheckpoint, LitClassifier
 from robustsigma.trust import allowed_by, check_network, only
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from robustsigma import __version__
 from robustsigma.cli.signals import Terminated, terminable
-from robustsigma.processes import together
 from robustsigma.report.text import printable
+from robustsigma.runs.processes import world_size
 
 # Imported when called for: a verb should not wait for the imports of the others.
 _VERBS = {
@@ -68,7 +68,7 @@ def _run(verb: str, arguments: list[str]) -> int:
             call: Callable[[str, list[str]], int | None] = module.run
             return call(verb, arguments) or 0
     except KeyboardInterrupt as error:
-        if together() == 1:  # else the one that started them tells
+        if world_size() == 1:  # else the one that started them tells
             print(f"\nrobustsigma {verb}: interrupted. {_resume(verb)}.", file=sys.stderr)
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except RuntimeError as error:

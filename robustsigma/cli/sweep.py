@@ -8,10 +8,10 @@ from robustsigma.cli.launch import shared
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.parsing import PRESETS
-from robustsigma.files import output_folder
 from robustsigma.models.architecture import constructor
-from robustsigma.processes import Processes
 from robustsigma.report import print_sweep
+from robustsigma.runs.directory import output_folder
+from robustsigma.runs.processes import Processes
 
 _DESCRIPTION = (
     "Train on Gaussian noise of every std in --sweep.stds, judge each model on images held out of test, and print the "
@@ -29,7 +29,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
         constructor(asked.settings.architecture.name)  # before the folder is bound to a name of nothing
         processes = Processes.join()
         found = sweep_noise(asked.settings, output_folder(asked.out), console, processes, allow=asked.allow)
-        if processes.first:
+        if processes.is_main:
             print_sweep({"sweep": found.entries}, console)
             console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)
         processes.barrier("end")

@@ -19,8 +19,8 @@ from robustsigma.data.files import FileDataset, Files, scan, verify_images
 from robustsigma.data.masked import MaskedFiles, partners
 from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.engine.validation import fail, integer
-from robustsigma.fingerprint import files as fingerprint_of_files
 from robustsigma.resize_crop import ResizeCrop
+from robustsigma.runs.fingerprint import files as fingerprint_of_files
 
 _SIDE = 64
 
@@ -214,7 +214,7 @@ class ImageFolder(DatasetSpec):
         return masked
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what the names, sizes and contents of the image files tell, see `robustsigma.fingerprint.files`."""
+        """Return what the names, sizes and contents of the image files tell, see `robustsigma.runs.fingerprint.files`."""
         folders = {"images": Path(self.root), **({"masks": Path(self.masks)} if self.masks else {})}
         return {name: fingerprint_of_files(scan(folder).images, folder) for name, folder in folders.items()}
 

@@ -18,8 +18,8 @@ from robustsigma.data.masked import MaskedFiles
 from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.data.table_rows import Columns, Listed, read_table
 from robustsigma.engine.validation import fail
-from robustsigma.fingerprint import files
 from robustsigma.resize_crop import ResizeCrop
+from robustsigma.runs.fingerprint import files
 
 _DEFAULT = ResizeCrop(224, 256)
 Row = tuple[Listed, tuple[int, ...]]
@@ -165,7 +165,7 @@ class ImageTable(DatasetSpec):
         return masked
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what the table and its image files tell, see `robustsigma.fingerprint.files`."""
+        """Return what the table and its image files tell, see `robustsigma.runs.fingerprint.files`."""
         rows = self._rows
         images, masks = {row.path for row in rows}, {row.mask for row in rows if row.mask is not None}
         root, table = Path(self.root), self._path

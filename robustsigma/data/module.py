@@ -29,7 +29,7 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Identity, Perturbation, global_rng
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.fingerprint import items
+from robustsigma.runs.fingerprint import items
 
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 

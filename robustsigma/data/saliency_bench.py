@@ -20,7 +20,7 @@ from robustsigma.data.folder import by_shares, check_settings
 from robustsigma.data.masked import area_average
 from robustsigma.data.source import DatasetSpec, Split
 from robustsigma.engine.validation import fail, several
-from robustsigma.fingerprint import files as fingerprint_of_files
+from robustsigma.runs.fingerprint import files as fingerprint_of_files
 
 
 class AnnotatedFiles(FileDataset):
@@ -118,7 +118,7 @@ class SaliencyBench(DatasetSpec):
         return dataset
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what the images and tables tell, see `robustsigma.fingerprint.files`."""
+        """Return what the images and tables tell, see `robustsigma.runs.fingerprint.files`."""
         root = Path(self.root)
         found = {"images": scan(root / "image").images, "tables": sorted((root / "attention_label").glob("*.csv"))}
         return {name: fingerprint_of_files(paths, root) for name, paths in found.items()}

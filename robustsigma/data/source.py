@@ -14,8 +14,8 @@ from robustsigma.data.banks import CacheStats
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, near
-from robustsigma.fingerprint import items
 from robustsigma.resize_crop import ResizeCrop
+from robustsigma.runs.fingerprint import items
 
 Split = Literal["train", "val", "test"]
 
@@ -143,7 +143,7 @@ class DatasetSpec(Settings, ABC):
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this dataset from others of the same settings, in plain JSON types.
 
-        A run directory is bound to it. Here it is of the items of every split, see `robustsigma.fingerprint.items`;
+        A run directory is bound to it. Here it is of the items of every split, see `robustsigma.runs.fingerprint.items`;
         override it where there is a cheaper way.
         """
         return {"classes": list(self.classes), **{name: items(self.split(name)) for name in self.splits}}

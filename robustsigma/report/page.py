@@ -14,10 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from robustsigma.files import write_atomically
 from robustsigma.report import attribution, curves, gallery, robustness, scatter, text
 from robustsigma.report.canvas import draw_table, png, shades, styled
 from robustsigma.report.validation import array, check_attribution, check_gallery
+from robustsigma.runs.files import write_atomically
 
 _ROBUSTNESS_FIGURES = ("matrix", "curves", "sweep", "examples", "path", "explanations")
 _BREAKS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])")  # where a line may break in a name

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from robustsigma.engine.validation import fail
-from robustsigma.files import write_atomically
+from robustsigma.runs.files import write_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -86,11 +86,11 @@ MISTAKES = {
     "no such config": (["evaluate", "--config", "{tmp}/missing.yaml"], "config"),
     "bad YAML": (["evaluate", "--config", "{tmp}/bad.yaml"], "config"),
     "size out of range": (
-        ["evaluate", "--source", "Baggage", "--source.size", "5"],
+        ["evaluate", "--dataset", "Baggage", "--dataset.size", "5"],
         "size: expected an integer from 16 to 299",
     ),
-    "no such source": (["evaluate", "--source", "ImageNette"], "source"),
-    "no such folder": (["evaluate", "--source", "ImageFolder", "--source.root", "{tmp}/nope"], "root: expected"),
+    "no such source": (["evaluate", "--dataset", "ImageNette"], "dataset"),
+    "no such folder": (["evaluate", "--dataset", "ImageFolder", "--dataset.root", "{tmp}/nope"], "root: expected"),
     "bad value": (["evaluate", "--training.lr", "-1"], "lr: expected"),
     "a file as folder": (["evaluate", "--out", "{made}/text.txt"], "out: expected a folder"),
     "no image": (["explain", "{tmp}/nope.png", MODEL], "images: expected existing files"),
@@ -105,11 +105,11 @@ MISTAKES = {
     "no such method": (["explain", IMAGE, MODEL, "--method", "Magic"], "method"),
     "bad method argument": (["explain", IMAGE, MODEL, "--method", "Sigma", "--method.alpha", "-1"], "alpha: expected"),
     "no such argument": (["explain", IMAGE, MODEL, "--method", "Sigma", "--method.alfa", "1"], "alfa"),
-    "neither input": (["augment", MODEL], "images: expected image files or --source, one of the two, got neither"),
-    "both inputs": (["augment", IMAGE, MODEL, "--source", "Baggage"], "images: expected .*got both"),
-    "other shape": (["augment", MODEL, "--source", "Baggage"], "model: expected a model of"),
-    "no such split": (["augment", MODEL, "--source", "Baggage", "--source.size=16", "--split=dev"], "split: expected"),
-    "no count": (["augment", MODEL, "--source", "Baggage", "--source.size=16", "--count", "0"], "count: expected"),
+    "neither input": (["augment", MODEL], "images: expected image files or --dataset, one of the two, got neither"),
+    "both inputs": (["augment", IMAGE, MODEL, "--dataset", "Baggage"], "images: expected .*got both"),
+    "other shape": (["augment", MODEL, "--dataset", "Baggage"], "model: expected a model of"),
+    "no such split": (["augment", MODEL, "--dataset", "Baggage", "--dataset.size=16", "--split=dev"], "split: expected"),
+    "no count": (["augment", MODEL, "--dataset", "Baggage", "--dataset.size=16", "--count", "0"], "count: expected"),
     "no such label": (["augment", IMAGE, MODEL, "--label", "banana"], "label: expected one of"),
     "unreadable file": (["augment", "{made}/broken.png", MODEL], "broken.png"),
     "bad batch size": (
@@ -120,8 +120,8 @@ MISTAKES = {
         ["explain", IMAGE, MODEL, "--method", "IntegratedGradient"],
         "method: expected one of .*IntegratedGradients, .*or the dotted path of a class, got 'IntegratedGradient'",
     ),
-    "a misspelt source": (["evaluate", "--source", "Bagage"], "^[^:]*: error: source: expected one of Baggage, "),
-    "a misspelt optional source": (["augment", MODEL, "--source", "Bagage"], "source: expected one of Baggage, "),
+    "a misspelt source": (["evaluate", "--dataset", "Bagage"], "^[^:]*: error: dataset: expected one of Baggage, "),
+    "a misspelt optional source": (["augment", MODEL, "--dataset", "Bagage"], "dataset: expected one of Baggage, "),
     "a misspelt condition": (["evaluate", "--conditions.x", "FGMS"], "conditions: expected one of .*FGSM, .*'FGMS'"),
     "a misspelt perturbation of fit": (
         ["fit", "--data.train_perturbation", "FGMS"], "data.train_perturbation: expected one of .*FGSM, .*'FGMS'",
@@ -236,8 +236,8 @@ MISSPELLED = {
     "class of another package": (["fit", *FIT, "--model.optimizer=AdmW"], "AdamW"),
     "preset": (["evaluate", "--preset=digit"], "digits"),
     "dataset": (["quickstart", "--dataset=bagage"], "baggage"),
-    "split": (["augment", MODEL, "--source=Baggage", "--source.size=16", "--split=tests"], "test"),
-    "source": (["augment", MODEL, "--source=Bagage"], "Baggage"),
+    "split": (["augment", MODEL, "--dataset=Baggage", "--dataset.size=16", "--split=tests"], "test"),
+    "source": (["augment", MODEL, "--dataset=Bagage"], "Baggage"),
     "publisher": (["explain", IMAGE, "--model=torchvison:resnet18"], "torchvision:resnet18"),
     "publisher of a benchmark": (["benchmark", "--models.x=torchvison:resnet18"], "torchvision:resnet18"),
     "network": (["explain", IMAGE, "--model=torchvision:resnt18"], "resnet18"),
@@ -505,8 +505,8 @@ def test_augment_writes_what_it_promises(made, tmp_path, capsys):
 
 def test_augment_goes_on_and_keeps_its_folder(made, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["augment", f"--model={made}/model.safetensors", "--source=Baggage", "--source.size=16",
-                 "--source.train=100", "--count=70", "--perturbation=GaussianNoise", f"--out={out}"]  # fmt: skip
+    arguments = ["augment", f"--model={made}/model.safetensors", "--dataset=Baggage", "--dataset.size=16",
+                 "--dataset.train=100", "--count=70", "--perturbation=GaussianNoise", f"--out={out}"]  # fmt: skip
     assert main(arguments) == 0
     before = _tree(out)
     assert len(_rows(out)) == 70
@@ -544,7 +544,7 @@ def test_class_names_cannot_leave_the_folder(made, tmp_path):
 def test_presets_are_evaluations(name):
     found = preset(name)
     assert isinstance(found, Evaluation)
-    assert type(found.source).__name__.lower() == name
+    assert type(found.dataset).__name__.lower() == name
     assert {"clean", "gaussian", "fgsm", "sigma"} <= set(found.conditions)
     assert "clean" in found.retraining.retrain
 
@@ -560,10 +560,10 @@ def test_a_preset_can_be_changed_by_a_file_and_an_option(tmp_path):
 def test_configs_of_evaluate_parse(path):
     if "augment:" in path.read_text():
         pytest.importorskip("albumentations")
-    images = ["--source.init_args.root", "elsewhere"] if "root:" in path.read_text() else []
+    images = ["--dataset.init_args.root", "elsewhere"] if "root:" in path.read_text() else []
     found = PRESETS.ask("evaluate", "", "runs", ["--config", str(path), *images]).settings
     if images:
-        assert found.source.root == "elsewhere"
+        assert found.dataset.root == "elsewhere"
     assert isinstance(found, Evaluation)
     if "conditions:" not in path.read_text():
         assert found.conditions == preset("baggage").conditions

@@ -66,7 +66,7 @@ FILES = {
         "augment",
         "perturbation: {{class_path: robustsigma.PathEnd, init_args: {{attributor: {{class_path: " + METHOD + "}}}}}}",
     ),
-    "source": ("augment", "images: []\nsource: {{class_path: " + METHOD + "}}"),
+    "source": ("augment", "images: []\ndataset: {{class_path: " + METHOD + "}}"),
     "methods": ("benchmark", "methods: {{x: {{class_path: " + METHOD + "}}}}"),
     "metrics": ("benchmark", "metrics: [{{class_path: " + METHOD + "}}]"),
     "architecture": ("benchmark", "architecture: {{name: {name}.Net}}"),
@@ -99,7 +99,7 @@ def test_a_file_names_code_and_nothing_of_it_runs(file, inline, stranger, model,
 FUNCTIONS = ("os.system", "subprocess.Popen", "builtins.exec", "torch.load", "torch.hub.load", "jsonargparse.CLI")
 
 
-@pytest.mark.parametrize("path", [*FUNCTIONS, "robustsigma.files.os.system", "robustsigma.cli.main.main"])
+@pytest.mark.parametrize("path", [*FUNCTIONS, "robustsigma.runs.files.os.system", "robustsigma.cli.main.main"])
 def test_functions_of_others_are_no_classes(path, model, tmp_path, capsys):
     assert main(["explain", str(tmp_path), f"--model={model}", f"--method={path}"]) == 2
     assert main(["explain", str(tmp_path), f"--model={path}", "--mean=[0]", "--std=[1]"]) == 2

@@ -144,7 +144,7 @@ def test_yaml_round_trip(make, name):
     source = make[name](3)
     arguments = dataclasses.asdict(source)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=DatasetSpec)
+    parser.add_argument("--dataset", type=DatasetSpec)
     path = f"{type(source).__module__}.{type(source).__qualname__}"
     config = parser.parse_object({"source": {"class_path": path, "init_args": arguments}})
     assert parser.instantiate(config).source == source

@@ -16,8 +16,8 @@ ENGINE = sorted((ROOT / "engine").rglob("*.py"))
 # From the bottom: a package or module imports from layers below its own only.
 LAYERS = (
     ("engine",),
-    ("device", "files", "fingerprint", "geometry", "processes"),
-    ("provenance",),
+    ("device", "resize_crop"),
+    ("runs",),
     ("data", "models", "report"),
     ("mistyped", "training", "trust"),
     ("parser",),

@@ -24,8 +24,9 @@ from robustsigma.engine import validation
 from robustsigma.engine.checks import check_classifier
 from robustsigma.engine.metrics import InsertionDeletion, MetricContext
 from robustsigma.evaluation import Evaluation
-from robustsigma.evaluation.settings import Retraining, Sweep, describe
+from robustsigma.evaluation.settings import Retraining, Sweep
 from robustsigma.models import Pretrained
+from robustsigma.runs.fingerprint import describe
 from robustsigma.training import LitClassifier
 
 X, Y = cases.images(), [0, 1, 2, 0]

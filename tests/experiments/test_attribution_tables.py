@@ -74,7 +74,7 @@ def test_metric_sanity_runs(tmp_path, capsys, monkeypatch):
 
     from robustsigma.benchmark import preset
 
-    monkeypatch.setattr(made, "preset", lambda name: dataclasses.replace(preset(name), source=source))
+    monkeypatch.setattr(made, "preset", lambda name: dataclasses.replace(preset(name), dataset=source))
     made.main(["--model", str(model), "--images", "4", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "metric_sanity.json").read_text())
     assert {"Insertion", "mIoU", "Deletion, to black"} <= {entry["metric"] for entry in found["entries"]}

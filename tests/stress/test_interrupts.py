@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 
 def _augment(model, out):
-    return main(["augment", "--source=Baggage", "--source.size=16", "--source.train=150", "--count=150",
+    return main(["augment", "--dataset=Baggage", "--dataset.size=16", "--dataset.train=150", "--count=150",
                  f"--model={model}", "--perturbation=GaussianNoise", f"--out={out}"])  # fmt: skip
 
 

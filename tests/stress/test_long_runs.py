@@ -18,7 +18,7 @@ import robustsigma.engine.attributors as public
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, Share, Sigma, SigmaSample
 from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.engine.perturbations.sigma_sample import SampleCache
-from robustsigma.evaluation.lightning import quiet, quiet_trainer
+from robustsigma.evaluation.training import quiet, quiet_trainer
 from robustsigma.models import network
 from robustsigma.training import AugmentationStatistics, LitClassifier
 

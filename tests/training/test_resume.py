@@ -17,8 +17,8 @@ from robustsigma.cli import main
 from robustsigma.data import Baggage, RobustDataModule
 from robustsigma.data.loading import KeyedDataset
 from robustsigma.engine.perturbations import SampleCache
-from robustsigma.files import write_atomically
 from robustsigma.models import SmallCNN
+from robustsigma.runs.files import write_atomically
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
 
 LAYERS = [CONFIGS / "base.yaml", CONFIGS / "baggage.yaml", CONFIGS / "sigma.yaml", CONFIGS / "overlays" / "bank.yaml"]
