@@ -19,6 +19,7 @@ from jsonargparse import _typehints as typehints  # there is no public way to sa
 from robustsigma import trust
 from robustsigma.engine.validation import choice, fail
 from robustsigma.mistyped import mistyped
+from robustsigma.models import Architecture
 
 T = TypeVar("T")
 _MODE = "bounded yaml"
@@ -64,10 +65,12 @@ def classes_stand_alone() -> Iterator[None]:
     adapt, update = typehints.adapt_typehints, Namespace.update
 
     def adapt_alone(val: Any, typehint: Any, *args: Any, **kwargs: Any) -> Any:
+        # A network's name is to its arguments what a class is.
+        names = ("class_path", "name") if typehint is Architecture else ("class_path",)
         if isinstance(val, typehints.NestedArg):
-            names_class = val.key == "class_path"
+            names_class = val.key in names
         else:
-            names_class = isinstance(val, str) or typehints.is_subclass_spec(val)
+            names_class = isinstance(val, str) or any(isinstance(val, dict) and name in val for name in names)
         return adapt(val, typehint, *args, **{**kwargs, "prev_val": None} if names_class else kwargs)
 
     def replace_classes(self: Namespace, value: Any, key: str | None = None, only_unset: bool = False) -> Namespace:

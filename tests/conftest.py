@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from robustsigma.engine import attributors, perturbations
+
 _MARKER = "third_party_rng: a third party (an initializer, a loader, a trainer) draws from the global RNG in this test"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
+    config.addinivalue_line("markers", "unsound_networks: the test is about warnings of unsound networks")
     if "PYTEST_XDIST_WORKER" in os.environ:  # workers fill the cores; threads of theirs would only wait for each other
         torch.set_num_threads(1)
 
@@ -66,6 +69,14 @@ def unchanged_global_state(request: pytest.FixtureRequest) -> Iterator[None]:
         leaks += [f"{name} RNG" for name in _changed(generators, _rng())]
     if leaks:
         pytest.fail(f"the test changed global state: {', '.join(leaks)} (marker for third parties: third_party_rng)")
+
+
+@pytest.fixture(autouse=True)
+def no_warnings_of_unsound_networks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the passes that look whether a network is sound: tests count passes and use unsound networks."""
+    if request.node.get_closest_marker("unsound_networks") is None:
+        for base in (attributors.base, perturbations.base):
+            monkeypatch.setattr(base, "warn_once", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

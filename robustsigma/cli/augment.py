@@ -27,7 +27,7 @@ from robustsigma.parser import new_parser, parse_trusting
 from robustsigma.report.text import printable
 from robustsigma.runs.directory import init_run_dir, output_folder, remove_leftovers
 from robustsigma.runs.files import write_atomically
-from robustsigma.runs.fingerprint import code_of, files, network
+from robustsigma.runs.fingerprint import code_of, describe, files, network
 from robustsigma.runs.progress import RunProgress
 
 _DESCRIPTION = (
@@ -76,7 +76,8 @@ def _augment(found: Any, made: Any) -> None:
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
     settings |= {
-        **images.model_settings(found, classifier, card),
+        "model": found.model,
+        "card": describe(card),
         "source": repr(source),
         "perturbation": repr(perturbation),
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from robustsigma import AttentionRollout, ExpectedGradients, Gradient, IntegratedGradients, RandomAttribution, Sigma
@@ -334,6 +335,7 @@ def test_a_model_that_is_not_given_is_planned_as_an_evaluation_does(tmp_path):
         BenchmarkRun(given, tmp_path / "other", quiet())
     for place in ("a", "b"):
         (tmp_path / "images" / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / place / "0.png")
     tests = dataclasses.replace(one, dataset=ImageFolder(str(tmp_path / "images"), test_fraction=1))
     with pytest.raises(ValueError, match=r"^models: expected at least one, as ImageFolder has no training images"):
         BenchmarkRun(tests, tmp_path / "other", quiet())

@@ -80,11 +80,12 @@ def test_predictions_are_of_the_test_images_as_they_are():
         torch.testing.assert_close(found, model.eval()(images).softmax(1))
 
 
+@pytest.mark.unsound_networks
 @pytest.mark.parametrize("verb", ["fit", "test"])
-def test_a_network_that_returns_probabilities_is_refused(verb):
+def test_a_network_that_returns_probabilities_is_named(verb):
     model = LitClassifier(torch.nn.Sequential(SmallCNN(3, 5, width=4), torch.nn.Softmax(1)))
     attack = {"fit": {"train_perturbation": FGSM(0.02)}, "test": {"conditions": {"fgsm": FGSM(0.02)}}}
-    with pytest.raises(ValueError, match=r"^net: expected logits, got probabilities"):
+    with pytest.warns(UserWarning, match="^net: The network returns probabilities"):
         _run(verb, model=model, **attack[verb])
     noise = {"fit": {"train_perturbation": GaussianNoise(0.1)}, "test": {"conditions": {"noise": GaussianNoise(0.1)}}}
     _run(verb, model=model, **noise[verb])

@@ -308,7 +308,7 @@ def test_an_unsuccessful_walk_that_gives_the_image_back_is_not_kept():
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         SampleCache(**options)
-    with pytest.raises(ValueError, match="bank: expected a SampleCache or None"):
+    with pytest.raises(ValueError, match="cache: expected a SampleCache or None"):
         SigmaSample(cache=3)
 
 
@@ -346,7 +346,7 @@ def test_a_training_is_served_and_says_so(tmp_path):
     for name in ("served", "expired", "stale", "ages", "steps"):
         assert getattr(again, name) == getattr(totals, name)
     metrics = trainer.callback_metrics
-    assert {"bank_hit_rate", "bank_expired", "bank_relearned"} <= set(metrics)
+    assert {"bank_hit_rate", "bank_expired", "bank_stale"} <= set(metrics)
     assert 0 <= metrics["bank_hit_rate"] <= 1
     assert 1 <= metrics.get("bank_mean_age", 1) <= 2
     assert len(data.banks.banks["0"]) <= 40
@@ -389,7 +389,7 @@ def test_another_training_with_the_same_data_module_starts_with_an_empty_bank(tm
 def test_a_call_of_ones_own_is_refused_as_nobody_keeps_samples(perturbation):
     clf, x, y = problem(4)
     for call in (perturbation, perturbation.apply):
-        with pytest.raises(ValueError, match=r"^bank: expected None, as samples are kept by the index of their image"):
+        with pytest.raises(ValueError, match=r"^cache: expected None, as samples are kept by the index of their image"):
             call(clf, x, y, seed=torch.arange(4))
     assert unbanked(perturbation)(clf, x, y, seed=torch.arange(4)).shape == x.shape
 

@@ -48,14 +48,10 @@ def _trained(workers, folder):
     return model.state_dict()
 
 
-@pytest.fixture(scope="module")
-def one_process():
-    return _batches(0)
-
-
+@pytest.mark.filterwarnings("ignore:.*its images are clean here")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_same_batches(one_process, workers):
-    found = _batches(workers)
+def test_the_same_batches(workers):
+    one_process, found = _batches(0), _batches(workers)
     assert len(found) == len(one_process) == 3 + 3 + 1
     for got, expected in zip(found, one_process, strict=True):
         assert torch.equal(got.images, expected.images)

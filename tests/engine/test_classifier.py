@@ -419,6 +419,7 @@ def test_several_gradients_of_one_forward_pass():
             torch.testing.assert_close((logits, found), expected)
 
 
+@pytest.mark.unsound_networks
 def test_what_was_seen_of_another_network_is_forgotten():
     """The message about probabilities can be followed, and class indices are those of the network that is there."""
     layers = cases.linear()

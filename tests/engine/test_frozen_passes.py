@@ -380,6 +380,7 @@ UNSOUND = {
 
 
 @pytest.mark.filterwarnings("ignore:quantized..linear_dynamic")  # PyTorch's own
+@pytest.mark.unsound_networks
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("method", [Gradient(), FGSM(0.1)], ids=repr)
 @pytest.mark.parametrize("name", UNSOUND)
@@ -398,6 +399,7 @@ def test_a_network_that_should_not_be_believed_is_named_once(name, method, count
         method(classifier, images[:count], labels[:count], seed=0)
 
 
+@pytest.mark.unsound_networks
 @pytest.mark.parametrize(
     "make", [lambda: Net(usual), lambda: Net(usual).train(), lambda: Tower(torch.float32, torch.half)]
 )

@@ -305,9 +305,9 @@ def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatc
             assert regime["settings"].endswith(f"GaussianNoise(std={best[regime['id']]}), the best std of 2")
             assert results["settings"]["retraining"][regime["protocol"]]["gaussian"]["std"] == best[regime["id"]]
     assert results["settings"]["sweep"]["stds"] == list(STDS)
-    assert "Which Gaussian noise was trained on" in page
+    assert "Choice of the Gaussian noise for training" in page
     assert (out / "figures" / "sweep.png").is_file()
-    assert "Std of the Gaussian noise to train on" in console.file.getvalue()
+    assert "Std of the Gaussian noise for training" in console.file.getvalue()
     # The base model of the sweep is the one that the evaluation would have trained.
     alone = RobustnessRun(replace(SETTINGS, sweep=None), tmp_path / "alone", _quiet())
     alone.train(0, alone.regimes[0])

@@ -21,7 +21,7 @@ from robustsigma.models import SmallCNN
 from robustsigma.runs.files import write_atomically
 from robustsigma.training import AtomicCheckpointIO, LitClassifier
 
-LAYERS = [CONFIGS / "base.yaml", CONFIGS / "baggage.yaml", CONFIGS / "sigma.yaml", CONFIGS / "overlays" / "bank.yaml"]
+LAYERS = [CONFIGS / "base.yaml", CONFIGS / "baggage.yaml", CONFIGS / "sigma.yaml", CONFIGS / "overlays" / "cache.yaml"]
 FIT = ["fit", *(a for layer in LAYERS for a in ("--config", str(layer))), *TINY, *QUIET[:1], *QUIET[2:],
        "--trainer.max_epochs=3", "--data.batch_size=16", "--ckpt_path=last"]  # fmt: skip
 pytestmark = [

@@ -196,6 +196,7 @@ class Plain(pl.LightningDataModule):
 MIXED = Mixture({SigmaSample(Sigma(paths=1, max_steps=2)): 0.3, GaussianNoise(0.1): 0.3})
 
 
+@pytest.mark.filterwarnings("ignore:.*its images are clean here")
 @pytest.mark.parametrize(
     "make",
     [
