@@ -110,7 +110,7 @@ def _described(setup: Setup, trainings: Trainings, rows: Sequence[Plan]) -> dict
         "retraining": describe(settings.retraining),
         "columns": [
             {"id": c.id, "name": c.name, "attack_setting": c.attack_setting, "settings": repr(c.perturbation)}
-            for c in trainings.columns
+            for c in trainings.conditions
         ],
         "plans": {row.name: str(row.training) for row in rows},
     }

@@ -119,16 +119,15 @@ class BenchmarkRun:
 
     def references(self) -> Tensor:
         """Return reference images (R, C, H, W) of the training split, or of this split without the evaluated ones."""
-        s, split, allowed = self.settings, self.split, range(len(self.split))  # type: ignore[arg-type]
+        s = self.settings
         if s.split != "train" and "train" in self.dataset.splits:
-            split = self.dataset.split("train")
-            allowed = range(len(split))  # type: ignore[arg-type]
-        else:
-            allowed = sorted(set(allowed) - set(self.evaluated.indices))
-            if not allowed:
-                told = "fewer than all images of a dataset without a training split, since some methods need references"
-                raise fail("images", told, len(self.evaluated.indices))
-        return load_batch(split, [allowed[place] for place in subsample(len(allowed), s.references, s.seed)])[0]
+            train = self.dataset.split("train")
+            return load_batch(train, subsample(len(train), s.references, s.seed))[0]  # type: ignore[arg-type]
+        others = sorted(set(range(len(self.split))) - set(self.evaluated.indices))  # type: ignore[arg-type]
+        if not others:
+            told = "fewer than all images of a dataset without a training split, since some methods need references"
+            raise fail("images", told, len(self.evaluated.indices))
+        return load_batch(self.split, [others[place] for place in subsample(len(others), s.references, s.seed)])[0]
 
     def load_images(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Return images (n, C, H, W) and masks (n, H, W) of the split."""

@@ -108,7 +108,7 @@ class ScoreTable:
         return found is not None and found.low > 0
 
     def against_random(self, method: str, column: MetricColumn) -> tuple[Interval, str] | None:
-        """Return the advantage over the random control and "better", "worse" or "same"; None where it does not apply."""
+        """Return the advantage over random maps and "better", "worse" or "same"; None where it does not apply."""
         if not column.ranks or method == self.random:
             return None
         found = self.advantage(method, self.random, column)

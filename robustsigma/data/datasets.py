@@ -103,7 +103,7 @@ class Datasets(DatasetSpec):
     [0, 1]; torch's `Subset` and `ConcatDataset` hide those of the datasets in them.
 
     `evaluate` and `benchmark` resume in a run directory of datasets with the same content, and refuse one of others.
-    `robustsigma.runs.fingerprint.items` says what is compared: all images of up to 256; of a larger dataset 256 of them and
+    `robustsigma.runs.fingerprint.items` says what is compared: all images of up to 256; of a larger one 256 of them and
     what it holds in memory.
 
     Args:

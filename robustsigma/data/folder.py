@@ -214,7 +214,7 @@ class ImageFolder(DatasetSpec):
         return masked
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what the names, sizes and contents of the image files tell, see `robustsigma.runs.fingerprint.files`."""
+        """Return what names, sizes and contents of the image files tell, see `robustsigma.runs.fingerprint.files`."""
         folders = {"images": Path(self.root), **({"masks": Path(self.masks)} if self.masks else {})}
         return {name: fingerprint_of_files(scan(folder).images, folder) for name, folder in folders.items()}
 

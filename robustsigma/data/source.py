@@ -143,7 +143,7 @@ class DatasetSpec(Settings, ABC):
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this dataset from others of the same settings, in plain JSON types.
 
-        A run directory is bound to it. Here it is of the items of every split, see `robustsigma.runs.fingerprint.items`;
+        A run directory is bound to it. Here it is of the items of each split, see `robustsigma.runs.fingerprint.items`;
         override it where there is a cheaper way.
         """
         return {"classes": list(self.classes), **{name: items(self.split(name)) for name in self.splits}}

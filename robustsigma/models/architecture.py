@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from robustsigma import fingerprint
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations.global_rng import temporary_seed
 from robustsigma.models.published import HALVES, PUBLISHED, TIMM, TORCHVISION, published, published_state, timm_builder
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.small import SmallCNN
 from robustsigma.models.weights import State, fit_state, read_state
+from robustsigma.runs import fingerprint
 
 # Where networks come from that a file may name without being asked.
 _KNOWN = ("robustsigma.", "torchvision.models.")

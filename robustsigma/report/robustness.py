@@ -19,7 +19,7 @@ from robustsigma.report.table import (
     listing,
 )
 from robustsigma.report.text import DASH, interval, measure, number, percent, points
-from robustsigma.report.validation import check_robustness
+from robustsigma.runs.results import RobustnessResults
 
 SETTINGS = {
     "none": ("Clean and noise", "the same samples for every model"),
@@ -53,7 +53,7 @@ def accuracy_table(results: dict[str, Any]) -> TableLayout:
     Raises:
         ValueError: if `results` is not of schema 1.
     """
-    check_robustness(results)
+    RobustnessResults.from_json(results)
     columns = group_by(
         headings(results["conditions"], "attack_setting"), SETTINGS, lambda key, _: key * (key != "none")
     )

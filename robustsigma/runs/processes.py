@@ -74,7 +74,7 @@ class Processes:
         return found
 
     def share(self, name: str, jobs: Sequence[T]) -> Iterator[T]:
-        """Yield this process's jobs. Jobs begin in their order: a job may wait for an earlier one, not for a later one."""
+        """Yield this process's jobs. Jobs begin in order: a job may wait for an earlier one, not for a later one."""
         if self.world_size == 1:
             yield from jobs
             return

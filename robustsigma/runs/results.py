@@ -100,7 +100,7 @@ class RobustnessResults(Results):
         []
     """
 
-    REQUIRED = {"conditions": ("id", "name"), "regimes": ("id", "name"), "cells": ("regime", "condition")}
+    REQUIRED: ClassVar = {"conditions": ("id", "name"), "regimes": ("id", "name"), "cells": ("regime", "condition")}
 
     seeds: list[int] = field(default_factory=list)
     conditions: Entries = field(default_factory=list)
@@ -134,8 +134,8 @@ class AttributionResults(Results):
         ValueError: results: expected a dict with schema 1, kind 'attribution', got schema 1, kind None
     """
 
-    HEADER = {"schema": 1, "kind": "attribution"}
-    REQUIRED = {
+    HEADER: ClassVar = {"schema": 1, "kind": "attribution"}
+    REQUIRED: ClassVar = {
         "models": ("id",),
         "methods": ("id",),
         "metrics": ("id", "title", "group", "better"),

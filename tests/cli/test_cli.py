@@ -108,7 +108,7 @@ MISTAKES = {
     "neither input": (["augment", MODEL], "images: expected image files or --dataset, one of the two, got neither"),
     "both inputs": (["augment", IMAGE, MODEL, "--dataset", "Baggage"], "images: expected .*got both"),
     "other shape": (["augment", MODEL, "--dataset", "Baggage"], "model: expected a model of"),
-    "no such split": (["augment", MODEL, "--dataset", "Baggage", "--dataset.size=16", "--split=dev"], "split: expected"),
+    "no such split": (["augment", MODEL, "--dataset=Baggage", "--dataset.size=16", "--split=dev"], "split: expected"),
     "no count": (["augment", MODEL, "--dataset", "Baggage", "--dataset.size=16", "--count", "0"], "count: expected"),
     "no such label": (["augment", IMAGE, MODEL, "--label", "banana"], "label: expected one of"),
     "unreadable file": (["augment", "{made}/broken.png", MODEL], "broken.png"),
