@@ -27,9 +27,9 @@ from torch import Tensor
 
 from robustsigma import Classifier, Corruption
 from robustsigma.data import CorruptionArrays, ImageFolder
-from robustsigma.data.files import subfolders
+from robustsigma.data.dataset_spec import adapt_to_model
+from robustsigma.data.folder_scan import subfolders
 from robustsigma.data.loading import load_batch, subsample
-from robustsigma.data.source import adapt_to_model
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.metrics import mean_interval

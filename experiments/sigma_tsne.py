@@ -25,7 +25,7 @@ from shared.walked import walk
 from torch import Tensor
 
 from robustsigma import IG2, Sigma
-from robustsigma.engine.attributors.representation import negative_feature_distance
+from robustsigma.engine.attributors.ig2 import negative_feature_distance
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics.interval import as_dict, mean_interval
 from robustsigma.report.canvas import INK, WRONG, png, styled

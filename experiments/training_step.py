@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation, Share, Sigma, SigmaSample
 from robustsigma.data import Baggage, DatasetSpec, MNIST5k
 from robustsigma.data.banks import SampleCaches
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.data.loading import KeyedDataset, KeySampler, loader
-from robustsigma.data.source import Batch
 from robustsigma.device import best_device, wait
 from robustsigma.engine import noise
 from robustsigma.engine.perturbations.sigma_sample import SampleCache

@@ -19,7 +19,7 @@ from jsonargparse import set_parsing_settings
 from jsonargparse._common import parsing_settings  # there is no public way to take a setting back
 
 from robustsigma.engine.validation import fail, near
-from robustsigma.models.architecture import Architecture, meant
+from robustsigma.models.architecture import Architecture, suggest_name
 from robustsigma.models.pretrained import Pretrained
 
 # Of torch and torchvision the parts that settings name: others, such as torch.hub, load code.
@@ -95,7 +95,7 @@ def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
     except ValueError as error:
         known = "FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME"
         files = map(str, Path(name).parent.glob("*.safetensors"))
-        raise fail(argument, known, repr(name) + (near(name, files) or meant(name))) from error
+        raise fail(argument, known, repr(name) + (near(name, files) or suggest_name(name))) from error
 
 
 def check_networks(settings: Any, allow: Sequence[str]) -> None:

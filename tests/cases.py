@@ -270,7 +270,7 @@ if not find_spec("albumentations"):
 
 
 def concrete(base: type) -> set[type]:
-    """Return every class of the package that derives from a base of the engine and is not abstract."""
+    """Return every class of the package that derives from a base of the engine, is not abstract and not `published`."""
     for module in pkgutil.walk_packages(robustsigma.engine.__path__, "robustsigma.engine."):
         importlib.import_module(module.name)
     pending, found = [base], set()
@@ -279,4 +279,4 @@ def concrete(base: type) -> set[type]:
         pending += kind.__subclasses__()
         if kind.__module__.startswith("robustsigma.") and not inspect.isabstract(kind):
             found.add(kind)
-    return found
+    return {kind for kind in found if ".published" not in kind.__module__}

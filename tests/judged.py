@@ -22,26 +22,27 @@ from robustsigma.engine.metrics import (
     SensitivityN,
 )
 from robustsigma.engine.metrics.diagnostics import ResultMetric
+from robustsigma.engine.metrics.published import IDGRepositoryPerformanceInformation, SaliencyBenchLocalization
 
 SIDE, OBJECT = 16, 5
 
 CHEAP: dict[type[AttributionMetric], tuple[AttributionMetric, ...]] = {
     CompletenessGap: (CompletenessGap(),),
     Cost: (Cost(),),
-    Infidelity: (Infidelity(samples=12), Infidelity(samples=8, normalize=False, removal="black", reduction="abs_sum")),
+    Infidelity: (Infidelity(samples=12), Infidelity(samples=8, normalize=False, baseline="black", reduction="abs_sum")),
     InsertionDeletion: (
         InsertionDeletion(),
         InsertionDeletion(insertion="black", deletion="blur", step=5, score="logit", tie_break="index"),
         InsertionDeletion(normalized=True, reduction="sum_abs"),
     ),
-    Localization: (Localization(), Localization(variant="authors"), Localization(threshold=0.3, marked=1.0)),
+    Localization: (Localization(), SaliencyBenchLocalization(), Localization(threshold=0.3, marked=1.0)),
     PerformanceInformation: (
         PerformanceInformation(min_confidence=0.0),
         PerformanceInformation(min_confidence=0.0, interpolation="exact", monotone=False, tie_break="reference"),
-        PerformanceInformation(variant="idg_repo", tie_break="reference"),
+        IDGRepositoryPerformanceInformation(tie_break="reference"),
     ),
     RelativeStandardError: (RelativeStandardError(),),
-    SensitivityN: (SensitivityN(subsets=12), SensitivityN(fractions=(0.2, 0.6), subsets=9, removal="blur")),
+    SensitivityN: (SensitivityN(subsets=12), SensitivityN(fractions=(0.2, 0.6), subsets=9, baseline="blur")),
 }
 # Those that judge an attributor's result, not a map.
 OF_RESULTS = tuple(kind for kind in CHEAP if issubclass(kind, ResultMetric))

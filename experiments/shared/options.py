@@ -19,7 +19,7 @@ from rich.console import Console
 from robustsigma.benchmark import Benchmark
 from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.data import Baggage, ImageFolder, ImageTable
-from robustsigma.data.source import DatasetSpec
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import AttributionMetric
@@ -27,7 +27,7 @@ from robustsigma.evaluation import Evaluation, Training, preset
 from robustsigma.evaluation.plan import BASE
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, Pretrained
-from robustsigma.models.named import is_saved
+from robustsigma.models.pretrained import is_saved
 from robustsigma.resize_crop import ResizeCrop
 
 

@@ -14,10 +14,10 @@ from robustsigma.benchmark import Benchmark
 from robustsigma.benchmark.results import score_tables
 from robustsigma.benchmark.run import BenchmarkRun
 from robustsigma.benchmark.table import ScoreTable
-from robustsigma.data.source import DatasetSpec
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.models import Pretrained
-from robustsigma.models.named import is_saved
+from robustsigma.models.pretrained import is_saved
 
 
 def judge(asked: Benchmark, folder: Path) -> tuple[BenchmarkRun, dict[str, ScoreTable]]:

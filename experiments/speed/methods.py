@@ -19,8 +19,8 @@ from experiments.speed.cases import Case
 from experiments.speed.limit import Passes
 from experiments.speed.rows import Peer, Row
 from robustsigma.engine import metrics, noise
+from robustsigma.engine.metrics.masked_interpolation import interpolate_masked
 from robustsigma.engine.metrics.ranking import spearman
-from robustsigma.engine.metrics.revealed import interpolate_masked
 
 Needed = Callable[[Any], Passes]
 EPS = 8 / 255

@@ -11,7 +11,7 @@ from statistics import mean
 from training_step import Trained, batches
 
 from robustsigma import Classifier, Mixture, Share
-from robustsigma.data.source import DatasetSpec
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine import noise
 from study.setup import CLEAN, Plan
 

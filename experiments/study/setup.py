@@ -16,8 +16,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from robustsigma import GaussianNoise, Mixture, Perturbation
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.loading import load_batch, subsample
-from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.plan import Regime
 from robustsigma.training.sample_labels import SampleLabels

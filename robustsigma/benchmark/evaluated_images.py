@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
 from robustsigma.data.loading import load_batch
-from robustsigma.data.source import DatasetSpec, adapt_to_model
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models import ModelCard
@@ -40,21 +40,21 @@ class EvaluatedImages(NamedTuple):
 def find_images(dataset: Dataset[Any], models: dict[str, Classifier], count: int, seed: int) -> EvaluatedImages:
     """Return `count` images that every model classifies correctly, or all there are.
 
-    An image of a dataset with a method `alternatives(index)` has several correct classes.
+    An image of a dataset with a method `correct_labels(index)` has several correct classes.
 
     Raises:
         ValueError: there is none.
     """
     total = len(dataset)  # type: ignore[arg-type]
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).tolist()
-    alternatives = getattr(dataset, "alternatives", None)
+    correct_labels = getattr(dataset, "correct_labels", None)
     correct: dict[str, list[float]] = {name: [] for name in models}
     found: dict[int, tuple[int, dict[str, int]]] = {}
     tried = 0
     for start in range(0, total, _BLOCK):
         block = order[start : start + _BLOCK]
         images, labels = load_batch(dataset, block)
-        allowed = [alternatives(i) if alternatives else (int(y),) for i, y in zip(block, labels, strict=True)]
+        allowed = [correct_labels(i) if correct_labels else (int(y),) for i, y in zip(block, labels, strict=True)]
         predicted = {name: _predictions(classifier, images).tolist() for name, classifier in models.items()}
         for name, classes in predicted.items():
             correct[name] += [float(each in row) for each, row in zip(classes, allowed, strict=True)]

@@ -17,8 +17,8 @@ from robustsigma.benchmark.evaluated_images import EvaluatedImages, adapt_to_mod
 from robustsigma.benchmark.measure import measure
 from robustsigma.benchmark.settings import Benchmark, needs_references
 from robustsigma.benchmark.store import BenchmarkStore
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.loading import load_batch, load_masks, subsample
-from robustsigma.data.source import DatasetSpec
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor

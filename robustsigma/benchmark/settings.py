@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from robustsigma.data.baggage import Baggage
-from robustsigma.data.source import DatasetSpec
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import Attributor, Gradient, IntegratedGradients, RandomAttribution
 from robustsigma.engine.metrics import AttributionMetric

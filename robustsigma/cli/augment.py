@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from robustsigma.cli import images
+from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
 from robustsigma.data.loading import load_batch, subsample
-from robustsigma.data.source import DatasetSpec, adapt_to_model
 from robustsigma.device import best_device
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier

@@ -7,7 +7,7 @@ from rich.console import Console
 from robustsigma.benchmark import benchmark
 from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.cli.launch import shared
-from robustsigma.models.named import is_saved
+from robustsigma.models.pretrained import is_saved
 from robustsigma.runs.directory import output_folder
 from robustsigma.runs.processes import is_main_process
 from robustsigma.trust import check_model

@@ -14,14 +14,14 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from robustsigma.data.class_folders import skipped_files
-from robustsigma.data.files import FileDataset, scan
+from robustsigma.data.folder_scan import scan, skipped_files_note
+from robustsigma.data.image_files import FileDataset, ImageRow
 from robustsigma.device import best_device
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail, near
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
-from robustsigma.models.named import is_saved
+from robustsigma.models.pretrained import is_saved
 from robustsigma.resize_crop import ResizeCrop
 from robustsigma.runs.fingerprint import code_of, describe
 from robustsigma.trust import check_model
@@ -77,7 +77,7 @@ def files(paths: Sequence[str]) -> list[Path]:
     for given in (Path(path).expanduser() for path in paths):
         if given.is_dir():
             inside = scan(given)
-            skipped = skipped_files(inside.others, given) if inside.others else ""
+            skipped = skipped_files_note(inside.others, given) if inside.others else ""
             if not inside.images:
                 raise fail("images", f"a folder with images, at {given}", skipped or "none")
             if skipped:
@@ -98,7 +98,7 @@ def read(paths: Sequence[Path], card: ModelCard) -> Tensor:
     if height != width:
         raise fail("model", "one of square images", f"{height} x {width}")
     fit: int | ResizeCrop = card.geometry or height
-    dataset = FileDataset(paths, [0] * len(paths), fit, channels, name="images")
+    dataset = FileDataset(list(map(ImageRow, paths)), fit, channels, name="images")
     return torch.stack([dataset[i][0] for i in range(len(paths))])
 
 

@@ -1,17 +1,15 @@
 """Datasets in [0, 1], and the Lightning module that perturbs their batches on the device."""
 
+from robustsigma.data.array_files import CorruptionArrays, MedMNIST
 from robustsigma.data.baggage import Baggage
-from robustsigma.data.corruption_arrays import CorruptionArrays
+from robustsigma.data.builtin_digits import Digits, MNIST5k
+from robustsigma.data.dataset_spec import ArrayDataset, Batch, DatasetSpec, Split
 from robustsigma.data.datasets import Datasets
-from robustsigma.data.digits import Digits
-from robustsigma.data.folder import ImageFolder
+from robustsigma.data.image_folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
-from robustsigma.data.medmnist_source import MedMNIST
-from robustsigma.data.mnist5k import MNIST5k
 from robustsigma.data.module import RobustDataModule
 from robustsigma.data.saliency_bench import SaliencyBench
-from robustsigma.data.source import ArrayDataset, Batch, DatasetSpec, Split
-from robustsigma.data.torchvision_source import Torchvision
+from robustsigma.data.torchvision_dataset import Torchvision
 from robustsigma.data.transforms import Albumentations
 
 __all__ = [

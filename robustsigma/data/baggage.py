@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustsigma.data.baggage_shapes import CLUTTER, ITEMS, Canvas, bag
-from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine.validation import integer
 
 _NAMES = tuple(ITEMS)
@@ -25,15 +25,19 @@ class Baggage(DatasetSpec):
     """Pseudo-colored scans of bags, each with exactly one gun, knife, wrench, pair of pliers or scissors.
 
     Everything is translucent: colors follow Beer and Lambert's law for three materials. Image i of a split depends
-    only on (seed, split, i, size), so that fewer images are a prefix of more. The datasets returned carry `masks`,
-    True where the item absorbs; they are made once per process and shared, so do not write into them.
+    only on (seed, split, i, size), so that a smaller dataset is a prefix of a larger one. Datasets have `masks`, True
+    where the item absorbs. They are made once per process and shared, so do not write into them.
 
     Args:
         size: side in pixels, 16 to 299.
         train: number of training images.
         val: number of validation images.
         test: number of test images.
-        seed: of everything.
+        seed: seed of all random choices.
+
+    Example:
+        >>> Baggage(size=32, train=100).split("train").masks.shape
+        torch.Size([100, 32, 32])
     """
 
     size: int = 64
@@ -86,16 +90,9 @@ def label_of(seed: int, split: Split, index: int) -> int:
 def render(
     rng: np.random.Generator, size: int, label: int, *, item: bool = True
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Draw one scan.
+    """Draw one scan (size, size, 3) and the mask (size, size) of its item.
 
-    Args:
-        rng: source of every choice.
-        size: side in pixels.
-        label: which item.
-        item: whether the item absorbs; without it the rest of the scan is the same.
-
-    Returns:
-        The scan (size, size, 3) and the item's mask (size, size).
+    Without `item`, the item does not absorb and the rest of the scan is the same.
     """
     canvas = Canvas(size, (0.5, 0.5), 1.0, rng.normal(0, 0.05))
     bag(canvas, rng)

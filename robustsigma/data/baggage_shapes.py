@@ -31,10 +31,10 @@ class Canvas:
 
     Args:
         size: side of the scan in pixels.
-        center: where the object's origin lies, in sides of the scan.
+        center: position of the object's origin, in sides of the scan.
         scale: length of the object's unit, in sides of the scan.
         angle: in-plane rotation in radians.
-        squash: what is left of the object's y axis after it is tilted out of the plane; negative mirrors it.
+        squash: factor of the object's y axis, as if tilted out of the plane; a negative one mirrors it.
     """
 
     def __init__(
@@ -218,13 +218,8 @@ def scissors(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.disc(0, 0, 0.07, matter(METAL, 0.9))
 
 
-ITEMS: dict[str, Callable[[Canvas, np.random.Generator], None]] = {
-    "gun": gun,
-    "knife": knife,
-    "wrench": wrench,
-    "pliers": pliers,
-    "scissors": scissors,
-}
+Painter = Callable[[Canvas, np.random.Generator], None]
+ITEMS: dict[str, Painter] = {each.__name__: each for each in (gun, knife, wrench, pliers, scissors)}
 
 
 def clothes(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -318,7 +313,7 @@ def gadget(canvas: Canvas, rng: np.random.Generator) -> None:
         canvas.box(x, y, x + w, min(y + h, high), fill)
 
 
-CLUTTER: tuple[tuple[Callable[[Canvas, np.random.Generator], None], float, float, float], ...] = (
+CLUTTER: tuple[tuple[Painter, float, float, float], ...] = (
     # what, smallest and largest scale, weight
     (clothes, 0.2, 0.35, 3.0),
     (bottle, 0.14, 0.26, 2.0),

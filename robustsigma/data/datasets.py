@@ -1,4 +1,4 @@
-"""Datasets that somebody brings along, as a source."""
+"""`Datasets`: the torch datasets of a user as a `DatasetSpec`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from robustsigma.data.class_index import class_names
-from robustsigma.data.files import BROKEN, to_tensor
-from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.class_names import class_names
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.image_files import BROKEN, to_tensor
 from robustsigma.engine.validation import channels_last, extent, fail, target_range
 
-_GREY = ("1", "L", "LA", "La")  # modes of PIL, beside those that begin with an I, such as "I;16"
+_GRAY = ("1", "L", "LA", "La")  # modes of PIL, in addition to those that begin with an I, such as "I;16"
 
 
-class Items(Dataset[tuple[Tensor, int]]):
-    """A dataset as a source gives it: what is read of it is checked, and images become float in [0, 1].
+class CheckedDataset(Dataset[tuple[Tensor, int]]):
+    """A user's dataset whose items are checked when they are read, with images as float in [0, 1].
 
     Args:
-        inner: its items are (image, label), the image a float tensor (C, H, W) in [0, 1], a uint8 tensor (C, H, W) or a
-            PIL image. It may have the methods `mask(index)` and `alternatives(index)` of `DatasetSpec.split`.
-        name: of the dataset, for errors.
+        inner: dataset of (image, label), the image a float tensor (C, H, W) in [0, 1], a uint8 tensor (C, H, W) or a
+            PIL image. It may have the methods `mask(index)` and `correct_labels(index)` of `DatasetSpec.split`.
+        name: name of the dataset, for errors.
         classes: number of classes.
         shape: (C, H, W) of every image, or () for that of the first one.
 
     Raises:
-        ValueError: here or when it is read, an item that is something else. Whether a float image is in [0, 1] is left
-            to whoever perturbs it.
+        ValueError: an item of another kind, here or when it is read. Perturbations check that a float image is in
+            [0, 1].
     """
 
     def __init__(self, inner: Any, name: str, classes: int, shape: tuple[int, ...] = ()) -> None:
@@ -52,8 +52,8 @@ class Items(Dataset[tuple[Tensor, int]]):
         return image, label
 
     def __getattr__(self, name: str) -> Any:
-        """Look up what some datasets have besides."""
-        found = getattr(self.inner, name, None) if name in ("mask", "alternatives") else None
+        """Look up the optional methods of a dataset."""
+        found = getattr(self.inner, name, None) if name in ("mask", "correct_labels") else None
         if not callable(found):
             raise AttributeError(f"{type(self).__name__} has no {name}")
         return self._mask if name == "mask" else found
@@ -69,8 +69,8 @@ class Items(Dataset[tuple[Tensor, int]]):
 
     def _image(self, image: Any, name: str) -> Tensor:
         if isinstance(image, Image.Image):
-            gray = image.mode in _GREY or image.mode.startswith("I")
-            # A gray image among colored ones is made one of them; color is never dropped.
+            gray = image.mode in _GRAY or image.mode.startswith("I")
+            # A gray image among color images becomes color; color is never dropped.
             channels = 1 if gray and self.shape[:1] != (3,) else 3
             try:
                 return to_tensor(image, channels, None)
@@ -95,26 +95,30 @@ class Items(Dataset[tuple[Tensor, int]]):
 
 
 class Datasets(DatasetSpec):
-    """Datasets of your own, such as torch's and torchvision's: they need a length, and items (image, label) by index.
+    """Your own torch datasets, such as torchvision's: they need a length, and items (image, label) by index.
 
     An image is a float tensor (C, H, W) in [0, 1], a uint8 tensor (C, H, W) or a PIL image; all have one shape. A label
-    is an int, or an integer of NumPy or a tensor without dimensions. The first item of each dataset is read at once,
-    others when they are asked for. A dataset that has masks of the objects has a method `mask(index)`, (H, W) in
-    [0, 1]; torch's `Subset` and `ConcatDataset` hide those of the datasets in them.
+    is an int, an integer of NumPy or a tensor without dimensions. The first item of each dataset is read at once,
+    others when they are needed. A dataset that has masks of the objects has a method `mask(index)` that returns (H, W)
+    in [0, 1]; torch's `Subset` and `ConcatDataset` hide it.
 
     `evaluate` and `benchmark` resume in a run directory of datasets with the same content, and refuse one of others.
     `robustsigma.runs.fingerprint.items` says what is compared: all images of up to 256; of a larger one 256 of them and
     what it holds in memory.
 
     Args:
-        train: images to train on, or None.
-        val: images to validate on, or None: a training is not validated then.
-        test: images to test on, or None.
-        classes: names of the classes, each once; a label is an index into them.
+        train: training images, or None.
+        val: validation images, or None to train without validation.
+        test: test images, or None.
+        classes: names of the classes, each once. A label is an index into them.
 
     Raises:
-        ValueError: no dataset, one that cannot be indexed or is empty, other names of classes, or a first item that is
-            not as stated here.
+        ValueError: no dataset, one that cannot be indexed or is empty, repeated names of classes, or a first item of
+            another kind.
+
+    Example:
+        >>> Datasets(test=CIFAR10("data", train=False), classes=names).shape
+        (3, 32, 32)
     """
 
     # Not Dataset[Any]: jsonargparse would let YAML give a class of that no arguments.
@@ -136,7 +140,7 @@ class Datasets(DatasetSpec):
         self._parts: dict[str, Dataset[Any]] = {}
         for name, dataset in given.items():
             _check_indexed(name, dataset)
-            items = Items(dataset, name, len(self._classes), shape)
+            items = CheckedDataset(dataset, name, len(self._classes), shape)
             shape = items.shape
             if isinstance(dataset, ArrayDataset):  # it gives whole batches at once, and has its masks in an array
                 target_range(extent(dataset.labels), len(self._classes), f"labels of {name}")

@@ -1,105 +1,68 @@
-"""Images that a CSV file lists with their labels: photographs for networks that were trained elsewhere."""
+"""`ImageTable`: images that a CSV file lists with their labels."""
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from robustsigma.data.class_folders import split_name, uncovered
-from robustsigma.data.class_index import ClassIndex, are_indices, are_wnids, class_names
-from robustsigma.data.files import FileDataset, is_visible, verify_images
-from robustsigma.data.folder import by_shares, check_channels, check_settings
-from robustsigma.data.masked import MaskedFiles
-from robustsigma.data.source import DatasetSpec, Split
-from robustsigma.data.table_rows import Columns, Listed, read_table
+from robustsigma.data.class_names import ClassIndex, are_indices, are_wnids, class_names
+from robustsigma.data.csv_tables import Columns, TableRow, read_table
+from robustsigma.data.dataset_spec import Split
+from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
+from robustsigma.data.folder_scan import is_visible, split_name
+from robustsigma.data.image_files import ImageRow
+from robustsigma.data.splitting import check_split_settings
 from robustsigma.engine.validation import fail
 from robustsigma.resize_crop import ResizeCrop
-from robustsigma.runs.fingerprint import files
+from robustsigma.runs.fingerprint import files as files_fingerprint
 
-_DEFAULT = ResizeCrop(224, 256)
-Row = tuple[Listed, tuple[int, ...]]
-
-
-class _Alternatives:
-    """Knows every class that an image may rightly be called by."""
-
-    right: list[tuple[int, ...]]
-
-    def alternatives(self, index: int) -> tuple[int, ...]:
-        """Return every class that the image may rightly be called by."""
-        return self.right[index]
-
-
-class TableFiles(_Alternatives, FileDataset):
-    """Image files of a table, read when asked for.
-
-    Args:
-        rows: of the table, with the labels that are right.
-        geometry: how to resize and crop.
-        channels: 1 or 3.
-    """
-
-    def __init__(self, rows: Sequence[Row], geometry: ResizeCrop, channels: int) -> None:
-        super().__init__([row.path for row, _ in rows], [right[0] for _, right in rows], geometry, channels)
-        self.right = [right for _, right in rows]
-
-
-class MaskedTableFiles(_Alternatives, MaskedFiles):
-    """The same with masks.
-
-    Args:
-        rows: of the table, with the labels that are right.
-        geometry: how to resize and crop.
-        channels: 1 or 3.
-    """
-
-    def __init__(self, rows: Sequence[Row], geometry: ResizeCrop, channels: int) -> None:
-        masks = [row.mask for row, _ in rows]
-        super().__init__([row.path for row, _ in rows], [right[0] for _, right in rows], geometry, channels, masks)
-        self.right = [right for _, right in rows]
+_DEFAULT_GEOMETRY = ResizeCrop(224, 256)
 
 
 @dataclass(frozen=True)
-class ImageTable(DatasetSpec):
-    """Images of a folder that a CSV file lists: a row for each, with the columns `file` and `label`.
+class ImageTable(FileDatasetSpec):
+    """Images of a folder that a CSV file lists: one row per image, with the columns `file` and `label`.
 
-    A label is the index of a class, its WordNet identifier (where there are ImageNet's 1,000 classes) or its name.
-    Several, separated by ";", are all right: a network that says any of them is right, and the class that it says is
-    the one to explain (in `benchmark`; in `evaluate` and in training the first alone is right). Paths cannot leave
-    their folder.
+    A label is the index of a class, its WordNet identifier (if the classes are ImageNet's 1,000) or its name. Several
+    labels, separated by ";", are all correct: in `benchmark`, a prediction of any of them is correct and is explained.
+    In `evaluate` and in training only the first is correct. Paths cannot leave their folder.
 
-    Without `split_column`, a share of the images becomes "test", and where that is all of them there are no others.
-    With it, a table without "test" rows has its "val" rows as "test"; one without "val" rows takes some of "train".
-    Rows of hidden files are left out. The first split warns once of them, of "val" rows as "test" and of classes
-    without a training or test image. The table is read once: make a new `ImageTable` after changing it.
+    Without `split_column`, a fraction of the images becomes "test"; if that is all of them, it is the only split. With
+    `split_column`, a table without "test" rows has its "val" rows as "test", and one without "val" rows takes some of
+    "train". Rows of hidden files are left out. The first split warns once about such rows, about "val" rows as "test"
+    and about classes without a training or test image. The table is read once: make a new `ImageTable` after changing
+    it.
 
     Args:
         root: the folder.
-        table: the CSV file; a relative path starts from `root`.
+        table: CSV file; a relative path starts from `root`.
         images: folder that `file` is relative to, itself relative to `root`.
-        masks: the same of masks.
-        file_column: of the images.
-        label_column: of the labels.
-        mask_column: of gray masks, white on the object that decides the label, or None; an empty cell is an image
-            that nobody marked. A mask has the size of its image and is resized and cropped as that is, to the nearest
-            pixel.
-        split_column: of "train", "val" or "test" (or another word for one, as in `ImageFolder`), or None.
-        class_list: names of all classes, in the order of their indices. None takes those of the network that the
-            images are for; without one, the names in the table, sorted, or numbers where the labels are indices.
-        geometry: how images are resized and cropped. None does it as the network wants that they are for; without
-            one, 224 pixels of 256.
+        masks: folder that masks are relative to, itself relative to `root`.
+        file_column: column of the image files.
+        label_column: column of the labels.
+        mask_column: column of gray masks, white on the object that decides the label, or None. An empty cell is an
+            unannotated image. A mask has the size of its image and is resized and cropped as its image is, to the
+            nearest pixel.
+        split_column: column of "train", "val" or "test" (or another word for one, as in `ImageFolder`), or None.
+        class_list: names of all classes, in the order of their indices. None takes those of a trained network, else
+            the sorted names in the table, or numbers if the labels are indices.
+        geometry: how images are resized and cropped. None is what a trained network needs, else 224 pixels of 256.
         channels: 3 for color, 1 for gray.
-        val_fraction: share of images, or of "train" rows where no row is "val", that becomes "val".
-        test_fraction: share of images that becomes "test" where there is no `split_column`.
-        seed: of the split.
+        val_fraction: fraction of the images, or of "train" rows if no row is "val", that becomes "val".
+        test_fraction: fraction of the images that becomes "test" without a `split_column`.
+        seed: seed of the split.
         skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError.
+
+    Example:
+        >>> ImageTable("coco", mask_column="mask").split("test").correct_labels(0)
+        (3, 1)
     """
 
+    _argument = "table"
     root: str
     table: str = "labels.csv"
     images: str = "."
@@ -117,10 +80,10 @@ class ImageTable(DatasetSpec):
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
-        check_channels(self.channels)
-        check_settings(1, self.val_fraction, self.test_fraction, self.seed, whole=True)
+        self._check_channels()
+        check_split_settings(self.val_fraction, self.test_fraction, self.seed, only_test=True)
         if self.class_list is not None:
-            object.__setattr__(self, "class_list", class_names("class_list", self.class_list))
+            class_names("class_list", self.class_list)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -135,93 +98,76 @@ class ImageTable(DatasetSpec):
         return class_names("label_column", labels)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, size, size)."""
-        size = (self.geometry or _DEFAULT).size
-        return self.channels, size, size
-
-    @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that have images."""
-        return tuple(split for split in super().splits if self._parts[split])
+        """Splits that have images."""
+        return tuple(split for split in super().splits if self._rows_by_split[split])
 
     def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> ImageTable:
-        """Return the same images with the network's class names and geometry, where these are not given."""
+        """Return the same images with the network's class names and geometry, if these are not given."""
         names = tuple(classes) if self.class_list is None else self.class_list
         return dataclasses.replace(self, class_list=names, geometry=self.geometry or geometry)
 
-    def split(self, split: Split) -> TableFiles | MaskedTableFiles:
-        """Return the images of one split, read from disk as they are asked for."""
-        self.check_split(split)
-        if split not in self.splits:
-            raise fail("split", f"images for {split!r} in {self._path}", "none")
-        found = self._labeled[split]
-        geometry = self.geometry or _DEFAULT
-        if self.mask_column is None:
-            return verify_images(found, lambda part: TableFiles(part, geometry, self.channels), self.skip_broken)
-        masked = verify_images(found, lambda part: MaskedTableFiles(part, geometry, self.channels), self.skip_broken)
-        for place in range(len(masked)):
-            masked.mask(place)
-        return masked
-
     def fingerprint(self) -> dict[str, Any]:
-        """Return what the table and its image files tell, see `robustsigma.runs.fingerprint.files`."""
-        rows = self._rows
-        images, masks = {row.path for row in rows}, {row.mask for row in rows if row.mask is not None}
-        root, table = Path(self.root), self._path
-        found = {"images": (images, root / self.images), "masks": (masks, root / self.masks)}
-        listed = {name: files(sorted(paths), folder) for name, (paths, folder) in found.items()}
-        return {"table": files([table], table.parent), **listed}
+        """Return names, sizes and contents of the table and of its files, see `robustsigma.runs.fingerprint.files`."""
+        images, masks = {row.path for row in self._rows}, {row.mask for row in self._rows if row.mask is not None}
+        return {
+            "table": files_fingerprint([self._place], self._place.parent),
+            "images": files_fingerprint(sorted(images), Path(self.root) / self.images),
+            "masks": files_fingerprint(sorted(masks), Path(self.root) / self.masks),
+        }
 
     @property
-    def _path(self) -> Path:
+    def _resize(self) -> ResizeCrop:
+        return self.geometry or _DEFAULT_GEOMETRY
+
+    @property
+    def _place(self) -> Path:
         return Path(self.root) / self.table
 
-    @property
-    def _images(self) -> Path:
-        return Path(self.root) / self.images
-
     @cached_property
-    def _listed(self) -> list[Listed]:
+    def _all_rows(self) -> list[TableRow]:
         columns = Columns(self.file_column, self.label_column, self.mask_column, self.split_column)
-        return read_table(self._path, columns, images=self._images, masks=Path(self.root) / self.masks)
+        root = Path(self.root)
+        return read_table(self._place, columns, images=root / self.images, masks=root / self.masks)
 
     @cached_property
-    def _rows(self) -> list[Listed]:
-        rows = [row for row in self._listed if all(map(is_visible, row.path.relative_to(self._images).parts))]
+    def _rows(self) -> list[TableRow]:
+        """The rows of visible files."""
+        folder = Path(self.root) / self.images
+        rows = [row for row in self._all_rows if all(map(is_visible, row.path.relative_to(folder).parts))]
         if not rows:
-            raise fail("table", f"at least one row of a file that is not hidden in {self._path}", "none")
+            raise fail("table", f"at least one row of a file that is not hidden in {self._place}", "none")
         return rows
 
     @cached_property
-    def _labeled(self) -> dict[Split, list[Row]]:
-        """The rows by split. It warns once of what a user may not expect."""
+    def _manifest(self) -> Manifest:
         index = ClassIndex(self.classes)
-        found: dict[Split, list[Row]] = {
-            split: [(row, tuple(index.find(text, "label_column", row.where) for text in row.labels)) for row in rows]
-            for split, rows in self._parts.items()
+
+        def labels(row: TableRow) -> tuple[int, ...]:
+            return tuple(index.find(text, "label_column", row.where) for text in row.labels)
+
+        manifest = {
+            split: [ImageRow(row.path, labels(row), row.mask) for row in rows]
+            for split, rows in self._rows_by_split.items()
         }
         notes = []
-        if len(self._rows) < len(self._listed):
-            count = len(self._listed) - len(self._rows)
-            notes.append(f"left out {count} of {len(self._listed)} rows, which are of hidden files")
+        hidden = len(self._all_rows) - len(self._rows)
+        if hidden:
+            notes.append(f"left out {hidden} of {len(self._all_rows)} rows, which are of hidden files")
         named = {split_name(row.split or "") for row in self._rows}
         if self.split_column is not None and "test" not in named:
             notes.append("no row is of the test split, so the val rows are")
-        checked = {split: found[split] for split in self.splits if split != "val" or {"val", "test"} <= named}
-        notes += uncovered(self.classes, {split: [right[0] for _, right in rows] for split, rows in checked.items()})
-        if notes:
-            warnings.warn(f"table: {'; '.join(notes)} [{self._path}]", stacklevel=1)
-        return found
+        self._warn(notes, manifest, [split for split in self.splits if split != "val" or {"val", "test"} <= named])
+        return manifest
 
     @cached_property
-    def _parts(self) -> dict[Split, list[Listed]]:
-        """The rows by split."""
-        rows = self._rows
+    def _rows_by_split(self) -> dict[Split, list[TableRow]]:
         if self.split_column is None:
-            return {"train": [], "val": [], "test": rows} if self.test_fraction == 1 else self._drawn(rows)
-        parts: dict[Split, list[Listed]] = {name: [] for name in super().splits}
-        for row in rows:
+            if self.test_fraction == 1:
+                return {"train": [], "val": [], "test": self._rows}
+            return self._split(self._rows, self.test_fraction)
+        parts: dict[Split, list[TableRow]] = {name: [] for name in super().splits}
+        for row in self._rows:
             split = split_name(row.split or "")
             if split is None:
                 raise fail("split_column", f"train, val or test {row.where}", repr(row.split))
@@ -229,12 +175,8 @@ class ImageTable(DatasetSpec):
         if not parts["test"]:
             parts["test"], parts["val"] = parts["val"], []
         if not parts["val"] and len(parts["train"]) > len({row.labels[0] for row in parts["train"]}):
-            parts |= self._drawn(parts["train"], 0) | {"test": parts["test"]}
+            parts |= self._split(parts["train"], 0) | {"test": parts["test"]}
         return parts
 
-    def _drawn(self, rows: list[Listed], test_fraction: float | None = None) -> dict[Split, list[Listed]]:
-        names = sorted({row.labels[0] for row in rows})
-        labels = [names.index(row.labels[0]) for row in rows]
-        test = self.test_fraction if test_fraction is None else test_fraction
-        drawn = by_shares(labels, self.val_fraction, test, self.seed, name="table", where=self._path)
-        return {name: [rows[i] for i in part] for name, part in drawn.items()}
+    def _split(self, rows: list[TableRow], test_fraction: float) -> dict[Split, list[TableRow]]:
+        return self._draw(rows, [row.labels[0] for row in rows], test_fraction)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from robustsigma.data.source import ArrayDataset, Batch
+from robustsigma.data.dataset_spec import ArrayDataset, Batch
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import noise
 from robustsigma.engine.validation import fail
@@ -86,11 +86,11 @@ def load_masks(dataset: Dataset[Any], indices: Sequence[int]) -> Tensor | None:
     """Return the masks of some images: float (n, H, W) in [0, 1], 1 on the object that decides the label.
 
     Args:
-        dataset: an `ArrayDataset`, or any other; it has masks if it has a method `mask(index)` that returns one.
-        indices: which images, at least one.
+        dataset: an `ArrayDataset`, or any dataset; it has masks if it has a method `mask(index)` that returns one.
+        indices: indices of at least one image.
 
     Returns:
-        The masks, all zero for an image that nobody marked, or None for a dataset without masks.
+        The masks, all zero for an unannotated image, or None for a dataset without masks.
     """
     if isinstance(dataset, ArrayDataset):
         return None if dataset.masks is None else dataset.masks[torch.as_tensor(indices, dtype=torch.int64)].float()

@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from robustsigma.data.attacked import AttackedNetwork
 from robustsigma.data.banks import SampleCaches, unbanked
+from robustsigma.data.dataset_spec import Batch, DatasetSpec, Split
 from robustsigma.data.datasets import Datasets
 from robustsigma.data.gathering import Share
 from robustsigma.data.loading import KeyedDataset, KeySampler, ResumableLoader, loader, subsample
 from robustsigma.data.ramp import Ramp
-from robustsigma.data.source import Batch, DatasetSpec, Split
 from robustsigma.data.transforms import Albumentations
 from robustsigma.device import wait
 from robustsigma.engine import noise, validation

@@ -1,4 +1,4 @@
-"""Augmentations of the training images by Albumentations, described in YAML."""
+"""`Albumentations`: augmentation of training images by the library of that name, described in YAML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustsigma.engine.perturbations.albumentations_library import albumentations_library
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import several
+from robustsigma.engine.validation import fail, several
 
 
 @safe_in_checkpoints
@@ -22,7 +22,10 @@ class Albumentations:
     """A sequence of Albumentations transforms that keep the image's shape.
 
     Args:
-        transforms: each a mapping with the transform's `name`, such as HorizontalFlip, and its arguments.
+        transforms: one mapping per transform, with its `name`, such as HorizontalFlip, and its arguments.
+
+    Example:
+        >>> Albumentations([{"name": "HorizontalFlip", "p": 0.5}])
     """
 
     transforms: list[dict[str, Any]] = field(default_factory=list)
@@ -30,22 +33,20 @@ class Albumentations:
     def __post_init__(self) -> None:
         several("transforms", self.transforms)
         if self.transforms:
-            _ = self._compose  # bad names and arguments show at once
+            _ = self._compose  # reports bad names and arguments at once
 
     def apply(self, image: Tensor, seed: int) -> Tensor:
         """Return the image transformed; equal seeds give equal images.
 
         Args:
-            image: float (C, H, W) in [0, 1] on the CPU, C being 1 or 3.
-            seed: of every random choice.
+            image: float (C, H, W) in [0, 1] on the CPU, with C 1 or 3.
+            seed: seed of all random choices.
 
         Returns:
             Float in [0, 1], of the same shape and dtype.
         """
         if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.is_floating_point():
-            raise ValueError(
-                f"image: expected float (C, H, W) with 1 or 3 channels, got {image.dtype} {tuple(image.shape)}"
-            )
+            raise fail("image", "float (C, H, W) with 1 or 3 channels", f"{image.dtype} {tuple(image.shape)}")
         if not self.transforms:
             return image
         compose = self._compose
@@ -55,7 +56,7 @@ class Albumentations:
         if result.ndim == 2:
             result = result[:, :, None]
         if result.shape != pixels.shape:
-            raise ValueError(f"transforms: expected to keep the image's shape {pixels.shape}, got {result.shape}")
+            raise fail("transforms", f"to keep the image's shape {pixels.shape}", result.shape)
         return torch.from_numpy(result.clip(0, 1).transpose(2, 0, 1).copy()).to(image.dtype)
 
     @cached_property
@@ -67,13 +68,13 @@ class Albumentations:
 def _build(library: Any, index: int, entry: dict[str, Any]) -> Any:
     name = entry.get("name") if isinstance(entry, dict) else None
     if not isinstance(name, str):
-        raise ValueError(f"transforms[{index}]: expected a mapping with a name, got {entry!r}")
+        raise fail(f"transforms[{index}]", "a mapping with a name", repr(entry))
     kind = getattr(library, name, None)
     if not (isinstance(kind, type) and issubclass(kind, library.BasicTransform)):
-        raise ValueError(f"transforms[{index}]: expected the name of an Albumentations transform, got {name!r}")
+        raise fail(f"transforms[{index}]", "the name of an Albumentations transform", repr(name))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # how Albumentations reports an unknown argument
             return kind(**{key: value for key, value in entry.items() if key != "name"})
     except (TypeError, ValueError, UserWarning) as error:
-        raise ValueError(f"transforms[{index}]: expected valid arguments of {name}, got {error}") from error
+        raise fail(f"transforms[{index}]", f"valid arguments of {name}", error) from error

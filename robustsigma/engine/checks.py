@@ -97,7 +97,7 @@ def inspect_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -
         at = validation.target(labels, x, "labels")
         classifier.check_target(at, x, "labels")
         logits = classifier.logits(x)
-        randomness = not _equal(logits, classifier.logits(x))
+        randomness = not _equal(classifier, logits, classifier.logits(x))
         _, gradient = classifier.loss_gradient(x, at)
         batch_dependent = not randomness and _depends_on_batch(classifier, x)
         classifier.checked = True
@@ -115,29 +115,38 @@ def warn_once(classifier: Classifier, images: Tensor, target: Tensor) -> None:
         return
     classifier.checked = True
     x, at = images[:2], target[:2]
-    logits = classifier.logits(x)
-    randomness = not _equal(logits, classifier.logits(x))
-    # Of the logit: the loss of a confident network may well have no gradient in single precision.
-    gradient = classifier.score_and_gradient(x, at)[1]
-    probabilities = validation.are_probabilities(logits) and bool(((logits > 0) & (logits < 1)).any())
-    batch_dependent = not randomness and _depends_on_batch(classifier, x)
-    dead = len(x) if not gradient.any() else 0
-    for flag in Soundness(len(x), probabilities, randomness, dead, batch_dependent).flags:
+    try:
+        logits = classifier.logits(x)
+        randomness = not _equal(classifier, logits, classifier.logits(x))
+        # Of the logit: the loss of a confident network may well have no gradient in single precision.
+        gradient = classifier.score_and_gradient(x, at)[1]
+    except Exception:  # of a network that takes batches of another size only, else the method itself meets it
+        found = Soundness(len(x), False, False, 0, batch_dependent=True)
+    else:
+        probabilities = validation.are_probabilities(logits) and bool(((logits > 0) & (logits < 1)).any())
+        batch_dependent = not randomness and _depends_on_batch(classifier, x)
+        found = Soundness(len(x), probabilities, randomness, 0 if gradient.any() else len(x), batch_dependent)
+    for flag in found.flags:
         validation.warn(f"net: {flag.message}")
 
 
 def _depends_on_batch(classifier: Classifier, images: Tensor) -> bool:
-    """Return whether the first image has other logits alone than beside another image."""
-    first = images[:1]
-    # One that differs in mean and contrast, should the others be like the first.
-    pair = torch.cat([first, 0.5 * (1 - first.flip(3))])
-    return not _equal(classifier.logits(first), classifier.logits(pair)[:1])
+    """Return whether one of two images has other logits alone than beside the other."""
+    # The second differs from the first in mean and contrast: images of a batch may be alike.
+    pair = torch.cat([images[:1], 0.5 * (1 - images[:1].flip(3))])
+    try:
+        alone = torch.cat([classifier.logits(image[None]) for image in pair])
+    except Exception:  # such as of BatchNorm that has no statistics of one image
+        return True
+    return not _equal(classifier, alone, classifier.logits(pair))
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
+def _equal(classifier: Classifier, a: Tensor, b: Tensor) -> bool:
     """Return whether logits are equal up to the rounding of other algorithms and batch sizes."""
+    dtypes = [parameter.dtype for parameter in classifier.net.parameters() if parameter.is_floating_point()]
+    rounding = max([3e-4, *(16 * torch.finfo(dtype).eps for dtype in dtypes if dtype.itemsize < 4)])
     a, b = a.nan_to_num(), b.nan_to_num()
-    return bool((a - b).abs().max() <= 1e-5 + 1e-3 * a.abs().max())
+    return bool((a - b).abs().max() <= 1e-5 + rounding * a.abs().max())
 
 
 def check_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -> list[Flag]:

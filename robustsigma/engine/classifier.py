@@ -106,9 +106,7 @@ class Classifier(nn.Module):
         super().__init__()
         if not isinstance(net, nn.Module):
             raise fail("net", "a torch.nn.Module", type(net).__name__)
-        if any(parameter.is_inference() for parameter in net.parameters()):
-            hint = "build or copy the network outside of it"
-            raise fail("net", "weights that can take part in gradients", f"weights made in inference mode; {hint}")
+        _refuse_inference([*net.parameters(), *net.buffers()])
         if chunk_size is not None:
             chunk_size = integer("chunk_size", chunk_size, 1)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -137,6 +135,7 @@ class Classifier(nn.Module):
             self.register_buffer("mean", _statistic("mean", mean, positive=False).to(device))
             self.register_buffer("std", _statistic("std", std, positive=True).to(device))
 
+    @torch.inference_mode(False)  # statistics that a callback loads in a validation are used in gradients later
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
@@ -262,11 +261,11 @@ class Classifier(nn.Module):
         """Raise unless every class index is one of the network's; call inside `frozen()`.
 
         A wrong index must not reach the network's device, where it may end the process. The number of classes is
-        that of the last pass; where none was made, or the net may have changed since, one image is passed.
+        that of the last pass; where none was made, or the net may have changed since, the images are passed.
         """
         low, high = validation.extent(target)
         if self._classes is None or high >= self._classes:
-            self.logits(images[:1])
+            self.logits(images)  # all of them, as a network may not take one
         assert self._classes is not None
         target_range((low, high), self._classes, name)
 
@@ -324,6 +323,7 @@ class Classifier(nn.Module):
         if parts == self._parts:
             return
         self._refuse_cycle()
+        _refuse_inference(parameters)
         if any(parameter.is_meta for parameter in parameters):
             raise fail("net", "weights with numbers", "the meta device: load its weights first")
         self.checked = self.checked and not self._parts  # what a caller set before the first pass stays
@@ -499,6 +499,12 @@ def as_classifier(model: Any, name: str = "classifier") -> Classifier:
     return found
 
 
+def _refuse_inference(tensors: Iterable[Tensor]) -> None:
+    if any(tensor.is_inference() for tensor in tensors):
+        hint = "build, copy or convert the network outside of it"
+        raise fail("net", "weights that can take part in gradients", f"weights made in inference mode; {hint}")
+
+
 def _logits_of(output: Any) -> Any:
     return getattr(output, "logits", output)
 
@@ -533,7 +539,10 @@ def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
             if getattr(module.train, "__func__", None) in (nn.Module.train, Classifier.train):
                 module.training = mode
             else:
-                module.train(mode)
+                try:
+                    module.train(mode)
+                except NotImplementedError:  # of exported networks, which have one mode
+                    module.training = mode
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset, Subset
 
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.loading import subsample
-from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
 from robustsigma.engine import validation
 from robustsigma.resize_crop import ResizeCrop
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec
 from robustsigma.data.loading import load_batch, load_masks
-from robustsigma.data.source import ArrayDataset, DatasetSpec
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor, IntegratedGradients
 from robustsigma.engine.classifier import Classifier

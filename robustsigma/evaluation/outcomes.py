@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustsigma.data.source import Batch
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier, target_score
 from robustsigma.engine.metrics import linf, rmse, ssim

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustsigma.data.source import DatasetSpec, adapt_to_model
+from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models import ModelCard
-from robustsigma.models.published import PUBLISHED, published, statistics
-from robustsigma.models.saved import read_card
+from robustsigma.models.model_files import read_card
+from robustsigma.models.published_weights import PUBLISHED, published, statistics
+from robustsigma.models.weight_files import stored_statistics
 
 _WEIGHTS = "architecture.weights"
 MEAN, STD = (0.5,), (0.25,)  # of a network that is trained here
@@ -57,6 +58,10 @@ def _normalization(settings: Evaluation, card: ModelCard | None) -> tuple[Sequen
         raise fail("mean and std", f"both or neither beside {_WEIGHTS}", f"{mean} and {std}")
     if card is not None:
         return card.mean, card.std
+    if architecture.weights not in (None, PUBLISHED) and not architecture.is_foreign:
+        stored = stored_statistics(architecture.state()[0])
+        if stored is not None:
+            return stored
     known = published(architecture.name, architecture.weights)
     if known is not None:
         return statistics(known, architecture.arguments)

@@ -36,7 +36,7 @@ from robustsigma.evaluation.training import (
     quiet_trainer,
     seeded,
 )
-from robustsigma.models.weights import first_infinite, fit_state
+from robustsigma.models.weight_files import first_infinite, fit_state
 from robustsigma.runs.blocks import Blocks
 from robustsigma.runs.processes import Processes
 from robustsigma.runs.progress import RunProgress, Step

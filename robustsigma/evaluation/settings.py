@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from robustsigma.data.baggage import Baggage
-from robustsigma.data.source import DatasetSpec
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations import GaussianNoise, Identity, Perturbation

@@ -16,8 +16,8 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
+from robustsigma.data.dataset_spec import Split
 from robustsigma.data.module import RobustDataModule
-from robustsigma.data.source import Split
 from robustsigma.engine import noise
 from robustsigma.runs import blocks
 from robustsigma.runs.progress import Step

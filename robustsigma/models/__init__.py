@@ -1,12 +1,10 @@
-"""Small networks for the embedded datasets, networks by name, and their files."""
+"""Networks by name, their weights and files, and small networks for the built-in datasets."""
 
 from robustsigma.models.architecture import Architecture, network
-from robustsigma.models.cifar_resnet import CifarResNet
-from robustsigma.models.named import model
-from robustsigma.models.pretrained import Pretrained
+from robustsigma.models.model_files import ModelCard, load_model, save_model
+from robustsigma.models.pretrained import Pretrained, model
 from robustsigma.models.same_padding import with_same_padding
-from robustsigma.models.saved import ModelCard, load_model, save_model
-from robustsigma.models.small import SmallCNN
+from robustsigma.models.small_networks import CifarResNet, SmallCNN
 
 __all__ = [
     "Architecture",

@@ -1,68 +1,38 @@
-"""TensorFlow's "SAME" padding, which networks that come from there were trained with."""
+"""`with_same_padding`: TensorFlow's "SAME" padding, for networks whose weights come from TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+
+
+def with_same_padding(net: nn.Module) -> nn.Module:
+    """Let the layers of a network pad as TensorFlow would, in place. Names of layers and parameters stay.
+
+    Changed are convolutions and max-poolings that pad and have a stride or an even kernel: a hook pads their input.
+    Layers without padding are "VALID" in TensorFlow too.
+
+    Example:
+        >>> net = with_same_padding(torchvision.models.mobilenet_v2())
+    """
+    for layer in net.modules():
+        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) and _differs(layer):
+            layer.padding = 0 if isinstance(layer, nn.MaxPool2d) else (0, 0)
+            layer.register_forward_pre_hook(_pad)
+    return net
 
 
 def same_amounts(side: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Return how much is put before and after a side, so that the output has ceil(side / stride) places.
+    """Return the padding before and after a side, so that the output has ceil(side / stride) places.
 
-    Where the sum is odd, more is put after: a symmetric padding would look at other pixels of even sides.
+    If the sum is odd, more is put after: symmetric padding would shift the pixels of even sides.
     """
     places = -(-side // stride)
     total = max((places - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
     return total // 2, total - total // 2
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def _padded(x: Tensor, layer: nn.Conv2d | nn.MaxPool2d, value: float) -> Tensor:
-    settings = (_pair(each) for each in (layer.kernel_size, layer.stride, layer.dilation))
-    rows, columns = zip(*settings, strict=True)
-    top, bottom = same_amounts(x.shape[-2], *rows)
-    left, right = same_amounts(x.shape[-1], *columns)
-    return F.pad(x, (left, right, top, bottom), value=value)
-
-
-class SameConv2d(nn.Conv2d):
-    """A convolution that pads by the size of what comes in."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, K, ceil(H / stride), ceil(W / stride)) of (B, C, H, W)."""
-        return super().forward(_padded(x, self, 0.0))
-
-
-class SameMaxPool2d(nn.MaxPool2d):
-    """A pooling that pads by the size of what comes in, with what is never the largest."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, ceil(H / stride), ceil(W / stride)) of (B, C, H, W)."""
-        return super().forward(_padded(x, self, float("-inf")))
-
-
-def with_same_padding(net: nn.Module) -> nn.Module:
-    """Exchange the layers whose padding TensorFlow would choose otherwise; names of parameters stay.
-
-    These are convolutions and max-poolings that pad and have a stride. Those without padding are "VALID" there too,
-    and for odd kernels without a stride both paddings are the same.
-
-    Args:
-        net: changed in place.
-
-    Returns:
-        The network.
-    """
-    for parent in list(net.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) and _differs(layer):
-                setattr(parent, name, _same(layer))
-    return net
 
 
 def _differs(layer: nn.Conv2d | nn.MaxPool2d) -> bool:
@@ -71,19 +41,15 @@ def _differs(layer: nn.Conv2d | nn.MaxPool2d) -> bool:
     return max(_pair(layer.stride)) > 1 or any(side % 2 == 0 for side in _pair(layer.kernel_size))
 
 
-def _same(layer: nn.Conv2d | nn.MaxPool2d) -> nn.Module:
-    if isinstance(layer, nn.MaxPool2d):
-        return SameMaxPool2d(layer.kernel_size, layer.stride, 0, layer.dilation)
-    made = SameConv2d(
-        layer.in_channels,
-        layer.out_channels,
-        _pair(layer.kernel_size),
-        _pair(layer.stride),
-        0,
-        _pair(layer.dilation),
-        layer.groups,
-        layer.bias is not None,
-        device="meta",  # the weights are those of the layer: none are drawn
-    )
-    made.weight, made.bias = layer.weight, layer.bias
-    return made.train(layer.training)
+def _pad(layer: nn.Module, inputs: Any) -> Any:
+    assert isinstance(layer, (nn.Conv2d, nn.MaxPool2d))
+    settings = (_pair(each) for each in (layer.kernel_size, layer.stride, layer.dilation))
+    rows, columns = zip(*settings, strict=True)
+    top, bottom = same_amounts(inputs[0].shape[-2], *rows)
+    left, right = same_amounts(inputs[0].shape[-1], *columns)
+    value = float("-inf") if isinstance(layer, nn.MaxPool2d) else 0.0
+    return (F.pad(inputs[0], (left, right, top, bottom), value=value),)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

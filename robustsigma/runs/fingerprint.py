@@ -116,9 +116,9 @@ def items(dataset: Any) -> dict[str, Any]:
 def _item(dataset: Any, index: int) -> tuple[bytes, bytes]:
     """Return hashes of an image with its mask, and of its labels."""
     image, label = dataset[index]
-    mask, alternatives = (getattr(dataset, name, None) for name in ("mask", "alternatives"))
+    mask, correct_labels = (getattr(dataset, name, None) for name in ("mask", "correct_labels"))
     shown = [image, mask(index)] if callable(mask) else [image]
-    labels = [label, alternatives(index)] if callable(alternatives) else [label]
+    labels = [label, correct_labels(index)] if callable(correct_labels) else [label]
     return _sha256(shown).encode(), _sha256(labels).encode()
 
 

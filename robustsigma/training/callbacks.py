@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.data.banks import CacheStats
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.data.module import RobustDataModule
-from robustsigma.data.source import Batch
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.validation import choice, fail, optional
 from robustsigma.models import ModelCard, load_model, save_model
-from robustsigma.models.weights import unwrapped
+from robustsigma.models.weight_files import unwrapped
 from robustsigma.training.checkpoint import RobustCheckpoint
 from robustsigma.training.checkpoint_io import AtomicCheckpointIO
 

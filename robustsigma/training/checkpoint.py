@@ -75,7 +75,7 @@ class RobustCheckpoint(ModelCheckpoint):
 
     Robust accuracy falls again while training goes on (robust overfitting): the best epoch is worth nearly as much as
     any other remedy (Rice, Wong and Kolter, 2020). After each validation it logs `best_CONDITION_acc`, the best so
-    far, and `last_CONDITION_acc`. As it is chosen on validation images, the best is an optimiztic number; its
+    far, and `last_CONDITION_acc`. As it is chosen on validation images, the best is an optimistic number; its
     accuracy on test images is not.
 
     Args:

@@ -15,14 +15,14 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from robustsigma.data.source import Batch
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
-from robustsigma.models.saved import rebuilt
-from robustsigma.models.weights import common_name, first_infinite, unwrapped
+from robustsigma.models.model_files import build_described
+from robustsigma.models.weight_files import common_name, first_infinite, unwrapped
 from robustsigma.training.batch_norm import AuxiliaryNorms, BatchNormPolicy, single_values, split_forward
 from robustsigma.training.checkpoint_io import AtomicCheckpointIO
 from robustsigma.training.epoch_mean import EpochMean
@@ -288,7 +288,7 @@ def _rebuilt(described: Mapping[str, Any], state: Mapping[str, Any], path: Any) 
         prefix = "classifier.net."
         named = {common_name(key): value for key, value in state.items()}
         tensors = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
-        return rebuilt(architecture, tensors, path)
+        return build_described(architecture, tensors, path)
     except (KeyError, TypeError, ValueError) as error:
         expected = "the network itself, since what this checkpoint describes is not built"
         raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", error) from error

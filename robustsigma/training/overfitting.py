@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from robustsigma.data.banks import unbanked
+from robustsigma.data.dataset_spec import Batch, Split
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.data.module import RobustDataModule
-from robustsigma.data.source import Batch, Split
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Mixture, Perturbation

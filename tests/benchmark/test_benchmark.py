@@ -25,7 +25,7 @@ from robustsigma.benchmark.run import BenchmarkRun
 from robustsigma.benchmark.store import BenchmarkStore
 from robustsigma.cli import main
 from robustsigma.data import Baggage, Datasets, Digits, ImageFolder
-from robustsigma.data.source import ArrayDataset
+from robustsigma.data.dataset_spec import ArrayDataset
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import (
     Cost,

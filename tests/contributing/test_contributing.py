@@ -81,7 +81,7 @@ EDITS = {
     },
     "dataset": {
         "robustsigma/data/__init__.py": _listing("robustsigma.data.foo"),
-        "tests/data/test_sources.py": _both(
+        "tests/data/test_dataset_specs.py": _both(
             _both(_importing("robustsigma.data"), _writing('"Foo", ', after="\nUNMASKED = [")),
             _writing(
                 '        "Foo": lambda seed=0: Foo(seed),\n', after="    table = _table(folder, masks)\n    return {\n"
@@ -94,7 +94,7 @@ TESTED = {
     "attributor": ("tests/engine/attributors/test_every_attributor.py tests/experiments/test_gallery.py", 60),
     "perturbation": ("tests/engine/test_every_perturbation.py", 60),
     "metric": ("tests/engine/metrics/test_every_metric.py", 15),
-    "dataset": ("tests/data/test_sources.py", 6),
+    "dataset": ("tests/data/test_dataset_specs.py", 6),
 }
 CHOSEN = "Foo or is_listed or cheap_settings or test_scans"  # its own, and those over the lists
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from robustsigma.data.corruption_arrays import CorruptionArrays
-from robustsigma.data.source import DatasetSpec
+from robustsigma.data.array_files import CorruptionArrays
+from robustsigma.data.dataset_spec import DatasetSpec
 
 COUNT = 6
 
@@ -65,7 +65,7 @@ def test_yaml_and_pickle(root):
     assert pickle.loads(pickle.dumps(source)) == source
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--s", type=DatasetSpec)
-    config = {"class_path": "robustsigma.data.corruption_arrays.CorruptionArrays"}
+    config = {"class_path": "robustsigma.data.array_files.CorruptionArrays"}
     made = parser.instantiate(parser.parse_object({"s": {**config, "init_args": dataclasses.asdict(source)}})).s
     assert made == source
 

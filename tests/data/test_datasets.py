@@ -50,7 +50,7 @@ class Masked(Counted):
     def mask(self, index):
         return torch.ones(2, 3, dtype=self.kind) if index else torch.zeros(2, 3, dtype=self.kind)
 
-    def alternatives(self, index):
+    def correct_labels(self, index):
         return (index % 3, 2)
 
 
@@ -245,7 +245,7 @@ def test_masks_and_alternatives_stay_reachable(kind, monkeypatch):
     masks = load_masks(pickle.loads(pickle.dumps(dataset)), [2, 0])
     assert masks.dtype == torch.float32
     assert torch.equal(masks, torch.stack([torch.ones(2, 3), torch.zeros(2, 3)]))
-    assert dataset.alternatives(1) == (1, 2)
+    assert dataset.correct_labels(1) == (1, 2)
 
 
 def test_without_masks_there_are_none():
@@ -254,7 +254,7 @@ def test_without_masks_there_are_none():
     for inner in (plain, switch, _tensors(), Subset(Masked(), [0, 1])):
         dataset = Datasets(inner, classes=CLASSES).split("train")
         assert load_masks(dataset, [0]) is None
-        assert not hasattr(dataset, "alternatives")
+        assert not hasattr(dataset, "correct_labels")
 
 
 @pytest.mark.parametrize(

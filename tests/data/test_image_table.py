@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from robustsigma.data import ImageFolder, ImageTable
-from robustsigma.data.class_index import WNIDS, ClassIndex
+from robustsigma.data.class_names import WNIDS, ClassIndex
+from robustsigma.data.dataset_spec import adapt_to_model
 from robustsigma.data.loading import load_batch, load_masks
-from robustsigma.data.source import adapt_to_model
 from robustsigma.resize_crop import ResizeCrop
 
 SIZE = (20, 14)
@@ -71,9 +71,9 @@ def test_classes_of_a_table_without_a_network(tmp_path, cells, class_list, class
 def test_several_classes_may_be_right(tmp_path, text):
     root = write(tmp_path, [("a.png", text), ("b.png", "two words;0")])
     dataset = ImageTable(root, class_list=("a", "b", "two words", "d"), geometry=SMALL).split("test")
-    assert dataset.alternatives(0) == (3, 1)
+    assert dataset.correct_labels(0) == (3, 1)
     assert dataset[0][1] == 3
-    assert dataset.alternatives(1) == (2, 0)
+    assert dataset.correct_labels(1) == (2, 0)
 
 
 def test_a_mask_is_cropped_where_its_image_is(tmp_path):

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from robustsigma.data.annotations import read_rows
+from robustsigma.data.csv_tables import read_annotations
+from robustsigma.data.image_files import area_average
 from robustsigma.data.loading import load_batch, load_masks
-from robustsigma.data.masked import area_average
 from robustsigma.data.saliency_bench import SaliencyBench
 
 SPLITS = ("train", "val", "test")
@@ -173,8 +173,8 @@ def test_numbers_may_be_truth_values_and_of_any_shape(root):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "the columns img_idx and attention, each once, in .*third.csv, got nothing"),
-        (b"img_idx,mask\n", "the columns img_idx and attention, each once, in .*third.csv, got img_idx, mask"),
+        (b"", "the columns img_idx, attention, each once, in .*third.csv, got nothing"),
+        (b"img_idx,mask\n", "the columns img_idx, attention, each once, in .*third.csv, got img_idx, mask"),
         (b"img_idx,attention,attention\n", "got img_idx, attention, attention"),
         (b"img_idx,attention\na.png\n", "2 cells in .*third.csv, line 2, got 1"),
         (b"img_idx,attention\n\na.png,[[0, 1]]\n", "2 cells in .*third.csv, line 3, got 3"),
@@ -194,7 +194,7 @@ def test_malformed_tables(root, content, says):
 def test_tables_may_have_more_columns_a_byte_order_mark_and_other_line_ends(tmp_path):
     text = 'img_idx,no,attention\r\na.png,0,"[[0,\r\n 1]]"\r\n\r\n"b, c.png",1,"[[1, 0]]"\r\n'
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    rows = read_rows(tmp_path)
+    rows = read_annotations(tmp_path)
     assert {name: row.numbers().tolist() for name, row in rows.items()} == {"a.png": [[0, 1]], "b, c.png": [[1, 0]]}
     assert rows["b, c.png"].where.endswith("a.csv, line 5 (b, c.png)")
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage
-from robustsigma.data.source import ArrayDataset
+from robustsigma.data.dataset_spec import ArrayDataset
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, evaluate
 from robustsigma.evaluation._held_out import HeldOut, held_out
 from robustsigma.evaluation.flags import run_flags

@@ -139,6 +139,12 @@ def test_normalization_of_a_given_network_is_not_guessed(images, weights, tmp_pa
     named = Architecture("torchvision:resnet18")
     found = resolve_settings(_given(images, str(tmp_path / "net.pt"), named))
     assert (found.mean, found.std) == IMAGENET
+    trained = {**{f"classifier.net.{key}": value for key, value in state.items()},
+               "classifier.mean": torch.tensor([0.25]), "classifier.std": torch.tensor([0.5])}  # fmt: skip
+    torch.save({"state_dict": trained}, tmp_path / "last.ckpt")
+    for architecture in (named, SMALL):
+        found = resolve_settings(_given(images, str(tmp_path / "last.ckpt"), architecture))
+        assert (found.mean, found.std) == ((0.25,), (0.5,)), "a checkpoint brings its own"
     assert resolve_settings(_given(images, weights, named, training=Training(epochs=0))).mean == CARD.mean
     with pytest.raises(ValueError, match=r"^architecture\.weights: expected an existing file of weights, got nowhere"):
         resolve_settings(_given(images, "nowhere.pt", named))

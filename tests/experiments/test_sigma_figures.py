@@ -52,7 +52,7 @@ def test_path(run, tmp_path):
 
 def test_a_recorded_path_is_the_attribution(classifier):
     made, image = script("shared.walked"), torch.rand(3, 16, 16, generator=generator(0))
-    sigma = Sigma(paths=1, max_steps=5, alpha=0.02, objective="logit", guard=0, epsilon=1e-6)
+    sigma = Sigma(paths=1, max_steps=5, alpha=0.02, objective="logit", min_sum_ratio=0, epsilon=1e-6)
     walked = made.walk(classifier, sigma, image, 1, 3, "log_prob")
     assert len(walked.points) == int(walked.result.steps) == 5
     torch.testing.assert_close(walked.probability, walked.result.confidence[0, 0, 1:])

@@ -18,8 +18,8 @@ from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
 from robustsigma import data, training
 from robustsigma.benchmark import settings as benchmark
+from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.ramp import Ramp
-from robustsigma.data.source import DatasetSpec
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import SampleCache, Share
 from robustsigma.evaluation import settings as evaluation

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from robustsigma.models import Architecture, load_model
-from robustsigma.models.weights import fit_state, read_state
+from robustsigma.models.weight_files import fit_state, read_state
 from robustsigma.training import AtomicCheckpointIO
 
 SHAPE = (1, 8, 8)

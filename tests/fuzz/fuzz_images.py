@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from outcome import settled
 from PIL import Image
 
-from robustsigma.data.files import FileDataset, scan
-from robustsigma.data.masked import read_mask
+from robustsigma.data.folder_scan import scan
+from robustsigma.data.image_files import BROKEN, FileDataset, ImageRow, read_mask
 from robustsigma.resize_crop import ResizeCrop
 
 FORMATS = {
@@ -125,7 +125,7 @@ def read(drawn: dict[str, Any]) -> None:
         path = Path(folder) / f"x.{drawn['suffix']}"
         path.write_bytes(drawn["content"])
         assert scan(Path(folder)).images == [path]
-        dataset = FileDataset([path], [0], drawn["fit"], drawn["channels"], name="images")
+        dataset = FileDataset([ImageRow(path)], drawn["fit"], drawn["channels"], name="images")
         found = settled(lambda: dataset[0])
         if found is not None:
             image, _ = found
@@ -142,8 +142,6 @@ def read(drawn: dict[str, Any]) -> None:
 
 
 def _mask(path: Path, fit: int | ResizeCrop) -> torch.Tensor:
-    from robustsigma.data.files import BROKEN
-
     try:
         return read_mask(path, path, fit)
     except BROKEN as error:  # its callers say where
@@ -155,7 +153,7 @@ def _compare(picture: Image.Image, path: Path, channels: int) -> None:
     width, height = picture.size
     if width != height:
         return
-    dataset = FileDataset([path], [0], width, channels)
+    dataset = FileDataset([ImageRow(path)], width, channels)
     wide = picture.mode.startswith("I")
     exact = np.asarray(picture if wide else picture.convert("L" if channels == 1 else "RGB"), dtype=np.float64)
     exact = exact / (65535 if wide else 255)

@@ -14,8 +14,8 @@ from outcome import settled
 from PIL import Image
 
 from robustsigma.data import ImageTable
-from robustsigma.data.annotations import read_rows
-from robustsigma.data.class_index import ClassIndex
+from robustsigma.data.class_names import ClassIndex
+from robustsigma.data.csv_tables import read_annotations
 from robustsigma.models import Pretrained
 from robustsigma.resize_crop import ResizeCrop
 
@@ -80,7 +80,7 @@ def read_table(drawn: dict[str, Any]) -> None:
         (root / "circle.png").symlink_to(root / "circle.png")
         (root / "labels.csv").write_bytes(drawn["content"])
         if drawn["kind"] == "annotations":
-            rows = settled(lambda: read_rows(root))
+            rows = settled(lambda: read_annotations(root))
             for name, row in (rows or {}).items():
                 assert "/" not in name
                 assert "\\" not in name
@@ -98,8 +98,8 @@ def read_table(drawn: dict[str, Any]) -> None:
                 assert path.resolve().is_relative_to(root.resolve()), f"{path} was read"
                 image, label = dataset[place]
                 assert torch.isfinite(image).all()
-                assert all(0 <= right < len(source.classes) for right in dataset.alternatives(place))
-                assert label == dataset.alternatives(place)[0]
+                assert all(0 <= each < len(source.classes) for each in dataset.correct_labels(place))
+                assert label == dataset.correct_labels(place)[0]
 
 
 @st.composite

@@ -115,7 +115,7 @@ def test_geometry_is_that_of_the_published_transforms(name, size):
 
 
 def test_a_file_called_as_a_published_one_is_taken_for_it(tmp_path):
-    from robustsigma.models.published import published
+    from robustsigma.models.published_weights import published
 
     newest, older = (published("torchvision:resnet50", file) for file in (None, "/any/where/resnet50-0676ba61.pth"))
     assert newest.geometry == ResizeCrop(224, 232)
@@ -338,8 +338,44 @@ def test_training_may_start_from_weights_of_other_classes(tmp_path, net):
         fresh(architecture.build, channels=3, classes=5)
 
 
+@pytest.mark.parametrize("prefix", ["classifier.", "", "module.classifier."])
+def test_a_checkpoint_brings_its_own_normalization(prefix, net, tmp_path):
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    state = {f"{prefix}{key}": value for key, value in Classifier(net, mean=mean, std=std).state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
+    classifier, card = model(NAME, weights=str(tmp_path / "last.ckpt"))
+    assert card.mean == pytest.approx(mean)
+    assert card.std == pytest.approx(std)
+    torch.testing.assert_close(logits(classifier), logits(Classifier(net, mean=mean, std=std)), rtol=0, atol=0)
+    _, card = model(NAME, weights=str(tmp_path / "last.ckpt"), **IMAGENET)
+    assert card.mean == IMAGENET["mean"], "what is given comes first"
+    torch.save(net.state_dict(), tmp_path / "bare.pth")
+    assert model(NAME, weights=str(tmp_path / "bare.pth"))[1].mean == IMAGENET["mean"]
+
+
+def test_a_network_that_normalizes_itself_is_no_classifier(monkeypatch, tmp_path):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
+            self.register_buffer("std", torch.full((3, 1, 1), 0.5))
+            self.net = torch.nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return self.net((x - self.mean) / self.std).mean((2, 3))
+
+    made = types.ModuleType("somebodys_hub")
+    made.Net = Net
+    monkeypatch.setitem(sys.modules, "somebodys_hub", made)
+    torch.save(fresh(Net).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"^mean and std: expected the numbers"):
+        model("somebodys_hub.Net", weights=str(tmp_path / "w.pth"))
+    _, card = model("somebodys_hub.Net", weights=str(tmp_path / "w.pth"), mean=[0], std=[1], geometry=ResizeCrop(8))
+    assert (card.mean, card.std) == ((0,), (1,))
+
+
 def test_old_names_of_densenet_are_understood():
-    from robustsigma.models.weights import fit_state
+    from robustsigma.models.weight_files import fit_state
 
     net = fresh(torchvision.models.DenseNet, growth_rate=4, block_config=(1, 1), num_init_features=8, num_classes=3)
     other = fresh(

@@ -11,7 +11,7 @@ from robustsigma.runs.files import write_atomically
 
 CLASSES = ("cat", "dog", "a/b: ü")
 CARD = ModelCard(Architecture("small_cnn", {"width": 4}), CLASSES, (1, 8, 8), (0.4,), (0.2,))
-DOTTED = "robustsigma.models.small.SmallCNN"
+DOTTED = "robustsigma.models.small_networks.SmallCNN"
 
 
 def _net(architecture=CARD.architecture, channels=1, seed=0):
@@ -112,9 +112,9 @@ def test_names_and_arguments_that_build_nothing(name, arguments, channels, named
 
 
 def test_small_cnn_checks_its_arguments():
-    with pytest.raises(ValueError, match=r"^classes: expected at least 2, got 1"):
+    with pytest.raises(ValueError, match=r"^classes: expected an integer of at least 2, got 1"):
         SmallCNN(3, 1)
-    with pytest.raises(ValueError, match=r"^channels and width: expected positive numbers"):
+    with pytest.raises(ValueError, match=r"^width: expected an integer of at least 1, got 0"):
         SmallCNN(3, 2, width=0)
 
 

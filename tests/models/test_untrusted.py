@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from robustsigma.cli import main
 from robustsigma.models import Architecture, ModelCard, load_model, model, save_model
-from robustsigma.models.weights import read_state
+from robustsigma.models.weight_files import read_state
 from robustsigma.training import AtomicCheckpointIO
 
 ARCHITECTURE = Architecture("small_cnn", {"width": 2})
@@ -186,7 +186,7 @@ def test_weights_that_are_not_finite_are_refused(value, tmp_path):
 def test_a_card_cannot_have_other_files_read(tmp_path, monkeypatch):
     """timm and torchvision take arguments that name files and addresses of weights."""
     asked, built = [], net()
-    monkeypatch.setattr("robustsigma.models.saved.Architecture.build",
+    monkeypatch.setattr("robustsigma.models.model_files.Architecture.build",
                         lambda self, *_: asked.append(dict(self.arguments)) or built)  # fmt: skip
     evil = {"width": 2, "checkpoint_path": "evil.pth", "weights": "DEFAULT", "pretrained": True, "pretrained_cfg": {}}
     path = tmp_path / "m.safetensors"

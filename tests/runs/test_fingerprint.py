@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from robustsigma import FGSM, Identity
 from robustsigma.data import Datasets, ImageFolder
-from robustsigma.data.source import ArrayDataset
+from robustsigma.data.dataset_spec import ArrayDataset
 from robustsigma.engine.perturbations import Mixture, Perturbation
 from robustsigma.runs.fingerprint import code, describe, files, items, network
 

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture
 from robustsigma.data import Datasets, RobustDataModule
-from robustsigma.data.source import Batch
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.models import SmallCNN
 from robustsigma.training import LitClassifier, OverfittingMonitor
 from robustsigma.training.batch_norm import AuxiliaryNorms, single_values, split_forward

@@ -6,7 +6,7 @@ import torch
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Sigma, SigmaSample
 from robustsigma.data import Baggage, RobustDataModule
-from robustsigma.data.source import Batch
+from robustsigma.data.dataset_spec import Batch
 from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.precision import tf32
 from robustsigma.models import load_model, network

@@ -3,15 +3,14 @@
 from robustsigma.engine.attributors.agi import AGI
 from robustsigma.engine.attributors.attention_rollout import AttentionRollout
 from robustsigma.engine.attributors.base import Attribution, Attributor
+from robustsigma.engine.attributors.controls import Gradient, RandomAttribution
 from robustsigma.engine.attributors.credible_path import CrediblePath
 from robustsigma.engine.attributors.expected_gradients import ExpectedGradients
-from robustsigma.engine.attributors.gradient import Gradient
 from robustsigma.engine.attributors.guided_integrated_gradients import GuidedIntegratedGradients
 from robustsigma.engine.attributors.idg import IDG
 from robustsigma.engine.attributors.ig2 import IG2
 from robustsigma.engine.attributors.integrated_gradients import IntegratedGradients
 from robustsigma.engine.attributors.left_integrated_gradients import LeftIntegratedGradients
-from robustsigma.engine.attributors.random_attribution import RandomAttribution
 from robustsigma.engine.attributors.sigma import Sigma
 
 __all__ = [

@@ -11,71 +11,61 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
-from robustsigma.engine.classifier import Classifier, Score, target_score
+from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 
 
-class _Attack:
-    """Leads rows to false classes by steps along the sign of their score's gradient."""
+class SignAscent:
+    """Leads rows to false classes (R,) by steps along the sign of their score's gradient."""
 
-    def __init__(self, classifier: Classifier, false: Tensor, eps: float, score: Score, origin: Tensor | None) -> None:
-        self.classifier, self.false, self.eps, self.score, self.origin = classifier, false, eps, score, origin
+    def __init__(self, classifier: Classifier, false: Tensor, step_size: float, score: Score) -> None:
+        self.classifier, self.false, self.step_size, self.score = classifier, false, step_size, score
 
-    def leading(self, seen: Tensor, rows: Tensor) -> Tensor:
+    def guiding_score(self, outputs: Tensor, rows: Tensor) -> Tensor:
         """Return the false class's score."""
-        return target_score(seen, self.false[rows], self.score)
+        return target_score(outputs, self.false[rows], self.score)
 
-    def look(self, seen: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """A path ends where its false class is predicted."""
-        return gradient.sign(), self.glance(seen, rows)
+    def direction(self, outputs: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient's sign, and whether the false class is predicted, which ends the path."""
+        return gradient.sign(), self.is_done(outputs, rows)
 
-    def glance(self, seen: Tensor, rows: Tensor) -> Tensor:
-        """Tell whether the last step arrived."""
-        return seen.argmax(1) == self.false[rows]
+    def is_done(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """Return whether the false class is predicted."""
+        return outputs.argmax(1) == self.false[rows]
 
     def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
-        """Step by eps from the point, or from the image where `origin` is given, clipped into range."""
-        base = points if self.origin is None else self.origin[rows]
-        return (base + self.eps * direction).clamp(*self.classifier.bounds)
+        """Step from the point and clip into range."""
+        return (points + self.step_size * direction).clamp(*self.classifier.bounds)
 
 
 @dataclass(frozen=True)
 class AGI(Attributor):
     """AGI (Pan, Li and Zhu, 2021): from the image, steepest ascent of a false class until it is predicted.
 
-    u_{k+1} = clip(u_k + eps * sgn(grad log p_false(u_k))), values = sum over k of (u_k - u_{k+1}) * grad p_target(u_k),
-    mean over false classes: they sum to the drop of p up to the error of a Riemann sum. False classes are the
-    result's paths; `converged` tells which of them came to be predicted. A step costs 1 forward pass and 2
-    backward passes a class.
-
-    The authors' code differs from the paper: it takes every step from the image, not from where the path stands, and
-    counts its whole distance from the image each time, so that values sum to no drop.
+    u_{k+1} = clip(u_k + step_size * sgn(grad log p_false(u_k))), values = sum over k of
+    (u_k - u_{k+1}) * grad p_target(u_k), mean over false classes: they sum to the drop of p up to the error of a
+    Riemann sum. False classes are the result's paths; `converged` says which of them came to be predicted. A step costs
+    1 forward pass and 2 backward passes a class. `published.AuthorsAGI` reproduces the authors' code.
 
     Args:
-        eps: of a step, in pixel units of [0, 1].
+        step_size: of the ascent, in pixel units of [0, 1].
         steps: m, the most steps of a path.
-        classes: how many false classes, drawn for each image by its seed (all where there are fewer); or the classes
+        classes: number of false classes, drawn for each image by its seed (all where there are fewer); or the classes
             themselves, of which an image's own target is left out.
         score: what is attributed, p_target.
-        average: "mean" or "sum" over classes, of values, drop and stderr; None is the mean, and the authors' sum with
-            their variant.
-        variant: "authors" reproduces the code: its steps, the ascent of p itself, and with a number for `classes` its
-            fixed grid range(0, K - 1, K // number).
+        average: "mean" or "sum" over classes, of values, drop and stderr.
     """
 
-    eps: float = 0.05
+    step_size: float = 0.05
     steps: int = 20
     classes: int | tuple[int, ...] = 20
     score: Score = "prob"
-    average: Literal["mean", "sum"] | None = None
-    variant: Literal["sound", "authors"] = "sound"
+    average: Literal["mean", "sum"] = "mean"
 
     def __post_init__(self) -> None:
-        validation.number("eps", self.eps, 0, open_low=True)
+        validation.number("step_size", self.step_size, 0, open_low=True)
         validation.integer("steps", self.steps, 1)
-        validation.choice("score", self.score, ("logit", "log_prob", "prob"))
-        if self.average is not None:
-            validation.choice("average", self.average, ("mean", "sum"))
-        validation.choice("variant", self.variant, ("sound", "authors"))
+        validation.choice("score", self.score, SCORES)
+        validation.choice("average", self.average, ("mean", "sum"))
         if isinstance(self.classes, tuple):
             if not self.classes or len(set(self.classes)) < len(self.classes):
                 raise validation.fail("classes", "different classes, at least one", repr(self.classes))
@@ -92,25 +82,28 @@ class AGI(Attributor):
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
-        """Return AGI over false classes; zeros for an image that none is left for."""
-        false = self._false(target, seeds, logits.shape[1])
-        used = false != target[:, None]
-        authors = self.variant == "authors"
-        total = self.average == "sum" or (authors and self.average is None)
-        walk = GuidedWalk(images, target, logits, used, self.score, from_image=authors)
-        origin = images.repeat_interleave(used.shape[1], 0) if authors else None
-        walk.run(_Attack(classifier, false.flatten(), self.eps, "prob" if authors else "log_prob", origin), self.steps)
-        return walk.attribution(walk.arrived.unflatten(0, used.shape), total=total)
+        """Return AGI over false classes; zeros for an image without any."""
+        false = self._false_classes(target, seeds, logits.shape[1])
+        walk = self._walk(classifier, images, target, logits, false)
+        return walk.attribution(walk.done.unflatten(0, false.shape), total=self.average == "sum")
 
-    def _false(self, target: Tensor, seeds: Tensor, classes: int) -> Tensor:
+    def _walk(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, false: Tensor
+    ) -> GuidedWalk:
+        """Return the walks to false classes (B, P), of which an image's own target is left out."""
+        walk = GuidedWalk(images, target, logits, false != target[:, None], self.score)
+        walk.run(SignAscent(classifier, false.flatten(), self.step_size, "log_prob"), self.steps)
+        return walk
+
+    def _false_classes(self, target: Tensor, seeds: Tensor, classes: int) -> Tensor:
         """Return the false classes of each image, (B, P); its target may be among them."""
         if isinstance(self.classes, tuple):
             if max(self.classes) >= classes:
                 raise validation.fail("classes", f"class indices in [0, {classes - 1}]", repr(self.classes))
             return torch.tensor(self.classes, device=target.device).expand(len(target), -1)
-        if self.variant == "authors":
-            step = max(1, classes // self.classes)
-            return torch.arange(0, classes - 1, step, device=target.device).expand(len(target), -1)
+        return self._drawn(self.classes, target, seeds, classes)
+
+    def _drawn(self, count: int, target: Tensor, seeds: Tensor, classes: int) -> Tensor:
         drawn = noise.uniform(noise.fold(seeds, "classes"), (classes,), torch.float32)
         order = drawn.scatter(1, target[:, None], torch.inf).argsort(dim=1, stable=True)
-        return order[:, : min(self.classes, classes - 1)]
+        return order[:, : min(count, classes - 1)]

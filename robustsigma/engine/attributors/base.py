@@ -1,4 +1,4 @@
-"""What every attributor takes and returns."""
+"""Base classes of attribution methods and their results."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def reduce_channels(values: Tensor, reduction: Reduction) -> Tensor:
     return total.abs() if reduction == "sum_abs" else total
 
 
-def shares(passes: int, images: int, device: torch.device) -> Tensor:
-    """Return passes that a batch has in common, spread over its images, int64 (images,)."""
+def split_passes(passes: int, images: int, device: torch.device) -> Tensor:
+    """Return passes that the images of a batch have in common, divided among them, int64 (images,)."""
     return passes // images + (torch.arange(images, device=device) < passes % images)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution(ShortRepr):
-    """An attribution and what is needed to judge it. B images, P paths, S steps of the longest path.
+    """An attribution and what is needed to evaluate it. B images, P paths, S steps of the longest path.
 
     Its `repr` is short: shapes and ranges, the share of converged paths and the mean completeness gap.
 
     Attributes:
         values: (B, C, H, W), signed, in the units of the score; the mean over paths.
-        target: (B,) the class that was explained.
+        target: int64 (B,), the class that was explained.
         endpoint: (B, C, H, W) in bounds: the far end of the path; for SIGMA the zero-confidence sample of path 0.
         drop: (B,) score(image) - score(endpoint), the mean over paths: what `values` should sum to.
         confidence: (B, P, S + 1) the score along each path from the image, NaN after its end; on a straight line
             (B, P, S + 2), both ends and the S points between.
-        steps: (B, P) int64, steps taken.
-        converged: (B, P) bool, whether the path ended as the method wants it to; False of one that was not walked.
-        forwards: (B,) int64, forward passes spent on the image, those of gradients included.
+        steps: (B, P) int64, number of steps.
+        converged: (B, P) bool, whether the path ended as the method intends; False for a path that was not walked.
+        forwards: (B,) int64, forward passes spent on the image, including those of gradients.
         backwards: (B,) int64, backward passes spent on the image.
         stderr: (B, H, W) standard error over paths of the abs_sum heatmap, or None for a single path.
         endpoints: (B, P, C, H, W), or None where a method has one path.
@@ -77,7 +77,7 @@ class Attribution(ShortRepr):
 
     @property
     def walked(self) -> Tensor:
-        """(B, P) bool, whether the path was walked: a method may leave out paths, which then have no score."""
+        """(B, P) bool, whether the path was walked; a path that a method leaves out has no score."""
         return ~self.confidence[..., 0].isnan()
 
     def all_converged(self) -> Tensor:
@@ -94,7 +94,14 @@ class Attribution(ShortRepr):
 
 
 class Attributor(validation.Settings, ABC):
-    """A method with its hyper-parameters; subclasses are frozen dataclasses that say only what the paper says."""
+    """An attribution method with its settings; subclasses are frozen dataclasses.
+
+    Example:
+        >>> classifier = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)))
+        >>> from robustsigma import IntegratedGradients
+        >>> IntegratedGradients(steps=8)(classifier, torch.rand(2, 3, 4, 4)).heatmap().shape
+        torch.Size([2, 4, 4])
+    """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -157,3 +164,29 @@ class Attributor(validation.Settings, ABC):
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Compute the method; the arguments are checked, the classifier is frozen, `logits` are those of `images`."""
+
+
+def single_point_result(
+    values: Tensor, target: Tensor, images: Tensor, score: Tensor, *, passes: tuple[int, int]
+) -> Attribution:
+    """Return the result of a method without a path: the endpoint is the image, and the drop is 0.
+
+    Args:
+        values: (B, C, H, W).
+        target: (B,).
+        images: (B, C, H, W).
+        score: (B,) of the target, the only point of the curve.
+        passes: number of forward and of backward passes for each image.
+    """
+    count, device = len(images), images.device
+    return Attribution(
+        values=values,
+        target=target,
+        endpoint=images,
+        drop=torch.zeros(count, dtype=images.dtype, device=device),
+        confidence=score.to(images.dtype).reshape(count, 1, 1),
+        steps=torch.zeros(count, 1, dtype=torch.int64, device=device),
+        converged=torch.ones(count, 1, dtype=torch.bool, device=device),
+        forwards=torch.full((count,), passes[0], device=device),
+        backwards=torch.full((count,), passes[1], device=device),
+    )

@@ -1,11 +1,10 @@
-"""Baselines: where a straight line to the image starts, given by name, tensor or function."""
+"""Baselines: where a path to the image starts, given by name, tensor or function."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,63 +13,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.serialization import safe_in_checkpoints
+from robustsigma.engine.attributors.base import Attributor
+from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, described, frozen_tensor
+from robustsigma.engine.classifier import SCORES, Score
 
 BaselineName = Literal["black", "white", "mean", "gaussian", "blur"]
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
-Function = Callable[..., Tensor]  # of images, or of images and seeds
+BaselineFn = Callable[..., Tensor]  # of images, or of images and seeds
 # In this order a command line can tell a list of names from a function's import path.
-Baseline = BaselineName | Sequence[BaselineName | Function | Tensor] | Function | Tensor
+Baseline = BaselineName | Sequence[BaselineName | BaselineFn | Tensor] | BaselineFn | Tensor
 
-# The standard deviation of the blur baseline, as a share of the image's shorter side.
-_BLUR_SHARE = 0.1
+_BLUR_SHARE = 0.1  # standard deviation of the blur baseline, as a share of the image's shorter side
 
 
-@safe_in_checkpoints
-@dataclass(frozen=True, eq=False, repr=False)
-class Given:
-    """A tensor handed to a constructor: it compares and hashes by content and prints as its shape.
+class BaselineAttributor(Attributor):
+    """Base class of methods with a `baseline` and a `score`; subclasses are frozen dataclasses with these fields."""
 
-    As a baseline it stands for every image it can be expanded to.
-
-    Args:
-        tensor: copied, so that later changes in place do not reach it.
-    """
-
-    tensor: Tensor
+    baseline: Baseline
+    score: Score
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tensor", self.tensor.detach().clone())
+        validation.choice("score", self.score, SCORES)
+        object.__setattr__(self, "baseline", checked(self.baseline))
 
-    def __call__(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """Return the tensor as a baseline, in the dtype and on the device of the images."""
-        return self.tensor.to(images)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Given) and torch.equal(self.tensor.cpu(), other.tensor.cpu())
-
-    def __hash__(self) -> int:
-        return hash((self.tensor.shape, self.tensor.cpu().double().sum().item()))
-
-    def __repr__(self) -> str:
-        return f"Given({self.tensor.dtype}, shape {tuple(self.tensor.shape)})"
-
-
-def given(name: str, value: Any, *, floating: bool) -> Given | None:
-    """Return a checked optional tensor argument, wrapped."""
-    if value is None or isinstance(value, Given):
-        return value
-    if isinstance(value, np.ndarray):
-        value = torch.tensor(value)
-    if not isinstance(value, Tensor) or value.is_floating_point() != floating or value.numel() == 0:
-        raise validation.fail(name, f"a non-empty {'float' if floating else 'integer'} tensor or None", _kind(value))
-    if not torch.isfinite(value).all():
-        raise validation.fail(name, "finite values", "NaN or infinity")
-    return Given(value)
-
-
-def _kind(value: object) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    @property
+    def stochastic(self) -> bool:
+        """Whether the baseline depends on the seed."""
+        return is_stochastic(self.baseline)
 
 
 def checked(value: Any) -> Any:
@@ -81,31 +50,27 @@ def checked(value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = torch.tensor(float(value))
     if isinstance(value, (Tensor, np.ndarray)):
-        return given("baseline", value, floating=True)
+        return frozen_tensor("baseline", value, floating=True)
     if callable(value):
         return value
-    if (
-        not isinstance(value, Sequence)
-        or not value
-        or any(isinstance(v, Sequence) and not isinstance(v, str) for v in value)
-    ):
+    nested = isinstance(value, Sequence) and any(isinstance(v, Sequence) and not isinstance(v, str) for v in value)
+    if not isinstance(value, Sequence) or not value or nested:
         names = ", ".join(map(repr, BASELINES))
-        raise validation.fail(
-            "baseline", f"one of {names}, a number, a tensor, a function, or a sequence of these", repr(value)
-        )
+        expected = f"one of {names}, a number, a tensor, a function, or a sequence of these"
+        raise validation.fail("baseline", expected, repr(value))
     return tuple(checked(v) for v in value)
 
 
 def make(baseline: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, float]) -> list[Tensor]:
-    """Return one baseline (B, C, H, W) for each that a checked argument names; they differ where they are random."""
+    """Return one baseline (B, C, H, W) for each that a checked argument names; random ones have their own seeds."""
     listed = baseline if isinstance(baseline, tuple) else (baseline,)
     return [_one(each, images, noise.fold(seeds, "baseline", place), bounds) for place, each in enumerate(listed)]
 
 
-def draws(baseline: Any) -> bool:
+def is_stochastic(baseline: Any) -> bool:
     """Return whether a checked argument names a baseline that depends on the seed, or a function, which may."""
     listed = baseline if isinstance(baseline, tuple) else (baseline,)
-    return any(each == "gaussian" or (callable(each) and not isinstance(each, Given)) for each in listed)
+    return any(each == "gaussian" or (callable(each) and not isinstance(each, FrozenTensor)) for each in listed)
 
 
 def _one(baseline: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, float]) -> Tensor:
@@ -121,38 +86,39 @@ def _one(baseline: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, floa
         return ((low + high) / 2 + (high - low) / 4 * drawn).clamp(low, high)
     if baseline == "blur":
         return blur(images, _BLUR_SHARE * min(images.shape[2:]))
-    return _in_range(_called(baseline, images, seeds), images, bounds)
+    value, shape = _called(baseline, images, seeds), tuple(images.shape)
+    try:
+        whole = value.detach().to(images).expand(shape)
+    except (AttributeError, RuntimeError) as error:
+        raise validation.fail("baseline", f"a tensor that expands to {shape}", described(value)) from error
+    return _in_bounds("baseline", whole, bounds)
 
 
-def _called(function: Callable[..., Tensor], images: Tensor, seeds: Tensor) -> Tensor:
+def _called(function: BaselineFn, images: Tensor, seeds: Tensor) -> Any:
     """Return what a function gives for images, and for their seeds if it takes them.
 
-    It takes them where its second argument has no default or is called `seeds`. A built-in, such as
-    `torch.zeros_like`, whose arguments Python does not tell, gets images alone.
+    A function takes seeds where its second argument has no default or is called `seeds`. A built-in function without
+    a signature, such as `torch.zeros_like`, gets images alone.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return function(images)
-    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     placed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    second = placed[1] if len(placed) > 1 else None
-    takes_seeds = several if second is None else second.default is second.empty or second.name == "seeds"
+    if len(placed) > 1:
+        takes_seeds = placed[1].default is placed[1].empty or placed[1].name == "seeds"
+    else:
+        takes_seeds = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     return function(images, seeds) if takes_seeds else function(images)
 
 
-def _in_range(value: Any, images: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """Return what a tensor or a function gave, expanded to the images, or raise."""
-    shape = tuple(images.shape)
+def _in_bounds(name: str, images: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Return images without rounding beyond the bounds; raise for argument `name` where they are no images."""
     try:
-        whole = value.detach().to(images).expand(shape)
-    except (AttributeError, RuntimeError) as error:
-        raise validation.fail("baseline", f"a tensor that expands to {shape}", _kind(value)) from error
-    try:
-        validation.images(whole, bounds)
+        validation.images(images, bounds)
     except ValueError as error:
-        raise ValueError(f"baseline: {error}") from error
-    return whole.clamp(*bounds)
+        raise ValueError(f"{name}: {error}") from error
+    return images.clamp(*bounds)
 
 
 def blur(images: Tensor, std: float) -> Tensor:
@@ -160,7 +126,7 @@ def blur(images: Tensor, std: float) -> Tensor:
 
     Args:
         images: (B, C, H, W).
-        std: in pixels.
+        std: standard deviation in pixels.
     """
     radius = max(1, math.ceil(3 * std))
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
@@ -172,28 +138,27 @@ def blur(images: Tensor, std: float) -> Tensor:
     return F.conv2d(rows, line.reshape(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
 
 
-def references(
-    source: Callable[..., Tensor] | None, images: Tensor, seeds: Tensor, bounds: tuple[float, float], stand_ins: int
-) -> Tensor:
-    """Return references (R, C, H, W), checked: from a function or a wrapped tensor, or noise images in their place.
+def checked_references(value: Any) -> Any:
+    """Return an argument for `references`: None, a function, or a wrapped tensor."""
+    return value if callable(value) else frozen_tensor("references", value, floating=True)
+
+
+def references(source: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, float], stand_ins: int) -> Tensor:
+    """Return reference images (R, C, H, W).
 
     Args:
-        source: a function of images, or of images and seeds, that returns references; or None.
+        source: what `checked_references` returned.
         images: (B, C, H, W).
         seeds: (B,).
         bounds: of pixels.
-        stand_ins: how many uniform noise images, the same in every call, stand for None.
+        stand_ins: number of uniform noise images, the same in every call, that are used where `source` is None.
     """
     shape = tuple(images.shape[1:])
     if source is None:
         keys = noise.fold(torch.arange(stand_ins, device=images.device), "references")
         return bounds[0] + (bounds[1] - bounds[0]) * noise.uniform(keys, shape, images.dtype)
-    bank = _called(source, images, seeds)
-    if not isinstance(bank, Tensor) or bank.ndim != 4 or len(bank) == 0 or bank.shape[1:] != shape:
-        got = f"shape {tuple(bank.shape)}" if isinstance(bank, Tensor) else type(bank).__name__
+    found = _called(source, images, seeds)
+    if not isinstance(found, Tensor) or found.ndim != 4 or len(found) == 0 or found.shape[1:] != shape:
+        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise validation.fail("references", f"a non-empty tensor (R, {', '.join(map(str, shape))})", got)
-    try:
-        validation.images(bank, bounds)
-    except ValueError as error:
-        raise ValueError(f"references: {error}") from error
-    return bank.detach().to(images).clamp(*bounds)
+    return _in_bounds("references", found.detach(), bounds).to(images)

@@ -1,4 +1,4 @@
-"""Credible path attribution: a baseline that the network takes for the image, and gradients of valid features only."""
+"""Credible path attribution: baselines with the image's logits, and gradients of valid features only."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import Given, blur, given
-from robustsigma.engine.attributors.straight_line import Line, Path, mean
+from robustsigma.engine.attributors.baselines import blur
+from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
+from robustsigma.engine.attributors.straight_line import Line, LineGradients, Path, mean_over_paths
 from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 
-# A blur of less than half a pixel does nothing.
-_LEAST_BLUR = 0.5
-# Gradients of one linear piece are equal but for rounding.
-_SLACK = 1e-4
+_LEAST_BLUR = 0.5  # standard deviation in pixels; a smaller blur does nothing
+_SLACK = 1e-4  # gradients of one linear piece are equal up to rounding
+_PER_IMAGE = (-1, 1, 1, 1)
 
 
 class _Search(NamedTuple):
-    """Where a baseline search ended: base (B, C, H, W), its logits (B, K), found (B,) bool, passes (B,) int64."""
+    """The result of a baseline search: base (B, C, H, W), its logits (B, K), found (B,) bool, passes (B,) int64."""
 
     base: Tensor
     logits: Tensor
@@ -38,15 +38,15 @@ class CrediblePath(Attributor):
     A baseline (algorithm 1, definition 6) is the blurred image, moved by signed gradient steps until its logits are
     within `tolerance` of the image's, with every pixel at least `gap` away from the image's. On the line from it
     (algorithm 2) a gradient counts for a feature where it has the sign of the gradient at the image and is not
-    larger (definition 7). Values are the way times the mean of the gradients that count; where none does, 0. They
-    do not sum to the drop F(x) - F(x') (the mean over baselines), which such baselines make small.
+    larger (definition 7). Values are the image minus the baseline, times the mean of the gradients that count, and 0
+    where none does. They do not sum to the drop F(x) - F(x'), the mean over baselines, which such baselines make small.
 
     Decided where the text is ambiguous or slips: the search descends 1/2 ||z(x) - z(u)||^2, which is what it should
-    make small, halving the step where that did not come nearer, for at most `max_search` steps; the nearest point
-    found is used, with `converged` False where it is not near enough; a pixel that cannot move away from the
-    image's within the bounds moves to the other side.
-    Gradients are compared with gradients, and an equal one counts: definition 7's strict inequality would discard
-    every point of the linear piece that definition 6 asks for, and with it the paper's example 2.
+    make small. It halves the step where that brought the logits no closer, and takes at most `max_search` steps; the
+    closest point is used, with `converged` False where it is not close enough. A pixel that cannot move away from the
+    image's within the bounds moves to the other side. Gradients are compared with gradients, and an equal one counts:
+    definition 7's strict inequality would discard every point of the linear piece that definition 6 asks for, and with
+    it the paper's example 2. `published.LiteralCrediblePath` reads the algorithms literally.
 
     Args:
         steps: points in all, steps // number of blurs for each baseline; 150 in the paper.
@@ -62,10 +62,7 @@ class CrediblePath(Attributor):
         divisor: of the summed gradients: "count" is the paper's, how many counted for the feature, "steps" the
             Riemann sum's.
         score: F.
-        alphas: the points in [0, 1] to use instead of uniform ones; a shape that expands to (B, blurs, points).
-        variant: "authors" reads the algorithms literally (no code was published) but for separate sums and a count
-            of 0: cross-entropy is descended, whatever `objective`, with equal steps, line 6 pushes pixels off the
-            image's before line 7 clips, and |dF/dx| at the image is compared strictly with |(x - x~) dF/dx~|.
+        alphas: points in [0, 1] to use instead of uniformly drawn ones; a shape that expands to (B, blurs, points).
     """
 
     steps: int = 150
@@ -78,8 +75,7 @@ class CrediblePath(Attributor):
     reverse: bool = False
     divisor: Literal["count", "steps"] = "count"
     score: Score = "logit"
-    alphas: Tensor | Given | None = None
-    variant: Literal["sound", "authors"] = "sound"
+    alphas: Tensor | FrozenTensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.blurs, Sequence) or not self.blurs:
@@ -96,12 +92,11 @@ class CrediblePath(Attributor):
         validation.instance("reverse", self.reverse, bool)
         validation.choice("divisor", self.divisor, ("count", "steps"))
         validation.choice("score", self.score, SCORES)
-        validation.choice("variant", self.variant, ("sound", "authors"))
-        object.__setattr__(self, "alphas", given("alphas", self.alphas, floating=True))
+        object.__setattr__(self, "alphas", frozen_tensor("alphas", self.alphas, floating=True))
 
     @property
     def stochastic(self) -> bool:
-        """Whether the noise of the path is drawn."""
+        """Whether the points of the path are drawn."""
         return self.alphas is None
 
     def attribute(
@@ -119,25 +114,18 @@ class CrediblePath(Attributor):
             low = target_score(search.logits, target, self.score).to(images.dtype)
             line = Line(classifier, images, search.base, target, self.score, high, low)
             paths.append(self._path(line, reference, points[:, place], search))
-        return mean(paths, forwards=2, backwards=1)
+        return mean_over_paths(paths, forwards=2, backwards=1)
 
     def _points(self, images: Tensor, seeds: Tensor) -> Tensor:
         """Return sorted points (B, baselines, steps // baselines)."""
         shape = (len(self.blurs), self.steps // len(self.blurs))
-        if not isinstance(self.alphas, Given):
+        if not isinstance(self.alphas, FrozenTensor):
             return noise.uniform(noise.fold(seeds, "credible_path"), shape, images.dtype).sort(dim=2).values
-        try:
-            alphas = self.alphas.tensor.to(images).expand(len(images), *shape)
-        except RuntimeError as error:
-            got = f"shape {tuple(self.alphas.tensor.shape)}"
-            raise validation.fail("alphas", f"a shape that expands to {(len(images), *shape)}", got) from error
-        if float(alphas.min()) < 0 or float(alphas.max()) > 1:
-            raise validation.fail("alphas", "values in [0, 1]", f"[{float(alphas.min())}, {float(alphas.max())}]")
-        return alphas.sort(dim=2).values
+        self.alphas.check_range("alphas", 0, 1)
+        return self.alphas.expanded("alphas", (len(images), *shape), images).sort(dim=2).values
 
     def _search(self, classifier: Classifier, images: Tensor, target: Tensor, goal: Tensor, start: Tensor) -> _Search:
         """Find a baseline for each image (algorithm 1); finished images are left out of further passes."""
-        shape = (-1, 1, 1, 1)
         limit = self.tolerance * goal.norm(dim=1)
         distance, size = torch.full_like(limit, torch.inf), torch.full_like(limit, self.step_size)
         best, best_logits = start.clone(), goal.clone()
@@ -149,32 +137,32 @@ class CrediblePath(Attributor):
             passes[rows] += 1
             now = (logits.to(goal) - goal[rows]).norm(dim=1)
             better = now < distance[rows]
-            if self.variant == "sound":
-                size[rows] = torch.where(better, size[rows], size[rows] / 2)
+            size[rows] = self._step_sizes(size[rows], better)
             distance[rows] = torch.where(better, now, distance[rows])
-            best[rows] = torch.where(better.reshape(shape), point, best[rows])
+            best[rows] = torch.where(better.reshape(_PER_IMAGE), point, best[rows])
             best_logits[rows] = torch.where(better[:, None], logits.to(goal), best_logits[rows])
             kept = (distance[rows] > limit[rows]).nonzero()[:, 0]
             if len(kept) == 0:
                 break
             rows, point, gradient = rows[kept], point[kept], gradient[kept]
-            moved = point - size[rows].to(point).reshape(shape) * gradient.sign().to(point.dtype)
+            moved = point - size[rows].to(point).reshape(_PER_IMAGE) * gradient.sign().to(point.dtype)
             point = self._apart(moved, images[rows], classifier.bounds)
         return _Search(best, best_logits, (distance <= limit) & distance.isfinite(), passes)
 
     def _descent(self, classifier: Classifier, point: Tensor, target: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and the gradient of what the search makes small."""
-        if self.objective == "cross_entropy" or self.variant == "authors":
+        if self.objective == "cross_entropy":
             return classifier.loss_gradient(point, target)
         return classifier.gradient_of(
             lambda logits, at: F.mse_loss(logits, at.to(logits), reduction="sum") / 2, point, goal
         )
 
+    def _step_sizes(self, size: Tensor, better: Tensor) -> Tensor:
+        """Return the next step sizes (R,) of the search."""
+        return torch.where(better, size, size / 2)
+
     def _apart(self, point: Tensor, images: Tensor, bounds: tuple[float, float]) -> Tensor:
         """Return points in bounds whose pixels keep the gap to the images' (lines 4 to 7 of algorithm 1)."""
-        if self.variant == "authors":
-            close = (images - point).abs() < self.gap
-            return torch.where(close, point - (images - point).sign() * self.gap, point).clamp(*bounds)
         point = point.clamp(*bounds)
         close = (images - point).abs() < self.gap
         gap = torch.full_like(point, self.gap)
@@ -184,21 +172,16 @@ class CrediblePath(Attributor):
         return torch.where(close, torch.where(outside, images - side, away), point)
 
     def _path(self, line: Line, reference: Tensor, points: Tensor, search: _Search) -> Path:
+        """Return the attribution along one line (algorithm 2)."""
         total, count = torch.zeros_like(line.images), torch.zeros_like(line.images)
         curve = torch.empty_like(points)
-        for block in line.gradients(points):
-            at_image, along = reference[block.rows, None], block.gradients
-            if self.variant == "authors":
-                left = (1 - points[block.rows, block.columns])[..., None, None, None]
-                along = along * left * block.way
-            smaller, larger = (at_image.abs(), along.abs()) if self.reverse else (along.abs(), at_image.abs())
-            fits = smaller < larger if self.variant == "authors" else smaller <= (1 + _SLACK) * larger
-            counts = (along.sign() == at_image.sign()) & fits
-            total[block.rows] += (block.gradients * counts).sum(1)
-            count[block.rows] += counts.sum(1)
-            curve[block.rows, block.columns] = block.scores
+        for part in line.gradients(points):
+            counts = self._valid(reference[part.rows, None], part, points[part.rows, part.columns])
+            total[part.rows] += (part.gradients * counts).sum(1)
+            count[part.rows] += counts.sum(1)
+            curve[part.rows, part.columns] = part.scores
         divisor = count.clamp(min=1) if self.divisor == "count" else points.shape[1]
-        return Path.of(
+        return Path(
             line,
             (line.images - line.base) * total / divisor,
             curve,
@@ -207,3 +190,9 @@ class CrediblePath(Attributor):
             backwards=search.passes,
             valid=count.flatten(1).mean(1) / points.shape[1],
         )
+
+    def _valid(self, at_image: Tensor, part: LineGradients, points: Tensor) -> Tensor:
+        """Return whether each gradient counts (definition 7), bool (g, s, C, H, W), at points (g, s) of the lines."""
+        along = part.gradients
+        smaller, larger = (at_image.abs(), along.abs()) if self.reverse else (along.abs(), at_image.abs())
+        return (along.sign() == at_image.sign()) & (smaller <= (1 + _SLACK) * larger)

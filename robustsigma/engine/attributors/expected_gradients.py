@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.attributors.base import Attribution, Attributor, shares
-from robustsigma.engine.attributors.baselines import Function, Given, given, references
-from robustsigma.engine.attributors.straight_line import gradient_blocks
+from robustsigma.engine.attributors.base import Attribution, Attributor, split_passes
+from robustsigma.engine.attributors.baselines import BaselineFn, checked_references, references
+from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
+from robustsigma.engine.attributors.straight_line import Line
 from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 
-# Noise images that stand in for references where none are given.
-_STAND_INS = 32
+_STAND_INS = 32  # noise images used as references where none are given
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,8 @@ class ExpectedGradients(Attributor):
     Each draw is a path of one point, in the result's `confidence` (image, point, reference), `steps` and
     `stderr`. `drop` is F(x) less the mean of F over the drawn references; values sum to it in expectation only.
     `endpoint` is the reference of the first draw. An image's references are drawn without replacement, and again
-    from all when all are used.
+    from all when all are used. The cost is `draws` forward and backward passes for each image, and one forward pass for
+    each reference that was drawn, which the images of the batch share.
 
     Args:
         draws: gradients averaged.
@@ -36,25 +36,21 @@ class ExpectedGradients(Attributor):
         score: F.
         index: int64 (draws,) or (B, draws), the references to use instead of drawn ones.
         t: (draws,) or (B, draws) in [0, 1], the points to use instead of drawn ones.
-        variant: "authors" rounds every gradient to float32, whatever the precision of the network, as their code does.
     """
 
     draws: int = 200
-    references: Function | Tensor | None = None
+    references: BaselineFn | Tensor | FrozenTensor | None = None
     stratified: bool = True
     score: Score = "logit"
-    index: Tensor | Given | None = None
-    t: Tensor | Given | None = None
-    variant: Literal["sound", "authors"] = "sound"
+    index: Tensor | FrozenTensor | None = None
+    t: Tensor | FrozenTensor | None = None
 
     def __post_init__(self) -> None:
         validation.integer("draws", self.draws, 1)
         validation.choice("score", self.score, SCORES)
-        validation.choice("variant", self.variant, ("sound", "authors"))
-        if self.references is not None and not callable(self.references):
-            object.__setattr__(self, "references", given("references", self.references, floating=True))
-        object.__setattr__(self, "index", given("index", self.index, floating=False))
-        object.__setattr__(self, "t", given("t", self.t, floating=True))
+        object.__setattr__(self, "references", checked_references(self.references))
+        object.__setattr__(self, "index", frozen_tensor("index", self.index, floating=False))
+        object.__setattr__(self, "t", frozen_tensor("t", self.t, floating=True))
 
     @property
     def stochastic(self) -> bool:
@@ -64,41 +60,38 @@ class ExpectedGradients(Attributor):
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
-        """Return EG; `draws` forward and backward passes, and one forward pass for each reference that was drawn.
-
-        The references' passes are counted once for the batch, spread over its images.
-        """
+        """Return EG."""
         count, device = len(images), images.device
-        assert self.references is None or callable(self.references)  # a tensor was wrapped
-        bank = references(self.references, images, seeds, classifier.bounds, _STAND_INS)
-        index, t = self._index(len(bank), seeds), self._t(images, seeds)
-        call = (classifier, images, target, self.score)
-        # A pass gives a reference's score for every target, whichever images drew it.
+        found = references(self.references, images, seeds, classifier.bounds, _STAND_INS)
+        index, t = self._index(len(found), seeds), self._t(images, seeds)
+        # One pass gives a reference's score for every target, whichever images drew it.
         drawn, place = index.unique(return_inverse=True)
-        seen = classifier.logits(bank[drawn])
+        seen = classifier.logits(found[drawn])
         low = torch.stack([target_score(seen[column], target, self.score) for column in place.T], 1).to(images.dtype)
         high = target_score(logits, target, self.score).to(images.dtype)
 
+        first = found[index[:, 0]]
+        starts = lambda rows, columns: found[index[rows, columns]]  # noqa: E731
+        line = Line(classifier, images, first, target, self.score, high, low[:, 0], starts)
         values, curve = torch.zeros_like(images), torch.empty_like(t)
         # Sums of the maps and of their squares, in double precision since their difference is taken.
         maps = torch.zeros(2, count, *images.shape[2:], dtype=torch.float64, device=device)
-        for block in gradient_blocks(*call, t, lambda rows, columns: bank[index[rows, columns]]):
-            gradients = block.gradients if self.variant == "sound" else block.gradients.float().to(images.dtype)
-            parts = gradients * block.way
-            values[block.rows] += parts.sum(1) / self.draws
-            heats = parts.abs().sum(2).double()
-            maps[:, block.rows] += torch.stack([heats.sum(1), heats.square().sum(1)])
-            curve[block.rows, block.columns] = block.scores
+        for part in line.gradients(t):
+            products = part.gradients * part.delta
+            values[part.rows] += products.sum(1) / self.draws
+            heats = products.abs().sum(2).double()
+            maps[:, part.rows] += torch.stack([heats.sum(1), heats.square().sum(1)])
+            curve[part.rows, part.columns] = part.scores
         shape = (count, self.draws)
         return Attribution(
             values=values,
             target=target,
-            endpoint=bank[index[:, 0]],
+            endpoint=first,
             drop=high - low.mean(1),
             confidence=torch.stack([high[:, None].expand(shape), curve, low], 2),
             steps=torch.ones(shape, dtype=torch.int64, device=device),
             converged=torch.ones(shape, dtype=torch.bool, device=device),
-            forwards=1 + self.draws + shares(len(drawn), count, device),
+            forwards=1 + self.draws + split_passes(len(drawn), count, device),
             backwards=torch.full((count,), self.draws, device=device),
             stderr=self._stderr(maps).to(images.dtype) if self.draws > 1 else None,
         )
@@ -109,33 +102,18 @@ class ExpectedGradients(Attributor):
         return (spread / (self.draws - 1) / self.draws).sqrt()
 
     def _index(self, size: int, seeds: Tensor) -> Tensor:
-        shape = (len(seeds), self.draws)
-        if isinstance(self.index, Given):
-            index = _expanded("index", self.index, shape).to(seeds)
-            if int(index.min()) < 0 or int(index.max()) >= size:
-                raise validation.fail("index", f"references in [0, {size - 1}]", f"up to {int(index.max())}")
-            return index
-        rounds = -(-self.draws // size)
+        if isinstance(self.index, FrozenTensor):
+            self.index.check_range("index", 0, size - 1)
+            return self.index.expanded("index", (len(seeds), self.draws), seeds)
         keys = noise.fold(seeds, "references")
-        drawn = noise.uniform(keys, (rounds, size), torch.float32)
+        drawn = noise.uniform(keys, (-(-self.draws // size), size), torch.float32)
         return drawn.argsort(dim=2, stable=True).flatten(1)[:, : self.draws]
 
     def _t(self, images: Tensor, seeds: Tensor) -> Tensor:
-        shape = (len(images), self.draws)
-        if isinstance(self.t, Given):
-            t = _expanded("t", self.t, shape).to(images)
-            if float(t.min()) < 0 or float(t.max()) > 1:
-                raise validation.fail("t", "values in [0, 1]", f"[{float(t.min()):.4g}, {float(t.max()):.4g}]")
-            return t
+        if isinstance(self.t, FrozenTensor):
+            self.t.check_range("t", 0, 1)
+            return self.t.expanded("t", (len(images), self.draws), images)
         drawn = noise.uniform(noise.fold(seeds, "t"), (self.draws,), images.dtype)
         if not self.stratified:
             return drawn
         return (torch.arange(self.draws, device=images.device) + drawn) / self.draws
-
-
-def _expanded(name: str, value: Given, shape: tuple[int, int]) -> Tensor:
-    """Return an injected tensor as (B, draws)."""
-    try:
-        return value.tensor.expand(shape)
-    except RuntimeError as error:
-        raise validation.fail(name, f"shape ({shape[1]},) or {shape}", f"shape {tuple(value.tensor.shape)}") from error

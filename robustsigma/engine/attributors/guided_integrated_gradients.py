@@ -10,47 +10,45 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
-from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import Baseline, draws
-from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
+from robustsigma.engine.attributors.base import Attribution
+from robustsigma.engine.attributors.baselines import Baseline, BaselineAttributor
+from robustsigma.engine.classifier import Classifier, Score, target_score
 
-# Two lengths are one where they differ by less than this, relatively or in pixel units.
-_CLOSE = 1e-9
+_CLOSE = 1e-9  # lengths are equal where they differ by less than this, relatively or in pixel units
 
 
 class _Path:
     """Points between baselines and images, features flat, (R, D) in float64.
 
-    In float32 a path may wait for ever for its length to be "close" to the wanted one, with a baseline other than
-    black: the sum's rounding is wider than `_CLOSE`.
+    In float32 the rounding of a length is wider than `_CLOSE`, so that a path might never reach the wanted length.
     """
 
     def __init__(self, base: Tensor, images: Tensor, fraction: float, max_dist: float) -> None:
         self.base, self.goal = (t.flatten(1).double() for t in (base, images))
-        self.way = self.goal - self.base
-        self.divisor = torch.where(self.way != 0, self.way, 1)
+        self.delta = self.goal - self.base
+        self.divisor = torch.where(self.delta != 0, self.delta, 1)
         self.point = self.base
-        self.length = _length(self.way)
+        self.length = _length(self.delta)
         self.max_dist = max_dist
         # The lower quantile: an order statistic, of the same rank for every row.
         self.rank = math.floor(fraction * (self.base.shape[1] - 1)) + 1
 
     def advance(self, gradient: Tensor, alpha: float) -> Tensor:
-        """Move until a share `alpha` of the L1 length is done; return what was moved, (R, D).
+        """Move until a share `alpha` of the L1 length is covered; return the change, (R, D).
 
         Features of the smallest |gradient| (R, D) go first, within `max_dist` of the straight line.
         """
         before = self.point
         low, high = max(alpha - self.max_dist, 0.0), min(alpha + self.max_dist, 1.0)
-        most = torch.add(self.base, self.way, alpha=high)
+        most = torch.add(self.base, self.delta, alpha=high)
         late = (before - self.base) / self.divisor < low
-        point = torch.where(late, torch.add(self.base, self.way, alpha=low), before)
+        point = torch.where(late, torch.add(self.base, self.delta, alpha=low), before)
         wanted = self.length * (1 - alpha)
-        # Magnitudes stay in the gradient's precision, in which their order is the same. Infinite: not to be moved.
+        # Features of infinite size do not move. Sizes keep the gradient's precision, which does not change their order.
         size = gradient.abs().masked_fill_(point == most, torch.inf)
         finite = torch.finfo(size.dtype).max
         active = torch.ones(len(point), dtype=torch.bool, device=point.device)
-        # Every round takes at least one more feature to its end, or is the row's last.
+        # Every round moves at least one more feature to its end, or is the row's last.
         for _ in range(point.shape[1] + 2):
             left = _length(self.goal - point)
             active = active & ((left - wanted).abs() > _CLOSE * left.maximum(wanted).clamp(min=1))
@@ -66,30 +64,30 @@ class _Path:
             active = active & (part > 1)
             if not active.any():
                 break
-            # Exactly there, whatever the sum rounds to.
+            # Set exactly, whatever the sum rounds to.
             ended = chosen & (part > 1)[:, None]
             point = torch.where(ended, most, point)
             size.masked_fill_(ended, torch.inf)
-        # What rounding left of the way belongs to the last step.
+        # The last step also covers what rounding has left.
         self.point = self.goal if alpha >= 1 else point
         return self.point - before
 
 
-def _length(way: Tensor) -> Tensor:
+def _length(delta: Tensor) -> Tensor:
     """Return the L1 length of each row, (R,)."""
-    return torch.linalg.vector_norm(way, 1, dim=1)
+    return torch.linalg.vector_norm(delta, 1, dim=1)
 
 
 @dataclass(frozen=True)
-class GuidedIntegratedGradients(Attributor):
+class GuidedIntegratedGradients(BaselineAttributor):
     """Guided IG: of all features, those of the smallest |dF/dx_i| move first (Kapishnikov et al., 2021, algorithm 1).
 
     The path leads from a baseline to the image in `steps` steps of equal L1 length, with a gradient each, and no
     feature's progress leaves the straight line's by more than `max_dist`. `values` sum to the drop of F up to the
-    error of a Riemann sum at the steps' starts. The bookkeeping is in float64.
+    error of a Riemann sum at the steps' starts. Positions are kept in float64.
 
     Args:
-        steps: of the path. The defaults are those of the authors' code; their notebooks take 25, 0.5 and 1.0.
+        steps: of the path. The defaults are those of the authors' code; their notebooks use 25, 0.5 and 1.0.
         fraction: share of the features that move at a time.
         max_dist: largest distance from the straight line, as a share of it; 0 follows it, 1 does not bound.
         baseline: where the path starts, as for `IntegratedGradients`.
@@ -103,16 +101,10 @@ class GuidedIntegratedGradients(Attributor):
     score: Score = "prob"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         validation.integer("steps", self.steps, 1)
         validation.number("fraction", self.fraction, 0, 1)
         validation.number("max_dist", self.max_dist, 0, 1)
-        validation.choice("score", self.score, SCORES)
-        object.__setattr__(self, "baseline", baselines.checked(self.baseline))
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether a baseline is drawn."""
-        return draws(self.baseline)
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor

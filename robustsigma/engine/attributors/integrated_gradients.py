@@ -7,19 +7,15 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.attributors import baselines
-from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import Baseline, draws
-from robustsigma.engine.attributors.straight_line import Line, Path, average_over_baselines
-from robustsigma.engine.classifier import SCORES, Classifier, Score
+from robustsigma.engine.attributors.baselines import Baseline
+from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
+from robustsigma.engine.classifier import Score
 
 Rule = Literal["gauss_legendre", "midpoint", "left", "right", "trapezoid", "inclusive_mean"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-_MOST = 5000  # the points of Gauss-Legendre come from a matrix of steps x steps
+_MAX_STEPS = 5000  # the points of Gauss-Legendre come from a matrix of steps x steps
 
 
 @lru_cache(maxsize=64)
@@ -38,22 +34,12 @@ def quadrature(rule: Rule, steps: int) -> tuple[list[float], list[float]]:
     return [(k + shift) / steps for k in range(steps)], [1 / steps] * steps
 
 
-def as_captum(rule: Rule, steps: int) -> tuple[list[float], list[float]]:
-    """Return captum's points and weights: all but Gauss-Legendre's points are rounded to single precision.
-
-    Its trapezoids are divided by `steps`, as the other rules' shares, where there are steps - 1 of them.
-    """
-    points, weights = quadrature(rule, steps)
-    if rule != "gauss_legendre":
-        points = torch.linspace(points[0], points[-1], steps, dtype=torch.float32).tolist()
-    if rule == "trapezoid":
-        weights = [weight * (1 - 1 / steps) for weight in weights]
-    return points, torch.tensor(weights, dtype=torch.float32).tolist()
-
-
 @dataclass(frozen=True)
-class IntegratedGradients(Attributor):
+class IntegratedGradients(StraightLineAttributor):
     """IG_i = (x_i - x'_i) * integral over a in [0, 1] of dF(x' + a (x - x'))/dx_i (Sundararajan et al., 2017, eq. 1).
+
+    It costs `steps` forward and backward passes a baseline, and one forward pass for each end.
+    `published.CaptumIntegratedGradients` reproduces captum's numbers.
 
     Args:
         steps: points of the quadrature, a gradient each; at most 5,000.
@@ -64,44 +50,24 @@ class IntegratedGradients(Attributor):
             seeded normal noise, clipped), "blur" (the image under a Gaussian of a tenth of its shorter side),
             a tensor that expands to the images, a function of images, or of images and seeds, or a sequence of these:
             values are then the mean over baselines, each of which takes `steps` gradients.
-        score: F. The logit is what the paper explains.
-        variant: "captum" reproduces captum's numbers for its rules (Gauss-Legendre and the four Riemann sums), see
-            `as_captum`; its trapezoids sum to 1 - 1 / steps of the integral.
+        score: F. The paper explains the logit.
     """
 
     steps: int = 32
     rule: Rule = "gauss_legendre"
     baseline: Baseline = "black"
     score: Score = "logit"
-    variant: Literal["sound", "captum"] = "sound"
 
     def __post_init__(self) -> None:
-        validation.integer("steps", self.steps, 1, _MOST)
-        validation.choice("score", self.score, SCORES)
+        super().__post_init__()
+        validation.integer("steps", self.steps, 1, _MAX_STEPS)
         validation.choice("rule", self.rule, RULES)
-        validation.choice("variant", self.variant, ("sound", "captum"))
-        if self.variant == "captum" and self.rule == "inclusive_mean":
-            raise validation.fail("rule", "one of captum's with variant='captum'", repr(self.rule))
         quadrature(self.rule, self.steps)
-        object.__setattr__(self, "baseline", baselines.checked(self.baseline))
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether a baseline is drawn."""
-        return draws(self.baseline)
+    def integrate(self, line: Line) -> Path:
+        """Return IG along one line."""
+        points, weights = self._quadrature()
+        return Path(line, *line.weighted_sum(line.expanded(points), line.expanded(weights)))
 
-    def attribute(
-        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
-    ) -> Attribution:
-        """Return IG; `steps` forward and backward passes a baseline, and one forward pass each for both ends."""
-        bases = baselines.make(self.baseline, images, seeds, classifier.bounds)
-        return average_over_baselines(classifier, images, target, logits, self.score, bases, self._path)
-
-    def _path(self, line: Line) -> Path:
-        made = quadrature if self.variant == "sound" else as_captum
-        points, weights = map(line.everywhere, made(self.rule, self.steps))
-        values, curve = torch.zeros_like(line.images), torch.empty_like(points)
-        for block in line.gradients(points):
-            values[block.rows] += block.weighted(weights[block.rows, block.columns])
-            curve[block.rows, block.columns] = block.scores
-        return Path.of(line, values, curve)
+    def _quadrature(self) -> tuple[list[float], list[float]]:
+        return quadrature(self.rule, self.steps)

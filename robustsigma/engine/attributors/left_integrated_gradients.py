@@ -3,123 +3,72 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.attributors import baselines
-from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import Baseline, draws
+from robustsigma.engine.attributors.baselines import Baseline
 from robustsigma.engine.attributors.integrated_gradients import quadrature
-from robustsigma.engine.attributors.straight_line import Line, Path, average_over_baselines
-from robustsigma.engine.classifier import SCORES, Classifier, Score
-
-_VARIANTS = ("sound", "authors", "idg_repo")
+from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
+from robustsigma.engine.classifier import Score
 
 
 @dataclass(frozen=True)
-class LeftIntegratedGradients(Attributor):
+class LeftIntegratedGradients(StraightLineAttributor):
     """Integrated Gradients up to the saturated part of the line (Miglani et al., 2020).
 
     Gradients are summed by the right-hand rule at a_k = k / steps for the k before the first at which
-    F > F(x') + fraction (F(x) - F(x')). The result's `steps` say how many those are, `drop` is F at the last of them
-    less F(x'), which is what `values` sum to but for the rule's O(1 / steps); the curve covers the whole line.
+    F > F(x') + fraction (F(x) - F(x')). The result's `steps` is the number of these points. `drop` is F at the last of
+    them less F(x'), which `values` sum to up to the rule's O(1 / steps). The curve covers the whole line, since a point
+    after the cut is recognized only by its score.
 
-    Decided where the authors' code leaves an image without a map: at least one point is kept; where
-    F(x) <= F(x') there is no rise to cut, so the whole line is taken and `converged` is False.
+    The authors' code leaves some images without a map. Here at least one point is kept. Where F(x) <= F(x') there is no
+    rise to cut, so the whole line is taken and `converged` is False. `published` has the authors' code, and the IDG
+    authors' form of the method.
 
     Args:
         steps: points on the line, a gradient each.
-        fraction: of the rise of F, in (0, 1]; the authors use 0.9 and 0.95.
-        baseline: x', as of `IntegratedGradients`.
+        fraction: share of the rise of F, in (0, 1]; the authors use 0.9 and 0.95.
+        baseline: x', as for `IntegratedGradients`.
         score: F.
-        variant: "authors" keeps no point where the first is already above the threshold, which also holds for
-            every image with F(x) < F(x'): an all-zero map. "idg_repo" is the IDG authors' form of the method:
-            points k / (steps - 1), threshold fraction * max F, the mean over the kept points, which leaves out
-            how long the kept part is, and a single point where no point or the first is above the threshold.
     """
 
     steps: int = 200
     fraction: float = 0.9
     baseline: Baseline = "black"
     score: Score = "logit"
-    variant: Literal["sound", "authors", "idg_repo"] = "sound"
 
     def __post_init__(self) -> None:
-        validation.choice("variant", self.variant, _VARIANTS)
-        validation.integer("steps", self.steps, 2 if self.variant == "idg_repo" else 1)
+        super().__post_init__()
+        validation.integer("steps", self.steps, 1)
         validation.number("fraction", self.fraction, 0, 1, open_low=True)
-        validation.choice("score", self.score, SCORES)
-        object.__setattr__(self, "baseline", baselines.checked(self.baseline))
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether a baseline is drawn."""
-        return draws(self.baseline)
-
-    def attribute(
-        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
-    ) -> Attribution:
-        """Return Left-IG; passes as of IG, and `steps` forward passes more for "idg_repo", whose threshold needs them.
-
-        Whether a point is kept is known only when its score is, so points after the cut are computed as well.
-        """
-        bases = baselines.make(self.baseline, images, seeds, classifier.bounds)
-        integrate = self._mean_of_first if self.variant == "idg_repo" else self._sum_of_first
-        return average_over_baselines(classifier, images, target, logits, self.score, bases, integrate)
-
-    def _points(self) -> list[float]:
-        if self.variant == "authors":
-            # Rounded to float32, whatever the precision of the network: captum's, which the authors build on.
-            return torch.linspace(1 / self.steps, 1, self.steps, dtype=torch.float32, device="cpu").tolist()
-        return quadrature("right", self.steps)[0]
-
-    def _sum_of_first(self, line: Line) -> Path:
-        points = line.everywhere(self._points())
+    def integrate(self, line: Line) -> Path:
+        """Return the sum over the points before the cut."""
         rising = line.high > line.low
         threshold = line.low + self.fraction * (line.high - line.low)
-        if self.variant == "sound":
-            threshold = torch.where(rising, threshold, torch.inf)
-        values, curve = torch.zeros_like(line.images), torch.empty_like(points)
-        taken = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        stopped = torch.zeros_like(rising)
-        for block in line.gradients(points):
-            rows, columns = block.rows, block.columns
-            above = (block.scores > threshold[rows, None]).cumsum(1) > 0
-            cut = stopped[rows, None] | above
-            stopped[rows] = cut[:, -1]
-            if self.variant == "sound" and columns.start == 0:
-                cut = cut.index_fill(1, torch.zeros(1, dtype=torch.int64, device=cut.device), False)
-            values[rows] += block.weighted((~cut).to(values.dtype) / self.steps)
-            curve[rows, columns] = block.scores
-            taken[rows] += (~cut).sum(1)
-        return Path.of(
-            line,
-            values,
-            curve,
-            drop=_reached(line, curve, taken),
-            steps=taken,
-            converged=rising | (self.variant == "authors"),
-        )
+        return self._sum_before(line, quadrature("right", self.steps)[0], threshold.where(rising, torch.inf), rising, 1)
 
-    def _mean_of_first(self, line: Line) -> Path:
-        points = line.everywhere(quadrature("inclusive_mean", self.steps)[0])
-        scores = line.scores(points)
-        above = scores > self.fraction * scores.amax(1, keepdim=True)
-        # argmax gives the first True, and 0 where there is none.
-        taken = above.long().argmax(1).clamp(min=1)
+    def _sum_before(self, line: Line, at: list[float], threshold: Tensor, converged: Tensor, least: int) -> Path:
+        """Return the sum over the points before the first with a score above the threshold, but of at least `least`."""
+        points = line.expanded(at)
+        values, curve = torch.zeros_like(line.images), torch.empty_like(points)
+        kept = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        stopped = torch.zeros_like(converged)
         order = torch.arange(self.steps, device=points.device)
-        weights = (order < taken[:, None]).to(points.dtype) / taken[:, None]
-        values, curve = torch.zeros_like(line.images), torch.empty_like(points)
-        for block in line.gradients(points):
-            values[block.rows] += block.weighted(weights[block.rows, block.columns])
-            curve[block.rows, block.columns] = block.scores
-        return Path.of(line, values, curve, drop=_reached(line, curve, taken), steps=taken, forwards=self.steps)
+        for part in line.gradients(points):
+            rows, columns = part.rows, part.columns
+            cut = stopped[rows, None] | ((part.scores > threshold[rows, None]).cumsum(1) > 0)
+            stopped[rows] = cut[:, -1]
+            taken = ~cut | (order[columns] < least)
+            values[rows] += part.weighted(taken.to(values.dtype) / self.steps)
+            curve[rows, columns] = part.scores
+            kept[rows] += taken.sum(1)
+        return Path(line, values, curve, drop=rise_to(line, curve, kept), steps=kept, converged=converged)
 
 
-def _reached(line: Line, curve: Tensor, taken: Tensor) -> Tensor:
-    """Return the rise (B,) from the baseline to the last kept point."""
-    last = curve.gather(1, (taken - 1).clamp(min=0)[:, None])[:, 0]
-    return torch.where(taken > 0, last - line.low, 0)
+def rise_to(line: Line, curve: Tensor, kept: Tensor) -> Tensor:
+    """Return the rise (B,) of the score from the baseline to the last of the first `kept` points."""
+    last = curve.gather(1, (kept - 1).clamp(min=0)[:, None])[:, 0]
+    return torch.where(kept > 0, last - line.low, 0)

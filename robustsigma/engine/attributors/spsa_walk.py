@@ -1,39 +1,68 @@
-"""The walk of SIGMA: many SPSA descents at once, of which finished ones leave the batch."""
+"""The walk of SIGMA's algorithm 1: many SPSA descents at once, from which finished rows leave."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from robustsigma.engine import noise
-from robustsigma.engine.attributors.baselines import Given
-from robustsigma.engine.attributors.image_range import AUTHORS_UNIT, AuthorsRange, ImageRange, image_range
-from robustsigma.engine.classifier import Classifier, target_score
+from robustsigma.engine.attributors.frozen_tensor import FrozenTensor
+from robustsigma.engine.classifier import Classifier, Score, target_score
 from robustsigma.engine.short_repr import ShortRepr
 
 if TYPE_CHECKING:
     from robustsigma.engine.attributors.sigma import Sigma
 
-# The published code adds these to denominators, in pixel units of [0, 255].
-_AUTHORS_SUM_FLOOR = 1e-10
-_AUTHORS_CURVATURE_FLOOR = 1e-8
-
 _PER_IMAGE = (-1, 1, 1, 1)
+
+RangeMode = Literal["original", "full", "clip", "none"]
+RANGE_MODES: tuple[RangeMode, ...] = ("original", "full", "clip", "none")
+
+
+class ImageRange:
+    """Maps latent points (N, C, H, W) of a walk to images; `rows` (N,) are the rows of the walk that they belong to.
+
+    Args:
+        mode: "original" maps each point affinely from its own [min, max] to that of its row's image, "full" to all of
+            the bounds; "clip" clips, and "none" clips only the points of the path.
+        images: (R, C, H, W), at which the rows start.
+        bounds: of pixels.
+    """
+
+    def __init__(self, mode: RangeMode, images: Tensor, bounds: tuple[float, float]) -> None:
+        self.mode, self.bounds = mode, bounds
+        self.low, self.high = images.flatten(1).aminmax(dim=1)
+        if mode == "full":
+            self.low, self.high = (torch.full_like(self.low, bound) for bound in bounds)
+
+    def probe(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Return the images at which the slope is measured."""
+        return points if self.mode == "none" else self.point(points, rows)
+
+    def point(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Return the images of the path; a constant point of an affine mode becomes its row's low end."""
+        if self.mode in ("clip", "none"):
+            return points.clamp(*self.bounds)
+        low, high = points.flatten(1).aminmax(dim=1)
+        span = high - low
+        slope = (self.high[rows] - self.low[rows]) / torch.where(span > 0, span, 1)
+        mapped = (points - low.reshape(_PER_IMAGE)) * slope.reshape(_PER_IMAGE) + self.low[rows].reshape(_PER_IMAGE)
+        return mapped.clamp(*self.bounds)
 
 
 @dataclass(repr=False)
 class Walk(ShortRepr):
-    """Where the paths of some rows ended. R rows, S steps of the longest.
+    """The paths of some rows. R rows, S steps of the longest.
 
     Attributes:
         ends: (R, C, H, W) the last point of each path, in range.
         latents: (R, C, H, W) the same before the map into the range, where the walk adds up its steps.
         curve: (R, S + 1) confidence, NaN after the end.
         steps: (R,) int64.
-        guarded: (R,) int64, steps whose gradient was not scaled (`Sigma.guard`).
+        unscaled: (R,) int64, steps whose gradient was not scaled (`Sigma.min_sum_ratio`).
         values: (R, C, H, W) the attribution, or None for a walk without gradients.
     """
 
@@ -41,16 +70,17 @@ class Walk(ShortRepr):
     latents: Tensor
     curve: Tensor
     steps: Tensor
-    guarded: Tensor
+    unscaled: Tensor
     values: Tensor | None
 
 
 @dataclass
-class _State:
+class State:
     """What moving rows carry from step to step; row r of these belongs to row rows[r] of the walk.
 
-    `point` is `latent` mapped into the range. `idle` counts steps in a row whose probes told no difference; `before`
-    and `move` are the previous latent point and slope estimate of the adaptive step size, else None.
+    `point` is `latent` mapped into the range, and `now` its confidence. `idle` counts steps in a row whose two probes
+    had equal scores. `last` (N, 2, C, H, W) holds the latent point and the slope estimate of the step before, for the
+    adaptive step size; else it is None.
     """
 
     rows: Tensor
@@ -58,58 +88,56 @@ class _State:
     point: Tensor
     now: Tensor
     idle: Tensor
-    before: Tensor | None
-    move: Tensor | None
+    last: Tensor | None
 
     def keep(self, kept: Tensor) -> None:
-        for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
-            if value is not None:
-                setattr(self, name, value[kept])
+        """Drop the rows that are done."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            setattr(self, field.name, None if value is None else value[kept])
 
 
 class SpsaWalk:
     """Walks of a `Sigma` from R rows, each an image and the number of one of its paths."""
 
+    gradient_score: ClassVar[Score] = "log_prob"  # its gradient is that of p up to a factor, without underflow
+    unit: ClassVar[float] = 1.0  # of latent points, per unit of pixels
+    dtype: ClassVar[torch.dtype | None] = None  # of latent points; None takes that of the images
+
     def __init__(
-        self, rule: Sigma, classifier: Classifier, images: Tensor, target: Tensor, seeds: Tensor, path: Tensor
+        self, sigma: Sigma, classifier: Classifier, images: Tensor, target: Tensor, seeds: Tensor, path: Tensor
     ) -> None:
-        self.rule, self.classifier, self.images, self.target, self.path = rule, classifier, images, target, path
+        self.sigma, self.classifier, self.images, self.target, self.path = sigma, classifier, images, target, path
         self.keys = noise.fold(seeds, "sigma", path)
-        self.authors = rule.variant == "authors"
-        self.unit = AUTHORS_UNIT if self.authors else 1.0
-        # The code's float32 latents round away much of each step; kept in float64, a path is the one they meant.
-        self.dtype = torch.float64 if self.authors else images.dtype
-        self.range: ImageRange = (
-            AuthorsRange() if self.authors else image_range(rule.range_mode, images, classifier.bounds)
-        )
-        given = rule.patterns.tensor if isinstance(rule.patterns, Given) else None
-        self.patterns = None if given is None else given.to(images.device, self.dtype)
-        self.limit = rule.max_steps if self.patterns is None else min(rule.max_steps, len(self.patterns))
+        self.precision = images.dtype if self.dtype is None else self.dtype
+        self.range = self._range()
+        given = sigma.patterns.tensor if isinstance(sigma.patterns, FrozenTensor) else None
+        self.patterns = None if given is None else given.to(images.device, self.precision)
+        self.max_steps = sigma.max_steps if given is None else min(sigma.max_steps, len(given))
 
     def run(self, confidence: Tensor, *, gradients: bool) -> Walk:
-        """Walk until every row has arrived, is stuck or has used up its steps; `confidence` (R,) is at the start."""
-        count, device = len(self.images), self.images.device
-        ends = self.images.to(self.dtype, copy=True)
-        latents = (self.images * self.unit).to(self.dtype)
-        steps = torch.zeros(count, dtype=torch.int64, device=device)
-        guarded = torch.zeros_like(steps)
-        confidence = confidence.to(self.dtype)
-        curve = [confidence]
+        """Walk until every row has converged, is stuck or has used all steps; `confidence` (R,) is that of the images.
+
+        Without `gradients` the walk is the same, and nothing is attributed.
+        """
+        ends = self.images.to(self.precision, copy=True)
+        latents = (self.images * self.unit).to(self.precision)
+        confidence = confidence.to(self.precision)
+        steps = torch.zeros(len(ends), dtype=torch.int64, device=ends.device)
+        unscaled = torch.zeros_like(steps)
+        residual = torch.zeros_like(confidence)  # the drop that no gradient could take yet
         values = torch.zeros_like(ends) if gradients else None
-        owed = torch.zeros_like(confidence)  # the drop that no gradient could take yet
-        adaptive = self.rule.adaptive is not None
-        state = _State(
-            rows=torch.arange(count, device=device),
+        curve = [confidence]
+        state = State(
+            rows=torch.arange(len(ends), device=ends.device),
             latent=latents.clone(),
             point=ends.clone(),
-            now=confidence.clone(),
+            now=confidence,
             idle=torch.zeros_like(steps),
-            before=latents.clone() if adaptive else None,
-            move=torch.zeros_like(latents) if adaptive else None,
+            last=None if self.sigma.adaptive is None else torch.stack([latents, torch.zeros_like(latents)], 1),
         )
-        for step in range(self.limit):
-            # Asked at every step: on a GPU it waits for the device, which costs less than passes of rows that are done.
+        for step in range(self.max_steps):
+            # This waits for a GPU at every step, which costs less than passes for rows that are done.
             kept = self._moving(state).nonzero()[:, 0]
             if len(kept) < len(state.rows):
                 ends[state.rows], latents[state.rows] = state.point, state.latent
@@ -117,125 +145,100 @@ class SpsaWalk:
             if len(kept) == 0:
                 break
             rows = state.rows
-            self._move(state, step)
+            self._descend(state, step)
             state.point = self.range.point(state.latent, rows)
             new, gradient = self._evaluate(state.point, self.target[rows], gradients)
             if values is not None and gradient is not None:
-                drop = owed[rows] + (state.now - new)
-                part, sound = self._weighted(gradient, drop)
-                owed[rows] = torch.where(sound, 0, drop)
-                guarded[rows] += ~sound
+                drop = residual[rows] + (state.now - new)
+                part, scaled = self._scaled(gradient, drop)
+                residual[rows] = torch.where(scaled, 0, drop)
+                unscaled[rows] += ~scaled
                 values.index_add_(0, rows, part)
             state.now = new
             steps[rows] += 1
-            column = torch.full_like(confidence, torch.nan)
-            column[rows] = new
-            curve.append(column)
+            curve.append(torch.full_like(confidence, torch.nan).index_copy(0, rows, new))
         ends[state.rows], latents[state.rows] = state.point, state.latent
-        if values is not None and not self.authors and self.rule.weighting == "signed":
-            self._settle(values, owed)
-        longest = int(steps.max()) + 1
-        wanted = self.images.dtype
+        if values is not None:
+            values = self._redistribute(values, residual).to(self.images.dtype)
         return Walk(
-            ends=ends.to(wanted),
-            latents=(latents / self.unit).to(wanted),
-            curve=torch.stack(curve, 1)[:, :longest].to(wanted),
+            ends=ends.to(self.images.dtype),
+            latents=(latents / self.unit).to(self.images.dtype),
+            curve=torch.stack(curve, 1).to(self.images.dtype),
             steps=steps,
-            guarded=guarded,
-            values=None if values is None else values.to(wanted),
+            unscaled=unscaled,
+            values=values,
         )
 
-    def _moving(self, state: _State) -> Tensor:
-        moving = state.now > self.rule.epsilon
-        # The published code walks on, whatever the probes say.
-        return moving if self.authors else moving & (state.idle < self.rule.patience)
+    def _range(self) -> ImageRange:
+        return ImageRange(self.sigma.range_mode, self.images, self.classifier.bounds)
+
+    def _moving(self, state: State) -> Tensor:
+        return (state.now > self.sigma.epsilon) & (state.idle < self.sigma.patience)
+
+    def _descend(self, state: State, step: int) -> None:
+        """Take one SPSA step: h = (f(s + b D) - f(s - b D)) / 2b, s <- s - a h D (eq. 2 and 3)."""
+        sigma, target = self.sigma, self.target[state.rows]
+        pattern = self._pattern(state.rows, step)
+        probe = sigma.beta * pattern
+        probes = [self.range.probe(state.latent + sign * probe, state.rows) for sign in (1, -1)]
+        logits = self.classifier.logits(torch.cat(probes))
+        plus, minus = target_score(logits, target.repeat(2), sigma.objective).to(self.precision).chunk(2)
+        h = (plus - minus) / (2 * sigma.beta)
+        state.idle = torch.where(h == 0, state.idle + 1, 0)
+        slope = h.reshape(_PER_IMAGE) * pattern
+        if sigma.adaptive is None or state.last is None:
+            state.latent = state.latent - sigma.alpha * slope
+            return
+        now = torch.stack([state.latent, slope], 1)
+        delta, change = (now - state.last).flatten(2).unbind(1)
+        size = self._step_size((delta * delta).sum(1), (delta * change).sum(1)).clamp(*sigma.adaptive)
+        state.last = now
+        state.latent = state.latent - size.reshape(_PER_IMAGE) * slope
 
     def _pattern(self, rows: Tensor, step: int) -> Tensor:
         """Return D_k in latent units, (R, C, H, W)."""
         if self.patterns is not None:
             return self.patterns[step][self.path[rows]] * self.unit
-        shape = (self.images.shape[1], self.images.shape[2], self.images.shape[3])
-        keys = noise.fold(self.keys[rows], step)
-        drawn = noise.pattern(self.rule.noise, keys, shape, self.dtype, scale=self.rule.noise_scale)
         low, high = self.classifier.bounds
-        # The stretch takes out a constant, so the code's {0, R} and +-R/2 walk alike, save for its adaptive step.
-        return (high - low) / 2 * self.unit * (drawn + 1 if self.authors else drawn)
+        return (high - low) / 2 * self.unit * self._drawn(noise.fold(self.keys[rows], step))
 
-    def _move(self, state: _State, step: int) -> None:
-        """Take one SPSA step (eq. 2 and 3)."""
-        rule, at = self.rule, self.target[state.rows]
-        pattern = self._pattern(state.rows, step)
-        probe = rule.beta * pattern
-        probes = [self.range.probe(state.latent + sign * probe, state.rows) for sign in (1, -1)]
-        logits = self.classifier.logits(torch.cat(probes))
-        plus, minus = self._objective(logits, at.repeat(2)).to(self.dtype).chunk(2)
-        slope = (plus - minus) / (2 * rule.beta)
-        state.idle = torch.where(slope == 0, state.idle + 1, 0)
-        move = slope.reshape(_PER_IMAGE) * pattern
-        if rule.adaptive is None:
-            state.latent = state.latent - rule.alpha * move
-            return
-        size = self._adapted(state, move, rule.adaptive)
-        state.before, state.move = state.latent, move
-        state.latent = state.latent - size.reshape(_PER_IMAGE) * move
+    def _drawn(self, keys: Tensor) -> Tensor:
+        """Return patterns of amplitude 1."""
+        shape = (self.images.shape[1], self.images.shape[2], self.images.shape[3])
+        return noise.pattern(self.sigma.noise, keys, shape, self.precision, scale=self.sigma.noise_scale)
 
-    def _adapted(self, state: _State, move: Tensor, limits: tuple[float, float]) -> Tensor:
-        """Return Barzilai and Borwein's first step size <dx, dx> / <dx, dg>, clamped, (R,).
-
-        Where the curvature <dx, dg> is not positive, as before the first step, the lower limit.
-        """
-        assert state.before is not None
-        assert state.move is not None
-        way = (state.latent - state.before).flatten(1)
-        length, curvature = (way * way).sum(1), (way * (move - state.move).flatten(1)).sum(1)
-        if self.authors:
-            return (length / (curvature + _AUTHORS_CURVATURE_FLOOR)).clamp(*limits)
+    def _step_size(self, length: Tensor, curvature: Tensor) -> Tensor:
+        """Return Barzilai and Borwein's <dx, dx> / <dx, dg>, (R,); 0 where the curvature is not positive."""
         bent = curvature > 0
-        return torch.where(bent, length / torch.where(bent, curvature, 1), 0).clamp(*limits)
-
-    def _objective(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self.confidence(logits, target) if self.authors else target_score(logits, target, self.rule.objective)
-
-    def confidence(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return p of the target, (R,)."""
-        if self.authors:  # with the rounding of the code's softmax, which decides where p is near 1
-            return logits.softmax(1).gather(1, target[:, None])[:, 0]
-        return target_score(logits, target, "prob")
+        return torch.where(bent, length / torch.where(bent, curvature, 1), 0)
 
     def _evaluate(self, point: Tensor, target: Tensor, gradients: bool) -> tuple[Tensor, Tensor | None]:
         """Return p (R,) and, from the same forward pass, the gradient (R, C, H, W) or None."""
-        gradient = None
         if gradients:
-            logits, gradient = self.classifier.score_and_gradient(
-                point, target, "logit" if self.authors else "log_prob"
-            )
-            gradient = gradient.to(self.dtype)
-        else:
-            logits = self.classifier.logits(point)
-        return self.confidence(logits, target).to(self.dtype), gradient
+            logits, gradient = self.classifier.score_and_gradient(point, target, self.gradient_score)
+            return target_score(logits, target, "prob").to(self.precision), gradient.to(self.precision)
+        return target_score(self.classifier.logits(point), target, "prob").to(self.precision), None
 
-    def _weighted(self, gradient: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a step's share of the attribution (eq. 4), (R, C, H, W), and whether it could take the drop, (R,)."""
-        if self.authors:
-            gradient = gradient / self.unit
-            factor = drop / (gradient.flatten(1).sum(1) + _AUTHORS_SUM_FLOOR)
-            return gradient * factor.reshape(_PER_IMAGE), torch.ones_like(drop, dtype=torch.bool)
+    def _scaled(self, gradient: Tensor, drop: Tensor) -> tuple[Tensor, Tensor]:
+        """Return g drop / sum(g) (eq. 4), (R, C, H, W), and whether the gradient could be scaled, (R,)."""
         # Divided by its size first: a gradient may be so small that drop / sum overflows.
         size = gradient.flatten(1).abs().sum(1)
         alive = torch.isfinite(size) & (size > 0)
         unit = torch.where(alive.reshape(_PER_IMAGE), gradient, 0) / torch.where(alive, size, 1).reshape(_PER_IMAGE)
-        if self.rule.weighting == "abs":
+        if self.sigma.weighting == "abs":
             return unit * drop.reshape(_PER_IMAGE), alive
         total = unit.flatten(1).sum(1)
-        sound = total.abs() > self.rule.guard
-        factor = torch.where(sound, drop / torch.where(sound, total, 1), 0)
-        return unit * factor.reshape(_PER_IMAGE), sound
+        scalable = total.abs() > self.sigma.min_sum_ratio
+        factor = torch.where(scalable, drop / torch.where(scalable, total, 1), 0)
+        return unit * factor.reshape(_PER_IMAGE), scalable
 
-    def _settle(self, values: Tensor, owed: Tensor) -> None:
-        """Spread a drop that no later step could take over the features, in proportion to what they already have.
+    def _redistribute(self, values: Tensor, residual: Tensor) -> Tensor:
+        """Distribute a drop that no later step could take over the features, in proportion to what they already have.
 
-        Where no gradient was sound there is nothing to scale, and the completeness gap says so.
+        Where no gradient could be scaled, values stay zero, and the completeness gap shows it.
         """
+        if self.sigma.weighting == "abs":
+            return values
         total, size = values.flatten(1).sum(1), values.flatten(1).abs().sum(1)
-        sound = total.abs() > self.rule.guard * size
-        values *= torch.where(sound, 1 + owed / torch.where(sound, total, 1), 1).reshape(_PER_IMAGE)
+        scalable = total.abs() > self.sigma.min_sum_ratio * size
+        return values * torch.where(scalable, 1 + residual / torch.where(scalable, total, 1), 1).reshape(_PER_IMAGE)

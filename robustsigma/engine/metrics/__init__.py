@@ -1,4 +1,6 @@
-"""Metrics: of attributions, of perturbed images, and intervals for their means. One value per image, always."""
+"""Metrics of attributions and of perturbed images, one value per image, and intervals for their means."""
+
+from typing import TYPE_CHECKING, Any
 
 from robustsigma.engine.metrics.base import (
     AttributionMetric,
@@ -16,11 +18,13 @@ from robustsigma.engine.metrics.infidelity import Infidelity
 from robustsigma.engine.metrics.insertion_deletion import InsertionDeletion
 from robustsigma.engine.metrics.interval import Interval, mean_band, mean_interval, paired_difference, share_interval
 from robustsigma.engine.metrics.localization import Localization
-from robustsigma.engine.metrics.per_sample import PerSample, Summary
 from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
 from robustsigma.engine.metrics.quality import linf, rmse, ssim
 from robustsigma.engine.metrics.sanity_checks import randomization, shuffle_parameters, stability
 from robustsigma.engine.metrics.sensitivity_n import SensitivityN
+
+if TYPE_CHECKING:
+    from robustsigma.engine.metrics.per_sample import PerSample, Summary
 
 __all__ = [
     "AttributionMetric",
@@ -56,3 +60,12 @@ __all__ = [
     "ssim",
     "stability",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `PerSample` and `Summary` when they are first used, since torchmetrics takes seconds to import."""
+    if name in ("PerSample", "Summary"):
+        from robustsigma.engine.metrics import per_sample
+
+        return getattr(per_sample, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

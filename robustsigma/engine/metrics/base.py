@@ -1,4 +1,4 @@
-"""What every metric of attributions takes and returns."""
+"""Base classes of metrics of attributions, the context they are evaluated in, and their results."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _REASONS = {
     Skip.NO_INFORMATION: "blurred, the image compresses no better",
     Skip.BLUR_EXPLAINS: "blurred, the image keeps its score",
     Skip.NO_VARIANCE: "one of the two sides does not vary",
-    Skip.EMPTY_MASK: "nobody marked the object",
+    Skip.EMPTY_MASK: "the object is not annotated",
     Skip.NO_DROP: "the score does not drop along the method's path",
     Skip.ONE_PATH: "the method has one path",
-    Skip.NOT_STOCHASTIC: "the method draws nothing",
+    Skip.NOT_STOCHASTIC: "the method uses no random numbers",
     Skip.NO_GAIN: "the full image scores no higher than the empty one",
     Skip.NOT_FINITE: "a score or the value is not finite",
 }
@@ -63,9 +63,9 @@ class MetricSpec:
 
     Attributes:
         name: short and unique, as in tables of values.
-        title: as people read it.
-        better: which way is better.
-        about: one sentence that says what it is.
+        title: for tables and figures.
+        better: "higher" or "lower".
+        about: a description in one phrase.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Curve(ShortRepr):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MetricResult(ShortRepr):
-    """What a metric found. B images.
+    """The values of a metric. B images.
 
     Attributes:
         values: (B,) float64 by the quantity's name, NaN where the image was skipped.
@@ -122,18 +122,18 @@ class MetricResult(ShortRepr):
 
 
 class MetricContext:
-    """Images, their target class and the network: what attributions are judged on.
+    """The images, their target classes and the network on which attributions are evaluated.
 
     Everything that metrics need and that does not depend on the attribution (perturbed images' scores, blurred
-    images, entropies) is computed once for a subject and shared by all attributions judged on it.
+    images, entropies) is computed once and shared by all attributions evaluated on them.
 
     Args:
         classifier: the network; left as it was. A bare network is taken as one for images in [0, 1], with a warning.
         images: float (B, C, H, W) in [0, 1].
         target: class of each image, an int or B of them; None takes the predicted class.
-        masks: bool (B, H, W) or numbers in [0, 1], the object that decides the class (1) and the rest (0); None where
-            nobody marked it.
-        seed: of everything that metrics draw: an int, which is combined with each image's own pixels, or int64 (B,), a
+        masks: bool (B, H, W) or numbers in [0, 1], the object that decides the class (1) and the rest (0); None for
+            unannotated images.
+        seed: of all random numbers of metrics: an int, which is combined with each image's own pixels, or int64 (B,), a
             seed for each image; see `robustsigma.engine.noise.seeds`.
 
     Attributes:
@@ -198,7 +198,7 @@ class AttributionMetric(validation.Settings, ABC):
 
     Attributes:
         quantities: what it gives for each image.
-        needs_masks: whether it judges against the subject's masks.
+        needs_masks: whether it compares with the masks of the context.
     """
 
     needs_masks: ClassVar[bool] = False
@@ -209,23 +209,23 @@ class AttributionMetric(validation.Settings, ABC):
         """What the metric gives for each image."""
 
     @final
-    def __call__(self, subject: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
-        """Judge an attribution of each of the subject's images.
+    def __call__(self, context: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
+        """Evaluate an attribution of each image of the context.
 
         Args:
-            subject: what was explained.
+            context: what was explained.
             attribution: an attributor's result; or values (B, C, H, W) or a heatmap (B, H, W) made elsewhere, where
                 the metric needs no more.
 
         Raises:
-            ValueError: another shape, values that are not finite, a result for other classes than the subject's, a
-                metric that needs masks for a subject without them, or one that gives other values than its quantities.
+            ValueError: another shape, values that are not finite, a result for other classes than the context's, a
+                metric that needs masks for a context without them, or one that gives other values than its quantities.
         """
-        _check(subject, attribution)
-        if self.needs_masks and subject.masks is None:
-            raise validation.fail("masks", f"the subject's masks, which {type(self).__name__} judges against", "None")
-        with subject.classifier.frozen():
-            found = self.measure(subject, attribution)
+        _check(context, attribution)
+        if self.needs_masks and context.masks is None:
+            raise validation.fail("masks", f"the context's masks, which {type(self).__name__} needs", "None")
+        with context.classifier.frozen():
+            found = self.measure(context, attribution)
         names, given = {quantity.name for quantity in self.quantities}, {*found.values}
         if names != given:
             told = ", ".join(sorted(given)) or "none"
@@ -233,13 +233,13 @@ class AttributionMetric(validation.Settings, ABC):
         return found.accounted()
 
     @abstractmethod
-    def measure(self, subject: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
+    def measure(self, context: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
         """Compute the metric; the arguments are checked, the classifier is frozen."""
 
 
-def _check(subject: MetricContext, attribution: Attribution | Tensor) -> None:
+def _check(context: MetricContext, attribution: Attribution | Tensor) -> None:
     values = attribution.values if isinstance(attribution, Attribution) else attribution
-    count, _, height, width = subject.images.shape
+    count, _, height, width = context.images.shape
     if not isinstance(values, Tensor):
         raise validation.fail("attribution", "an Attribution or a tensor", type(values).__name__)
     fits = values.ndim in (3, 4) and len(values) == count and tuple(values.shape[-2:]) == (height, width)
@@ -248,8 +248,8 @@ def _check(subject: MetricContext, attribution: Attribution | Tensor) -> None:
         raise validation.fail("attribution", expected, f"{values.dtype} {tuple(values.shape)}")
     if not bool(torch.isfinite(values).all()):
         raise validation.fail("attribution", "finite values", "NaN or infinity")
-    if isinstance(attribution, Attribution) and not bool((attribution.target == subject.target).all()):
-        raise validation.fail("attribution", "one of the subject's target classes", "one of other classes")
+    if isinstance(attribution, Attribution) and not bool((attribution.target == context.target).all()):
+        raise validation.fail("attribution", "one of the context's target classes", "one of other classes")
 
 
 @dataclass(frozen=True)
@@ -266,18 +266,18 @@ class HeatmapMetric(AttributionMetric):
         validation.choice("reduction", self.reduction, REDUCTIONS)
 
     @final
-    def measure(self, subject: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
+    def measure(self, context: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
         """Reduce the channels and compute the metric."""
         values = attribution.values if isinstance(attribution, Attribution) else attribution
-        values = values.detach().to(subject.images.device, torch.float64)
-        return self.of_heatmaps(subject, values if values.ndim == 3 else reduce_channels(values, self.reduction))
+        values = values.detach().to(context.images.device, torch.float64)
+        return self.of_heatmaps(context, values if values.ndim == 3 else reduce_channels(values, self.reduction))
 
     @abstractmethod
-    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
+    def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Compute the metric of heatmaps, float64 (B, H, W)."""
 
 
 def constant(heatmaps: Tensor) -> Tensor:
-    """Return bool (B,), whether all pixels of a map are equal: it says nothing, and no metric may reward it."""
+    """Return bool (B,), whether all pixels of a map are equal; no metric may reward such a map."""
     flat = heatmaps.flatten(1)
     return flat.amin(1) == flat.amax(1)

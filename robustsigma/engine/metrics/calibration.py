@@ -1,4 +1,4 @@
-"""Calibration: whether a confidence of 80 % is right four times in five."""
+"""Calibration: whether predictions with a confidence of 80 % are correct four times in five."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 
     """Return the expected calibration error with its 95 % bootstrap interval over images.
 
     sum over bins of n_b / n * |accuracy_b - confidence_b|, over bins of equal width, each open below and closed above
-    (Guo et al., 2017, equation 3; they take 15 bins). 0 is calibrated, 1 is always surely wrong. The error of few
-    images is too high on average, and that of a resample again by about as much; the interval is therefore the basic
-    one, which mirrors the resamples at the estimate (Davison and Hinkley, 1997, equation 5.6), cut to [0, 1]. It
-    begins at 0 where a calibrated classifier of these confidences would show such an error by chance, more often than
+    (Guo et al., 2017, equation 3; they take 15 bins). 0 is calibrated, 1 is always wrong with confidence 1. The error
+    of few images is too high on average, and that of a resample by about as much again. The interval is therefore the
+    basic one, which mirrors the resamples at the estimate (Davison and Hinkley, 1997, equation 5.6), cut to [0, 1]. It
+    begins at 0 where a calibrated classifier with these confidences would show such an error by chance more often than
     once in 40 times.
 
     Args:
-        confidence: (n,) softmax of the class that was answered, in [0, 1]; or (seeds, n), repeated trainings on the
+        confidence: (n,) softmax of the predicted class, in [0, 1]; or (seeds, n), repeated trainings on the
             same images: the mean of their errors, with seeds and images resampled.
-        correct: 1 where the answer was right, else 0; of the same shape.
+        correct: 1 where the prediction is correct, else 0; of the same shape.
         bins: how many.
         seed: of the resampling.
 

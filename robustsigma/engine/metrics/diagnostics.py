@@ -1,4 +1,4 @@
-"""What an attributor's own result says of it: completeness, uncertainty over paths, and cost."""
+"""Metrics of an attributor's own result: completeness, standard error over paths, and cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ResultMetric(AttributionMetric):
     """A metric of an attributor's result, which a bare tensor does not have."""
 
     @final
-    def measure(self, subject: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
+    def measure(self, context: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
         """Compute the metric of a result."""
         if not isinstance(attribution, Attribution):
             raise validation.fail("attribution", f"an Attribution, for {type(self).__name__}", "a tensor")
@@ -33,7 +33,7 @@ class ResultMetric(AttributionMetric):
 
 @dataclass(frozen=True)
 class CompletenessGap(ResultMetric):
-    """|sum of values - drop| / |drop|: the share of the score's drop along the path that is not accounted for.
+    """|sum of values - drop| / |drop|: the share of the score's drop that the values do not account for.
 
     Completeness is the axiom of Sundararajan et al. (2017, section 3). Images along whose path the score does not
     change, and methods without a path, are skipped.
@@ -57,8 +57,8 @@ class CompletenessGap(ResultMetric):
 class RelativeStandardError(ResultMetric):
     """Standard error of the heatmap over paths, over the heatmap, both summed over pixels (abs_sum reduction).
 
-    Not what `Sigma.relative_stderr` stops at: that takes root sums of squares, and the mean of the paths' heatmaps,
-    which is larger than the heatmap of the mean.
+    `Sigma.relative_stderr` is another number: it takes root sums of squares, and the mean of the paths' heatmaps, which
+    is larger than the heatmap of the mean.
     """
 
     @property

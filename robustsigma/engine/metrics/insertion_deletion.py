@@ -1,4 +1,4 @@
-"""Insertion and deletion: how fast the score comes, or goes, with the pixels that an attribution ranks first."""
+"""Insertion and deletion: how fast the score rises or falls with the pixels that an attribution ranks first."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.classifier import SCORES, Score, target_score
+from robustsigma.engine.classifier import SCORES, Score
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
+from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline, baseline_images, target_scores
 from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
-from robustsigma.engine.metrics.scoring import score_copies
-from robustsigma.engine.metrics.substrates import SUBSTRATES, Substrate, substrate
 
 
 @dataclass(frozen=True)
 class InsertionDeletion(HeatmapMetric):
     """Areas under RISE's insertion and deletion curves (Petsiuk et al., 2018, section 4.1) and their difference.
 
-    Pixels are shown on an image without information, or taken from the full image, `step` at a time and in the order
-    of the heatmap; the curve is the score of the target. The difference, insertion minus deletion, is the measure
-    of Akhtar and Jalwana. A curve's area is the trapezoid rule over its n + 1 points; where `step` does not divide the
-    image, the last of them is nearer than the others, which RISE's code does not see.
+    Pixels are inserted into a baseline image, or deleted from the full image, `step` at a time and in the order of the
+    heatmap; the curve is the score of the target. The difference, insertion minus deletion, is the measure of Akhtar
+    and Jalwana. A curve's area is the trapezoid rule over its n + 1 points; where `step` does not divide the image, the
+    last step is shorter, which RISE's code ignores.
 
     Args:
         insertion: what insertion starts from: "blur", "mean" or "black".
@@ -35,8 +34,8 @@ class InsertionDeletion(HeatmapMetric):
         reduction: of the channels.
     """
 
-    insertion: Substrate = "blur"
-    deletion: Substrate = "mean"
+    insertion: MaskBaseline = "blur"
+    deletion: MaskBaseline = "mean"
     step: int | None = None
     score: Score = "prob"
     normalized: bool = False
@@ -44,8 +43,8 @@ class InsertionDeletion(HeatmapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.choice("insertion", self.insertion, SUBSTRATES)
-        validation.choice("deletion", self.deletion, SUBSTRATES)
+        validation.choice("insertion", self.insertion, MASK_BASELINES)
+        validation.choice("deletion", self.deletion, MASK_BASELINES)
         if self.step is not None:
             validation.integer("step", self.step, 1)
         validation.choice("score", self.score, SCORES)
@@ -62,15 +61,16 @@ class InsertionDeletion(HeatmapMetric):
             MetricSpec("difference", "Insertion \u2212 deletion", "higher", "insertion minus deletion of one image"),
         )
 
-    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
+    def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Return the areas and both curves; 2 (n + 1) forward passes an image."""
-        order = ranks(heatmaps, subject.seeds, self.tie_break)
+        order = ranks(heatmaps, context.seeds, self.tie_break)
         pixels = order.shape[1]
         step = self.step or heatmaps.shape[2]
         points = -(-pixels // step) + 1
+        empty = {name: baseline_images(getattr(self, name), context) for name in ("insertion", "deletion")}
         curves = {
-            "insertion": self._curve(subject, order, step, points, substrate(self.insertion, subject), subject.images),
-            "deletion": self._curve(subject, order, step, points, subject.images, substrate(self.deletion, subject)),
+            "insertion": self._curve(context, order, step, points, empty["insertion"], context.images),
+            "deletion": self._curve(context, order, step, points, context.images, empty["deletion"]),
         }
         skips: dict[str, Tensor] = {}
         if self.normalized:
@@ -92,7 +92,7 @@ class InsertionDeletion(HeatmapMetric):
         return names[self.score] + (", normalized" if self.normalized else "")
 
     def _curve(
-        self, subject: MetricContext, order: Tensor, step: int, points: int, first: Tensor, last: Tensor
+        self, context: MetricContext, order: Tensor, step: int, points: int, first: Tensor, last: Tensor
     ) -> Tensor:
         """Return the scores (B, points) on the way from one image to another, pixel after pixel."""
         height, width = first.shape[2:]
@@ -101,9 +101,7 @@ class InsertionDeletion(HeatmapMetric):
             moved = order[rows] < (copies * step)[:, None]
             return torch.where(moved.reshape(-1, 1, height, width), last[rows], first[rows])
 
-        return score_copies(
-            subject, points, make, lambda logits, target: target_score(logits, target, self.score)
-        ).double()
+        return target_scores(context, points, make, self.score)
 
 
 def _forward(curves: dict[str, Tensor]) -> dict[str, Tensor]:

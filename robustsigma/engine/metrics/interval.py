@@ -67,8 +67,8 @@ def mean_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
 def share_interval(outcomes: ArrayLike, *, seed: int = 0) -> Interval:
     """Return the share of images with outcome 1, with its 95 % interval.
 
-    It is that of `mean_interval`, but where all outcomes are alike, which resampling can't vary: there the exact one
-    of Clopper and Pearson (1934) for n images, whatever the number of seeds.
+    It is that of `mean_interval`. Where all outcomes are equal, resampling cannot vary them, and the exact interval of
+    Clopper and Pearson (1934) for n images is used, whatever the number of seeds.
 
     Args:
         outcomes: (n,) or (seeds, n), 0 or 1.

@@ -1,9 +1,9 @@
-"""Localization: does the heatmap lie on the object that people marked?"""
+"""Localization: does the heatmap lie on the annotated object?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,66 +23,38 @@ class Localization(HeatmapMetric):
     - `pointing_game`: is the highest pixel inside the mask (Zhang et al., 2018, without a tolerance)? Of several
       equally high ones, the share that is inside.
 
-    A constant map points nowhere and has 0 in all of them. Images with an empty mask are skipped.
+    A constant map has 0 in all of them. Images with an empty mask are skipped.
 
     Args:
         threshold: of `iou_fixed`, in (0, 1].
         marked: a pixel belongs to the object where a soft mask is at least this, in (0, 1].
-        variant: "authors" gives what Saliency-Bench's code computes (Zhang et al., 2023): `iou` and `precision` of
-            all pixels above 0, `recall` of those above .5, both against masks cut to integers, so that a soft mask
-            counts only where it is 1; `pointing_game` is 1 where any of the highest pixels has a positive mask. NaN
-            is skipped. A dense positive map has the mask's share of the image as its IoU, whatever it shows, and a
-            constant map always hits.
         reduction: of the channels.
     """
 
     threshold: float = 0.5
     marked: float = 0.5
-    variant: Literal["sound", "authors"] = "sound"
     needs_masks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         validation.number("threshold", self.threshold, 0, 1, open_low=True)
         validation.number("marked", self.marked, 0, 1, open_low=True)
-        validation.choice("variant", self.variant, ("sound", "authors"))
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:
-        """The overlaps and the pointing game, or what Saliency-Bench has."""
-        hit = MetricSpec("pointing_game", "Pointing game", "higher", "whether the highest pixel lies on the object")
-        if self.variant == "authors":
-            return (
-                MetricSpec("iou", "IoU > 0", "higher", "overlap of all positive pixels with the object"),
-                hit,
-                MetricSpec("precision", "Precision", "higher", "share of the positive pixels that lie on the object"),
-                MetricSpec("recall", "Recall", "higher", "share of the object with values above .5"),
-            )
+        """The overlaps and the pointing game."""
         return (
             MetricSpec("iou", "mIoU", "higher", "overlap of the highest pixels, as many as the object has, with it"),
             MetricSpec("iou_fixed", f"mIoU at {self.threshold:g}", "higher", "overlap at a fixed threshold"),
             MetricSpec("iou_best", "mIoU, best", "higher", "overlap at each image's best threshold: an upper bound"),
-            hit,
+            MetricSpec("pointing_game", "Pointing game", "higher", "whether the highest pixel lies on the object"),
         )
 
-    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
+    def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Return the overlaps; no pass of the network."""
-        assert subject.masks is not None  # checked by the base
-        if self.variant == "authors":
-            values, empty = _saliency_bench(heatmaps, subject.masks), subject.masks.flatten(1).sum(1) == 0
-        else:
-            inside = subject.masks >= self.marked
-            values, empty = self._sound(subject, heatmaps, inside), ~inside.flatten(1).any(1)
-        skips = {}
-        for name, value in values.items():
-            codes = empty.long() * Skip.EMPTY_MASK
-            skips[name] = torch.where(value.isnan() & ~empty, int(Skip.NO_VARIANCE), codes)
-            values[name] = value.masked_fill(empty, torch.nan)
-        return MetricResult(values, skips)
-
-    def _sound(self, subject: MetricContext, heatmaps: Tensor, inside: Tensor) -> dict[str, Tensor]:
-        mask, flat = inside.flatten(1), heatmaps.flatten(1)
-        order = ranks(heatmaps, subject.seeds).argsort(dim=1)
+        assert context.masks is not None  # checked by the base
+        mask, flat = (context.masks >= self.marked).flatten(1), heatmaps.flatten(1)
+        order = ranks(heatmaps, context.seeds).argsort(dim=1)
         hits = mask.gather(1, order).cumsum(1).double()  # among the k + 1 highest
         area, taken = mask.sum(1, keepdim=True), torch.arange(1, flat.shape[1] + 1, device=flat.device)
         overlaps = hits / (taken + area - hits)
@@ -94,26 +66,23 @@ class Localization(HeatmapMetric):
         top = flat == high
         values = {
             "iou": overlaps.gather(1, (area - 1).clamp(min=0))[:, 0],
-            "iou_fixed": _iou(above, mask),
+            "iou_fixed": intersection_over_union(above, mask),
             "iou_best": overlaps.where(cut, 0).amax(1),
             "pointing_game": (top & mask).sum(1).double() / top.sum(1),
         }
-        return {name: value.masked_fill(constant(heatmaps), 0) for name, value in values.items()}
+        flat_map = constant(heatmaps)
+        return with_skips({name: value.masked_fill(flat_map, 0) for name, value in values.items()}, area[:, 0] == 0)
 
 
-def _iou(a: Tensor, b: Tensor) -> Tensor:
+def intersection_over_union(a: Tensor, b: Tensor) -> Tensor:
+    """Return the overlap (B,) of two sets of pixels, bool (B, N)."""
     return (a & b).sum(1).double() / (a | b).sum(1)
 
 
-def _saliency_bench(heatmaps: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    """Return each image's values as Saliency-Bench's code computes them; 0 / 0 is NaN, and 0 for the recall."""
-    flat, soft = heatmaps.flatten(1), masks.flatten(1)
-    mask, positive = soft.long() != 0, flat > 0
-    top = flat == flat.amax(1, keepdim=True)
-    recall = (mask & (flat > 0.5)).sum(1).double() / mask.sum(1)
-    return {
-        "iou": _iou(positive, mask),
-        "pointing_game": (top & (soft > 0)).any(1).double(),
-        "precision": (positive & mask).sum(1).double() / positive.sum(1),
-        "recall": recall.where(mask.any(1), torch.zeros_like(recall)),
+def with_skips(values: dict[str, Tensor], empty: Tensor) -> MetricResult:
+    """Return values (B,) as a result that skips images with an `empty` mask, bool (B,), and values that are NaN."""
+    skips = {
+        name: torch.where(value.isnan() & ~empty, int(Skip.NO_VARIANCE), empty.long() * Skip.EMPTY_MASK)
+        for name, value in values.items()
     }
+    return MetricResult({name: value.masked_fill(empty, torch.nan) for name, value in values.items()}, skips)

@@ -1,4 +1,4 @@
-"""A torchmetrics module that keeps every image's values, so that intervals and paired differences come for free."""
+"""A torchmetrics module that keeps the values of every image, for intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SKIP = "skip/"
 
 
 class Summary(NamedTuple):
-    """What many images say of one quantity.
+    """The summary of one value over many images.
 
     Attributes:
         interval: the mean over those that have a value, with its 95 % interval and their number; None without one.
@@ -47,18 +47,18 @@ class PerSample(Metric):
 
     @classmethod
     def of(cls, metrics: Iterable[AttributionMetric], **kwargs: Any) -> PerSample:
-        """Return a module for everything that some metrics of attributions give, which `add` takes."""
+        """Return a module for the values of some metrics of attributions, which are added by `add`."""
         names = [quantity.name for metric in metrics for quantity in metric.quantities]
         return cls([*names, *(_SKIP + name for name in names)], **kwargs)
 
     def add(self, indices: Tensor, *measured: MetricResult) -> None:
-        """Add some images and what each of the metrics found of them; indices as in `update`."""
+        """Add the results of the metrics on some images; indices as in `update`."""
         values = {name: value for found in measured for name, value in found.values.items()}
         skips = {_SKIP + name: found.skipped(name) for found in measured for name in found.values}
         self.update(indices, {**values, **skips})
 
     def summaries(self) -> dict[str, Summary]:
-        """Return what was added, by the quantity's name: means with intervals, and what was skipped and why."""
+        """Return means with intervals, and the numbers of skipped images by reason, by the value's name."""
         columns = self.compute()
         found = {}
         for name in (name for name in self.names if not name.startswith(_SKIP)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,15 +10,15 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import target_score
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
-from robustsigma.engine.metrics.information import information
+from robustsigma.engine.metrics.masked_interpolation import INTERPOLATIONS, Interpolation, interpolate_masked
+from robustsigma.engine.metrics.masked_scores import score_copies
 from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
-from robustsigma.engine.metrics.revealed import INTERPOLATIONS, Interpolation, interpolate_masked
-from robustsigma.engine.metrics.scoring import score_copies
 
 Array = np.ndarray[Any, Any]
 Aggregation = Literal["median", "mean"]
@@ -27,7 +28,7 @@ _POINTS = 1001
 _NAMES = ("sic", "aic")
 
 
-class _Ends(NamedTuple):
+class CurveEnds(NamedTuple):
     """What all curves of an image start from and end at. Scores are of SIC and AIC, float64 (B, 2)."""
 
     images: Array  # uint8 (B, H, W, C), or floats
@@ -48,24 +49,21 @@ class PerformanceInformation(HeatmapMetric):
     clipped to [0, 1]; information is the size of the lossless WebP. SIC's score is the target's softmax, AIC's is 1
     where the target is the predicted class and else 0. The value is the area under the curve.
 
-    The images are rounded to 8 bits, and that is what the network is shown. An image is skipped where its score is
-    below `min_confidence`, or where the start holds no less information or has no lower score; each is judged by
-    SIC's and AIC's own score. Sizes of WebP depend on the build of libwebp, so compare values of one build only.
+    The images are rounded to 8 bits, and the network is shown the rounded ones. An image is skipped where its score is
+    below `min_confidence`, or where the start holds no less information or has no lower score; SIC and AIC each use
+    their own score. Sizes of WebP depend on the build of libwebp, so compare values of one build only.
 
     Args:
         thresholds: shares of pixels, increasing.
         mask_fraction: share of pixels that the start reveals, drawn from the image's seed; its corners are added.
-        min_confidence: the lowest score of an image that is judged.
+        min_confidence: images with a lower score are skipped.
         monotone: y is the largest so far, in the order of thresholds.
-        interpolation: see `reveal`; "exact" is scipy.interpolate.griddata to the last bit, as in the authors' code.
+        interpolation: see `interpolate_masked`; "exact" equals scipy.interpolate.griddata, as in the authors' code.
             "fast" moves sizes by about 0.2 % and areas by less than 0.003, but by up to 0.02 where blurring costs the
             image next to none of its score, which the curve then magnifies.
         tie_break: "random" and "index" reveal, of equal pixels, only as many as a map without ties would, see
             `ranks`. "reference" reveals every pixel that is at least the map's quantile, as the authors' code does:
             a map that is zero on most pixels then reveals all of them.
-        variant: "idg_repo" is the copy of PIC in the code of IDG (Walker et al., 2024): no image is skipped, so that
-            one whose start has the higher score or size gets an area without meaning; images stay floats, whose
-            sizes are of bytes cut, not rounded; the class is the predicted one; AIC too is scaled by softmaxes.
         reduction: see `HeatmapMetric`.
 
     Raises:
@@ -79,7 +77,6 @@ class PerformanceInformation(HeatmapMetric):
     monotone: bool = True
     interpolation: Interpolation = "fast"
     tie_break: TieBreak = "random"
-    variant: Literal["sound", "idg_repo"] = "sound"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +89,6 @@ class PerformanceInformation(HeatmapMetric):
         validation.number("min_confidence", self.min_confidence, 0, 1)
         validation.choice("interpolation", self.interpolation, INTERPOLATIONS)
         validation.choice("tie_break", self.tie_break, TIE_BREAKS)
-        validation.choice("variant", self.variant, ("sound", "idg_repo"))
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:
@@ -103,41 +99,40 @@ class PerformanceInformation(HeatmapMetric):
             MetricSpec("aic", "AIC", "higher", about.format("accuracy")),
         )
 
-    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
+    def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Compute both from the same network passes."""
-        ends = self._ends(subject)
+        ends = self._ends(context)
         skips = self._skips(ends)
-        masks = self._masks(subject, heatmaps) | ends.drawn[:, None]
+        masks = self._masks(context, heatmaps) | ends.drawn[:, None]
         count = len(self.thresholds)
-        judged = (skips == 0).any(1)
+        evaluated = (skips == 0).any(1)
         pending: dict[tuple[int, int], Future[int]] = {}
 
         def make(rows: Tensor, copies: Tensor) -> Tensor:
             made = []
             for row, copy in zip(rows.tolist(), copies.tolist(), strict=True):
                 image = ends.images[row]
-                if judged[row]:  # else no curve needs it
+                if evaluated[row]:  # else no curve needs it
                     image = interpolate_masked(image, masks[row, copy], self.interpolation)
                     pending[row, copy] = pool.submit(_information, image)
                 made.append(image)
-            return _as_images(made, subject.images)
+            return _as_images(made, context.images)
 
-        # Compression leaves Python's lock, interpolation hardly does: each on a core of its own.
+        # Compression releases Python's lock and interpolation hardly does, so they run on separate cores.
         with ThreadPoolExecutor(max(1, torch.get_num_threads() - 1)) as pool:
-            scores = score_copies(subject, count, make, _scores, ends.target)
-            sizes = np.zeros((len(subject), count), np.int64)
+            scores = score_copies(context, count, make, _scores, ends.target)
+            sizes = np.zeros((len(context), count), np.int64)
             for at, found in pending.items():
                 sizes[at] = found.result()
         low, high = ends.information[:, :1], ends.information[:, 1:]
-        # Only "idg_repo" judges images whose span is negative.
         x = np.clip((sizes - low) / np.where(high != low, high - low, 1), 0, 1)
         gain = (ends.original - ends.blurred)[:, None]
         y = ((scores - ends.blurred[:, None]) / gain.where(gain != 0, 1)).clamp(0, 1).cpu().numpy()
         if self.monotone:
             y = np.maximum.accumulate(y, axis=1)
-        return _measured(x, y, skips, subject.images.device)
+        return _measured(x, y, skips, context.images.device)
 
-    def _masks(self, subject: MetricContext, heatmaps: Tensor) -> Array:
+    def _masks(self, context: MetricContext, heatmaps: Tensor) -> Array:
         """Return bool (B, T, H, W), the pixels that each threshold reveals."""
         size = heatmaps[0].numel()
         if self.tie_break == "reference":
@@ -146,21 +141,22 @@ class PerformanceInformation(HeatmapMetric):
             return np.asarray(maps[:, None] >= quantiles.T[..., None, None])
         # As many pixels as lie at or above numpy's linear quantile of values that are all different.
         counts = torch.tensor([size - int(np.ceil((1 - t) * (size - 1))) for t in self.thresholds])
-        places = ranks(heatmaps, subject.seeds, self.tie_break).cpu().reshape(heatmaps.shape)
+        places = ranks(heatmaps, context.seeds, self.tie_break).cpu().reshape(heatmaps.shape)
         return (places[:, None] < counts[:, None, None]).numpy()
 
-    def _ends(self, subject: MetricContext) -> _Ends:
-        fraction, way, copied = self.mask_fraction, self.interpolation, self.variant == "idg_repo"
-        drawn = subject.shared(("pic drawn", fraction), lambda: _drawn(subject, fraction))
-        return subject.shared(("pic ends", fraction, way, copied), lambda: _make_ends(subject, drawn, way, copied))
+    def _ends(self, context: MetricContext) -> CurveEnds:
+        drawn = context.shared(("pic drawn", self.mask_fraction), lambda: _drawn(context, self.mask_fraction))
+        key = ("pic ends", type(self), self.mask_fraction, self.interpolation)
+        return context.shared(key, lambda: self._make_ends(context, drawn))
 
-    def _skips(self, ends: _Ends) -> Array:
+    def _make_ends(self, context: MetricContext, drawn: Array) -> CurveEnds:
+        pixels = (context.images * 255).round().to(torch.uint8)
+        return make_ends(context, pixels, drawn, self.interpolation)
+
+    def _skips(self, ends: CurveEnds) -> Array:
         """Return int64 (B, 2), why an image has no SIC and no AIC; the first reason that applies."""
         original, blurred = ends.original.cpu().numpy(), ends.blurred.cpu().numpy()
         low, high = ends.information[:, :1], ends.information[:, 1:]
-        if self.variant == "idg_repo":
-            undefined = [(low == high).repeat(2, 1), blurred == original]
-            return np.select(undefined, [Skip.NO_INFORMATION, Skip.BLUR_EXPLAINS], Skip.NO)
         reasons = [original < self.min_confidence, (low >= high).repeat(2, 1), blurred >= original]
         return np.select(reasons, [Skip.LOW_CONFIDENCE, Skip.NO_INFORMATION, Skip.BLUR_EXPLAINS], Skip.NO)
 
@@ -190,32 +186,56 @@ def _grid(points: int) -> Tensor:
     return torch.linspace(0, 1, points, dtype=torch.float64)
 
 
-def _drawn(subject: MetricContext, fraction: float) -> Array:
-    """Return bool (B, H, W), the pixels that the start reveals; `reveal` adds the corners."""
-    count, _, height, width = subject.images.shape
-    draws = noise.uniform(noise.fold(subject.seeds, "pic"), (height * width,), torch.float64)
+def _drawn(context: MetricContext, fraction: float) -> Array:
+    """Return bool (B, H, W), the pixels that the start reveals; `interpolate_masked` adds the corners."""
+    count, _, height, width = context.images.shape
+    draws = noise.uniform(noise.fold(context.seeds, "pic"), (height * width,), torch.float64)
     chosen = draws.argsort(dim=1, stable=True)[:, : int(fraction * height * width)]
     mask = torch.zeros_like(draws, dtype=torch.bool).scatter_(1, chosen, True)
     return mask.reshape(count, height, width).cpu().numpy()
 
 
-def _make_ends(subject: MetricContext, drawn: Array, interpolation: Interpolation, copied: bool) -> _Ends:
-    shape = tuple(subject.images.shape[1:])
+def make_ends(
+    context: MetricContext, pixels: Tensor, drawn: Array, interpolation: Interpolation, *, predicted: bool = False
+) -> CurveEnds:
+    """Return the ends of all curves for pixels (B, C, H, W), uint8 or float; the class is the target or `predicted`."""
+    shape = tuple(context.images.shape[1:])
     if shape[0] not in (1, 3) or min(shape[1:]) < 2:
         raise validation.fail("images", "1 or 3 channels of at least 2 x 2 pixels", f"(C, H, W) = {shape}")
-    pixels = subject.images if copied else (subject.images * 255).round().to(torch.uint8)
     images = pixels.permute(0, 2, 3, 1).cpu().contiguous().numpy()
     blurred = [interpolate_masked(image, mask, interpolation) for image, mask in zip(images, drawn, strict=True)]
     sizes = np.array([[_information(start), _information(end)] for start, end in zip(blurred, images, strict=True)])
-    starts, originals = (_as_images(part, subject.images) for part in (blurred, images))
-    logits = subject.classifier.logits(torch.cat([starts, originals]))
-    target = logits[len(images) :].argmax(1) if copied else subject.target
-    scores = _scores(logits, target.repeat(2))
-    start, end = (scores[:, :1].expand(-1, 2) if copied else scores).chunk(2)
-    return _Ends(images, drawn, sizes, start, end, target)
+    starts, originals = (_as_images(part, context.images) for part in (blurred, images))
+    logits = context.classifier.logits(torch.cat([starts, originals]))
+    target = logits[len(images) :].argmax(1) if predicted else context.target
+    start, end = _scores(logits, target.repeat(2)).chunk(2)
+    return CurveEnds(images, drawn, sizes, start, end, target)
+
+
+def information(image: Array) -> int:
+    """Return the information in an image: its size in bytes as lossless WebP (Kapishnikov et al., XRAI, 2019, sec. 4).
+
+    The number depends on the build of libwebp: compare only values of one build
+    (`PIL.features.version("webp")`).
+
+    Args:
+        image: uint8 (H, W, 3), (H, W, 1) or (H, W).
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise validation.fail("image", "uint8 (H, W, 3), (H, W, 1) or (H, W)", f"{image.dtype} {image.shape}")
+    buffer = io.BytesIO()
+    # Without loss, quality means effort; with less of it the size says less about the image.
+    Image.fromarray(image).save(buffer, format="webp", lossless=True, quality=100)
+    return buffer.getbuffer().nbytes
 
 
 def _information(image: Array) -> int:
+    """Return the information in an image, of which floats in [0, 1] are cut, not rounded, to bytes."""
     return information(image if image.dtype == np.uint8 else (image * 255).astype(np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""How far an image was moved from its original, one value per image."""
+"""Distances between perturbed images and their originals, one value per image."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ def ranks(heatmaps: Tensor, seeds: Tensor, tie_break: TieBreak = "random") -> Te
     Args:
         heatmaps: (B, H, W).
         seeds: int64 (B,), of the random order.
-        tie_break: the order of equal pixels. "random" draws it from the image's seed, so that a map that says
-            nothing is ranked like a random one; "index" goes by increasing index; "reference" is that of
+        tie_break: the order of equal pixels. "random" draws it from the image's seed, so that a constant map
+            is ranked like a random one; "index" goes by increasing index; "reference" is that of
             np.flip(np.argsort(map)) in RISE's code, a sort that leaves equal pixels as they come to lie, on some
             processors otherwise than on others.
     """

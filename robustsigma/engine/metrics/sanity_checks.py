@@ -1,4 +1,4 @@
-"""What is seen only when a method runs again: with other seeds, and on a network that has learned nothing."""
+"""Sanity checks that run a method again: with other seeds, and on a network with shuffled parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustsigma.engine.metrics.ranking import spearman
 
 
 def stability(
-    subject: MetricContext,
+    context: MetricContext,
     attributor: Attributor,
     attribution: Attribution,
     *,
@@ -26,27 +26,27 @@ def stability(
     """Return "stability": the rank correlation of a heatmap with those of other seeds, mean over seeds.
 
     Args:
-        subject: what was explained.
-        attributor: the method; skipped if it draws nothing.
+        context: what was explained.
+        attributor: the method; skipped if it is not stochastic.
         attribution: its result.
-        seeds: how often it runs again.
+        seeds: number of further runs.
         reduction: of the channels.
     """
     validation.integer("seeds", seeds, 1)
     if not attributor.stochastic:
-        codes = torch.full_like(subject.target, int(Skip.NOT_STOCHASTIC))
+        codes = torch.full_like(context.target, int(Skip.NOT_STOCHASTIC))
         return MetricResult({"stability": torch.full_like(codes, torch.nan, dtype=torch.float64)}, {"stability": codes})
     first = attribution.heatmap(reduction)
-    total = torch.zeros(len(subject), dtype=torch.float64, device=first.device)
+    total = torch.zeros(len(context), dtype=torch.float64, device=first.device)
     for place in range(seeds):
-        other = noise.fold(subject.seeds, "stability", place)
-        again = attributor(subject.classifier, subject.images, subject.target, seed=other)
+        other = noise.fold(context.seeds, "stability", place)
+        again = attributor(context.classifier, context.images, context.target, seed=other)
         total += spearman(first, again.heatmap(reduction))
     return _named("stability", total / seeds)
 
 
 def randomization(
-    subject: MetricContext,
+    context: MetricContext,
     shuffled: Classifier,
     attributor: Attributor,
     attribution: Attribution,
@@ -57,18 +57,18 @@ def randomization(
     """Return "randomization": the rank correlation with the heatmap of a network whose parameters were shuffled.
 
     The model-parameter randomization test of Adebayo et al. (2018): a map that stays the same does not depend on what
-    the network has learned. The shuffled network is asked about the class that it predicts itself, since a method that
-    walks until a class is lost has nothing to do where the class was never found.
+    the network has learned. The shuffled network is explained for the class that it predicts itself, since a method
+    that walks until a class is lost has nothing to do where the class is not predicted.
 
     Args:
-        subject: what was explained.
+        context: what was explained.
         shuffled: the network after `shuffle_parameters`.
         attributor: the method.
-        attribution: its result on the subject.
+        attribution: its result on the context.
         seed: of the method, the same as in `attribution`: only the network may differ.
         reduction: of the channels.
     """
-    other = attributor(shuffled, subject.images, seed=seed)
+    other = attributor(shuffled, context.images, seed=seed)
     return _named("randomization", spearman(attribution.heatmap(reduction), other.heatmap(reduction)))
 
 

@@ -1,4 +1,4 @@
-"""Sensitivity-N: do the attributions of a set of pixels add up to what their removal costs?"""
+"""Sensitivity-N: does the sum of the attributions of some pixels predict what their removal costs?"""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Reduction
 from robustsigma.engine.classifier import SCORES, Score, target_score
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
+from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline, baseline_images, target_scores
 from robustsigma.engine.metrics.ranking import pearson
-from robustsigma.engine.metrics.scoring import score_copies
-from robustsigma.engine.metrics.substrates import SUBSTRATES, Substrate, substrate
 
 # Ten fractions from .01 to .9, evenly spaced on a logarithmic axis.
 _FRACTIONS = tuple(round(0.01 * 90 ** (k / 9), 4) for k in range(10))
@@ -33,14 +32,14 @@ class SensitivityN(HeatmapMetric):
     Args:
         fractions: shares of the pixels, each in (0, 1).
         subsets: sets drawn for each image and share.
-        removal: what removed pixels become: "mean", "blur" or "black".
+        baseline: what removed pixels become: "mean", "blur" or "black".
         score: F.
         reduction: of the channels; a pixel is a feature, and signs count.
     """
 
     fractions: tuple[float, ...] = _FRACTIONS
     subsets: int = 100
-    removal: Substrate = "mean"
+    baseline: MaskBaseline = "mean"
     score: Score = "logit"
     reduction: Reduction = field(default="sum", kw_only=True)
 
@@ -53,32 +52,32 @@ class SensitivityN(HeatmapMetric):
         if not self.fractions or any(not 0 < share < 1 for share in self.fractions):
             raise validation.fail("fractions", "at least one share in (0, 1)", repr(self.fractions))
         validation.integer("subsets", self.subsets, 2)
-        validation.choice("removal", self.removal, SUBSTRATES)
+        validation.choice("baseline", self.baseline, MASK_BASELINES)
         validation.choice("score", self.score, SCORES)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:
         """The mean correlation."""
         about = (
-            f"correlation of a random set's attribution with what its removal to {self.removal} costs, mean of shares"
+            f"correlation of a random set's attribution with what its removal to {self.baseline} costs, mean of shares"
         )
         return (MetricSpec("sensitivity_n", "Sensitivity-N", "higher", about),)
 
-    def of_heatmaps(self, subject: MetricContext, heatmaps: Tensor) -> MetricResult:
-        """Return the correlations; once for a subject, a forward pass for each set of each share."""
-        key = ("sensitivity_n", self.fractions, self.subsets, self.removal, self.score)
-        costs = subject.shared(key, lambda: self._costs(subject))
+    def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
+        """Return the correlations; the first call for a context costs a forward pass for each set of each share."""
+        key = ("sensitivity_n", self.fractions, self.subsets, self.baseline, self.score)
+        costs = context.shared(key, lambda: self._costs(context))
         sizes = self._sizes(heatmaps[0].numel(), heatmaps.device)
         flat = heatmaps.flatten(1)
         sums = torch.cat(
             [
                 flat[:, None].expand_as(order).gather(2, order).cumsum(2)[..., sizes - 1]
-                for order in self._orders(subject)
+                for order in self._orders(context)
             ],
             1,
         )
         found = pearson(sums.transpose(1, 2), costs.transpose(1, 2))
-        # Sums of a constant map differ in their last bits, by the order of the additions.
+        # Sums of a constant map differ in their last bits, because of the order of the additions.
         found = found.masked_fill((flat.amin(1) == flat.amax(1))[:, None], torch.nan)
         skips = found.isnan().all(1).long() * Skip.NO_VARIANCE
         grid = torch.tensor(self.fractions, dtype=torch.float64, device=flat.device)
@@ -88,34 +87,32 @@ class SensitivityN(HeatmapMetric):
     def _sizes(self, pixels: int, device: torch.device) -> Tensor:
         return torch.tensor([min(max(1, round(s * pixels)), pixels - 1) for s in self.fractions], device=device)
 
-    def _orders(self, subject: MetricContext) -> Iterator[Tensor]:
+    def _orders(self, context: MetricContext) -> Iterator[Tensor]:
         """Yield the random orders of the pixels, int64 (B, some of the sets, H * W)."""
-        count, pixels = len(subject), subject.images[0, 0].numel()
+        count, pixels = len(context), context.images[0, 0].numel()
         size = max(1, _MOST_VALUES // (count * pixels))
         for start in range(0, self.subsets, size):
-            sets = torch.arange(start, min(start + size, self.subsets), device=subject.images.device)
-            keys = noise.fold(subject.seeds.repeat_interleave(len(sets)), "sensitivity_n", sets.repeat(count))
+            sets = torch.arange(start, min(start + size, self.subsets), device=context.images.device)
+            keys = noise.fold(context.seeds.repeat_interleave(len(sets)), "sensitivity_n", sets.repeat(count))
             drawn = noise.uniform(keys, (pixels,), torch.float32)
             yield drawn.argsort(dim=1, stable=True).reshape(count, len(sets), pixels)
 
-    def _costs(self, subject: MetricContext) -> Tensor:
+    def _costs(self, context: MetricContext) -> Tensor:
         """Return F(x) - F(x without S), float64 (B, subsets, shares)."""
-        removed = substrate(self.removal, subject)
+        removed = baseline_images(self.baseline, context)
         height, width = removed.shape[2:]
         sizes = self._sizes(height * width, removed.device)
         parts = []
-        for order in self._orders(subject):
+        for order in self._orders(context):
             places = torch.arange(order.shape[2], device=order.device).expand_as(order)
             rank = torch.empty_like(order).scatter_(2, order, places)
 
             def make(rows: Tensor, copies: Tensor, rank: Tensor = rank) -> Tensor:
                 inside = rank[rows, copies // len(sizes)] < sizes[copies % len(sizes)][:, None]
-                return torch.where(inside.reshape(-1, 1, height, width), removed[rows], subject.images[rows])
+                return torch.where(inside.reshape(-1, 1, height, width), removed[rows], context.images[rows])
 
             copies = order.shape[1] * len(sizes)
-            scores = score_copies(
-                subject, copies, make, lambda logits, target: target_score(logits, target, self.score)
-            )
-            parts.append(scores.double().reshape(len(subject), -1, len(sizes)))
-        full = target_score(subject.logits, subject.target, self.score).double()
+            scores = target_scores(context, copies, make, self.score)
+            parts.append(scores.reshape(len(context), -1, len(sizes)))
+        full = target_score(context.logits, context.target, self.score).double()
         return full[:, None, None] - torch.cat(parts, 1)

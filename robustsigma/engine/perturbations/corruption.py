@@ -30,7 +30,7 @@ class Corruption(Perturbation):
     """A common corruption like those of CIFAR-10-C, drawn by Albumentations on the CPU, image by image.
 
     After Hendrycks and Dietterich (2019), but with other code and other strengths: a result is "CIFAR-10-C-like" and
-    must not stand beside numbers on the published files, which `robustsigma.data.corruption_arrays` reads. Every
+    must not stand beside numbers on the published files, which `robustsigma.data.array_files` reads. Every
     severity moves images farther than the one before, on average. Needs the extra: pip install 'robustsigma[augment]'.
 
     Args:

@@ -42,7 +42,7 @@ class SigmaSample(Perturbation):
     """x' = the end of one SIGMA walk for the label's class, found with forward passes alone (Henry et al., section 6).
 
     Args:
-        sigma: the walk; its `paths` and `guard` do not matter here. The default descends the logit: where the
+        sigma: the walk; its `paths` and `min_sum_ratio` do not matter here. The default descends the logit: where the
             softmax has saturated, p gives no direction at all and log p a weak one, and more samples arrive,
             recognizable as before, if the logit leads (results/sigma_settings.json).
         fraction: share of images that are walked, drawn for each image by its seed; the others stay as they are.

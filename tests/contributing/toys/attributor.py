@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.single_point_result import single_point_result
+from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
 from robustsigma.engine.classifier import Classifier, target_score
 
 

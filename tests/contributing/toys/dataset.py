@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 
 _COUNTS: dict[Split, int] = {"train": 40, "val": 10, "test": 20}
 

@@ -71,8 +71,11 @@ _WALK: dict[str, Any] = {"alpha": 0.5, "beta": 0.3, "epsilon": 0.2, "objective":
 
 _TABLE: dict[str, Entry] = {
     "AGI": Entry(
-        ({"steps": 3, "classes": 1}, {"eps": 0.02, "steps": 2, "classes": (0, 1), "score": "logit", "average": "sum"}),
-        Traits(gap=0.4, finer={"eps": 0.002, "steps": 150}, linear_gap=0.1, draws=(0,)),
+        (
+            {"steps": 3, "classes": 1},
+            {"step_size": 0.02, "steps": 2, "classes": (0, 1), "score": "logit", "average": "sum"},
+        ),
+        Traits(gap=0.4, finer={"step_size": 0.002, "steps": 150}, linear_gap=0.1, draws=(0,)),
     ),
     "AttentionRollout": Entry(
         ({}, {"head_fusion": "max", "discard": 0.3}), Traits(dummy=False, targeted=False, network="transformer")

@@ -8,6 +8,7 @@ import torch
 from recorded import problem, stacked
 
 from robustsigma import AGI, Attributor, Classifier
+from robustsigma.engine.attributors.published import AuthorsAGI
 
 
 def clf64(net=None, **kwargs):
@@ -30,14 +31,14 @@ def written_out(clf, x, target, false, eps, steps, *, from_image):
     return phi, u, taken
 
 
-@pytest.mark.parametrize("variant", ["sound", "authors"])
+@pytest.mark.parametrize("kind", [AGI, AuthorsAGI])
 @pytest.mark.parametrize("average", ["mean", "sum"])
-def test_equals_the_ascent_written_out(variant, average):
+def test_equals_the_ascent_written_out(kind, average):
     clf, x = clf64(), cases.images(3, dtype=torch.float64)
-    result = AGI(0.02, 6, (0, 2), average=average, variant=variant)(clf, x, 1)
+    result = kind(0.02, 6, (0, 2), average=average)(clf, x, 1)
     with clf.frozen():
         for i in range(3):
-            each = [written_out(clf, x[i], 1, false, 0.02, 6, from_image=variant == "authors") for false in (0, 2)]
+            each = [written_out(clf, x[i], 1, false, 0.02, 6, from_image=kind is AuthorsAGI) for false in (0, 2)]
             total = torch.stack([e[0] for e in each]).sum(0)
             torch.testing.assert_close(result.values[i], total if average == "sum" else total / 2)
             torch.testing.assert_close(result.endpoints[i], torch.stack([e[1] for e in each]))
@@ -93,25 +94,25 @@ def test_classes_are_drawn_by_seed_without_the_target():
     clf = Classifier(cases.mlp(classes=9))
     x, labels = cases.images(6), torch.arange(6)
     method = AGI(classes=3)
-    false = method._false(labels, torch.full((6,), 4), 9)
+    false = method._false_classes(labels, torch.full((6,), 4), 9)
     assert false.shape == (6, 3)
     assert (false != labels[:, None]).all()
     assert all(len(row.unique()) == 3 for row in false)
-    drawn = torch.cat([method._false(labels, torch.full((6,), seed), 9) for seed in range(60)])
+    drawn = torch.cat([method._false_classes(labels, torch.full((6,), seed), 9) for seed in range(60)])
     counts = torch.bincount(drawn.flatten(), minlength=9)
     assert counts.min() > 40  # 120 draws each, less for those that are targets
-    assert method._false(labels, cases.seeds(6), 9).tolist() != false.tolist()
-    assert AGI(classes=20)._false(labels, cases.seeds(6), 9).shape == (6, 8)
+    assert method._false_classes(labels, cases.seeds(6), 9).tolist() != false.tolist()
+    assert AGI(classes=20)._false_classes(labels, cases.seeds(6), 9).shape == (6, 8)
     first, again, other = (method(clf, x, labels, seed=s) for s in (1, 1, 2))
     assert torch.equal(first.values, again.values)
     assert not torch.equal(first.values, other.values)
-    grid = AGI(classes=3, variant="authors")._false(labels, cases.seeds(6), 9)
+    grid = AuthorsAGI(classes=3)._false_classes(labels, cases.seeds(6), 9)
     assert grid.tolist() == [[0, 3, 6]] * 6
 
 
 def test_no_class_left_gives_zeros():
-    for variant in ("sound", "authors"):
-        result = AGI(classes=(1,), variant=variant)(cases.classifier(), cases.images(), cases.labels())
+    for kind in (AGI, AuthorsAGI):
+        result = kind(classes=(1,))(cases.classifier(), cases.images(), cases.labels())
         none = cases.labels() == 1
         assert not result.values[none].any()
         assert not result.drop[none].any()
@@ -132,12 +133,12 @@ def test_no_class_left_for_anybody_asks_nothing_of_the_network():
 def test_degenerate_cases():
     x = cases.images(3)
     x[0] = 0.5
-    for variant in ("sound", "authors"):
-        flat = AGI(steps=3, variant=variant)(cases.classifier(cases.constant()), x)
+    for kind in (AGI, AuthorsAGI):
+        flat = kind(steps=3)(cases.classifier(cases.constant()), x)
         assert not flat.values.any()
-        sharp = AGI(steps=3, variant=variant)(cases.classifier(cases.saturated()), x)
+        sharp = kind(steps=3)(cases.classifier(cases.saturated()), x)
         assert torch.isfinite(sharp.values).all()
-        pair = AGI(steps=3, variant=variant)(cases.classifier(cases.mlp(classes=2)), x)
+        pair = kind(steps=3)(cases.classifier(cases.mlp(classes=2)), x)
         assert pair.stderr is None
     sharp = AGI(0.2, 3)(cases.classifier(cases.saturated()), x)
     assert (
@@ -153,11 +154,11 @@ def test_degenerate_cases():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 64])
-@pytest.mark.parametrize("variant", ["sound", "authors"])
-def test_passes_and_batches(chunk_size, variant):
+@pytest.mark.parametrize("kind", [AGI, AuthorsAGI])
+def test_passes_and_batches(chunk_size, kind):
     counter = cases.PassCounter(cases.mlp().double())
     clf, x = cases.classifier(counter, chunk_size=chunk_size), cases.images(4, dtype=torch.float64)
-    method, target = AGI(0.01, 5, variant=variant), cases.labels()
+    method, target = kind(0.01, 5), cases.labels()
     result = method(clf, x, target, seed=cases.seeds())
     assert counter.forwards == result.forwards.sum()
     assert counter.backwards == result.backwards.sum()
@@ -176,13 +177,12 @@ def test_objects_and_bad_settings():
         config = parser.parse_object({"m": f"{{class_path: AGI, init_args: {{classes: {given}}}}}"})
         assert parser.instantiate(parser.parse_string(parser.dump(config))).m == method
     for name, arguments in {
-        "eps": {"eps": 0},
+        "step_size": {"step_size": 0},
         "steps": {"steps": 0},
         "classes": {"classes": 0},
         r"classes\[1\]": {"classes": (0, -1)},
         "average": {"average": "median"},
         "score": {"score": "loss"},
-        "variant": {"variant": "paper"},
     }.items():
         with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
             AGI(**arguments)
@@ -200,10 +200,10 @@ def near(got, expected):
 
 
 RUNS = {
-    "all_e.05_m20": AGI(0.05, 20, tuple(range(10))),
-    "ids0369_e.05_m15": AGI(0.05, 15, (0, 3, 6, 9)),
-    "id0_e.05_m20": AGI(0.05, 20, (0,)),
-    "all_e.01_m20": AGI(0.01, 20, tuple(range(10))),
+    "all_e.05_m20": AuthorsAGI(0.05, 20, tuple(range(10))),
+    "ids0369_e.05_m15": AuthorsAGI(0.05, 15, (0, 3, 6, 9)),
+    "id0_e.05_m20": AuthorsAGI(0.05, 20, (0,)),
+    "all_e.01_m20": AuthorsAGI(0.01, 20, tuple(range(10))),
 }
 
 
@@ -211,7 +211,7 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_authors_runs(vectors, name):
     stored, (clf, images, targets, _) = np.load(vectors / "agi.npz"), problem(vectors, "f32")
-    method = replace(RUNS[name], variant="authors")
+    method = RUNS[name]
     result = method(clf, images[:4], targets[:4])
     near(result.values, stacked(stored, f"agi_{name}_{{}}", 4))
     for place, label in enumerate(method.classes):

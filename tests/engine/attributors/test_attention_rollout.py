@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vit import TinyViT, torchvision_vit
 
 from robustsigma import AttentionRollout, Classifier
-from robustsigma.engine.attributors.attention_weights import watched, weights
+from robustsigma.engine.attributors.attention_rollout import watched, weights
 
 
 def softmax_of(tokens, weight, bias, heads):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from robustsigma import Classifier, CrediblePath
+from robustsigma.engine.attributors.published import LiteralCrediblePath
 
 GAP = 2 / 255
 
@@ -40,26 +41,24 @@ def test_linear_as_the_algorithm_reads():
     """|(x - x~) w| < |w| always, so what counts is where x - x' is positive and the signs therefore agree."""
     net = cases.linear().double()
     x, target = cases.images(dtype=torch.float64), cases.labels()
-    result = CrediblePath(9, variant="authors")(Classifier(net), x, target)
+    result = LiteralCrediblePath(9)(Classifier(net), x, target)
     weights = net[1].weight.detach()[target].reshape(x.shape)
     torch.testing.assert_close(result.values, per_baseline(result, lambda base: weights * (x - base).clamp(min=0)))
     assert ((result.valid > 0.1) & (result.valid < 0.9)).all()
 
 
-@pytest.mark.parametrize("variant", ["sound", "authors"])
+@pytest.mark.parametrize("kind", [CrediblePath, LiteralCrediblePath])
 @pytest.mark.parametrize("divisor", ["count", "steps"])
 @pytest.mark.parametrize("chunk", [2, 100])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_quadratic(divisor, chunk, variant, reverse):
+def test_quadratic(divisor, chunk, kind, reverse):
     """With known gradients b + a p, the accumulation of algorithm 2 feature by feature."""
     net = cases.quadratic().double()
     net.b.data *= 0.2  # so that gradients change sign and size along the way
     x, target = cases.images(dtype=torch.float64), cases.labels()
     a, b = (p[target].detach().reshape(x.shape) for p in (net.a, net.b))
     alphas = torch.tensor([0.9, 0.1, 0.4, 0.55], dtype=torch.float64)
-    method = CrediblePath(
-        8, (0.2, 0.4), 0.1, divisor=divisor, alphas=alphas, max_search=3, variant=variant, reverse=reverse
-    )
+    method = kind(8, (0.2, 0.4), 0.1, divisor=divisor, alphas=alphas, max_search=3, reverse=reverse)
     result = method(Classifier(net, chunk_size=chunk), x, target)
     at_image = b + a * x
     counts = []
@@ -69,7 +68,7 @@ def test_quadratic(divisor, chunk, variant, reverse):
         for alpha in alphas:
             point = base + alpha * (x - base)
             gradient = b + a * point
-            if variant == "sound":
+            if kind is CrediblePath:
                 seen = gradient.abs() * (1 + 1e-4 if reverse else 1), at_image.abs() * (1 if reverse else 1 + 1e-4)
                 counted = (gradient.sign() == at_image.sign()) & (seen[0] >= seen[1] if reverse else seen[0] <= seen[1])
             else:
@@ -85,7 +84,7 @@ def test_quadratic(divisor, chunk, variant, reverse):
     share = torch.stack(counts).flatten(2).mean((0, 2)) / 4
     torch.testing.assert_close(result.valid, share)
     assert (share < 0.95).all()
-    assert (share > 0.05).all() or (reverse and variant == "authors")
+    assert (share > 0.05).all() or (reverse and kind is LiteralCrediblePath)
 
 
 @pytest.mark.parametrize("value", [None, 0.0, 0.5, 1.0, 1 - 1 / 255])
@@ -122,7 +121,7 @@ def test_the_nearest_point_is_kept_where_the_search_overshoots():
 
 def test_the_literal_search_descends_cross_entropy():
     clf, x = cases.classifier(), cases.images()
-    method = CrediblePath(3, (0.3,), max_search=10, variant="authors", tolerance=0.0)
+    method = LiteralCrediblePath(3, (0.3,), max_search=10, tolerance=0.0)
     with clf.frozen():
         target = clf.logits(x).argmin(1)
     result = method(clf, x, target)
@@ -182,7 +181,6 @@ def test_points():
         ({"reverse": 1}, "reverse"),
         ({"score": "loss"}, "score"),
         ({"alphas": [0.5]}, "alphas"),
-        ({"variant": "paper"}, "variant"),
     ],
 )
 def test_bad_settings(arguments, name):

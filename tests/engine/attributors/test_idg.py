@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustsigma import IDG, Classifier, IntegratedGradients
-from robustsigma.engine.attributors.idg import authors_schedule, authors_slopes, schedule
+from robustsigma.engine.attributors.idg import schedule
+from robustsigma.engine.attributors.published.straight_line import AuthorsIDG, authors_schedule, authors_slopes
 
 
 def sorted_in_unit_interval(points):
@@ -208,7 +209,7 @@ def test_changes_are_sampled_whatever_their_sign():
         (IDG(6, intervals=1), 1 + 1 + 6),
         (IDG(6, intervals=9), 1 + 1 + 8 + 6),
         (IDG(6, sampling="uniform"), 1 + 1 + 6),
-        (IDG(6, variant="authors"), 1 + 1 + 6 + 6),
+        (AuthorsIDG(6), 1 + 1 + 6 + 6),
     ],
 )
 def test_passes(method, forwards):
@@ -222,7 +223,6 @@ def test_passes(method, forwards):
     ("arguments", "name"),
     [
         ({"steps": 0}, "steps"),
-        ({"steps": 1, "variant": "authors"}, "steps"),
         ({"intervals": 0}, "intervals"),
         ({"sampling": "random"}, "sampling"),
         ({"factor": "central"}, "factor"),
@@ -230,17 +230,18 @@ def test_passes(method, forwards):
         ({"place": "right"}, "place"),
         ({"baseline": "gray"}, "baseline"),
         ({"score": "loss"}, "score"),
-        ({"variant": "paper"}, "variant"),
-        ({"variant": "authors", "sampling": "uniform"}, "sampling"),
-        ({"variant": "authors", "intervals": 4}, "intervals"),
-        ({"variant": "authors", "follow": "changes"}, "follow"),
-        ({"variant": "authors", "place": "left"}, "place"),
-        ({"variant": "authors", "factor": "difference"}, "factor"),
     ],
 )
 def test_bad_settings(arguments, name):
     with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
         IDG(**arguments)
+
+
+def test_the_authors_code_needs_two_steps_and_fixes_the_schedule():
+    with pytest.raises(ValueError, match=r"^steps: expected .*, got "):
+        AuthorsIDG(1)
+    with pytest.raises(TypeError, match="sampling"):
+        AuthorsIDG(sampling="uniform")
 
 
 @pytest.mark.reference
@@ -251,7 +252,7 @@ def test_recorded_authors(vectors, steps, precision):
     stored = np.load(vectors / "ig_lig_idg.npz")
     tolerance = recorded.TOLERANCE[precision]
     expected = recorded.stacked(stored, f"idg{steps}_{precision}_{{}}", 4)
-    result = IDG(steps, variant="authors")(clf, x[:4], targets[:4])
+    result = AuthorsIDG(steps)(clf, x[:4], targets[:4])
     recorded.check(result.values, expected, tolerance)
     curve = IntegratedGradients(steps, "inclusive_mean")(clf, x[:4], targets[:4]).confidence[:, 0, 1:-1].flip(1)
     slopes = authors_slopes(curve)

@@ -11,6 +11,7 @@ from settings import Centered
 from torch import nn
 
 from robustsigma import IG2, Attributor, Classifier
+from robustsigma.engine.attributors.published import AuthorsIG2
 
 REFS = cases.images(3, seed=50)
 
@@ -34,7 +35,7 @@ def written_out(clf, features, x, reference, target, steps, length):
 
 def test_equals_the_path_written_out():
     clf, x = clf64(), cases.images(2, dtype=torch.float64)
-    method = IG2(REFS, steps=6, step_size=0.01, variant="authors")
+    method = AuthorsIG2(REFS, steps=6, step_size=0.01)
     result = method(clf, x, 1)
     with clf.frozen():
 
@@ -45,7 +46,7 @@ def test_equals_the_path_written_out():
             each = [written_out(clf, features, x[i], r.double(), 1, 6, 0.01 * 192**0.5) for r in REFS]
             torch.testing.assert_close(result.values[i], 255 * torch.stack([e[0] for e in each]).mean(0))
             torch.testing.assert_close(result.endpoints[i], torch.stack([e[1] for e in each]))
-    sound = replace(method, variant="sound")(clf, x, 1)
+    sound = IG2(REFS, steps=6, step_size=0.01)(clf, x, 1)
     walked = ~sound.confidence[:, :, 0].isnan()
     full = (sound.steps == 6) & walked
     assert full.any()
@@ -89,7 +90,7 @@ def test_a_path_stops_where_it_comes_no_closer():
     assert stopped.any()
     assert result.converged[stopped].all()
     assert result.gap().max() < 5
-    assert (IG2(REFS, 9, 0.05, variant="authors")(clf, x).steps == 9).all()
+    assert (AuthorsIG2(REFS, 9, 0.05)(clf, x).steps == 9).all()
 
 
 def test_references_of_the_explained_class_are_left_out():
@@ -160,11 +161,11 @@ def test_degenerate_cases():
     x = cases.images(3)
     dead = IG2(torch.cat([x[:1], REFS]), 3)(cases.classifier(), x, 1)  # the first image is a reference
     assert torch.isfinite(dead.values).all()
-    for variant in ("sound", "authors"):
-        itself = IG2(x[:1], 3, variant=variant)(cases.classifier(), x[:1], 1)
+    for kind in (IG2, AuthorsIG2):
+        itself = kind(x[:1], 3)(cases.classifier(), x[:1], 1)
         assert not itself.values.any()
         assert not itself.converged.any()
-        flat = IG2(REFS, 3, variant=variant)(cases.classifier(cases.constant()), x, 1)
+        flat = kind(REFS, 3)(cases.classifier(cases.constant()), x, 1)
         assert not flat.values.any()
         assert not flat.steps.any()
     stand_ins = IG2(steps=3)(cases.classifier(), x)
@@ -174,15 +175,15 @@ def test_degenerate_cases():
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 64])
-@pytest.mark.parametrize("variant", ["sound", "authors"])
-def test_passes_and_batches(chunk_size, variant):
+@pytest.mark.parametrize("kind", [IG2, AuthorsIG2])
+def test_passes_and_batches(chunk_size, kind):
     counter = cases.PassCounter(cases.mlp().double())
     clf, x, target = (
         cases.classifier(counter, chunk_size=chunk_size),
         cases.images(4, dtype=torch.float64),
         cases.labels(),
     )
-    method = IG2(REFS, 5, 0.03, variant=variant)
+    method = kind(REFS, 5, 0.03)
     result = method(clf, x, target)
     assert counter.forwards == result.forwards.sum()
     assert counter.backwards == result.backwards.sum()
@@ -206,7 +207,6 @@ def test_objects_and_bad_settings():
         "step_size": {"step_size": 0},
         "score": {"score": "loss"},
         "references": {"references": [1]},
-        "variant": {"variant": "paper"},
     }.items():
         with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
             IG2(**arguments)
@@ -223,7 +223,7 @@ def test_authors_runs(vectors, image, key, precision):
     stored, (clf, images, targets, _) = np.load(vectors / "ig2.npz"), problem(vectors, precision)
     refs = torch.tensor(stored[f"ig2_{image}_refs"]) / 255
     size = float(stored["step_size"]) / 3072**0.5 / 255
-    method = IG2(refs, int(stored["steps"]), size, variant="authors")
+    method = AuthorsIG2(refs, int(stored["steps"]), size)
     result = method(clf, images[image : image + 1], targets[image : image + 1])
     check(result.values, torch.tensor(stored[f"ig2_{key}_{image}"])[None], 1e-5)
     check(255 * result.endpoints[0], torch.tensor(stored[f"ig2_{key}_{image}_gradcf"]), 1e-5)

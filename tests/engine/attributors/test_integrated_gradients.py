@@ -10,6 +10,7 @@ import torch
 
 from robustsigma import Attributor, Classifier, IntegratedGradients
 from robustsigma.engine.attributors.integrated_gradients import RULES, quadrature
+from robustsigma.engine.attributors.published import CaptumIntegratedGradients
 
 
 def darker(images, seeds):
@@ -210,19 +211,17 @@ def test_captum(name, steps):
     clf, x = cases.classifier(cases.mlp().double()), cases.images(dtype=torch.float64)
     with clf.frozen():
         expected = captum.attr.IntegratedGradients(clf).attribute(x, 0.25, cases.labels(), n_steps=steps, method=name)
-    for variant, tolerance in (("sound", 1e-6), ("captum", 1e-12)):
-        method = IntegratedGradients(steps, CAPTUM_RULES[name], baseline=torch.tensor(0.25), variant=variant)
+    for kind, tolerance in ((IntegratedGradients, 1e-6), (CaptumIntegratedGradients, 1e-12)):
+        method = kind(steps, CAPTUM_RULES[name], baseline=torch.tensor(0.25))
         values = method(clf, x, cases.labels()).values
-        if (name, variant) == ("riemann_trapezoid", "sound"):
+        if (name, kind) == ("riemann_trapezoid", IntegratedGradients):
             values = values * (1 - 1 / steps)
         torch.testing.assert_close(values, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
 
 
 def test_captum_has_no_inclusive_mean():
     with pytest.raises(ValueError, match=r"^rule: expected one of captum's"):
-        IntegratedGradients(rule="inclusive_mean", variant="captum")
-    with pytest.raises(ValueError, match=r"^variant: expected"):
-        IntegratedGradients(variant="authors")
+        CaptumIntegratedGradients(rule="inclusive_mean")
 
 
 @pytest.mark.reference
@@ -240,7 +239,7 @@ def test_recorded_captum(vectors, name, steps, precision):
         recorded.check(
             method(clf, x[:count], targets[:count]).values, expected, max(1e-7, recorded.TOLERANCE[precision])
         )
-    method = IntegratedGradients(steps, rule, variant="captum")
+    method = CaptumIntegratedGradients(steps, rule)
     recorded.check(method(clf, x[:count], targets[:count]).values, expected, recorded.TOLERANCE[precision])
 
 
@@ -262,25 +261,12 @@ def test_recorded_pair(vectors):
     recorded.check(result.values, expected, 1e-6)  # PAIR sums gradients in float32
 
 
-class SingleGradients(torch.nn.Module):
-    """Rounds gradients to float32 on their way back, as path_explain's buffer does."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        if x.requires_grad:
-            x.register_hook(lambda gradient: gradient.float().to(gradient.dtype))
-        return self.net(x)
-
-
 @pytest.mark.reference
 @pytest.mark.parametrize("precision", ["f32", "f64"])
 def test_recorded_path_explain(vectors, precision):
     clf, x, targets, _ = recorded.problem(vectors, precision)
     expected = torch.tensor(np.load(vectors / "eg.npz")[f"pe_ig50_{precision}"])
     count = len(expected)
-    rounded = Classifier(SingleGradients(clf.net))
+    rounded = Classifier(recorded.SingleGradients(clf.net))
     result = IntegratedGradients(50, "inclusive_mean")(rounded, x[:count], targets[:count])
     recorded.check(result.values, expected, recorded.TOLERANCE[precision])

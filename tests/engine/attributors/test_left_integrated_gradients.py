@@ -5,6 +5,10 @@ import recorded
 import torch
 
 from robustsigma import Classifier, IntegratedGradients, LeftIntegratedGradients
+from robustsigma.engine.attributors.published import (
+    AuthorsLeftIntegratedGradients,
+    IDGRepositoryLeftIntegratedGradients,
+)
 
 
 class Kink(torch.nn.Module):
@@ -79,7 +83,7 @@ def test_a_jump_at_the_first_point():
     assert (sound.steps == 1).all()
     assert sound.converged.all()
     torch.testing.assert_close(sound.values.flatten(1).sum(1), torch.full((2,), 0.01, dtype=torch.float64))
-    authors = LeftIntegratedGradients(10, variant="authors")(clf, WHITE, 0)
+    authors = AuthorsLeftIntegratedGradients(10)(clf, WHITE, 0)
     assert not authors.values.any()
     assert not authors.steps.any()
     assert not authors.drop.any()
@@ -92,7 +96,7 @@ def test_a_falling_score():
     assert not sound.converged.any()
     assert (sound.steps == 10).all()
     torch.testing.assert_close(sound.values, IntegratedGradients(10, "right")(clf, WHITE, 1).values)
-    assert not LeftIntegratedGradients(10, variant="authors")(clf, WHITE, 1).values.any()
+    assert not AuthorsLeftIntegratedGradients(10)(clf, WHITE, 1).values.any()
 
 
 def test_one_batch_holds_both_cases():
@@ -105,12 +109,12 @@ def test_one_batch_holds_both_cases():
 def test_idg_repository():
     """The mean over the points below 0.9 max F: F = min(4m, 1) + 0.1m at m = k / 20 passes 0.99 at k = 5."""
     clf = Classifier(Kink(4, 1))
-    result = LeftIntegratedGradients(21, variant="idg_repo")(clf, WHITE, 0)
+    result = IDGRepositoryLeftIntegratedGradients(21)(clf, WHITE, 0)
     assert (result.steps == 5).all()
     torch.testing.assert_close(result.values.flatten(1).sum(1), torch.full((2,), 4.1, dtype=torch.float64))
     # Of a negative score 0.9 max F is above every F: the gradient at the baseline alone.
     low = Classifier(torch.nn.Sequential(Kink(4, 1), Lower()))
-    result = LeftIntegratedGradients(21, variant="idg_repo")(low, WHITE, 0)
+    result = IDGRepositoryLeftIntegratedGradients(21)(low, WHITE, 0)
     assert (result.steps == 1).all()
     torch.testing.assert_close(result.values.flatten(1).sum(1), torch.full((2,), 4.1, dtype=torch.float64))
 
@@ -120,11 +124,13 @@ class Lower(torch.nn.Module):
         return z - 10
 
 
-@pytest.mark.parametrize("variant", ["sound", "authors", "idg_repo"])
-def test_passes(variant):
+@pytest.mark.parametrize(
+    "kind", [LeftIntegratedGradients, AuthorsLeftIntegratedGradients, IDGRepositoryLeftIntegratedGradients]
+)
+def test_passes(kind):
     counter = cases.PassCounter(cases.mlp())
-    result = LeftIntegratedGradients(6, variant=variant)(cases.classifier(counter), cases.images())
-    assert counter.forwards == result.forwards.sum() == 4 * (14 if variant == "idg_repo" else 8)
+    result = kind(6)(cases.classifier(counter), cases.images())
+    assert counter.forwards == result.forwards.sum() == 4 * (14 if kind is IDGRepositoryLeftIntegratedGradients else 8)
     assert counter.backwards == result.backwards.sum() == 4 * 6
 
 
@@ -132,17 +138,20 @@ def test_passes(variant):
     ("arguments", "name"),
     [
         ({"steps": 0}, "steps"),
-        ({"steps": 1, "variant": "idg_repo"}, "steps"),
         ({"fraction": 0.0}, "fraction"),
         ({"fraction": 1.1}, "fraction"),
         ({"baseline": "gray"}, "baseline"),
         ({"score": "loss"}, "score"),
-        ({"variant": "paper"}, "variant"),
     ],
 )
 def test_bad_settings(arguments, name):
     with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
         LeftIntegratedGradients(**arguments)
+
+
+def test_the_idg_repository_needs_two_steps():
+    with pytest.raises(ValueError, match=r"^steps: expected .*, got "):
+        IDGRepositoryLeftIntegratedGradients(1)
 
 
 @pytest.mark.reference
@@ -152,7 +161,7 @@ def test_recorded_authors(vectors, fraction, steps):
     clf, x, targets, _ = recorded.problem(vectors, "f64")
     stored = np.load(vectors / "left_ig_orig.npz")
     name = f"lig_orig_r{fraction}_n{steps}_{{}}"
-    result = LeftIntegratedGradients(steps, fraction, variant="authors")(clf, x[:4], targets[:4])
+    result = AuthorsLeftIntegratedGradients(steps, fraction)(clf, x[:4], targets[:4])
     recorded.check(result.values, recorded.stacked(stored, name, 4), recorded.TOLERANCE["f64"])
     index = recorded.stacked(stored, name + "_index", 4)
     assert torch.equal(result.steps[:, 0], torch.where(index < 0, steps, index))
@@ -164,5 +173,5 @@ def test_recorded_authors(vectors, fraction, steps):
 def test_recorded_idg_repository(vectors, steps, precision):
     clf, x, targets, _ = recorded.problem(vectors, precision)
     expected = recorded.stacked(np.load(vectors / "ig_lig_idg.npz"), f"lig{steps}_{precision}_{{}}", 4)
-    result = LeftIntegratedGradients(steps, variant="idg_repo")(clf, x[:4], targets[:4])
+    result = IDGRepositoryLeftIntegratedGradients(steps)(clf, x[:4], targets[:4])
     recorded.check(result.values, expected, recorded.TOLERANCE[precision])

@@ -10,7 +10,8 @@ from recorded import DTYPES, problem
 from torch import nn
 
 from robustsigma import Attributor, Classifier, Sigma
-from robustsigma.engine.attributors.image_range import RANGE_MODES, AuthorsRange, image_range
+from robustsigma.engine.attributors.published.sigma import AuthorsRange, AuthorsSigma
+from robustsigma.engine.attributors.spsa_walk import RANGE_MODES, ImageRange
 from robustsigma.engine.classifier import SCORES
 from robustsigma.engine.noise import NOISES
 
@@ -62,7 +63,7 @@ def test_equals_the_algorithm_written_out(objective, weighting):
     """So the gradient of log p that is taken equals that of p once scaled."""
     clf, x = clf64(), images64(2)
     given = signs(12, 2, x.shape[1:])
-    rule = replace(WALK, paths=2, objective=objective, patterns=given, guard=0.0, weighting=weighting)
+    rule = replace(WALK, paths=2, objective=objective, patterns=given, min_sum_ratio=0.0, weighting=weighting)
     result = rule(clf, x, 1)
     with clf.frozen():
         for i in range(2):
@@ -108,18 +109,18 @@ def test_a_batch_is_its_singles(chunk_size):
 def test_range_modes_keep_what_they_promise():
     x, rows = images64(3), torch.arange(3)
     wild = 3 * (x - 0.4)
-    torch.testing.assert_close(image_range("original", x, (0, 1)).point(x, rows), x, rtol=0, atol=1e-15)
-    mapped = image_range("original", x, (0, 1)).point(wild[:2], rows[1:])
+    torch.testing.assert_close(ImageRange("original", x, (0, 1)).point(x, rows), x, rtol=0, atol=1e-15)
+    mapped = ImageRange("original", x, (0, 1)).point(wild[:2], rows[1:])
     torch.testing.assert_close(mapped.flatten(1).aminmax(dim=1)[0], x[1:].flatten(1).amin(1), rtol=1e-12, atol=0)
     torch.testing.assert_close(mapped.flatten(1).aminmax(dim=1)[1], x[1:].flatten(1).amax(1), rtol=1e-12, atol=0)
-    full = image_range("full", x, (0, 1)).point(wild, rows).flatten(1)
+    full = ImageRange("full", x, (0, 1)).point(wild, rows).flatten(1)
     assert torch.equal(full.amin(1), torch.zeros(3, dtype=x.dtype))
     torch.testing.assert_close(full.amax(1), torch.ones(3, dtype=x.dtype))
     for mode in ("clip", "none"):
-        assert torch.equal(image_range(mode, x, (0, 1)).point(wild, rows), wild.clamp(0, 1))
-    assert torch.equal(image_range("none", x, (0, 1)).probe(wild, rows), wild)
+        assert torch.equal(ImageRange(mode, x, (0, 1)).point(wild, rows), wild.clamp(0, 1))
+    assert torch.equal(ImageRange("none", x, (0, 1)).probe(wild, rows), wild)
     gray = torch.full_like(x, 0.3)
-    assert torch.equal(image_range("original", gray, (0, 1)).point(gray, rows), gray)
+    assert torch.equal(ImageRange("original", gray, (0, 1)).point(gray, rows), gray)
     assert not AuthorsRange().probe(gray * 255, rows).any()
 
 
@@ -170,7 +171,7 @@ def test_symmetric_features_get_the_same():
     torch.testing.assert_close(result.values, result.values.flip(-1), rtol=1e-9, atol=1e-12)
 
 
-def test_arrival_is_told_for_each_path():
+def test_convergence_is_reported_for_each_path():
     clf, x = clf64(), images64(6)
     result = replace(WALK, epsilon=0.25, max_steps=4, paths=4)(clf, x, seed=cases.seeds(6))
     last = result.confidence.gather(2, result.steps[..., None])[..., 0]
@@ -188,8 +189,8 @@ def test_an_image_already_below_epsilon_stays():
     clf, x = clf64(), images64()
     with clf.frozen():
         least = clf.logits(x).argmin(1)
-    for variant in ("sound", "authors"):
-        rule = Sigma(epsilon=0.5, paths=2, variant=variant)
+    for kind in (Sigma, AuthorsSigma):
+        rule = kind(epsilon=0.5, paths=2)
         result = rule(clf, x, least)
         assert not result.values.any()
         assert not result.steps.any()
@@ -199,7 +200,7 @@ def test_an_image_already_below_epsilon_stays():
         assert torch.equal(result.endpoint, x)
 
 
-def test_a_stuck_path_is_given_up():
+def test_a_stuck_path_is_stopped():
     x = cases.images(2)
     counter = cases.PassCounter(cases.constant())
     result = Sigma(paths=2, patience=5)(Classifier(counter), x, 0)
@@ -208,8 +209,8 @@ def test_a_stuck_path_is_given_up():
     assert not result.values.any()
     assert not result.gap().any()
     assert counter.forwards == result.forwards.sum() == 2 * (1 + 2 * 3 * 5)
-    authors = Sigma(paths=1, patience=5, max_steps=9, variant="authors")(Classifier(counter), x, 0)
-    assert (authors.steps == 9).all()
+    authors = AuthorsSigma(paths=1, max_steps=109)(Classifier(counter), x, 0)
+    assert (authors.steps == 109).all()
 
 
 def test_objectives_where_p_rounds_to_1():
@@ -241,8 +242,8 @@ def test_a_gradient_that_sums_to_nothing_is_not_scaled():
     assert result.steps.min() > 0
     assert not result.values.any()
     torch.testing.assert_close(result.gap(), result.drop.abs())
-    assert not result.valid.any()  # every step is counted as guarded
-    weight[0, 0, 0] = 1.01  # |sum| is 6e-4 of the sum of magnitudes: above the guard
+    assert not result.valid.any()  # no step was scaled
+    weight[0, 0, 0] = 1.01  # |sum| is 6e-4 of the sum of magnitudes: above min_sum_ratio
     result = replace(WALK, paths=1, epsilon=0.01)(_opposed(weight), x, 0)
     assert result.gap().max() < 1e-9
     assert result.values.any()
@@ -276,7 +277,7 @@ class Turning(nn.Module):
 def test_a_carried_drop_keeps_completeness():
     x = images64(4, channels=1, size=4)
     x[:, :, 0, 0] = torch.tensor([0.55, 0.62, 0.66, 0.7])[:, None]
-    rule = Sigma(alpha=0.3, beta=0.2, epsilon=0.05, paths=4, max_steps=40, range_mode="clip", guard=1e-3)
+    rule = Sigma(alpha=0.3, beta=0.2, epsilon=0.05, paths=4, max_steps=40, range_mode="clip", min_sum_ratio=1e-3)
     result = rule(Classifier(Turning()), x, 0, seed=3)
     scaled = result.values.flatten(1).any(1)
     assert scaled.any()
@@ -285,7 +286,7 @@ def test_a_carried_drop_keeps_completeness():
     some = loose.values.flatten(1).any(1)
     assert some.any()
     assert loose.gap()[some].max() < 1e-9
-    assert ((loose.valid > 0) & (loose.valid < 1)).any()  # some of the steps were guarded
+    assert ((loose.valid > 0) & (loose.valid < 1)).any()  # some of the steps were not scaled
     passed = loose.valid * loose.steps[:, 0]
     torch.testing.assert_close(passed, passed.round())
 
@@ -357,7 +358,7 @@ def test_standard_error_over_paths():
     torch.testing.assert_close(sound.stderr, maps.std(0) / 2)
     torch.testing.assert_close(sound.values, torch.stack([s.values for s in singles]).mean(0))
     assert all(s.stderr is None for s in singles)
-    rule = Sigma(alpha=0.5, beta=0.3, epsilon=0.1, max_steps=12, variant="authors")
+    rule = AuthorsSigma(alpha=0.5, beta=0.3, epsilon=0.1, max_steps=12)
     singles = [replace(rule, paths=1, patterns=given[:, p : p + 1] + 0.5)(clf, x, 1) for p in range(4)]
     maps = torch.stack([s.heatmap() for s in singles])
     authors = replace(rule, paths=4, patterns=given + 0.5)(clf, x, 1)
@@ -369,8 +370,8 @@ def test_authors_patterns_walk_like_symmetric_ones_on_the_full_range():
     """The stretch takes out the constant by which {0, R} differs from +-R/2."""
     clf, x = clf64(), images64(3)
     x.flatten(1)[:, 0], x.flatten(1)[:, 1] = 0, 1  # the stretch leaves the image as it is
-    theirs = Sigma(alpha=0.5, beta=0.3, epsilon=0.1, paths=2, max_steps=12, variant="authors")
-    ours = replace(theirs, range_mode="full", variant="sound", guard=0.0)
+    settings = {"alpha": 0.5, "beta": 0.3, "epsilon": 0.1, "paths": 2, "max_steps": 12}
+    theirs, ours = AuthorsSigma(**settings), Sigma(**settings, range_mode="full", min_sum_ratio=0.0)
     first, second = theirs(clf, x, 1, seed=4), ours(clf, x, 1, seed=4)
     torch.testing.assert_close(first.confidence, second.confidence, rtol=1e-6, atol=1e-9, equal_nan=True)
     torch.testing.assert_close(first.endpoints, second.endpoints, rtol=1e-6, atol=1e-9)
@@ -393,7 +394,7 @@ def test_passes():
     assert torch.equal(walk.steps, result.steps[:, 0])
     assert walk.values is None
     counter.reset()
-    authors = Sigma(paths=2, max_steps=5, variant="authors")(clf, cases.images())
+    authors = AuthorsSigma(paths=2, max_steps=5)(clf, cases.images())
     assert counter.forwards == authors.forwards.sum() == 8 + 3 * authors.steps.sum()
 
 
@@ -418,12 +419,6 @@ BAD = {
     "paths": {"relative_stderr": 0.1, "paths": 1},
     "patience": {"patience": 0},
     "patterns": {"patterns": torch.zeros(4, 2, 3, 8, 8)},
-    "variant": {"variant": "paper"},
-    "objective": {"objective": "logit", "variant": "authors"},
-    "noise": {"noise": "perlin", "variant": "authors"},
-    "range_mode": {"range_mode": "clip", "variant": "authors"},
-    "guard": {"guard": 0.0, "variant": "authors"},
-    "weighting": {"weighting": "abs", "variant": "authors"},
 }
 
 
@@ -431,6 +426,12 @@ BAD = {
 def test_bad_settings(name, arguments):
     with pytest.raises(ValueError, match=f"^{name}: expected .*, got "):
         Sigma(**arguments)
+
+
+@pytest.mark.parametrize("name", ["objective", "noise", "range_mode", "min_sum_ratio", "weighting", "relative_stderr"])
+def test_the_authors_code_fixes_settings(name):
+    with pytest.raises(TypeError, match=name):
+        AuthorsSigma(**{name: getattr(Sigma(), name)})
 
 
 def test_bad_patterns():
@@ -479,7 +480,7 @@ def _recorded(stored, tag, dtype):
     image = torch.tensor(stored[f"{tag}_image_hwc_0_255"]).permute(2, 0, 1)[None].to(dtype) / 255
     bits = stored[f"{tag}_patterns_packed"]
     drawn = np.unpackbits(bits, axis=1).reshape(-1, 1, 32, 32, 3).transpose(0, 1, 4, 2, 3)
-    rule = Sigma(
+    rule = AuthorsSigma(
         alpha=float(alpha),
         beta=float(beta),
         epsilon=float(eps),
@@ -487,7 +488,6 @@ def _recorded(stored, tag, dtype):
         max_steps=int(steps),
         adaptive=None if np.isnan(alpha_high) else (float(alpha), float(alpha_high)),
         patterns=torch.tensor(drawn).to(dtype) if len(bits) else None,
-        variant="authors",
     )
     return image, int(stored[f"{tag}_target"]), rule
 
@@ -525,7 +525,7 @@ def test_authors_mean_over_paths(vectors):
     """Three paths whose patterns come one after the other from torch's generator."""
     stored, (clf, images, targets, _) = np.load(vectors / "sigma.npz"), problem(vectors, "f32")
     source = cases.generator(int(stored["multi3_img3_seed"]))
-    rule = Sigma(alpha=0.5, beta=0.5, epsilon=0.05, variant="authors")
+    rule = AuthorsSigma(alpha=0.5, beta=0.5, epsilon=0.05)
     drawn = torch.stack([torch.randint(0, 2, (32, 32, 3), generator=source, dtype=torch.int32) for _ in range(120)])
     drawn = drawn.permute(0, 3, 1, 2).float()
     used, patterns = 0, []

@@ -6,15 +6,16 @@ from torch.utils._pytree import tree_leaves
 
 from robustsigma import IDG, Classifier, CrediblePath, ExpectedGradients, IntegratedGradients, LeftIntegratedGradients
 from robustsigma.engine.attributors.baselines import blur
-from robustsigma.engine.attributors.straight_line import _blocks, gradient_blocks, scores_along
+from robustsigma.engine.attributors.published import IDGRepositoryLeftIntegratedGradients
+from robustsigma.engine.attributors.straight_line import Line, rectangles
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 7, 16, 1000])
 @pytest.mark.parametrize(("count", "points"), [(1, 1), (1, 9), (3, 4), (16, 3), (5, 0)])
-def test_blocks_cover_every_point_once(count, points, chunk):
+def test_rectangles_cover_every_point_once(count, points, chunk):
     at = torch.zeros(count, points)
     last = {}
-    for rows, columns in _blocks(at, chunk):
+    for rows, columns in rectangles(at, chunk):
         assert at[rows, columns].numel() <= chunk
         assert columns.start == last.get(rows.start, 0)  # a running state needs the points in order
         last[rows.start] = columns.stop
@@ -22,9 +23,9 @@ def test_blocks_cover_every_point_once(count, points, chunk):
     assert torch.equal(at, torch.ones(count, points))
 
 
-def test_blocks_fill_the_chunk():
+def test_rectangles_fill_the_chunk():
     """16 images of 50 points in chunks of 340 need 3 passes, and get no more."""
-    assert len(list(_blocks(torch.zeros(16, 50), 340))) == 3
+    assert len(list(rectangles(torch.zeros(16, 50), 340))) == 3
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
@@ -43,16 +44,17 @@ def test_gradients_are_those_at_the_points(chunk, own_start):
     weights = torch.arange(15, dtype=torch.float64).reshape(3, 5)
 
     def start(rows, columns):
-        return begin[rows, columns] if own_start else begin[rows]
+        return begin[rows, columns]
 
     total, scores = torch.zeros_like(x), torch.zeros_like(at)
     with clf.frozen():
-        for block in gradient_blocks(clf, x, target, "logit", at, start):
+        line = Line(clf, x, begin[:, 0], target, "logit", at[:, 0], at[:, 0], start if own_start else None)
+        for block in line.gradients(at):
             expected = (b + a * points)[block.rows, block.columns]
             torch.testing.assert_close(block.gradients, expected)
             total[block.rows] += block.weighted(weights[block.rows, block.columns])
             scores[block.rows, block.columns] = block.scores
-        along = scores_along(clf, x, target, "logit", at, start)
+        along = line.scores(at)
     torch.testing.assert_close(total, (weights[..., None, None, None] * way * (b + a * points)).sum(1))
     torch.testing.assert_close(scores, (b * points + a * points.square() / 2).flatten(2).sum(2))
     torch.testing.assert_close(along, scores)
@@ -74,7 +76,7 @@ class Largest(TorchDispatchMode):
 METHODS = {
     "IntegratedGradients": lambda steps: IntegratedGradients(steps),
     "LeftIntegratedGradients": lambda steps: LeftIntegratedGradients(steps),
-    "idg_repo": lambda steps: LeftIntegratedGradients(steps, variant="idg_repo"),
+    "IDGRepositoryLeftIntegratedGradients": lambda steps: IDGRepositoryLeftIntegratedGradients(steps),
     "IDG": lambda steps: IDG(steps),
     "ExpectedGradients": lambda steps: ExpectedGradients(steps, cases.images(2, size=16, seed=1)),
     "CrediblePath": lambda steps: CrediblePath(steps, blurs=(0.1,), max_search=1),

@@ -11,8 +11,8 @@ from recorded import problem
 
 from robustsigma import Classifier
 from robustsigma.engine.metrics import InsertionDeletion, MetricContext, Skip
+from robustsigma.engine.metrics.masked_scores import _window, baseline_images
 from robustsigma.engine.metrics.ranking import pearson, ranks, spearman, tied_share
-from robustsigma.engine.metrics.substrates import _window, substrate
 
 MAPS = ("ig", "idg", "gig", "sigma", "random")
 
@@ -37,7 +37,7 @@ def test_the_blur_is_that_of_rise(vectors):
     np.testing.assert_allclose(np.outer(line, line), stored["gkern_11_5"], atol=1e-7)
     subject = MetricContext(found.classifier, found.images[:4])
     with found.classifier.frozen():
-        np.testing.assert_allclose(substrate("blur", subject).numpy(), stored["blurred"], atol=1e-6)
+        np.testing.assert_allclose(baseline_images("blur", subject).numpy(), stored["blurred"], atol=1e-6)
 
 
 def test_the_order_of_a_constant_map_is_numpys(vectors):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from robustsigma import Classifier
 from robustsigma.engine.metrics.base import MetricContext, MetricResult, Skip
-from robustsigma.engine.metrics.information import information
-from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
-from robustsigma.engine.metrics.revealed import interpolate_masked
+from robustsigma.engine.metrics.masked_interpolation import interpolate_masked
+from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate, information
+from robustsigma.engine.metrics.published import IDGRepositoryPerformanceInformation
 
 RECORDED = 4  # images
 AUTHORS = PerformanceInformation(tie_break="reference", interpolation="exact")
@@ -74,7 +74,7 @@ def test_equals_the_authors_runs(recorded, stored, heatmap, monotone):
 @pytest.mark.parametrize("heatmap", ["ig", "idg", "gig", "sigma", "random"])
 def test_equals_the_runs_of_idgs_copy(recorded, stored, heatmap):
     """Images that PAIR's code skips have an area there; so do they in the variant, and it is the same one."""
-    metric = PerformanceInformation(tie_break="reference", interpolation="exact", variant="idg_repo")
+    metric = IDGRepositoryPerformanceInformation(tie_break="reference", interpolation="exact")
     found = metric(recorded, torch.tensor(stored[f"map_{heatmap}"][:RECORDED]))
     ends = metric._ends(recorded)
     for name in ("sic", "aic"):

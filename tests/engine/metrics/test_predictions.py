@@ -23,14 +23,14 @@ def linear_case(count: int = 3):
 
 def test_exact_attributions_predict_exactly():
     subject, values = linear_case()
-    found = SensitivityN(removal="black", subsets=20)(subject, values)
+    found = SensitivityN(baseline="black", subsets=20)(subject, values)
     torch.testing.assert_close(found.values["sensitivity_n"], torch.ones(3, dtype=torch.float64))
-    opposite = SensitivityN(removal="black", subsets=20)(subject, -3 * values)
+    opposite = SensitivityN(baseline="black", subsets=20)(subject, -3 * values)
     torch.testing.assert_close(opposite.values["sensitivity_n"], -torch.ones(3, dtype=torch.float64))
     for scaled, normalize in ((values, False), (values, True), (7 * values, True)):
-        error = Infidelity(removal="black", normalize=normalize, samples=20)(subject, scaled)
+        error = Infidelity(baseline="black", normalize=normalize, samples=20)(subject, scaled)
         torch.testing.assert_close(error.values["infidelity"], torch.zeros(3, dtype=torch.float64), atol=1e-12, rtol=0)
-    wrong = Infidelity(removal="black", normalize=False, samples=20)(subject, 7 * values)
+    wrong = Infidelity(baseline="black", normalize=False, samples=20)(subject, 7 * values)
     assert (wrong.values["infidelity"] > 1e-3).all()
 
 
@@ -52,7 +52,7 @@ def test_sensitivity_n_is_the_definition():
     subject = MetricContext(classifier, x, 0, seed=cases.seeds(2))
     seen.clear()
     maps = torch.randn(2, 8, 8, generator=cases.generator(GENERATOR), dtype=torch.float64)
-    metric = SensitivityN(fractions=(0.1, 0.5), subsets=7, removal="black")
+    metric = SensitivityN(fractions=(0.1, 0.5), subsets=7, baseline="black")
     found = metric(subject, maps)
     copies = torch.cat(seen).reshape(2, 7, 2, 3, 8, 8)
     with torch.no_grad():
@@ -74,8 +74,8 @@ def test_sensitivity_n_is_the_definition():
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        (SensitivityN, [{}, {"score": "prob"}, {"removal": "blur"}, {"fractions": (0.2,)}, {"subsets": 8}]),
-        (Infidelity, [{}, {"score": "prob"}, {"removal": "blur"}, {"sides": (0.3, 0.4)}, {"samples": 8}]),
+        (SensitivityN, [{}, {"score": "prob"}, {"baseline": "blur"}, {"fractions": (0.2,)}, {"subsets": 8}]),
+        (Infidelity, [{}, {"score": "prob"}, {"baseline": "blur"}, {"sides": (0.3, 0.4)}, {"samples": 8}]),
     ],
 )
 def test_metrics_of_other_settings_share_nothing_of_a_subject(kind, settings):
@@ -151,12 +151,12 @@ def test_captum(normalize):
         (SensitivityN, "fractions", (0.0, 0.5)),
         (SensitivityN, "fractions", (1.0,)),
         (SensitivityN, "subsets", 1),
-        (SensitivityN, "removal", "gray"),
+        (SensitivityN, "baseline", "gray"),
         (SensitivityN, "score", "loss"),
         (Infidelity, "samples", 0),
         (Infidelity, "sides", (0.5, 0.1)),
         (Infidelity, "sides", (0.5,)),
-        (Infidelity, "removal", "gray"),
+        (Infidelity, "baseline", "gray"),
     ],
 )
 def test_bad_arguments(metric, name, value):

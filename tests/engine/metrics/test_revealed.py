@@ -7,10 +7,10 @@ import pytest
 from scipy.interpolate import griddata
 from scipy.ndimage import gaussian_filter
 
-from robustsigma.engine.metrics import revealed as module
-from robustsigma.engine.metrics.information import information
+from robustsigma.engine.metrics import masked_interpolation as module
 from robustsigma.engine.metrics.local_delaunay import search
-from robustsigma.engine.metrics.revealed import interpolate_masked
+from robustsigma.engine.metrics.masked_interpolation import interpolate_masked
+from robustsigma.engine.metrics.pic import information
 
 SIZES = [(2, 2), (2, 9), (9, 2), (13, 31), (40, 33)]
 SHARES = [0.0, 0.02, 0.1, 0.3, 0.5, 0.75, 0.95]

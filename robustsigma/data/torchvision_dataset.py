@@ -1,4 +1,4 @@
-"""Any classification dataset of torchvision, by name."""
+"""`Torchvision`: any classification dataset of torchvision, by name."""
 
 from __future__ import annotations
 
@@ -15,36 +15,29 @@ import torchvision
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.files import to_tensor
-from robustsigma.data.folder import check_fraction, stratified
-from robustsigma.data.source import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.image_files import to_tensor
+from robustsigma.data.splitting import check_fraction, stratified
 from robustsigma.engine.validation import fail, integer
 from robustsigma.resize_crop import ResizeCrop
 
 
-class WrappedDataset(Dataset[tuple[Tensor, int]]):
-    """Some images of a torchvision dataset as tensors of one shape.
-
-    Args:
-        inner: gives (PIL image, label).
-        indices: which images.
-        shape: (C, H, W) that every image must have.
-        fit: side to resize and crop to, or how to, or None to leave images as they are.
-    """
+class _Tensors(Dataset[tuple[Tensor, int]]):
+    """Some images of a torchvision dataset, whose items are (PIL image, label), as tensors of one shape."""
 
     def __init__(
-        self, inner: Any, indices: list[int], shape: tuple[int, int, int], fit: int | ResizeCrop | None
+        self, inner: Any, indices: list[int], shape: tuple[int, int, int], resize: int | ResizeCrop | None
     ) -> None:
-        self.inner, self.indices, self.shape, self.fit = inner, indices, shape, fit
+        self.inner, self.indices, self.shape, self.resize = inner, indices, shape, resize
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.inner[self.indices[index]]
-        tensor = to_tensor(image, self.shape[0], self.fit)
+        tensor = to_tensor(image, self.shape[0], self.resize)
         if tuple(tensor.shape) != self.shape:
-            raise ValueError(f"size: expected a number, since images differ: {tuple(tensor.shape)} and {self.shape}")
+            raise fail("size", "a number, since images differ", f"{tuple(tensor.shape)} and {self.shape}")
         return tensor, int(label)
 
 
@@ -52,18 +45,22 @@ class WrappedDataset(Dataset[tuple[Tensor, int]]):
 class Torchvision(DatasetSpec):
     """A dataset of `torchvision.datasets` whose constructor takes `train` or `split`.
 
-    "test" is the dataset's own test images, or its validation images where it publishes no others; "val" is taken
-    from its training images.
+    "test" is the dataset's own test images, or its validation images if it has no others. "val" is drawn from its
+    training images.
 
     Args:
         dataset: class name, such as CIFAR10, FashionMNIST or Imagenette.
         root: folder of the files.
-        download: fetch them if they are missing.
-        size: the shorter side is resized to it and the center cropped; None keeps images that are all of one size, or
-            has them as a network wants that was trained elsewhere.
-        val_fraction: share of the training images that becomes "val".
-        seed: of that choice.
+        download: download the files if they are missing.
+        size: side in pixels: the shorter side is resized to it and the center cropped. None keeps images that all have
+            one size, or is what a trained network needs.
+        val_fraction: fraction of the training images that becomes "val".
+        seed: seed of that choice.
         geometry: how images are resized and cropped, instead of `size`.
+
+    Example:
+        >>> Torchvision("CIFAR10", download=True).shape
+        (3, 32, 32)
     """
 
     dataset: str
@@ -79,9 +76,7 @@ class Torchvision(DatasetSpec):
             raise fail("size", "a number of pixels, or a geometry instead", "both")
         kind = getattr(torchvision.datasets, str(self.dataset), None)
         if not (inspect.isclass(kind) and {"train", "split"} & set(inspect.signature(kind).parameters)):
-            raise ValueError(
-                f"dataset: expected a torchvision dataset with a `train` or `split` argument, got {self.dataset!r}"
-            )
+            raise fail("dataset", "a torchvision dataset with a `train` or `split` argument", repr(self.dataset))
         if self.size is not None:
             integer("size", self.size, 1)
         check_fraction("val_fraction", self.val_fraction)
@@ -90,7 +85,7 @@ class Torchvision(DatasetSpec):
     @property
     def classes(self) -> tuple[str, ...]:
         """The dataset's own names, or its labels as text."""
-        inner = _load(self.dataset, self.root, self.download, "train")
+        inner = self._load("train")
         names = getattr(inner, "classes", None)
         if names is None:
             return tuple(str(label) for label in range(int(_labels(inner).max()) + 1))
@@ -98,38 +93,40 @@ class Torchvision(DatasetSpec):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the first image, H and W being `size` where that is given."""
-        image = _load(self.dataset, self.root, self.download, "train")[0][0]
+        """(C, H, W) of the first image, with H and W from `size` or `geometry` if one is given."""
+        image = self._load("train")[0][0]
         channels = 1 if image.mode in ("1", "L") else 3
-        if self._fit is None:
+        if self._resize is None:
             return channels, image.height, image.width
-        size = self._fit.size if isinstance(self._fit, ResizeCrop) else self._fit
+        size = self._resize if isinstance(self._resize, int) else self._resize.size
         return channels, size, size
 
     @property
-    def _fit(self) -> int | ResizeCrop | None:
+    def _resize(self) -> int | ResizeCrop | None:
         return self.geometry or self.size
 
     def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> Torchvision:
-        """Return the same images with the network's geometry, where no size is given."""
-        return self if self._fit is not None else dataclasses.replace(self, geometry=geometry)
+        """Return the same images with the network's geometry, if neither `size` nor `geometry` is given."""
+        return self if self._resize is not None else dataclasses.replace(self, geometry=geometry)
 
     def split(self, split: Split) -> Dataset[Any]:
-        """Return one split: in memory where torchvision holds it there and no resizing is due, else read lazily."""
+        """Return one split: in memory if torchvision holds it there and images are not resized, else read lazily."""
         self.check_split(split)
-        inner = _load(self.dataset, self.root, self.download, "test" if split == "test" else "train")
+        inner = self._load("test" if split == "test" else "train")
         indices = list(range(len(inner)))
         if split != "test":
             val = max(1, round(len(inner) * self.val_fraction))
             indices = stratified(_labels(inner), val, 0, self.seed)[split]
-        shape = self.shape
-        lazy = WrappedDataset(inner, indices, shape, self._fit)
-        if self._fit is not None or not hasattr(inner, "data"):
+        lazy = _Tensors(inner, indices, self.shape, self._resize)
+        if self._resize is not None or not hasattr(inner, "data"):
             return lazy
-        images = torch.empty((len(lazy), *shape), dtype=torch.uint8)
+        images = torch.empty((len(lazy), *self.shape), dtype=torch.uint8)
         for i in range(len(lazy)):
             images[i] = (lazy[i][0] * 255).round().byte()
         return ArrayDataset(images, torch.from_numpy(_labels(inner)[indices]))
+
+    def _load(self, part: str) -> Any:
+        return _load(self.dataset, self.root, self.download, part)
 
 
 @lru_cache(maxsize=4)
@@ -137,20 +134,18 @@ def _load(dataset: str, root: str, download: bool, part: str) -> Any:
     kind = getattr(torchvision.datasets, dataset)
     parameters = inspect.signature(kind).parameters
     options: dict[str, Any] = {"download": download} if "download" in parameters else {}
-    choices: list[dict[str, Any]]
-    if "train" in parameters:
-        choices = [{"train": part == "train"}]
-    else:
+    choices: list[dict[str, Any]] = [{"train": part == "train"}]
+    if "train" not in parameters:
         choices = [{"split": name} for name in (("train", "trainval") if part == "train" else ("test", "val"))]
     refusal: ValueError | None = None
     for choice in choices:
         try:
             return kind(root, **choice, **options)
-        except ValueError as error:  # torchvision's word for an unknown split
+        except ValueError as error:  # raised by torchvision for an unknown split
             refusal = error
         except (RuntimeError, FileNotFoundError) as error:
-            raise ValueError(f"root: expected {dataset} in {root!r}, got {error} (set download to fetch it)") from error
-    raise ValueError(f"dataset: expected {dataset} to have a {part} split, got {refusal}") from refusal
+            raise fail("root", f"{dataset} in {root!r}", f"{error} (set download to download it)") from error
+    raise fail("dataset", f"{dataset} to have a {part} split", refusal) from refusal
 
 
 def _labels(inner: Any) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -1,4 +1,4 @@
-"""Trained networks on disk: weights in safetensors, and beside them in the same file all that is needed to use them."""
+"""Models on disk: safetensors files that hold weights and a `ModelCard`, which says how to use them."""
 
 from __future__ import annotations
 
@@ -22,29 +22,31 @@ from torch.nn.utils.weight_norm import WeightNorm
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
-from robustsigma.models.outputs import count_logits
-from robustsigma.models.weights import SUFFIX, first_infinite, plain_names, unwrapped
+from robustsigma.models.weight_files import SUFFIX, first_infinite, plain_names, unwrapped
 from robustsigma.resize_crop import ResizeCrop
 from robustsigma.runs.files import write_atomically
 
 _KEY = "robustsigma"
 _LARGEST = 4096  # channels, or pixels of a side
-# Arguments by which builders of torchvision and timm read or fetch weights.
-_ELSEWHERE = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
-              "checkpoint_path", "cache_dir")  # fmt: skip
+# Arguments by which builders of torchvision and timm read or download weights.
+_WEIGHT_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+                     "checkpoint_path", "cache_dir")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a file of weights says about itself.
+    """Description of a model, which a file of weights holds beside them.
 
     Attributes:
-        architecture: how to build the network, or None where nobody said.
+        architecture: how to build the network, or None if unknown.
         classes: names by label.
         shape: (C, H, W) of the images it was trained on.
-        mean: of the normalization.
-        std: of the normalization.
-        geometry: how photographs are resized and cropped for it, or None where nobody said.
+        mean: mean of the normalization per channel.
+        std: standard deviation of the normalization per channel.
+        geometry: how photographs are resized and cropped for it, or None if unknown.
+
+    Example:
+        >>> ModelCard(Architecture("small_cnn"), ("ant", "bee"), (3, 64, 64), mean=(0.5,), std=(0.5,))
     """
 
     architecture: Architecture | None
@@ -56,19 +58,19 @@ class ModelCard:
 
 
 def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
-    """Write weights and card as one safetensors file, in one step, and return its path.
+    """Write weights and card as one safetensors file, atomically, and return its path.
 
-    Tensors that share memory are each written. Names are those of the network that `torch.compile` or
-    `nn.DataParallel` wraps. Weights that hooks compute (parametrizations, pruning) are written as the hooks make them
-    if the card's network has no such hooks.
+    Tensors that share memory are each written. The prefixes of `torch.compile` and `nn.DataParallel` are dropped from
+    names. Weights that hooks compute (parametrizations, pruning) are written as computed if the card's network has no
+    such hooks.
 
     Args:
-        path: of the file; its folder is made.
-        net: whose weights and buffers are written.
+        path: file to write; its folder is created.
+        net: network whose weights and buffers are written.
         card: what `load_model` needs to build the network again.
 
     Raises:
-        ValueError: weights that such a file cannot hold, or a card that is no plain data.
+        ValueError: weights that a safetensors file cannot hold, or a card that JSON cannot hold.
     """
     net = unwrapped(net)
     state: dict[str, Any] = net.state_dict()
@@ -92,10 +94,7 @@ def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
 
 
 def _computed(net: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict with the weights that hooks compute in the place of what they compute them of.
-
-    It is empty for a network without such weights.
-    """
+    """Return a state dict with the weights that hooks compute in place of their parts; empty without such weights."""
     made: dict[str, Tensor] = {}
     sources: list[str] = []
     for path, module in net.named_modules():
@@ -135,26 +134,26 @@ def _parametrized(module: nn.Module, name: str) -> Tensor:
 def load_model(
     path: str | Path, *, net: nn.Module | None = None, allow: Sequence[str] = ()
 ) -> tuple[Classifier, ModelCard]:
-    """Return the classifier in eval mode, and its card.
+    """Return the classifier of a file that `save_model` wrote, in eval mode, and its card.
 
-    A file may name any class as its network. To open one must not run what it likes: only networks of this package,
-    of torchvision and of timm are built, and those that are allowed.
+    A file can name any class as its network, so that building it could run any code. Only networks of this package, of
+    torchvision and of timm are built, and those that are allowed.
 
     Args:
-        path: a file that `save_model` wrote.
-        net: takes the weights, where the file does not say how to build a network.
-        allow: dotted paths of modules, classes or functions of yours that the file may name.
+        path: the file.
+        net: network that takes the weights, needed if the file does not say how to build one.
+        allow: dotted paths of your modules, classes or functions that the file may name.
 
     Raises:
-        ValueError: no such file, not such a file, a network that is not allowed, or weights that do not fit or are
-            not finite.
+        ValueError: no such file, another kind of file, a network that is not allowed, or weights that do not fit or
+            are not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise fail("model", "an existing .safetensors file", str(path))
     try:
         with safe_open(path, "pt") as file:
-            card = _card((file.metadata() or {}).get(_KEY), path)
+            card = _parse_card((file.metadata() or {}).get(_KEY), path)
             tensors = {name.replace("_orig_mod.", ""): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         hint = "" if path.suffix == SUFFIX else f"; for a state dict give --model ARCHITECTURE --weights {path}"
@@ -166,7 +165,7 @@ def load_model(
         if card.architecture is None:
             raise fail("net", f"the network that {path} is the weights of, since the file does not say", "None")
         card.architecture.check_origin(allow)
-        net = rebuilt(card.architecture, tensors, path, (card.shape[0], len(card.classes)))
+        net = build_described(card.architecture, tensors, path, (card.shape[0], len(card.classes)))
     own = unwrapped(net)
     names = {plain: name for name, plain in plain_names(own).items()}
     try:
@@ -183,14 +182,10 @@ def load_model(
 
 
 def read_card(path: str | Path, name: str = "model") -> ModelCard | None:
-    """Return the card of a file of weights, or None for one that was not saved here; weights are not read.
-
-    Args:
-        path: of the file.
-        name: of the argument, for the error.
+    """Return the card of a file of weights, or None for one that `save_model` did not write. Weights are not read.
 
     Raises:
-        ValueError: no such file, or a card that no network can have.
+        ValueError: no such file, or an invalid card. It names the argument `name`.
     """
     path = Path(path)
     if not path.is_file():
@@ -199,27 +194,22 @@ def read_card(path: str | Path, name: str = "model") -> ModelCard | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            said = (file.metadata() or {}).get(_KEY)
+            text = (file.metadata() or {}).get(_KEY)
     except SafetensorError as error:
         raise fail(name, "a safetensors file", f"{path} ({error})") from error
-    return None if said is None else _card(said, path, name)
+    return None if text is None else _parse_card(text, path, name)
 
 
-def rebuilt(
+def build_described(
     architecture: Architecture, tensors: Mapping[str, Tensor], where: object, size: tuple[int, int] | None = None
 ) -> nn.Module:
     """Return the network that a file describes, with weights to be overwritten.
 
-    A file may ask for more than it holds: the network is first built without memory, and compared.
-
-    Args:
-        architecture: what the file says.
-        tensors: its weights by their plain names.
-        where: the file, for the error.
-        size: numbers of channels and classes, or None where they are among the arguments.
+    A file may describe a larger network than it holds, so the network is first built without memory and compared.
+    `size` are the numbers of channels and classes, or None if they are among the arguments.
     """
-    # The weights are in this file: what builds the network is told of no others, to read or to fetch.
-    given = {key: value for key, value in architecture.arguments.items() if key not in _ELSEWHERE}
+    # The weights are in this file, so that the builder must neither read nor download others.
+    given = {key: value for key, value in architecture.arguments.items() if key not in _WEIGHT_ARGUMENTS}
     architecture = dataclasses.replace(architecture, arguments=given)
 
     def build() -> nn.Module:
@@ -229,7 +219,7 @@ def rebuilt(
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator
             _compare(build, tensors, where)
             return build()
-    except Exception as error:  # whatever a constructor says to arguments that nobody checked
+    except Exception as error:  # a constructor may raise anything for unchecked arguments
         if isinstance(error, ImportError) or str(error).startswith(("architecture.", "model: ")):
             raise
         expected = f"arguments that {architecture.name} takes, in {where}"
@@ -237,11 +227,11 @@ def rebuilt(
 
 
 def _compare(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], where: object) -> None:
-    """Raise ValueError if the network surely does not fit the weights, without taking memory for it."""
+    """Raise ValueError if the network does not fit the weights, without allocating memory for it."""
     try:
         with torch.device("meta"):
             net = build()
-    except NotImplementedError:  # it looks at its numbers while it is built
+    except NotImplementedError:  # its constructor reads the values of tensors
         return
     wanted, found = ({name: tuple(t.shape) for name, t in each.items()} for each in (net.state_dict(), tensors))
     other = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
@@ -250,7 +240,7 @@ def _compare(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], wher
         raise fail("model", f"weights that fit {type(net).__name__}", f"{where} ({len(other)} others: {first})")
 
 
-def _card(text: str | None, path: Path, name: str = "model") -> ModelCard:
+def _parse_card(text: str | None, path: Path, name: str = "model") -> ModelCard:
     if text is None:
         raise fail(name, "a file saved by robustsigma", str(path))
     try:
@@ -273,7 +263,7 @@ def _card(text: str | None, path: Path, name: str = "model") -> ModelCard:
 
 
 def _check(card: ModelCard) -> None:
-    """Raise ValueError for a card that no network can have."""
+    """Raise ValueError for an invalid card."""
     if len(card.shape) != 3 or not all(1 <= side <= _LARGEST for side in card.shape):
         raise fail("shape", f"three numbers from 1 to {_LARGEST}", card.shape)
     if len(card.classes) < 2:
@@ -286,3 +276,17 @@ def _check(card: ModelCard) -> None:
             raise fail(name, f"1 or {card.shape[0]} finite numbers", values)
     if min(card.std) <= 0:
         raise fail("std", "positive numbers", card.std)
+
+
+def count_logits(classifier: Classifier, shape: tuple[int, int, int], name: str) -> int:
+    """Return the number of logits that a classifier in eval mode gives for images of a shape (C, H, W).
+
+    Raises:
+        ValueError: a network that does not take such images. It names the argument `name`.
+    """
+    try:
+        with classifier.frozen():
+            return classifier.logits(torch.zeros(1, *shape, device=classifier.mean.device)).shape[1]
+    except (RuntimeError, TypeError, AssertionError) as error:
+        told = f"an image size that {type(classifier.net).__name__} takes"
+        raise fail(name, told, f"{shape} ({(str(error).splitlines() or [''])[0][:160]})") from error

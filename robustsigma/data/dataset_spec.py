@@ -1,4 +1,4 @@
-"""What a dataset is here: a frozen description (`DatasetSpec`) that makes three splits of images in [0, 1]."""
+"""`DatasetSpec`, a frozen description of a dataset with three splits, and the batches and arrays that splits give."""
 
 from __future__ import annotations
 
@@ -69,22 +69,27 @@ class Batch(NamedTuple):
 
 
 class ArrayDataset(Dataset[tuple[Tensor, int]]):
-    """Images held in memory as uint8, handed out as float in [0, 1].
+    """Images held in memory as uint8. Items are (float (C, H, W) in [0, 1], int label).
 
     Args:
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
-        masks: bool (N, H, W), True on the object that decides the label, or None where nobody marked it.
+        masks: bool (N, H, W), True on the object that decides the label, or None for unannotated images.
+
+    Example:
+        >>> dataset = ArrayDataset(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
+        >>> dataset[1][1]
+        1
     """
 
     def __init__(self, images: Tensor, labels: Tensor, masks: Tensor | None = None) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(f"images: expected uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+            raise fail("images", "uint8 (N, C, H, W)", f"{images.dtype} {tuple(images.shape)}")
         if len(images) != len(labels):
-            raise ValueError(f"labels: expected {len(images)} of them, one per image, got {len(labels)}")
-        if masks is not None and (masks.dtype != torch.bool or masks.shape != (len(images), *images.shape[2:])):
-            wanted = (len(images), *images.shape[2:])
-            raise ValueError(f"masks: expected bool {wanted}, one per image, got {masks.dtype} {tuple(masks.shape)}")
+            raise fail("labels", f"{len(images)} of them, one per image", len(labels))
+        shape = (len(images), *images.shape[2:])
+        if masks is not None and (masks.dtype != torch.bool or masks.shape != shape):
+            raise fail("masks", f"bool {shape}, one per image", f"{masks.dtype} {tuple(masks.shape)}")
         self.images, self.labels, self.masks = images, labels, masks
 
     def __len__(self) -> int:
@@ -94,19 +99,23 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         return self.images[index].float() / 255, int(self.labels[index])
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return images (n, C, H, W) and labels (n,) at once: one indexing operation instead of n."""
+        """Return images (n, C, H, W) and labels (n,) by one indexing operation instead of n."""
         at = torch.as_tensor(indices, dtype=torch.int64)
         return self.images[at].float() / 255, self.labels[at]
 
 
 class DatasetSpec(Settings, ABC):
-    """A dataset described by hyper-parameters; subclasses are frozen dataclasses, so a YAML file can name one.
+    """Base class of datasets: a frozen dataclass of settings, so that a YAML file can describe it.
 
-    `split` may be called more than once and in several processes; equal sources give equal images.
+    `split` may be called repeatedly and in several processes. Equal specs give equal images.
 
     Attributes:
-        geometry: how photographs are resized and cropped, or None for a dataset whose images are not, or that leaves
-            it to the network that they are for.
+        geometry: how images are resized and cropped, or None if they are not, or if a trained network decides it.
+
+    Example:
+        >>> spec = Baggage(size=32)
+        >>> spec.classes[0], spec.shape, len(spec.split("test"))
+        ('gun', (3, 32, 32), 1000)
     """
 
     geometry: ResizeCrop | None = None
@@ -118,7 +127,7 @@ class DatasetSpec(Settings, ABC):
     @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index into them."""
+        """Class names. A label is an index into them."""
 
     @property
     @abstractmethod
@@ -127,34 +136,33 @@ class DatasetSpec(Settings, ABC):
 
     @abstractmethod
     def split(self, split: Split) -> Dataset[Any]:
-        """Return the images of "train", "val" or "test": items are (float (C, H, W) in [0, 1], int label).
+        """Return the images of "train", "val" or "test". Items are (float (C, H, W) in [0, 1], int label).
 
-        Where somebody marked the object that decides the label, the dataset says so in `masks` (an `ArrayDataset`) or
-        through a method `mask(index)`, float (H, W) in [0, 1]; `robustsigma.data.loading.load_masks` reads both.
-        Where an image may rightly be called by several classes, a method `alternatives(index)` returns all of them,
-        and the label is the first.
+        A dataset may have two methods that other code looks for. `mask(index)` returns float (H, W) in [0, 1], 1 on
+        the object that decides the label; `robustsigma.data.loading.load_masks` reads it, or the `masks` of an
+        `ArrayDataset`. `correct_labels(index)` returns every label that is correct for an image; the first is its
+        label.
         """
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that have images."""
+        """Splits that have images."""
         return get_args(Split)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what tells this dataset from others of the same settings, in plain JSON types.
+        """Return what identifies the content of this dataset, in plain JSON types; a run directory is bound to it.
 
-        A run directory is bound to it. Here it is of the items of each split, see `robustsigma.runs.fingerprint.items`;
-        override it where there is a cheaper way.
+        By default it covers the items of every split, see `robustsigma.runs.fingerprint.items`. Override it if there is
+        a cheaper way.
         """
         return {"classes": list(self.classes), **{name: items(self.split(name)) for name in self.splits}}
 
     def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> DatasetSpec:
-        """Return this dataset as a trained network takes it, or itself where it leaves nothing open.
+        """Return this dataset with what it leaves open taken from a trained network.
 
         Args:
-            classes: names of the network's classes, for a dataset that does not name its own.
-            geometry: how the network's images are resized and cropped, or None where that is not known; for a dataset
-                that does not say how its images are.
+            classes: names of the network's classes.
+            geometry: how the network's images are resized and cropped, or None if that is unknown.
         """
         return self
 
@@ -166,21 +174,21 @@ class DatasetSpec(Settings, ABC):
 
 
 def adapt_to_model(
-    source: DatasetSpec, classes: Sequence[str], shape: tuple[int, int, int], geometry: ResizeCrop | None, name: str
+    spec: DatasetSpec, classes: Sequence[str], shape: tuple[int, int, int], geometry: ResizeCrop | None, name: str
 ) -> DatasetSpec:
     """Return a dataset as a trained network takes it.
 
     Args:
-        source: the dataset.
-        classes: names of the network's classes; those of a network or dataset that only counts them are no names.
-        shape: of the network's images.
+        spec: the dataset.
+        classes: names of the network's classes. Names that are only "0", "1", ... match any others.
+        shape: (C, H, W) of the network's images.
         geometry: how they are resized and cropped, or None.
-        name: of the argument that names the model, for the error.
+        name: argument that names the model, for the error.
 
     Raises:
         ValueError: a dataset of other images or classes.
     """
-    found = source.adapt_to_model(classes, geometry)
+    found = spec.adapt_to_model(classes, geometry)
     theirs, ours = tuple(classes), found.classes
     if found.shape != shape or len(theirs) != len(ours):
         raise fail(name, f"a model of {found.shape} and {len(ours)} classes", f"{shape} and {len(theirs)} classes")

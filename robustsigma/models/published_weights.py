@@ -1,7 +1,8 @@
-"""What torchvision and timm publish beside their networks: weights, statistics, geometry and class names."""
+"""Weights that torchvision and timm publish, with their statistics, geometry and class names."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import pickle
@@ -14,27 +15,27 @@ import torchvision
 from torch import nn
 
 from robustsigma.engine.validation import fail, near
-from robustsigma.models.weights import State, fit_state, quiet_unpickling
+from robustsigma.models.weight_files import State, quiet_unpickling
 from robustsigma.resize_crop import ResizeCrop
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
-PUBLISHED = "published"  # in the place of a file of weights
-# Networks that were trained elsewhere, on images in [-1, 1]: with `transform_input` they undo ImageNet's statistics to
-# get these. Ours give them at once instead.
-HALVES = ("inception_v3", "googlenet")
-_DOWNLOAD = (OSError, RuntimeError, EOFError, pickle.UnpicklingError)
+PUBLISHED = "published"  # stands for published weights in place of a file
+# These were trained on images in [-1, 1]. torchvision's `transform_input` gets them from images that were normalized
+# with ImageNet's statistics; here a mean and std of 0.5 give them directly.
+TRAINED_ON_HALVES = ("inception_v3", "googlenet")
+_DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError)
 
 
 class Published(NamedTuple):
-    """What is known of a network by its name.
+    """What is published for a network.
 
     Attributes:
         classes: names by label.
-        geometry: of its images.
-        mean: of its normalization.
-        std: of its normalization.
-        arguments: that the constructor needs for these weights.
-        entry: torchvision's description of the weights.
+        geometry: resizing and cropping of its images.
+        mean: mean of its normalization per channel.
+        std: standard deviation of its normalization per channel.
+        arguments: arguments that the constructor needs for these weights.
+        entry: torchvision's description of the weights, or None.
     """
 
     classes: tuple[str, ...]
@@ -46,11 +47,9 @@ class Published(NamedTuple):
 
 
 def published(name: str, weights: str | None = None) -> Published | None:
-    """Return what is published beside a network, or None for one that has no publisher.
+    """Return what is published for "torchvision:NAME" or "timm:NAME", or None for any other network.
 
-    Args:
-        name: of the network, with "torchvision:" or "timm:" before it.
-        weights: a file. One that is called as a published one is taken for it; else the newest are described.
+    torchvision's weights are those with the name of the file `weights`, else the newest.
     """
     if name.startswith(TORCHVISION):
         return _of_torchvision(name.removeprefix(TORCHVISION), weights)
@@ -59,59 +58,38 @@ def published(name: str, weights: str | None = None) -> Published | None:
 
 def statistics(known: Published, arguments: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and std of a published network's normalization, for the arguments that it is built with."""
-    if arguments.get("transform_input"):  # it is asked to undo ImageNet's statistics
+    if arguments.get("transform_input"):  # the network undoes ImageNet's statistics
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return known.mean, known.std
 
 
-def published_state(name: str, arguments: Mapping[str, Any]) -> tuple[State, str]:
-    """Return the published weights of a network, for its own number of classes, and where they come from.
-
-    Args:
-        name: of the network, with "torchvision:" or "timm:" before it.
-        arguments: that it is built with; those of another number of classes or channels are passed over.
+def published_state(name: str, arguments: Mapping[str, Any], known: Published | None = None) -> tuple[State, str]:
+    """Return the published weights of a network, for its own numbers of classes and channels, and their origin.
 
     Raises:
-        ValueError: an unknown name, or weights that cannot be had.
+        ValueError: weights that cannot be downloaded. It says from where, and where to put them.
     """
-    known = published(name)
+    known = published(name) if known is None else known
     assert known is not None
-    if name.startswith(TORCHVISION):
-        return torchvision_state(known.entry), known.entry.url
-    others = ("num_classes", "in_chans")
-    net = load_timm(name.removeprefix(TIMM), {key: value for key, value in arguments.items() if key not in others})
-    return net.state_dict(), f"the published weights of {name}"
-
-
-def load_torchvision(net: nn.Module, entry: Any) -> None:
-    """Give a network torchvision's weights, from its cache or its site.
-
-    Raises:
-        ValueError: they cannot be had; it says from where, and where to put them.
-    """
-    fit_state(net, torchvision_state(entry), entry.url)
-
-
-def torchvision_state(entry: Any) -> State:
-    """Return weights of torchvision, as `load_torchvision` does."""
-    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    if name.startswith(TIMM):
+        given = {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")}
+        return load_timm(name.removeprefix(TIMM), given).state_dict(), f"the published weights of {name}"
+    url = known.entry.url
     try:
         with quiet_unpickling():
-            return dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True))
-    except _DOWNLOAD as error:
-        raise _unavailable(entry.url, error, f" or at {place}") from error
+            state = known.entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except _DOWNLOAD_ERRORS as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+        raise _unavailable(url, error, f" or at {place}") from error
+    return dict(state), url
 
 
 def load_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """Return a network of timm with its weights, from its cache or its site.
-
-    Raises:
-        ValueError: they cannot be had; it says from where.
-    """
+    """Return a network of timm with its published weights, or raise ValueError that says where they are."""
     timm = _timm()
     try:
         found: nn.Module = timm.create_model(name, pretrained=True, **arguments)
-    except Exception as error:  # whatever the hub's client raises
+    except Exception as error:  # the hub's client may raise anything
         settings = timm.get_pretrained_cfg(name)
         url = settings.url or f"https://huggingface.co/{settings.hf_hub_id}"
         raise _unavailable(url, error, "") from error
@@ -119,21 +97,12 @@ def load_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def timm_builder(name: str) -> Any:
-    """Return a function that makes a network of timm without weights.
-
-    Raises:
-        ImportError: timm is not installed.
-        ValueError: it has no such network.
-    """
+    """Return a function that builds a network of timm with fresh weights."""
     timm = _timm()
     if not timm.is_model(name):
         raise fail("architecture.name", "the name of a timm model", repr(name))
 
-    def make(**arguments: Any) -> nn.Module:
-        found: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-        return found
-
-    return make
+    return functools.partial(timm.create_model, name, pretrained=False)
 
 
 def _unavailable(url: str, error: Exception, place: str) -> ValueError:
@@ -157,7 +126,7 @@ def _of_torchvision(name: str, weights: str | None) -> Published:
         raise fail("model", "a torchvision model that classifies images", repr(name))
     size, resize = images.crop_size[0], images.resize_size[0]
     geometry = ResizeCrop(size, max(size, resize), images.interpolation.value)
-    mean, std = (((0.5,) * 3,) * 2) if name in HALVES else (tuple(images.mean), tuple(images.std))
+    mean, std = (((0.5,) * 3,) * 2) if name in TRAINED_ON_HALVES else (tuple(images.mean), tuple(images.std))
     arguments = {"image_size": size} if name.startswith("vit_") else {}
     return Published(tuple(categories), geometry, mean, std, arguments, entry)
 
@@ -168,15 +137,11 @@ def _of_timm(name: str) -> Published:
     if found is None:
         raise fail("model", "the name of a timm model that has weights", repr(name))
     size = found.input_size[-1]
-    share = found.crop_pct or 1.0
-    names = imagenet_names() if found.num_classes == 1000 else tuple(map(str, range(found.num_classes)))
-    geometry = ResizeCrop(size, max(size, math.floor(size / share)), found.interpolation)
+    names = tuple(map(str, range(found.num_classes)))
+    if found.num_classes == 1000:
+        names = tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
+    geometry = ResizeCrop(size, max(size, math.floor(size / (found.crop_pct or 1.0))), found.interpolation)
     return Published(names, geometry, tuple(found.mean), tuple(found.std), {})
-
-
-def imagenet_names() -> tuple[str, ...]:
-    """Return the names of ImageNet's 1,000 classes, as torchvision has them."""
-    return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def _timm() -> Any:

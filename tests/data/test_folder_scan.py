@@ -13,8 +13,7 @@ from PIL import Image
 
 from robustsigma.cli import images as cli_images
 from robustsigma.data import ImageFolder, ImageTable, RobustDataModule, SaliencyBench
-from robustsigma.data.class_folders import split_folders
-from robustsigma.data.files import image_suffixes
+from robustsigma.data.folder_scan import image_suffixes, split_folders
 
 SPLITS = ("train", "val", "test")
 
@@ -102,7 +101,7 @@ def test_splits_that_are_not_there(tmp_path, parts, expected, warning):
         assert len(told) == 1
     source = ImageFolder(str(tmp_path))
     for split in set(SPLITS) - set(expected):
-        with pytest.raises(ValueError, match=f"root: expected images for '{split}' in .* got none"):
+        with pytest.raises(ValueError, match=f"split: expected images for '{split}' in .* got none"):
             source.split(split)
 
 

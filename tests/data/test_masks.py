@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from robustsigma.data.folder import ImageFolder
+from robustsigma.data.image_files import area_average
+from robustsigma.data.image_folder import ImageFolder
 from robustsigma.data.loading import load_batch, load_masks
-from robustsigma.data.masked import area_average
 
 SPLITS = ("train", "val", "test")
 

@@ -1,4 +1,4 @@
-"""Weights from files of others: read without running what is in them, and fitted to a network."""
+"""State dicts from files of any origin: read without running code in them, and loaded into a network."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ _PREFIXES = ("module.", "_orig_mod.", "classifier.net.", "model.", "net.")
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads of Inception and GoogLeNet for training
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # as torchvision's oldest files have it
 
-# Wrappers' own attribute, as it stands in the names of what they wrap.
+# The attribute of wrappers, as it appears in the names of what they wrap.
 _WRAPPED = re.compile(r"(?<![^.])(?:_orig_mod|module)\.")
 
 _CODE = re.compile(r"Unsupported global: GLOBAL (\S{1,100})")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @contextmanager
 def quiet_unpickling() -> Iterator[None]:
-    """Leave out torch's remark on a file's pickle protocol: either the file can be read or an error says why not."""
+    """Suppress torch's warning about a file's pickle protocol: the file can be read, or an error says why not."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
         yield
 
 
 def read_state(path: str | Path, name: str = "weights") -> State:
-    """Return the tensors of a file by name.
+    """Return the tensors of a file by name. Code in the file is not run.
 
     Args:
-        path: a safetensors file, or what `torch.save` wrote: a state dict, also one in a checkpoint under
-            "state_dict", "model" or the like. Code in it is not run: `torch.load` is called with `weights_only`.
-        name: of the argument, for the error.
+        path: safetensors file, or a state dict that `torch.save` wrote, also one in a checkpoint under "state_dict",
+            "model" or the like. `torch.load` is called with `weights_only`.
+        name: argument that the error names.
 
     Raises:
-        ValueError: no such file, another kind of file, or one with other things than tensors.
+        ValueError: no such file, another kind of file, or one that holds other things than tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -57,7 +57,7 @@ def read_state(path: str | Path, name: str = "weights") -> State:
         with quiet_unpickling():
             tensors = path.suffix == SUFFIX
             found: Any = load_file(path) if tensors else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is no pickle can make the unpickler raise anything
+    except Exception as error:  # the unpickler may raise anything for a file that is no pickle
         expected = "a safetensors file, or a state dict that torch.load reads with weights_only=True"
         raise fail(name, expected, f"{path} ({_reason(error)})") from error
     while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
@@ -77,11 +77,11 @@ def read_state(path: str | Path, name: str = "weights") -> State:
 
 
 def _reason(error: Exception) -> str:
-    """Return in one line why a file could not be read, without torch's colors and its advice to run the code in it."""
+    """Return in one line why a file could not be read, without torch's colors and its advice to run its code."""
     code = _CODE.search(str(error))
     if code is not None:
         return f"it holds {code[1]}, which is code and is not run; of a network save net.state_dict()"
-    told = _COLOURS.sub("", str(error)).splitlines()
+    told = _COLORS.sub("", str(error)).splitlines()
     return told[0].partition(". ")[0][:160] if told else type(error).__name__
 
 
@@ -90,16 +90,15 @@ def _usual(value: Tensor) -> bool:
     return dense and not value.is_complex()
 
 
-def finite(value: Any) -> bool:
-    """Return whether all numbers of a tensor are; what else a state dict holds counts as finite."""
+def _is_finite(value: Any) -> bool:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return True
-    known = value.float() if value.element_size() == 1 else value  # isfinite does not know the formats of one byte
+    known = value.float() if value.element_size() == 1 else value  # isfinite does not support formats of one byte
     return bool(known.isfinite().all())
 
 
-def wrapped(module: nn.Module) -> str | None:
-    """Return the attribute that holds what a module compiles, averages or runs in parallel, or None."""
+def _wrapper_attribute(module: nn.Module) -> str | None:
+    """Return the attribute that holds the module that this one compiles, averages or runs in parallel, or None."""
     if "_orig_mod" in module._modules:
         return "_orig_mod"
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -107,26 +106,21 @@ def wrapped(module: nn.Module) -> str | None:
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
-    """Return a network itself, out of `torch.compile`, an average of weights, or what runs it in parallel."""
-    while (name := wrapped(net)) is not None:
+    """Return a network without the wrappers of `torch.compile`, averaged weights and data parallelism."""
+    while (name := _wrapper_attribute(net)) is not None:
         net = getattr(net, name)
     return net
 
 
 def common_name(name: str) -> str:
-    """Return a tensor's name without those of wrappers, to find it in a network that is wrapped otherwise."""
+    """Return a tensor's name without the attributes of wrappers, to find it in a network with other wrappers."""
     return _WRAPPED.sub("", name)
 
 
 def plain_names(net: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
-    """Return the names of a network's tensors, and what they are where none of its parts is wrapped.
-
-    Args:
-        net: itself unwrapped.
-        names: of the tensors; None for those of its state dict.
-    """
+    """Return names of a network's tensors, by default of its state dict, with their names without wrapped parts."""
     plain = {name: name for name in (net.state_dict() if names is None else names)}
-    parts = [(path, wrapped(part)) for path, part in net.named_modules(remove_duplicate=False)]
+    parts = [(path, _wrapper_attribute(part)) for path, part in net.named_modules(remove_duplicate=False)]
     for path, inner in reversed(parts):  # inner parts first, while the outer names still fit
         prefix = f"{path}.{inner}."
         for name, other in plain.items() if inner else ():
@@ -143,29 +137,29 @@ def first_infinite(state: Mapping[str, Tensor]) -> str | None:
     """
     if any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in state.values()):
         raise fail("net", "weights with numbers", "the meta device: call to_empty and load weights first")
-    return next((name for name, tensor in state.items() if not finite(tensor)), None)
+    return next((name for name, tensor in state.items() if not _is_finite(tensor)), None)
 
 
-def fit_state(net: nn.Module, state: State, told: str, *, classes: int | None = None) -> None:
-    """Give a network its weights, whatever the numbers' precision in the file.
+def fit_state(net: nn.Module, state: State, origin: str, *, classes: int | None = None) -> None:
+    """Load weights into a network. Their precision is converted.
 
-    A prefix that all names share, such as "module.", is taken off; heads that only training uses are passed over.
+    A prefix that all names share, such as "module.", is removed. Auxiliary heads for training are ignored.
 
     Args:
-        net: changed in place.
+        net: network, changed in place.
         state: the weights.
-        told: where they come from, for the error.
-        classes: None, or the number of logits of a network that is to be trained further: a last layer of another
+        origin: where they come from, for the error.
+        classes: None, or the number of logits of a network that will be trained further: a last layer of another
             number keeps its fresh weights.
 
     Raises:
-        ValueError: weights of another network, or not finite.
+        ValueError: weights of another network, or that are not finite.
     """
     net = unwrapped(net)
     names = {plain: name for name, plain in plain_names(net).items()}
     given = net.state_dict()
     own = {plain: given[name] for plain, name in names.items()}
-    state = {_DENSENET.sub(r"\1\2", key): value for key, value in _unwrapped(state, own).items()}
+    state = {_DENSENET.sub(r"\1\2", key): value for key, value in _without_prefix(state, own).items()}
     state = {key: value for key, value in state.items() if key in own or not key.startswith(_AUXILIARY)}
     counted = {key for key in own if key.endswith("num_batches_tracked")}
     missing, unknown = sorted(own.keys() - state.keys() - counted), sorted(state.keys() - own.keys())
@@ -177,15 +171,15 @@ def fit_state(net: nn.Module, state: State, told: str, *, classes: int | None = 
     wrong = {"missing": missing, "unknown": unknown, "of another shape": other}
     if any(wrong.values()):
         shown = "; ".join(f"{len(keys)} {how} such as {keys[0]}" for how, keys in wrong.items() if keys)
-        raise fail("weights", f"those of this {type(net).__name__}", f"{told} ({shown})")
+        raise fail("weights", f"those of this {type(net).__name__}", f"{origin} ({shown})")
     infinite = first_infinite(state)
     if infinite:
-        raise fail("weights", "finite numbers", f"others in {infinite} of {told}")
+        raise fail("weights", "finite numbers", f"others in {infinite} of {origin}")
     net.load_state_dict({names[key]: value for key, value in state.items()}, strict=False)
 
 
-def _unwrapped(state: State, own: Mapping[str, Any]) -> State:
-    """Return the weights by their names in the network: a prefix may stand before each of them."""
+def _without_prefix(state: State, own: Mapping[str, Any]) -> State:
+    """Return the weights by their names in the network, without a shared prefix and what does not have it."""
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
     while not own.keys() & state.keys():
         prefix = next((each for each in _PREFIXES if any(key.startswith(each) for key in state)), None)
@@ -193,3 +187,17 @@ def _unwrapped(state: State, own: Mapping[str, Any]) -> State:
             break
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return state
+
+
+def stored_statistics(state: State, net: nn.Module | None = None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return the mean and std of the `Classifier` whose state dict this is, or None for that of a bare network.
+
+    Tensors of `net`, the network that the weights are for, are no statistics.
+    """
+    own = {} if net is None else net.state_dict()
+    for name in (key for key in state if key.rpartition(".")[2] == "mean" and key not in own):
+        prefix = name.removesuffix("mean")
+        std = state.get(f"{prefix}std")
+        if std is not None and any(key.startswith(f"{prefix}net.") for key in state):
+            return tuple(state[name].flatten().tolist()), tuple(std.flatten().tolist())
+    return None

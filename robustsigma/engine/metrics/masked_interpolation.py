@@ -7,9 +7,6 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy.interpolate import LinearNDInterpolator
-from scipy.ndimage import minimum_filter
-from scipy.spatial import Delaunay
 
 from robustsigma.engine.metrics.local_delaunay import Triangles, along_edges, look_up, search
 from robustsigma.engine.validation import choice, fail
@@ -70,6 +67,9 @@ def interpolate_masked(image: Array, revealed: Array, interpolation: Interpolati
 
 def _triangulated(image: Array, points: Array, hidden: Array) -> Array:
     """Return the values (n, C) of hidden pixels from one triangulation of the points (H, W), shared by all channels."""
+    from scipy.interpolate import LinearNDInterpolator
+    from scipy.spatial import Delaunay
+
     values = LinearNDInterpolator(Delaunay(np.argwhere(points).astype(float)), image[points].astype(float))(hidden)
     # Between corners nothing is outside; only rounding may say so, and griddata then fills in the mean.
     return np.where(np.isnan(values), image.mean((0, 1)), values)
@@ -77,6 +77,8 @@ def _triangulated(image: Array, points: Array, hidden: Array) -> Array:
 
 def _local(image: Array, revealed: Array, hidden: Array) -> Array:
     """Return the same values (n, C), but for ties, from each hidden pixel's surroundings where that is faster."""
+    from scipy.ndimage import minimum_filter
+
     # All triangles at a revealed pixel whose eight neighbors are revealed are halves of squares between them.
     border = revealed & ~minimum_filter(revealed, 3, mode="nearest")
     border[np.ix_([0, -1], [0, -1])] = True

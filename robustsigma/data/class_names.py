@@ -1,0 +1,63 @@
+"""Names of classes: how a text in a table or the name of a folder becomes a label."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustsigma.engine.validation import fail
+
+# WordNet 3.0 identifiers of the classes of ILSVRC 2012. Sorted, their places are the labels of every published network.
+WNIDS = tuple(Path(__file__).with_name("imagenet_wnids.txt").read_text(encoding="ascii").split())
+_WNID = re.compile(r"n\d{8}")
+
+
+def are_wnids(texts: Sequence[str]) -> bool:
+    """Return whether there is at least one text and all are WordNet identifiers such as n01440764."""
+    return bool(texts) and all(map(_WNID.fullmatch, texts))
+
+
+def are_indices(texts: Sequence[str]) -> bool:
+    """Return whether there is at least one text and all are non-negative integers."""
+    return bool(texts) and all(text.isascii() and text.isdecimal() for text in texts)
+
+
+class ClassIndex:
+    """Finds the label of a class by its name, its index, or its WordNet identifier if the classes are ImageNet's 1,000.
+
+    A name comes before an index: of the class folders "1" and "2", "1" is the first.
+
+    Args:
+        classes: names by label.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.count = len(classes)
+        self._labels = {wnid: label for label, wnid in enumerate(WNIDS)} if self.count == len(WNIDS) else {}
+        self._ambiguous = {name for name, times in Counter(classes).items() if times > 1}
+        self._labels |= {name: label for label, name in enumerate(classes)}
+
+    def find(self, text: str, name: str, where: str) -> int:
+        """Return the label of the class that a text names.
+
+        Raises:
+            ValueError: no class, or more than one, is called so. It names the argument `name` and the place `where`.
+        """
+        if text in self._ambiguous:
+            raise fail(name, f"the index of one of the classes that are called {text!r}, {where}", "the name")
+        if text in self._labels:
+            return self._labels[text]
+        if are_indices([text]) and len(text) < 10 and int(text) < self.count:
+            return int(text)
+        raise fail(name, f"a class by its name or its index below {self.count}, {where}", repr(text[:60]))
+
+
+def class_names(name: str, given: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes as a tuple, or raise ValueError unless they are a list of at least two texts."""
+    found: object = given
+    listed = isinstance(found, (list, tuple)) and len(given) > 1
+    if not listed or not all(isinstance(each, str) and each for each in given):
+        raise fail(name, "a list of at least two names of classes", repr(given)[:80])
+    return tuple(given)

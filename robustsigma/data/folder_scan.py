@@ -1,0 +1,252 @@
+"""Folders of images: the image files in them, and which subfolders are splits or classes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from robustsigma.data.dataset_spec import Split
+from robustsigma.engine.validation import fail
+
+# Formats that Pillow recognizes but does not decode, or only through another program.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+# Windows, macOS and network drives put these beside images, some with copies of them.
+_SYSTEM_FILES = {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "lost+found", "thumbs.db"}
+# The words that the Hugging Face library `datasets` looks for.
+_SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("training", "train"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "val"),
+    **dict.fromkeys(("testing", "test", "evaluation", "eval"), "test"),
+}
+# At the beginning of a word, also in "MyTest", but not in "latest".
+_SPLIT_WORD = re.compile(rf"(?-i:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z]))(?:{'|'.join(_SPLIT_WORDS)})", re.IGNORECASE)
+_UNREADABLE = "Pillow cannot read them as images"
+
+
+class ScannedFiles(NamedTuple):
+    """The visible files in a folder and its subfolders.
+
+    Attributes:
+        images: files with the suffix of an image that Pillow can read.
+        others: all other files.
+    """
+
+    images: list[Path]
+    others: list[Path]
+
+
+class FolderTree(NamedTuple):
+    """The images of a dataset's folder.
+
+    Attributes:
+        images: image files by split and class folder. The only key is None if the folder has no splits.
+        folders: folders that hold the class folders.
+        notes: warnings for the user.
+    """
+
+    images: dict[Split | None, dict[str, list[Path]]]
+    folders: list[Path]
+    notes: list[str]
+
+
+def image_suffixes() -> set[str]:
+    """Return the lowercase suffixes, such as ".png", of the images that Pillow and its plugins can read."""
+    known = Image.registered_extensions().items()
+    return {suffix for suffix, kind in known if kind in Image.OPEN and kind not in _NOT_DECODED}
+
+
+def is_visible(name: str) -> bool:
+    """Return whether a file or folder is neither hidden nor one that an operating system writes beside images."""
+    return not name.startswith(".") and name.lower() not in _SYSTEM_FILES
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the sorted names of the visible folders in a folder, with links to folders and broken links."""
+    return [
+        entry.name
+        for entry in _visible(folder)
+        if entry.is_dir() or (_is_broken_link(entry) and not Path(entry.name).suffix)
+    ]
+
+
+def scan(folder: Path) -> ScannedFiles:
+    """Return the visible files in a folder and its subfolders, sorted. Links are followed."""
+    suffixes = image_suffixes()
+    found = ScannedFiles([], [])
+    for path in _walk(folder, ()):
+        (found.images if path.suffix.lower() in suffixes else found.others).append(path)
+    return found
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted((entry for entry in entries if is_visible(entry.name)), key=lambda entry: entry.name)
+
+
+def _is_broken_link(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not Path(entry.path).exists()
+
+
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    here = folder.resolve()
+    for entry in _visible(folder) if here not in above else ():  # a link to a folder above it would never end
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, (*above, here))
+        elif entry.is_file() or _is_broken_link(entry):  # a broken link is reported when it is read
+            yield folder / entry.name
+
+
+def split_name(text: str) -> Split | None:
+    """Return the split that a word such as "Training" or "valid" names, or None."""
+    return _SPLIT_WORDS.get(text.strip().lower())
+
+
+def split_folders(names: Sequence[str]) -> dict[str, Split]:
+    """Return which folders of one level are splits.
+
+    These are names such as "Train" and "valid", and names that differ only in such a word, such as "seg_train" and
+    "seg_test". "train_station" is a split only if there is also, for example, a "test_station".
+    """
+    found = {name: match for name in names if (match := _SPLIT_WORD.search(name))}
+    splits = {name: _SPLIT_WORDS[match[0].lower()] for name, match in found.items()}
+    rest = {name: (name[: match.start()], name[match.end() :]) for name, match in found.items()}
+    return {
+        name: split
+        for name, split in splits.items()
+        if split_name(name) or any(rest[name] == rest[other] and split != splits[other] for other in splits)
+    }
+
+
+def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) -> FolderTree:
+    """Find the images of a folder of class folders, or of split folders that hold class folders.
+
+    Args:
+        root: the folder.
+        class_list: names of all classes, or None. If all folders have such names, they are classes, even "train".
+        masks: folder of masks, which may be beside the split folders, or None.
+
+    Raises:
+        ValueError: no such folder, an ambiguous one, a class in one split that the training images lack, or a reason of
+            `read_classes`.
+    """
+    if not root.is_dir():
+        raise fail("root", "an existing folder", root)
+    names, classes = subfolders(root), class_list or ()
+    splits = {} if len(names) > 1 and set(names) <= set(classes) else split_folders(names)
+    skipped = ScannedFiles([], [])
+    if not splits:
+        return FolderTree({None: read_classes(root, names, classes, skipped)}, [root], skipped_notes(skipped, root))
+    above_masks = [] if masks is None else [masks.resolve(), *masks.resolve().parents]
+    others = [name for name in names if name not in splits and (root / name).resolve() not in above_masks]
+    if others:
+        hint = "move the others away, or give class_list if all of them are classes"
+        got = f"{shorten(list(splits))} beside {shorten(others)}; {hint}"
+        raise fail("root", f"folders of splits or of classes in {root}", got)
+    folders: dict[Split, Path] = {}
+    for name, split in splits.items():
+        if split in folders:
+            raise fail("root", f"one folder for {split!r} in {root}", f"{folders[split].name} and {name}")
+        folders[split] = root / name
+    skipped.images.extend(_images_beside(root))
+    images: dict[Split | None, dict[str, list[Path]]] = {}
+    order: tuple[Split, ...] = ("train", "test", "val")
+    for split in (each for each in order if each in folders):
+        images[split] = read_classes(folders[split], subfolders(folders[split]), classes, skipped)
+        reference = next(each for each in order if each in folders)
+        unknown = sorted(set(images[split]) - set(images[reference]))
+        if unknown:
+            raise fail("root", f"only classes of {folders[reference].name}/ in {folders[split]}", unknown)
+    notes = skipped_notes(skipped, root)
+    if "test" not in images and "val" in images:
+        drawn = ", and validation images are drawn from the training images" if "train" in images else ""
+        notes.append(f"there is no test folder, so {folders['val'].name}/ is the test split{drawn}")
+        images["test"] = images.pop("val")
+    elif "test" not in images:
+        told = "is the only split folder, so its images are split as an unsplit folder's"
+        notes.append(f"{folders['train'].name}/ {told}")
+        images = {None: images["train"]}
+    return FolderTree(images, list(folders.values()), notes)
+
+
+def read_classes(
+    folder: Path, names: Sequence[str], class_list: Collection[str], skipped: ScannedFiles
+) -> dict[str, list[Path]]:
+    """Return the images of each class folder; add other files in it to `skipped`.
+
+    `class_list` has names that are classes even if they could be those of splits.
+
+    Raises:
+        ValueError: fewer than two class folders, class folders that are called like splits or hold split folders, or a
+            class without an image.
+    """
+    beside = _images_beside(folder)
+    if len(names) < 2:
+        got = f"{len(names)}{f' ({names[0]})' if names else ''}"
+        got += f", beside {count_by_suffix(beside, folder)}" if beside else ""
+        raise fail("root", f"at least two class folders in {folder}", got)
+    splits = [name for name in split_folders(names) if name not in class_list]
+    if splits:
+        raise fail("root", f"class folders in {folder}", f"{shorten(splits)}, which names splits")
+    found = {name: scan(folder / name) for name in names}
+    empty = {name: each.others for name, each in found.items() if not each.images}
+    if empty:
+        told = [f"{name} ({count_by_suffix(paths, folder) if paths else 'empty'})" for name, paths in empty.items()]
+        hint = f"; {_UNREADABLE}" if any(empty.values()) else ""
+        raise fail("root", f"images of every class in {folder}", f"none of {shorten(told)}{hint}")
+    for name in names:
+        inner = split_folders(subfolders(folder / name))
+        if len(set(inner.values())) > 1:
+            expected = f"split folders above the class folders in {folder}"
+            raise fail("root", expected, f"{shorten(list(inner))} in {name}")
+    skipped.images.extend(beside)
+    skipped.others.extend(path for each in found.values() for path in each.others)
+    return {name: each.images for name, each in found.items()}
+
+
+def _images_beside(folder: Path) -> list[Path]:
+    suffixes = image_suffixes()
+    paths = [folder / entry.name for entry in _visible(folder) if entry.is_file()]
+    return [path for path in paths if path.suffix.lower() in suffixes]
+
+
+def skipped_notes(skipped: ScannedFiles, root: Path) -> list[str]:
+    """Return notes about files that are not images, and about images beside class or split folders."""
+    notes = [skipped_files_note(skipped.others, root)] if skipped.others else []
+    if skipped.images:
+        notes.append(f"skipped {count_by_suffix(skipped.images, root)}, beside the folders of classes or splits")
+    return notes
+
+
+def skipped_files_note(paths: Sequence[Path], root: Path) -> str:
+    """Return the note about files that are not images."""
+    heif = any(path.suffix.lower() in (".heic", ".heif") for path in paths)
+    hint = "; pillow_heif.register_heif_opener() reads HEIC" if heif else ""
+    return f"skipped {count_by_suffix(paths, root)}: {_UNREADABLE}{hint}"
+
+
+def count_by_suffix(paths: Sequence[Path], root: Path) -> str:
+    """Return the number of files of each suffix and folder, such as "3 .heic files (2 in cat, 1 in dog)"."""
+    by_suffix: dict[str, Counter[str]] = {}
+    for path in paths:
+        folder = "the folder itself" if path.parent == root else path.parent.relative_to(root).as_posix()
+        by_suffix.setdefault(path.suffix.lower(), Counter())[folder] += 1
+    told = []
+    for suffix, folders in sorted(by_suffix.items()):
+        total = folders.total()
+        files = f"{total} {suffix or 'suffixless'} file{'s' if total > 1 else ''}"
+        told.append(f"{files} ({shorten([f'{count} in {folder}' for folder, count in folders.items()])})")
+    return shorten(told, 8)
+
+
+def shorten(items: Sequence[str], most: int = 5) -> str:
+    """Return items separated by commas, the first ones if there are many."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

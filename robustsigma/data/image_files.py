@@ -1,0 +1,236 @@
+"""Image files and masks of the objects in them: how they are decoded and resized, and a dataset that reads them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from robustsigma.data.csv_tables import Annotation
+from robustsigma.data.folder_scan import shorten
+from robustsigma.engine.validation import fail, warn
+from robustsigma.resize_crop import ResizeCrop
+
+# What Pillow raises for a file that it cannot decode.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 swap the sides
+
+
+@dataclass(frozen=True)
+class Squeeze:
+    """Resize both sides to `size`, whatever their ratio. Nothing is cropped, and EXIF orientation is ignored."""
+
+    size: int
+
+
+Resize = int | ResizeCrop | Squeeze  # an int: the shorter side is resized to it and the center cropped
+
+
+class ImageRow(NamedTuple):
+    """One image of a dataset.
+
+    Attributes:
+        path: image file.
+        labels: all correct labels; the first is the label.
+        mask: gray mask file or annotation of the object that decides the label, or None if it is unannotated.
+    """
+
+    path: Path
+    labels: tuple[int, ...] = (0,)
+    mask: Path | Annotation | None = None
+
+
+def to_tensor(image: Image.Image, channels: int, resize: Resize | None) -> Tensor:
+    """Return a PIL image as float (channels, H, W) in [0, 1].
+
+    Args:
+        image: image of any mode. 16-bit gray is scaled, transparency is dropped.
+        channels: 1 or 3.
+        resize: how to resize and crop, or None to keep the size.
+
+    Raises:
+        ValueError: pixels that are fractions, or have more than 16 bits.
+    """
+    if image.mode == "F":
+        raise ValueError("numbers with fractions, of which no file says whether 1 or 255 is white")
+    if image.mode.startswith("I"):  # 16 bits, even if the format's reader says 32
+        values = np.asarray(image).astype(np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("numbers of more than 16 bits")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    image = image.convert("L" if channels == 1 else "RGB")
+    if isinstance(resize, ResizeCrop):
+        image = resize.apply(image)
+    elif isinstance(resize, Squeeze):
+        image = _bilinear(image, resize.size, squeeze=True)
+    elif resize is not None:
+        image = _bilinear(image, resize)
+    array = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+    return torch.from_numpy(array).permute(2, 0, 1).float().div(255)
+
+
+def _bilinear(image: Image.Image, side: int, *, squeeze: bool = False) -> Image.Image:
+    if image.size == (side, side):
+        return image
+    resize = Image.Image.resize if squeeze else ImageOps.fit
+    return resize(image, (side, side), Image.Resampling.BILINEAR)
+
+
+def read_mask(path: Path, image: Path, resize: int | ResizeCrop) -> Tensor:
+    """Return a gray mask, white where it is marked, resized and cropped as its image is: float (size, size) in [0, 1].
+
+    An int resizes bilinearly, so that edges become soft; a `ResizeCrop` takes the nearest pixel.
+
+    Raises:
+        ValueError: colors, transparency, values 0 and 1 where 255 is white, or a size other than the image's. Like the
+            errors of an unreadable file (`BROKEN`), it does not name the file.
+    """
+    with Image.open(path) as file:
+        values = _gray(ImageOps.exif_transpose(file))
+    with Image.open(image) as file:
+        width, height = file.size[::-1] if file.getexif().get(_ORIENTATION, 1) in range(5, 9) else file.size
+    if values.shape != (height, width):
+        raise ValueError(f"{values.shape[1]} x {values.shape[0]} pixels instead of {width} x {height}")
+    mask = Image.fromarray(values)
+    resized = resize.of_mask(mask) if isinstance(resize, ResizeCrop) else _bilinear(mask, resize)
+    return torch.from_numpy(np.array(resized)).clamp(0, 1)
+
+
+def _gray(image: Image.Image) -> NDArray[np.float32]:
+    """Return float (H, W), 1 where the image is white."""
+    white = 65535 if image.mode.startswith("I") else 255
+    array = np.asarray(image if white == 65535 else image.convert("RGBA"))
+    if array.ndim == 3:
+        if array[..., 3].min() < 255:
+            raise ValueError("transparency")
+        if (array[..., :3] != array[..., :1]).any():
+            raise ValueError("colors")
+        array = array[..., 0]
+    if array.max() == 1:
+        raise ValueError(f"the numbers 0 and 1 only; {white} is white")
+    return array.astype(np.float32) / np.float32(white)
+
+
+def area_average(values: Tensor, size: int) -> Tensor:
+    """Resize a map (H, W) to float64 (size, size): each new pixel is the mean over the area that it covers."""
+    rows, columns = (_overlap(side, size) for side in values.shape)
+    return rows @ values.double() @ columns.T
+
+
+def _overlap(side: int, size: int) -> Tensor:
+    """Return (size, side): the fraction of each new pixel that each old pixel covers."""
+    # In units of 1 / size of an old pixel, all borders are integers.
+    new, old = torch.arange(size)[:, None] * side, torch.arange(side)[None] * size
+    overlap = torch.minimum(new + side, old + size) - torch.maximum(new, old)
+    return overlap.clamp(min=0).double() / side
+
+
+class FileDataset(Dataset[tuple[Tensor, int]]):
+    """Image files, read when an item is asked for. Items are (float (channels, size, size) in [0, 1], int label).
+
+    Args:
+        rows: the images.
+        resize: how to resize and crop.
+        channels: 1 or 3.
+        name: argument that the error of an unreadable file names.
+
+    Example:
+        >>> FileDataset([ImageRow(Path("ant.png"))], 64, channels=3)[0][0].shape
+        torch.Size([3, 64, 64])
+    """
+
+    def __init__(self, rows: Sequence[ImageRow], resize: Resize, channels: int, *, name: str = "root") -> None:
+        self.rows, self.resize, self.channels, self.name = list(rows), resize, channels, name
+        self.size = resize if isinstance(resize, int) else resize.size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, labels, _ = self.rows[index]
+        try:
+            with Image.open(path) as image:
+                return self._tensor(image), labels[0]
+        except BROKEN as error:
+            raise fail(self.name, f"a readable image at {path}", error) from error
+
+    def _tensor(self, image: Image.Image) -> Tensor:
+        if isinstance(self.resize, int):  # decodes JPEG at a smaller scale, which a network's own resizing must not
+            image.draft("L" if self.channels == 1 else "RGB", (2 * self.size, 2 * self.size))
+        turned = image if isinstance(self.resize, Squeeze) else ImageOps.exif_transpose(image)
+        return to_tensor(turned, self.channels, self.resize)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Files of the images."""
+        return [row.path for row in self.rows]
+
+    @property
+    def labels(self) -> list[int]:
+        """Labels of the images."""
+        return [row.labels[0] for row in self.rows]
+
+    def correct_labels(self, index: int) -> tuple[int, ...]:
+        """Return every label that is correct for an image; the first is its label."""
+        return self.rows[index].labels
+
+
+class MaskedFileDataset(FileDataset):
+    """A `FileDataset` whose rows may have masks, which are read when asked for."""
+
+    def mask(self, index: int) -> Tensor:
+        """Return float (size, size) in [0, 1], 1 on the marked object; zeros for an unannotated image."""
+        path, _, mask = self.rows[index]
+        if mask is None:
+            return torch.zeros(self.size, self.size)
+        if isinstance(mask, Annotation):
+            return area_average(mask.numbers(), self.size).float().clamp(0, 1)
+        assert not isinstance(self.resize, Squeeze)
+        try:
+            return read_mask(mask, path, self.resize)
+        except BROKEN as error:
+            raise fail("masks", f"a gray image of the size of {path} at {mask}", error) from error
+
+
+def verify_images(dataset: FileDataset, skip_broken: bool) -> FileDataset:
+    """Decode each image and mask once, so that a broken file is reported before training starts.
+
+    With `skip_broken`, the returned dataset lacks unreadable images, and one warning counts them.
+
+    Raises:
+        ValueError: an unreadable image without `skip_broken`, only unreadable images, or an unreadable mask.
+    """
+    rows, broken = dataset.rows, [index for index in range(len(dataset)) if not _decodes(dataset, index)]
+    if broken:
+        message = f"root: {len(broken)} of {len(rows)} images are broken, the first is {rows[broken[0]].path}"
+        if not skip_broken or len(broken) == len(rows):
+            raise ValueError(f"{message}; remove them or set skip_broken")
+        readable = [row for index, row in enumerate(rows) if index not in set(broken)]
+        remaining = {row.labels[0] for row in readable}
+        lost = {rows[i].labels[0]: rows[i].path for i in broken if rows[i].labels[0] not in remaining}
+        gone = shorten([f"class {label} (such as {path})" for label, path in lost.items()], 3)
+        warn(f"{message}; skipped{f', so that no image is left of {gone}' if lost else ''}")
+        dataset = type(dataset)(readable, dataset.resize, dataset.channels, name=dataset.name)
+    if isinstance(dataset, MaskedFileDataset):
+        for index in range(len(dataset)):
+            dataset.mask(index)
+    return dataset
+
+
+def _decodes(dataset: FileDataset, index: int) -> bool:
+    try:
+        dataset[index]
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,72 @@
+"""The authors' code of AGI and IG2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine.attributors.agi import AGI, SignAscent
+from robustsigma.engine.attributors.base import Attribution
+from robustsigma.engine.attributors.guided_walk import GuidedWalk
+from robustsigma.engine.attributors.ig2 import IG2
+from robustsigma.engine.classifier import Classifier
+
+
+class _FromImage(GuidedWalk):
+    """Multiplies each step's gradient by the step's whole distance from the image."""
+
+    def displacement(self, rows: Tensor, points: Tensor, new: Tensor) -> Tensor:
+        return self.images[self.image_of[rows]] - new
+
+
+class _AscentFromImage(SignAscent):
+    """Takes every step from the image, not from where the path stands."""
+
+    def __init__(self, classifier: Classifier, false: Tensor, step_size: float, origin: Tensor) -> None:
+        super().__init__(classifier, false, step_size, "prob")
+        self.origin = origin
+
+    def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
+        return super().advance(self.origin[rows], direction, rows)
+
+
+@dataclass(frozen=True)
+class AuthorsAGI(AGI):
+    """AGI's code: it takes every step from the image and counts its whole distance from there each time.
+
+    So values sum to no drop. It also ascends p itself, sums over classes, and takes for a number of `classes` the fixed
+    grid range(0, K - 1, K // number).
+    """
+
+    average: Literal["mean", "sum"] = "sum"
+
+    def _walk(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, false: Tensor
+    ) -> GuidedWalk:
+        walk = _FromImage(images, target, logits, false != target[:, None], self.score)
+        origin = images.repeat_interleave(false.shape[1], 0)
+        walk.run(_AscentFromImage(classifier, false.flatten(), self.step_size, origin), self.steps)
+        return walk
+
+    def _drawn(self, count: int, target: Tensor, seeds: Tensor, classes: int) -> Tensor:
+        grid = torch.arange(0, classes - 1, max(1, classes // count), device=target.device)
+        return grid.expand(len(target), -1)
+
+
+@dataclass(frozen=True)
+class AuthorsIG2(IG2):
+    """IG2's code: it walks to every reference with all steps.
+
+    Values are 255 times as large, since its gradients are of images in [0, 1] and its differences in [0, 255].
+    """
+
+    def attribute(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> Attribution:
+        """Return IG2, mean over references."""
+        walk, shared = self._walk(classifier, images, target, logits, seeds, every=True)
+        walk.values *= 255
+        return self._result(walk, shared)

@@ -1,0 +1,93 @@
+"""Scores of copies of images whose pixels are replaced by a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustsigma.engine.chunks import split_sizes
+from robustsigma.engine.classifier import Score, target_score
+from robustsigma.engine.metrics.base import MetricContext
+from robustsigma.engine.validation import choice
+
+MaskBaseline = Literal["blur", "mean", "black"]
+MASK_BASELINES: tuple[MaskBaseline, ...] = get_args(MaskBaseline)
+
+_SIDE, _STD = 11, 5.0  # of RISE's blur
+
+
+def baseline_images(name: MaskBaseline, context: MetricContext) -> Tensor:
+    """Return what pixels are replaced by, (B, C, H, W).
+
+    "black" is the low end of the range. "mean" is the zero of the normalized image, the network's mean color, which
+    RISE deletes to (Petsiuk et al., 2018). "blur" is RISE's: a convolution of the normalized image with an 11 x 11
+    window of standard deviation 5, borders filled with the mean color.
+    """
+    choice("baseline", name, MASK_BASELINES)
+    return context.shared(("baseline", name), lambda: _make(name, context))
+
+
+def score_copies(
+    context: MetricContext,
+    count: int,
+    make: Callable[[Tensor, Tensor], Tensor],
+    read: Callable[[Tensor, Tensor], Tensor],
+    target: Tensor | None = None,
+) -> Tensor:
+    """Return what `read` computes from each copy, (B, count, ...); call inside `frozen()`.
+
+    No more copies than the network takes at once are held.
+
+    Args:
+        context: the images.
+        count: copies of each image.
+        make: from rows (n,), indices of images, and copies (n,), their numbers, to the images (n, C, H, W).
+        read: from logits (n, K) and target classes (n,) to (n, ...).
+        target: int64 (B,); the context's if None.
+    """
+    target = context.target if target is None else target
+    every = torch.arange(len(context) * count, device=context.images.device)
+    parts = []
+    for at in every.split(split_sizes(len(every), context.classifier.chunk_for(context.images))):
+        rows, copies = at // count, at % count
+        parts.append(read(context.classifier.logits(make(rows, copies)), target[rows]))
+    joined = torch.cat(parts)
+    return joined.reshape(len(context), count, *joined.shape[1:])
+
+
+def target_scores(context: MetricContext, count: int, make: Callable[[Tensor, Tensor], Tensor], score: Score) -> Tensor:
+    """Return the target's score of each copy, float64 (B, count); arguments as for `score_copies`."""
+    return score_copies(context, count, make, lambda logits, target: target_score(logits, target, score)).double()
+
+
+def _make(name: MaskBaseline, context: MetricContext) -> Tensor:
+    images, bounds = context.images, context.classifier.bounds
+    if name == "black":
+        return torch.full_like(images, bounds.low)
+    mean = context.classifier.mean.to(images).clamp(*bounds).expand(images.shape[1], 1, 1)
+    if name == "mean":
+        return mean.expand_as(images).contiguous()
+    line, channels = _window().to(images), images.shape[1]
+    across = F.conv2d(images - mean, line.expand(channels, 1, 1, -1), padding=(0, _SIDE // 2), groups=channels)
+    down = F.conv2d(across, line[:, None].expand(channels, 1, -1, 1), padding=(_SIDE // 2, 0), groups=channels)
+    return (down + mean).clamp(*bounds)
+
+
+@lru_cache(maxsize=1)
+def _window() -> Tensor:
+    """Return one line of RISE's window, which is the product of two such lines.
+
+    It is nearly flat, since the Gaussian is reflected at the borders of its 11 pixels.
+    """
+    from scipy.ndimage import gaussian_filter1d
+
+    delta = np.zeros(_SIDE)
+    delta[_SIDE // 2] = 1
+    with torch.inference_mode(False):
+        return torch.from_numpy(gaussian_filter1d(delta, _STD))
