@@ -147,8 +147,8 @@ def test_yaml_round_trip(make, name):
     parser.add_argument("--dataset", type=DatasetSpec)
     path = f"{type(source).__module__}.{type(source).__qualname__}"
     config = parser.parse_object({"source": {"class_path": path, "init_args": arguments}})
-    assert parser.instantiate(config).source == source
-    assert parser.instantiate(parser.parse_string(parser.dump(config))).source == source
+    assert parser.instantiate(config).dataset == source
+    assert parser.instantiate(parser.parse_string(parser.dump(config))).dataset == source
 
 
 @pytest.mark.parametrize("name", MASKED)

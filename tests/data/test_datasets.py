@@ -391,7 +391,7 @@ def test_yaml_can_describe_a_dataset_class_with_plain_arguments(capsys):
     given = {"class_path": "robustsigma.data.Datasets", "init_args": {"test": inner, "classes": list(CLASSES)}}
     config = parser.parse_object({"source": given})
     for each in (config, parser.parse_string(parser.dump(config))):
-        source = parser.instantiate(each).source
+        source = parser.instantiate(each).dataset
         assert source.classes == CLASSES
         assert len(source.split("test")) == 4
         assert source.split("test")[1][0].max() == pytest.approx(0.51)
