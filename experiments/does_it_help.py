@@ -5,7 +5,7 @@
     python experiments/does_it_help.py page                    # only the page, from existing results
 
 There are three tables. "Matched by samples": clean images, Gaussian noise of the best std, FGSM, PGD, SIGMA samples
-(made once as in the paper, on the fly, with a bank) and mixtures, each with the same number of optimizer steps and of
+(made once as in the paper, on the fly, with a cache) and mixtures, each with the same number of optimizer steps and of
 augmented images. "Matched by time": the same, each for as long as the most expensive one takes, counted in plain steps
 that are measured side by side. "Variations": SIGMA on the fly with one part changed. All settings are in study/*.yaml.
 Each seed has its own base model and trainings. Intervals are over seeds and images; differences are paired over both.

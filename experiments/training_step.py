@@ -3,9 +3,9 @@
 A step is the Trainer's work on one batch: perturb it on the device, forward, backward, optimizer. Steps are timed in
 turns, so that other work on the machine affects all alike. The script times the plain step; a quarter of the batch with
 Gaussian noise, or FGSM with a random start; the mixed step (noise, FGSM and SIGMA samples, a twelfth of the batch each)
-with and without a bank of samples; and SIGMA samples on a quarter, with and without a bank. All networks start from the
-same weights and train, so that walks and the reuse of samples are as in training. The first epochs, in which a bank is
-empty, are left out.
+with and without a sample cache; and SIGMA samples on a quarter, with and without a cache. All networks start from
+the same weights and train, so that walks and the reuse of samples are as in training. The first epochs, in which a
+cache is empty, are left out.
 
 Writes results/training_step.json: medians over steps and their ratio to the plain step.
 """
@@ -25,12 +25,12 @@ import torch.nn.functional as F
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation, Share, Sigma, SigmaSample
 from robustsigma.data import Baggage, DatasetSpec, MNIST5k
-from robustsigma.data.banks import SampleCaches
-from robustsigma.data.dataset_spec import Batch
-from robustsigma.data.loading import KeyedDataset, KeySampler, loader
 from robustsigma.device import best_device, wait
 from robustsigma.engine import noise
 from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.lightning import Batch
+from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
+from robustsigma.lightning.sample_caches import SampleCaches
 from robustsigma.models import network
 from robustsigma.runs.files import write_atomically
 from robustsigma.runs.provenance import Provenance
@@ -64,7 +64,7 @@ class Trained:
     def __init__(self, classifier: Classifier, perturbation: Perturbation, seed: int) -> None:
         self.classifier, self.perturbation, self.seed = copy.deepcopy(classifier).train(), perturbation, seed
         self.optimizer = torch.optim.AdamW(self.classifier.parameters(), lr=1e-3, weight_decay=1e-3)
-        self.banks = SampleCaches()
+        self.caches = SampleCaches()
         self.seconds: list[float] = []
         self.accounts: list[list[int]] = []
 
@@ -74,15 +74,7 @@ class Trained:
         wait(device)
         start = time.perf_counter()
         seeds = noise.image_seeds(self.seed, "train", "train", epoch, batch.indices)
-        made, account = self.banks.apply(
-            self.perturbation,
-            self.classifier,
-            batch.images,
-            batch.labels,
-            seeds=seeds,
-            indices=batch.indices,
-            epoch=epoch,
-        )
+        made, account = self.caches.apply(self.perturbation, self.classifier, batch, seeds=seeds, epoch=epoch)
         loss = F.cross_entropy(self.classifier(made.images), batch.labels)
         self.optimizer.zero_grad()
         loss.backward()
@@ -106,10 +98,12 @@ def pretrained(source: DatasetSpec, strides: list[int], options: argparse.Namesp
 def batches(source: DatasetSpec, epoch: int, options: argparse.Namespace) -> list[Batch]:
     """Return the batches of an epoch, of the same images in each, on the device, so that loading is not timed."""
     device = best_device()
-    sampler = KeySampler(range(options.steps * options.batch_size), shuffle=True, seed=0, rank=0, world=1)
+    sampler = KeySampler(range(options.steps * options.batch_size), shuffle=True, seed=0)
     sampler.set_epoch(epoch)
-    found = loader(KeyedDataset(source.split("train"), None, 0), sampler, options.batch_size, 0)
-    return [Batch(b.images.to(device), b.labels.to(device), b.indices.to(device)) for b in found]
+    found = ResumableLoader(
+        KeyedDataset(source.split("train"), None, 0), sampler=sampler, batch_size=options.batch_size
+    )
+    return [batch.to(device) for batch in found]
 
 
 def measure(
@@ -129,17 +123,17 @@ def measure(
     for name, each in trained.items():
         whole, late = (each.seconds[at:] for at in (min(2, warm_up), warm_up))
         totals = [sum(column) for column in zip(*each.accounts[warm_up:], strict=True)]
-        wanted, served, expired, stale, ages, searched, steps = totals
+        requested, hits, expired, stale, ages, attempted, steps = totals
         rows[name] = {
             "milliseconds": 1e3 * statistics.median(late),
             "ratio": statistics.median(late) / plain,
             "ratio_of_sums": sum(late) / sum(trained["plain"].seconds[warm_up:]),
             "ratio_with_the_first_epochs": statistics.median(whole) / plain,
-            "steps_of_a_walk": steps / searched if searched else None,
-            "hit_rate": served / wanted if wanted else None,
-            "expired": expired / wanted if wanted else None,
-            "stale": stale / wanted if wanted else None,
-            "mean_age": ages / served if served else None,
+            "steps_of_a_walk": steps / attempted if attempted else None,
+            "hit_rate": hits / requested if requested else None,
+            "expired": expired / requested if requested else None,
+            "stale": stale / requested if requested else None,
+            "mean_age": ages / hits if hits else None,
         }
     return {"timed_steps": len(trained["plain"].seconds) - warm_up, "steps": rows}
 
@@ -159,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warm-up", type=int, default=2, help="number of first epochs that are not counted")
     parser.add_argument("--steps", type=int, default=8, help="number of batches per epoch")
     parser.add_argument("--pretraining", type=int, default=15, help="number of earlier epochs without perturbation")
-    parser.add_argument("--max-age", type=int, default=5, help="largest age of a bank's samples in epochs")
+    parser.add_argument("--max-age", type=int, default=5, help="largest age of a cached sample in epochs")
     parser.add_argument("--max-steps", type=int, default=20, help="largest number of steps of SIGMA's walk")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
     parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")

@@ -10,7 +10,10 @@ from typing import Any
 import cases
 import judged
 import pytest
-from torch.utils.data import TensorDataset
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms.functional import normalize
 
 from robustsigma.evaluation.training import quiet
 
@@ -21,6 +24,31 @@ README, GUIDE, RESULTS = (
 BLOCKS = re.findall(r"```python\n(.*?)```", README + GUIDE, re.DOTALL)
 
 
+class _Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = judged.Colors()
+
+    def forward(self, images):
+        return self.net(images)
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self(batch[0])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def _lightning_project() -> dict[str, Any]:
+    """Return a module, and loaders of images that are normalized as ImageNet's are."""
+    images, labels, _ = judged.scene(4)
+    data = TensorDataset(normalize(images, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), labels)
+    return {"my_module": _Module(), "my_train_loader": DataLoader(data, 2), "my_val_loader": DataLoader(data, 2)}
+
+
 @pytest.mark.third_party_rng  # a new network draws its weights, and a loader its order
 @pytest.mark.parametrize("place", range(len(BLOCKS)))
 def test_runs(place, capsys, tmp_path, monkeypatch):
@@ -29,6 +57,7 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     data = TensorDataset(images, labels)
     names: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "net": judged.Colors()}
     names |= {"my_train": data, "my_val": data, "my_test": data, "my_classes": ("a", "b", "c"), "__name__": "mine"}
+    names |= _lightning_project()
     if place:
         names["classifier"] = cases.Classifier(judged.Colors())
     code = BLOCKS[place].replace(
@@ -43,6 +72,8 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
         printed = capsys.readouterr().out.splitlines()
         assert len(printed) == 3 * 7
         assert any("pointing_game" in line for line in printed)
+    if "RobustCallback" in code:
+        assert set(names["trainer"].callback_metrics) >= {"val/clean_acc", "val/FGSM_acc"}
     if "trainer.test" in code:
         assert set(names["trainer"].callback_metrics) >= {"test_clean_acc", "test_noise_acc", "test_SIGMA_acc"}
     if "class Saliency" in code:
@@ -51,7 +82,7 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
 
 
 def test_there_is_python_in_it():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_what_is_said_of_retraining_is_what_the_study_says():

@@ -28,9 +28,9 @@ from robustsigma import (
     Sigma,
 )
 from robustsigma.data import Baggage
-from robustsigma.data.loading import KeyedDataset, KeySampler, loader
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine.attributors.integrated_gradients import RULES
+from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
 
 _AUGMENT = [
     {"name": "HorizontalFlip", "p": 0.5},
@@ -60,7 +60,7 @@ def training(case: Case, limit: Limit, repeats: int) -> dict[str, Any]:
             with counted(each.classifier) as passes[name]:
                 each.step(step, epoch)
         cost, plain = mean(before, limit.sample()), trained["plain"].seconds[-1]
-        for name, each in trained.items() if epoch else ():  # the first epoch warms up and fills the banks
+        for name, each in trained.items() if epoch else ():  # the first epoch warms up and fills the caches
             # The step's own forward pass is counted too; its backward pass has no gradient of the images.
             made = Passes(passes[name].forwards - batch, passes[name].backwards)
             time = each.seconds[-1]
@@ -94,9 +94,9 @@ def data(case: Case, limit: Limit, repeats: int) -> dict[str, Any]:
     trained = training_step.Trained(_trainable(case), Identity(), 0)
     (step,) = training_step.batches(source, 0, argparse.Namespace(batch_size=batch, steps=1))
     trained.step(step, 0)
-    sampler = KeySampler(range(source.train), shuffle=True, seed=0, rank=0, world=1)
+    sampler = KeySampler(range(source.train), shuffle=True, seed=0)
     loaders = {
-        name: loader(KeyedDataset(source.split("train"), augment, 0), sampler, batch, 0)
+        name: ResumableLoader(KeyedDataset(source.split("train"), augment, 0), sampler=sampler, batch_size=batch)
         for name, augment in (("loading", None), ("loading and augmentation", Albumentations(_AUGMENT)))
     }
     seeds = count(1)  # equal scans are cached

@@ -43,7 +43,7 @@ def measure(
     """Return the cost of each training by its name.
 
     Every training runs its number of epochs over a few batches, in turns, step by step. Costs are means, not medians: a
-    bank that is empty at first makes steps unequal.
+    sample cache that is empty at first makes steps unequal.
 
     Args:
         classifier: the base model.

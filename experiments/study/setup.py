@@ -20,7 +20,7 @@ from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.plan import Regime
-from robustsigma.training.sample_labels import SampleLabels
+from robustsigma.lightning.sample_labels import SampleLabels
 
 SAMPLES, TIME, VARIATIONS = "samples", "time", "variations"
 CLEAN, GAUSSIAN, REFERENCE, TRANSFER = "clean", "gaussian", "sigma", "sigma_transfer"

@@ -16,10 +16,10 @@ from robustsigma.evaluation.matrix import Matrix
 from robustsigma.evaluation.plan import Regime
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.training import quiet
+from robustsigma.lightning import LitClassifier
+from robustsigma.lightning.sample_labels import SampleLabels
 from robustsigma.runs.files import write_atomically
 from robustsigma.runs.progress import RunProgress
-from robustsigma.training import LitClassifier
-from robustsigma.training.sample_labels import SampleLabels
 from study.setup import Plan
 
 

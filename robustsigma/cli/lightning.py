@@ -15,12 +15,11 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from robustsigma.data import RobustDataModule
 from robustsigma.engine.validation import fail, integer
+from robustsigma.lightning import AtomicCheckpointIO, LastCheckpoint, LitClassifier, RobustDataModule
 from robustsigma.mistyped import mistyped
 from robustsigma.parser import classes_stand_alone
 from robustsigma.runs.directory import remove_leftovers
-from robustsigma.training import AtomicCheckpointIO, LastCheckpoint, LitClassifier
 from robustsigma.trust import allowed_by, check_network, only
 
 _LAST = "last"

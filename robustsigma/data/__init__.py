@@ -1,13 +1,12 @@
-"""Datasets in [0, 1], and the Lightning module that perturbs their batches on the device."""
+"""Datasets of images in [0, 1]."""
 
 from robustsigma.data.array_files import CorruptionArrays, MedMNIST
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.builtin_digits import Digits, MNIST5k
-from robustsigma.data.dataset_spec import ArrayDataset, Batch, DatasetSpec, Split
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.datasets import Datasets
 from robustsigma.data.image_folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
-from robustsigma.data.module import RobustDataModule
 from robustsigma.data.saliency_bench import SaliencyBench
 from robustsigma.data.torchvision_dataset import Torchvision
 from robustsigma.data.transforms import Albumentations
@@ -16,7 +15,6 @@ __all__ = [
     "Albumentations",
     "ArrayDataset",
     "Baggage",
-    "Batch",
     "CorruptionArrays",
     "DatasetSpec",
     "Datasets",
@@ -25,7 +23,6 @@ __all__ = [
     "ImageTable",
     "MNIST5k",
     "MedMNIST",
-    "RobustDataModule",
     "SaliencyBench",
     "Split",
     "Torchvision",

@@ -1,71 +1,21 @@
-"""`DatasetSpec`, a frozen description of a dataset with three splits, and the batches and arrays that splits give."""
+"""`DatasetSpec`, a frozen description of a dataset with three splits, and the arrays that splits give."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.banks import CacheStats
-from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, near
 from robustsigma.resize_crop import ResizeCrop
 from robustsigma.runs.fingerprint import items
 
 Split = Literal["train", "val", "test"]
-
-
-class Batch(NamedTuple):
-    """What every loader yields, and what the data module makes of it on the device. B images.
-
-    Attributes:
-        images: float (B, C, H, W) in [0, 1].
-        labels: int64 (B,).
-        indices: int64 (B,), the image's place in its split, from which its noise seed derives.
-        clean: (B, C, H, W) the images before they were perturbed, or None on the way from the loader.
-        made: how `images` came about, or None on the way from the loader.
-        condition: name of what was done to the images.
-        seconds: the perturbation took, on the host's clock.
-        cache_stats: what the bank of SIGMA samples gave, or None outside training.
-        repeated: bool (B,), True where the image only fills up a process's share and does not count; None if all do.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    clean: Tensor | None = None
-    made: Perturbed | None = None
-    condition: str = "clean"
-    seconds: float = 0.0
-    cache_stats: CacheStats | None = None
-    repeated: Tensor | None = None
-
-    @property
-    def sampled(self) -> Tensor:
-        """Where the image is one that a search made, such as a SIGMA sample, now or earlier: bool (B,)."""
-        if self.made is None:
-            return torch.zeros(len(self.labels), dtype=torch.bool, device=self.labels.device)
-        found = self.made.searched & self.changed
-        return found if self.cache_stats is None else found | self.cache_stats.served
-
-    @property
-    def counted(self) -> Tensor:
-        """Where the image counts: bool (B,)."""
-        if self.repeated is None:
-            return torch.ones(len(self.labels), dtype=torch.bool, device=self.labels.device)
-        return ~self.repeated
-
-    @property
-    def changed(self) -> Tensor:
-        """Where the image is not the clean one: bool (B,)."""
-        if self.clean is None:
-            return torch.zeros(len(self.labels), dtype=torch.bool, device=self.labels.device)
-        return (self.images != self.clean).flatten(1).any(1)
 
 
 class ArrayDataset(Dataset[tuple[Tensor, int]]):

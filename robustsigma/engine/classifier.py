@@ -115,7 +115,7 @@ class Classifier(nn.Module):
         self.chunk_size = chunk_size
         self.gradient_dtype = _rounded(gradient_dtype)
         self.dtype = dtype
-        self.compile_passes = compile
+        self.compile_passes = validation.boolean("compile", compile)
         self._compiled: Any = None
         self.checked = False  # whether `warn_once` looked at the network, or a report will
         self._parts: tuple[int, ...] = ()  # modules and parameters of the network that the following describe

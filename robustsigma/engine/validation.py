@@ -63,7 +63,9 @@ def plain(value: Any) -> Any:
 
 
 class Settings:
-    """Base class of frozen dataclasses that hold settings: fields become `plain`, and lists tuples, before the checks.
+    """Base class of frozen dataclasses that hold settings.
+
+    Before a class's own checks, fields become `plain`, lists become tuples, and what is declared as bool must be one.
 
     Example:
         >>> FGSM(eps=np.float64(0.1)) == FGSM(eps=0.1)
@@ -86,6 +88,8 @@ class Settings:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if field.name in self.__dict__:
                 found = plain(self.__dict__[field.name])
+                if field.type in ("bool", bool):
+                    found = boolean(field.name, found)
                 object.__setattr__(self, field.name, tuple(found) if type(found) is list else found)
 
 
@@ -95,6 +99,14 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     is_number = isinstance(found, Real) and not isinstance(found, bool)
     if not (is_number and math.isfinite(found) and low <= found <= high and not (open_low and found == low)):
         raise fail(name, f"a finite number in {'(' if open_low else '['}{low}, {high}]", repr(value)[:80])
+    return found
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Return `value` as a bool; raise unless it is True or False: the text "false" would count as true."""
+    found = plain(value)
+    if not isinstance(found, bool):
+        raise fail(name, "True or False", repr(value)[:80])
     return found
 
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from robustsigma.data.banks import unbanked
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.evaluation.settings import Evaluation
+from robustsigma.lightning.training_perturbation import without_cache
 from robustsigma.runs.fingerprint import code_of, describe
 
 BASE = "base"
@@ -55,14 +55,14 @@ def regimes(settings: Evaluation) -> list[Regime]:
     found = [Regime(BASE, BASE, "none", None)]
     for protocol in ("retrain", "on_the_fly"):
         for name, perturbation in getattr(settings.retraining, protocol).items():
-            made = unbanked(perturbation) if protocol == "retrain" else perturbation  # each sample is made once
+            made = without_cache(perturbation) if protocol == "retrain" else perturbation  # each sample is made once
             found.append(Regime(f"{name}/{protocol}", name, protocol, made))
     return found
 
 
 def conditions(settings: Evaluation) -> list[Condition]:
     """Return the columns: those without an attack, the adaptive ones, those of transferred samples."""
-    every = {name: unbanked(p) for name, p in settings.conditions.items()}
+    every = {name: without_cache(p) for name, p in settings.conditions.items()}
     attacks = {name: p for name, p in every.items() if p.depends_on_model}
     same = [Condition(name, name, NO_ATTACK, p) for name, p in every.items() if name not in attacks]
     return same + [Condition(f"{n}/{kind}", n, kind, p) for kind in (ADAPTIVE, TRANSFER) for n, p in attacks.items()]

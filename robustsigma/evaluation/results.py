@@ -250,7 +250,7 @@ def overfitting_events(notes: dict[int, dict[str, Any]]) -> list[OverfittingEven
     found = []
     for seed, note in notes.items():
         checks = note["overfitting"]
-        first = next((place for place, check in enumerate(checks) if check["tripped"]), None)
+        first = next((place for place, check in enumerate(checks) if check["triggered"]), None)
         if first is not None:
             before = max(check["probe"] for check in checks[:first])
             found.append(OverfittingEvent(seed, checks[first]["epoch"], before, checks[first]["probe"]))
@@ -264,15 +264,15 @@ def augmentation(matrix: Matrix, notes: Notes) -> list[dict[str, Any]]:
         for seed in matrix.seeds:
             made = notes[regime.id, seed]["augmentation"]
             if made["samples"]:
-                searched = made["searched"]
+                attempted = made["attempted"]
                 entries.append(
                     {
                         "regime": regime.id,
                         "seed": seed,
                         "samples": made["samples"],
                         "seconds": made["seconds"],
-                        "converged": made["converged"] / searched if searched else None,
-                        "steps": round(made["steps"] / searched, 1) if searched else None,
+                        "converged": made["converged"] / attempted if attempted else None,
+                        "steps": round(made["steps"] / attempted, 1) if attempted else None,
                         "bank": _cache_use(made),
                     }
                 )
@@ -281,11 +281,11 @@ def augmentation(matrix: Matrix, notes: Notes) -> list[dict[str, Any]]:
 
 def _cache_use(made: dict[str, Any]) -> dict[str, float] | None:
     """Return the hit rate of the sample cache and the mean age of its samples in epochs, or None without requests."""
-    wanted, served = made.get("wanted", 0), made.get("served", 0)
-    if not wanted:
+    requested, hits = made.get("requested", 0), made.get("hits", 0)
+    if not requested:
         return None
-    shares = {name: made[name] / wanted for name in ("expired", "stale")}
-    return {"hit_rate": served / wanted, "mean_age": made["ages"] / served if served else 0.0, **shares}
+    shares = {name: made[name] / requested for name in ("expired", "stale")}
+    return {"hit_rate": hits / requested, "mean_age": made["ages"] / hits if hits else 0.0, **shares}
 
 
 def per_seed(matrix: Matrix) -> list[dict[str, Any]]:

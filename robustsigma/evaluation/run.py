@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from robustsigma.data.loading import Key, KeyedDataset, KeySampler, load_batch, loader, subsample
+from robustsigma.data.loading import load_batch, subsample
 from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
@@ -36,13 +36,15 @@ from robustsigma.evaluation.training import (
     quiet_trainer,
     seeded,
 )
+from robustsigma.lightning import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
+from robustsigma.lightning.augmentation_statistics import AugmentationTotals, augmentation_counts
+from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
+from robustsigma.lightning.safetensors_export import model_card
+from robustsigma.lightning.training_perturbation import has_single_step
 from robustsigma.models.weight_files import first_infinite, fit_state
 from robustsigma.runs.blocks import Blocks
 from robustsigma.runs.processes import Processes
 from robustsigma.runs.progress import RunProgress, Step
-from robustsigma.training import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
-from robustsigma.training.callbacks import AugmentationTotals, card_of, counts
-from robustsigma.training.overfitting import one_step
 
 
 class RobustnessRun:
@@ -160,7 +162,7 @@ class RobustnessRun:
         monitors: list[OverfittingMonitor] = []
         if plan.epochs:
             statistics, checkpoint = AugmentationStatistics(), self.store.checkpoint(seed, regime.id)
-            if data.train_perturbation is not None and one_step(data.train_perturbation):
+            if data.train_perturbation is not None and has_single_step(data.train_perturbation):
                 monitors.append(OverfittingMonitor())
             # The saver comes last, as it saves what the others have recorded.
             callbacks = [*monitors, statistics, TrainingProgress(step), CheckpointSaver(checkpoint)]
@@ -179,7 +181,7 @@ class RobustnessRun:
             "metrics": metrics,
             "overfitting": [dataclasses.asdict(check) for monitor in monitors for check in monitor.checks],
         }
-        self.store.write_model(seed, regime.id, net, card_of(model.classifier, data), notes)
+        self.store.write_model(seed, regime.id, net, model_card(model.classifier, data), notes)
         if regime.protocol == "retrain":
             self._sample_blocks(seed, regime).remove()
 
@@ -210,11 +212,11 @@ class RobustnessRun:
         classifier.to(device)
         keyed, blocks = KeyedDataset(dataset, None, seed), self._sample_blocks(seed, regime)
         for at in range(len(blocks), len(indices), size):
-            batch = keyed.__getitems__([Key(0, index) for index in indices[at : at + size]])
+            batch = keyed.__getitems__(indices[at : at + size])
             images, labels = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
             made = regime.perturbation.apply(classifier, images, labels, seed=seeds)
-            found = {"images": made.images, "labels": labels, "counts": counts(made, images)}
+            found = {"images": made.images, "labels": labels, "counts": augmentation_counts(made, images)}
             blocks.add({key: value.cpu().numpy() for key, value in found.items()})
         rows = {key: torch.from_numpy(value) for key, value in blocks.all().items()}
         seconds = AugmentationTotals(seconds=time.perf_counter() - start)
@@ -244,9 +246,14 @@ class RobustnessRun:
                     found = transfer_images(classifier, samples, found, size, kept, advance)
             else:
                 keep = is_base and condition.attack_setting == ADAPTIVE
-                sampler = KeySampler(indices[len(kept) :], shuffle=False, seed=0, rank=0, world=1)
-                pinned = classifier.mean.device.type == "cuda"
-                batches = loader(KeyedDataset(dataset, None, 0), sampler, size, s.num_workers, pinned=pinned)
+                sampler = KeySampler(indices[len(kept) :], shuffle=False, seed=0)
+                batches = ResumableLoader(
+                    KeyedDataset(dataset, None, 0),
+                    sampler=sampler,
+                    batch_size=size,
+                    num_workers=s.num_workers,
+                    pin_memory=classifier.mean.device.type == "cuda",
+                )
                 found, images = attack_images(
                     classifier, batches, condition.perturbation, condition.id, kept, advance, keep_images=keep
                 )

@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from robustsigma.data.dataset_spec import Split
-from robustsigma.data.module import RobustDataModule
 from robustsigma.engine import noise
+from robustsigma.lightning import AtomicCheckpointIO, RobustDataModule
 from robustsigma.runs import blocks
 from robustsigma.runs.progress import Step
-from robustsigma.training import AtomicCheckpointIO
 
 
 class AddedSamples(Dataset[tuple[Tensor, int]]):

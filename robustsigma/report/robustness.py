@@ -344,11 +344,11 @@ def _sweep(entry: dict[str, Any], place: int) -> Exhibit:
 
 
 def _augmentation(results: dict[str, Any], names: dict[str, str]) -> TableLayout:
-    """Return how many samples were made for training, how many converged, and how many a bank reused."""
+    """Return how many samples were made for training, how many converged, and how many came from a sample cache."""
     entries = results.get("augmentation") or []
     banked = any(entry.get("bank") for entry in entries)
     heads = ["Model", "Seed", "Samples", "Converged, %", "Mean steps", "Time"]
-    heads += ["From the bank, %", "Mean age, epochs", "Too old, %", "Relearned, %"] * banked
+    heads += ["From the cache, %", "Mean age, epochs", "Too old, %", "Stale, %"] * banked
     writers = {"hit_rate": percent, "mean_age": number, "expired": percent, "stale": percent}
     rows = []
     for entry in entries:

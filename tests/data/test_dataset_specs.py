@@ -146,7 +146,7 @@ def test_yaml_round_trip(make, name):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--dataset", type=DatasetSpec)
     path = f"{type(source).__module__}.{type(source).__qualname__}"
-    config = parser.parse_object({"source": {"class_path": path, "init_args": arguments}})
+    config = parser.parse_object({"dataset": {"class_path": path, "init_args": arguments}})
     assert parser.instantiate(config).dataset == source
     assert parser.instantiate(parser.parse_string(parser.dump(config))).dataset == source
 

@@ -15,10 +15,10 @@ from torchvision.datasets import FakeData
 
 from robustsigma import FGSM
 from robustsigma.cli import main
-from robustsigma.data import ArrayDataset, Baggage, Datasets, DatasetSpec, RobustDataModule
+from robustsigma.data import ArrayDataset, Baggage, Datasets, DatasetSpec
 from robustsigma.data.loading import load_batch, load_masks
+from robustsigma.lightning import LitClassifier, RobustDataModule, SafetensorsExport
 from robustsigma.models import SmallCNN
-from robustsigma.training import LitClassifier, SafetensorsExport
 
 CLASSES = ("ant", "bee", "cat")
 SCANS = Baggage(size=16, train=8, val=2, test=4)
@@ -389,7 +389,7 @@ def test_yaml_can_describe_a_dataset_class_with_plain_arguments(capsys):
     parser.add_argument("--dataset", type=DatasetSpec)
     inner = {"class_path": f"{__name__}.Counted", "init_args": {"count": 4, "first": 0.5}}
     given = {"class_path": "robustsigma.data.Datasets", "init_args": {"test": inner, "classes": list(CLASSES)}}
-    config = parser.parse_object({"source": given})
+    config = parser.parse_object({"dataset": given})
     for each in (config, parser.parse_string(parser.dump(config))):
         source = parser.instantiate(each).dataset
         assert source.classes == CLASSES

@@ -12,8 +12,9 @@ import torchvision
 from PIL import Image
 
 from robustsigma.cli import images as cli_images
-from robustsigma.data import ImageFolder, ImageTable, RobustDataModule, SaliencyBench
+from robustsigma.data import ImageFolder, ImageTable, SaliencyBench
 from robustsigma.data.folder_scan import image_suffixes, split_folders
+from robustsigma.lightning import RobustDataModule
 
 SPLITS = ("train", "val", "test")
 

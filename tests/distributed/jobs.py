@@ -13,10 +13,10 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import multiprocessing, nn
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Share, Sigma, SigmaSample
-from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data import Baggage
 from robustsigma.engine.metrics import PerSample, rmse
 from robustsigma.engine.perturbations.sigma_sample import SampleCache
-from robustsigma.training import AugmentationStatistics, LitClassifier
+from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
 
 SOURCE = Baggage(size=16, train=41, val=5, test=23)  # odd counts: uneven last batches
 WALK = Sigma(alpha=0.03, beta=0.1, objective="logit", paths=1, max_steps=6)
@@ -40,34 +40,36 @@ class PredictionRecorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        found = {"labels": batch.labels, "predictions": outputs.argmax(1), "steps": batch.made.steps}
-        found["rmse"] = rmse(batch.images, batch.clean)
-        self.metrics[batch.condition].update(batch.indices, found)
+        found = {"labels": batch.labels, "predictions": outputs.argmax(1), "steps": batch.info.perturbed.steps}
+        found["rmse"] = rmse(batch.images, batch.info.clean)
+        self.metrics[batch.info.condition].update(batch.indices, found)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.outcomes = {name: metric.compute() for name, metric in self.metrics.items()}
 
 
 class Seen(pl.Callback):
-    """Keeps what every training step was given, but for images that only fill up a share."""
+    """Keeps what every training step was given, except padding."""
 
     def __init__(self) -> None:
         self.images: dict[tuple[int, int], torch.Tensor] = {}
-        self.repeated = 0
+        self.padding = 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        for image, index, counted in zip(batch.images, batch.indices.tolist(), batch.counted.tolist(), strict=True):
-            if not counted:
-                self.repeated += 1
+        for image, index, is_padding in zip(
+            batch.images, batch.indices.tolist(), batch.is_padding.tolist(), strict=True
+        ):
+            if is_padding:
+                self.padding += 1
                 continue
             assert (trainer.current_epoch, index) not in self.images, "an image was trained on twice in an epoch"
             self.images[trainer.current_epoch, index] = image.clone()
 
 
 def fit_and_test(rank: int, world: int, folder: Path) -> None:
-    """Train with augmentation and a bank, test under every condition, and write what came of it."""
+    """Train with augmentation and a sample cache, test under every condition, and write what came of it."""
     torch.default_generator.manual_seed(0)
     # Without BatchNorm, whose statistics are each process's own.
     net = nn.Sequential(
@@ -88,9 +90,9 @@ def fit_and_test(rank: int, world: int, folder: Path) -> None:
     trainer.test(model, data, verbose=False)
     found = {
         "seen": seen.images,
-        "repeated": seen.repeated,
+        "padding": seen.padding,
         "weights": {name: p.detach() for name, p in model.named_parameters()},
-        "bank": data.banks.state_dict(),
+        "caches": data.sample_caches.state_dict(),
         "outcomes": recorder.outcomes,
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
         "totals": vars(statistics.totals),

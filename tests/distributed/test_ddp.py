@@ -1,4 +1,4 @@
-"""Two processes give what one gives, image by image: in training with augmentation and a bank, and in tests."""
+"""Two processes give what one gives, image by image: in training with augmentation and a sample cache, and in tests."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ import pytest
 import torch
 from jobs import CONDITIONS, EPOCHS, SOURCE, fit_and_test, together
 
-from robustsigma.data.gathering import Share
-from robustsigma.data.loading import KeySampler
+from robustsigma.lightning.loaders import KeySampler
+from robustsigma.lightning.sample_caches import ProcessRank
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "fit"
 pytestmark = [
@@ -37,25 +37,26 @@ def test_every_image_is_trained_on_once_and_perturbed_alike(runs):
     assert not set(two[0]["seen"]) & set(two[1]["seen"])
     both = two[0]["seen"] | two[1]["seen"]
     assert set(both) == set(one["seen"]) == {(epoch, i) for epoch in range(EPOCHS) for i in range(SOURCE.train)}
-    assert two[0]["repeated"] + two[1]["repeated"] == EPOCHS  # 41 images: one fills up a share in each epoch
+    assert two[0]["padding"] + two[1]["padding"] == EPOCHS  # 41 images: one is padding in each epoch
     for key, image in one["seen"].items():
         assert torch.allclose(image, both[key], rtol=0, atol=1e-9), key
 
 
 @pytest.mark.slow
-def test_weights_and_bank_are_those_of_one_process(runs):
+def test_weights_and_caches_are_those_of_one_process(runs):
     one, *two = runs
     for each in two:
         for name, weight in one["weights"].items():
             assert torch.allclose(weight, each["weights"][name], rtol=0, atol=1e-9), name
-        assert each["bank"].keys() == one["bank"].keys()
-        for name, bank in one["bank"].items():
-            assert len(bank["owners"]) > 10
-            for column, values in bank.items():
-                assert torch.equal(values, each["bank"][name][column]), column
-        for name in ("samples", "searched", "converged", "steps", "wanted", "expired", "stale", "ages"):
+        assert each["caches"].keys() == one["caches"].keys()
+        for name, cache in one["caches"].items():
+            assert len(cache["owners"]) > 10
+            for column, values in cache.items():
+                other = each["caches"][name][column]
+                assert values == other if isinstance(values, str) else torch.equal(values, other), column
+        for name in ("samples", "attempted", "converged", "steps", "requested", "expired", "stale", "ages"):
             assert each["totals"][name] == one["totals"][name]
-        assert each["totals"]["served"] == one["totals"]["served"] > 10
+        assert each["totals"]["hits"] == one["totals"]["hits"] > 10
     for name in ("train_acc", "train_loss"):
         assert two[0]["metrics"].get(name) == pytest.approx(one["metrics"].get(name), abs=1e-9)
 
@@ -76,27 +77,27 @@ def test_every_tested_image_has_the_same_outcome_once(runs):
 
 @pytest.mark.parametrize(("count", "world"), [(1, 2), (2, 3), (7, 2), (8, 2), (9, 4)])
 def test_shares_of_training_are_equal_and_the_rest_says_so(count, world):
-    samplers = [KeySampler(range(50, 50 + count), shuffle=True, seed=1, rank=r, world=world) for r in range(world)]
-    whole = list(KeySampler(range(50, 50 + count), shuffle=True, seed=1, rank=0, world=1))
+    samplers = [KeySampler(range(50, 50 + count), shuffle=True, seed=1, rank=r, world_size=world) for r in range(world)]
+    whole = list(KeySampler(range(50, 50 + count), shuffle=True, seed=1, rank=0, world_size=1))
     shares = [list(sampler) for sampler in samplers]
     assert {len(share) for share in shares} == {-(-count // world)}
     together = [key for row in zip(*shares, strict=True) for key in row]
-    assert [key.image for key in together if not key.repeated] == [key.image for key in whole]
-    assert sum(key.repeated for key in together) == -count % world
+    assert [key.image for key in together if not key.is_padding] == [key.image for key in whole]
+    assert sum(key.is_padding for key in together) == -count % world
 
 
 def test_fewer_images_than_processes_are_refused():
     with pytest.raises(ValueError, match="images: expected one or more for each of 3 processes, got 2"):
-        KeySampler(range(2), shuffle=False, seed=0, rank=0, world=3)
+        KeySampler(range(2), shuffle=False, seed=0, rank=0, world_size=3)
 
 
 def test_gathered_samples_are_in_the_order_of_the_whole_batch_and_each_once(monkeypatch):
-    """Two shares of a batch of images 10, 11, 12, 13, 10, of which the last fills up and row 1 has no sample."""
+    """Two shares of a batch of images 10, 11, 12, 13, 10, of which the last is padding and row 1 has no sample."""
     mine = torch.tensor([0, 1, 2]), torch.tensor([10, 12, 10]), torch.tensor([1.0, 3.0, 5.0])
     other = torch.tensor([1]), torch.tensor([13]), torch.tensor([4.0])
     both = iter([(mine[0] * 2, other[0] * 2 + 1), (mine[1], other[1]), (mine[2], other[2])])
-    monkeypatch.setattr("robustsigma.data.gathering.gather_all_tensors", lambda tensor: next(both))
-    indices, values = Share(0, 2).gather(*mine)
+    monkeypatch.setattr("robustsigma.lightning.sample_caches.gather_all_tensors", lambda tensor: next(both))
+    indices, values = ProcessRank(0, 2).gather(*mine)
     assert indices.tolist() == [10, 12, 13]
     assert values.tolist() == [1.0, 3.0, 4.0]
 

@@ -19,7 +19,7 @@ LAYERS = (
     ("device", "resize_crop"),
     ("runs",),
     ("data", "models", "report"),
-    ("mistyped", "training", "trust"),
+    ("lightning", "mistyped", "trust"),
     ("parser",),
     ("evaluation",),
     ("benchmark",),

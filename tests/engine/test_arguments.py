@@ -17,17 +17,17 @@ import torch
 from torch import nn
 
 import robustsigma.engine.attributors as attributors
-from robustsigma import FGSM, Attributor, Classifier, Gradient, Identity, IntegratedGradients, Mixture, Sigma
+from robustsigma import FGSM, PGD, Attributor, Classifier, Gradient, Identity, IntegratedGradients, Mixture, Sigma
 from robustsigma.benchmark import Benchmark
-from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data import Baggage
 from robustsigma.engine import validation
 from robustsigma.engine.checks import check_classifier
 from robustsigma.engine.metrics import InsertionDeletion, MetricContext
 from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.settings import Retraining, Sweep
+from robustsigma.lightning import LitClassifier, RobustDataModule
 from robustsigma.models import Pretrained
 from robustsigma.runs.fingerprint import describe
-from robustsigma.training import LitClassifier
 
 X, Y = cases.images(), [0, 1, 2, 0]
 SCALARS = {
@@ -275,3 +275,14 @@ def test_settings_take_perturbations_and_methods_not_their_names_or_classes(give
         Retraining(retrain={"x": given})
     with pytest.raises(ValueError, match=r"^methods.x: expected a Attributor, got"):
         Benchmark(methods={"x": given}, metrics=[InsertionDeletion()])
+
+
+@pytest.mark.parametrize("value", ["false", "no", 1, 0, None])
+@pytest.mark.parametrize("make", [lambda v: FGSM(0.1, random_start=v), lambda v: PGD(0.1, random_start=v)])
+def test_what_is_true_or_false_is_not_a_text_or_a_number(make, value):
+    with pytest.raises(ValueError, match="random_start: expected True or False"):
+        make(value)
+
+
+def test_numpy_booleans_are_booleans():
+    assert FGSM(0.1, random_start=np.bool_(True)).random_start is True

@@ -154,7 +154,7 @@ def test_trainings_on_one_step_are_watched(done):
     assert [regime for regime in REGIMES if looks[regime]] == ["fgsm/on_the_fly"]
     (look,) = looks["fgsm/on_the_fly"]  # one epoch
     assert 0 <= look["probe"] <= 1
-    assert not look["tripped"]
+    assert not look["triggered"]
 
 
 def test_worst_cases_are_the_means_of_each_images_minimum(done):

@@ -18,10 +18,10 @@ from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.results import collect
 from robustsigma.evaluation.run import RobustnessRun
+from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture
 from robustsigma.runs import blocks as blocks_module
 from robustsigma.runs.blocks import Blocks
-from robustsigma.training import LitClassifier
 
 SETTINGS = Evaluation(
     dataset=Baggage(size=16, train=40, val=10, test=30),

@@ -206,10 +206,10 @@ def test_cells_have_a_calibration_error(tmp_path):
 
 
 def test_augmentation_counts_what_was_made():
-    nothing = {"samples": 0, "searched": 0, "converged": 0, "steps": 0, "seconds": 0.0}
-    walked = {"samples": 90, "searched": 80, "converged": 60, "steps": 300, "seconds": 2.0}
+    nothing = {"samples": 0, "attempted": 0, "converged": 0, "steps": 0, "seconds": 0.0}
+    walked = {"samples": 90, "attempted": 80, "converged": 60, "steps": 300, "seconds": 2.0}
     plain = {**nothing, "samples": 50, "seconds": 1.0}
-    bank = {**walked, "wanted": 200, "served": 120, "expired": 20, "stale": 10, "ages": 180}
+    bank = {**walked, "requested": 200, "hits": 120, "expired": 20, "stale": 10, "ages": 180}
     matrix = matrix_of([[100]] * 4, [CLEAN], (BASE, SIGMA, FGSM_RUN, BANKED))
     made = {"base": nothing, "sigma/retrain": walked, "fgsm/on_the_fly": plain, BANKED.id: bank}
     entries = augmentation(matrix, {(regime, 0): {"augmentation": counts} for regime, counts in made.items()})
@@ -224,8 +224,8 @@ def test_augmentation_counts_what_was_made():
 
 
 def test_a_training_that_overfitted_is_flagged_where_gradients_are_followed():
-    def check(epoch, probe, tripped=False):
-        return {"epoch": epoch, "step": 5 * epoch, "probe": probe, "attack": 0.9, "tripped": tripped}
+    def check(epoch, probe, triggered=False):
+        return {"epoch": epoch, "step": 5 * epoch, "probe": probe, "attack": 0.9, "triggered": triggered}
 
     noted = {
         0: {"overfitting": [check(0, 0.4), check(1, 0.5), check(2, 0.1, True), check(3, 0.05, True)]},

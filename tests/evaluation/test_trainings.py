@@ -13,8 +13,8 @@ from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
 from robustsigma.evaluation import run as running
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.training import TrainingData
+from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture
-from robustsigma.training import LitClassifier
 
 SETTINGS = Evaluation(
     dataset=Baggage(size=16, train=40, val=10, test=12),

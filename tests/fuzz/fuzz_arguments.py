@@ -16,10 +16,9 @@ from outcome import settled
 from settings import cheap, every_kind, network
 from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
-from robustsigma import data, training
+from robustsigma import data, lightning
 from robustsigma.benchmark import settings as benchmark
 from robustsigma.data.dataset_spec import DatasetSpec
-from robustsigma.data.ramp import Ramp
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import SampleCache, Share
 from robustsigma.evaluation import settings as evaluation
@@ -44,10 +43,11 @@ NEEDED: dict[str, dict[str, Any]] = {
     "LitClassifier": {"net": cases.mlp()},
 }
 SETTINGS = (
-    Share, ResizeCrop, Architecture, Pretrained, training.SampleLabels, data.Albumentations,
+    Share, ResizeCrop, Architecture, Pretrained, lightning.SampleLabels, data.Albumentations,
     evaluation.Training, evaluation.Retraining, evaluation.Checks, evaluation.Sweep, evaluation.Evaluation,
-    benchmark.Benchmark, SampleCache, Ramp, Classifier, data.RobustDataModule, training.LitClassifier,
-    training.RobustCheckpoint, training.LastCheckpoint, training.SafetensorsExport, training.OverfittingMonitor,
+    benchmark.Benchmark, SampleCache, lightning.Ramp, Classifier, lightning.RobustDataModule, lightning.LitClassifier,
+    lightning.RobustCheckpoint, lightning.LastCheckpoint, lightning.SafetensorsExport,
+    lightning.OverfittingMonitor,
 )  # fmt: skip
 SOURCES = tuple(
     kind

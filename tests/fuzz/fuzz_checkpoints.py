@@ -17,9 +17,9 @@ from outcome import settled
 from safetensors.torch import save
 from torch import nn
 
+from robustsigma.lightning import AtomicCheckpointIO
 from robustsigma.models import Architecture, load_model
 from robustsigma.models.weight_files import fit_state, read_state
-from robustsigma.training import AtomicCheckpointIO
 
 SHAPE = (1, 8, 8)
 ODD = (

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from robustsigma.cli import main
+from robustsigma.lightning import AtomicCheckpointIO
 from robustsigma.models import Architecture, ModelCard, load_model, model, save_model
 from robustsigma.models.weight_files import read_state
-from robustsigma.training import AtomicCheckpointIO
 
 ARCHITECTURE = Architecture("small_cnn", {"width": 2})
 FIT = ["--model.net=robustsigma.models.SmallCNN", "--model.net.channels=3", "--model.net.classes=5",

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from robustsigma.cli import main
 from robustsigma.data import Baggage
+from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture, ModelCard, save_model
 from robustsigma.runs import blocks
-from robustsigma.training import LitClassifier
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SETTINGS = "alpha: 0.01, beta: 0.1, objective: logit, paths: 1, max_steps: 3"
@@ -147,7 +147,7 @@ def _listed(out: Path) -> list[str]:
 def _fitted(out: Path) -> dict[str, Any]:
     (path,) = out.rglob("last.ckpt")
     last = torch.load(path, weights_only=True)
-    same = ("state_dict", "optimizer_states", "lr_schedulers", "generators", "RobustDataModule", "epoch", "global_step")
+    same = ("state_dict", "optimizer_states", "lr_schedulers", "RobustDataModule", "epoch", "global_step")
     names = sorted(path.name for path in path.parent.iterdir())
     # A run that is interrupted in its first epoch starts again in another folder.
     weights = (path.parents[1] / "model.safetensors").read_bytes()

@@ -16,11 +16,11 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import robustsigma.engine.attributors as public
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, Share, Sigma, SigmaSample
-from robustsigma.data import Baggage, RobustDataModule
+from robustsigma.data import Baggage
 from robustsigma.engine.perturbations.sigma_sample import SampleCache
 from robustsigma.evaluation.training import quiet, quiet_trainer
+from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
 from robustsigma.models import network
-from robustsigma.training import AugmentationStatistics, LitClassifier
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
@@ -142,14 +142,14 @@ def train(steps, folder, *callbacks):
 
 
 def check_training(steps, folder):
-    """Check a training after its first quarter, when caches and the bank are full; return how much each count grew."""
+    """Check a training after its first quarter, when caches are full; return how much each count grew."""
     train(12, folder)  # objects made on first use stay
     before, course = counts(), []
     train(steps, folder, Counter(steps // 20, course))  # not kept here, as a callback holds the network
     after = counts()
     grown = difference(course[-1], course[len(course) // 4])
     assert {name: grown[name] for name in KEPT} == dict.fromkeys(KEPT, 0)
-    assert abs(grown["tensors"]) <= 12  # batches differ in size, and the bank fills up
+    assert abs(grown["tensors"]) <= 12  # batches differ in size, and the sample cache fills up
     assert course[-1]["children"] == 1
     for name in ("files", "threads", "children", "tensors"):
         assert after[name] <= before[name], name

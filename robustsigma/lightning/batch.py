@@ -1,0 +1,134 @@
+"""A batch of images and labels, with what is known of how its images were made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine.perturbations import Perturbed
+
+
+@dataclass(frozen=True, eq=False)
+class CacheStats:
+    """What the sample caches provided for a batch. B images.
+
+    Attributes:
+        requested: (B,) bool, images that were to become samples of a `SigmaSample` with a cache.
+        hits: (B,) bool, images that are cached samples.
+        expired: (B,) bool, images whose cached sample was too old.
+        stale: (B,) bool, images whose cached sample had fooled the network, which now classifies it correctly.
+        ages: (B,) int64, age of the cached sample in epochs; 0 where there is no hit.
+    """
+
+    requested: Tensor
+    hits: Tensor
+    expired: Tensor
+    stale: Tensor
+    ages: Tensor
+
+    @staticmethod
+    def empty(images: Tensor) -> CacheStats:
+        """Return the statistics of a batch that requests no sample."""
+        no = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        return CacheStats(no, no.clone(), no.clone(), no.clone(), no.long())
+
+    @property
+    def totals(self) -> Tensor:
+        """Sums over the images of requested, hits, expired, stale and ages: int64 (5,)."""
+        return torch.stack([getattr(self, each.name).sum() for each in fields(self)])
+
+
+@dataclass(eq=False)  # not frozen, as Lightning's precision plugins set the fields of a copy
+class BatchInfo:
+    """How the images of a batch were made.
+
+    Attributes:
+        condition: name of the perturbation: "train", or a validation or test condition.
+        clean: (B, C, H, W), the images before they were perturbed; None in a batch that was not perturbed.
+        perturbed: what the perturbation returned; None in a batch that was not perturbed.
+        seconds: time that the perturbation took, on the host's clock.
+        cache_stats: what the sample caches provided; None outside training.
+    """
+
+    condition: str = "clean"
+    clean: Tensor | None = None
+    perturbed: Perturbed | None = None
+    seconds: float = 0.0
+    cache_stats: CacheStats | None = None
+
+
+@dataclass(eq=False)  # not frozen, for the same reason
+class Batch:
+    """What the loaders of a `RobustDataModule` yield. B images.
+
+    It unpacks as `images, labels = batch`.
+
+    Attributes:
+        images: float (B, C, H, W) in [0, 1]; perturbed in the steps of a LightningModule.
+        labels: int64 (B,).
+        indices: int64 (B,), position of each image in its split, from which its noise seed derives.
+        padding: how many images at the end only pad this process's part of an epoch; see `is_padding`.
+        info: how the images were made.
+
+    Example:
+        >>> batch = Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), torch.arange(2))
+        >>> images, labels = batch
+        >>> len(batch), batch.info.condition
+        (2, 'clean')
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    padding: int = 0
+    info: BatchInfo = field(default_factory=BatchInfo)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.images, self.labels))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on a device; copies to a CUDA device do not block."""
+        device = torch.device(device)
+        found: Batch = _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+        return found
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, from which copies to a CUDA device are fast."""
+        found: Batch = _map_tensors(self, Tensor.pin_memory)
+        return found
+
+    @property
+    def is_padding(self) -> Tensor:
+        """Where the image only pads this process's part of an epoch, as another process has it too: bool (B,)."""
+        return torch.arange(len(self), device=self.labels.device) >= len(self) - self.padding
+
+    @property
+    def changed(self) -> Tensor:
+        """Where the image differs from the clean one: bool (B,)."""
+        if self.info.clean is None:
+            return torch.zeros_like(self.labels, dtype=torch.bool)
+        return (self.images != self.info.clean).flatten(1).any(1)
+
+    @property
+    def sampled(self) -> Tensor:
+        """Where the image comes from a search with a goal, such as a new or cached SIGMA sample: bool (B,)."""
+        made, stats = self.info.perturbed, self.info.cache_stats
+        if made is None:
+            return torch.zeros_like(self.labels, dtype=torch.bool)
+        found = made.searched & self.changed
+        return found if stats is None else found | stats.hits
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: _map_tensors(getattr(value, each.name), change) for each in fields(value)})
+    return value

@@ -1,0 +1,350 @@
+"""The data module that perturbs batches on their device, against the network that is being trained or evaluated."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from inspect import currentframe
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar, NoReturn
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
+from torch.utils.data import DataLoader, Dataset
+
+from robustsigma.data.dataset_spec import DatasetSpec, Split
+from robustsigma.data.datasets import Datasets
+from robustsigma.data.loading import subsample
+from robustsigma.data.transforms import Albumentations
+from robustsigma.device import wait
+from robustsigma.engine import noise
+from robustsigma.engine.perturbations import Identity, Perturbation, global_rng
+from robustsigma.engine.serialization import safe_in_checkpoints
+from robustsigma.engine.validation import fail, integer, mapping, optional
+from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
+from robustsigma.lightning.batch import Batch, BatchInfo
+from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
+from robustsigma.lightning.sample_caches import ProcessRank, SampleCaches
+from robustsigma.lightning.training_perturbation import Ramp, without_cache
+from robustsigma.runs.fingerprint import items
+
+safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
+
+
+class RobustDataModule(pl.LightningDataModule):
+    """Perturbs batches on their device, against the network as it is at that moment.
+
+    Training batches go through `train_perturbation`; `val_dataloader` and `test_dataloader` return one loader for each
+    condition. An image's randomness derives from (seed, stage, condition, epoch, its index in the split), so results
+    depend neither on the batch size nor on the number of workers or processes. The network is frozen meanwhile: eval
+    mode, no dropout, no updates of BatchNorm statistics, no gradients of parameters.
+
+    Pass the module to the Trainer as its `datamodule`: batches of a loader that is passed instead are clean, with a
+    warning. The LightningModule needs an attribute `classifier`, a `robustsigma.Classifier`. If its steps use another
+    network, such as an average of its weights, a warning says so. `predict` uses the clean images of the test split.
+
+    If the training perturbation has a `SigmaSample` with a sample cache, its samples are kept here and in checkpoints;
+    see `robustsigma.lightning.sample_caches.SampleCaches`. A cached sample is that of the image as it was augmented
+    when the sample was made.
+
+    A training can resume from any checkpoint, also in the middle of an epoch, and ends as if it had not been
+    interrupted. The states of the global generators, from which dropout draws, are restored (those of the first
+    process). If the dataset has changed, cached samples are dropped with a warning.
+
+    Several processes (DDP) train on the batches that one process with the sum of their batch sizes would have, with the
+    same results, unless the network has dropout, or BatchNorm without the Trainer's `sync_batchnorm`.
+
+    Args:
+        dataset: where images come from; `robustsigma.data.Datasets` wraps torch datasets.
+        train_perturbation: perturbation of training batches; use `Mixture` to perturb only a share of the images. None
+            leaves them clean.
+        conditions: perturbation of each test condition, by its name; None is {"clean": Identity()}.
+        val_conditions: the same for validation.
+        ramp: growth of the training perturbation over the first epochs; None uses full strength from the start.
+        augment: transforms of the training images, on the CPU workers.
+        batch_size: number of images in a batch, in every stage.
+        drop_last: whether to leave out the last training batch of an epoch if it is smaller than the others. BatchNorm
+            may fail on a batch of one image, except in `LitClassifier`.
+        num_workers: number of loading processes; built-in datasets are in memory and need none.
+        limits: largest number of images by split ("train", "val", "test"), drawn by the seed.
+        seed: seed of the order, the augmentation and the perturbations.
+
+    Raises:
+        ValueError: an argument of another type or range.
+
+    Example:
+        >>> from robustsigma import FGSM, Identity, Mixture
+        >>> from robustsigma.data import Baggage
+        >>> attack = FGSM(8 / 255)
+        >>> data = RobustDataModule(
+        ...     Baggage(), train_perturbation=Mixture({attack: 0.5}), conditions={"clean": Identity(), "FGSM": attack}
+        ... )
+    """
+
+    reports_network: ClassVar[bool] = False  # whether a report flags an unsound network, in place of a warning
+
+    def __init__(
+        self,
+        dataset: DatasetSpec,
+        *,
+        train_perturbation: Perturbation | None = None,
+        conditions: Mapping[str, Perturbation] | None = None,
+        val_conditions: Mapping[str, Perturbation] | None = None,
+        ramp: Ramp | None = None,
+        augment: Albumentations | None = None,
+        batch_size: int = 128,
+        drop_last: bool = False,
+        num_workers: int = 0,
+        limits: Mapping[Split, int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(dataset, DatasetSpec):
+            raise fail("dataset", "a robustsigma.data.DatasetSpec, such as Datasets(…)", type(dataset).__name__)
+        optional("train_perturbation", train_perturbation, Perturbation)
+        optional("ramp", ramp, Ramp)
+        optional("augment", augment, Albumentations)
+        optional("limits", limits, Mapping)
+        if ramp is not None:
+            ramp.check(train_perturbation)
+        self.dataset, self.train_perturbation = dataset, train_perturbation
+        self.conditions = _conditions("conditions", conditions)
+        self.val_conditions = _conditions("val_conditions", val_conditions)
+        self.ramp, self.augment = ramp, augment
+        self.batch_size, self.drop_last = integer("batch_size", batch_size, 1), drop_last
+        self.num_workers = integer("num_workers", num_workers, 0)
+        self.limits = dict(limits or {})
+        for split, most in self.limits.items():
+            DatasetSpec.check_split(split)
+            self.limits[split] = integer(f"limits[{split!r}]", most, 1)
+        self.seed = integer("seed", seed, 0)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sample_caches = SampleCaches(self.seed)
+        self._training: ResumableLoader | None = None
+        self._resumed: dict[str, Any] = {}  # what `load_state_dict` was given
+        self._images: dict[str, Any] | None = None  # fingerprint of the training images
+        self._attacked = AttackedNetwork()
+
+    def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: FrameType | None = None, **rest: Any) -> None:
+        """Keep a subclass's arguments as Lightning does, except datasets in memory, which fit in no checkpoint."""
+        caller = currentframe()
+        frame = frame or (caller.f_back if caller else None)
+        arguments = frame.f_locals.items() if frame else ()
+        in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset)]
+        ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
+        super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, **rest)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainer" and type(value).__module__.startswith("lightning."):
+            raise _wrong_package(f"a Trainer of the package {type(value).__module__.split('.')[0]}")
+        super().__setattr__(name, value)
+
+    def __iter__(self) -> NoReturn:
+        # A Trainer of the package `lightning` takes a data module of pytorch_lightning for a loader.
+        raise _wrong_package("iteration over the data module itself, as by a Trainer of the package lightning")
+
+    def setup(self, stage: str) -> None:
+        """Forget an earlier training."""
+        if stage == "fit":
+            self._reset()
+        self._attacked = AttackedNetwork()
+
+    def teardown(self, stage: str) -> None:
+        """Check the last observed step."""
+        self._attacked.finish()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Leave no hooks at the network."""
+        self._attacked.remove_hooks()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return cached samples, the position in the epoch and the states of the global generators."""
+        state: dict[str, Any] = {"generators": global_rng.states()}
+        if self._training is not None:
+            state["loader"] = self._training.state_dict()
+        caches = self.sample_caches.state_dict()
+        if caches:
+            state["sample_caches"] = caches
+            if self._training is not None:
+                state["images"] = self._fingerprint(self._training)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore state."""
+        self._resumed = dict(state_dict)
+        self.sample_caches.load_state_dict(self._resumed.pop("sample_caches", {}))
+        if self.trainer is not None:
+            # Lightning's own preparation may draw, so generators are restored when training starts.
+            callback = pl.callbacks.LambdaCallback(on_train_start=lambda *_: self._restore_generators())
+            self.trainer.callbacks.append(callback)  # type: ignore[attr-defined]
+
+    def _restore_generators(self) -> None:
+        states = self._resumed.pop("generators", None)  # once, as the Trainer may run something else later
+        if states is not None:
+            global_rng.set_states(states)
+
+    def prepare_data(self) -> None:
+        """Download missing data, in one process."""
+        _ = self.dataset.classes
+
+    def split(self, name: Split) -> Dataset[Any]:
+        """Return the images of a split; override it to use others."""
+        return self.dataset.split(name)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of training images, in a new order in each epoch."""
+        self._training, self._images = self._loader(self.split("train"), "train"), None
+        images = self._resumed.pop("images", None)
+        if images is not None and self._fingerprint(self._training) != images:
+            self.sample_caches = SampleCaches(self.seed)
+            told = "ckpt_path: the checkpoint's sample cache is of other training images; it is dropped"
+            warnings.warn(told, stacklevel=2)
+        # Lightning restores a loader too, but not if the optimizer asked for the number of batches before.
+        position = self._resumed.pop("loader", None)
+        if position is not None:
+            self._training.load_state_dict(position)
+        return self._training
+
+    def _fingerprint(self, training: ResumableLoader) -> dict[str, Any]:
+        if self._images is None:
+            keyed = training.dataset
+            self._images = items(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
+        return self._images
+
+    @torch.inference_mode(False)  # a dataset may keep tensors that are trained on later
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """Return a loader for each validation condition, or none in a training without validation images."""
+        asked = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
+        if "val" not in self.dataset.splits and not asked:
+            # Lightning warns after this has returned, so the filter has to stay.
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+            return []
+        dataset = self.split("val")
+        return [self._loader(dataset, "val") for _ in self.val_conditions]
+
+    @torch.inference_mode(False)
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """Return a loader for each test condition."""
+        dataset = self.split("test")
+        return [self._loader(dataset, "test") for _ in self.conditions]
+
+    @torch.inference_mode(False)
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of the clean test images."""
+        found = self._loader(self.split("test"), "test")
+        found.on_start = None
+        return found
+
+    def _subsample(self, dataset: Dataset[Any], split: Split) -> list[int]:
+        return subsample(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
+
+    def _loader(self, dataset: Dataset[Any], split: Split, indices: list[int] | None = None) -> ResumableLoader:
+        indices = self._subsample(dataset, split) if indices is None else indices
+        train, trainer = split == "train", self.trainer
+        keyed = KeyedDataset(dataset, self.augment if train else None, self.seed)
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        sampler = KeySampler(indices, shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
+        drop_last = train and self.drop_last
+        if drop_last and len(sampler) < self.batch_size:
+            expected = f"at most {len(sampler)}, the images of an epoch, with drop_last"
+            raise fail("batch_size", expected, self.batch_size)
+        found = ResumableLoader(
+            keyed,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            drop_last=drop_last,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+        )
+        found.on_start = partial(self._warn_if_clean, split)
+        return found
+
+    def _warn_if_clean(self, split: Split) -> None:
+        """Warn where batches that should be perturbed are not passed to this data module."""
+        trainer = self.trainer
+        if trainer is not None and trainer.state.status == TrainerStatus.RUNNING:
+            hooks = trainer._data_connector._datahook_selector  # a Trainer's `datamodule` may be that of its last run
+            if hooks is None or hooks.datamodule is self:
+                return
+        train = {} if self.train_perturbation is None else {"train": self.train_perturbation}
+        perturbations = {"train": train, "val": self.val_conditions, "test": self.conditions}[split]
+        if any(not isinstance(each, Identity) for each in perturbations.values()):
+            warnings.warn(
+                f"{split}_dataloader: its images are clean here. A RobustDataModule perturbs batches as the Trainer's "
+                "datamodule: pass it itself, as in trainer.fit(model, datamodule=data), not its loader.",
+                stacklevel=3,
+            )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Perturb a batch that has arrived on its device."""
+        trainer = self.trainer
+        self._attacked.finish()
+        if trainer is None or trainer.predicting:
+            return batch
+        if not isinstance(batch, Batch):
+            expected = "a Batch of the loaders of a RobustDataModule; override `split` to give it other images"
+            raise fail("batch", expected, type(batch).__name__)
+        classifier = classifier_of(trainer.lightning_module)
+        if self.reports_network:
+            classifier.checked = True
+        # In an evaluation the epoch is always 0, so that accuracies of two epochs do not differ by their noise.
+        epoch = trainer.current_epoch if trainer.training else 0
+        if trainer.training:
+            step, stage, name = "training", "train", "train"
+            perturbation = self.train_perturbation or Identity()
+            perturbation = perturbation if self.ramp is None else self.ramp.at(perturbation, epoch)
+        else:
+            step, stage = ("test", "test") if trainer.testing else ("validation", "val")
+            conditions = self.conditions if trainer.testing else self.val_conditions
+            name, perturbation = list(conditions.items())[dataloader_idx]
+        seeds = noise.image_seeds(self.seed, stage, name, epoch, batch.indices)
+        wait(batch.images.device)  # the time of the step before is not that of the perturbation
+        start, stats = time.perf_counter(), None
+        if trainer.training:
+            process = ProcessRank(trainer.global_rank, trainer.world_size)
+            call = perturbation, classifier, batch
+            made, stats = self.sample_caches.apply(*call, seeds=seeds, epoch=epoch, process=process)
+        else:
+            made = perturbation.apply(classifier, batch.images, batch.labels, seed=seeds)
+        info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
+        if perturbation.depends_on_model:
+            # Of a training one step is observed, of evaluations one in each epoch.
+            when, exact = (0 if trainer.training else trainer.current_epoch), str(trainer.precision)[:2] in ("32", "64")
+            self._attacked.observe(trainer.lightning_module, classifier, made.images, step, when, exact=exact)
+        return replace(batch, images=made.images, info=info)
+
+
+def data_module_of(trainer: pl.Trainer, callback: str) -> RobustDataModule:
+    """Return the data module of a Trainer, for a callback that needs a `RobustDataModule`.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, RobustDataModule):
+        raise fail("datamodule", f"a RobustDataModule, for the {callback}", type(data).__name__)
+    return data
+
+
+def _wrong_package(got: str) -> ValueError:
+    expected = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
+    return fail("trainer", expected, got)
+
+
+def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
+    if given is None:
+        return {"clean": Identity()}
+    mapping(name, given)
+    if not given:
+        raise fail(name, "at least one condition", "none")
+    for key, perturbation in given.items():
+        if not isinstance(perturbation, Perturbation):
+            raise fail(f"{name}[{key!r}]", "a Perturbation", type(perturbation).__name__)
+    return {key: without_cache(perturbation) for key, perturbation in given.items()}

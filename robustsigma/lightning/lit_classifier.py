@@ -1,0 +1,316 @@
+"""A LightningModule for image classification, for the batches of a `RobustDataModule`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from os import PathLike
+from typing import Any, Literal, get_args
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.precision import full_precision
+from robustsigma.engine.validation import choice, fail, number, optional
+from robustsigma.lightning.batch import Batch
+from robustsigma.lightning.batch_norm import AuxiliaryNorms, BatchNormPolicy, single_values, split_forward
+from robustsigma.lightning.checkpoints import AtomicCheckpointIO
+from robustsigma.lightning.sample_labels import SampleLabels
+from robustsigma.models.architecture import Architecture
+from robustsigma.models.model_files import build_described
+from robustsigma.models.weight_files import common_name, first_infinite, unwrapped
+
+
+class EpochMean(Metric):
+    """The mean over the images of an epoch, of all processes, from batch means.
+
+    Lightning's own mean rounds the number of images down to a multiple of the processes. The `MeanMetric` of
+    torchmetrics either leaves NaN out, which would hide a training that diverged, or (1.9) forgets the weights.
+    """
+
+    full_state_update = False
+    total: Tensor
+    images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, mean: Tensor, images: int) -> None:
+        """Add the mean over some images."""
+        # Not in place: the sums may have been made in the inference mode of a validation.
+        self.total = self.total + mean.detach() * images
+        self.images = self.images + images
+
+    def compute(self) -> Tensor:
+        """Return the mean over all images, or 0 without any."""
+        return self.total / self.images.clamp_min(1)
+
+
+class LitClassifier(pl.LightningModule):
+    """Trains a network by cross-entropy on the images of a `RobustDataModule`.
+
+    It logs `train_loss`, `train_acc`, and `val_CONDITION_acc` and `test_CONDITION_acc` for each condition.
+
+    A checkpoint holds all arguments except the optimizer. `load_from_checkpoint(path)` rebuilds a network of
+    robustsigma, torchvision or timm that was made by its name; pass any other as `net=`.
+
+    Where BatchNorm sees a single value per channel (one image, seen as one pixel), it uses its running statistics.
+
+    Args:
+        net: network from normalized images to logits.
+        mean: value per channel that is subtracted from images in [0, 1]; None is 0. A checkpoint's value replaces it.
+        std: value per channel that is divided by; None is 1. A checkpoint's value replaces it.
+        optimizer: function that makes the optimizer from the parameters.
+        schedule: "cosine" lets the learning rate fall to zero over the training, step by step; "constant" keeps it.
+            With a loader without a length, a cosine needs the Trainer's `max_steps`.
+        label_smoothing: fraction of the label's weight that is spread over all classes.
+        sample_labels: labels and weight of SIGMA samples; None is `SampleLabels()`, which treats them as other images.
+        batch_norm: how BatchNorm treats a batch of clean and perturbed images. "joint" is one forward pass with common
+            statistics. "separate" passes clean and perturbed images one after the other, each with its own batch
+            statistics; the running ones follow both. "auxiliary" uses in addition a second set of BatchNorm layers for
+            the perturbed images (`AuxiliaryNorms`), which is not part of the classifier: attacks, validation and the
+            exported weights use the layers of the clean images. A batch of one kind is one pass.
+        chunk_size: largest number of images in a pass of an attack; None chooses by image size (see `Classifier`).
+        gradient_dtype: "bfloat16" (or torch.bfloat16) runs the gradient passes of attacks under autocast, "tf32" lets
+            them round to TF32 on a GPU; None is full precision. The Trainer's `precision` is that of the training.
+
+    Raises:
+        ValueError: an argument of another type or range.
+
+    Example:
+        >>> from robustsigma.models import network
+        >>> model = LitClassifier(network("small_cnn", 3, 5), mean=[0.5], std=[0.25])
+        >>> model(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Literal["cosine", "constant"] = "cosine",
+        label_smoothing: float = 0.0,
+        sample_labels: SampleLabels | None = None,
+        batch_norm: BatchNormPolicy = "joint",
+        chunk_size: int | None = None,
+        gradient_dtype: Literal["bfloat16", "tf32"] | None = None,
+    ) -> None:
+        super().__init__()
+        choice("schedule", schedule, ("cosine", "constant"))
+        label_smoothing = number("label_smoothing", label_smoothing, 0, 1)
+        choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
+        if isinstance(sample_labels, Mapping):  # from a checkpoint
+            sample_labels = SampleLabels(**sample_labels)  # type: ignore[unreachable]
+        optional("sample_labels", sample_labels, SampleLabels)
+        if not callable(optimizer):
+            raise fail("optimizer", "a callable that makes an optimizer from parameters", repr(optimizer)[:80])
+        # The annotation has only what a command line can give: a torch.dtype would be parsed as a class there.
+        if gradient_dtype is not None and gradient_dtype is not torch.bfloat16:
+            choice("gradient_dtype", gradient_dtype, ("bfloat16", "tf32"))
+        self.classifier = Classifier(net, mean=mean, std=std, chunk_size=chunk_size, gradient_dtype=gradient_dtype)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.label_smoothing = label_smoothing
+        self.sample_labels = sample_labels or SampleLabels()
+        self.batch_norm = batch_norm
+        self.auxiliary = AuxiliaryNorms(self.classifier) if batch_norm == "auxiliary" else None
+        self.means = nn.ModuleDict()
+
+    def setup(self, stage: str) -> None:
+        """Start a second set of BatchNorm layers as a copy of the classifier's, which may have loaded weights."""
+        if stage == "fit" and self.auxiliary is not None:
+            self.auxiliary.start(self.classifier)
+
+    def on_fit_start(self) -> None:
+        """Check the network.
+
+        Raises:
+            ValueError: a network on the meta device; or separate passes of clean and perturbed images with BatchNorm
+                statistics that processes share: processes with batches of different kinds would wait forever.
+        """
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise fail("net", "weights with numbers", "the meta device: call to_empty and load weights first")
+        shared = any(isinstance(module, nn.SyncBatchNorm) for module in self.modules())
+        if shared and self.batch_norm != "joint":
+            raise fail("batch_norm", "'joint' with the Trainer's sync_batchnorm", repr(self.batch_norm))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K) of images in [0, 1]."""
+        return self.classifier(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss."""
+        _check_batch(batch)
+        if self.batch_norm == "joint":
+            with single_values(batch.images):
+                logits = self(batch.images)
+        else:
+            several = self.trainer.world_size > 1
+            logits = split_forward(self.classifier, batch.images, batch.changed, self.auxiliary, whole=several)
+        size = len(batch) - batch.padding
+        logits, labels = logits[:size], batch.labels[:size]
+        loss = self.sample_labels.loss(logits, labels, batch.sampled[:size], self.label_smoothing)
+        self._log_mean("train_loss", loss, size)
+        self._log_mean("train_acc", (logits.detach().argmax(1) == labels).float().sum() / max(1, size), size)
+        return loss * self._loss_scale(size)
+
+    def _loss_scale(self, size: int) -> Tensor | float:
+        """Return the factor of a process's loss that makes their mean the mean over the images of all processes."""
+        world_size = self.trainer.world_size
+        if world_size == 1 or not self.trainer.is_last_batch:  # all other batches are equally large
+            return 1.0
+        sizes = torch.tensor(float(size), device=self.device)
+        return world_size * size / torch.as_tensor(self.trainer.strategy.reduce(sizes, reduce_op="sum"))
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Log the accuracy under the batch's condition; return logits."""
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Log the accuracy under the batch's condition; return logits."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the probabilities (B, K) of a batch, or of images in [0, 1]."""
+        return self._logits(batch if isinstance(batch, Tensor) else batch.images).softmax(1)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with full_precision():  # as in attacks, whatever rounding PyTorch is set to on a GPU
+            logits: Tensor = self(images)
+        return logits
+
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        _check_batch(batch)
+        logits = self._logits(batch.images)
+        accuracy = (logits.argmax(1) == batch.labels).float().mean()
+        self._log_mean(f"{stage}_{batch.info.condition}_acc", accuracy, len(batch), prog_bar=stage == "val")
+        return logits
+
+    def _log_mean(self, name: str, value: Tensor, size: int, *, prog_bar: bool = True) -> None:
+        """Log the mean over the images of an epoch, of all processes."""
+        key = name.replace("_", "__").replace(".", "_d")  # a module's name has no dot, and no two names share a key
+        if key not in self.means:
+            self.means[key] = EpochMean().to(self.device)
+        mean = self.means[key]
+        assert isinstance(mean, EpochMean)
+        mean.update(value, size)
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "add_dataloader_idx": False}
+        self.log(name, mean, prog_bar=prog_bar, metric_attribute=f"means.{key}", **options)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer, and its schedule unless that is constant."""
+        optimizer = self.optimizer(self.parameters())
+        if self.schedule == "constant":
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        if not 0 < steps < math.inf:
+            expected = '"constant", or a Trainer with max_steps, as the number of training steps is not known'
+            raise fail("schedule", expected, '"cosine"')
+
+        def factor(step: int) -> float:
+            return (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the constructor's arguments as plain types, with the network's description if it has one."""
+        dtype = self.classifier.gradient_dtype
+        found: dict[str, Any] = {
+            "schedule": self.schedule,
+            "label_smoothing": self.label_smoothing,
+            "sample_labels": asdict(self.sample_labels),
+            "batch_norm": self.batch_norm,
+            "chunk_size": self.classifier.chunk_size,
+            "gradient_dtype": str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype,
+        }
+        architecture = getattr(unwrapped(self.classifier.net), "architecture", None)
+        try:
+            if architecture is not None:
+                found["net"] = json.loads(json.dumps(asdict(architecture)))
+        except TypeError:  # arguments that are no plain types
+            pass
+        parameters = inspect.signature(type(self).__init__).parameters
+        own = {name: value for name, value in found.items() if name in parameters}
+        # A subclass may have saved its own; a network among them could not be read again.
+        given = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not isinstance(v, nn.Module)}
+        checkpoint["hyper_parameters"] = {**own, **given}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the module of a checkpoint; arguments are those of Lightning's own method.
+
+        Raises:
+            ValueError: a checkpoint that does not say how to build the network, or that has weights of another one.
+        """
+        net = inspect.signature(cls.__init__).parameters.get("net")
+        if net is not None and "net" not in kwargs and isinstance(checkpoint_path, str | PathLike):
+            found = AtomicCheckpointIO().load_checkpoint(checkpoint_path, weights_only=kwargs.get("weights_only"))
+            described = found.get("hyper_parameters", {}).get("net")
+            if isinstance(described, Mapping):
+                kwargs["net"] = _rebuilt(described, found["state_dict"], checkpoint_path)
+            elif described is None and net.default is net.empty:
+                expected = "the network itself, since this checkpoint does not say how to build it"
+                raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", "none")
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Accept weights of compiled networks.
+
+        Raises:
+            ValueError: no weights, or weights that are not finite.
+        """
+        found = checkpoint.get("state_dict")
+        if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+            raise fail("ckpt_path", "a checkpoint with a state dict", type(found).__name__)
+        infinite = first_infinite(found)
+        if infinite:
+            raise fail("ckpt_path", "finite weights", f"others in {infinite}")
+        names = {common_name(name): name for name in self.state_dict()}
+        checkpoint["state_dict"] = {names.get(common_name(name), name): value for name, value in found.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as PyTorch does.
+
+        Raises:
+            ValueError: weights of another network.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            told = " ".join(" ".join(str(error).split()).partition(": ")[2].split())[:300]
+            hint = "; mean and std are arguments, where a checkpoint has none" if "classifier.mean" in told else ""
+            raise fail("ckpt_path", f"weights that fit this {type(self).__name__}{hint}", told) from error
+
+
+def _rebuilt(described: Mapping[str, Any], state: Mapping[str, Any], path: Any) -> nn.Module:
+    """Return the network that a checkpoint describes."""
+    try:
+        padding = described.get("padding")
+        architecture = Architecture(str(described["name"]), dict(described["arguments"]), padding=padding)
+        architecture.check_origin()
+        prefix = "classifier.net."
+        named = {common_name(key): value for key, value in state.items()}
+        tensors = {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+        return build_described(architecture, tensors, path)
+    except (KeyError, TypeError, ValueError) as error:
+        expected = "the network itself, since what this checkpoint describes is not built"
+        raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", error) from error
+
+
+def _check_batch(batch: Any) -> None:
+    if not isinstance(batch, Batch):
+        passed = "one of a RobustDataModule, passed as in trainer.fit(model, datamodule=data)"
+        raise fail("batch", f"{passed}; Datasets(…) makes its dataset", type(batch).__name__)

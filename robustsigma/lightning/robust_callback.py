@@ -1,0 +1,310 @@
+"""RobustCallback: train on perturbed images and log robustness in any Lightning project, without changing it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+
+from robustsigma.engine import noise, validation
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations import Perturbation
+from robustsigma.engine.validation import fail
+from robustsigma.lightning.batch_images import BatchField, Images, Place, check_range, read, write
+from robustsigma.lightning.module_outputs import is_visible, outputs_of
+
+# A Trainer takes a callback outside of a list only if it is an instance of its own package's class.
+_PACKAGES = [importlib.import_module(name) for name in ("pytorch_lightning", "lightning") if find_spec(name)]
+_Callback: Any = type("_Callback", tuple(package.Callback for package in _PACKAGES), {})
+
+Network = str | Callable[[Any], nn.Module] | None
+
+
+class RobustCallback(_Callback):
+    """Train on perturbed images and log the accuracy under every condition, in a Lightning project as it is.
+
+    In training, `training_step` receives the batch with some images perturbed, after every `on_after_batch_transfer`.
+    In validation and test, the callback measures each condition on images that the step does not see, and logs
+    `val/FGSM_acc`, `test/FGSM_acc` and so on, for `EarlyStopping` and `ModelCheckpoint` too. Module, data and
+    checkpoints stay as they are. Draws depend on `seed`, the epoch of training and an image's own pixels, not on
+    loaders, workers, processes or batch size, so a run that resumes in mid-epoch is the same.
+
+    Works with `pytorch_lightning` and `lightning`.
+
+    Args:
+        train: perturbation of the training images, usually a `Mixture`; None trains as before.
+        conditions: perturbations to measure, by name; `Identity()` is the clean accuracy.
+        mean: that the images of a batch were normalized with, a number per channel; None if they are in [0, 1].
+        std: likewise. A batch of integers is taken as pixels in 0..255, which the step divides by 255 before that.
+        images: where a batch holds its images (B, C, H, W): an index, a key, an attribute, or a pair of functions
+            `(get, put)`, where `put(batch, images)` returns the new batch.
+        labels: likewise; class indices (B,) or probabilities (B, K), of which the largest counts. `get` alone suffices.
+        net: the network that is trained: an attribute of the module such as "net" or "model.student", or a function of
+            the module. None is the module itself, whose `forward` takes normalized images and returns logits.
+        eval_net: the network that validation and test evaluate, such as "ema"; None is `net`.
+        every_n_epochs: measure in every n-th epoch of a training, from the first one on.
+        max_images: images measured at most, of each validation or test loader, over all processes.
+        seed: of all random numbers.
+        metric: a torchmetrics `Metric` of logits and class indices with one number as its result, of which each
+            condition gets a copy; its class name then replaces `acc`. None is accuracy.
+
+    Raises:
+        ValueError: an argument outside what is stated here; and in the first batch, images that are not in [0, 1]
+            after un-normalization, or a batch without images or labels in these places.
+
+    Warns:
+        UserWarning: once, if the logits of `eval_net` are not those that the validation step computes; if the training
+            step does not use `net`; or if images that are in [0, 1] already are un-normalized.
+
+    Example:
+        >>> from robustsigma import FGSM, Identity, Mixture
+        >>> attack = FGSM(8 / 255)
+        >>> robust = RobustCallback(train=Mixture({attack: 0.5}), conditions={"clean": Identity(), "FGSM": attack})
+        >>> trainer = Trainer(callbacks=[robust])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        train: Perturbation | None = None,
+        conditions: Mapping[str, Perturbation] | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        images: Place = 0,
+        labels: Place = 1,
+        net: Network = None,
+        eval_net: Network = None,
+        every_n_epochs: int = 1,
+        max_images: int = 512,
+        seed: int = 0,
+        metric: Metric | None = None,
+    ) -> None:
+        validation.optional("train", train, Perturbation)
+        validation.mapping("conditions", {} if conditions is None else conditions)
+        self.train, self.conditions = train, dict(conditions or {})
+        for name, condition in self.conditions.items():
+            validation.instance(f"conditions[{name!r}]", condition, Perturbation)
+        if train is None and not self.conditions:
+            raise fail("train", "a perturbation to train on, or conditions to measure", "neither")
+        Classifier(nn.Identity(), mean=mean, std=std)  # checks the statistics
+        self.mean, self.std = mean, std
+        self.images, self.labels = BatchField("images", images), BatchField("labels", labels)
+        if train is not None and not self.images.writable:
+            raise fail("images", "a pair (get, put), as training writes images back", "a function that reads them")
+        for name, value in (("net", net), ("eval_net", eval_net)):
+            if not (value is None or isinstance(value, str) or callable(value)) or isinstance(value, nn.Module):
+                raise fail(name, "an attribute's name or a function of the module", repr(value)[:80])
+        self.net, self.eval_net = net, net if eval_net is None else eval_net
+        self.every_n_epochs = validation.integer("every_n_epochs", every_n_epochs, 1)
+        self.max_images = validation.integer("max_images", max_images, 1)
+        self.seed = validation.integer("seed", seed, -(2**63), 2**63 - 1)
+        validation.optional("metric", metric, Metric)
+        self.metric = metric
+        self._reset()
+        self._warned: set[str] = set()
+
+    def _reset(self) -> None:
+        self._classifiers: dict[Any, Classifier] = {}
+        self._checked: set[str] = set()  # stages whose images were looked at
+        self._metrics: dict[tuple[str, int], Metric] = {}  # by condition and loader
+        self._measured: dict[int, int] = {}  # images of each loader in this process
+        self._batch: Images | None = None  # what the step under way is given
+        self._watch, self._outputs = ExitStack(), list[tuple[str, Tensor]]()
+        self._replaced: tuple[Any, Any] | None = None  # the module and its own attribute `training_step`
+
+    # Training
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Put a step that perturbs in front of the module's own."""
+        self.teardown(trainer, pl_module, stage)
+        if self.train is None or stage != "fit":
+            return
+        if any(isinstance(c, RobustCallback) and c.train and c is not self for c in trainer.callbacks):
+            raise fail("callbacks", "one RobustCallback with `train`", "several; combine them in a Mixture")
+        step = pl_module.training_step
+        if "dataloader_iter" in inspect.signature(step).parameters:
+            raise fail("training_step", "a step that takes a batch, for RobustCallback(train=…)", "dataloader_iter")
+
+        @functools.wraps(step)
+        def training_step(batch: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._step(trainer, pl_module, step, batch, *args, **kwargs)
+
+        self._replaced = pl_module, vars(pl_module).get("training_step")
+        pl_module.training_step = training_step
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Restore the module."""
+        if self._replaced is not None:
+            module, own = self._replaced
+            del module.training_step
+            if own is not None:  # such as the code that torch.compile made
+                module.training_step = own
+        self._watch.close()
+        self._reset()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Restore the module."""
+        self.teardown(trainer, pl_module, "")
+
+    def _step(self, trainer: Any, module: Any, step: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
+        first = "train" not in self._checked
+        classifier = self._classifier(module, "net", self.net)
+        found = self._read(batch, classifier, "train")
+        seed = stage_seed(self.seed, "train", "", trainer.current_epoch)
+        assert self.train is not None
+        made = self.train(classifier, found.pixels.clamp(0, 1), found.labels, seed=seed)
+        batch = write(batch, self.images, found, made, classifier)
+        if not first or self.net is None or not is_visible(classifier.net):
+            return step(batch, *args, **kwargs)
+        with outputs_of(classifier.net) as outputs:
+            result = step(batch, *args, **kwargs)
+        if not outputs:
+            told = f"net={self.net!r}: the attacks in training are made against it, but training_step does not run it"
+            self._warn("net", f"{told}. Name the network that is trained, or ignore this if that is meant.")
+        return result
+
+    # Validation and test
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start to count."""
+        self._metrics, self._measured = {}, {}
+        if trainer.sanity_checking or not self.conditions:
+            return
+        if trainer.state.fn == "fit" and trainer.current_epoch % self.every_n_epochs:
+            return
+        loaders = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
+        for loader in range(len(loaders)):
+            for name in self.conditions:
+                metric = MeanMetric() if self.metric is None else self.metric.clone()
+                self._metrics[name, loader] = metric.to(pl_module.device)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Read the images before the step may change the batch, and watch what it computes of the first ones."""
+        self._batch = None
+        left = -(-self.max_images // trainer.world_size) - self._measured.get(dataloader_idx, 0)
+        if not self.conditions or left <= 0 or not (self._metrics or trainer.sanity_checking):
+            return
+        classifier = self._classifier(pl_module, "eval_net", self.eval_net)
+        found = self._read(batch, classifier, _stage(trainer))
+        if not self._metrics:
+            return
+        if batch_idx == 0 and "eval_net" not in self._warned and is_visible(pl_module):
+            self._outputs = self._watch.enter_context(outputs_of(pl_module))
+        self._batch = Images(*(part[:left] for part in found))
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Measure each condition."""
+        self._watch.close()
+        theirs, self._outputs = self._outputs, []
+        if self._batch is None:
+            return
+        _, pixels, labels = self._batch
+        classifier = self._classifier(pl_module, "eval_net", self.eval_net)
+        if theirs:
+            self._compare(trainer, classifier, theirs)
+        clean = pixels.clamp(0, 1)
+        for name, condition in self.conditions.items():
+            made = condition(classifier, clean, labels, seed=stage_seed(self.seed, _stage(trainer), name))
+            with classifier.frozen():
+                logits = classifier.logits(made)
+            metric = self._metrics[name, dataloader_idx]
+            if self.metric is None:
+                metric.update((logits.argmax(1) == labels).float())
+            else:
+                metric.update(logits, labels)
+        self._measured[dataloader_idx] = self._measured.get(dataloader_idx, 0) + len(labels)
+        self._batch = None
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log each condition."""
+        loaders = len({loader for _, loader in self._metrics})
+        kind = "acc" if self.metric is None else type(self.metric).__name__
+        for (name, loader), metric in self._metrics.items():
+            place = f"/dataloader_idx_{loader}" if loaders > 1 else ""
+            # `compute` sums over processes; `sync_dist` keeps Lightning's advice away.
+            value = metric.compute()
+            pl_module.log(f"{_stage(trainer)}/{name}_{kind}{place}", value, sync_dist=True, add_dataloader_idx=False)
+        self._metrics = {}
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _compare(self, trainer: Any, classifier: Classifier, theirs: list[tuple[str, Tensor]]) -> None:
+        """Warn unless one of the outputs of the user's step is the classifier's logits."""
+        assert self._batch is not None
+        _, pixels, labels = self._batch
+        with classifier.frozen():
+            ours = classifier.logits(pixels)
+        theirs = [(name, logits[: len(ours)].to(ours)) for name, logits in theirs if logits.ndim == 2]
+        theirs = [(name, logits) for name, logits in theirs if logits.shape == ours.shape]
+        # The step may run in half precision or TF32.
+        tolerance = (0.05 if "16" in str(trainer.precision) else 0.01) * float(ours.abs().max())
+        if not theirs or any(torch.allclose(logits, ours, rtol=0, atol=tolerance) for _, logits in theirs):
+            return
+        name, logits = theirs[-1]
+        mine, own = (float((each.argmax(1) == labels).float().mean()) for each in (ours, logits))
+        which = f"eval_net={self.eval_net!r} ({type(classifier.net).__name__})"
+        told = f"{which}: its logits are not those of {name!r}, which your step computes"
+        numbers = f"accuracy {mine:.3g} and {own:.3g} on the same {len(labels)} images"
+        self._warn("eval_net", f"{told}: {numbers}. Name the network that the step evaluates.")
+
+    # Both
+
+    def _classifier(self, module: Any, argument: str, network: Network) -> Classifier:
+        """Return the classifier of a network, outside the module, so that the module's state stays as it is."""
+        net = module
+        if isinstance(network, str):
+            try:
+                net = attrgetter(network)(module)
+            except AttributeError:
+                near = validation.near(network, [name for name, _ in module.named_modules() if name])
+                raise fail(argument, f"an attribute of {type(module).__name__}", f"{network!r}{near}") from None
+        elif network is not None:
+            net = network(module)
+        elif type(module).forward.__qualname__ == "LightningModule.forward":
+            children = [name for name, _ in module.named_children()]
+            got = f"None, and {type(module).__name__} has no `forward`"
+            raise fail(argument, f"the name of the network, such as one of {children}", got)
+        found = self._classifiers.get(argument)
+        if found is None or found.net is not net:
+            found = self._classifiers[argument] = Classifier(net, mean=self.mean, std=self.std)
+        found.mean, found.std = found.mean.to(module.device), found.std.to(module.device)
+        return found
+
+    def _read(self, batch: Any, classifier: Classifier, stage: str) -> Images:
+        found = read(batch, self.images, self.labels, classifier)
+        if stage not in self._checked:
+            self._checked.add(stage)
+            told = check_range(found, classifier)
+            if told is not None:
+                self._warn("range", told)
+        return found
+
+    def _warn(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            validation.warn(f"RobustCallback: {message}")
+
+
+def stage_seed(seed: int, stage: str, condition: str = "", epoch: int = 0) -> int:
+    """Return the seed of a perturbation in a stage: "train", "val" or "test". Only training draws anew each epoch."""
+    return int(noise.fold(torch.tensor([seed], device="cpu"), stage, condition, epoch))
+
+
+def _stage(trainer: Any) -> str:
+    return "test" if trainer.testing else "val"

@@ -1,0 +1,150 @@
+"""Variants of a training perturbation: ramped, without caches, divided into parts, and with PGD in place of FGSM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Mixture, Perturbation, SigmaSample
+from robustsigma.engine.perturbations.mixture import part_seeds
+from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.engine.serialization import safe_in_checkpoints
+from robustsigma.engine.validation import Settings, fail, integer
+
+
+def map_parts(perturbation: Perturbation, change: Callable[[Perturbation], Perturbation]) -> Perturbation:
+    """Return a perturbation with each part that is no mixture changed, at any depth of mixtures."""
+    if isinstance(perturbation, Mixture):
+        parts = [replace(part, perturbation=map_parts(part.perturbation, change)) for part in perturbation.parts]
+        return replace(perturbation, parts=parts)
+    return change(perturbation)
+
+
+def without_cache(perturbation: Perturbation) -> Perturbation:
+    """Return the perturbation without sample caches, so that each sample is recomputed."""
+    return map_parts(perturbation, lambda p: replace(p, cache=None) if isinstance(p, SigmaSample) else p)
+
+
+def without_single_step(perturbation: Perturbation, steps: int) -> Perturbation:
+    """Return the perturbation with PGD of the same eps in place of each FGSM and NFGSM, to which training may overfit.
+
+    Args:
+        perturbation: training perturbation.
+        steps: number of steps of PGD.
+    """
+    return map_parts(perturbation, lambda p: PGD(p.eps, steps=steps) if isinstance(p, (FGSM, NFGSM)) else p)
+
+
+def has_single_step(perturbation: Perturbation) -> bool:
+    """Return whether a perturbation has an FGSM or NFGSM in it."""
+    return without_single_step(perturbation, 1) != perturbation
+
+
+def pgd_probe(perturbation: Perturbation, steps: int) -> PGD | None:
+    """Return PGD in the ball of the first FGSM, NFGSM or PGD in a perturbation, or None if there is none."""
+    if isinstance(perturbation, Mixture):
+        probes = (pgd_probe(part.perturbation, steps) for part in perturbation.parts)
+        return next((probe for probe in probes if probe is not None), None)
+    if isinstance(perturbation, PGD):
+        return PGD(perturbation.eps, norm=perturbation.norm, steps=steps)
+    return PGD(perturbation.eps, steps=steps) if isinstance(perturbation, (FGSM, NFGSM)) else None
+
+
+class BatchPart(NamedTuple):
+    """A perturbation that is no mixture, and the images of a batch that it applies to.
+
+    Attributes:
+        name: its place in the training perturbation.
+        perturbation: the perturbation, without its cache.
+        rows: int64 (n,), positions of the images in the batch.
+        seeds: int64 (n,), seeds of these images.
+        cache: settings of its sample cache, if it has one.
+    """
+
+    name: str
+    perturbation: Perturbation
+    rows: Tensor
+    seeds: Tensor
+    cache: SampleCache | None = None
+
+
+def batch_parts(perturbation: Perturbation, seeds: Tensor, draws: Tensor, name: str = "0") -> Iterator[BatchPart]:
+    """Yield the parts of a perturbation, at any depth of mixtures, with the images that each applies to.
+
+    Args:
+        perturbation: training perturbation.
+        seeds: int64 (B,), per image.
+        draws: int64 (B,), seeds that decide which image gets which part. With `seeds` here, the parts together do what
+            the perturbation does.
+        name: name of the whole.
+    """
+    if isinstance(perturbation, Mixture):
+        for number, (rows, keys) in enumerate(perturbation.assigned(seeds, draws)):
+            part = perturbation.parts[number].perturbation
+            for inner in batch_parts(part, keys, part_seeds(draws[rows], number), f"{name}.{number}"):
+                yield inner._replace(rows=rows[inner.rows])
+    elif isinstance(perturbation, SigmaSample) and perturbation.cache is not None:
+        rows = perturbation.walked(draws)
+        yield BatchPart(name, replace(perturbation, fraction=1.0, cache=None), rows, seeds[rows], perturbation.cache)
+    else:
+        yield BatchPart(name, perturbation, torch.arange(len(seeds), device=seeds.device), seeds)
+
+
+@safe_in_checkpoints
+@dataclass(frozen=True)
+class Ramp(Settings):
+    """Linear growth of a training perturbation over the first epochs.
+
+    In epoch e, counted from 0, of n epochs a value is (e + 1) / n of its full size, at most 1.
+
+    Args:
+        eps: number of epochs until FGSM, NFGSM and PGD, also inside mixtures, have their full radius; PGD's step size
+            grows with it where it is given. None keeps the radius.
+        share: number of epochs until each part of the `Mixture` has its full share; None keeps the shares.
+
+    Example:
+        >>> Ramp(eps=4).at(FGSM(0.04), epoch=0).eps
+        0.01
+    """
+
+    eps: int | None = None
+    share: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("eps", "share"):
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), 1)
+
+    def check(self, perturbation: Perturbation | None) -> None:
+        """Check that a perturbation has what should grow.
+
+        Raises:
+            ValueError: it has not.
+        """
+        if self.share is not None and not isinstance(perturbation, Mixture):
+            raise fail("train_perturbation", "a Mixture, whose shares can grow", repr(perturbation))
+        if self.eps is not None and (perturbation is None or _weaker(perturbation, 0.5) == perturbation):
+            raise fail("train_perturbation", "FGSM, NFGSM or PGD in it, whose eps can grow", repr(perturbation))
+
+    def at(self, perturbation: Perturbation, epoch: int) -> Perturbation:
+        """Return the perturbation as it is in an epoch."""
+        if self.share is not None and epoch + 1 < self.share:
+            assert isinstance(perturbation, Mixture)
+            factor = (epoch + 1) / self.share
+            perturbation = Mixture([replace(part, share=factor * part.share) for part in perturbation.parts])
+        if self.eps is not None and epoch + 1 < self.eps:
+            perturbation = _weaker(perturbation, (epoch + 1) / self.eps)
+        return perturbation
+
+
+def _weaker(perturbation: Perturbation, factor: float) -> Perturbation:
+    def weaken(part: Perturbation) -> Perturbation:
+        if isinstance(part, PGD) and part.step_size is not None:
+            part = replace(part, step_size=factor * part.step_size)
+        return replace(part, eps=factor * part.eps) if isinstance(part, (FGSM, NFGSM, PGD)) else part
+
+    return map_parts(perturbation, weaken)

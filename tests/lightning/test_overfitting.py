@@ -1,0 +1,275 @@
+import math
+from contextlib import nullcontext
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, Share, SigmaSample
+from robustsigma.data import ArrayDataset, Baggage
+from robustsigma.lightning import CatastrophicOverfitting, LitClassifier, OverfittingMonitor, Ramp, RobustDataModule
+from robustsigma.lightning.overfitting import OverfittingCheck
+from robustsigma.lightning.training_perturbation import has_single_step, pgd_probe, without_single_step
+
+EPS, GREY = 0.1, 128 / 255
+ATTACK = FGSM(EPS)
+pytestmark = pytest.mark.third_party_rng  # the trainer's loaders
+
+
+class Wave(nn.Module):
+    """Two logits of a gray image; how robust the first is, is up to `depth`.
+
+    The margin is a wave of the distance from the gray image, with a crest at 0 and at eps: with depth 1 one step of
+    eps lands on a crest, and many small ones in the trough at eps / 2. With depth 0 nothing changes it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.depth = nn.Parameter(torch.tensor(0.0))
+        self.everywhere = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        distance = (x - GREY).flatten(1).mean(1)
+        margin = self.everywhere - self.depth * (1 - torch.cos(2 * math.pi * distance / EPS))
+        return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+
+def _grey(count):
+    return ArrayDataset(torch.full((count, 1, 2, 2), 128, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
+
+
+class Gray(RobustDataModule):
+    def split(self, name):
+        return _grey(8)
+
+
+class Overfit(pl.Callback):
+    """Lets the network overfit from an epoch on, as long as it trains on one-step attacks."""
+
+    def __init__(self, epoch, name="depth", value=1.0):
+        self.epoch, self.name, self.value = epoch, name, value
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.current_epoch >= self.epoch and isinstance(trainer.datamodule.train_perturbation, FGSM):
+            getattr(pl_module.classifier.net, self.name).data.fill_(self.value)
+
+
+def _fit(tmp_path, monitor, *others, epochs=5, perturbation=ATTACK, checkpoint=None, rate=0.0, ramp=None):
+    model = LitClassifier(Wave(), optimizer=lambda p: torch.optim.SGD(p, lr=rate, momentum=0.9))
+    source = Baggage(size=16, train=1, val=1, test=1)
+    data = Gray(source, train_perturbation=perturbation, batch_size=4, ramp=ramp)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, callbacks=[*others, monitor], default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(model, data, ckpt_path=checkpoint)
+    return model, data, trainer
+
+
+def test_a_sound_training_does_not_trigger(tmp_path):
+    monitor = OverfittingMonitor(images=8)
+    _, _, trainer = _fit(tmp_path, monitor)
+    assert [(c.epoch, c.step) for c in monitor.checks] == [(e, 2 * (e + 1)) for e in range(5)]
+    assert {(c.probe, c.attack) for c in monitor.checks} == {(1.0, 1.0)}
+    assert monitor.triggered == []
+    assert trainer.callback_metrics["monitor_probe_acc"] == 1
+    assert trainer.callback_metrics["monitor_attack_acc"] == 1
+
+
+def test_it_warns_once_for_each_fall(tmp_path):
+    monitor = OverfittingMonitor(images=8)
+    with pytest.warns(CatastrophicOverfitting, match="epoch 2: accuracy under the probe fell by") as told:
+        _fit(tmp_path, monitor, Overfit(2))
+    assert [w.category for w in told].count(CatastrophicOverfitting) == 1
+    assert [c.epoch for c in monitor.triggered] == [2, 3, 4]
+    assert all(c.probe < 0.5 and c.attack == 1 for c in monitor.triggered)
+
+
+@pytest.mark.parametrize(
+    ("images", "probe", "attack", "trips"),
+    [
+        (256, (0.13, 0.01), (0.3, 0.5), True),  # never 0.2, and gone
+        (256, (0.13, 0.05), (0.3, 0.5), False),
+        (20, (0.15, 0.0), (0.3, 0.5), False),  # three images are no evidence
+        (256, (0.13, 0.01), (0.3, 0.2), False),  # all is lost alike
+        (256, (0.6, 0.39), (0.9, 0.9), True),
+    ],
+)
+def test_what_is_lost_of_little_counts_too(images, probe, attack, trips, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        OverfittingMonitor,
+        "_accuracy",
+        lambda self, name, *_: {"probe": probe, "attack": attack}[name][min(len(self.checks), 1)],
+    )
+    monkeypatch.setattr(Gray, "split", lambda self, name: _grey(images))
+    monitor = OverfittingMonitor(images=images)
+    with pytest.warns(CatastrophicOverfitting) if trips else nullcontext():
+        _fit(tmp_path, monitor, epochs=2)
+    assert [check.triggered for check in monitor.checks] == [False, trips]
+
+
+def test_it_stops(tmp_path):
+    monitor = OverfittingMonitor(action="stop", images=8)
+    with pytest.warns(CatastrophicOverfitting, match="training stops"):
+        _, _, trainer = _fit(tmp_path, monitor, Overfit(1))
+    assert trainer.current_epoch == 2
+    assert trainer.global_step == 4
+
+
+class Watched(OverfittingMonitor):
+    """Keeps the attacks that are measured, by epoch."""
+
+    def _accuracy(self, name, attack, seed, pl_module):
+        self.under = [*getattr(self, "under", []), (name, attack)]
+        return super()._accuracy(name, attack, seed, pl_module)
+
+
+def test_it_measures_as_strong_as_the_ramp_makes_the_training(tmp_path):
+    monitor, given = Watched(images=8), Watched(PGD(0.05), images=8)
+    for each in (monitor, given):
+        _fit(tmp_path, each, epochs=4, perturbation=FGSM(0.06), ramp=Ramp(eps=3))
+    sizes = [0.02, 0.04, 0.06, 0.06]
+    assert [attack.eps for name, attack in monitor.under if name == "attack"] == pytest.approx(sizes)
+    assert [attack.eps for name, attack in monitor.under if name == "probe"] == pytest.approx(sizes)
+    assert [attack.eps for name, attack in given.under if name == "probe"] == [0.05] * 4
+    mixed = Watched(images=8)
+    _fit(tmp_path, mixed, epochs=2, perturbation=Mixture({ATTACK: 0.8}), ramp=Ramp(share=2))
+    assert [attack.parts[0].share for name, attack in mixed.under if name == "attack"] == pytest.approx([0.4, 0.8])
+
+
+def test_it_falls_back_to_the_sound_weights_and_trains_on_with_pgd(tmp_path):
+    seen = []
+
+    class Spy(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            seen.append((trainer.datamodule.train_perturbation, pl_module.classifier.net.depth.item()))
+
+    monitor = OverfittingMonitor(action="fall_back", images=8)
+    with pytest.warns(CatastrophicOverfitting, match="earlier weights are restored"):
+        _, data, _ = _fit(tmp_path, monitor, Overfit(2), Spy())
+    assert seen == [(FGSM(EPS), 0.0)] * 3 + [(PGD(EPS, steps=10), 0.0)] * 2
+    assert [c.triggered for c in monitor.checks] == [False, False, True, False, False]
+    assert monitor.fell_back
+    assert data.train_perturbation == FGSM(EPS)  # its own again, after the training
+
+
+def test_falling_back_keeps_the_schedule_and_restores_momentum(tmp_path):
+    momenta, rates = [], []
+
+    class Spy(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            optimizer, weight = trainer.optimizers[0], pl_module.classifier.net.everywhere
+            rates.append(optimizer.param_groups[0]["lr"])
+            momenta.append(optimizer.state[weight].get("momentum_buffer", torch.tensor(0.0)).item())
+
+    with pytest.warns(CatastrophicOverfitting):
+        _fit(tmp_path, OverfittingMonitor(action="fall_back", images=8), Overfit(2), Spy(), rate=1e-3)
+    cosine = [1e-3 * (1 + math.cos(math.pi * 2 * epoch / 10)) / 2 for epoch in range(5)]
+    assert rates == pytest.approx(cosine)
+    assert momenta[3] == momenta[2] != 0  # that of the end of epoch 1
+
+
+def test_a_network_that_loses_everything_has_not_overfitted_to_its_attack(tmp_path):
+    monitor = OverfittingMonitor(images=8)
+    _fit(tmp_path, monitor, Overfit(2, "everywhere", -1.0))
+    assert [c.probe for c in monitor.checks] == [1, 1, 0, 0, 0]
+    assert monitor.triggered == []
+
+
+def test_it_checks_every_so_many_steps(tmp_path):
+    monitor = OverfittingMonitor(images=8, every=1)
+    with pytest.warns(CatastrophicOverfitting):
+        _fit(tmp_path, monitor, Overfit(1), epochs=2)
+    assert [c.step for c in monitor.checks] == [1, 2, 3, 4]
+    assert [c.triggered for c in monitor.checks] == [False, False, True, True]
+
+
+def test_the_check_changes_nothing(tmp_path):
+    """A training with the monitor ends at the same bits as one without."""
+    ends = []
+    for monitors in ([OverfittingMonitor(images=8, every=1)], [pl.Callback()]):
+        model, _, _ = _fit(tmp_path, *monitors, epochs=2, rate=0.1)
+        ends.append([p.item() for p in model.parameters()])
+    assert ends[0] == ends[1]
+
+
+def test_every_check_draws_the_same_noise(tmp_path):
+    """Else two checks would also differ by their noise."""
+    drawn = []
+
+    class Spy(PGD):
+        def perturb(self, classifier, x, y, seeds):
+            drawn.append(seeds)
+            return super().perturb(classifier, x, y, seeds)
+
+    _fit(tmp_path, OverfittingMonitor(Spy(EPS), images=8), epochs=3)
+    assert len(drawn) == 3
+    assert all(torch.equal(seeds, drawn[0]) for seeds in drawn)
+
+
+def test_a_resumed_training_remembers(tmp_path):
+    first = OverfittingMonitor(action="fall_back", images=8)
+    with pytest.warns(CatastrophicOverfitting):
+        _, _, trainer = _fit(tmp_path, first, Overfit(1), epochs=2)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    second = OverfittingMonitor(action="fall_back", images=8)
+    model, _, _ = _fit(tmp_path, second, Overfit(1), epochs=4, checkpoint=tmp_path / "half.ckpt")
+    assert second.checks[:2] == first.checks
+    assert [c.triggered for c in second.checks] == [False, True, False, False]
+    assert model.classifier.net.depth == 0  # it trained on PGD from the start
+
+
+def test_probes_and_single_steps_are_found_inside_mixtures():
+    noise = GaussianNoise(0.1)
+    assert pgd_probe(FGSM(0.1, random_start=True), 10) == pgd_probe(NFGSM(0.1), 10) == PGD(0.1, steps=10)
+    assert pgd_probe(PGD(0.2, norm="l2", steps=3), 10) == PGD(0.2, norm="l2", steps=10)
+    assert pgd_probe(Mixture({noise: 0.5, FGSM(0.2): 0.5}), 10) == PGD(0.2, steps=10)
+    assert pgd_probe(noise, 10) is None
+    nested = Mixture([Share(Mixture({FGSM(0.1): 0.5}), 0.5), Share(noise, 0.2)])
+    assert without_single_step(nested, 3) == Mixture([Share(Mixture({PGD(0.1, steps=3): 0.5}), 0.5), Share(noise, 0.2)])
+    assert has_single_step(nested)
+    assert not has_single_step(Mixture({noise: 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"action": "panic"}, "action: expected"),
+        ({"drop": 0}, "drop: expected"),
+        ({"images": 0}, "images: expected"),
+        ({"split": "training"}, "split: expected"),
+        ({"every": 0}, "every: expected"),
+        ({"probe": 3}, "probe: expected a Perturbation"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        OverfittingMonitor(**options)
+
+
+@pytest.mark.parametrize(
+    ("perturbation", "options", "message"),
+    [
+        (None, {}, "train_perturbation: expected a Perturbation"),
+        (GaussianNoise(0.1), {}, "probe: expected a Perturbation, as training has no FGSM"),
+        (SigmaSample(), {"probe": PGD(), "action": "fall_back"}, "train_perturbation: expected an FGSM"),
+    ],
+)
+def test_a_training_that_it_cannot_watch_is_named(tmp_path, perturbation, options, message):
+    with pytest.raises(ValueError, match=message):
+        _fit(tmp_path, OverfittingMonitor(**options), perturbation=perturbation)
+
+
+def test_a_foreign_data_module_is_named(tmp_path):
+    with pytest.raises(ValueError, match="datamodule: expected a RobustDataModule"):
+        OverfittingMonitor().on_fit_start(pl.Trainer(logger=False, accelerator="cpu"), pl.LightningModule())
+
+
+def test_state_is_plain(tmp_path):
+    monitor = OverfittingMonitor()
+    monitor.checks, monitor.fell_back = [OverfittingCheck(0, 1, 0.5, 0.6, False)], True
+    fresh = OverfittingMonitor()
+    fresh.load_state_dict(monitor.state_dict())
+    assert fresh.checks == monitor.checks
+    assert fresh.fell_back

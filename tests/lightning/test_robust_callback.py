@@ -1,0 +1,333 @@
+"""RobustCallback: what the step is given, what is logged, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections import namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pictures import MEAN, QUIET, STD, Pictures, normalize, small_net
+from torch import nn
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassF1Score
+
+from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation
+from robustsigma.lightning import RobustCallback
+from robustsigma.lightning.batch_images import BatchField
+from robustsigma.lightning.robust_callback import stage_seed
+
+pytestmark = pytest.mark.third_party_rng
+HALF = Mixture({GaussianNoise(0.1): 0.5})
+NORMAL = {"train": HALF, "mean": MEAN, "std": STD}
+OPTIONS = {"logger": False, "enable_checkpointing": False, "max_epochs": 1, **QUIET}
+
+
+class Module(pl.LightningModule):
+    """A module that keeps what its steps are given."""
+
+    def __init__(self, net=None, ema=None):
+        super().__init__()
+        torch.default_generator.manual_seed(0)
+        self.net, self.ema = net or small_net(), ema
+        self.given, self.logged = [], []
+
+    def forward(self, images):
+        return self.net(images)
+
+    def training_step(self, batch, batch_idx):
+        self.given.append(batch)
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return (self.ema or self.net)(batch[0]).argmax(1)
+
+    test_step = validation_step
+
+    def on_validation_end(self):
+        self.logged.append([*self.trainer.callback_metrics])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def loader(count=13, seed=0, transform=None, batch_size=5):
+    return DataLoader(Pictures(count, seed, transform or normalize), batch_size)
+
+
+def fit(callback, module=None, train=None, val=None, **options):
+    module = module or Module()
+    trainer = pl.Trainer(callbacks=callback, **{**OPTIONS, **options})
+    trainer.fit(module, loader() if train is None else train, loader(seed=1) if val is None else val)
+    return trainer, module
+
+
+def normalized(**options):
+    return RobustCallback(**{"mean": MEAN, "std": STD, **options})
+
+
+def first(batch):
+    return batch["in"][0]
+
+
+Pair = namedtuple("Pair", "x y")
+
+
+@dataclass(frozen=True)
+class Sample:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    ("make", "places", "read"),
+    [
+        (lambda x, y: (x, y), (0, 1), lambda b: b[0]),
+        (lambda x, y: ("name", x, y), (-2, -1), lambda b: b[1]),
+        (lambda x, y: [x, y], (0, 1), lambda b: b[0]),
+        (lambda x, y: {"x": x, "y": y}, ("x", "y"), lambda b: b["x"]),
+        (Pair, ("x", "y"), lambda b: b.x),
+        (Pair, (0, 1), lambda b: b.x),
+        (Sample, ("x", "y"), lambda b: b.x),
+        (lambda x, y: SimpleNamespace(x=x, y=y), ("x", "y"), lambda b: b.x),
+        (lambda x, y: {"in": [x], "y": y}, ((first, lambda b, x: {**b, "in": [x]}), "y"), first),
+        (lambda x, y: {"in": [x], "y": y}, ((first, lambda b, x: b["in"].__setitem__(0, x)), lambda b: b["y"]), first),
+    ],
+)  # fmt: skip
+def test_any_type_of_batch_keeps_its_type(make, places, read):
+    x, y = torch.zeros(2, 3, 4, 4), torch.zeros(2)
+    images, labels = (BatchField(name, place) for name, place in zip(("images", "labels"), places, strict=True))
+    batch = make(x, y)
+    assert images.get(batch) is x
+    assert labels.get(batch) is y
+    changed = images.put(batch, x + 1)
+    assert type(changed) is type(batch)
+    assert (read(changed) == 1).all()
+    assert labels.get(changed) is y
+    if not isinstance(places[0], tuple):
+        assert read(batch) is x, "the loader's own batch was changed"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8])
+def test_the_step_gets_perturbed_images_in_the_dtype_of_the_batch(dtype):
+    class Cast(Module):
+        def training_step(self, batch, batch_idx):
+            images = batch[0]
+            assert images.dtype == dtype
+            self.given.append(images)
+            scaled = normalize(images / 255) if dtype == torch.uint8 else images.float()
+            return F.cross_entropy(self.net(scaled), batch[1])
+
+    def prepared(image):
+        return (image * 255).round().to(dtype) if dtype == torch.uint8 else normalize(image).to(dtype)
+
+    clean = next(iter(loader(12, transform=prepared, batch_size=12)))
+    _, module = fit(normalized(train=HALF), Cast(), loader(12, transform=prepared, batch_size=12), limit_val_batches=0)
+    (given,) = module.given
+    classifier = Classifier(small_net(), mean=MEAN, std=STD)
+    floating = dtype.is_floating_point
+    pixels = (
+        (clean[0].to(torch.promote_types(dtype, torch.float32)) * classifier.std + classifier.mean)
+        if floating
+        else clean[0] / 255
+    )
+    expected = HALF(classifier, pixels.clamp(0, 1), clean[1], seed=stage_seed(0, "train"))
+    back = ((expected - classifier.mean) / classifier.std) if floating else (expected * 255).round()
+    touched = (expected != pixels.clamp(0, 1)).flatten(1).any(1)
+    assert 0 < touched.sum() < 12
+    assert torch.equal(given[touched], back.to(dtype)[touched])
+    assert torch.equal(given[~touched], clean[0][~touched])
+
+
+def test_an_image_draws_the_same_in_any_batch_but_not_in_any_epoch():
+    def images(module):
+        return {tuple(x.flatten().tolist()) for batch in module.given for x in batch[0]}
+
+    train = Mixture({GaussianNoise(0.1): 1.0})
+    small, large = (fit(normalized(train=train), train=loader(batch_size=n))[1] for n in (3, 13))
+    assert images(small) == images(large)
+    _, other = fit(normalized(train=train, seed=1))
+    assert not images(other) & images(small)
+    _, twice = fit(normalized(train=train), max_epochs=2)
+    assert len(images(twice)) == 26
+    assert images(small) < images(twice)
+
+
+def test_labels_may_be_probabilities():
+    class Fixed(Perturbation):
+        def perturb(self, classifier, x, y, seeds):
+            seen.append(y)
+            return Identity().perturb(classifier, x, y, seeds)
+
+    seen: list[torch.Tensor] = []
+    batches = [(normalize(torch.rand(4, 3, 8, 8)), torch.eye(3)[[2, 0, 1, 1]])]
+    fit(normalized(train=Fixed()), train=DataLoader(batches, batch_size=None), limit_val_batches=0)
+    assert seen[0].tolist() == [2, 0, 1, 1]
+
+
+@pytest.mark.parametrize("package", [pl, lightning])
+def test_it_is_a_callback_of_both_packages(package):
+    callback = normalized(train=HALF)
+    assert isinstance(callback, package.Callback)
+    assert package.Trainer(callbacks=callback, **OPTIONS).callbacks[0] is callback
+
+
+def test_at_most_so_many_images_and_each_loader_alone():
+    conditions = {"clean": Identity()}
+    both = [loader(9, seed=1), loader(4, seed=2)]
+    trainer, module = fit(normalized(conditions=conditions, max_images=7), val=both)
+    for number, (each, count) in enumerate(zip(both, (7, 4), strict=True)):
+        data = [part[:7] for part in next(iter(DataLoader(each.dataset, 9)))]
+        module.eval()
+        expected = float((module(data[0]).argmax(1) == data[1]).float().mean())
+        assert float(trainer.callback_metrics[f"val/clean_acc/dataloader_idx_{number}"]) == pytest.approx(expected)
+        assert len(data[1]) == count
+
+
+def test_a_metric_of_ones_own_is_copied_for_each_condition():
+    metric = MulticlassF1Score(3)
+    trainer, module = fit(normalized(conditions={"a": Identity(), "b": FGSM(0.3)}, metric=metric))
+    data = next(iter(loader(13, seed=1, batch_size=13)))
+    module.eval()
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    assert sorted(logged) == ["val/a_MulticlassF1Score", "val/b_MulticlassF1Score"]
+    assert logged["val/a_MulticlassF1Score"] == pytest.approx(float(metric(module(data[0]), data[1])))
+    assert logged["val/b_MulticlassF1Score"] < logged["val/a_MulticlassF1Score"]
+
+
+def test_every_n_epochs_and_not_in_the_sanity_check():
+    _, module = fit(normalized(conditions={"clean": Identity()}, every_n_epochs=2), max_epochs=2)
+    assert module.logged == [
+        [],
+        ["val/clean_acc"],
+        ["val/clean_acc"],
+    ]  # sanity check, first, second
+
+
+def test_the_module_is_restored_after_an_error_and_can_train_again():
+    class Fails(Module):
+        fails = True
+
+        def training_step(self, batch, batch_idx):
+            if self.fails:
+                raise KeyError("mine")
+            return super().training_step(batch, batch_idx)
+
+    module, callback = Fails(), normalized(train=HALF)
+    with pytest.raises(KeyError, match="mine"):
+        fit(callback, module)
+    assert "training_step" not in vars(module)
+    module.fails = False
+    fit(callback, module)
+    assert "training_step" not in vars(module)
+    assert len(module.given) == 3
+
+
+@pytest.mark.unsound_networks
+def test_a_wrong_eval_net_is_named():
+    module = Module(ema=small_net())
+    with pytest.warns(
+        UserWarning, match=r"RobustCallback: eval_net=None \(Module\): its logits are not those of 'ema'"
+    ):
+        fit(normalized(conditions={"clean": Identity()}), module, max_epochs=2)
+    fit(normalized(conditions={"clean": Identity()}, eval_net="ema"), Module(ema=small_net()))
+    fit(normalized(conditions={"clean": Identity()}, eval_net=lambda m: m.ema), Module(ema=small_net()))
+
+
+def test_a_net_that_the_training_does_not_run_is_named():
+    with pytest.warns(UserWarning, match="net='ema': .* but training_step does not run it") as caught:
+        fit(normalized(train=HALF, net="ema"), Module(ema=small_net()))
+    assert sum("RobustCallback" in str(each.message) for each in caught) == 1
+    fit(normalized(train=HALF, net="net"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": HALF}, r"images: expected pixels in \[0, 1\] after un-normalization .*pass the mean and std"),
+        ({"train": HALF, "images": "x"}, "images: expected the place of the images in a batch, got 'x'"),
+        ({**NORMAL, "labels": 5}, "labels: expected the place of the labels in a batch"),
+        ({**NORMAL, "images": 1}, r"images: expected a tensor \(B, C, H, W\) at 1"),
+        ({**NORMAL, "net": "nett"}, "net: expected an attribute of Module, got 'nett'; did you mean 'net'"),
+        ({**NORMAL, "conditions": {"a": HALF}, "eval_net": "enet"}, "eval_net: expected an attribute of Module"),
+    ],
+)  # fmt: skip
+def test_the_first_batch_tells_a_wrong_setting(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(RobustCallback(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "train: expected a perturbation to train on, or conditions to measure, got neither"),
+        ({"train": 0.5}, "train: expected a Perturbation or None"),
+        ({"conditions": {"a": 1}}, r"conditions\['a'\]: expected a Perturbation"),
+        ({"train": HALF, "mean": (127,)}, "mean: expected numbers for images in"),
+        ({"train": HALF, "images": 0.5}, "images: expected an index, a key"),
+        ({"train": HALF, "images": lambda b: b[0]}, r"images: expected a pair \(get, put\)"),
+        ({"train": HALF, "net": nn.Flatten()}, "net: expected an attribute's name or a function"),
+        ({"train": HALF, "max_images": 0}, "max_images: expected an integer of at least 1"),
+        ({"train": HALF, "metric": F.cross_entropy}, "metric: expected a Metric or None"),
+    ],
+)
+def test_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        RobustCallback(**options)
+
+
+def test_a_module_without_forward_is_asked_for_its_network():
+    class NoForward(Module):
+        forward = pl.LightningModule.forward
+
+    with pytest.raises(ValueError, match=r"net: expected the name of the network, such as one of \['net'\]"):
+        fit(normalized(train=HALF), NoForward())
+    fit(normalized(train=HALF, net="net"), NoForward())
+
+
+def test_two_callbacks_that_train_are_refused():
+    with pytest.raises(ValueError, match="callbacks: expected one RobustCallback with `train`"):
+        fit([normalized(train=HALF), normalized(train=HALF)])
+    both = [normalized(train=HALF), normalized(conditions={"a": Identity()})]
+    assert "val/a_acc" in fit(both)[0].callback_metrics
+
+
+def test_statistics_of_images_that_are_not_normalized_are_doubted():
+    with pytest.warns(
+        UserWarning, match=r"before un-normalization .* If they are not normalized, leave mean and std out"
+    ):
+        fit(normalized(train=HALF), train=loader(transform=lambda image: image), limit_val_batches=0)
+
+
+def test_networks_outputs_and_state_stay_apart():
+    module, callback = Module(), normalized(train=HALF, conditions={"clean": Identity()})
+    keys = [*module.state_dict()]
+    fit(callback, module)
+    assert [*module.state_dict()] == keys
+    assert not any(hook for each in module.modules() for hook in each._forward_hooks)
+    assert callback.state_dict() == {}
+    copy.deepcopy(callback)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own, of gradients of images
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_modules(whole):
+    class Plain(Module):
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    module = Plain() if whole else Plain(torch.compile(small_net(), backend="eager"))
+    compiled = torch.compile(module, backend="eager") if whole else module
+    callback = normalized(train=HALF, conditions={"clean": Identity(), "FGSM": FGSM(0.05)})
+    trainer = pl.Trainer(callbacks=callback, **OPTIONS)
+    trainer.fit(compiled, loader(12, batch_size=6), loader(12, 1, batch_size=6))
+    data = next(iter(loader(12, 1, batch_size=12)))
+    module.eval()
+    expected = float((module(data[0]).argmax(1) == data[1]).float().mean())
+    assert float(trainer.callback_metrics["val/clean_acc"]) == pytest.approx(expected)
