@@ -24,7 +24,7 @@ from torch.utils.benchmark import Timer
 from torchvision.models import resnet18
 
 from robustsigma import FGSM, PGD, Classifier, Perturbation, Sigma, SigmaSample, TorchAttack
-from robustsigma.device import best_device
+from robustsigma.engine.device import best_device
 from robustsigma.models import SmallCNN
 from robustsigma.runs.files import write_atomically
 from robustsigma.runs.provenance import Provenance

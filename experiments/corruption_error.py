@@ -30,8 +30,8 @@ from robustsigma.data import CorruptionArrays, ImageFolder
 from robustsigma.data.dataset_spec import adapt_to_model
 from robustsigma.data.folder_scan import subfolders
 from robustsigma.data.loading import load_batch, subsample
-from robustsigma.device import best_device
 from robustsigma.engine import noise
+from robustsigma.engine.device import best_device
 from robustsigma.engine.metrics import mean_interval
 from robustsigma.engine.metrics.corruption_error import corruption_errors, mean_corruption_error
 from robustsigma.engine.metrics.interval import as_dict

@@ -29,7 +29,7 @@ from study.numbers import table
 from study.setup import CLEAN, GAUSSIAN, REFERENCE, SAMPLES, TIME, VARIATIONS, Plan, Setup, by_time, load, plans
 from study.trainings import Clock, Trainings
 
-from robustsigma.device import best_device
+from robustsigma.engine.device import best_device
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.plan import BASE, fingerprint
 from robustsigma.runs.directory import init_run_dir

@@ -23,11 +23,11 @@ import numpy as np
 from rich.console import Console
 from shared.output import command, interval, table, verdict, write
 
+from robustsigma.cli.evaluate import PRESETS
 from robustsigma.data import Baggage
 from robustsigma.engine.metrics import mean_interval, paired_difference
 from robustsigma.engine.metrics.interval import as_dict
-from robustsigma.evaluation import Evaluation, Training, evaluate, preset
-from robustsigma.evaluation.parsing import PRESETS
+from robustsigma.evaluation import Evaluation, Training, evaluate
 from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture
@@ -39,7 +39,7 @@ CONTROL = "clean/retrain"
 
 def scans(fast: bool) -> Evaluation:
     """Return the evaluation of the embedded scans, with the four regimes and conditions of the figure, and 3 seeds."""
-    given = preset("baggage")
+    given = PRESETS.load("baggage")
     retrain = {name: p for name, p in given.retraining.retrain.items() if name in SHOWN}
     again = dataclasses.replace(given.retraining, retrain=retrain, on_the_fly={})
     conditions = {name: p for name, p in given.conditions.items() if name in SHOWN}

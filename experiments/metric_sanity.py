@@ -21,10 +21,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from robustsigma.benchmark import preset
 from robustsigma.benchmark.evaluated_images import find_images
 from robustsigma.benchmark.run import BenchmarkRun
 from robustsigma.benchmark.settings import Benchmark
+from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--work", type=Path, default=Path("runs/benchmark"), help="folder of the benchmark with the network"
     )
     options = parser.parse_args(arguments)
-    settings, provenance = preset("baggage"), Provenance("python experiments/metric_sanity.py")
+    settings, provenance = PRESETS.load("baggage"), Provenance("python experiments/metric_sanity.py")
     if options.model:
         classifier = load_model(options.model)[0]
     else:

@@ -38,8 +38,9 @@ from robustsigma import (
     RandomAttribution,
     Sigma,
 )
+from robustsigma.cli.evaluate import PRESETS
 from robustsigma.engine.metrics.interval import as_dict, mean_interval
-from robustsigma.evaluation import Evaluation, Training, preset
+from robustsigma.evaluation import Evaluation, Training
 from robustsigma.evaluation.plan import BASE
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture
@@ -71,7 +72,7 @@ def trained(options: argparse.Namespace) -> str:
     net = Architecture("torchvision.models.VisionTransformer", {"image_size": size, "patch_size": patch, **width})
     training = Training(epochs=2, batch_size=32) if options.fast else Training(epochs=20, batch_size=64, lr=0.001)
     plan: Evaluation = dataclasses.replace(
-        preset("baggage"), dataset=scans(options.fast), architecture=net, training=training, seeds=(options.seed,)
+        PRESETS.load("baggage"), dataset=scans(options.fast), architecture=net, training=training, seeds=(options.seed,)
     )
     run = RobustnessRun(plan, options.work / "transformer", Console(quiet=True))
     run.train(options.seed, run.regimes[0])

@@ -26,10 +26,10 @@ from shared.scores import about
 from shared.subjects import Scene
 
 from robustsigma import Classifier, Sigma, SigmaSample
+from robustsigma.cli.evaluate import PRESETS
 from robustsigma.data.loading import load_batch
 from robustsigma.engine.metrics import mean_interval, rmse, ssim
 from robustsigma.engine.metrics.interval import as_dict
-from robustsigma.evaluation import preset
 from robustsigma.evaluation.plan import BASE
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.runs.provenance import Provenance
@@ -54,7 +54,7 @@ SETTINGS = [
 def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sigma) -> dict[str, Any]:
     """Return what one setting makes of the images."""
     x, y = x.to(classifier.mean.device), y.to(classifier.mean.device)
-    made = SigmaSample(sigma).apply(classifier, x, y, seed=torch.arange(len(x)))
+    made = SigmaSample(sigma)(classifier, x, y, seed=torch.arange(len(x)), return_info=True)
     with classifier.frozen():
         correct = classifier.logits(made.images).argmax(1) == y
     distance = rmse(made.images, x)
@@ -77,7 +77,7 @@ def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sig
 
 def base_model(name: str, folder: Path, fast: bool) -> tuple[Classifier, torch.Tensor, torch.Tensor]:
     """Return the quickstart's base model, and test images with their labels."""
-    settings = dataclasses.replace(preset(name), seeds=(0,))
+    settings = dataclasses.replace(PRESETS.load(name), seeds=(0,))
     if fast:
         settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, epochs=1))
     run = RobustnessRun(settings, folder / name, Console(quiet=True))

@@ -23,11 +23,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation, Share, Sigma, SigmaSample
+from robustsigma import (
+    FGSM,
+    Classifier,
+    GaussianNoise,
+    Identity,
+    Mixture,
+    MixtureComponent,
+    Perturbation,
+    Sigma,
+    SigmaSample,
+)
 from robustsigma.data import Baggage, DatasetSpec, MNIST5k
-from robustsigma.device import best_device, wait
 from robustsigma.engine import noise
-from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.engine.device import best_device, wait
+from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.lightning import Batch
 from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
 from robustsigma.lightning.sample_caches import SampleCaches
@@ -45,7 +55,7 @@ def regimes(eps: float, std: float, alpha: float, max_age: int, max_steps: int) 
     fresh, banked = SigmaSample(walk), SigmaSample(walk, cache=SampleCache(max_age=max_age))
 
     def mixed(sigma: SigmaSample) -> Mixture:
-        return Mixture([Share(part, SHARE / 3) for part in (gaussian, fgsm, sigma)])
+        return Mixture([MixtureComponent(part, SHARE / 3) for part in (gaussian, fgsm, sigma)])
 
     return {
         "plain": Identity(),
@@ -81,7 +91,7 @@ class Trained:
         self.optimizer.step()
         wait(device)
         self.seconds.append(time.perf_counter() - start)
-        self.accounts.append([*account.totals.tolist(), int(made.searched.sum()), int(made.steps.sum())])
+        self.accounts.append([*account.totals.tolist(), int(made.attempted.sum()), int(made.steps.sum())])
 
 
 def pretrained(source: DatasetSpec, strides: list[int], options: argparse.Namespace) -> Classifier:

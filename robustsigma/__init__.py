@@ -1,70 +1,65 @@
-"""robustsigma: attributions turned into hard training samples, and the proof of whether they help."""
+"""robustsigma turns attributions into hard training samples and measures whether they make a classifier more robust.
 
-from robustsigma.engine.attributors import (
-    AGI,
-    IDG,
-    IG2,
-    AttentionRollout,
-    Attribution,
-    Attributor,
-    CrediblePath,
-    ExpectedGradients,
-    Gradient,
-    GuidedIntegratedGradients,
-    IntegratedGradients,
-    LeftIntegratedGradients,
-    RandomAttribution,
-    Sigma,
-)
-from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import (
-    FGSM,
-    NFGSM,
-    PGD,
-    Corruption,
-    GaussianNoise,
-    Identity,
-    Mixture,
-    PathEnd,
-    Perturbation,
-    SampleCache,
-    Share,
-    SigmaSample,
-    Square,
-    TorchAttack,
-)
+Names and subpackages are imported when they are first used, so `import robustsigma` is cheap.
+"""
 
-__version__ = "0.1.0"
+# ruff: noqa: F401  (type checkers read the imports below, Python the table)
 
-__all__ = [
-    "AGI",
-    "FGSM",
-    "IDG",
-    "IG2",
-    "NFGSM",
-    "PGD",
-    "AttentionRollout",
-    "Attribution",
-    "Attributor",
-    "Classifier",
-    "Corruption",
-    "CrediblePath",
-    "ExpectedGradients",
-    "GaussianNoise",
-    "Gradient",
-    "GuidedIntegratedGradients",
-    "Identity",
-    "IntegratedGradients",
-    "LeftIntegratedGradients",
-    "Mixture",
-    "PathEnd",
-    "Perturbation",
-    "RandomAttribution",
-    "SampleCache",
-    "Share",
-    "Sigma",
-    "SigmaSample",
-    "Square",
-    "TorchAttack",
-    "__version__",
-]
+from typing import TYPE_CHECKING
+
+from robustsigma.lazy_imports import lazy_imports
+
+if TYPE_CHECKING:
+    from robustsigma import benchmark, cli, data, engine, evaluation, lightning, models, report, runs
+    from robustsigma.engine.attributors import (
+        AGI,
+        IDG,
+        IG2,
+        AttentionRollout,
+        Attribution,
+        Attributor,
+        CrediblePath,
+        ExpectedGradients,
+        Gradient,
+        GuidedIntegratedGradients,
+        IntegratedGradients,
+        LeftIntegratedGradients,
+        RandomAttribution,
+        Sigma,
+    )
+    from robustsigma.engine.classifier import Classifier
+    from robustsigma.engine.perturbations import (
+        FGSM,
+        NFGSM,
+        PGD,
+        Corruption,
+        GaussianNoise,
+        Identity,
+        Mixture,
+        MixtureComponent,
+        PathEnd,
+        Perturbation,
+        SampleCache,
+        SigmaSample,
+        Square,
+        TorchAttack,
+    )
+
+__version__ = "0.2.0"
+
+_MODULES = {
+    "robustsigma.engine.attributors": (
+        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CrediblePath", "ExpectedGradients"),
+        *("Gradient", "GuidedIntegratedGradients", "IntegratedGradients", "LeftIntegratedGradients"),
+        *("RandomAttribution", "Sigma"),
+    ),
+    "robustsigma.engine.classifier": ("Classifier",),
+    "robustsigma.engine.perturbations": (
+        *("FGSM", "NFGSM", "PGD", "Corruption", "GaussianNoise", "Identity", "Mixture", "MixtureComponent", "PathEnd"),
+        *("Perturbation", "SampleCache", "SigmaSample", "Square", "TorchAttack"),
+    ),
+}
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+    __getattr__, __dir__, __all__ = lazy_imports(__name__, _MODULES)
+    __all__ += ["__version__"]

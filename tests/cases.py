@@ -22,9 +22,9 @@ from robustsigma import (
     Identity,
     IntegratedGradients,
     Mixture,
+    MixtureComponent,
     PathEnd,
     Perturbation,
-    Share,
     Sigma,
     SigmaSample,
     Square,
@@ -254,7 +254,7 @@ CHEAP: dict[type[Perturbation], tuple[Perturbation, ...]] = {
     Square: (Square(0.05, queries=4),),
     SigmaSample: (SigmaSample(_WALK), SigmaSample(_WALK, fraction=0.5, unconverged="original")),
     PathEnd: (PathEnd(_WALK), PathEnd(IntegratedGradients(steps=2, baseline="gaussian"))),
-    Mixture: (Mixture((Share(FGSM(0.05), 0.4), Share(GaussianNoise(0.2), 0.4))),),
+    Mixture: (Mixture((MixtureComponent(FGSM(0.05), 0.4), MixtureComponent(GaussianNoise(0.2), 0.4))),),
 }
 
 # Those that need an extra have settings, and are tested, where it is installed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -54,6 +55,33 @@ def test_everything_public_has_a_docstring_that_names_its_arguments():
         missing += [f"{name}: {a}" for a in _arguments(item) if not re.search(rf"^ +{a}: \S", text, re.MULTILINE)]
         missing += [] if inspect.getdoc(item) else [name]
     assert missing == []
+
+
+def test_names_and_subpackages_are_imported_when_they_are_used():
+    code = "import robustsigma as rs; print(rs.evaluation.evaluate.__module__, rs.evaluation.pipeline, rs.FGSM())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.startswith("robustsigma.evaluation.pipeline <module")
+    assert {"evaluation", "Sigma"} <= set(dir(robustsigma))
+    with pytest.raises(AttributeError, match="module 'robustsigma' has no attribute 'Sgima'"):
+        robustsigma.Sgima  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["robustsigma", "robustsigma.evaluation", "robustsigma.benchmark"])
+def test_type_checkers_see_what_is_imported_lazily(name):
+    module = importlib.import_module(name)
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {(node.module, alias.name) for node in block.body for alias in node.names}
+    packages = {(name, found.name) for found in pkgutil.iter_modules(module.__path__) if found.ispkg}
+    assert seen == packages | {(key, each) for key, names in module._MODULES.items() for each in names}
+
+
+def test_no_public_name_is_that_of_a_module():
+    """Importing the module would replace the name."""
+    for package in map(importlib.import_module, PACKAGES):
+        modules = {found.name for found in pkgutil.iter_modules(package.__path__)}
+        functions = {name for name in getattr(package, "__all__", ()) if not inspect.ismodule(getattr(package, name))}
+        assert not modules & functions, package.__name__
 
 
 @pytest.mark.slow

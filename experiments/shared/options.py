@@ -17,18 +17,19 @@ from pathlib import Path
 from rich.console import Console
 
 from robustsigma.benchmark import Benchmark
-from robustsigma.benchmark.parsing import PRESETS
+from robustsigma.cli.benchmark import PRESETS as BENCHMARK_PRESETS
+from robustsigma.cli.evaluate import PRESETS as EVALUATION_PRESETS
 from robustsigma.data import Baggage, ImageFolder, ImageTable
 from robustsigma.data.dataset_spec import DatasetSpec
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import AttributionMetric
-from robustsigma.evaluation import Evaluation, Training, preset
+from robustsigma.evaluation import Evaluation, Training
 from robustsigma.evaluation.plan import BASE
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, Pretrained
 from robustsigma.models.pretrained import is_saved
-from robustsigma.resize_crop import ResizeCrop
 
 
 def parser(about: str | None, *, images: int) -> argparse.ArgumentParser:
@@ -86,7 +87,8 @@ def scans(fast: bool) -> Baggage:
 
 def trained(options: argparse.Namespace) -> tuple[str, str]:
     """Return the name and file of the network of the scans, which is trained once for all experiments."""
-    plan: Evaluation = dataclasses.replace(preset("baggage"), dataset=scans(options.fast), seeds=(options.seed,))
+    plan: Evaluation = EVALUATION_PRESETS.load("baggage")
+    plan = dataclasses.replace(plan, dataset=scans(options.fast), seeds=(options.seed,))
     if options.fast:
         small = Architecture(arguments={"width": 8})
         plan = dataclasses.replace(plan, architecture=small, training=Training(epochs=4, batch_size=16, lr=0.01))
@@ -122,7 +124,8 @@ def settings(
     options: argparse.Namespace, methods: Mapping[str, Attributor], metrics: Sequence[AttributionMetric]
 ) -> Benchmark:
     """Return the benchmark of methods and metrics on the networks and images of the options."""
-    given: Benchmark = PRESETS.load("baggage", [part for path in options.config for part in ("--config", path)])
+    configs = [part for path in options.config for part in ("--config", path)]
+    given: Benchmark = BENCHMARK_PRESETS.load("baggage", configs)
     if not options.config:
         given = dataclasses.replace(given, dataset=source(options), models=models(options))
     return dataclasses.replace(

@@ -124,7 +124,7 @@ def _rounded(row: Row, case: Case, to: Any, most: float, *others: Peer) -> Row:
 
 def _perturbed(case: Case, perturbation: rs.Perturbation, needed: Needed | None, *others: Peer) -> Row:
     def call() -> Any:
-        return perturbation.apply(case.classifier, case.images, case.target, seed=case.seeds)
+        return perturbation(case.classifier, case.images, case.target, seed=case.seeds, return_info=True)
 
     return Row(repr(perturbation), len(case.images), call, needed, None, others)
 
@@ -150,7 +150,7 @@ def _one_path(case: Case) -> rs.Sigma:
 
 def _mixture(case: Case) -> Row:
     parts = (rs.GaussianNoise(0.1), rs.FGSM(EPS), rs.SigmaSample(_one_path(case)))
-    return _perturbed(case, rs.Mixture(tuple(rs.Share(part, 0.25) for part in parts)), None)
+    return _perturbed(case, rs.Mixture(tuple(rs.MixtureComponent(part, 0.25) for part in parts)), None)
 
 
 # Metrics: an attribution is given, and its own passes do not count.

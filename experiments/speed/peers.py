@@ -224,7 +224,7 @@ def attack(case: Case, same: Perturbation, name: str, **arguments: Any) -> Peer:
 
     def differing(*_: Any) -> float:
         few = case.exact()
-        ours = same.apply(few.classifier, few.images, few.target, seed=few.seeds).images
+        ours = same(few.classifier, few.images, few.target, seed=few.seeds)
         return float(((ours - call(few)).abs() > 1e-5).double().mean())
 
     return Peer("torchattacks", call, len(case.images), differing, 1e-4)

@@ -30,7 +30,7 @@ from experiments.speed.cases import NETS, Case, case, scale
 from experiments.speed.limit import Limit
 from experiments.speed.markdown import line, markdown
 from experiments.speed.rows import measure
-from robustsigma.device import best_device
+from robustsigma.engine.device import best_device
 from robustsigma.engine.precision import full_precision
 from robustsigma.runs.directory import init_run_dir
 from robustsigma.runs.files import write_atomically

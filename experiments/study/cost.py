@@ -10,7 +10,7 @@ from statistics import mean
 
 from training_step import Trained, batches
 
-from robustsigma import Classifier, Mixture, Share
+from robustsigma import Classifier, Mixture, MixtureComponent
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine import noise
 from study.setup import CLEAN, Plan
@@ -65,7 +65,7 @@ def measure(
                 if plan.name in made:
                     seeds = noise.image_seeds(0, "train", plan.name, 0, batch.indices)
                     start = time.perf_counter()
-                    plan.training.perturbation.apply(classifier, batch.images, batch.labels, seed=seeds)
+                    plan.training.perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info=True)
                     made[plan.name].append(time.perf_counter() - start)
     plain = mean(stepped[CLEAN].seconds)
     found = {name: Cost(mean(each.seconds) / plain) for name, each in stepped.items()}
@@ -74,4 +74,4 @@ def measure(
 
 
 def _shared(plan: Plan) -> Mixture:
-    return Mixture([Share(plan.training.perturbation, plan.training.share)])
+    return Mixture([MixtureComponent(plan.training.perturbation, plan.training.share)])

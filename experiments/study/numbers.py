@@ -61,8 +61,8 @@ def _row(run: Trainings, regime: Regime, costs: Mapping[str, Cost]) -> dict[str,
         "steps": training.epochs * steps,
         "augmented": again * made["samples"] / len(notes),
         "cost": None if cost is None else cost.of(training.epochs, steps),
-        "converged": made["converged"] / made["searched"] if made["searched"] else None,
-        "walk_steps": made["steps"] / made["searched"] if made["searched"] else None,
+        "converged": made["converged"] / made["attempted"] if made["attempted"] else None,
+        "walk_steps": made["steps"] / made["attempted"] if made["attempted"] else None,
         "hit_rate": made["served"] / made["wanted"] if made["wanted"] else None,
     }
 

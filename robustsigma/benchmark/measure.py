@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from robustsigma.device import wait
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.device import wait
 from robustsigma.engine.metrics import AttributionMetric, MetricContext
 from robustsigma.engine.metrics.base import constant
 from robustsigma.engine.metrics.ranking import tied_share

@@ -19,11 +19,11 @@ from robustsigma.benchmark.settings import Benchmark, needs_references
 from robustsigma.benchmark.store import BenchmarkStore
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.loading import load_batch, load_masks, subsample
-from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.checks import check_classifier
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.device import best_device
 from robustsigma.engine.metrics import AttributionMetric, MetricContext
 from robustsigma.engine.metrics.sanity_checks import shuffle_parameters
 from robustsigma.engine.validation import fail

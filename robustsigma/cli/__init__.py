@@ -1,5 +1,5 @@
 """The command line: `robustsigma VERB …`."""
 
-from robustsigma.cli.main import main
+from robustsigma.cli.verbs import main
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""`augment`: a folder of perturbed images with a manifest."""
+"""`augment`: write a folder of perturbed images with a manifest."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.console import Console
 from torch import Tensor
 
 from robustsigma.cli import images
+from robustsigma.cli.parsing import new_parser, parse
 from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
 from robustsigma.data.loading import load_batch, subsample
-from robustsigma.device import best_device
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.device import best_device
 from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail, integer
 from robustsigma.models import ModelCard
-from robustsigma.parser import new_parser, parse_trusting
 from robustsigma.report.text import printable
 from robustsigma.runs.directory import init_run_dir, output_folder, remove_leftovers
 from robustsigma.runs.files import write_atomically
@@ -32,16 +32,16 @@ from robustsigma.runs.progress import RunProgress
 
 _DESCRIPTION = (
     "Perturb images against a model and write them as PNG files, in a folder for each class, with manifest.csv. "
-    "Takes image files, or a dataset. Started again, it goes on."
+    "Takes image files or a dataset. Run the same command again to resume."
 )
 _BATCH = 64
 _COLUMNS = (
-    "file,from,label,seed,confidence_before,confidence_after,predicted_after,searched,converged,steps,rmse,linf,ssim"
+    "file,from,label,seed,confidence_before,confidence_after,predicted_after,attempted,converged,steps,rmse,linf,ssim"
 )
 
 
 class Item(NamedTuple):
-    """Some images to perturb: where they come from, and their labels if known."""
+    """A batch of images to perturb, their origins, and their labels if known."""
 
     origins: list[str]
     indices: Tensor
@@ -54,34 +54,34 @@ def run(verb: str, arguments: list[str]) -> None:
     parser = new_parser("robustsigma augment", _DESCRIPTION)
     parser.add_argument("images", type=str, nargs="*", default=[], help="image files, or folders of them")
     parser.add_argument("--dataset", type=DatasetSpec | None, default=None, help="a dataset instead, such as Baggage")
-    parser.add_argument("--split", type=str, default="train", help="of the dataset")
-    parser.add_argument("--count", type=int, default=None, help="most images of the dataset, drawn by the seed")
+    parser.add_argument("--split", type=str, default="train", help="split of the dataset")
+    parser.add_argument("--count", type=int, default=None, help="number of images drawn from the dataset; all if none")
     parser.add_argument("--label", type=str, default=None, help="class of the image files; predicted if not given")
     images.add_model(parser)
     parser.add_argument("--perturbation", type=Perturbation, default="SigmaSample", help="class of a perturbation")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
     parser.add_argument("--out", type=str, default="augmented", help="folder of the samples")
     parser.add_argument("--config", action="config", help="YAML file of these options")
-    _augment(*parse_trusting(parser, arguments))
+    _augment(*parse(parser, arguments))
 
 
 def _augment(found: Any, made: Any) -> None:
-    source: DatasetSpec | None = made.dataset
+    dataset: DatasetSpec | None = made.dataset
     perturbation: Perturbation = made.perturbation
-    if bool(found.images) == (source is not None):
+    if bool(found.images) == (dataset is not None):
         raise fail("images", "image files or --dataset, one of the two", "both" if found.images else "neither")
     classifier, card = images.model(found, made)
-    batches = list(_files(found, card) if source is None else _split(found, source, card))
+    batches = list(_files(found, card) if dataset is None else _split(found, dataset, card))
     out, console = output_folder(found.out), Console()
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
     settings |= {
         "model": found.model,
         "card": describe(card),
-        "source": repr(source),
+        "dataset": repr(dataset),
         "perturbation": repr(perturbation),
     }
-    data = files(images.files(found.images)) if source is None else source.fingerprint()
+    data = files(images.files(found.images)) if dataset is None else dataset.fingerprint()
     settings |= {"network": network(classifier.net, card.shape), "data": data}
     init_run_dir(parts, {**settings, **code_of(found.allow, perturbation)})
     remove_leftovers(out)
@@ -112,13 +112,13 @@ def _files(found: Any, card: ModelCard) -> Iterator[Any]:
     return ((lambda start=start: load(start)) for start in range(0, len(paths), _BATCH))
 
 
-def _split(found: Any, source: DatasetSpec, card: ModelCard) -> Iterator[Any]:
+def _split(found: Any, spec: DatasetSpec, card: ModelCard) -> Iterator[Any]:
     """Yield functions that load a batch of the dataset."""
-    source = adapt_to_model(source, card.classes, card.shape, card.geometry, "model")
+    spec = adapt_to_model(spec, card.classes, card.shape, card.geometry, "model")
     DatasetSpec.check_split(found.split)
     if found.count is not None:
         integer("count", found.count, 1)
-    dataset = source.split(found.split)
+    dataset = spec.split(found.split)
     indices = subsample(len(dataset), found.count, found.seed)  # type: ignore[arg-type]
 
     def load(start: int) -> Item:
@@ -131,28 +131,28 @@ def _split(found: Any, source: DatasetSpec, card: ModelCard) -> Iterator[Any]:
 def _write(
     item: Item, classifier: Classifier, card: ModelCard, perturbation: Perturbation, seed: int, out: Path
 ) -> str:
-    """Write a batch of samples and return their rows of the manifest."""
-    x = item.images.to(best_device())
+    """Write a batch of samples and return its rows of the manifest."""
+    clean = item.images.to(best_device())
     with classifier.frozen():
-        before = classifier.logits(x)
+        before = classifier.logits(clean)
     validation.logits(before)
-    y = before.argmax(1) if item.labels is None else item.labels.to(x.device)
-    seeds = noise.image_seeds(seed, "augment", "augment", 0, item.indices.to(x.device))
-    made = perturbation.apply(classifier, x, y, seed=seeds)
+    labels = before.argmax(1) if item.labels is None else item.labels.to(clean.device)
+    seeds = noise.image_seeds(seed, "augment", "augment", 0, item.indices.to(clean.device))
+    made = perturbation(classifier, clean, labels, seed=seeds, return_info=True)
     pixels = (made.images * 255).round()
-    with classifier.frozen():  # of what the file will hold, not of the sample before rounding
+    with classifier.frozen():  # of the rounded pixels that the file will hold
         after = classifier.logits(pixels / 255)
-    confidence = [logits.softmax(1).gather(1, y[:, None])[:, 0].tolist() for logits in (before, after)]
-    distances = [measure(pixels / 255, x).tolist() for measure in (rmse, linf, ssim)]
+    confidence = [logits.softmax(1).gather(1, labels[:, None])[:, 0].tolist() for logits in (before, after)]
+    distances = [measure(pixels / 255, clean).tolist() for measure in (rmse, linf, ssim)]
     rows = []
-    for row, label in enumerate(y.tolist()):
+    for row, label in enumerate(labels.tolist()):
         file = f"{_folder(label, card.classes)}/{int(item.indices[row]):07}.png"
         write_atomically(out / file, _png(pixels[row]))
         rows.append(
             [file, printable(item.origins[row]), printable(card.classes[label]), int(seeds[row])]
             + [f"{column[row]:.6g}" for column in confidence]
             + [printable(card.classes[int(after[row].argmax())])]
-            + [int(made.searched[row]), int(made.converged[row]), int(made.steps[row])]
+            + [int(made.attempted[row]), int(made.converged[row]), int(made.steps[row])]
             + [f"{column[row]:.6g}" for column in distances]
         )
     text = io.StringIO()
@@ -161,7 +161,7 @@ def _write(
 
 
 def _folder(label: int, classes: Sequence[str]) -> str:
-    """Return a folder name for a class that no class name can lead out of the output folder."""
+    """Return a folder name for a class; no class name leads out of the output folder."""
     return f"{label:03}_" + "".join(c if c.isalnum() or c in "-_ " else "_" for c in classes[label])[:60]
 
 

@@ -1,32 +1,38 @@
-"""`benchmark`: attributors against metrics, from settings to the report."""
+"""`benchmark`: evaluate attribution methods and write the report."""
 
 from __future__ import annotations
 
-from rich.console import Console
+from robustsigma.benchmark.settings import Benchmark
+from robustsigma.cli.parsing import check_model
+from robustsigma.cli.presets import Presets
 
-from robustsigma.benchmark import benchmark
-from robustsigma.benchmark.parsing import PRESETS
-from robustsigma.cli.launch import shared
-from robustsigma.models.pretrained import is_saved
-from robustsigma.runs.directory import output_folder
-from robustsigma.runs.processes import is_main_process
-from robustsigma.trust import check_model
-
+PRESETS = Presets(Benchmark, "robustsigma.benchmark")
 _DESCRIPTION = (
-    "Judge every attribution method by every metric on one or more models, beside random maps and the plain gradient, "
-    "and write one HTML report. Started again, it goes on."
+    "Evaluate every attribution method by every metric on one or more models, with random maps and the plain gradient "
+    "as references, and write one HTML report. Run the same command again to resume."
 )
 
 
 def run(verb: str, arguments: list[str]) -> int | None:
-    """Parse the arguments and judge."""
-    asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/benchmark", arguments), Console()
-    for name, description in asked.settings.models.items():
+    """Parse the arguments and run the benchmark."""
+    parsed = PRESETS.parse(verb, _DESCRIPTION, "runs/benchmark", arguments)
+
+    # Imported here: help and errors should not wait for Lightning.
+    from rich.console import Console
+
+    from robustsigma.benchmark import benchmark
+    from robustsigma.cli.launch import run_in_processes
+    from robustsigma.models.pretrained import is_saved
+    from robustsigma.runs.directory import output_folder
+    from robustsigma.runs.processes import is_main_process
+
+    for name, description in parsed.settings.models.items():
         if isinstance(description, str) and not is_saved(description):
-            check_model(f"models.{name}", description, asked.settings.allow)
-    status = shared(asked.processes, verb, arguments)
+            check_model(f"models.{name}", description, parsed.settings.allow)
+    status = run_in_processes(parsed.processes, verb, arguments)
     if status is None:
-        report = benchmark(asked.settings, output_folder(asked.out), console=console, command=asked.command)
+        console = Console()
+        report = benchmark(parsed.settings, output_folder(parsed.out), console=console, command=parsed.command)
         if is_main_process():
             console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status

@@ -1,4 +1,4 @@
-"""`doctor`: what is installed, what it runs on, and what is wrong with it."""
+"""`doctor`: print what is installed, the devices, and known problems."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from robustsigma import __version__
-from robustsigma.cli.hazards import Hazard, hazards
-from robustsigma.cli.requirements import Unmet, installed, unmet
-from robustsigma.device import best_device
+from robustsigma.cli.installed_packages import Unmet, hazards, installed, unmet
+from robustsigma.engine.device import best_device
 
 _DESCRIPTION = (
-    "Print versions, devices, threads, the extras that are installed and missing, and known hazards among what is "
-    "installed. The exit status is 1 where one of them is dangerous."
+    "Print versions, devices, threads, the extras that are installed and missing, and known hazards among the "
+    "installed packages. The exit status is 1 if one of them is dangerous."
 )
 _NAMES = (
     *("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy", "scipy", "safetensors"),
@@ -29,8 +28,8 @@ DANGER = 1
 
 
 def run(verb: str, arguments: list[str]) -> int:
-    """Parse the arguments, print, and return the exit status: 0, or 1 where a hazard is dangerous."""
-    # Not `robustsigma.parser`, whose imports end at torchvision: one that is broken must not stop the doctor.
+    """Parse the arguments, print, and return the exit status: 0, or 1 if a hazard is dangerous."""
+    # Not `new_parser`, whose module imports more packages: a broken one must not stop the doctor.
     parser = ArgumentParser(prog="robustsigma doctor", exit_on_error=False, description=_DESCRIPTION)
     parser.parse_args(arguments)
     versions, console = installed(), Console()
@@ -39,7 +38,8 @@ def run(verb: str, arguments: list[str]) -> int:
     _show(console, "devices", _devices())
     _show(console, "threads", _threads())
     _show(console, "requirements", _requirements(versions))
-    _show(console, "hazards", _hazards(found))
+    lines = [(str(each.level), f"{each.package}: {each.what}. Do: {each.remedy}.") for each in found]
+    _show(console, "hazards", lines or [("none", "no known hazard")])
     return DANGER if any(hazard.level == "danger" for hazard in found) else 0
 
 
@@ -68,11 +68,11 @@ def _devices() -> list[tuple[str, str]]:
 
 
 def _threads() -> list[tuple[str, str]]:
-    # `os.cpu_count` counts the machine's; a container or a scheduler may lend fewer.
-    lent = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # A container or a scheduler may allow fewer cores than the machine has.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [
-        ("cores", f"{os.cpu_count()}, of which {lent} for this process"),
-        ("of torch", f"{torch.get_num_threads()} in an operation, {torch.get_num_interop_threads()} between them"),
+        ("cores", f"{os.cpu_count()}, of which this process may use {usable}"),
+        ("torch", f"{torch.get_num_threads()} in an operation, {torch.get_num_interop_threads()} between operations"),
         ("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "not set")),
     ]
 
@@ -81,7 +81,7 @@ def _requirements(versions: dict[str, str]) -> list[tuple[str, str]]:
     try:
         of_ours = metadata("robustsigma")
     except PackageNotFoundError:
-        return [("robustsigma", "is run from its files without being installed: its extras are not known")]
+        return [("robustsigma", "is not installed but run from its files: its extras are unknown")]
     stated = of_ours.get_all("Requires-Dist") or []
     found = [("robustsigma", _missing(unmet(stated, versions), "robustsigma"))]
     for extra in of_ours.get_all("Provides-Extra") or []:
@@ -92,11 +92,6 @@ def _requirements(versions: dict[str, str]) -> list[tuple[str, str]]:
 
 def _missing(found: list[Unmet], what: str) -> str:
     if not found:
-        return "all there"
+        return "complete"
     listed = ", ".join(f"{entry.requirement} ({entry.found or 'missing'})" for entry in found)
     return f"{listed}: pip install '{what}'"
-
-
-def _hazards(found: list[Hazard]) -> list[tuple[str, str]]:
-    lines = [(str(hazard.level), f"{hazard.package}: {hazard.what}. Do: {hazard.remedy}.") for hazard in found]
-    return lines or [("none", "of those that are known")]

@@ -1,4 +1,4 @@
-"""`explain`: heatmaps of image files."""
+"""`explain`: write heatmaps of image files."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from rich.console import Console
 
 from robustsigma.cli import images
-from robustsigma.device import best_device
+from robustsigma.cli.parsing import new_parser, parse
 from robustsigma.engine.attributors import Attribution, Attributor
-from robustsigma.parser import new_parser, parse_trusting
+from robustsigma.engine.device import best_device
 from robustsigma.report.text import printable
 from robustsigma.runs.directory import output_folder
 from robustsigma.runs.files import read_json, write_atomically
 from robustsigma.runs.fingerprint import describe
 
 _DESCRIPTION = (
-    "Write a heatmap over each image, and explanations.json with the numbers behind them. Run again, it resumes."
+    "Write a heatmap over each image, and explanations.json with the numbers. Run the same command again to resume."
 )
-_BATCH = {"cpu": 4}  # by the kind of the device, where an interrupt loses no more
+_BATCH = {"cpu": 4}  # an interrupt loses at most one batch
 _GPU_BATCH = 16
-# The paper's settings stand still on confident networks: see results/sigma_settings.json.
+# The paper's settings make no progress on confident networks: see results/sigma_settings.json.
 _METHOD = {
     "class_path": "robustsigma.Sigma",
     "init_args": {"alpha": 0.01, "beta": 0.1, "objective": "logit", "max_steps": 200},
@@ -36,14 +36,14 @@ def run(verb: str, arguments: list[str]) -> None:
     parser = new_parser("robustsigma explain", _DESCRIPTION)
     parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
     images.add_model(parser)
-    parser.add_argument("--method", type=Attributor, default=_METHOD, help="class of a method, with its own defaults")
+    parser.add_argument("--method", type=Attributor, default=_METHOD, help="class of an attribution method")
     parser.add_argument(
         "--target", type=str, default=None, help="class name or index; the predicted class if not given"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of methods that draw")
+    parser.add_argument("--seed", type=int, default=0, help="seed of methods that use randomness")
     parser.add_argument("--out", type=str, default="explanations", help="folder of the heatmaps")
     parser.add_argument("--config", action="config", help="YAML file of these options")
-    _explain(*parse_trusting(parser, arguments))
+    _explain(*parse(parser, arguments))
 
 
 def _explain(found: Any, made: Any) -> None:
@@ -85,28 +85,20 @@ def _explain(found: Any, made: Any) -> None:
 
 
 class _Part:
-    """The heatmap of one image and its entry, which are taken from an earlier run of the same settings.
-
-    Args:
-        out: folder of the results.
-        name: of the picture, without its suffix.
-        settings: in plain JSON types, all that the result depends on.
-    """
+    """The heatmap of one image and its entry, which are reused from an earlier run with the same settings."""
 
     def __init__(self, out: Path, name: str, settings: dict[str, Any]) -> None:
         self._picture, self._file = out / f"{name}.png", out / ".parts" / f"{name}.json"
         self._settings = json.loads(json.dumps(settings))
 
     def read(self) -> dict[str, Any] | None:
-        """Return the entry if an earlier run finished it with these settings, or None."""
         if not (self._file.is_file() and self._picture.is_file()):
             return None
         found = read_json(self._file)
         return found["entry"] if found["settings"] == self._settings else None
 
     def write(self, picture: bytes, entry: dict[str, Any]) -> dict[str, Any]:
-        """Write the picture and its entry, and return the entry."""
-        self._file.unlink(missing_ok=True)  # an interrupt between the two must not leave another run's entry
+        self._file.unlink(missing_ok=True)  # an interrupt in between must not leave the entry of another run
         entry = {**entry, "heatmap": write_atomically(self._picture, picture).name}
         write_atomically(self._file, json.dumps({"settings": self._settings, "entry": entry}).encode())
         return entry
@@ -130,7 +122,7 @@ def _entry(
 
 
 def _unique(paths: list[Path]) -> dict[Path, str]:
-    """Return a file name for each path: its own, with a number where two are alike, also but for case."""
+    """Return a file name for each path: its own, with a number where another differs at most in case."""
     taken: set[str] = set()
     names = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""What `explain` and `augment` share: the model, and images from files."""
+"""The model and the image files of `explain` and `augment`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from robustsigma.cli.parsing import check_model
+from robustsigma.cli.presets import ALLOW_HELP
 from robustsigma.data.folder_scan import scan, skipped_files_note
 from robustsigma.data.image_files import FileDataset, ImageRow
-from robustsigma.device import best_device
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.device import best_device
 from robustsigma.engine.validation import fail, near
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
 from robustsigma.models.pretrained import is_saved
-from robustsigma.resize_crop import ResizeCrop
 from robustsigma.runs.fingerprint import code_of, describe
-from robustsigma.trust import check_model
 
 _PLAIN = Pretrained("a name")
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Pretrained) if field.name != "name")
 
 
 def add_model(parser: ArgumentParser) -> None:
-    """Give a parser the options that name a model."""
-    told = ".safetensors file of a model trained here, torchvision:resnet50 or another name, timm:NAME, or a class path"
-    parser.add_argument("--model", type=str, required=True, help=told)
-    allow = "dotted path that files may name as a class or network, beside those of robustsigma and torchvision"
-    parser.add_argument("--allow", type=str, action="append", default=[], help=f"{allow}; may be given several times")
+    """Add the options that name a model to a parser."""
+    model_help = ".safetensors file of a model trained here, torchvision:resnet50, another name, or a class path"
+    parser.add_argument("--model", type=str, required=True, help=model_help)
+    parser.add_argument("--allow", type=str, action="append", default=[], help=ALLOW_HELP)
     parser.add_class_arguments(Pretrained, as_group=False, skip={"name"})
 
 
@@ -54,7 +54,7 @@ def model(found: Any, made: Any) -> tuple[Classifier, ModelCard]:
 
 
 def model_settings(found: Any, classifier: Classifier, card: ModelCard) -> dict[str, Any]:
-    """Return what tells the model from others, for the settings that results are of: its name and its weights."""
+    """Return the settings that identify a model: its name and a fingerprint of its weights."""
     content = json.dumps([describe(dict(classifier.net.state_dict())), describe(card)])
     return {
         "model": found.model,
@@ -64,7 +64,7 @@ def model_settings(found: Any, classifier: Classifier, card: ModelCard) -> dict[
 
 
 def digest(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of the content of files."""
+    """Return the SHA-256 of the contents of files."""
     found = hashlib.sha256()
     for path in paths:
         found.update(hashlib.sha256(path.read_bytes()).digest())
@@ -72,7 +72,7 @@ def digest(paths: Sequence[Path]) -> str:
 
 
 def files(paths: Sequence[str]) -> list[Path]:
-    """Return the image files named, and those in the folders named."""
+    """Return the given image files, and those in the given folders."""
     found: list[Path] = []
     for given in (Path(path).expanduser() for path in paths):
         if given.is_dir():
@@ -96,7 +96,7 @@ def read(paths: Sequence[Path], card: ModelCard) -> Tensor:
     """Return images (B, C, H, W) as the model takes them: the shorter side resized, the center cropped."""
     channels, height, width = card.shape
     if height != width:
-        raise fail("model", "one of square images", f"{height} x {width}")
+        raise fail("model", "a model of square images", f"{height} x {width}")
     fit: int | ResizeCrop = card.geometry or height
     dataset = FileDataset(list(map(ImageRow, paths)), fit, channels, name="images")
     return torch.stack([dataset[i][0] for i in range(len(paths))])

@@ -1,4 +1,4 @@
-"""Starts the processes of `--processes`: each runs the same verb and takes its share of the jobs."""
+"""Start the processes of `--processes`: each runs the same verb and does its part of the jobs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from robustsigma.runs.processes import world_size
 _HERE = "127.0.0.1"
 
 
-def shared(processes: int, verb: str, arguments: Sequence[str]) -> int | None:
-    """Run a verb in several processes and return its exit status; or None where this process is to run it itself.
+def run_in_processes(processes: int, verb: str, arguments: Sequence[str]) -> int | None:
+    """Run a verb in several processes and return its exit status, or None if this process must run it itself.
 
     Args:
-        processes: how many; 1 and a process that was launched run it themselves.
-        verb: of the command line.
-        arguments: the rest of the command line.
+        processes: number of processes. With 1, and in a process that was launched, the result is None.
+        verb: verb of the command line.
+        arguments: rest of the command line.
 
     Raises:
         OSError: a process died.
@@ -31,10 +31,10 @@ def shared(processes: int, verb: str, arguments: Sequence[str]) -> int | None:
     integer("processes", processes, 1)
     if processes == 1 or world_size() > 1:
         return None
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each that it ends
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it reports every process that ends
     store = TCPStore(_HERE, 0, is_master=True, wait_for_workers=False)
-    # As many threads in each as one process has, for a training rounds by their number. They sleep while they wait,
-    # else those of one process would hold the cores from another's: read when a process starts, so set here.
+    # Each process has as many threads as a single one, since rounding in training depends on their number. Waiting
+    # threads must sleep, or they would block the cores. OpenMP reads this when a process starts.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.start_processes(
         _child, (processes, store.port, verb, list(arguments)), processes, join=False, start_method="spawn"
@@ -44,9 +44,9 @@ def shared(processes: int, verb: str, arguments: Sequence[str]) -> int | None:
             pass
     except ProcessExitedException as error:
         if error.signal_name is None:
-            return int(error.exit_code)  # it has told why
-        told = f"process {error.error_index} of {processes} was ended by {error.signal_name}"
-        raise ChildProcessError(f"{told}. What is finished is kept: run the command again to go on") from error
+            return int(error.exit_code)  # it has printed why
+        message = f"process {error.error_index} of {processes} was ended by {error.signal_name}"
+        raise ChildProcessError(f"{message}. Finished work is kept: run the command again to resume") from error
     except KeyboardInterrupt:
         for process in context.processes:
             process.terminate()
@@ -60,6 +60,6 @@ def _child(rank: int, processes: int, port: int, verb: str, arguments: list[str]
     where = {"MASTER_ADDR": _HERE, "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
     which = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ.update({name: str(value) for name, value in {**where, **which}.items()})
-    from robustsigma.cli.main import main
+    from robustsigma.cli.verbs import main
 
     sys.exit(main([verb, *arguments]))

@@ -1,4 +1,4 @@
-"""`fit`, `validate` and `test`: LightningCLI; the constructors of the model and the data module are its schema."""
+"""`fit`, `validate` and `test`: a LightningCLI whose options are the arguments of the model and the data module."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from robustsigma.cli.parsing import check_networks, classes_stand_alone, clearer_error, import_allowlist, split_allow
 from robustsigma.engine.validation import fail, integer
 from robustsigma.lightning import AtomicCheckpointIO, LastCheckpoint, LitClassifier, RobustDataModule
-from robustsigma.mistyped import mistyped
-from robustsigma.parser import classes_stand_alone
 from robustsigma.runs.directory import remove_leftovers
-from robustsigma.trust import allowed_by, check_network, only
 
 _LAST = "last"
 
@@ -31,52 +29,52 @@ class _CLI(LightningCLI):
         super().__init__(*args, **kwargs)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Call each verb as it is typed, where Lightning would write "robustsigma [options] fit"."""
+        """Name each verb as it is typed, where Lightning would print "robustsigma [options] fit"."""
         super()._add_subcommands(parser, **kwargs)
         for verb, own in self._subcommand_parsers.items():
             own.prog = f"robustsigma {verb}"
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, name the known classes where one was misspelt, and check networks by their names."""
+        """Parse the command line, name near matches of a misspelled class, and check the networks that it names."""
         try:
             with classes_stand_alone():
                 super().parse_arguments(parser, args)
         except ArgumentError as error:
-            raise mistyped(self._subcommand_parsers[args[0]], error) from error
-        _check_networks(self.config.as_dict(), self.allow)
+            raise clearer_error(self._subcommand_parsers[args[0]], error) from error
+        check_networks(self.config.as_dict(), self.allow)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let one seed decide the weights, the order, the augmentation and the perturbations."""
+        """Use one seed for the weights, the order, the augmentation and the perturbations."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
-        """Take no settings from a checkpoint, as Lightning would: they could name any class, and run it."""
+        """Ignore the settings in a checkpoint, which Lightning would use: they could name any class, and run it."""
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Return a Trainer whose checkpoints are whole or not there, whenever it is killed.
+        """Return a Trainer whose checkpoints are complete or absent, whenever it is killed.
 
         Raises:
-            ValueError: hardware that is not there, or another option that Lightning refuses.
+            ValueError: missing hardware, or another option that Lightning refuses.
         """
-        asked = self._get(self.config, "trainer")
-        integer("trainer.accumulate_grad_batches", asked["accumulate_grad_batches"], 1)
+        given = self._get(self.config, "trainer")
+        integer("trainer.accumulate_grad_batches", given["accumulate_grad_batches"], 1)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, TypeError) as error:
-            wanted = asked["accelerator"]
+            wanted = given["accelerator"]
             if (wanted in ("gpu", "cuda", "mps") and "backend" in str(error)) or "not available" in str(error):
-                told = "one that this machine has, such as cpu or auto (robustsigma doctor prints the devices)"
-                raise fail("trainer.accelerator", told, repr(wanted)) from error
+                expected = "one that this machine has, such as cpu or auto (robustsigma doctor prints the devices)"
+                raise fail("trainer.accelerator", expected, repr(wanted)) from error
             raise ValueError(f"trainer: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        kept = trainer.checkpoint_callbacks  # none where checkpoints are off
+        kept = trainer.checkpoint_callbacks  # empty if checkpoints are off
         if self.subcommand == "fit" and kept and not any(_keeps_last(each) for each in kept):
             trainer.callbacks.append(LastCheckpoint())  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
-        """Find the checkpoint to go on from, and go on in its folder."""
+        """Find the checkpoint to resume from, and resume in its folder."""
         found = self._find_last()
         if found is None:
             return
@@ -99,32 +97,22 @@ class _CLI(LightningCLI):
         self._find_last()
 
     def _find_last(self) -> Path | None:
-        """Put the newest last checkpoint of this training's folder in the place of "last", and return it.
+        """Replace `ckpt_path` "last" by the newest last checkpoint of this training's folder, and return it.
 
         Raises:
-            ValueError: there is none, for another verb than `fit`, which then starts anew.
+            ValueError: there is none, for a verb other than `fit`, which then starts from scratch.
         """
-        asked = self.config_init[self.subcommand]
-        if asked.get("ckpt_path") != _LAST:
+        given = self.config_init[self.subcommand]
+        if given.get("ckpt_path") != _LAST:
             return None
         found = max(last_checkpoints(self.trainer), key=lambda path: path.stat().st_mtime_ns, default=None)
         root = self.trainer.default_root_dir
         if found is None and self.subcommand != "fit":  # the numbers would be those of fresh weights
             raise fail("ckpt_path", f"a {_LAST}.ckpt below {root}", "none")
-        asked["ckpt_path"] = None if found is None else str(found)
-        told = "goes on from" if self.subcommand == "fit" else "takes"
-        print(f"{told} {found}" if found else f"no {_LAST}.ckpt below {root}: starts anew")
+        given["ckpt_path"] = None if found is None else str(found)
+        verb = "resumes from" if self.subcommand == "fit" else "uses"
+        print(f"{verb} {found}" if found else f"no {_LAST}.ckpt below {root}: starts from scratch")
         return found
-
-
-def _check_networks(settings: Any, allow: Sequence[str]) -> None:
-    """Raise ValueError where `robustsigma.models.network` is asked for a network that is neither known nor allowed."""
-    if isinstance(settings, dict):
-        path, given = settings.get("class_path"), settings.get("init_args")
-        if isinstance(path, str) and path.startswith("robustsigma.") and path.endswith(".network") and given:
-            check_network(given["name"], allow)
-    for part in settings.values() if isinstance(settings, dict) else settings if isinstance(settings, list) else ():
-        _check_networks(part, allow)
 
 
 def _keeps_last(callback: Any) -> bool:
@@ -133,7 +121,7 @@ def _keeps_last(callback: Any) -> bool:
 
 
 def last_checkpoints(trainer: pl.Trainer) -> list[Path]:
-    """Return every `last.ckpt` that trainings with the same folders have left."""
+    """Return every `last.ckpt` of trainings with the same folders."""
     folders = [Path(trainer.default_root_dir) / "checkpoints"]
     own = (getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks)
     folders += [Path(folder) for folder in own if folder is not None]
@@ -145,19 +133,19 @@ def last_checkpoints(trainer: pl.Trainer) -> list[Path]:
 
 def run(verb: str, arguments: list[str]) -> None:
     """Parse the arguments and run the Trainer."""
-    allow, arguments = allowed_by(arguments)
+    allow, arguments = split_allow(arguments)
     options = {"exit_on_error": False, "allow_abbrev": False}
     verbs = dict.fromkeys(("fit", "validate", "test"), options)
     with warnings.catch_warnings():
-        # It takes the verb of our own command line for a second one.
+        # LightningCLI takes the verb of our command line for a second one.
         warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        # It does, where a training goes on.
+        # A resumed training continues in its folder.
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-        # Lightning calls what jsonargparse renamed, which says so.
+        # Lightning uses names that jsonargparse has deprecated.
         warnings.filterwarnings("ignore", message=r"(?s).*(was deprecated in v|only one JsonargparseDeprecation)")
         try:
-            with only(allow):
+            with import_allowlist(allow):
                 _CLI(
                     LitClassifier,
                     RobustDataModule,

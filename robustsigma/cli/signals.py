@@ -1,4 +1,4 @@
-"""Signals that end a run: SIGTERM unwinds as an interrupt does."""
+"""Signals that end a run: SIGTERM is handled like an interrupt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come, as batch systems send it before they kill."""
+    """Raised on SIGTERM, which batch systems send before they kill a process."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -19,7 +19,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end what is inside as Ctrl-C does: files that are being written are removed, workers ended."""
+    """Within this context, SIGTERM acts like Ctrl-C: unfinished files are removed and workers are ended."""
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
@@ -27,7 +27,7 @@ def terminable() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # how Lightning passes an interrupt on
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns an interrupt into this
             raise error.__context__ from None
         raise
     finally:

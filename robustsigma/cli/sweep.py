@@ -1,34 +1,38 @@
-"""`sweep`: the Gaussian noise that is best to train on, which `evaluate` then finds decided."""
+"""`sweep`: find the Gaussian noise that is best to train on; `evaluate` then uses it."""
 
 from __future__ import annotations
 
-from rich.console import Console
-
-from robustsigma.cli.launch import shared
+from robustsigma.cli.evaluate import PRESETS
 from robustsigma.engine.validation import fail
-from robustsigma.evaluation.noise_sweep import sweep_noise
-from robustsigma.evaluation.parsing import PRESETS
-from robustsigma.models.architecture import constructor
-from robustsigma.report import print_sweep
-from robustsigma.runs.directory import output_folder
-from robustsigma.runs.processes import Processes
 
 _DESCRIPTION = (
-    "Train on Gaussian noise of every std in --sweep.stds, judge each model on images held out of test, and print the "
-    "table. Started again, it goes on; `evaluate` with the same settings and folder goes on from there."
+    "Train on Gaussian noise of every std in --sweep.stds, evaluate each model on validation images, and print the "
+    "table. Run the same command again to resume; `evaluate` with the same settings and folder uses the result."
 )
 
 
 def run(verb: str, arguments: list[str]) -> int | None:
     """Parse the arguments and sweep."""
-    asked, console = PRESETS.ask(verb, _DESCRIPTION, "runs/evaluation", arguments), Console()
-    if asked.settings.sweep is None:
+    parsed = PRESETS.parse(verb, _DESCRIPTION, "runs/evaluation", arguments)
+    if parsed.settings.sweep is None:
         raise fail("sweep", "standard deviations to try, as in --sweep.stds '[0.05, 0.1, 0.2]'", "none")
-    status = shared(asked.processes, verb, arguments)
+
+    # Imported here: help and errors should not wait for Lightning.
+    from rich.console import Console
+
+    from robustsigma.cli.launch import run_in_processes
+    from robustsigma.evaluation.noise_sweep import sweep_noise
+    from robustsigma.models.architecture import constructor
+    from robustsigma.report import print_sweep
+    from robustsigma.runs.directory import output_folder
+    from robustsigma.runs.processes import Processes
+
+    status = run_in_processes(parsed.processes, verb, arguments)
     if status is None:
-        constructor(asked.settings.architecture.name)  # before the folder is bound to a name of nothing
+        console = Console()
+        constructor(parsed.settings.architecture.name)  # raises before the folder is bound to an unknown name
         processes = Processes.join()
-        found = sweep_noise(asked.settings, output_folder(asked.out), console, processes, allow=asked.allow)
+        found = sweep_noise(parsed.settings, output_folder(parsed.out), console, processes, allow=parsed.allow)
         if processes.is_main:
             print_sweep({"sweep": found.entries}, console)
             console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)

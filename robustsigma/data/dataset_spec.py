@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, near
-from robustsigma.resize_crop import ResizeCrop
 from robustsigma.runs.fingerprint import items
 
 Split = Literal["train", "val", "test"]

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 
 from robustsigma.data.csv_tables import Annotation
 from robustsigma.data.folder_scan import shorten
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail, warn
-from robustsigma.resize_crop import ResizeCrop
 
 # What Pillow raises for a file that it cannot decode.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)

@@ -14,9 +14,9 @@ from robustsigma.data.dataset_spec import Split
 from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
 from robustsigma.data.folder_scan import FolderTree, read_tree, scan, skipped_files_note
 from robustsigma.data.image_files import ImageRow
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.splitting import check_split_settings
 from robustsigma.engine.validation import fail, integer
-from robustsigma.resize_crop import ResizeCrop
 from robustsigma.runs.fingerprint import files as files_fingerprint
 
 _DEFAULT_SIZE = 64

@@ -15,9 +15,9 @@ from robustsigma.data.dataset_spec import Split
 from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
 from robustsigma.data.folder_scan import is_visible, split_name
 from robustsigma.data.image_files import ImageRow
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.splitting import check_split_settings
 from robustsigma.engine.validation import fail
-from robustsigma.resize_crop import ResizeCrop
 from robustsigma.runs.fingerprint import files as files_fingerprint
 
 _DEFAULT_GEOMETRY = ResizeCrop(224, 256)

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.image_files import to_tensor
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.splitting import check_fraction, stratified
 from robustsigma.engine.validation import fail, integer
-from robustsigma.resize_crop import ResizeCrop
 
 
 class _Tensors(Dataset[tuple[Tensor, int]]):
@@ -74,6 +73,8 @@ class Torchvision(DatasetSpec):
     def __post_init__(self) -> None:
         if self.size is not None and self.geometry is not None:
             raise fail("size", "a number of pixels, or a geometry instead", "both")
+        import torchvision  # here, as it takes a second
+
         kind = getattr(torchvision.datasets, str(self.dataset), None)
         if not (inspect.isclass(kind) and {"train", "split"} & set(inspect.signature(kind).parameters)):
             raise fail("dataset", "a torchvision dataset with a `train` or `split` argument", repr(self.dataset))
@@ -131,6 +132,8 @@ class Torchvision(DatasetSpec):
 
 @lru_cache(maxsize=4)
 def _load(dataset: str, root: str, download: bool, part: str) -> Any:
+    import torchvision
+
     kind = getattr(torchvision.datasets, dataset)
     parameters = inspect.signature(kind).parameters
     options: dict[str, Any] = {"download": download} if "download" in parameters else {}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustsigma.engine.perturbations.albumentations_library import albumentations_library
+from robustsigma.engine.perturbations.corruption import albumentations_library
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail, several
 

@@ -1,12 +1,23 @@
 """Robustness evaluation: training regimes against test conditions, with attack checks and statistics."""
 
-from robustsigma.evaluation.evaluate import evaluate
-from robustsigma.evaluation.parsing import preset
-from robustsigma.evaluation.settings import Checks, Evaluation, Retraining, Sweep, Training
-from robustsigma.report import RobustnessReport
-from robustsigma.runs.results import RobustnessResults
+# ruff: noqa: F401  (type checkers read the imports below, Python the table)
 
-__all__ = [
-    "Checks", "Evaluation", "Retraining", "RobustnessReport", "RobustnessResults", "Sweep", "Training", "evaluate",
-    "preset",
-]  # fmt: skip
+from typing import TYPE_CHECKING
+
+from robustsigma.lazy_imports import lazy_imports
+
+if TYPE_CHECKING:
+    from robustsigma.evaluation.pipeline import evaluate
+    from robustsigma.evaluation.settings import Checks, Evaluation, Retraining, Sweep, Training
+    from robustsigma.report import RobustnessReport
+    from robustsigma.runs.results import RobustnessResults
+
+_MODULES = {
+    "robustsigma.evaluation.pipeline": ("evaluate",),
+    "robustsigma.evaluation.settings": ("Checks", "Evaluation", "Retraining", "Sweep", "Training"),
+    "robustsigma.report": ("RobustnessReport",),
+    "robustsigma.runs.results": ("RobustnessResults",),
+}
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__, __all__ = lazy_imports(__name__, _MODULES)

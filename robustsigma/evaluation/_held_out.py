@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, Subset
 
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.loading import subsample
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine import validation
-from robustsigma.resize_crop import ResizeCrop
 
 
 @dataclass(frozen=True)

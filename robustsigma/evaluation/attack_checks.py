@@ -150,7 +150,7 @@ class AttackChecks:
 
     def _correct(self, perturbation: Perturbation, name: str) -> Mask:
         seeds = noise.image_seeds(0, "test", name, 0, self.indices)
-        made = perturbation.apply(self.classifier, self.images, self.labels, seed=seeds).images
+        made = perturbation(self.classifier, self.images, self.labels, seed=seeds)
         with self.classifier.frozen():
             found: Mask = (self.classifier.logits(made).argmax(1) == self.labels).cpu().numpy()
         return found

@@ -78,7 +78,7 @@ def _examples(
             continue
         # The seeds of the test condition: the reader sees images that the matrix counts.
         seeds = noise.image_seeds(0, "test", condition.id, 0, indices)
-        made = condition.perturbation.apply(classifier, x, y, seed=seeds).images
+        made = condition.perturbation(classifier, x, y, seed=seeds)
         with classifier.frozen():
             probabilities = classifier.logits(made).softmax(1)
         items.append(

@@ -93,12 +93,12 @@ def attack_images(
     for batch in batches:
         clean, labels, indices = (part.to(device) for part in (batch.images, batch.labels, batch.indices))
         seeds = noise.image_seeds(0, "test", condition, 0, indices)
-        made = perturbation.apply(classifier, clean, labels, seed=seeds)
+        made = perturbation(classifier, clean, labels, seed=seeds, return_info=True)
         found = {
             "indices": indices,
             "labels": labels,
             **predict(classifier, made.images, labels),
-            "searched": made.searched,
+            "searched": made.attempted,
             "converged": made.converged,
             "steps": made.steps,
             "rmse": rmse(made.images, clean),

@@ -16,10 +16,10 @@ from rich.console import Console
 from torch import nn
 
 from robustsigma.data.loading import load_batch, subsample
-from robustsigma.device import best_device
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Identity, Mixture, Share
+from robustsigma.engine.device import best_device
+from robustsigma.engine.perturbations import Identity, Mixture, MixtureComponent
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.attack_checks import AttackCheckResults, AttackChecks
 from robustsigma.evaluation.outcomes import Outcomes, attack_images, transfer_images
@@ -149,7 +149,7 @@ class RobustnessRun:
         if regime.perturbation is not None and regime.protocol == "retrain":
             special["added"], totals = self._samples(seed, regime, model.classifier)
         elif regime.perturbation is not None:
-            special["train_perturbation"] = Mixture([Share(regime.perturbation, again.share)])
+            special["train_perturbation"] = Mixture([MixtureComponent(regime.perturbation, again.share)])
         data = TrainingData(
             self.settings.dataset,
             batch_size=plan.batch_size,
@@ -215,7 +215,7 @@ class RobustnessRun:
             batch = keyed.__getitems__(indices[at : at + size])
             images, labels = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
-            made = regime.perturbation.apply(classifier, images, labels, seed=seeds)
+            made = regime.perturbation(classifier, images, labels, seed=seeds, return_info=True)
             found = {"images": made.images, "labels": labels, "counts": augmentation_counts(made, images)}
             blocks.add({key: value.cpu().numpy() for key, value in found.items()})
         rows = {key: torch.from_numpy(value) for key, value in blocks.all().items()}

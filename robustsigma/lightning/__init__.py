@@ -1,10 +1,13 @@
 """Everything that touches Lightning: a callback for your own training, a data module, a classifier, and callbacks.
 
-Nothing here loads Lightning before it is used, so that `RobustCallback` needs neither of its two packages in particular.
+Nothing here loads Lightning before it is used: `RobustCallback` needs neither of its two packages in particular.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# ruff: noqa: F401  (type checkers read the imports below, Python the table)
+
+from typing import TYPE_CHECKING
+
+from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
     from robustsigma.lightning.augmentation_statistics import AugmentationStatistics
@@ -19,44 +22,17 @@ if TYPE_CHECKING:
     from robustsigma.lightning.training_perturbation import Ramp
 
 _MODULES = {
-    "AtomicCheckpointIO": "checkpoints",
-    "AugmentationStatistics": "augmentation_statistics",
-    "Batch": "batch",
-    "BatchInfo": "batch",
-    "CatastrophicOverfitting": "overfitting",
-    "LastCheckpoint": "checkpoints",
-    "LitClassifier": "lit_classifier",
-    "OverfittingMonitor": "overfitting",
-    "Ramp": "training_perturbation",
-    "RobustCallback": "robust_callback",
-    "RobustCheckpoint": "checkpoints",
-    "RobustDataModule": "data_module",
-    "SafetensorsExport": "safetensors_export",
-    "SampleLabels": "sample_labels",
+    "robustsigma.lightning.augmentation_statistics": ("AugmentationStatistics",),
+    "robustsigma.lightning.batch": ("Batch", "BatchInfo"),
+    "robustsigma.lightning.checkpoints": ("AtomicCheckpointIO", "LastCheckpoint", "RobustCheckpoint"),
+    "robustsigma.lightning.data_module": ("RobustDataModule",),
+    "robustsigma.lightning.lit_classifier": ("LitClassifier",),
+    "robustsigma.lightning.overfitting": ("CatastrophicOverfitting", "OverfittingMonitor"),
+    "robustsigma.lightning.robust_callback": ("RobustCallback",),
+    "robustsigma.lightning.safetensors_export": ("SafetensorsExport",),
+    "robustsigma.lightning.sample_labels": ("SampleLabels",),
+    "robustsigma.lightning.training_perturbation": ("Ramp",),
 }
-__all__ = [
-    "AtomicCheckpointIO",
-    "AugmentationStatistics",
-    "Batch",
-    "BatchInfo",
-    "CatastrophicOverfitting",
-    "LastCheckpoint",
-    "LitClassifier",
-    "OverfittingMonitor",
-    "Ramp",
-    "RobustCallback",
-    "RobustCheckpoint",
-    "RobustDataModule",
-    "SafetensorsExport",
-    "SampleLabels",
-]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+    __getattr__, __dir__, __all__ = lazy_imports(__name__, _MODULES)

@@ -49,7 +49,7 @@ class AugmentationTotals:
 def augmentation_counts(made: Perturbed, clean: Tensor) -> Tensor:
     """Return the first four of `AugmentationTotals` for each image, int64 (B, 4), without waiting for the device."""
     changed = (made.images != clean).flatten(1).any(1)
-    return torch.stack([changed, made.searched, made.searched & made.converged, made.steps], dim=1)
+    return torch.stack([changed, made.attempted, made.attempted & made.converged, made.steps], dim=1)
 
 
 class AugmentationStatistics(pl.Callback):

@@ -122,7 +122,7 @@ class Batch:
         made, stats = self.info.perturbed, self.info.cache_stats
         if made is None:
             return torch.zeros_like(self.labels, dtype=torch.bool)
-        found = made.searched & self.changed
+        found = made.attempted & self.changed
         return found if stats is None else found | stats.hits
 
 

@@ -21,9 +21,9 @@ from robustsigma.data.dataset_spec import DatasetSpec, Split
 from robustsigma.data.datasets import Datasets
 from robustsigma.data.loading import subsample
 from robustsigma.data.transforms import Albumentations
-from robustsigma.device import wait
-from robustsigma.engine import noise
-from robustsigma.engine.perturbations import Identity, Perturbation, global_rng
+from robustsigma.engine import global_rng, noise
+from robustsigma.engine.device import wait
+from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail, integer, mapping, optional
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
@@ -312,7 +312,7 @@ class RobustDataModule(pl.LightningDataModule):
             call = perturbation, classifier, batch
             made, stats = self.sample_caches.apply(*call, seeds=seeds, epoch=epoch, process=process)
         else:
-            made = perturbation.apply(classifier, batch.images, batch.labels, seed=seeds)
+            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info=True)
         info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
         if perturbation.depends_on_model:
             # Of a training one step is observed, of evaluations one in each epoch.

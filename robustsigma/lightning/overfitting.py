@@ -201,7 +201,7 @@ class OverfittingMonitor(pl.Callback):
         images, labels, indices = self._batch
         # The same noise in every check, else two checks would also differ by their noise.
         seeds = noise.image_seeds(seed, "monitor", name, 0, indices)
-        made = attack.apply(classifier, images, labels, seed=seeds).images
+        made = attack(classifier, images, labels, seed=seeds)
         with classifier.frozen():
             return float((classifier.logits(made).argmax(1) == labels).float().mean())
 

@@ -98,7 +98,7 @@ class SampleCaches:
         images, labels = batch.images, batch.labels
         rules = [part.cache for part in batch_parts(perturbation, seeds, seeds) if part.cache is not None]
         if not rules:
-            return perturbation.apply(classifier, images, labels, seed=seeds), CacheStats.empty(images)
+            return perturbation(classifier, images, labels, seed=seeds, return_info=True), CacheStats.empty(images)
         period = max(rule.max_age for rule in rules) + 1
         parts = list(batch_parts(perturbation, seeds, self._draws(batch.indices, epoch, period)))
         requested, own = [], ~batch.is_padding
@@ -112,7 +112,9 @@ class SampleCaches:
             missed = ~stats.hits[part.rows]
             rows = part.rows[missed]
             if len(rows):
-                made = part.perturbation.apply(classifier, images[rows], labels[rows], seed=part.seeds[missed])
+                made = part.perturbation(
+                    classifier, images[rows], labels[rows], seed=part.seeds[missed], return_info=True
+                )
                 result = result.put(rows, made)
         _store(requested, result, classifier, batch, epoch, process)
         return result, stats
@@ -164,7 +166,7 @@ def _store(
     process: ProcessRank,
 ) -> None:
     """Store the new samples of all processes."""
-    new = result.searched & (result.images != batch.images).flatten(1).any(1)
+    new = result.attempted & (result.images != batch.images).flatten(1).any(1)
     every = torch.cat([rows for _, rows in requested])
     every = every[new[every]]
     fooled = torch.zeros_like(new)

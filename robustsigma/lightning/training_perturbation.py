@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Mixture, Perturbation, SigmaSample
 from robustsigma.engine.perturbations.mixture import part_seeds
-from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, integer
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torchvision
 from torch import nn
 
-from robustsigma.engine.perturbations.global_rng import temporary_seed
+from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.validation import Settings, choice, fail, near
 from robustsigma.models.published_weights import (
     PUBLISHED,
@@ -201,6 +200,8 @@ def constructor(name: str) -> Any:
         return timm_builder(name.removeprefix(TIMM))
     if name.startswith(TORCHVISION):
         try:
+            import torchvision  # here, as it takes a second
+
             return torchvision.models.get_model_builder(name.removeprefix(TORCHVISION))
         except ValueError as error:
             raise fail(
@@ -237,6 +238,8 @@ def _unshared(net: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
 
 def suggest_name(name: str) -> str:
     """Return a question that suggests a known name in place of an unknown one, or ""."""
+    import torchvision  # here, as it takes a second
+
     known = torchvision.models.list_models(torchvision.models)
     publisher, colon, model = name.rpartition(":")
     if not colon and model in known:
@@ -254,6 +257,8 @@ def _is_network(made: Any) -> bool:
     if inspect.isclass(made) and issubclass(made, nn.Module):
         return made.__module__.startswith(_KNOWN)
     name = getattr(made, "__name__", "")
+    import torchvision  # here, as it takes a second
+
     return name in torchvision.models.list_models() and torchvision.models.get_model_builder(name) is made
 
 

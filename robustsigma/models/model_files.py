@@ -19,11 +19,11 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.weight_files import SUFFIX, first_infinite, plain_names, unwrapped
-from robustsigma.resize_crop import ResizeCrop
 from robustsigma.runs.files import write_atomically
 
 _KEY = "robustsigma"

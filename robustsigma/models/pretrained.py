@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import Settings, fail, integer
 from robustsigma.models.architecture import Architecture
@@ -25,7 +26,6 @@ from robustsigma.models.published_weights import (
 )
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.weight_files import SUFFIX, State, fit_state, read_state, stored_statistics
-from robustsigma.resize_crop import ResizeCrop
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import nn
 
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail, near
 from robustsigma.models.weight_files import State, quiet_unpickling
-from robustsigma.resize_crop import ResizeCrop
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
 PUBLISHED = "published"  # stands for published weights in place of a file
@@ -112,6 +111,8 @@ def _unavailable(url: str, error: Exception, place: str) -> ValueError:
 
 
 def _of_torchvision(name: str, weights: str | None) -> Published:
+    import torchvision  # here, as it takes a second
+
     try:
         entries = list(torchvision.models.get_model_weights(name))
     except ValueError as error:
@@ -139,6 +140,8 @@ def _of_timm(name: str) -> Published:
     size = found.input_size[-1]
     names = tuple(map(str, range(found.num_classes)))
     if found.num_classes == 1000:
+        import torchvision
+
         names = tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
     geometry = ResizeCrop(size, max(size, math.floor(size / (found.crop_pct or 1.0))), found.interpolation)
     return Published(names, geometry, tuple(found.mean), tuple(found.std), {})

@@ -15,6 +15,9 @@ def with_same_padding(net: nn.Module) -> nn.Module:
     Changed are convolutions and max-poolings that pad and have a stride or an even kernel: a hook pads their input.
     Layers without padding are "VALID" in TensorFlow too.
 
+    Args:
+        net: network whose layers are changed.
+
     Example:
         >>> net = with_same_padding(torchvision.models.mobilenet_v2())
     """

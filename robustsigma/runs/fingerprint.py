@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from robustsigma.engine.perturbations.global_rng import temporary_seed
+from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.precision import full_precision
 
 # Of larger datasets, so many items or files are read, evenly spaced and with both ends.

@@ -82,6 +82,13 @@ class RobustnessResults(Results):
     """Results of an evaluation: regimes (rows) under conditions (columns).
 
     Attributes:
+        settings: of the run.
+        dataset: name, classes and shape.
+        cells: the measured values with their intervals and flags.
+        curves: values over a grid.
+        flags: reasons to doubt the whole run; each has a `code` and a `message`.
+        findings: sentences about the measured values.
+        run: command, time, versions and hardware.
         seeds: of the trainings.
         conditions: columns, worst cases among them.
         regimes: rows.
@@ -121,6 +128,13 @@ class AttributionResults(Results):
     """Results of a benchmark: attribution methods by metrics, for each model.
 
     Attributes:
+        settings: of the run.
+        dataset: name, classes and shape.
+        cells: the measured values with their intervals and flags.
+        curves: values over a grid.
+        flags: reasons to doubt the whole run; each has a `code` and a `message`.
+        findings: sentences about the measured values.
+        run: command, time, versions and hardware.
         models: with the accuracy of each.
         methods: with their settings.
         left_out: methods that cannot explain a model, with the reason.

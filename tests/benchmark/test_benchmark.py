@@ -17,15 +17,17 @@ from PIL import Image
 from rich.console import Console
 
 from robustsigma import AttentionRollout, ExpectedGradients, Gradient, IntegratedGradients, RandomAttribution, Sigma
-from robustsigma.benchmark import AttributionReport, Benchmark, benchmark, preset
+from robustsigma.benchmark import AttributionReport, Benchmark, benchmark
 from robustsigma.benchmark import run as running
 from robustsigma.benchmark.evaluated_images import find_images, gallery_places
 from robustsigma.benchmark.results import misclassified
 from robustsigma.benchmark.run import BenchmarkRun
 from robustsigma.benchmark.store import BenchmarkStore
 from robustsigma.cli import main
+from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import Baggage, Datasets, Digits, ImageFolder
 from robustsigma.data.dataset_spec import ArrayDataset
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import (
     Cost,
@@ -37,7 +39,6 @@ from robustsigma.engine.metrics import (
 )
 from robustsigma.engine.validation import not_finite
 from robustsigma.models import Architecture, ModelCard, Pretrained, save_model
-from robustsigma.resize_crop import ResizeCrop
 
 METRICS = (
     InsertionDeletion(step=64),
@@ -353,7 +354,7 @@ def test_numbers_that_are_not_finite_are_no_reason_to_leave_a_method_out(setting
 
 @pytest.mark.parametrize("name", ["baggage", "digits", "mnist5k"])
 def test_presets(name):
-    found = preset(name)
+    found = PRESETS.load(name)
     assert set(found.methods) >= {"SIGMA", "IG", "Credible path", "gradient", "random"}
     assert len(found.methods) == 12
     assert found.images == 100

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from robustsigma.benchmark import benchmark
-from robustsigma.benchmark.parsing import PRESETS
+from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import Baggage
 from robustsigma.models import Architecture, ModelCard, save_model
 
@@ -35,7 +35,7 @@ def model(tmp_path_factory) -> str:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_runs(path, model, tmp_path):
     pytest.importorskip("matplotlib")
-    settings = PRESETS.ask("benchmark", "", "runs", ["--config", str(path)]).settings
+    settings = PRESETS.parse("benchmark", "", "runs", ["--config", str(path)]).settings
     small = replace(settings, dataset=SOURCE, models={"a": model}, images=2, checked=min(1, settings.checked))
     found = benchmark(small, tmp_path, console=Console(file=io.StringIO())).results
     judged = {cell["method"] for cell in found["cells"]}

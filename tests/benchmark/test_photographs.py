@@ -13,12 +13,12 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from robustsigma.benchmark.parsing import PRESETS
 from robustsigma.benchmark.run import BenchmarkRun
 from robustsigma.cli import main
+from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import ImageTable
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.models import Pretrained, save_model
-from robustsigma.resize_crop import ResizeCrop
 
 NAME = "torchvision:squeezenet1_1"
 GEOMETRY = {"size": 32, "resize": 36}

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from robustsigma.cli import main
+from robustsigma.cli.evaluate import PRESETS
 from robustsigma.cli.explain import _unique
 from robustsigma.data import Baggage
 from robustsigma.engine.attributors import IntegratedGradients
 from robustsigma.engine.validation import near
-from robustsigma.evaluation import Evaluation, preset
-from robustsigma.evaluation.parsing import PRESETS
+from robustsigma.evaluation import Evaluation
 from robustsigma.models import Architecture, ModelCard, load_model, save_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -29,7 +29,7 @@ TINY = [
 ]
 WALK = ["--perturbation=SigmaSample", "--perturbation.sigma.max_steps=4", "--perturbation.sigma.objective=logit"]
 COLUMNS = ["file", "from", "label", "seed", "confidence_before", "confidence_after", "predicted_after"]
-COLUMNS += ["searched", "converged", "steps", "rmse", "linf", "ssim"]
+COLUMNS += ["attempted", "converged", "steps", "rmse", "linf", "ssim"]
 
 
 @pytest.fixture(autouse=True)
@@ -301,7 +301,7 @@ def test_a_module_of_the_current_folder_is_hinted_at(made, tmp_path, monkeypatch
 
 def test_a_number_of_seeds():
     for given, seeds in (("3", [0, 1, 2]), ("[4, 2]", [4, 2])):
-        assert list(PRESETS.ask("evaluate", "", "runs", ["--seeds", given]).settings.seeds) == seeds
+        assert list(PRESETS.parse("evaluate", "", "runs", ["--seeds", given]).settings.seeds) == seeds
     assert Evaluation(seeds=2).each_seed == (0, 1)
 
 
@@ -320,8 +320,8 @@ def test_an_interrupt_is_told(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     for verb, told in (
-        ("explain", "What is finished is kept: run the command again to go on."),
-        ("fit", "What is finished is kept: run the command again with --ckpt_path last"),
+        ("explain", "Finished work is kept: run the command again to resume."),
+        ("fit", "Finished work is kept: run the command again with --ckpt_path last"),
         ("test", "Nothing is kept: run the command again."),
     ):
         monkeypatch.setattr(f"robustsigma.cli.{'explain' if verb == 'explain' else 'lightning'}.run", interrupt)
@@ -397,7 +397,7 @@ def test_explain_resumes_where_it_was_interrupted(made, tmp_path, monkeypatch, c
         patch.setattr("robustsigma.report.gallery.draw_overlay", draw)
         status, _, files = explain()
     assert status == 130
-    assert "What is finished is kept: run the command again to go on" in capsys.readouterr().err
+    assert "Finished work is kept: run the command again to resume" in capsys.readouterr().err
     assert sum(path.suffix == ".png" for path in files) == 3, "each picture is written when it is finished"
     status, seen, files = explain()
     assert (status, seen) == (0, 2)
@@ -499,7 +499,7 @@ def test_augment_writes_what_it_promises(made, tmp_path, capsys):
         assert row["predicted_after"] == card.classes[int(after.argmax())]
         assert float(row["linf"]) == pytest.approx(float((written - original).abs().max()), abs=1e-5)
         assert float(row["rmse"]) == pytest.approx(float((written - original).square().mean().sqrt()), abs=1e-5)
-        assert row["searched"] == "1"
+        assert row["attempted"] == "1"
         assert 0 < int(row["steps"]) <= 4
 
 
@@ -542,7 +542,7 @@ def test_class_names_cannot_leave_the_folder(made, tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS.names)
 def test_presets_are_evaluations(name):
-    found = preset(name)
+    found = PRESETS.load(name)
     assert isinstance(found, Evaluation)
     assert type(found.dataset).__name__.lower() == name
     assert {"clean", "gaussian", "fgsm", "sigma"} <= set(found.conditions)
@@ -553,7 +553,7 @@ def test_a_preset_can_be_changed_by_a_file_and_an_option(tmp_path):
     (tmp_path / "mine.yaml").write_text("seeds: [4]\ntraining: {epochs: 3}\n")
     found = PRESETS.load("digits", ["--config", str(tmp_path / "mine.yaml"), "--training.lr=0.5"])
     assert (list(found.seeds), found.training.epochs, found.training.lr) == ([4], 3, 0.5)
-    assert found.conditions == preset("digits").conditions
+    assert found.conditions == PRESETS.load("digits").conditions
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "evaluate").glob("*.yaml")), ids=lambda path: path.stem)
@@ -561,12 +561,12 @@ def test_configs_of_evaluate_parse(path):
     if "augment:" in path.read_text():
         pytest.importorskip("albumentations")
     images = ["--dataset.init_args.root", "elsewhere"] if "root:" in path.read_text() else []
-    found = PRESETS.ask("evaluate", "", "runs", ["--config", str(path), *images]).settings
+    found = PRESETS.parse("evaluate", "", "runs", ["--config", str(path), *images]).settings
     if images:
         assert found.dataset.root == "elsewhere"
     assert isinstance(found, Evaluation)
     if "conditions:" not in path.read_text():
-        assert found.conditions == preset("baggage").conditions
+        assert found.conditions == PRESETS.load("baggage").conditions
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "fit").glob("*.yaml")), ids=lambda path: path.stem)
@@ -619,7 +619,7 @@ def test_a_full_disk_says_that_what_is_finished_is_kept(error, told, capsys, mon
     assert main(["explain"]) == 2
     said = capsys.readouterr().err
     assert told in said
-    assert "What is finished is kept: run the command again to go on" in said
+    assert "Finished work is kept: run the command again to resume" in said
     assert len(said.splitlines()) == 1
 
 
@@ -641,4 +641,4 @@ def test_a_training_without_callbacks_keeps_what_the_message_of_an_interrupt_pro
     assert len(list(tmp_path.rglob("last.ckpt"))) == 1
     capsys.readouterr()
     assert main([*arguments, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
-    assert "starts anew" not in capsys.readouterr().out
+    assert "starts from scratch" not in capsys.readouterr().out

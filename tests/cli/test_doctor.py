@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from robustsigma.cli import doctor, main
-from robustsigma.cli.hazards import hazards
-from robustsigma.cli.requirements import Unmet, installed, release, unmet
+from robustsigma.cli.installed_packages import Unmet, hazards, installed, release, unmet
 
 SOUND = {
     "torch": "2.14.1+cu130",
@@ -106,7 +105,7 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch, capsys):
     assert status == 0
     assert "torchattacks>=3.5.1 (missing): pip install 'robustsigma[attacks]'" in said.out
     assert re.search(r"robustsigma +torchmetrics\S+ \(0\.1\)", said.out)
-    assert "extra augment      all there" in said.out
+    assert "extra augment      complete" in said.out
     assert "  none" in said.out
 
 
@@ -125,7 +124,7 @@ def test_a_package_that_is_not_installed(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "metadata", raises)
     status, said = _printed(capsys)
     assert status == 0
-    assert "its extras are not known" in said.out
+    assert "its extras are unknown" in said.out
 
 
 def test_unknown_options_are_refused(capsys):

@@ -15,11 +15,11 @@ import yaml
 from jsonargparse import Namespace
 
 from robustsigma import FGSM, PGD, Sigma, SigmaSample
-from robustsigma.benchmark.parsing import PRESETS as BENCHMARKS
 from robustsigma.cli import augment, explain, lightning
+from robustsigma.cli.benchmark import PRESETS as BENCHMARKS
+from robustsigma.cli.evaluate import PRESETS as EVALUATIONS
 from robustsigma.data import ImageFolder, SaliencyBench
 from robustsigma.engine.attributors import IntegratedGradients
-from robustsigma.evaluation.parsing import PRESETS as EVALUATIONS
 from robustsigma.runs.fingerprint import describe
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_every_file_over_a_preset_says_what_its_classes_are(verb):
     layers = [(path, "mnist5k") for path in files_of(verb)]
     layers += [(folder / f"{name}.yaml", "baggage") for name in presets.names]
     for path, below in layers:
-        found = parser.parse_args([*presets._given(below), *configs(path)])
+        found = parser.parse_args([*presets._configs(below), *configs(path)])
         count += check(yaml.safe_load(path.read_text(encoding="utf-8")), found)
     assert count > 100
 
@@ -205,8 +205,8 @@ def test_fit_keeps_nothing_of_the_class_below(fit):
 def test_printed_settings_give_the_same_over_any_preset(verb):
     presets = VERBS[verb]
     with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit):
-        presets.ask(verb, "", "runs", ["--preset=digits", "--print_config"])
-    again = presets.ask(verb, "", "runs", ["--config", printed.getvalue()]).settings
+        presets.parse(verb, "", "runs", ["--preset=digits", "--print_config"])
+    again = presets.parse(verb, "", "runs", ["--config", printed.getvalue()]).settings
     assert describe(again) == describe(presets.load("digits"))
 
 

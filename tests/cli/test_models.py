@@ -14,8 +14,8 @@ from PIL import Image
 import robustsigma.cli.augment
 import robustsigma.cli.explain  # noqa: F401 what they import draws from the global generators, which is watched
 from robustsigma.cli import main
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.models import Architecture, ModelCard, model, save_model
-from robustsigma.resize_crop import ResizeCrop
 
 NAME = "torchvision:squeezenet1_1"
 VIT = {"image_size": 16, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from robustsigma.cli import main
-from robustsigma.evaluation.parsing import PRESETS
+from robustsigma.cli.evaluate import PRESETS
 
 SWEPT = Path(__file__).resolve().parents[2] / "configs" / "evaluate" / "swept.yaml"
 TINY = [

@@ -12,10 +12,10 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from robustsigma.cli import main
+from robustsigma.cli.evaluate import PRESETS
+from robustsigma.cli.parsing import import_allowlist, split_allow
 from robustsigma.engine.attributors import Attributor, IntegratedGradients
-from robustsigma.evaluation.parsing import PRESETS
 from robustsigma.models import Architecture, ModelCard, save_model
-from robustsigma.trust import allowed_by, only
 
 CLASS = """
 open({marker!r}, "w").close()
@@ -66,7 +66,7 @@ FILES = {
         "augment",
         "perturbation: {{class_path: robustsigma.PathEnd, init_args: {{attributor: {{class_path: " + METHOD + "}}}}}}",
     ),
-    "source": ("augment", "images: []\ndataset: {{class_path: " + METHOD + "}}"),
+    "dataset": ("augment", "images: []\ndataset: {{class_path: " + METHOD + "}}"),
     "methods": ("benchmark", "methods: {{x: {{class_path: " + METHOD + "}}}}"),
     "metrics": ("benchmark", "metrics: [{{class_path: " + METHOD + "}}]"),
     "architecture": ("benchmark", "architecture: {{name: {name}.Net}}"),
@@ -86,7 +86,7 @@ def test_a_file_names_code_and_nothing_of_it_runs(file, inline, stranger, model,
     path.write_text(text.format(name=name))
     arguments = [verb, f"--config={path.read_text() if inline else path}", f"--out={tmp_path}/out"]
     if verb != "benchmark":
-        arguments += [] if file == "source" else [str(tmp_path / "photo.png")]
+        arguments += [] if file == "dataset" else [str(tmp_path / "photo.png")]
         arguments += [] if "model:" in text else [f"--model={model}"]
     assert main(arguments) == 2
     told = capsys.readouterr().err
@@ -99,7 +99,7 @@ def test_a_file_names_code_and_nothing_of_it_runs(file, inline, stranger, model,
 FUNCTIONS = ("os.system", "subprocess.Popen", "builtins.exec", "torch.load", "torch.hub.load", "jsonargparse.CLI")
 
 
-@pytest.mark.parametrize("path", [*FUNCTIONS, "robustsigma.runs.files.os.system", "robustsigma.cli.main.main"])
+@pytest.mark.parametrize("path", [*FUNCTIONS, "robustsigma.runs.files.os.system", "robustsigma.cli.verbs.main"])
 def test_functions_of_others_are_no_classes(path, model, tmp_path, capsys):
     assert main(["explain", str(tmp_path), f"--model={model}", f"--method={path}"]) == 2
     assert main(["explain", str(tmp_path), f"--model={path}", "--mean=[0]", "--std=[1]"]) == 2
@@ -123,13 +123,13 @@ def test_settings_name_what_the_command_line_allows(stranger):
         with pytest.raises(
             ValueError, match=rf"^class_path: expected a class of .*; add --allow {name}.Harmless if you"
         ):
-            PRESETS.ask("evaluate", "", "runs", [*given, *allow])
+            PRESETS.parse("evaluate", "", "runs", [*given, *allow])
         with pytest.raises(
             ValueError, match=rf"^architecture.name: expected .*; add --allow {name}.Net if you trust it"
         ):
-            PRESETS.ask("evaluate", "", "runs", [*allow, f"--architecture.name={name}.Net"])
+            PRESETS.parse("evaluate", "", "runs", [*allow, f"--architecture.name={name}.Net"])
     assert not marker.exists()
-    asked = PRESETS.ask("evaluate", "", "runs", [*given, "--allow", name])
+    asked = PRESETS.parse("evaluate", "", "runs", [*given, "--allow", name])
     assert type(asked.settings.conditions["mine"]).__name__ == "Harmless"
     assert asked.command.endswith(f"--allow {name}"), "the report's command line is whole"
 
@@ -164,23 +164,23 @@ def test_the_restriction_ends_with_its_block(stranger):
     name, _ = stranger
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--method", type=Attributor)
-    with pytest.raises(ValueError, match="class_path"), only(()):
+    with pytest.raises(ValueError, match="class_path"), import_allowlist(()):
         parser.parse_args([f"--method={name}.Method"])
     assert parser.parse_args([f"--method={name}.Method"]).method.class_path.endswith("Method")
-    with only(()):
+    with import_allowlist(()):
         found = parser.instantiate(parser.parse_args(["--method=IntegratedGradients"]))
     assert found.method == IntegratedGradients()
 
 
 def test_allowances_are_taken_out_of_a_command_line():
     given = ["a", "--allow", "x.y", "--method=b", "--allow=z", "--", "--c"]
-    assert allowed_by(given)[0] == ["x.y", "z"]
-    assert allowed_by(["a", "--allowance", "b"]) == ([], ["a", "--allowance", "b"])
+    assert split_allow(given)[0] == ["x.y", "z"]
+    assert split_allow(["a", "--allowance", "b"]) == ([], ["a", "--allowance", "b"])
     for wrong in ("", "a b", "*", "a..b", "jsonargparse", "jsonargparse._common"):
         with pytest.raises(ValueError, match=r"^allow: expected the dotted path"):
-            allowed_by([f"--allow={wrong}"])
+            split_allow([f"--allow={wrong}"])
     with pytest.raises(ValueError, match=r"^allow: expected a dotted path"):
-        allowed_by(["--allow"])
+        split_allow(["--allow"])
 
 
 def _laughs(levels=40):

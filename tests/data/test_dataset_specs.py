@@ -18,10 +18,10 @@ from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec
 from robustsigma.data.image_folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
 from robustsigma.data.loading import load_masks
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.saliency_bench import SaliencyBench
 from robustsigma.data.splitting import stratified
 from robustsigma.data.torchvision_dataset import Torchvision
-from robustsigma.resize_crop import ResizeCrop
 
 SPLITS = ("train", "val", "test")
 

@@ -14,7 +14,7 @@ from robustsigma.data import ImageFolder, ImageTable
 from robustsigma.data.class_names import WNIDS, ClassIndex
 from robustsigma.data.dataset_spec import adapt_to_model
 from robustsigma.data.loading import load_batch, load_masks
-from robustsigma.resize_crop import ResizeCrop
+from robustsigma.data.resize_crop import ResizeCrop
 
 SIZE = (20, 14)
 SMALL = ResizeCrop(8, 10)

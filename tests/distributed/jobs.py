@@ -12,16 +12,19 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import multiprocessing, nn
 
-from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Share, Sigma, SigmaSample
+from robustsigma import FGSM, GaussianNoise, Identity, Mixture, MixtureComponent, Sigma, SigmaSample
 from robustsigma.data import Baggage
 from robustsigma.engine.metrics import PerSample, rmse
-from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
 
 SOURCE = Baggage(size=16, train=41, val=5, test=23)  # odd counts: uneven last batches
 WALK = Sigma(alpha=0.03, beta=0.1, objective="logit", paths=1, max_steps=6)
 PERTURBATION = Mixture(
-    [Share(SigmaSample(WALK, cache=SampleCache(max_age=2)), 0.6), Share(FGSM(0.03, random_start=True), 0.2)]
+    [
+        MixtureComponent(SigmaSample(WALK, cache=SampleCache(max_age=2)), 0.6),
+        MixtureComponent(FGSM(0.03, random_start=True), 0.2),
+    ]
 )
 CONDITIONS = {
     "clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.02), "sigma": SigmaSample(WALK)

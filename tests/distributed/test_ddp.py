@@ -121,7 +121,7 @@ def test_a_process_of_fit_that_dies_ends_it_with_one_line_and_it_goes_on(tmp_pat
         os.kill(other, signal.SIGKILL)
         _, told = run.communicate(timeout=900)
     assert run.returncode == 2
-    assert "another process of this training died. What is finished is kept" in told.splitlines()[-1]
+    assert "another process of this training died. Finished work is kept" in told.splitlines()[-1]
     (path,) = tmp_path.rglob("last.ckpt")
     epochs = torch.load(path, weights_only=True)["epoch"] + 3
     again = [argument.replace("=200", f"={epochs}") for argument in arguments]

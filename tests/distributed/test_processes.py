@@ -220,7 +220,7 @@ def test_an_interrupt_of_the_one_that_started_them_ends_all(sent, tmp_path):
         run.send_signal(sent)
         _, told = run.communicate(timeout=900)
     assert run.returncode == 128 + sent
-    assert told.count("run the command again to go on") == 1
+    assert told.count("run the command again to resume") == 1
     assert not any(Path(f"/proc/{worker}/cmdline").is_file() for worker in workers)
 
 

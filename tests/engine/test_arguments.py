@@ -129,7 +129,7 @@ def test_classes_may_be_a_list_or_an_array(given):
 CALLS = {
     "attributor": lambda model: Gradient()(model, X, Y).values,
     "perturbation": lambda model: FGSM(0.1)(model, X, Y, seed=0),
-    "apply": lambda model: FGSM(0.1).apply(model, X, Y, seed=0).images,
+    "apply": lambda model: FGSM(0.1)(model, X, Y, seed=0),
     "metric": lambda model: InsertionDeletion()(MetricContext(model, X, Y), X[:, 0]).values["insertion"],
     "checks": lambda model: len(check_classifier(model, X, torch.tensor(Y))),
 }  # fmt: skip
@@ -229,7 +229,9 @@ def test_errors_of_a_classifier_say_what_to_do(kwargs, told):
 
 
 def test_float_labels_are_told_how_to_be_converted():
-    with pytest.raises(ValueError, match=r"y: expected integer class indices, got torch.float32; convert with .long()"):
+    with pytest.raises(
+        ValueError, match=r"labels: expected integer class indices, got torch.float32; convert with .long()"
+    ):
         FGSM(0.1)(cases.classifier(), X, torch.tensor([0.0, 1, 2, 0]), seed=0)
 
 
@@ -259,7 +261,10 @@ def test_results_print_a_few_lines():
     for told in ("values: float32 (4, 3, 8, 8) in [", "target: int64 (4,) in [0, 2]", f"converged paths: {share:.0%}",
                  f"mean completeness gap: {result.gap().double().mean().item():.3g}"):  # fmt: skip
         assert told in text
-    others = [FGSM(0.1).apply(classifier, X, Y, seed=0), InsertionDeletion()(MetricContext(classifier, X, Y), X[:, 0])]
+    others = [
+        FGSM(0.1)(classifier, X, Y, seed=0, return_info=True),
+        InsertionDeletion()(MetricContext(classifier, X, Y), X[:, 0]),
+    ]
     for other in others:
         assert repr(other).startswith(f"{type(other).__name__}(\n")
         assert len(repr(other)) < 1200

@@ -375,8 +375,8 @@ def test_check_target_knows_the_classes():
         clf.check_target(torch.tensor([0, 2]), x)
         clf.check_target(torch.tensor([0, 2]), x)
         assert counter.forwards == len(x)
-        with pytest.raises(ValueError, match=r"y: expected class indices in \[0, 2\], got \[0, 3\]"):
-            clf.check_target(torch.tensor([0, 3]), x, "y")
+        with pytest.raises(ValueError, match=r"labels: expected class indices in \[0, 2\], got \[0, 3\]"):
+            clf.check_target(torch.tensor([0, 3]), x, "labels")
         with pytest.raises(ValueError, match=r"\[-1, 0\]"):
             clf.check_target(torch.tensor([0, -1]), x)
         clf.net = cases.mlp(classes=5)  # a new head
@@ -429,5 +429,5 @@ def test_what_was_seen_of_another_network_is_forgotten():
     clf.net = layers
     FGSM()(clf, cases.images(), cases.labels(), seed=0)
     clf.net = cases.linear(classes=2)
-    with pytest.raises(ValueError, match=r"^y: expected"):
+    with pytest.raises(ValueError, match=r"^labels: expected"):
         FGSM()(clf, cases.images(), 2, seed=0)

@@ -68,7 +68,7 @@ def test_is_a_frozen_dataclass_with_defaults(perturbation):
 def test_shape_dtype_bounds(perturbation):
     clf, x, y, seed = problem()
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        result = perturbation.apply(clf, x.to(dtype), y, seed=seed)
+        result = perturbation(clf, x.to(dtype), y, seed=seed, return_info=True)
         assert result.images.shape == x.shape
         assert result.images.dtype == dtype
         assert result.images.isfinite().all()
@@ -76,11 +76,11 @@ def test_shape_dtype_bounds(perturbation):
         assert result.images.max() <= 1
         assert not result.images.requires_grad
         assert result.images.grad_fn is None
-        for name, kind in (("searched", torch.bool), ("converged", torch.bool), ("steps", torch.int64)):
+        for name, kind in (("attempted", torch.bool), ("converged", torch.bool), ("steps", torch.int64)):
             values = getattr(result, name)
             assert values.shape == (len(x),)
             assert values.dtype == kind
-        assert not (result.converged & ~result.searched).any()
+        assert not (result.converged & ~result.attempted).any()
 
 
 @every
@@ -225,7 +225,7 @@ def test_bad_arguments(perturbation):
             perturbation(clf, x, y, seed=bad)
     for _ in range(2):  # before and after a first call
         for label in (-1, 3, 1000):
-            with pytest.raises(ValueError, match=r"y: expected class indices in \[0, 2\], got \["):
+            with pytest.raises(ValueError, match=r"labels: expected class indices in \[0, 2\], got \["):
                 perturbation(clf, x, torch.tensor([0, 1, label, 0]), seed=seed)
         perturbation(clf, x, y, seed=seed)
 
@@ -277,12 +277,12 @@ def test_yaml_round_trip(perturbation):
 
 
 def as_config(value: object) -> object:
-    """Return the YAML form of a dataclass: class path and arguments; a `Share` is plain data."""
+    """Return the YAML form of a dataclass: class path and arguments; a `MixtureComponent` is plain data."""
     if isinstance(value, (tuple, list)):
         return [as_config(item) for item in value]
     if not dataclasses.is_dataclass(value):
         return value
     arguments = {field.name: as_config(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, perturbations.Share):
+    if isinstance(value, perturbations.MixtureComponent):
         return arguments
     return {"class_path": f"{type(value).__module__}.{type(value).__qualname__}", "init_args": arguments}

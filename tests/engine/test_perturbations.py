@@ -19,9 +19,9 @@ from robustsigma import (
     Identity,
     IntegratedGradients,
     Mixture,
+    MixtureComponent,
     PathEnd,
     Perturbation,
-    Share,
     Sigma,
     SigmaSample,
     Square,
@@ -60,7 +60,7 @@ def test_put_replaces_rows_of_every_field():
     got = whole.put(torch.tensor([3, 1]), part)
     assert got.images.flatten().tolist() == [0, 1, 0, 1]
     assert got.images.dtype == torch.float64
-    assert got.searched.tolist() == [False, True, False, True]
+    assert got.attempted.tolist() == [False, True, False, True]
     assert got.steps.tolist() == [0, 6, 0, 5]
     assert whole.steps.tolist() == [0] * 4
 
@@ -100,7 +100,7 @@ def test_nan_scores_are_an_error(perturbation, after):
         (lambda: SigmaSample(unconverged="drop"), "unconverged: expected one of 'keep', 'original', got 'drop'"),
         (lambda: SigmaSample(IntegratedGradients()), "sigma: expected a Sigma, got IntegratedGradients"),
         (lambda: PathEnd(FGSM()), "attributor: expected an Attributor, got FGSM"),
-        (lambda: Mixture(), r"parts: expected at least one Share, .* got \(\)"),
+        (lambda: Mixture(), r"parts: expected at least one MixtureComponent, .* got \(\)"),
         (lambda: Mixture(None), "parts: .*None"),
         (lambda: Mixture([FGSM()]), "parts: "),
         (lambda: Mixture({FGSM(): 0.7, PGD(): 0.7}), "sum of shares: "),
@@ -201,7 +201,7 @@ def test_sample_costs_three_forwards_a_step_and_no_backward():
     clf, x, y = cases.classifier(counter), cases.images(6), cases.labels(6)
     Identity()(clf, x, y, seed=0)
     counter.reset()
-    result = SigmaSample(WALK).apply(clf, x, y, seed=cases.seeds(6))
+    result = SigmaSample(WALK)(clf, x, y, seed=cases.seeds(6), return_info=True)
     assert result.steps.sum() > 6
     assert counter.forwards == 3 * int(result.steps.sum()) + 6  # and one to know where the walk starts
     assert counter.backwards == 0
@@ -220,9 +220,12 @@ def test_attribution_costs_one_backward_a_step_more():
 def test_path_end_of_sigma_is_the_sigma_sample(objective):
     walk = dataclasses.replace(WALK, objective=objective, paths=2)
     clf, x, y, seed = cases.classifier(), cases.images(32), cases.labels(32), cases.seeds(32)
-    sample, end = SigmaSample(walk).apply(clf, x, y, seed=seed), PathEnd(walk).apply(clf, x, y, seed=seed)
+    sample, end = (
+        SigmaSample(walk)(clf, x, y, seed=seed, return_info=True),
+        PathEnd(walk)(clf, x, y, seed=seed, return_info=True),
+    )
     assert torch.allclose(sample.images, end.images, rtol=0, atol=1e-6)
-    for name in ("searched", "converged", "steps"):
+    for name in ("attempted", "converged", "steps"):
         assert torch.equal(getattr(sample, name), getattr(end, name))
 
 
@@ -233,20 +236,20 @@ def test_path_end_of_ig_is_its_baseline():
 
 def test_converged_samples_have_lost_their_confidence():
     clf, x, y = cases.classifier(), cases.images(32), cases.labels(32)
-    result = SigmaSample(WALK).apply(clf, x, y, seed=cases.seeds(32))
+    result = SigmaSample(WALK)(clf, x, y, seed=cases.seeds(32), return_info=True)
     with clf.frozen():
         after = clf.score(result.images, y, "prob")
     assert torch.equal(after <= WALK.epsilon, result.converged)
-    assert result.searched.all()
+    assert result.attempted.all()
     assert 0 < result.converged.sum() < 32
     assert (result.steps[~result.converged] == WALK.max_steps).all()
 
 
 def test_unconverged_samples_can_be_left_out():
     clf, x, y, seed = cases.classifier(), cases.images(32), cases.labels(32), cases.seeds(32)
-    keep = SigmaSample(WALK).apply(clf, x, y, seed=seed)
-    original = SigmaSample(WALK, unconverged="original").apply(clf, x, y, seed=seed)
-    for name in ("searched", "converged", "steps"):
+    keep = SigmaSample(WALK)(clf, x, y, seed=seed, return_info=True)
+    original = SigmaSample(WALK, unconverged="original")(clf, x, y, seed=seed, return_info=True)
+    for name in ("attempted", "converged", "steps"):
         assert torch.equal(getattr(keep, name), getattr(original, name))
     done = keep.converged
     assert torch.equal(original.images[done], keep.images[done])
@@ -258,23 +261,23 @@ def test_unconverged_samples_can_be_left_out():
 def test_fraction_of_images_is_walked(fraction):
     count = 400
     clf, x, y, seed = cases.classifier(), cases.images(count), cases.labels(count), cases.seeds(count)
-    result = SigmaSample(WALK, fraction=fraction).apply(clf, x, y, seed=seed)
-    walked = result.searched
+    result = SigmaSample(WALK, fraction=fraction)(clf, x, y, seed=seed, return_info=True)
+    walked = result.attempted
     assert abs(walked.float().mean().item() - fraction) <= 5 * (fraction * (1 - fraction) / count) ** 0.5
     assert torch.equal(result.images[~walked], x[~walked])
-    whole = SigmaSample(WALK).apply(clf, x, y, seed=seed)
+    whole = SigmaSample(WALK)(clf, x, y, seed=seed, return_info=True)
     assert torch.allclose(result.images[walked], whole.images[walked], atol=1e-5)
     assert not result.converged[~walked].any()
     # Drawn by the image's own seed.
-    half = SigmaSample(WALK, fraction=fraction).apply(clf, x[1::2], y[1::2], seed=seed[1::2])
-    assert torch.equal(half.searched, walked[1::2])
+    half = SigmaSample(WALK, fraction=fraction)(clf, x[1::2], y[1::2], seed=seed[1::2], return_info=True)
+    assert torch.equal(half.attempted, walked[1::2])
 
 
 def test_images_already_at_zero_confidence_take_no_step():
     clf, x = cases.classifier(cases.saturated()), cases.images()
     with clf.frozen():
         lowest = clf.logits(x).argmin(1)
-    result = SigmaSample(WALK).apply(clf, x, lowest, seed=0)
+    result = SigmaSample(WALK)(clf, x, lowest, seed=0, return_info=True)
     assert torch.equal(result.images, x)
     assert result.steps.tolist() == [0] * 4
     assert result.converged.all()
@@ -324,7 +327,9 @@ def test_mixture_draws_for_each_image_by_its_seed():
 
 def test_mixture_of_everything_leaves_nothing():
     clf, x = cases.classifier(cases.linear()), cases.images(500)
-    ten = Mixture([Share(FGSM(0.01 * k), 0.1) for k in range(1, 11)])  # 10 x 0.1 is below 1 in floating point
+    ten = Mixture(
+        [MixtureComponent(FGSM(0.01 * k), 0.1) for k in range(1, 11)]
+    )  # 10 x 0.1 is below 1 in floating point
     assert (chosen(x, ten(clf, x, 0, seed=cases.seeds(500))) > 0.005).all()
 
 
@@ -339,10 +344,10 @@ def test_mixture_in_a_mixture_draws_anew():
 
 def test_mixture_reports_its_parts():
     clf, x, y = cases.classifier(), cases.images(64), cases.labels(64)
-    result = Mixture({SigmaSample(WALK): 0.5}).apply(clf, x, y, seed=cases.seeds(64))
-    assert 10 < result.searched.sum() < 54
-    assert (result.converged | (result.steps == WALK.max_steps) | ~result.searched).all()
-    assert torch.equal(result.images[~result.searched], x[~result.searched])
+    result = Mixture({SigmaSample(WALK): 0.5})(clf, x, y, seed=cases.seeds(64), return_info=True)
+    assert 10 < result.attempted.sum() < 54
+    assert (result.converged | (result.steps == WALK.max_steps) | ~result.attempted).all()
+    assert torch.equal(result.images[~result.attempted], x[~result.attempted])
 
 
 def test_parts_of_share_zero_cost_nothing():

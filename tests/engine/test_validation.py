@@ -47,14 +47,17 @@ def test_good_images(dtype, shape):
 
 
 BAD_TARGETS = {
-    "float": (torch.zeros(4), "y: expected integer class indices, got torch.float32"),
+    "float": (torch.zeros(4), "labels: expected integer class indices, got torch.float32"),
     "bool": (torch.zeros(4, dtype=torch.bool), "integer class indices, got torch.bool"),
     "python bool": (True, "integer class indices"),
     "python float": (1.0, "integer class indices"),
-    "one-hot": (torch.zeros(4, 3, dtype=torch.long), r"y: expected an int or shape \(4,\), .*, got shape \(4, 3\)"),
+    "one-hot": (
+        torch.zeros(4, 3, dtype=torch.long),
+        r"labels: expected an int or shape \(4,\), .*, got shape \(4, 3\)",
+    ),
     "short": ([0, 1], r"shape \(4,\), one class per image, got shape \(2,\)"),
-    "none": (None, "y: expected integer class indices, got None"),
-    "text": ("cat", "y: expected integer class indices, got 'cat'"),
+    "none": (None, "labels: expected integer class indices, got None"),
+    "text": ("cat", "labels: expected integer class indices, got 'cat'"),
     "texts": (["cat"] * 4, "integer class indices"),
     "ragged": ([[0], [0, 1]], "integer class indices"),
     "huge": (2**70, "integer class indices"),
@@ -65,7 +68,7 @@ BAD_TARGETS = {
 def test_bad_targets(name):
     value, message = BAD_TARGETS[name]
     with pytest.raises(ValueError, match=message):
-        validation.target(value, X, "y")
+        validation.target(value, X, "labels")
 
 
 @pytest.mark.parametrize("value", [2, torch.tensor(2), [2] * 4, torch.full((4,), 2, dtype=torch.uint8)])

@@ -210,9 +210,9 @@ def test_further_attacks_draw_as_those_of_the_matrix():
     drawn = []
 
     class Spy(PGD):
-        def perturb(self, classifier, x, y, seeds):
+        def perturb(self, classifier, images, labels, seeds):
             drawn.append(seeds)
-            return super().perturb(classifier, x, y, seeds)
+            return super().perturb(classifier, images, labels, seeds)
 
     indices = torch.arange(10, 16)
     attack_checks = dataclasses.replace(_checks({"pgd/adaptive": Spy(0.1, steps=1)}), indices=indices)

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from safetensors.torch import save_file
 
+from robustsigma.cli.evaluate import PRESETS
 from robustsigma.data import Baggage
 from robustsigma.evaluation import evaluate
-from robustsigma.evaluation.parsing import PRESETS
 from robustsigma.models import Architecture, network
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "evaluate").glob("*.yaml"))
@@ -23,7 +23,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "evaluate").glob("*.ya
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_runs(path, tmp_path):
     pytest.importorskip("matplotlib")
-    settings = PRESETS.ask("evaluate", "", "runs", ["--config", str(path)]).settings
+    settings = PRESETS.parse("evaluate", "", "runs", ["--config", str(path)]).settings
     training = replace(settings.training, epochs=min(1, settings.training.epochs), augment=None)
     weights = None
     if training.epochs == 0:

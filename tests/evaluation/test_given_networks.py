@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 
 from robustsigma import FGSM, Identity
 from robustsigma.data import Baggage, ImageFolder
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
 from robustsigma.evaluation._held_out import HeldOut
 from robustsigma.evaluation.results import collect
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, load_model
-from robustsigma.resize_crop import ResizeCrop
 
 
 def _settings(weights, **changes):

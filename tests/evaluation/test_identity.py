@@ -175,8 +175,8 @@ def _darker(by):
     class Darker(Perturbation):
         strength: float = 0.5
 
-        def perturb(self, classifier, x, y, seeds):
-            return Perturbed.plain(x * (1 - by * self.strength))
+        def perturb(self, classifier, images, labels, seeds):
+            return Perturbed.plain(images * (1 - by * self.strength))
 
     if by == 1:
 
@@ -184,8 +184,8 @@ def _darker(by):
         class Darker(Perturbation):
             strength: float = 0.5
 
-            def perturb(self, classifier, x, y, seeds):
-                return Perturbed.plain(x * 0)
+            def perturb(self, classifier, images, labels, seeds):
+                return Perturbed.plain(images * 0)
 
     return Darker()
 

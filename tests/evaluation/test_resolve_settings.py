@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage, ImageFolder
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, evaluate
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, ModelCard, save_model
-from robustsigma.resize_crop import ResizeCrop
 
 SMALL = Architecture("small_cnn", {"width": 4})
 NAMES = ("wrench", "gun", "battery")  # in the order of the logits, which is not that of the alphabet

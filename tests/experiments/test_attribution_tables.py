@@ -72,9 +72,10 @@ def test_metric_sanity_runs(tmp_path, capsys, monkeypatch):
     made = script("metric_sanity")
     import dataclasses
 
-    from robustsigma.benchmark import preset
+    from robustsigma.cli.benchmark import PRESETS
 
-    monkeypatch.setattr(made, "preset", lambda name: dataclasses.replace(preset(name), dataset=source))
+    small = dataclasses.replace(PRESETS.load("baggage"), source=source)
+    monkeypatch.setattr(type(PRESETS), "load", lambda self, name: small)
     made.main(["--model", str(model), "--images", "4", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "metric_sanity.json").read_text())
     assert {"Insertion", "mIoU", "Deletion, to black"} <= {entry["metric"] for entry in found["entries"]}

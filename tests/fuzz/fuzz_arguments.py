@@ -19,11 +19,11 @@ from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 from robustsigma import data, lightning
 from robustsigma.benchmark import settings as benchmark
 from robustsigma.data.dataset_spec import DatasetSpec
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import SampleCache, Share
+from robustsigma.engine.perturbations import MixtureComponent, SampleCache
 from robustsigma.evaluation import settings as evaluation
 from robustsigma.models import Architecture, Pretrained
-from robustsigma.resize_crop import ResizeCrop
 
 METRIC = judged.CHEAP[judged.InsertionDeletion][0]
 # What constructors cannot do without.
@@ -35,7 +35,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "SaliencyBench": {"root": "nowhere"},
     "MedMNIST": {"path": "nowhere.npz"},
     "Torchvision": {"dataset": "CIFAR10"},
-    "Share": {"perturbation": cases.Identity(), "share": 0.5},
+    "MixtureComponent": {"perturbation": cases.Identity(), "share": 0.5},
     "Pretrained": {"name": "torchvision:resnet18"},
     "Benchmark": {"metrics": (METRIC,)},
     "Classifier": {"net": cases.mlp()},
@@ -43,7 +43,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "LitClassifier": {"net": cases.mlp()},
 }
 SETTINGS = (
-    Share, ResizeCrop, Architecture, Pretrained, lightning.SampleLabels, data.Albumentations,
+    MixtureComponent, ResizeCrop, Architecture, Pretrained, lightning.SampleLabels, data.Albumentations,
     evaluation.Training, evaluation.Retraining, evaluation.Checks, evaluation.Sweep, evaluation.Evaluation,
     benchmark.Benchmark, SampleCache, lightning.Ramp, Classifier, lightning.RobustDataModule, lightning.LitClassifier,
     lightning.RobustCheckpoint, lightning.LastCheckpoint, lightning.SafetensorsExport,

@@ -13,9 +13,9 @@ import yaml
 from hypothesis import strategies as st
 from outcome import settled
 
-from robustsigma.benchmark.parsing import PRESETS as BENCHMARKS
 from robustsigma.cli import main
-from robustsigma.evaluation.parsing import PRESETS as EVALUATIONS
+from robustsigma.cli.benchmark import PRESETS as BENCHMARKS
+from robustsigma.cli.evaluate import PRESETS as EVALUATIONS
 
 VALUES = (
     None, True, -1, 0, 1, 2.5, 10**30, "1e999", ".nan", "", "x", "Baggage", "robustsigma.data.Baggage", "FGSM",
@@ -84,7 +84,7 @@ def parse(drawn: dict[str, Any]) -> None:
             with redirect_stdout(output), redirect_stderr(output):
                 if verb in ("evaluate", "sweep", "benchmark"):
                     presets = BENCHMARKS if verb == "benchmark" else EVALUATIONS
-                    settled(lambda: presets.ask(verb, "", f"{folder}/out", given))
+                    settled(lambda: presets.parse(verb, "", f"{folder}/out", given))
                 else:
                     assert main([verb, *given, f"--nobody-knows-{verb}=1"]) == 2
                     assert len([line for line in output.getvalue().splitlines() if "error: " in line]) == 1

@@ -17,7 +17,7 @@ from PIL import Image
 
 from robustsigma.data.folder_scan import scan
 from robustsigma.data.image_files import BROKEN, FileDataset, ImageRow, read_mask
-from robustsigma.resize_crop import ResizeCrop
+from robustsigma.data.resize_crop import ResizeCrop
 
 FORMATS = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),

@@ -16,8 +16,8 @@ from PIL import Image
 from robustsigma.data import ImageTable
 from robustsigma.data.class_names import ClassIndex
 from robustsigma.data.csv_tables import read_annotations
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.models import Pretrained
-from robustsigma.resize_crop import ResizeCrop
 
 CELLS = (
     "a.png", "b/c.png", "0", "1", "cat", "dog", "0;1", "cat|dog", "1 2", "", " ", '"', "'", "\0", "../x.png",

@@ -65,7 +65,7 @@ class Engine:
         return {"values": made.values, "drop": made.drop, "steps": made.steps}
 
     def _perturbation(self, perturbation: cases.Perturbation) -> dict[str, Tensor]:
-        made = perturbation.apply(self.classifier("mlp"), self.images, self.labels, seed=self.seeds)
+        made = perturbation(self.classifier("mlp"), self.images, self.labels, seed=self.seeds, return_info=True)
         return {"change": made.images - self.images, "steps": made.steps}
 
     def _metric(self, metric: judged.AttributionMetric) -> dict[str, Tensor]:

@@ -142,11 +142,11 @@ def test_training_perturbs_against_the_live_network():
     caught = []
 
     class Spy(FGSM):
-        def perturb(self, classifier, x, y, seeds):
+        def perturb(self, classifier, images, labels, seeds):
             assert isinstance(classifier, Classifier)
             assert not classifier.net.training
             caught.append(classifier.net.head[-1].weight.detach().clone())
-            return super().perturb(classifier, x, y, seeds)
+            return super().perturb(classifier, images, labels, seeds)
 
     _run("fit", batch_size=10, train_perturbation=Mixture({Spy(0.03): 1.0}))
     assert len(caught) == 5

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, Share, SigmaSample
+from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, MixtureComponent, SigmaSample
 from robustsigma.data import ArrayDataset, Baggage
 from robustsigma.lightning import CatastrophicOverfitting, LitClassifier, OverfittingMonitor, Ramp, RobustDataModule
 from robustsigma.lightning.overfitting import OverfittingCheck
@@ -199,9 +199,9 @@ def test_every_check_draws_the_same_noise(tmp_path):
     drawn = []
 
     class Spy(PGD):
-        def perturb(self, classifier, x, y, seeds):
+        def perturb(self, classifier, images, labels, seeds):
             drawn.append(seeds)
-            return super().perturb(classifier, x, y, seeds)
+            return super().perturb(classifier, images, labels, seeds)
 
     _fit(tmp_path, OverfittingMonitor(Spy(EPS), images=8), epochs=3)
     assert len(drawn) == 3
@@ -226,8 +226,10 @@ def test_probes_and_single_steps_are_found_inside_mixtures():
     assert pgd_probe(PGD(0.2, norm="l2", steps=3), 10) == PGD(0.2, norm="l2", steps=10)
     assert pgd_probe(Mixture({noise: 0.5, FGSM(0.2): 0.5}), 10) == PGD(0.2, steps=10)
     assert pgd_probe(noise, 10) is None
-    nested = Mixture([Share(Mixture({FGSM(0.1): 0.5}), 0.5), Share(noise, 0.2)])
-    assert without_single_step(nested, 3) == Mixture([Share(Mixture({PGD(0.1, steps=3): 0.5}), 0.5), Share(noise, 0.2)])
+    nested = Mixture([MixtureComponent(Mixture({FGSM(0.1): 0.5}), 0.5), MixtureComponent(noise, 0.2)])
+    assert without_single_step(nested, 3) == Mixture(
+        [MixtureComponent(Mixture({PGD(0.1, steps=3): 0.5}), 0.5), MixtureComponent(noise, 0.2)]
+    )
     assert has_single_step(nested)
     assert not has_single_step(Mixture({noise: 0.5}))
 

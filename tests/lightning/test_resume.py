@@ -73,7 +73,7 @@ def test_an_interrupted_fit_ends_as_an_uninterrupted_one(sent, workers, tmp_path
     monkeypatch.setattr(LitClassifier, "training_step", watch)
     assert _fit(tmp_path / "parts", workers) == 0
     assert epochs == [1, 1, 1, 2, 2, 2], "a finished epoch was done again"
-    assert "goes on from" in capsys.readouterr().out
+    assert "resumes from" in capsys.readouterr().out
     assert _weights(tmp_path / "whole") == _weights(tmp_path / "parts")
     first, second = _last(tmp_path / "whole"), _last(tmp_path / "parts")
     for name in ("state_dict", "optimizer_states", "lr_schedulers"):

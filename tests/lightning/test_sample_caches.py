@@ -3,9 +3,9 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, PathEnd, Share, Sigma, SigmaSample
+from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, MixtureComponent, PathEnd, Sigma, SigmaSample
 from robustsigma.data import Baggage
-from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.lightning import AugmentationStatistics, Batch, LitClassifier, RobustDataModule
 from robustsigma.lightning.sample_caches import SampleCaches
 from robustsigma.lightning.stored_samples import StoredSamples
@@ -154,7 +154,7 @@ def test_without_a_cache_nothing_is_different():
     for perturbation in (SigmaSample(WALK), FGSM(0.1), Mixture({SigmaSample(WALK): 0.5}), PathEnd(WALK)):
         for epoch in (0, 1):
             made, cache_stats, _ = _apply(SampleCaches(), perturbation, clf, x, y, epoch)
-            plain = perturbation.apply(clf, x, y, seed=torch.arange(6) * 1000 + epoch)
+            plain = perturbation(clf, x, y, seed=torch.arange(6) * 1000 + epoch, return_info=True)
             assert torch.equal(made.images, plain.images)
             assert cache_stats.totals.tolist() == [0] * 5
 
@@ -177,13 +177,13 @@ def test_samples_are_used_again_until_they_are_too_old():
         served = cache_stats.hits
         assert served.all()  # also the one that did not fool the network: another walk would not get further
         assert (made.images - first.images).abs().max() <= 0.501 / 255
-        assert not made.searched.any()
+        assert not made.attempted.any()
         assert made.steps.sum() == 0
         assert cache_stats.ages.tolist() == [epoch] * 6
     made, cache_stats, plain = _apply(caches, CACHED, clf, x, y, 3)
     assert cache_stats.totals.tolist() == [6, 0, 6, 0, 0]
     assert torch.equal(made.images, plain.images)
-    assert made.searched.all()
+    assert made.attempted.all()
 
 
 def test_a_sample_that_the_network_has_learned_is_recomputed():
@@ -207,7 +207,7 @@ def test_a_sample_that_the_network_has_learned_is_recomputed():
     assert torch.equal(cache_stats.hits, ~stale)
     assert torch.equal(cache_stats.stale, stale)
     assert cache_stats.ages.tolist() == [0] * 3 + [2] * 3
-    assert torch.equal(made.searched, stale)
+    assert torch.equal(made.attempted, stale)
 
 
 def test_the_account_adds_up_and_an_image_is_found_in_any_batch():
@@ -233,13 +233,13 @@ def test_padding_requests_no_sample_and_is_not_kept():
 
 def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without():
     clf, x, y = problem(40)
-    part = Mixture([Share(CACHED, 0.5), Share(GaussianNoise(0.1), 0.2)])
-    mixture = Mixture([Share(FGSM(0.05), 0.2), Share(part, 0.6)])
+    part = Mixture([MixtureComponent(CACHED, 0.5), MixtureComponent(GaussianNoise(0.1), 0.2)])
+    mixture = Mixture([MixtureComponent(FGSM(0.05), 0.2), MixtureComponent(part, 0.6)])
     caches = SampleCaches()
     served = 0
     for epoch in range(3):
         made, cache_stats, plain = _apply(caches, mixture, clf, x, y, epoch)
-        walked = plain.searched
+        walked = plain.attempted
         assert not (cache_stats.hits & ~walked).any()
         assert torch.equal(cache_stats.requested, walked)
         rest = ~cache_stats.hits
@@ -251,14 +251,19 @@ def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without(
 
 def test_the_parts_together_are_the_perturbation():
     clf, x, y = problem(40)
-    part = Mixture([Share(SigmaSample(WALK, fraction=0.5, cache=SampleCache()), 0.5), Share(GaussianNoise(0.1), 0.2)])
-    mixture = Mixture([Share(FGSM(0.05), 0.2), Share(part, 0.7)])
+    part = Mixture(
+        [
+            MixtureComponent(SigmaSample(WALK, fraction=0.5, cache=SampleCache()), 0.5),
+            MixtureComponent(GaussianNoise(0.1), 0.2),
+        ]
+    )
+    mixture = Mixture([MixtureComponent(FGSM(0.05), 0.2), MixtureComponent(part, 0.7)])
     seeds = torch.arange(40)
-    whole, images_ = without_cache(mixture).apply(clf, x, y, seed=seeds), x.clone()
+    whole, images_ = without_cache(mixture)(clf, x, y, seed=seeds, return_info=True), x.clone()
     found = list(batch_parts(mixture, seeds, seeds))
     assert [part.name for part in found] == ["0.0", "0.1.0", "0.1.1"]
     for part in found:
-        made = part.perturbation.apply(clf, x[part.rows], y[part.rows], seed=part.seeds)
+        made = part.perturbation(clf, x[part.rows], y[part.rows], seed=part.seeds, return_info=True)
         images_[part.rows] = made.images
     assert torch.allclose(images_, whole.images, rtol=0, atol=1e-5)
 
@@ -279,13 +284,18 @@ def test_beside_a_cache_an_image_keeps_its_part_for_a_while_and_shares_stay():
 
 def _apply_once(mixture, clf, x, epoch):
     at = torch.arange(len(x))
-    return SampleCaches().apply(mixture, clf, Batch(x, at % 3, at), seeds=at * 1000 + epoch, epoch=epoch)[0].searched
+    return SampleCaches().apply(mixture, clf, Batch(x, at % 3, at), seeds=at * 1000 + epoch, epoch=epoch)[0].attempted
 
 
 def test_two_caches_do_not_share():
     clf, x, y = classifier(), images(30), torch.arange(30) % 3
     caches = SampleCaches()
-    mixture = Mixture([Share(CACHED, 0.4), Share(SigmaSample(WALK, fraction=0.9, cache=SampleCache(most=2)), 0.6)])
+    mixture = Mixture(
+        [
+            MixtureComponent(CACHED, 0.4),
+            MixtureComponent(SigmaSample(WALK, fraction=0.9, cache=SampleCache(most=2)), 0.6),
+        ]
+    )
     _apply(caches, mixture, clf, x, y, 0)
     assert set(caches.caches) == {"0.0", "0.1"}
     assert len(caches.caches["0.1"]) == 2
@@ -299,7 +309,7 @@ def test_an_unsuccessful_walk_that_gives_the_image_back_is_not_kept():
     caches = SampleCaches()
     made, _, _ = _apply(caches, stuck, clf, x, y, 0)
     assert torch.equal(made.images, x)
-    assert made.searched.all()
+    assert made.attempted.all()
     assert len(caches.caches["0"]) == 0
 
 
@@ -356,7 +366,7 @@ def test_a_training_uses_cached_samples_and_logs_it(tmp_path):
 
 @pytest.mark.third_party_rng  # weights
 def test_a_resumed_training_gives_the_same_bits(tmp_path):
-    mixture = Mixture([Share(CACHED, 0.7), Share(FGSM(0.03), 0.3)])
+    mixture = Mixture([MixtureComponent(CACHED, 0.7), MixtureComponent(FGSM(0.03), 0.3)])
     whole, data, _, _, _ = _train(tmp_path, 4, mixture)
     _, _, trainer, _, _ = _train(tmp_path, 2, mixture)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
@@ -391,9 +401,8 @@ def test_another_training_with_the_same_data_module_starts_with_an_empty_cache(t
 @pytest.mark.parametrize("perturbation", [CACHED, Mixture({CACHED: 1.0})])
 def test_a_call_of_ones_own_is_refused_as_nobody_keeps_samples(perturbation):
     clf, x, y = problem(4)
-    for call in (perturbation, perturbation.apply):
-        with pytest.raises(ValueError, match=r"^cache: expected None, as samples are kept by the index of their image"):
-            call(clf, x, y, seed=torch.arange(4))
+    with pytest.raises(ValueError, match=r"^cache: expected None, since samples are stored by the index of their"):
+        perturbation(clf, x, y, seed=torch.arange(4))
     assert without_cache(perturbation)(clf, x, y, seed=torch.arange(4)).shape == x.shape
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from robustsigma import Classifier
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.models import Architecture, ModelCard, Pretrained, load_model, model, save_model
-from robustsigma.resize_crop import ResizeCrop
 
 NAME = "torchvision:squeezenet1_1"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -216,7 +216,7 @@ def test_missing_files_are_for_the_reader_to_name(tmp_path):
 class Mine(Perturbation):
     size: float = 0.1
 
-    def perturb(self, classifier, x, y, seeds):
+    def perturb(self, classifier, images, labels, seeds):
         raise NotImplementedError
 
 

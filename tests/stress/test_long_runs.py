@@ -15,9 +15,9 @@ import torch
 from torchvision.models.vision_transformer import VisionTransformer
 
 import robustsigma.engine.attributors as public
-from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, Share, Sigma, SigmaSample
+from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, MixtureComponent, Sigma, SigmaSample
 from robustsigma.data import Baggage
-from robustsigma.engine.perturbations.sigma_sample import SampleCache
+from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.evaluation.training import quiet, quiet_trainer
 from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
 from robustsigma.models import network
@@ -130,8 +130,11 @@ def train(steps, folder, *callbacks):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}), mean=[0.5], std=[0.25])
-        parts = [Share(GaussianNoise(0.1), 0.2), Share(FGSM(0.03, random_start=True), 0.2)]
-        parts += [Share(SigmaSample(WALK), 0.1), Share(SigmaSample(WALK, cache=SampleCache(max_age=3)), 0.2)]
+        parts = [MixtureComponent(GaussianNoise(0.1), 0.2), MixtureComponent(FGSM(0.03, random_start=True), 0.2)]
+        parts += [
+            MixtureComponent(SigmaSample(WALK), 0.1),
+            MixtureComponent(SigmaSample(WALK, cache=SampleCache(max_age=3)), 0.2),
+        ]
         dataset = Baggage(size=16, train=80, val=5, test=5)
         data = RobustDataModule(dataset, train_perturbation=Mixture(parts), batch_size=8, num_workers=1)
         with quiet():

@@ -1,14 +1,12 @@
-"""Perturbations: an image becomes another of the same shape. Training augmentation and evaluation condition alike."""
+"""Perturbations: each turns an image into another of the same shape, as training augmentation or test condition."""
 
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 from robustsigma.engine.perturbations.corruption import CORRUPTIONS, Corruption
 from robustsigma.engine.perturbations.fgsm import FGSM, NFGSM
-from robustsigma.engine.perturbations.gaussian_noise import GaussianNoise
-from robustsigma.engine.perturbations.identity import Identity
-from robustsigma.engine.perturbations.mixture import Mixture, Share
-from robustsigma.engine.perturbations.path_end import PathEnd
+from robustsigma.engine.perturbations.mixture import Mixture, MixtureComponent
+from robustsigma.engine.perturbations.model_free import GaussianNoise, Identity
+from robustsigma.engine.perturbations.path_samples import PathEnd, SampleCache, SigmaSample
 from robustsigma.engine.perturbations.pgd import PGD
-from robustsigma.engine.perturbations.sigma_sample import SampleCache, SigmaSample
 from robustsigma.engine.perturbations.square import Square
 from robustsigma.engine.perturbations.torch_attack import TorchAttack
 
@@ -21,11 +19,11 @@ __all__ = [
     "GaussianNoise",
     "Identity",
     "Mixture",
+    "MixtureComponent",
     "PathEnd",
     "Perturbation",
     "Perturbed",
     "SampleCache",
-    "Share",
     "SigmaSample",
     "Square",
     "TorchAttack",

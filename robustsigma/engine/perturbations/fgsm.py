@@ -1,4 +1,4 @@
-"""Attacks of one signed gradient step."""
+"""Attacks of one signed gradient step: FGSM and N-FGSM."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 Label = Literal["true", "predicted"]
 
 
-def one_step_gradient(classifier: Classifier, point: Tensor, y: Tensor, label: Label) -> Tensor:
+def one_step_gradient(classifier: Classifier, point: Tensor, labels: Tensor, label: Label) -> Tensor:
     """Return the gradient of the loss of the true or the predicted label at `point`; one forward and one backward."""
     if label == "true":
-        return classifier.loss_gradient(point, y)[1]
-    # The prediction of the same pass, so that hiding the label costs nothing.
-    return classifier.gradient_of(lambda z, _: F.cross_entropy(z, z.argmax(1), reduction="sum"), point, y)[1]
+        return classifier.loss_gradient(point, labels)[1]
+    # The prediction of the same pass: hiding the label costs nothing.
+    return classifier.gradient_of(lambda z, _: F.cross_entropy(z, z.argmax(1), reduction="sum"), point, labels)[1]
 
 
 @dataclass(frozen=True)
 class FGSM(Perturbation):
-    """x' = clip(x + step * sgn(grad_x loss)) (Goodfellow et al., 2015); with a random start that of Wong et al., 2020.
+    """Return clip(x + step * sgn(grad_x loss)) (Goodfellow et al., 2015), or its form with a random start.
 
     Args:
         eps: L-infinity radius in pixel units of [0, 1]; 8/255 is the usual CIFAR value.
-        random_start: start at a uniform point of the ball and step 1.25 eps, projected back; the form to train on.
-        label: whose loss is raised. A network trained on one-step attacks of the "true" label can read the label
-            from the attack; "predicted", the class that the network gives to the point where the gradient is taken,
-            keeps it hidden (label leaking: Kurakin et al., 2017, section 4.3).
+        random_start: start at a uniform point of the ball, step 1.25 eps and project back (Wong et al., 2020); the
+            form for training.
+        label: label whose loss is raised, "true" or "predicted". A network trained on one-step attacks of the true
+            label can read the label from the attack (label leaking: Kurakin et al., 2017, section 4.3). "predicted",
+            the class predicted at the point where the gradient is taken, hides it.
+
+    Example:
+        >>> adversarial = FGSM(8 / 255)(classifier, images, labels, seed=0)
     """
 
     eps: float = 8 / 255
@@ -45,26 +49,29 @@ class FGSM(Perturbation):
         validation.number("eps", self.eps, 0, 1)
         validation.choice("label", self.label, get_args(Label))
 
-    def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
+    def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images; one forward and one backward pass."""
-        ball = Ball(x, self.eps, self.norm, classifier.bounds)
-        point = ball.start(seeds) if self.random_start else x
+        ball = Ball(images, self.eps, self.norm, classifier.bounds)
+        point = ball.start(seeds) if self.random_start else images
         step = 1.25 * self.eps if self.random_start else self.eps
-        gradient = one_step_gradient(classifier, point, y, self.label)
+        gradient = one_step_gradient(classifier, point, labels, self.label)
         return Perturbed.plain(ball.project(point + ball.step(gradient, step)))
 
 
 @dataclass(frozen=True)
 class NFGSM(Perturbation):
-    """x' = clip(x + n + eps * sgn(grad_x loss(x + n))), n uniform in [-k eps, k eps] (N-FGSM: de Jorge et al., 2022).
+    """Return clip(x + n + eps * sgn(grad_x loss(x + n))), n uniform in [-k eps, k eps] (de Jorge et al., 2022).
 
-    The result is not projected: it may lie (1 + k) eps from x. A perturbation to train on, against catastrophic
-    overfitting at radii where FGSM with a random start does not hold, and no attack to measure robustness with.
+    The result is not projected: it may lie (1 + k) eps from x. Use it to train, against catastrophic overfitting at
+    radii where FGSM with a random start fails. Do not use it to measure robustness.
 
     Args:
-        eps: step in pixel units of [0, 1], the radius to become robust in.
+        eps: step in pixel units of [0, 1]; the radius of the desired robustness.
         k: half width of the noise in units of eps.
-        label: see `FGSM`.
+        label: label whose loss is raised, "true" or "predicted"; see `FGSM`.
+
+    Example:
+        >>> hard = NFGSM(8 / 255)(classifier, images, labels, seed=0)
     """
 
     eps: float = 8 / 255
@@ -76,9 +83,9 @@ class NFGSM(Perturbation):
         validation.number("k", self.k, 0)
         validation.choice("label", self.label, get_args(Label))
 
-    def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
+    def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return perturbed images; one forward and one backward pass."""
-        noisy = Ball(x, self.k * self.eps, "linf", classifier.bounds)
+        noisy = Ball(images, self.k * self.eps, "linf", classifier.bounds)
         point = noisy.start(seeds)
-        gradient = one_step_gradient(classifier, point, y, self.label)
+        gradient = one_step_gradient(classifier, point, labels, self.label)
         return Perturbed.plain((point + noisy.step(gradient, self.eps)).clamp(*classifier.bounds))

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn
+from robustsigma.engine.perturbations.base import Perturbation, Perturbed, uniform_draw
 from robustsigma.engine.serialization import safe_in_checkpoints
 
 
 @safe_in_checkpoints
 @dataclass(frozen=True)
-class Share(validation.Settings):
-    """One part of a mixture.
+class MixtureComponent(validation.Settings):
+    """One perturbation of a mixture.
 
     Args:
-        perturbation: of this part.
-        share: of the images, in expectation.
+        perturbation: the perturbation.
+        share: expected fraction of the images that it perturbs, in [0, 1].
     """
 
     perturbation: Perturbation
@@ -34,41 +34,45 @@ class Share(validation.Settings):
 
 @dataclass(frozen=True)
 class Mixture(Perturbation):
-    """Each image gets one of several perturbations, or none with the share that is left.
+    """Perturb each image by one of several perturbations, or leave it as it is.
 
-    The part is drawn for each image by its seed, so it does not depend on the rest of the batch.
+    Each image's seed decides which component perturbs it, so the rest of the batch does not matter.
 
     Args:
-        parts: `Share`s (the form of a YAML file), or a mapping from perturbation to share, as in
-            `Mixture({FGSM(0.03): 0.25, GaussianNoise(0.1): 0.25})`. Shares sum to at most 1.
+        parts: `MixtureComponent`s (the form of a YAML file), or a mapping from perturbation to share. Shares sum to
+            at most 1; the rest of the images stays unchanged.
+
+    Example:
+        >>> Mixture({FGSM(0.03): 0.25, GaussianNoise(0.1): 0.25})(classifier, images, labels, seed=0)
     """
 
-    parts: Sequence[Share] = field(default_factory=tuple)
+    parts: Sequence[MixtureComponent] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
         given: object = self.parts
-        pairs = [Share(p, s) for p, s in given.items()] if isinstance(given, Mapping) else given
-        if not isinstance(pairs, Sequence) or not pairs or not all(isinstance(part, Share) for part in pairs):
-            raise validation.fail("parts", "at least one Share, or a mapping from perturbation to share", repr(given))
+        pairs = [MixtureComponent(p, s) for p, s in given.items()] if isinstance(given, Mapping) else given
+        if not isinstance(pairs, Sequence) or not pairs or not all(isinstance(p, MixtureComponent) for p in pairs):
+            expected = "at least one MixtureComponent, or a mapping from perturbation to share"
+            raise validation.fail("parts", expected, repr(given))
         object.__setattr__(self, "parts", tuple(pairs))
         validation.number("sum of shares", sum(part.share for part in self.parts), 0, 1 + 1e-9)
 
-    def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
-        """Return the mixture; each part sees its own images in one batch."""
-        result = Perturbed.plain(x)
+    def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
+        """Return the mixture; each component perturbs its own images in one batch."""
+        result = Perturbed.plain(images)
         for part, (rows, keys) in zip(self.parts, self.assigned(seeds), strict=True):
             if len(rows):
-                result = result.put(rows, part.perturbation.perturb(classifier, x[rows], y[rows], keys))
+                result = result.put(rows, part.perturbation.perturb(classifier, images[rows], labels[rows], keys))
         return result
 
     def assigned(self, seeds: Tensor, draws: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Return for each part the rows that it gets, int64 (n,), and their seeds within it, int64 (n,).
+        """Return, for each component, its rows, int64 (n,), and their seeds within it, int64 (n,).
 
         Args:
-            seeds: int64 (B,), per image.
-            draws: other seeds, int64 (B,), by which parts are drawn; None takes `seeds`.
+            seeds: int64 (B,), one seed for each image.
+            draws: int64 (B,), other seeds that decide the component of each image; None uses `seeds`.
         """
-        draw, start, found = drawn(seeds if draws is None else draws, "mixture"), 0.0, []
+        draw, start, found = uniform_draw(seeds if draws is None else draws, "mixture"), 0.0, []
         for number, part in enumerate(self.parts):
             rows = ((draw >= start) & (draw < start + part.share)).nonzero()[:, 0]
             start += part.share
@@ -77,15 +81,15 @@ class Mixture(Perturbation):
 
     @property
     def depends_on_model(self) -> bool:
-        """Whether any part does."""
+        """Whether any component depends on the model."""
         return any(part.perturbation.depends_on_model for part in self.parts)
 
     @property
     def batch_dependent(self) -> bool:
-        """Whether any part is."""
+        """Whether any component depends on the batch."""
         return any(part.perturbation.batch_dependent for part in self.parts)
 
 
 def part_seeds(seeds: Tensor, number: int) -> Tensor:
-    """Return a part's own seeds: with the mixture's, a mixture inside it would repeat its draw."""
+    """Return a component's own seeds: with the mixture's seeds, a mixture inside it would repeat its draw."""
     return noise.fold(seeds, "part", number)

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier, target_score
 from robustsigma.engine.perturbations.ball import Ball, Norm, check_radius
-from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn
+from robustsigma.engine.perturbations.base import Perturbation, Perturbed, uniform_draw
 
 Targeted = Literal["random", "least_likely", "second"]
 
@@ -20,22 +20,25 @@ Targeted = Literal["random", "least_likely", "second"]
 class PGD(Perturbation):
     """Projected gradient descent in a ball around the image (Madry et al., 2018).
 
-    Each step follows the gradient's sign ("linf") or the gradient of length 1 ("l2") and is projected onto the ball,
-    then clipped to the pixel bounds.
+    Each step follows the gradient's sign ("linf") or the gradient of length 1 ("l2"), is projected onto the ball and
+    clipped to the pixel bounds.
 
     Args:
         eps: radius in pixel units of [0, 1]: the largest change of a pixel for "linf", the Euclidean length of the
             whole change for "l2".
-        step_size: of each step; None takes 2.5 eps / steps.
-        steps: forward and backward passes of a restart.
+        step_size: size of each step in the same units; None uses 2.5 eps / steps.
+        steps: number of steps of a restart, each one forward and one backward pass.
         random_start: start at a uniform point of the ball.
-        restarts: independent starts. Each image keeps its worst result: a misclassified one first, then the one of
-            the highest loss of its label. An image that is misclassified is not attacked again. More than one costs
-            one forward pass a restart besides, and needs a random start.
+        restarts: number of independent starts. Each image keeps its worst result: a misclassified one first, then the
+            one of the highest loss. A misclassified image is not attacked again. Values above 1 need a random start
+            and cost one more forward pass for each restart.
         norm: "linf" or "l2".
-        targeted: None raises the loss of the label. Otherwise the loss of another class is lowered: one drawn by the
-            image's seed, anew in each restart ("random"), the class of the lowest logit of the clean image
-            ("least_likely") or the class of the highest ("second"), the label left out. One forward pass more.
+        targeted: None raises the loss of the label. Otherwise the loss of another class is lowered: one drawn anew by
+            the image's seed in each restart ("random"), or the class other than the label with the lowest
+            ("least_likely") or highest ("second") logit of the clean image. One more forward pass.
+
+    Example:
+        >>> adversarial = PGD(8 / 255, steps=20, restarts=5)(classifier, images, labels, seed=0)
     """
 
     eps: float = 8 / 255
@@ -57,49 +60,51 @@ class PGD(Perturbation):
         if self.targeted is not None:
             validation.choice("targeted", self.targeted, get_args(Targeted))
 
-    def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
+    def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images."""
-        clean = None if self.targeted is None else classifier.logits(x)
-        worst = self._walk(classifier, x, y, seeds, clean)
+        clean = None if self.targeted is None else classifier.logits(images)
+        worst = self._walk(classifier, images, labels, seeds, clean)
         if self.restarts == 1:
             return Perturbed.plain(worst)
-        wrong, loss = self._outcome(classifier, worst, y)
+        wrong, loss = self._outcome(classifier, worst, labels)
         for restart in range(1, self.restarts):
             rows = (~wrong).nonzero()[:, 0]
             if len(rows) == 0:
                 break
             keys = noise.fold(seeds[rows], "restart", restart)
-            found = self._walk(classifier, x[rows], y[rows], keys, None if clean is None else clean[rows])
-            found_wrong, found_loss = self._outcome(classifier, found, y[rows])
+            found = self._walk(classifier, images[rows], labels[rows], keys, None if clean is None else clean[rows])
+            found_wrong, found_loss = self._outcome(classifier, found, labels[rows])
             better = found_wrong | (found_loss > loss[rows])
             at = rows[better]
             worst[at], wrong[at], loss[at] = found[better], found_wrong[better], found_loss[better]
         return Perturbed.plain(worst)
 
-    def _walk(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor, clean: Tensor | None) -> Tensor:
-        """Return the end of one restart, (B, C, H, W); `clean` are the logits to choose the target by, or None."""
-        ball = Ball(x, self.eps, self.norm, classifier.bounds)
+    def _walk(
+        self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor, clean: Tensor | None
+    ) -> Tensor:
+        """Return the end of one restart, (B, C, H, W); `clean` are the logits that choose the target, or None."""
+        ball = Ball(images, self.eps, self.norm, classifier.bounds)
         size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        goal, up = (y, size) if clean is None else (self._targets(clean, y, seeds), -size)
-        point = ball.start(seeds) if self.random_start else x
+        goal, up = (labels, size) if clean is None else (self._targets(clean, labels, seeds), -size)
+        point = ball.start(seeds) if self.random_start else images
         for _ in range(self.steps):
             _, gradient = classifier.loss_gradient(point, goal)
             point = ball.project(point + ball.step(gradient, up))
         return point
 
-    def _outcome(self, classifier: Classifier, images: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _outcome(self, classifier: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return which images are misclassified, bool (B,), and the loss of their label, (B,)."""
         logits = classifier.logits(images)
         if torch.isnan(logits).any():
             raise validation.not_finite("gradients or scores", self)
-        return logits.argmax(1) != y, -target_score(logits, y, "log_prob")
+        return logits.argmax(1) != labels, -target_score(logits, labels, "log_prob")
 
-    def _targets(self, logits: Tensor, y: Tensor, seeds: Tensor) -> Tensor:
+    def _targets(self, logits: Tensor, labels: Tensor, seeds: Tensor) -> Tensor:
         """Return a class other than the label for each image, int64 (B,)."""
         if self.targeted == "random":
             others = logits.shape[1] - 1
-            at = (drawn(seeds, "target") * others).long().clamp(max=others - 1)
-            return at + (at >= y)
+            at = (uniform_draw(seeds, "target") * others).long().clamp(max=others - 1)
+            return at + (at >= labels)
         lowest = self.targeted == "least_likely"
-        hidden = logits.scatter(1, y[:, None], torch.inf if lowest else -torch.inf)
+        hidden = logits.scatter(1, labels[:, None], torch.inf if lowest else -torch.inf)
         return hidden.argmin(1) if lowest else hidden.argmax(1)

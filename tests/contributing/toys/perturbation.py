@@ -13,22 +13,18 @@ from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 
 @dataclass(frozen=True)
 class Foo(Perturbation):
-    """x' = x + share * (gray - x).
+    """Blend an image with gray: x + share * (gray - x).
 
     Args:
-        share: how far every pixel goes to gray, in [0, 1].
+        share: weight of gray, in [0, 1].
     """
 
     share: float = 0.5
+    depends_on_model = False
 
     def __post_init__(self) -> None:
         validation.number("share", self.share, 0, 1)
 
-    def perturb(self, classifier: Classifier, x: Tensor, y: Tensor, seeds: Tensor) -> Perturbed:
+    def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return paler images."""
-        return Perturbed.plain(x + self.share * (0.5 - x))
-
-    @property
-    def depends_on_model(self) -> bool:
-        """False."""
-        return False
+        return Perturbed.plain(images + self.share * (0.5 - images))

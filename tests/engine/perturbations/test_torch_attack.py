@@ -13,13 +13,13 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from robustsigma import FGSM, PGD, Mixture, Perturbation, Share
+from robustsigma import FGSM, PGD, Mixture, MixtureComponent, Perturbation
 
 torchattacks = pytest.importorskip("torchattacks")
 
 from robustsigma import TorchAttack  # noqa: E402
-from robustsigma.engine.perturbations import torch_zoo  # noqa: E402
-from robustsigma.engine.perturbations.global_rng import key_of, temporary_seed  # noqa: E402
+from robustsigma.engine.global_rng import key_of, temporary_seed  # noqa: E402
+from robustsigma.engine.perturbations import torchattacks_adapter  # noqa: E402
 
 CLASSES = 5
 QUICK = {
@@ -51,7 +51,7 @@ def states():
     return torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()  # noqa: NPY002
 
 
-@pytest.mark.parametrize("name", torch_zoo.names())
+@pytest.mark.parametrize("name", torchattacks_adapter.names())
 def test_every_attack_runs(name):
     """In double precision, channels-last and under inference mode, on which many stumble by themselves."""
     net = cases.cnn_bn_dropout(classes=10).double().to(memory_format=torch.channels_last)
@@ -116,12 +116,12 @@ def test_the_adapter_changes_nothing(net):
 
 def test_targets_of_the_package_are_filled_in():
     """The number of targets and the seed come from the problem, AutoAttack's steps reach its parts."""
-    victim = torch_zoo.Victim(None, torch.device("cpu"))
-    assert torch_zoo.build("APGDT", victim, {}, None, classes=7, seed=3).n_target_classes == 6
-    assert torch_zoo.build("Square", victim, {}, None, classes=7, seed=3).seed == 3
-    assert torch_zoo.build("Square", victim, {"seed": 5}, None, classes=7, seed=3).seed == 5
-    assert torch_zoo.build("PIFGSM", victim, {}, 0.1, classes=7, seed=3).max_epsilon == 0.1
-    parts = torch_zoo.build("AutoAttack", victim, {"steps": 100}, 0.1, classes=7, seed=3)._autoattack.attacks
+    victim = torchattacks_adapter.Victim(None, torch.device("cpu"))
+    assert torchattacks_adapter.build("APGDT", victim, {}, None, classes=7, seed=3).n_target_classes == 6
+    assert torchattacks_adapter.build("Square", victim, {}, None, classes=7, seed=3).seed == 3
+    assert torchattacks_adapter.build("Square", victim, {"seed": 5}, None, classes=7, seed=3).seed == 5
+    assert torchattacks_adapter.build("PIFGSM", victim, {}, 0.1, classes=7, seed=3).max_epsilon == 0.1
+    parts = torchattacks_adapter.build("AutoAttack", victim, {"steps": 100}, 0.1, classes=7, seed=3)._autoattack.attacks
     assert [getattr(part, "steps", None) for part in parts] == [100, 100, 100, None]
     assert [part.eps for part in parts] == [0.1] * 4
     assert [part.seed for part in parts] == [3] * 4
@@ -129,10 +129,10 @@ def test_targets_of_the_package_are_filled_in():
 
 @pytest.mark.parametrize(("classes", "targets"), [(5, 4), (10, 9), (1000, 9)])
 def test_autoattack_takes_nine_targets_and_a_hundred_steps_unless_told_otherwise(classes, targets):
-    victim = torch_zoo.Victim(None, torch.device("cpu"))
+    victim = torchattacks_adapter.Victim(None, torch.device("cpu"))
 
     def parts(**arguments):
-        built = torch_zoo.build("AutoAttack", victim, arguments, None, classes=classes, seed=0)
+        built = torchattacks_adapter.build("AutoAttack", victim, arguments, None, classes=classes, seed=0)
         return built._autoattack.attacks
 
     ce, apgdt, fab, _ = parts()
@@ -141,7 +141,7 @@ def test_autoattack_takes_nine_targets_and_a_hundred_steps_unless_told_otherwise
     _, apgdt, fab, _ = parts(steps=7, n_classes=4)
     assert (apgdt.steps, fab.steps, apgdt.n_target_classes, fab.n_target_classes) == (7, 7, 3, 3)
     assert {part.steps for part in parts(version="rand")} == {100}
-    alone = torch_zoo.build("APGDT", victim, {}, None, classes=classes, seed=0)
+    alone = torchattacks_adapter.build("APGDT", victim, {}, None, classes=classes, seed=0)
     assert alone.n_target_classes == targets
 
 
@@ -174,7 +174,7 @@ def test_a_graph_that_fits_is_kept_and_one_that_does_not_is_made_again(name):
         counter = cases.PassCounter(cases.mlp().double())
         clf, x, y, seed = problem(counter, count=5, chunk_size=chunk)
         counter.reset()
-        made[chunk] = TorchAttack(name, steps=3).apply(clf, x, y, seed=seed).images
+        made[chunk] = TorchAttack(name, steps=3)(clf, x, y, seed=seed)
         if name == "PGD":
             assert (counter.forwards, counter.backwards) == ((1 + 15, 15) if chunk == 5 else (1 + 30, 15))
     torch.testing.assert_close(made[5], made[2])
@@ -195,8 +195,8 @@ def test_a_graph_that_does_not_fit_after_all_is_made_again():
 
     net = Narrow()
     clf, x, y, seed = problem(net, count=5)
-    found = TorchAttack("PGD", steps=3).apply(clf, x, y, seed=seed).images
-    wanted = TorchAttack("PGD", steps=3).apply(cases.classifier(net.net), x, y, seed=seed).images
+    found = TorchAttack("PGD", steps=3)(clf, x, y, seed=seed)
+    wanted = TorchAttack("PGD", steps=3)(cases.classifier(net.net), x, y, seed=seed)
     torch.testing.assert_close(found, wanted)
 
 
@@ -316,10 +316,10 @@ def test_arguments_are_the_settings_own():
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchattacks", None)
-    torch_zoo._library.cache_clear()
+    torchattacks_adapter._library.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'robustsigma\[attacks\]'"):
         TorchAttack("PGD")
-    torch_zoo._library.cache_clear()
+    torchattacks_adapter._library.cache_clear()
 
 
 def test_arguments_by_keyword():
@@ -333,7 +333,7 @@ def test_arguments_by_keyword():
 def test_a_norm_is_also_the_attacks_own(given, norm):
     attack = TorchAttack("Square", eps=0.5, norm=given, n_queries=3)
     assert attack.norm == norm
-    made = attack._build(torch_zoo.Victim(None, torch.device("cpu")), 10, 0)
+    made = attack._build(torchattacks_adapter.Victim(None, torch.device("cpu")), 10, 0)
     assert made.norm == {"linf": "Linf", "l2": "L2"}[norm]
     assert TorchAttack("CW", eps=0.5, norm=given).norm == norm  # takes none
 
@@ -353,7 +353,7 @@ p:
 def test_a_mixture_says_that_a_part_depends_on_the_batch():
     attack = TorchAttack("FGSM")
     assert attack.batch_dependent
-    shares = Share(attack, 0.5), Share(FGSM(0.1), 0.5)
+    shares = MixtureComponent(attack, 0.5), MixtureComponent(FGSM(0.1), 0.5)
     assert Mixture(shares).batch_dependent
     assert Mixture(shares[::-1]).batch_dependent
-    assert not Mixture((Share(FGSM(0.1), 0.5),)).batch_dependent
+    assert not Mixture((MixtureComponent(FGSM(0.1), 0.5),)).batch_dependent

@@ -1,4 +1,4 @@
-"""What the adapter knows of torchattacks: which attacks there are, what they take and what they are run against."""
+"""What `TorchAttack` knows of the package torchattacks: its attacks, their arguments, and the model they attack."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from robustsigma.engine.perturbations.ball import Norm
 
 SPELLINGS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}  # theirs and ours
 
-_WRAPPERS = ("LGV", "MultiAttack")  # take other attacks or a loader, which no YAML file can hold
+_WRAPPERS = ("LGV", "MultiAttack")  # take attacks or a loader as arguments, which no YAML file can hold
 _L2 = ("CW", "DeepFool", "EADEN", "PGDL2", "PGDRSL2")
-_COLOUR = ("PIFGSM", "PIFGSMPP", "TIFGSM")  # their kernels have three channels
+_COLOR = ("PIFGSM", "PIFGSMPP", "TIFGSM")  # their kernels have three channels
 _TARGETS, _STEPS = 9, 100  # of AutoAttack as Croce and Hein (2020) run it
 _CLASSES = {"APGDT": 4, "JSMA": 10}  # a ratio of the four highest logits; a target of (label + 1) modulo 10
 
 
 class Victim(nn.Module):
-    """The classifier as torchattacks sees it: images in [0, 1] to logits, with nothing to train or to switch.
+    """The classifier as torchattacks sees it: images in [0, 1] to logits, without weights or modes.
 
-    torchattacks takes the device from the first parameter, and calls .eval() and .train() on what it is given: the
-    classifier is therefore no submodule, and the one parameter is empty.
+    torchattacks reads the device from the first parameter and calls .eval() and .train(). So the classifier is not a
+    submodule, and the only parameter is empty.
     """
 
     def __init__(self, classifier: Classifier | None, device: torch.device) -> None:
@@ -44,15 +44,14 @@ class Victim(nn.Module):
             return classifier.logits(images).to(images.dtype)
         logits = self._graph(classifier, images)
         if logits is None or not logits.requires_grad:
-            logits = _Again.apply(images, classifier)
+            logits = _Recompute.apply(images, classifier)
         return at_least_single(logits).to(images.dtype)
 
     @staticmethod
     def _graph(classifier: Classifier, images: Tensor) -> Tensor | None:
-        """Return logits with their graph, or None where it is not to be kept.
+        """Return logits with their graph, or None where the graph must not be kept.
 
-        It takes the memory of a pass of the whole batch. Passes that may round give other logits than the attack is
-        to see.
+        It does not fit a batch that needs chunks, and passes in lower precision would change the logits.
         """
         if len(images) > classifier.chunk_for(images) or classifier.gradient_dtype is not None:
             return None
@@ -64,7 +63,7 @@ class Victim(nn.Module):
 
 
 class _Contiguous(torch.autograd.Function):
-    """The images themselves, whose gradients are contiguous, since torchattacks calls .view() on them."""
+    """Return the images; their gradients become contiguous, since torchattacks calls .view() on them."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:
@@ -75,10 +74,10 @@ class _Contiguous(torch.autograd.Function):
         return gradients[0].contiguous()
 
 
-class _Again(torch.autograd.Function):
-    """Logits whose graph is not kept: the backward pass runs the network again, in chunks that fit the memory.
+class _Recompute(torch.autograd.Function):
+    """Return logits without keeping their graph: the backward pass runs the network again, in chunks.
 
-    This costs a forward pass a gradient, and gives a network without gradients a zero one.
+    This costs one more forward pass for each gradient. A network without gradients gets a zero gradient.
     """
 
     @staticmethod
@@ -120,7 +119,7 @@ def _radius_name(name: str) -> str | None:
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any], eps: float | None) -> None:
-    """Raise ValueError unless the attack exists and takes these arguments; `eps` may be said once."""
+    """Raise ValueError unless the attack exists and takes these arguments, and `eps` is given once."""
     validation.choice("name", name, names())
     accepted = _accepted(name)
     unknown = [key for key in arguments if key not in accepted]
@@ -132,10 +131,10 @@ def check_arguments(name: str, arguments: Mapping[str, Any], eps: float | None) 
 
 
 def check_problem(name: str, arguments: Mapping[str, Any], channels: int, classes: int) -> None:
-    """Raise ValueError where torchattacks' attack cannot work on such images or so few classes."""
+    """Raise ValueError if the attack cannot run on such images or on so few classes."""
     asked = arguments.get("n_classes", 2)
     validation.integer("n_classes", asked, 2, classes)
-    if name in _COLOUR and channels != 3:
+    if name in _COLOR and channels != 3:
         raise validation.fail("images", f"3 channels for {name}", channels)
     wanted = _CLASSES.get(name, 2)
     if name == "AutoAttack" and arguments.get("version") != "rand":
@@ -158,7 +157,7 @@ def build(
 ) -> Any:
     """Return the attack on a victim, with the number of targets, the seed, the radius and its norm filled in.
 
-    torchattacks takes `n_classes` - 1 targets, those of the next highest logits, and needs the number for nothing else.
+    torchattacks uses `n_classes` only for the number of targets, `n_classes` - 1 classes of the next highest logits.
     """
     accepted, given = _accepted(name), dict(arguments)
     own = _radius_name(name)
@@ -182,12 +181,12 @@ def build(
 
 
 def radius(attack: Any) -> float | None:
-    """Return the radius that an attack keeps to, or None if it has none."""
+    """Return the radius of an attack, or None if it has none."""
     return getattr(attack, "eps", getattr(attack, "max_epsilon", None))
 
 
 def norm(attack: Any) -> Norm:
-    """Return what an attack measures distances in; "linf" also for those of neither norm."""
+    """Return the norm of an attack; "linf" also for an attack of neither norm."""
     name = getattr(attack, "norm", None)
     if isinstance(name, str):
         return "l2" if name == "L2" else "linf"

@@ -1,4 +1,4 @@
-"""The global generators lent to code of others that can draw from nothing else, and given back as they were."""
+"""Seed and restore the global random number generators for libraries that draw from nothing else."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def key_of(seeds: Tensor, name: str) -> int:
 
 
 def states() -> dict[str, Any]:
-    """Return where the generators of torch (the CPU's and CUDA's), NumPy and Python are, for a checkpoint."""
+    """Return the states of the generators of torch (CPU and CUDA), NumPy and Python, for a checkpoint."""
     kind, keys, *rest = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002
     number, internal, gauss = random.getstate()
     found: dict[str, Any] = {"torch": torch.get_rng_state(), "python": [number, torch.tensor(internal), gauss]}
-    if kind == "MT19937":  # else it is one that somebody put there
+    if kind == "MT19937":  # else the user replaced the generator
         found["numpy"] = [torch.tensor(keys.astype(np.int64)), *rest]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found["cuda"] = torch.cuda.get_rng_state_all()
@@ -33,7 +33,7 @@ def states() -> dict[str, Any]:
 
 
 def set_states(found: dict[str, Any]) -> None:
-    """Let the generators go on from where `states` found them, but for those of CUDA devices that are missing."""
+    """Restore the states that `states` returned, except for CUDA devices that are missing."""
     torch.set_rng_state(found["torch"].cpu())
     number, internal, gauss = found["python"]
     random.setstate((number, tuple(internal.tolist()), gauss))
@@ -48,8 +48,8 @@ def set_states(found: dict[str, Any]) -> None:
 def temporary_seed(seed: int) -> Iterator[None]:
     """Run the body with the generators of torch, NumPy and Python seeded; restore them, also when it raises.
 
-    The restored states are torch's on the CPU and on every CUDA device, NumPy's legacy one and Python's. The one
-    place of the engine that touches them.
+    They are torch's on the CPU and on every CUDA device, NumPy's legacy one and Python's. Nothing else in the engine
+    touches them.
     """
     started = torch.cuda.is_available() and torch.cuda.is_initialized()
     of_torch, of_numpy, of_python = torch.initial_seed(), np.random.get_state(), random.getstate()  # noqa: NPY002
@@ -61,5 +61,5 @@ def temporary_seed(seed: int) -> Iterator[None]:
         finally:
             np.random.set_state(of_numpy)  # noqa: NPY002
             random.setstate(of_python)
-            # Seeds for a CUDA that has not started wait in line: the caller's must come last again.
+            # Seeds are queued until CUDA starts: the caller's seed must be the last one again.
             torch.manual_seed(of_torch)

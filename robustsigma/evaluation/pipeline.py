@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robustsigma.device import best_device
+from robustsigma.engine.device import best_device
 from robustsigma.engine.precision import deterministic
 from robustsigma.evaluation.illustrations import illustrate
 from robustsigma.evaluation.noise_sweep import sweep_noise

@@ -1,4 +1,4 @@
-"""How a photograph of any size becomes what a network takes: the shorter side resized, the center cropped."""
+"""Resize the shorter side of an image and crop its center, as networks of photographs need it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, choice, fail, integer
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-_MOST = 2**26  # pixels of the resized image
+_MAX_PIXELS = 2**26  # of the resized image
 
 
 @safe_in_checkpoints
@@ -21,9 +21,12 @@ class ResizeCrop(Settings):
 
     Args:
         size: side of the square that is cropped from the center, in pixels.
-        resize: what the shorter side is resized to before, at least `size`; None is `size`.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", each of which but the first averages over what
-            it makes smaller.
+        resize: length of the resized shorter side, at least `size`; None is `size`.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; all but "nearest" antialias.
+
+    Example:
+        >>> ResizeCrop(size=224, resize=256).apply(Image.open("photo.jpg")).size
+        (224, 224)
     """
 
     size: int = 224
@@ -39,11 +42,11 @@ class ResizeCrop(Settings):
         choice("geometry.interpolation", self.interpolation, get_args(Interpolation))
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """Return the crop of an image, in its own mode."""
+        """Return the crop of a PIL image, in its mode."""
         return self._apply(image, self.interpolation)
 
     def of_mask(self, mask: Image.Image) -> Image.Image:
-        """Return the crop of a mask at the same place as that of its image; no value is mixed with another."""
+        """Return the crop of a mask at the same place as that of its image; values are not mixed."""
         return self._apply(mask, "nearest")
 
     def _apply(self, image: Image.Image, interpolation: str) -> Image.Image:
@@ -51,7 +54,7 @@ class ResizeCrop(Settings):
         width, height = image.size
         new = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
         left, top = (round((side - self.size) / 2) for side in new)
-        if new[0] * new[1] > _MOST:  # a strip of 20,000 x 1 pixels would fill the memory: only its crop is made
+        if new[0] * new[1] > _MAX_PIXELS:  # such as a strip of 20,000 x 1 pixels: resize its crop only
             across, along = width / new[0], height / new[1]
             box = (left * across, top * along, (left + self.size) * across, (top + self.size) * along)
             return image.resize((self.size, self.size), Image.Resampling[interpolation.upper()], box)

@@ -1,0 +1,116 @@
+"""Settings from YAML files over a preset, and the command line of the verbs that take them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from jsonargparse import ArgumentParser
+
+from robustsigma.cli.parsing import check_networks, import_allowlist, new_parser, split_allow
+from robustsigma.engine.validation import choice, fail
+
+T = TypeVar("T")
+ALLOW_HELP = "dotted path of your code that files and options may name; may be given several times"
+PROCESSES_HELP = "number of processes that share the work, each on its own GPU if there are several; like torchrun"
+
+
+class ParsedCommand(NamedTuple):
+    """A parsed command line.
+
+    Attributes:
+        settings: settings of the run.
+        out: folder of the report.
+        command: the command line itself.
+        processes: number of processes that share the work.
+        allow: dotted paths that the command line allows.
+    """
+
+    settings: Any
+    out: str
+    command: str
+    processes: int
+    allow: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Presets(Generic[T]):
+    """Settings of one class: its constructor is the schema, and a package's YAML files are the starting points.
+
+    Attributes:
+        kind: a dataclass, whose fields are the options.
+        package: name of the package whose folder `presets` holds NAME.yaml.
+        names: names of the presets. The first has every setting; each of the others is applied over it.
+
+    Example:
+        >>> settings = PRESETS.load("digits", ["--training.lr", "0.01"])
+    """
+
+    kind: type[T]
+    package: str
+    names: tuple[str, ...] = ("baggage", "digits", "mnist5k")
+
+    def load(self, name: str | None = None, arguments: Sequence[str] = ()) -> T:
+        """Return the settings of a preset, the first if no name is given, changed by command-line arguments.
+
+        Raises:
+            ValueError: an unknown name, or wrong arguments.
+        """
+        parser = self._parser("preset")
+        return self._settings(parser, parser.parse_args([*self._configs(name or self.names[0]), *arguments]))
+
+    def parse(self, verb: str, description: str, out: str, arguments: Sequence[str]) -> ParsedCommand:
+        """Parse a verb's command line, which may name a preset and the folder of the report.
+
+        Args:
+            verb: name of the verb.
+            description: description of the verb, for its help.
+            out: default folder of the report.
+            arguments: the command line after the verb.
+
+        Raises:
+            ValueError: a mistake, or code that may not be named; nothing of it was imported.
+        """
+        command = shlex.join(["robustsigma", verb, *arguments])
+        allow, arguments = split_allow(arguments)
+        # The preset is parsed first: all other options change its settings.
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        first.add_argument("--preset", default=self.names[0])
+        try:
+            name = first.parse_known_args(list(arguments))[0].preset
+        except argparse.ArgumentError as error:
+            raise fail("preset", f"one of {', '.join(self.names)}, as in --preset {self.names[0]}", "none") from error
+        parser = self._parser(f"robustsigma {verb}", description)
+        parser.add_argument("--preset", type=str, default=name, help=f"settings to start from: {', '.join(self.names)}")
+        parser.add_argument("--out", type=str, default=out, help="folder of the report")
+        parser.add_argument("--processes", type=int, default=1, help=PROCESSES_HELP)
+        if "allow" in self.kind.__dataclass_fields__:  # type: ignore[attr-defined]
+            arguments = [*arguments, "--allow", json.dumps(allow)]  # last: a file cannot allow what it names
+        else:
+            parser.add_argument("--allow", type=str, help=ALLOW_HELP)
+        with import_allowlist(allow):
+            found = parser.parse_args([*self._configs(name), *arguments])
+            settings = self._settings(parser, found)
+        check_networks(settings, allow)
+        return ParsedCommand(settings, found.out, command, found.processes, allow)
+
+    def _parser(self, program: str, description: str | None = None) -> ArgumentParser:
+        parser = new_parser(program, description)
+        parser.add_argument("--config", action="config", help="YAML file of settings; may be given several times")
+        parser.add_class_arguments(self.kind, sub_configs=True)
+        return parser
+
+    def _configs(self, name: str) -> list[str]:
+        choice("preset", name, self.names)
+        folder = files(self.package) / "presets"
+        texts = [(folder / f"{each}.yaml").read_text(encoding="utf-8") for each in dict.fromkeys((self.names[0], name))]
+        return [argument for text in texts for argument in ("--config", text)]
+
+    def _settings(self, parser: ArgumentParser, found: Any) -> T:
+        made = parser.instantiate(found)
+        return self.kind(**{name: made[name] for name in self.kind.__dataclass_fields__})  # type: ignore[attr-defined]
