@@ -63,7 +63,7 @@ def _row(run: Trainings, regime: Regime, costs: Mapping[str, Cost]) -> dict[str,
         "cost": None if cost is None else cost.of(training.epochs, steps),
         "converged": made["converged"] / made["attempted"] if made["attempted"] else None,
         "walk_steps": made["steps"] / made["attempted"] if made["attempted"] else None,
-        "hit_rate": made["served"] / made["wanted"] if made["wanted"] else None,
+        "hit_rate": made["hits"] / made["requested"] if made["requested"] else None,
     }
 
 
