@@ -25,9 +25,9 @@ from torchvision.models import resnet18
 
 from robustsigma import FGSM, PGD, Classifier, Perturbation, Sigma, SigmaSample, TorchAttack
 from robustsigma.engine.device import best_device
-from robustsigma.files import write_atomically
 from robustsigma.models import SmallCNN
-from robustsigma.provenance import Provenance
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 EPS = 8 / 255
 WALK = Sigma(alpha=0.01, beta=0.1, objective="logit", paths=1, max_steps=20)

@@ -37,7 +37,7 @@ from robustsigma.engine.metrics.corruption_error import corruption_errors, mean_
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.perturbations.corruption import CORRUPTIONS, SEVERITIES
 from robustsigma.models import ModelCard, Pretrained, load_model
-from robustsigma.provenance import Provenance
+from robustsigma.runs.provenance import Provenance
 
 CLEAN = "clean"
 

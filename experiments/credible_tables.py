@@ -26,11 +26,11 @@ from shared.scores import about, advantages, cells, judge
 from shared.valid_gradients import ValidGradients
 
 from robustsigma import AGI, Attributor, CrediblePath, ExpectedGradients, IntegratedGradients
-from robustsigma.benchmark.table import Table
+from robustsigma.benchmark.table import ScoreTable
 from robustsigma.engine.metrics import InsertionDeletion, SensitivityN, mean_band
-from robustsigma.files import write_atomically
-from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import LINE, QUIET, png, styled
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 OURS, SINGLE, IG_BASELINE = "Credible path", "Credible path 1 baseline", "Credible path IG baseline"
 PAPER: dict[str, dict[str, Any]] = {
@@ -101,7 +101,7 @@ def rows(found: Sequence[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[l
     return made
 
 
-def curves(judged: Table, names: Sequence[str]) -> dict[str, Any]:
+def curves(judged: ScoreTable, names: Sequence[str]) -> dict[str, Any]:
     """Return Sensitivity-N over the share of pixels, with its interval, of images that have all of it."""
     found: dict[str, Any] = {"share": judged.arrays[names[0]]["grid/sensitivity_n"].tolist()}
     for name in names:

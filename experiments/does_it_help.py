@@ -31,10 +31,11 @@ from study.trainings import Clock, Trainings
 
 from robustsigma.engine.device import best_device
 from robustsigma.evaluation.noise_sweep import sweep_noise
-from robustsigma.evaluation.run import BASE, kept
-from robustsigma.evaluation.settings import describe
-from robustsigma.files import init_run_dir, write_atomically
-from robustsigma.provenance import Provenance
+from robustsigma.evaluation.plan import BASE, fingerprint
+from robustsigma.runs.directory import init_run_dir
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.fingerprint import describe
+from robustsigma.runs.provenance import Provenance
 
 VARIATION_SEEDS = 3
 TIMED_BATCHES = 4  # batches of an epoch over which costs are measured
@@ -43,7 +44,7 @@ TIMED_BATCHES = 4  # batches of an epoch over which costs are measured
 def study(setup: Setup, out: Path, console: Console) -> dict[str, Any]:
     """Train and test what is missing in a folder, and return the numbers."""
     trainings = {name: describe(getattr(setup, name)) for name in ("regimes", "variations")}
-    init_run_dir(out, {"settings": kept(setup.settings), "sweep": describe(setup.settings.sweep), **trainings})
+    init_run_dir(out, {"settings": fingerprint(setup.settings), "sweep": describe(setup.settings.sweep), **trainings})
     clock = Clock(out / "clock.json")
     swept = sweep_noise(setup.settings, out / "noise", console)
     settings, std, seeds = swept.settings, swept.entries[0]["best"], list(swept.settings.each_seed)
@@ -92,7 +93,7 @@ def _costs(path: Path, trainings: Trainings, console: Console) -> dict[str, cost
         classifier = trainings.model(settings.each_seed[0], BASE).classifier.to(best_device())
         sizes = (trainings.images, settings.retraining.batch_size, TIMED_BATCHES)
         with console.status("timing the steps side by side"):
-            found = cost.measure(classifier, trainings.plans, settings.source, *sizes)
+            found = cost.measure(classifier, trainings.plans, settings.dataset, *sizes)
         content = {name: dataclasses.asdict(each) for name, each in found.items()}
         write_atomically(path, json.dumps(content, indent=1).encode())
     return {name: cost.Cost(**each) for name, each in json.loads(path.read_text(encoding="utf-8")).items()}
@@ -100,7 +101,7 @@ def _costs(path: Path, trainings: Trainings, console: Console) -> dict[str, cost
 
 def _described(setup: Setup, trainings: Trainings, rows: Sequence[Plan]) -> dict[str, Any]:
     settings = trainings.settings
-    source = settings.source
+    source = settings.dataset
     counts = {split: len(source.split(split)) for split in ("train", "val", "test")}  # type: ignore[arg-type]
     return {
         "note": setup.note,
@@ -108,8 +109,8 @@ def _described(setup: Setup, trainings: Trainings, rows: Sequence[Plan]) -> dict
         "network": {**describe(settings.architecture), "training": describe(settings.training)},
         "retraining": describe(settings.retraining),
         "columns": [
-            {"id": c.id, "name": c.name, "reading": c.reading, "settings": repr(c.perturbation)}
-            for c in trainings.columns
+            {"id": c.id, "name": c.name, "attack_setting": c.attack_setting, "settings": repr(c.perturbation)}
+            for c in trainings.conditions
         ],
         "plans": {row.name: str(row.training) for row in rows},
     }

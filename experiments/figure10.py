@@ -1,7 +1,7 @@
 """SIGMA's figure 10: retraining with SIGMA samples, against noise and attacks (Henry et al., 2025, section 6).
 
     python experiments/figure10.py                                        # baggage scans, 3 seeds
-    python experiments/figure10.py --config configs/evaluate/figure10_cifar10.yaml --source.init_args.root cifar10 \
+    python experiments/figure10.py --config configs/evaluate/figure10_cifar10.yaml --dataset.init_args.root cifar10 \
         --architecture.weights resnet20.pt --name figure10_cifar10        # any option of `robustsigma evaluate`
 
 The paper retrains an InceptionV3 once on 500 training images of Security-XAI, perturbed once against it, and tests 100
@@ -28,9 +28,10 @@ from robustsigma.data import Baggage
 from robustsigma.engine.metrics import mean_interval, paired_difference
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.evaluation import Evaluation, Training, evaluate
-from robustsigma.evaluation.run import ADAPTIVE, TRANSFER, Run
+from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture
-from robustsigma.provenance import Provenance
+from robustsigma.runs.provenance import Provenance
 
 SHOWN = ("clean", "gaussian", "fgsm", "sigma")
 CONTROL = "clean/retrain"
@@ -47,7 +48,7 @@ def scans(fast: bool) -> Evaluation:
         return asked
     return dataclasses.replace(
         asked,
-        source=Baggage(size=16, train=60, val=10, test=30),
+        dataset=Baggage(size=16, train=60, val=10, test=30),
         architecture=Architecture(arguments={"width": 4}),
         training=Training(epochs=2, batch_size=16, lr=0.01),
         retraining=dataclasses.replace(again, samples=8, epochs=1),
@@ -57,44 +58,44 @@ def scans(fast: bool) -> Evaluation:
     )
 
 
-def right(run: Run, regime: str, reading: str) -> np.ndarray:
-    """Return right answers (seeds, conditions, n) of one reading of the attacks."""
-    chosen = [column for column in run.columns if column.reading in ("none", reading)]
+def right(run: RobustnessRun, regime: str, attack_setting: str) -> np.ndarray:
+    """Return right answers (seeds, conditions, n) of one attack_setting of the attacks."""
+    chosen = [column for column in run.conditions if column.attack_setting in ("none", attack_setting)]
     seeds = run.settings.seeds
     return np.array([[run.store.read_outcomes(s, regime, c.id).correct for c in chosen] for s in seeds], np.float64)
 
 
-def together(run: Run, reading: str) -> list[dict[str, Any]]:
+def together(run: RobustnessRun, attack_setting: str) -> list[dict[str, Any]]:
     """Return each regime's accuracy over all conditions taken together, and how it differs from the control's."""
-    found, control = [], right(run, CONTROL, reading).mean(1)
+    found, control = [], right(run, CONTROL, attack_setting).mean(1)
     for regime in run.regimes:
-        mine = right(run, regime.id, reading).mean(1)
+        mine = right(run, regime.id, attack_setting).mean(1)
         against = None if regime.id == CONTROL else as_dict(paired_difference(mine, control))
-        entry = {"regime": regime.id, "reading": reading, **as_dict(mean_interval(mine))}
+        entry = {"regime": regime.id, "attack_setting": attack_setting, **as_dict(mean_interval(mine))}
         found.append({**entry, "against the control": against})
     return found
 
 
-def cells(run: Run) -> list[dict[str, Any]]:
+def cells(run: RobustnessRun) -> list[dict[str, Any]]:
     """Return the accuracy of each regime under each condition."""
     found = []
     for regime in run.regimes:
-        for column in run.columns:
+        for column in run.conditions:
             of = [run.store.read_outcomes(seed, regime.id, column.id).correct for seed in run.settings.seeds]
             key = {"regime": regime.id, "condition": column.id}
             found.append({**key, **as_dict(mean_interval(np.array(of, np.float64)))})
     return found
 
 
-def lines(run: Run, found: list[dict[str, Any]], sums: list[dict[str, Any]]) -> Iterator[str]:
+def lines(run: RobustnessRun, found: list[dict[str, Any]], sums: list[dict[str, Any]]) -> Iterator[str]:
     """Yield a Markdown table of accuracies, and what holds of the paper's claims."""
     of = {(cell["regime"], cell["condition"]): cell for cell in found}
-    total = {(entry["regime"], entry["reading"]): entry for entry in sums}
-    head = ["model", *(column.id for column in run.columns), "all, adaptive", "all, transfer"]
+    total = {(entry["regime"], entry["attack_setting"]): entry for entry in sums}
+    head = ["model", *(column.id for column in run.conditions), "all, adaptive", "all, transfer"]
     rows = [
         [
             r.id,
-            *(interval(of[r.id, c.id]) for c in run.columns),
+            *(interval(of[r.id, c.id]) for c in run.conditions),
             *(interval(total[r.id, k]) for k in (ADAPTIVE, TRANSFER)),
         ]
         for r in run.regimes
@@ -104,7 +105,7 @@ def lines(run: Run, found: list[dict[str, Any]], sums: list[dict[str, Any]]) -> 
         if entry["against the control"] is not None and entry["regime"] != "base":
             gain: Mapping[str, Any] = entry["against the control"]
             told = f"{entry['regime']} over the control {interval(gain)}: {verdict(gain)}"
-            yield f"All conditions, {entry['reading']}: {told}"
+            yield f"All conditions, {entry['attack_setting']}: {told}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,12 +119,15 @@ def main(arguments: list[str] | None = None) -> None:
     provenance = Provenance(command("figure10", arguments))
     asked = PRESETS.load("baggage", rest) if rest else scans(options.fast)
     evaluate(asked, options.work / options.name, console=Console(stderr=True))
-    run = Run(asked, options.work / options.name, Console(quiet=True))
-    found, sums = cells(run), [entry for reading in (ADAPTIVE, TRANSFER) for entry in together(run, reading)]
+    run = RobustnessRun(asked, options.work / options.name, Console(quiet=True))
+    found, sums = (
+        cells(run),
+        [entry for attack_setting in (ADAPTIVE, TRANSFER) for entry in together(run, attack_setting)],
+    )
     print("\n".join(lines(run, found, sums)))
     about = {
-        "dataset": type(asked.source).__name__,
-        "classes": list(asked.source.classes),
+        "dataset": type(asked.dataset).__name__,
+        "classes": list(asked.dataset.classes),
         "network": asked.architecture.name,
         "base model": f"{asked.training.epochs} epochs",
         "samples": asked.retraining.samples,

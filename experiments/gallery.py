@@ -46,9 +46,9 @@ from robustsigma import (
 from robustsigma.data.baggage import Baggage
 from robustsigma.engine import noise
 from robustsigma.engine.attributors.baselines import BaselineName
-from robustsigma.files import write_atomically
 from robustsigma.models import Architecture, SmallCNN, load_model
 from robustsigma.report.canvas import QUIET, WRONG, bare, image_of, label, overlay
+from robustsigma.runs.files import write_atomically
 
 _NO_ATTENTION = "net: expected self-attention"
 _EDGE = "#00a396"

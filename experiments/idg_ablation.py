@@ -19,9 +19,9 @@ from shared.scores import about, advantages, cells, judge
 
 from robustsigma import IDG, Attributor
 from robustsigma.engine.metrics import InsertionDeletion
-from robustsigma.files import write_atomically
-from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import LINE, png, styled
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 COUNTS = (5, 10, 20, 30, 40, 50, 70, 100)
 SAME = "N 50 M 50"

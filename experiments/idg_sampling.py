@@ -21,12 +21,12 @@ from shared.output import command, interval, orders, table, write
 from shared.scores import about, advantages, cells, judge
 
 from robustsigma import IDG, Attributor, IntegratedGradients
-from robustsigma.benchmark.run import Run
-from robustsigma.benchmark.table import Table
+from robustsigma.benchmark.run import BenchmarkRun
+from robustsigma.benchmark.table import ScoreTable
 from robustsigma.engine.metrics import InsertionDeletion, Localization
-from robustsigma.files import write_atomically
-from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import bare, image_of, label, overlay, png, styled
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 TITLES = {
     "insertion": "Insertion",
@@ -49,16 +49,16 @@ def methods(options: argparse.Namespace) -> dict[str, Attributor]:
     }
 
 
-def draw(run: Run, judged: Table, count: int) -> bytes:
+def draw(run: BenchmarkRun, judged: ScoreTable, count: int) -> bytes:
     """Return a row of maps for each of some images as a PNG file."""
-    places = range(min(count, len(run.judged.indices)))
-    images, _ = run.pictures([run.judged.indices[place] for place in places])
+    places = range(min(count, len(run.evaluated.indices)))
+    images, _ = run.load_images([run.evaluated.indices[place] for place in places])
     with styled():
         figure = Figure(figsize=(1.3 * (len(SHOWN) + 1), 1.4 * len(places)))
         axes = np.atleast_2d(figure.subplots(len(places), len(SHOWN) + 1, gridspec_kw={"wspace": 0.04, "hspace": 0.04}))
         for place, row in zip(places, axes, strict=True):
             row[0].imshow(image_of(images[place]), vmin=0, vmax=1)
-            row[0].set_ylabel(label(run.source.classes[int(run.judged.labels[place])]), fontsize=7)
+            row[0].set_ylabel(label(run.dataset.classes[int(run.evaluated.labels[place])]), fontsize=7)
             for axis, name in zip(row[1:], SHOWN, strict=True):
                 overlay(axis, images[place], judged.arrays[name]["map"][place])
             for axis, title in zip(row, ("image", *SHOWN), strict=True):
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     metrics = [InsertionDeletion(step=options.pixels, reduction="sum_abs"), Localization(reduction="sum_abs")]
     run, tables = judge(settings(options, methods(options), metrics), options.work / name)
     shown = [
-        title for title in TITLES if title in {column.quantity.name for column in next(iter(tables.values())).columns}
+        title for title in TITLES if title in {column.metric.name for column in next(iter(tables.values())).columns}
     ]
     found = [cell for cell in cells(tables) if cell["metric"] in shown]
     gains = {method: advantages(tables, method, ["difference"]) for method in SHOWN[1:]}

@@ -22,7 +22,7 @@ from shared.scores import about, advantages, cells, judge
 from robustsigma import AGI, IDG, Attributor, GuidedIntegratedGradients, IntegratedGradients, LeftIntegratedGradients
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import InsertionDeletion, PerformanceInformation
-from robustsigma.provenance import Provenance
+from robustsigma.runs.provenance import Provenance
 
 NETWORKS = ("ResNet-101", "ResNet-152", "ResNeXt")
 PAPER = {

@@ -21,25 +21,25 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from robustsigma.benchmark.images import judged
-from robustsigma.benchmark.run import Run
+from robustsigma.benchmark.evaluated_images import find_images
+from robustsigma.benchmark.run import BenchmarkRun
 from robustsigma.benchmark.settings import Benchmark
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import HeatmapMetric, InsertionDeletion, MetricContext, MetricSpec, paired_difference
-from robustsigma.files import write_atomically
 from robustsigma.models import load_model
-from robustsigma.provenance import Provenance
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 _BATCH = 25
 
 
 def measure(classifier: Classifier, settings: Benchmark, count: int) -> list[dict[str, Any]]:
     """Return, for each quantity of each metric of maps, how perfect and constant maps compare with random ones."""
-    dataset = settings.source.split("test")
-    found = judged(dataset, {"base": classifier}, count, settings.seed)
+    dataset = settings.dataset.split("test")
+    found = find_images(dataset, {"base": classifier}, count, settings.seed)
     metrics = [metric for metric in settings.metrics if isinstance(metric, HeatmapMetric)]
     # Deletion to black is not a default; it is here because it is the common choice elsewhere.
     listed = [*((metric, "") for metric in metrics), (InsertionDeletion(deletion="black"), ", to black")]
@@ -108,9 +108,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.model:
         classifier = load_model(options.model)[0]
     else:
-        classifier = Run(settings, options.work, Console()).models["base"].cpu()
+        classifier = BenchmarkRun(settings, options.work, Console()).models["base"].cpu()
     entries = measure(classifier, settings, options.images)
-    found = {"source": repr(settings.source), "images": options.images, "entries": entries, "run": provenance.record()}
+    found = {"source": repr(settings.dataset), "images": options.images, "entries": entries, "run": provenance.record()}
     write_atomically(options.out / "metric_sanity.json", (json.dumps(found, indent=1) + "\n").encode())
     print("\n".join(lines(entries)))
 

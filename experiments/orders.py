@@ -25,7 +25,7 @@ from shared.output import command, table, verdict, write
 
 from robustsigma.engine.metrics import paired_difference
 from robustsigma.engine.metrics.interval import as_dict
-from robustsigma.provenance import Provenance
+from robustsigma.runs.provenance import Provenance
 
 
 class Claim(NamedTuple):

@@ -32,7 +32,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import mean_interval
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.metrics.ranking import spearman
-from robustsigma.provenance import Provenance
+from robustsigma.runs.provenance import Provenance
 
 _MULTIPLY = (F.conv2d, F.linear)
 _DROPPED = 13  # of the 23 bits that single precision has behind the point

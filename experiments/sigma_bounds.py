@@ -25,9 +25,9 @@ from robustsigma import Sigma
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics.interval import as_dict, mean_interval
-from robustsigma.files import write_atomically
-from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import LINE, bare, png, styled
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 KINDS = ("relative error", "covered", "correlation with other paths")
 _PATHS_AT_ONCE = 40

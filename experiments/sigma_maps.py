@@ -21,12 +21,12 @@ from shared.output import command, interval, orders, table, write
 from shared.scores import about, advantages, cells, judge
 
 from robustsigma import IG2, Attributor, GuidedIntegratedGradients, IntegratedGradients, Sigma
-from robustsigma.benchmark.run import Run
-from robustsigma.benchmark.table import Table
+from robustsigma.benchmark.run import BenchmarkRun
+from robustsigma.benchmark.table import ScoreTable
 from robustsigma.engine.metrics import Localization, PerformanceInformation
-from robustsigma.files import write_atomically
-from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import bare, image_of, label, overlay, png, styled
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 TITLES = {"sic": "SIC", "aic": "AIC", "iou": "mIoU", "pointing_game": "Pointing game"}
 SHOWN = ("IG", "Guided IG", "IG2", "SIGMA")
@@ -52,10 +52,10 @@ def highest(heat: np.ndarray, count: int) -> np.ndarray:
     return chosen.reshape(heat.shape)
 
 
-def draw(run: Run, judged: Table, count: int) -> bytes:
+def draw(run: BenchmarkRun, judged: ScoreTable, count: int) -> bytes:
     """Return for each of some images a row of maps and a row of binary maps, as a PNG file."""
-    places = range(min(count, len(run.judged.indices)))
-    images, masks = run.pictures([run.judged.indices[place] for place in places])
+    places = range(min(count, len(run.evaluated.indices)))
+    images, masks = run.load_images([run.evaluated.indices[place] for place in places])
     with styled():
         figure = Figure(figsize=(1.35 * (len(SHOWN) + 1), 2.8 * len(places)))
         axes = figure.subplots(2 * len(places), len(SHOWN) + 1, gridspec_kw={"wspace": 0.04, "hspace": 0.06})
@@ -65,7 +65,7 @@ def draw(run: Run, judged: Table, count: int) -> bytes:
             area = int(mask.sum()) if mask is not None else int(_UNMARKED * gray[..., 0].size)
             upper, lower = axes[2 * place], axes[2 * place + 1]
             upper[0].imshow(gray, vmin=0, vmax=1)
-            upper[0].set_ylabel(label(run.source.classes[int(run.judged.labels[place])]), fontsize=7)
+            upper[0].set_ylabel(label(run.dataset.classes[int(run.evaluated.labels[place])]), fontsize=7)
             lower[0].imshow(gray * 0 + 1 if mask is None else np.repeat(mask[..., None] * 1.0, 3, 2), vmin=0, vmax=1)
             for over, under, name in zip(upper[1:], lower[1:], SHOWN, strict=True):
                 heat = judged.arrays[name]["map"][place].astype(float)

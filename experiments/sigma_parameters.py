@@ -22,13 +22,13 @@ from shared.output import command, interval, table, write
 from shared.scores import about, advantages, cells, judge
 
 from robustsigma import IG2, Attributor, GuidedIntegratedGradients, IntegratedGradients, Sigma
-from robustsigma.benchmark.table import Table
+from robustsigma.benchmark.table import ScoreTable
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import Cost, InsertionDeletion, PerformanceInformation
 from robustsigma.engine.metrics.interval import as_dict, mean_interval
-from robustsigma.files import write_atomically
-from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import LINE, png, styled
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 MIDDLE = "middle"
 METRICS = {"difference": "Insertion \u2212 deletion", "sic": "SIC", "forwards": "Forward passes", "seconds": "Seconds"}
@@ -72,7 +72,7 @@ def _words(value: float) -> str:
     return f"{value:g}".replace(".", "_")
 
 
-def agreement(judged: Table) -> list[dict[str, Any]]:
+def agreement(judged: ScoreTable) -> list[dict[str, Any]]:
     """Return the rank correlation of each setting's maps with those of the middle."""
     middle = judged.arrays[MIDDLE]["map"]
     found = []

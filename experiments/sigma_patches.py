@@ -41,11 +41,12 @@ from robustsigma import (
 from robustsigma.cli.evaluate import PRESETS
 from robustsigma.engine.metrics.interval import as_dict, mean_interval
 from robustsigma.evaluation import Evaluation, Training
-from robustsigma.evaluation.run import BASE, Run
-from robustsigma.files import write_atomically
+from robustsigma.evaluation.plan import BASE
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture
-from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import WRONG, bare, image_of, overlay, png, styled
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 KINDS = ("rollout", "inside patches")
 SHOWN = ("IG", "Guided IG", "SIGMA", "Attention rollout")
@@ -71,9 +72,9 @@ def trained(options: argparse.Namespace) -> str:
     net = Architecture("torchvision.models.VisionTransformer", {"image_size": size, "patch_size": patch, **width})
     training = Training(epochs=2, batch_size=32) if options.fast else Training(epochs=20, batch_size=64, lr=0.001)
     plan: Evaluation = dataclasses.replace(
-        PRESETS.load("baggage"), source=scans(options.fast), architecture=net, training=training, seeds=(options.seed,)
+        PRESETS.load("baggage"), dataset=scans(options.fast), architecture=net, training=training, seeds=(options.seed,)
     )
-    run = Run(plan, options.work / "transformer", Console(quiet=True))
+    run = RobustnessRun(plan, options.work / "transformer", Console(quiet=True))
     run.train(options.seed, run.regimes[0])
     return str(run.store.model(options.seed, BASE))
 

@@ -28,9 +28,9 @@ from robustsigma import IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import MetricContext, PerformanceInformation
 from robustsigma.engine.metrics.interval import as_dict, mean_interval, paired_difference
-from robustsigma.files import write_atomically
-from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import LINE, QUIET, png, styled
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 MAPS = ("SIGMA", "sensitive gradients", "saturated gradients", "random order")
 PAIRS = ((1, 2), (2, 3), (0, 1), (0, 2))

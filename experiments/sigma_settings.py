@@ -30,8 +30,9 @@ from robustsigma.cli.evaluate import PRESETS
 from robustsigma.data.loading import load_batch
 from robustsigma.engine.metrics import mean_interval, rmse, ssim
 from robustsigma.engine.metrics.interval import as_dict
-from robustsigma.evaluation.run import BASE, Run
-from robustsigma.provenance import Provenance
+from robustsigma.evaluation.plan import BASE
+from robustsigma.evaluation.run import RobustnessRun
+from robustsigma.runs.provenance import Provenance
 
 SETTINGS = [
     ("the paper's", Sigma.paper()),
@@ -79,9 +80,9 @@ def base_model(name: str, folder: Path, fast: bool) -> tuple[Classifier, torch.T
     settings = dataclasses.replace(PRESETS.load(name), seeds=(0,))
     if fast:
         settings = dataclasses.replace(settings, training=dataclasses.replace(settings.training, epochs=1))
-    run = Run(settings, folder / name, Console(quiet=True))
+    run = RobustnessRun(settings, folder / name, Console(quiet=True))
     run.train(0, run.regimes[0])
-    dataset = settings.source.split("test")
+    dataset = settings.dataset.split("test")
     x, y = load_batch(dataset, range(20 if fast else 200))
     return run.model(0, BASE).classifier.eval(), x, y
 

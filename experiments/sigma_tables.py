@@ -19,7 +19,7 @@ from typing import Any
 
 from shared.output import command, interval, table, write
 
-from robustsigma.provenance import Provenance
+from robustsigma.runs.provenance import Provenance
 
 # SIC of ResNet50, InceptionV3, MobileNetV2, ViT.
 TABLE_1 = {

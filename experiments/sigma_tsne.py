@@ -28,9 +28,9 @@ from robustsigma import IG2, Sigma
 from robustsigma.engine.attributors.ig2 import negative_feature_distance
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics.interval import as_dict, mean_interval
-from robustsigma.files import write_atomically
-from robustsigma.provenance import Provenance
 from robustsigma.report.canvas import INK, WRONG, png, styled
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 
 def distances(classifier: Classifier, points: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
         every = torch.cat([scene.images, path])
         table_of, _ = distances(classifier, every, every)
         matrix = ((table_of + table_of.T) / 2).fill_diagonal_(0).numpy()
-        picture = draw(matrix, len(scene.images), targets, len(path), list(scene.run.source.classes), options.seed)
+        picture = draw(matrix, len(scene.images), targets, len(path), list(scene.run.dataset.classes), options.seed)
         write_atomically(options.out / f"{name}.png", picture)
     kept = {**found, "settings": {"SIGMA": repr(sigma), "IG2": f"{ig2.steps} steps"}, "about": about(scene.run)}
     print(write(options, "sigma_tsne", kept, provenance))

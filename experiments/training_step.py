@@ -38,12 +38,12 @@ from robustsigma.data import Baggage, DatasetSpec, MNIST5k
 from robustsigma.engine import noise
 from robustsigma.engine.device import best_device, wait
 from robustsigma.engine.perturbations.path_samples import SampleCache
-from robustsigma.files import write_atomically
 from robustsigma.lightning import Batch
 from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
 from robustsigma.lightning.sample_caches import SampleCaches
 from robustsigma.models import network
-from robustsigma.provenance import Provenance
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 SHARE = 0.25
 

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms.functional import normalize
 
-from robustsigma.evaluation.lightning import quiet
+from robustsigma.evaluation.training import quiet
 
 ROOT = Path(__file__).parents[1]
 README, GUIDE, RESULTS = (

@@ -26,7 +26,8 @@ from robustsigma.engine.attributors import Attributor
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import AttributionMetric
 from robustsigma.evaluation import Evaluation, Training
-from robustsigma.evaluation.run import BASE, Run
+from robustsigma.evaluation.plan import BASE
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, Pretrained
 from robustsigma.models.pretrained import is_saved
 
@@ -87,11 +88,11 @@ def scans(fast: bool) -> Baggage:
 def trained(options: argparse.Namespace) -> tuple[str, str]:
     """Return the name and file of the network of the scans, which is trained once for all experiments."""
     plan: Evaluation = EVALUATION_PRESETS.load("baggage")
-    plan = dataclasses.replace(plan, source=scans(options.fast), seeds=(options.seed,))
+    plan = dataclasses.replace(plan, dataset=scans(options.fast), seeds=(options.seed,))
     if options.fast:
         small = Architecture(arguments={"width": 8})
         plan = dataclasses.replace(plan, architecture=small, training=Training(epochs=4, batch_size=16, lr=0.01))
-    run = Run(plan, options.work / "network", Console(quiet=True))
+    run = RobustnessRun(plan, options.work / "network", Console(quiet=True))
     run.train(options.seed, run.regimes[0])
     return "small CNN", str(run.store.model(options.seed, BASE))
 
@@ -126,7 +127,7 @@ def settings(
     configs = [part for path in options.config for part in ("--config", path)]
     given: Benchmark = BENCHMARK_PRESETS.load("baggage", configs)
     if not options.config:
-        given = dataclasses.replace(given, source=source(options), models=models(options))
+        given = dataclasses.replace(given, dataset=source(options), models=models(options))
     return dataclasses.replace(
         given,
         methods=dict(methods),

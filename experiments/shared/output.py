@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustsigma.files import write_atomically
-from robustsigma.provenance import Provenance
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 
 def verdict(entry: Mapping[str, Any]) -> str:

@@ -11,28 +11,28 @@ from typing import Any
 from rich.console import Console
 
 from robustsigma.benchmark import Benchmark
-from robustsigma.benchmark.results import read
-from robustsigma.benchmark.run import Run
-from robustsigma.benchmark.table import Table
+from robustsigma.benchmark.results import score_tables
+from robustsigma.benchmark.run import BenchmarkRun
+from robustsigma.benchmark.table import ScoreTable
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.models import Pretrained
 from robustsigma.models.pretrained import is_saved
 
 
-def judge(asked: Benchmark, folder: Path) -> tuple[Run, dict[str, Table]]:
+def judge(asked: Benchmark, folder: Path) -> tuple[BenchmarkRun, dict[str, ScoreTable]]:
     """Return a finished benchmark and what it measured, by network; started again, it goes on."""
-    run = Run(asked, folder, Console(quiet=not sys.stderr.isatty(), stderr=True))
+    run = BenchmarkRun(asked, folder, Console(quiet=not sys.stderr.isatty(), stderr=True))
     run.run()
-    return run, read(run)
+    return run, score_tables(run)
 
 
-def cells(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
+def cells(tables: Mapping[str, ScoreTable]) -> list[dict[str, Any]]:
     """Return every mean with its interval and count, and how often an image had no value."""
     found = []
     for model, table in tables.items():
         for column in table.columns:
-            name = column.quantity.name
+            name = column.metric.name
             for method in table.arrays:
                 at = table.interval(method, name)
                 key = {"model": model, "method": method, "metric": name}
@@ -41,30 +41,30 @@ def cells(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
     return found
 
 
-def advantages(tables: Mapping[str, Table], method: str, metrics: Iterable[str]) -> list[dict[str, Any]]:
+def advantages(tables: Mapping[str, ScoreTable], method: str, metrics: Iterable[str]) -> list[dict[str, Any]]:
     """Return by how much a method is better than each other one, paired over images: positive is better."""
     found = []
     for model, table in tables.items():
         for column in table.columns:
-            for other in table.arrays if column.quantity.name in metrics else ():
+            for other in table.arrays if column.metric.name in metrics else ():
                 if other == method or method not in table.arrays:
                     continue
                 gain = table.advantage(method, other, column)
-                key = {"model": model, "over": other, "metric": column.quantity.name}
+                key = {"model": model, "over": other, "metric": column.metric.name}
                 found.append({**key, **({} if gain is None else as_dict(gain))})
     return found
 
 
-def about(run: Run) -> dict[str, Any]:
+def about(run: BenchmarkRun) -> dict[str, Any]:
     """Return what was judged, without the places of files."""
     asked = run.settings
-    images = dataclasses.replace(run.settings.source, **_named(run.settings.source))  # type: ignore[type-var]
+    images = dataclasses.replace(run.settings.dataset, **_named(run.settings.dataset))  # type: ignore[type-var]
     return {
-        "images": len(run.judged.indices),
-        "tried": run.judged.tried,
+        "images": len(run.evaluated.indices),
+        "tried": run.evaluated.tried,
         "source": repr(images),
         "models": {name: _shown(model) for name, model in asked.models.items()},
-        "accuracy": {name: sum(right) / len(right) for name, right in run.judged.right.items()},
+        "accuracy": {name: sum(right) / len(right) for name, right in run.evaluated.correct.items()},
         "methods": {name: repr(method) for name, method in run.settings.methods.items()},
         "metrics": [repr(metric) for metric in asked.metrics],
     }

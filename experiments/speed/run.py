@@ -32,8 +32,9 @@ from experiments.speed.markdown import line, markdown
 from experiments.speed.rows import measure
 from robustsigma.engine.device import best_device
 from robustsigma.engine.precision import full_precision
-from robustsigma.files import init_run_dir, write_atomically
-from robustsigma.provenance import Provenance
+from robustsigma.runs.directory import init_run_dir
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.provenance import Provenance
 
 ROWS = (*methods.ROWS, *whole.ROWS)
 # Rows that a network lacks, or that would show nothing new on one more network.

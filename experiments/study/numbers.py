@@ -12,8 +12,8 @@ from robustsigma.engine.metrics import mean_interval, paired_difference
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.evaluation import results
 from robustsigma.evaluation.flags import run_flags
-from robustsigma.evaluation.matrix import Matrix, Table
-from robustsigma.evaluation.run import TRANSFER, Regime
+from robustsigma.evaluation.matrix import Correct, Matrix
+from robustsigma.evaluation.plan import TRANSFER, Regime
 from study.cost import Cost
 from study.setup import CLEAN, GAUSSIAN, MIXTURE, REFERENCE, WITHOUT_SIGMA, Plan
 from study.trainings import Trainings
@@ -69,7 +69,7 @@ def _row(run: Trainings, regime: Regime, costs: Mapping[str, Cost]) -> dict[str,
 
 def _cells(run: Trainings, matrix: Matrix) -> Iterator[dict[str, Any]]:
     """Yield every cell, with chance level and the share of walks that did not converge."""
-    chance = 1 / len(run.settings.source.classes)
+    chance = 1 / len(run.settings.dataset.classes)
     names = {regime.id: regime.name for regime in matrix.regimes}
     for entry in results.cell_entries(matrix):
         converged = entry.get("converged")
@@ -86,12 +86,14 @@ def _cells(run: Trainings, matrix: Matrix) -> Iterator[dict[str, Any]]:
             yield {**of, "accuracy": as_dict(mean_interval(right)), "chance": chance, "flags": []}
 
 
-def means(matrix: Matrix, regime: str) -> dict[str, Table]:
+def means(matrix: Matrix, regime: str) -> dict[str, Correct]:
     """Return the accuracy of each image (seeds, n), averaged over the conditions that are not transfer.
 
     The second mean also leaves out SIGMA's condition: training on SIGMA samples stops the walks that measure it.
     """
-    others = [c.id for c in matrix.columns if c.reading != TRANSFER and not isinstance(c.perturbation, SigmaSample)]
+    others = [
+        c.id for c in matrix.conditions if c.attack_setting != TRANSFER and not isinstance(c.perturbation, SigmaSample)
+    ]
     return {
         COMBINED: matrix.combined(regime),
         OTHERS: np.mean([matrix.correct(regime, name) for name in others], axis=0),
@@ -106,7 +108,7 @@ def _differences(matrix: Matrix) -> Iterator[dict[str, Any]]:
     if MIXTURE in rows and WITHOUT_SIGMA in rows:
         pairs.append((MIXTURE, WITHOUT_SIGMA))
     for name, against in pairs:
-        for column in matrix.every:
+        for column in matrix.all_ids:
             found = matrix.difference((rows[name], column), (rows[against], column))
             yield {"row": name, "against": against, "condition": column, **as_dict(found)}
         second = means(matrix, rows[against])

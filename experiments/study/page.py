@@ -10,8 +10,8 @@ from typing import Any
 from shared.output import table as markdown
 
 from robustsigma.engine.validation import fail
-from robustsigma.files import write_atomically
 from robustsigma.report import text
+from robustsigma.runs.files import write_atomically
 from study.sentences import TABLES, bold, column, conclusions, difference, percent, row, short, shown
 from study.setup import CLEAN, GAUSSIAN, REFERENCE, SAMPLES, TIME, VARIATIONS
 
@@ -83,7 +83,7 @@ def _dataset(path: Path, found: dict[str, Any]) -> Iterator[str]:
 def _setting(found: dict[str, Any]) -> str:
     data, again, run = found["dataset"], found["retraining"], found["run"]
     base = found["network"]["training"]
-    tests = "; ".join(f"{c['name']} {c['settings']}" for c in found["columns"] if c["reading"] != "transfer")
+    tests = "; ".join(f"{c['name']} {c['settings']}" for c in found["columns"] if c["attack_setting"] != "transfer")
     return (
         f"{data['train']} training, {data['val']} validation and {data['test']} test images of {len(data['classes'])} "
         f"classes, {'x'.join(map(str, data['shape']))}; `{found['network']['name']}`, {base['epochs']} epochs, "

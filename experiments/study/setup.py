@@ -19,7 +19,7 @@ from robustsigma import GaussianNoise, Mixture, Perturbation
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.evaluation import Evaluation
-from robustsigma.evaluation.run import Regime
+from robustsigma.evaluation.plan import Regime
 from robustsigma.lightning.sample_labels import SampleLabels
 
 SAMPLES, TIME, VARIATIONS = "samples", "time", "variations"
@@ -103,7 +103,7 @@ def load(name: str, root: str | None = None) -> Setup:
     """
     given = yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text(encoding="utf-8"))
     if root is not None:
-        given["settings"]["source"]["init_args"]["root"] = root
+        given["settings"]["dataset"]["init_args"]["root"] = root
     changes = given["variations"]
     given["variations"] = {key: _changed(given["regimes"][REFERENCE], **change) for key, change in changes.items()}
     parser = ArgumentParser(exit_on_error=False)
@@ -111,7 +111,7 @@ def load(name: str, root: str | None = None) -> Setup:
     setup = Setup(**vars(parser.instantiate(parser.parse_object(given))))
     if setup.subset is None:
         return setup
-    return replace(setup, settings=replace(setup.settings, source=InMemory(setup.settings.source, **setup.subset)))
+    return replace(setup, settings=replace(setup.settings, dataset=InMemory(setup.settings.dataset, **setup.subset)))
 
 
 def _changed(training: dict[str, Any], walk: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -156,13 +156,13 @@ class InMemory(DatasetSpec):
     """Random images of each split of another dataset, decoded once and kept in memory, without masks.
 
     Args:
-        source: dataset; equal datasets must have equal hashes.
+        dataset: another one; equal datasets must have equal hashes.
         train: largest number of training images.
         val: largest number of validation images.
         test: largest number of test images.
     """
 
-    source: DatasetSpec
+    dataset: DatasetSpec
     train: int
     val: int
     test: int
@@ -170,17 +170,17 @@ class InMemory(DatasetSpec):
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes of the dataset."""
-        return self.source.classes
+        return self.dataset.classes
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of the dataset's images."""
-        return self.source.shape
+        return self.dataset.shape
 
     def split(self, split: Split) -> ArrayDataset:
         """Return the images of one split."""
         self.check_split(split)
-        return _read(self.source, split, getattr(self, split))
+        return _read(self.dataset, split, getattr(self, split))
 
 
 @lru_cache(maxsize=3)

@@ -12,13 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from robustsigma.evaluation import Evaluation
-from robustsigma.evaluation.lightning import quiet
 from robustsigma.evaluation.matrix import Matrix
-from robustsigma.evaluation.progress import RunProgress
-from robustsigma.evaluation.run import Regime, Run
-from robustsigma.files import write_atomically
+from robustsigma.evaluation.plan import Regime
+from robustsigma.evaluation.run import RobustnessRun
+from robustsigma.evaluation.training import quiet
 from robustsigma.lightning import LitClassifier
 from robustsigma.lightning.sample_labels import SampleLabels
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.progress import RunProgress
 from study.setup import Plan
 
 
@@ -40,7 +41,7 @@ class Clock:
         return found
 
 
-class Trainings(Run):
+class Trainings(RobustnessRun):
     """The rows of a table. Tables of one folder share their base models, one for each seed.
 
     Args:
@@ -55,7 +56,7 @@ class Trainings(Run):
         super().__init__(settings, out, console)
         self.regimes = [self.regimes[0], *plans]
         self.plans, self.clock, self.labels = list(plans), clock, SampleLabels()
-        self.images = len(settings.source.split("train"))  # type: ignore[arg-type]
+        self.images = len(settings.dataset.split("train"))  # type: ignore[arg-type]
 
     def finish_base(self) -> None:
         """Train the base model of the first seed if it is missing."""
@@ -82,11 +83,11 @@ class Trainings(Run):
         cells = {
             (row.id, column.id): [self.store.read_outcomes(seed, row.id, column.id) for seed in seeds]
             for row in rows
-            for column in self.columns
+            for column in self.conditions
         }
-        checks = {row.id: [found for seed in seeds if (found := self.diagnosis(seed, row))] for row in rows}
+        checks = {row.id: [found for seed in seeds if (found := self.attack_checks(seed, row))] for row in rows}
         complete = {name: found for name, found in checks.items() if len(found) == len(seeds)}
-        return Matrix(rows, self.columns, cells, seeds, complete)
+        return Matrix(rows, self.conditions, cells, seeds, complete)
 
     def notes(self, plan: Regime) -> list[dict[str, Any]]:
         """Return the notes on the trainings of a row, one per seed."""

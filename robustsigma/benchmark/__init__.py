@@ -1,4 +1,4 @@
-"""Attributors against metrics: the attribution benchmark."""
+"""Attribution benchmark: attribution methods against metrics on one or more models."""
 
 # ruff: noqa: F401  (type checkers read the imports below, Python the table)
 
@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from robustsigma.benchmark.pipeline import benchmark
     from robustsigma.benchmark.settings import Benchmark
     from robustsigma.report import AttributionReport
+    from robustsigma.runs.results import AttributionResults
 
 _MODULES = {
     "robustsigma.benchmark.pipeline": ("benchmark",),
     "robustsigma.benchmark.settings": ("Benchmark",),
     "robustsigma.report": ("AttributionReport",),
+    "robustsigma.runs.results": ("AttributionResults",),
 }
 
 if not TYPE_CHECKING:

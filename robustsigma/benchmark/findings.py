@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from robustsigma.benchmark.table import Column, Table
+from robustsigma.benchmark.table import MetricColumn, ScoreTable
 from robustsigma.report import text
 
 # Some metrics measure the same in several ways; the sentences are about these.
 _HEADLINES = ("difference", "sic", "sensitivity_n", "infidelity", "iou", "pointing_game")
 
 
-def findings(tables: Mapping[str, Table]) -> list[str]:
+def findings(tables: Mapping[str, ScoreTable]) -> list[str]:
     """Return sentences about each model."""
     sentences = []
     for model, table in tables.items():
         before = f"{model}: " if len(tables) > 1 else ""
-        columns = [c for c in table.columns if c.quantity.name in _HEADLINES and table.telling(c)]
+        columns = [c for c in table.columns if c.metric.name in _HEADLINES and table.is_informative(c)]
         sentences += [before + _best(table, column) for column in columns]
         sentences += [before + sentence for sentence in (_beaten(table), _cheap(table)) if sentence]
     return sentences
 
 
-def _best(table: Table, column: Column) -> str:
+def _best(table: ScoreTable, column: MetricColumn) -> str:
     order = table.ranked(column)
-    first = table.interval(order[0], column.quantity.name)
+    first = table.interval(order[0], column.metric.name)
     assert first is not None  # ranked by its mean
-    told = f"{column.quantity.title}: {order[0]} is best, {_number(first.mean)}"
-    if table.clear(column):
-        second = table.interval(order[1], column.quantity.name)
+    told = f"{column.metric.title}: {order[0]} is best, {_number(first.mean)}"
+    if table.is_clear(column):
+        second = table.interval(order[1], column.metric.name)
         assert second is not None
         return f"{told}, significantly ahead of {order[1]} ({_number(second.mean)})."
     peers = [m for m in order[1:] if not _ahead(table, order[0], m, column)]
@@ -37,29 +37,29 @@ def _best(table: Table, column: Column) -> str:
     return f"{told}, but not significantly better than {_names(peers)} ({text.count(first.n, 'image')})."
 
 
-def _ahead(table: Table, first: str, other: str, column: Column) -> bool:
+def _ahead(table: ScoreTable, first: str, other: str, column: MetricColumn) -> bool:
     found = table.advantage(first, other, column)
     return found is not None and found.low > 0
 
 
-def _beaten(table: Table) -> str:
+def _beaten(table: ScoreTable) -> str:
     """Return which methods are not significantly ahead of the plain gradient, if it was measured."""
-    column = next((c for c in table.columns if c.quantity.name == "difference"), None)
+    column = next((c for c in table.columns if c.metric.name == "difference"), None)
     gradients = [m for m in table.controls if m != table.random]
     if column is None or not gradients:
         return ""
     behind = [m for m in table.ranked(column) if not _ahead(table, m, gradients[0], column)]
     if not behind:
-        return f"Every method is significantly ahead of the plain gradient in {column.quantity.title}."
+        return f"Every method is significantly ahead of the plain gradient in {column.metric.title}."
     if len(behind) == len(table.ranked(column)):
-        return f"No method is significantly ahead of the plain gradient in {column.quantity.title}."
+        return f"No method is significantly ahead of the plain gradient in {column.metric.title}."
     verb = "is" if len(behind) == 1 else "are"
-    return f"{_names(behind)} {verb} not significantly ahead of the plain gradient in {column.quantity.title}."
+    return f"{_names(behind)} {verb} not significantly ahead of the plain gradient in {column.metric.title}."
 
 
-def _cheap(table: Table) -> str:
+def _cheap(table: ScoreTable) -> str:
     """Return the cheapest method that the best one is not significantly ahead of."""
-    column = next((c for c in table.columns if c.quantity.name == "difference"), None)
+    column = next((c for c in table.columns if c.metric.name == "difference"), None)
     if column is None or not table.ranked(column):
         return ""
     best = table.ranked(column)[0]
@@ -71,12 +71,12 @@ def _cheap(table: Table) -> str:
     if cheapest == best:
         return ""
     return (
-        f"{cheapest} is not significantly behind {best} in {column.quantity.title}, with {passes[cheapest]:,.0f} "
+        f"{cheapest} is not significantly behind {best} in {column.metric.title}, with {passes[cheapest]:,.0f} "
         f"passes per image instead of {passes[best]:,.0f}."
     )
 
 
-def _passes(table: Table, method: str) -> float | None:
+def _passes(table: ScoreTable, method: str) -> float | None:
     found = [table.interval(method, name) for name in ("forwards", "backwards")]
     return None if None in found else sum(it.mean for it in found if it is not None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from robustsigma.benchmark.table import Column, Table
+from robustsigma.benchmark.table import MetricColumn, ScoreTable
 from robustsigma.engine.checks import Flag
 from robustsigma.engine.metrics.interval import FEW_IMAGES
 from robustsigma.report import text
@@ -15,22 +15,20 @@ _CONVERGED = 0.9
 SAME_MAP = 0.9
 
 
-def cell_flags(table: Table, method: str, column: Column) -> list[dict[str, str]]:
+def cell_flags(table: ScoreTable, method: str, column: MetricColumn) -> list[dict[str, str]]:
     """Return the flags of one cell."""
-    values = table.values(method, column.quantity.name)
-    flags = []
-    if len(values) and column.ranks and table.interval(method, column.quantity.name) is None:
-        flags.append(_flag("all_skipped", "the metric is defined on no image"))
-    found = table.interval(method, column.quantity.name)
-    if found is not None and column.ranks and found.n < 0.5 * len(values):
-        flags.append(
-            _flag("few_images", f"defined on only {found.n} of {len(values)} images: they are not representative")
-        )
-    return flags
+    count, found = len(table.values(method, column.metric.name)), table.interval(method, column.metric.name)
+    if not column.ranks or not count:
+        return []
+    if found is None:
+        return [_flag("all_skipped", "the metric is defined on no image")]
+    if found.n < 0.5 * count:
+        return [_flag("few_images", f"defined on only {found.n} of {count} images: they are not representative")]
+    return []
 
 
 def run_flags(
-    tables: Mapping[str, Table], networks: Mapping[str, Sequence[Flag]] | None = None
+    tables: Mapping[str, ScoreTable], networks: Mapping[str, Sequence[Flag]] | None = None
 ) -> list[dict[str, str]]:
     """Return the flags of the whole run, those of a method with its name, and with the model's where there are more.
 
@@ -48,21 +46,21 @@ def run_flags(
         of = f" of model {model}" if len(tables) > 1 else ""
         flags += [_flag(found.code, f"Model {model}: {found.message}") for found in (networks or {}).get(model, [])]
         for column in table.columns:
-            if column.ranks and not table.telling(column):
+            if column.ranks and not table.is_informative(column):
                 message = f"cannot distinguish any method{of} from random maps here: ignore its ranking"
-                flags.append(_flag("metric_tells_nothing", f"{column.quantity.title} {message}."))
+                flags.append(_flag("metric_tells_nothing", f"{column.metric.title} {message}."))
         for method in table.arrays:
             flags += _method_flags(table, method, of)
     return flags
 
 
-def _method_flags(table: Table, method: str, of: str) -> list[dict[str, str]]:
+def _method_flags(table: ScoreTable, method: str, of: str) -> list[dict[str, str]]:
     flags = []
     named = f"{method}{of}"
     if method not in table.controls:
         ranked = [column for column in table.columns if column.ranks]
         verdicts = [(column, table.against_random(method, column)) for column in ranked]
-        worse = [c.quantity.title for c, verdict in verdicts if verdict is not None and verdict[1] == "worse"]
+        worse = [c.metric.title for c, verdict in verdicts if verdict is not None and verdict[1] == "worse"]
         if worse:
             flags.append(_flag("worse_than_random", f"{named} is worse than random maps in {', '.join(worse)}."))
     if method != table.random:

@@ -1,4 +1,4 @@
-"""From a finished run to the result that the report shows, in plain JSON types (schema 1)."""
+"""From a finished benchmark to its results and the images of its gallery."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from robustsigma.benchmark.evaluated_images import gallery_places
 from robustsigma.benchmark.findings import findings
 from robustsigma.benchmark.flags import SAME_MAP, cell_flags, run_flags
-from robustsigma.benchmark.images import shown
-from robustsigma.benchmark.run import Run
+from robustsigma.benchmark.run import BenchmarkRun
 from robustsigma.benchmark.settings import is_control
-from robustsigma.benchmark.table import Column, Floats, Table, as_json
+from robustsigma.benchmark.table import Floats, MetricColumn, ScoreTable, as_json
 from robustsigma.engine.attributors import RandomAttribution
 from robustsigma.engine.metrics import (
     AttributionMetric,
@@ -25,9 +25,10 @@ from robustsigma.engine.metrics import (
 )
 from robustsigma.engine.metrics.diagnostics import ResultMetric
 from robustsigma.engine.metrics.pic import aggregate
-from robustsigma.evaluation.settings import describe
+from robustsigma.runs.fingerprint import describe
+from robustsigma.runs.results import AttributionResults
 
-_SHOWN = 8
+_SHOWN = 8  # images of the gallery
 _MOST_POINTS = 101  # of a curve in the report
 _STABILITY = MetricSpec("stability", "Stability", "higher", "rank correlation of the heatmaps of two seeds")
 _SECONDS = MetricSpec("seconds", "Seconds", "lower", "time for each image, in batches, on the hardware named below")
@@ -40,9 +41,9 @@ _CURVE_TITLES = {
 }
 
 
-def columns(metrics: Iterable[AttributionMetric], *, reruns: bool) -> list[Column]:
-    """Return the quantities of the metrics and of what is measured beside them."""
-    found: list[Column] = []
+def columns(metrics: Iterable[AttributionMetric], *, sanity_checks: bool) -> list[MetricColumn]:
+    """Return the columns of the metrics, of the sanity checks and of the time."""
+    found: list[MetricColumn] = []
     for metric in metrics:
         if isinstance(metric, Cost):
             group = "cost"
@@ -50,92 +51,88 @@ def columns(metrics: Iterable[AttributionMetric], *, reruns: bool) -> list[Colum
             group = "consistency"
         else:
             group = "localization" if isinstance(metric, Localization) else "faithfulness"
-        found += [Column(quantity, group, repr(metric)) for quantity in metric.quantities]
-    if reruns:
-        found.append(Column(_STABILITY, "consistency", "rank correlation of abs_sum heatmaps, mean over seeds"))
-    return [*found, Column(_SECONDS, "cost", "wall-clock time of the attribution alone")]
+        found += [MetricColumn(each, group, repr(metric)) for each in metric.quantities]
+    if sanity_checks:
+        found.append(MetricColumn(_STABILITY, "consistency", "rank correlation of abs_sum heatmaps, mean over seeds"))
+    return [*found, MetricColumn(_SECONDS, "cost", "wall-clock time of the attribution alone")]
 
 
-def read(run: Run) -> dict[str, Table]:
+def score_tables(run: BenchmarkRun) -> dict[str, ScoreTable]:
     """Return everything that a finished run measured, by model."""
-    return {model: _table(run, model) for model in run.models}
+    kinds, tables = run.settings.methods, {}
+    for model in run.models:
+        methods = [name for name in kinds if run.store.left_out(model, name) is None]
+        tables[model] = ScoreTable(
+            columns(run.metrics, sanity_checks=run.settings.checked > 0),
+            {name: run.store.read(model, name, run.batches) for name in methods},
+            frozenset(name for name in methods if is_control(kinds[name])),
+            next(name for name in methods if isinstance(kinds[name], RandomAttribution)),
+        )
+    return tables
 
 
-def collect(run: Run, tables: dict[str, Table]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the result of a finished run and what it measured, and the arrays of its gallery."""
-    settings, judged = run.settings, run.judged
-    places = shown(judged.labels, _SHOWN)
-    found: dict[str, Any] = {
-        "schema": 1,
-        "kind": "attribution",
-        "settings": describe(settings),
-        "dataset": {
-            "name": type(settings.source).__name__,
+def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResults:
+    """Return the results of a finished run, without provenance."""
+    settings, evaluated = run.settings, run.evaluated
+    count = len(evaluated.indices)
+    return AttributionResults(
+        settings=describe(settings),
+        dataset={
+            "name": type(settings.dataset).__name__,
             "split": settings.split,
-            "classes": list(run.source.classes),
-            "shape": list(run.source.shape),
-            "images": len(judged.indices),
-            "checked": min(settings.checked_batches * settings.batch_size, len(judged.indices)),
-            "passed_over": {"misclassified by a model": _wrong(judged.right)},
-            "masks": run.masks,
+            "classes": list(run.dataset.classes),
+            "shape": list(run.dataset.shape),
+            "images": count,
+            "checked": min(settings.checked_batches * settings.batch_size, count),
+            "passed_over": {"misclassified by a model": misclassified(evaluated.correct)},
+            "masks": run.has_masks,
         },
-        "models": [_model(run, name) for name in run.models],
-        "methods": [
+        models=[
+            {
+                "id": name,
+                "about": str(settings.models.get(name, f"{settings.architecture.name}, trained here")),
+                "accuracy": as_json(share_interval(evaluated.correct[name])),
+            }
+            for name in run.models
+        ],
+        methods=[
             {"id": name, "settings": repr(method), "control": is_control(method)}
             for name, method in settings.methods.items()
         ],
-        "left_out": [
+        left_out=[
             {"model": model, "method": method, "reason": reason}
             for model in run.models
             for method in settings.methods
             if (reason := run.store.left_out(model, method)) is not None
         ],
-        "metrics": [_metric(column) for column in next(iter(tables.values())).columns],
-        "cells": [cell for model, table in tables.items() for cell in _cells(model, table)],
-        "curves": _curves(tables),
-        "sanity": [entry for model, table in tables.items() for entry in _sanity(model, table)],
-        "gallery": _gallery(run, tables, places),
-        "flags": run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}),
-        "findings": findings(tables),
-    }
-    return found, _pictures(run, tables, places)
-
-
-def _table(run: Run, model: str) -> Table:
-    methods = [m for m in run.settings.methods if run.store.left_out(model, m) is None]
-    kinds = run.settings.methods
-    return Table(
-        columns(run.metrics, reruns=run.settings.checked > 0),
-        {method: run.store.read(model, method, run.batches) for method in methods},
-        frozenset(method for method in methods if is_control(kinds[method])),
-        next(method for method in methods if isinstance(kinds[method], RandomAttribution)),
+        metrics=[
+            {
+                "id": each.metric.name,
+                "title": each.metric.title,
+                "group": each.group,
+                "better": each.metric.better,
+                "about": each.metric.about,
+                "settings": each.settings,
+            }
+            for each in next(iter(tables.values())).columns
+        ],
+        cells=[cell for model, table in tables.items() for cell in _cells(model, table)],
+        curves=_curves(tables),
+        sanity=[entry for model, table in tables.items() for entry in sanity_entries(model, table)],
+        gallery=_gallery(run, tables),
+        flags=run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}),
+        findings=findings(tables),
     )
 
 
-def _wrong(right: dict[str, list[float]]) -> int:
-    return int((np.array(list(right.values())).min(axis=0) == 0).sum())
+def misclassified(correct: dict[str, list[float]]) -> int:
+    """Return how many images at least one model classifies wrongly."""
+    return int((np.array(list(correct.values())).min(axis=0) == 0).sum())
 
 
-def _model(run: Run, name: str) -> dict[str, Any]:
-    about = str(run.settings.models.get(name, f"{run.settings.architecture.name}, trained here"))
-    return {"id": name, "about": about, "accuracy": as_json(share_interval(run.judged.right[name]))}
-
-
-def _metric(column: Column) -> dict[str, Any]:
-    q = column.quantity
-    return {
-        "id": q.name,
-        "title": q.title,
-        "group": column.group,
-        "better": q.better,
-        "about": q.about,
-        "settings": column.settings,
-    }
-
-
-def _cells(model: str, table: Table) -> Iterable[dict[str, Any]]:
+def _cells(model: str, table: ScoreTable) -> Iterable[dict[str, Any]]:
     for column in table.columns:
-        name, order = column.quantity.name, table.ranked(column)
+        name, order = column.metric.name, table.ranked(column)
         for method in table.arrays:
             against = table.against_random(method, column)
             best = bool(order) and method == order[0]
@@ -146,13 +143,13 @@ def _cells(model: str, table: Table) -> Iterable[dict[str, Any]]:
                 **as_json(table.interval(method, name)),
                 "skipped": table.skipped(method, name),
                 "best": best,
-                "clear": best and table.clear(column),
+                "clear": best and table.is_clear(column),
                 "against_random": None if against is None else {**as_json(against[0]), "verdict": against[1]},
                 "flags": cell_flags(table, method, column),
             }
 
 
-def _curves(tables: dict[str, Table]) -> list[dict[str, Any]]:
+def _curves(tables: dict[str, ScoreTable]) -> list[dict[str, Any]]:
     found = []
     for name, title in _CURVE_TITLES.items():
         lines: list[dict[str, Any]] = []
@@ -162,7 +159,7 @@ def _curves(tables: dict[str, Table]) -> list[dict[str, Any]]:
                 if f"curve/{name}" not in arrays:
                     continue
                 grid, axes = arrays[f"grid/{name}"], tuple(arrays[f"axes/{name}"].tolist())
-                line = _line(name, grid, arrays[f"curve/{name}"])
+                line = curve_line(name, grid, arrays[f"curve/{name}"])
                 if line is not None:
                     lines.append({"model": model, "method": method, **line})
         if lines:
@@ -171,7 +168,7 @@ def _curves(tables: dict[str, Table]) -> list[dict[str, Any]]:
     return found
 
 
-def _line(name: str, grid: Floats, curves: Floats) -> dict[str, Any] | None:
+def curve_line(name: str, grid: Floats, curves: Floats) -> dict[str, Any] | None:
     """Return the mean curve (of PIC the median, as PAIR takes it) with its band, over images that have all of it.
 
     `auc` is its mean height over the grid: the area, where the grid goes from 0 to 1.
@@ -202,7 +199,8 @@ def _thinned(points: int) -> np.ndarray:
     return np.unique(np.linspace(0, points - 1, min(points, _MOST_POINTS)).round().astype(int))
 
 
-def _sanity(model: str, table: Table) -> Iterable[dict[str, Any]]:
+def sanity_entries(model: str, table: ScoreTable) -> Iterable[dict[str, Any]]:
+    """Yield the similarity of each method's maps to those of a network with shuffled weights."""
     for method in table.arrays:
         if not len(table.values(method, "randomization")):
             continue
@@ -216,19 +214,21 @@ def _sanity(model: str, table: Table) -> Iterable[dict[str, Any]]:
         }
 
 
-def _gallery(run: Run, tables: dict[str, Table], places: list[int]) -> dict[str, Any]:
+def _gallery(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> dict[str, Any]:
+    places = gallery_places(run.evaluated.labels, _SHOWN)
     items = [
         {"model": model, "method": method, "converged": arrays["note/converged"][places].tolist()}
         for model, table in tables.items()
         for method, arrays in table.arrays.items()
     ]
-    labels = run.judged.labels[places].tolist()
+    labels = run.evaluated.labels[places].tolist()
     return {"models": list(tables), "methods": list(run.settings.methods), "labels": labels, "items": items}
 
 
-def _pictures(run: Run, tables: dict[str, Table], places: list[int]) -> dict[str, np.ndarray]:
-    indices = [run.judged.indices[place] for place in places]
-    images, masks = run.pictures(indices)
+def gallery_arrays(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> dict[str, np.ndarray]:
+    """Return the images of the gallery, their masks if there are any, and each method's maps for each model."""
+    places = gallery_places(run.evaluated.labels, _SHOWN)
+    images, masks = run.load_images([run.evaluated.indices[place] for place in places])
     blank = np.full((len(places), *images.shape[2:]), np.nan, dtype=np.float32)
     maps = [
         [table.arrays[method]["map"][places] if method in table.arrays else blank for method in run.settings.methods]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.dataset_spec import DatasetSpec
@@ -25,7 +23,7 @@ class Benchmark(validation.Settings):
     Judged are images that every model classifies right, so that the class that is explained is the object's.
 
     Args:
-        source: the dataset. Metrics that need masks are left out where it has none.
+        dataset: the dataset. Metrics that need masks are left out where it has none.
         split: of the dataset, "train", "val" or "test".
         models: by name, the .safetensors file of a model trained here, "torchvision:NAME", or the description of a
             network that was trained elsewhere. Without any, one is trained: `architecture`, `training`, `mean` and
@@ -49,7 +47,7 @@ class Benchmark(validation.Settings):
         std: the same.
     """
 
-    source: DatasetSpec = field(default_factory=Baggage)
+    dataset: DatasetSpec = field(default_factory=Baggage)
     split: str = "test"
     models: Mapping[str, str | Pretrained] = field(default_factory=dict)
     methods: Mapping[str, Attributor] = field(default_factory=lambda: {"IG": IntegratedGradients()})
@@ -68,7 +66,7 @@ class Benchmark(validation.Settings):
 
     def __post_init__(self) -> None:
         DatasetSpec.check_split(self.split)
-        validation.instance("source", self.source, DatasetSpec)
+        validation.instance("dataset", self.dataset, DatasetSpec)
         validation.several("metrics", self.metrics)
         for metric in self.metrics:
             validation.instance("metrics", metric, AttributionMetric)
@@ -120,13 +118,6 @@ def is_control(method: Attributor) -> bool:
     return isinstance(method, (Gradient, RandomAttribution))
 
 
-def compares(method: Attributor) -> bool:
-    """Return whether a method takes reference images and names none."""
+def needs_references(method: Attributor) -> bool:
+    """Return whether a method compares with reference images and has none."""
     return getattr(method, "references", ...) is None
-
-
-def with_references(method: Attributor, references: Any) -> Attributor:
-    """Return the method with reference images (R, C, H, W) where it takes some and names none."""
-    if compares(method):
-        return dataclasses.replace(method, references=references)  # type: ignore[type-var]
-    return method

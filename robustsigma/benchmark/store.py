@@ -1,10 +1,8 @@
-"""The folder of a benchmark: what is finished stays, so that an interrupted run goes on where it stopped."""
+"""Files of a benchmark by model, method and batch; finished files stay, so an interrupted run can resume."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustsigma.benchmark.images import Judged
-from robustsigma.benchmark.judge import Arrays
+from robustsigma.benchmark.evaluated_images import EvaluatedImages
+from robustsigma.benchmark.measure import Arrays
 from robustsigma.engine.checks import Flag
-from robustsigma.files import init_run_dir, read_arrays, read_json, write_atomically
+from robustsigma.runs.directory import init_run_dir
+from robustsigma.runs.files import read_arrays, read_json, write_arrays, write_atomically, write_json
 
-_JUDGED = "judged.json"
 _SHARED = ("grid/", "axes/")  # the same for every batch
 
 
-class Store:
+class BenchmarkStore:
     """One file for each model, method and batch.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it does not exist.
         settings: of the run, as plain JSON types. A folder with other settings is refused.
 
     Raises:
@@ -35,45 +33,46 @@ class Store:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
         init_run_dir(folder, settings)
+        self._images = folder / "evaluated_images.json"
 
-    def write_judged(self, found: Judged) -> None:
-        """Keep which images are judged."""
-        said = {**found._asdict(), "labels": found.labels.tolist()}
-        said["targets"] = {name: targets.tolist() for name, targets in found.targets.items()}
-        write_atomically(self.folder / _JUDGED, json.dumps(said).encode())
+    def write_images(self, found: EvaluatedImages) -> None:
+        """Write which images are evaluated."""
+        targets = {name: each.tolist() for name, each in found.targets.items()}
+        write_json(self._images, {**found._asdict(), "labels": found.labels.tolist(), "targets": targets})
 
-    def read_judged(self) -> Judged | None:
-        """Return which images are judged, or None where that is not kept."""
-        path = self.folder / _JUDGED
-        if not path.is_file():
+    def read_images(self) -> EvaluatedImages | None:
+        """Return which images are evaluated, or None if that is not decided yet."""
+        if not self._images.is_file():
             return None
-        said = read_json(path)
-        said["labels"] = torch.tensor(said["labels"])
-        said["targets"] = {name: torch.tensor(targets) for name, targets in said["targets"].items()}
-        return Judged(**said)
+        found = read_json(self._images)
+        found["labels"] = torch.tensor(found["labels"])
+        found["targets"] = {name: torch.tensor(targets) for name, targets in found["targets"].items()}
+        return EvaluatedImages(**found)
 
-    def place(self, model: str, method: str, batch: int) -> Path:
-        """Return the place of one batch."""
+    def batch(self, model: str, method: str, batch: int) -> Path:
+        """Return the file of one batch."""
         return self.folder / "parts" / model / method / f"{batch:05}.npz"
 
-    def has(self, model: str, method: str, batch: int) -> bool:
-        """Return whether the batch is done."""
-        return self.place(model, method, batch).is_file()
-
     def write(self, model: str, method: str, batch: int, arrays: Arrays) -> None:
-        """Keep what was measured on a batch."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        write_atomically(self.place(model, method, batch), buffer.getvalue())
+        """Write what was measured on a batch."""
+        write_arrays(self.batch(model, method, batch), arrays)
+
+    def read(self, model: str, method: str, batches: int) -> Arrays:
+        """Return a method's arrays over all batches in order; arrays of the sanity checks end early."""
+        columns: dict[str, list[np.ndarray]] = {}
+        for batch in range(batches):
+            for name, values in read_arrays(self.batch(model, method, batch)).items():
+                columns.setdefault(name, []).append(values)
+        return {
+            name: parts[0] if name.startswith(_SHARED) else np.concatenate(parts) for name, parts in columns.items()
+        }
 
     def write_network(self, model: str, flags: Sequence[Flag]) -> None:
-        """Keep what speaks against believing what is measured on a model."""
-        write_atomically(
-            self._network(model), json.dumps({"flags": [dataclasses.asdict(flag) for flag in flags]}).encode()
-        )
+        """Write the flags of a model's network."""
+        write_json(self._network(model), {"flags": [dataclasses.asdict(flag) for flag in flags]})
 
     def read_network(self, model: str) -> list[Flag] | None:
-        """Return what speaks against believing what is measured on a model, or None where nobody looked."""
+        """Return the flags of a model's network, or None if it was not checked yet."""
         path = self._network(model)
         return [Flag(**entry) for entry in read_json(path)["flags"]] if path.is_file() else None
 
@@ -81,7 +80,7 @@ class Store:
         return self.folder / "parts" / model / "network.json"
 
     def leave_out(self, model: str, method: str, reason: str) -> None:
-        """Keep why a method cannot explain a model."""
+        """Write why a method cannot explain a model."""
         write_atomically(self._reason(model, method), reason.encode())
 
     def left_out(self, model: str, method: str) -> str | None:
@@ -91,13 +90,3 @@ class Store:
 
     def _reason(self, model: str, method: str) -> Path:
         return self.folder / "parts" / model / method / "left_out.txt"
-
-    def read(self, model: str, method: str, batches: int) -> Arrays:
-        """Return a method's arrays over all batches in order; those that only some batches have end early."""
-        columns: dict[str, list[np.ndarray]] = {}
-        for batch in range(batches):
-            for name, values in read_arrays(self.place(model, method, batch)).items():
-                columns.setdefault(name, []).append(values)
-        return {
-            name: parts[0] if name.startswith(_SHARED) else np.concatenate(parts) for name, parts in columns.items()
-        }

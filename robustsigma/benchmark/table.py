@@ -1,4 +1,4 @@
-"""What was measured, as columns over images, and the comparisons that a reader may draw from them."""
+"""Measured values of one model by method and metric, and the comparisons between methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustsigma.benchmark.judge import Arrays
+from robustsigma.benchmark.measure import Arrays
 from robustsigma.engine.metrics import Interval, MetricSpec, Skip, mean_interval, paired_difference
 from robustsigma.engine.metrics.interval import as_dict
 
@@ -17,37 +17,37 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Column:
-    """A quantity with its place in the report.
+class MetricColumn:
+    """A metric with its place in the report.
 
     Attributes:
-        quantity: what it is.
+        metric: its name, title and direction.
         group: "faithfulness", "localization", "consistency" or "cost".
-        settings: of the metric that gives it, in words.
+        settings: of the metric, as text.
     """
 
-    quantity: MetricSpec
+    metric: MetricSpec
     group: str
     settings: str
 
     @property
     def ranks(self) -> bool:
-        """Whether the quantity says how good a map is, so that random maps are to be beaten in it."""
+        """Whether the metric ranks maps, so that methods must be better than random maps."""
         return self.group in ("faithfulness", "localization")
 
 
 @dataclass(frozen=True)
-class Table:
+class ScoreTable:
     """All values of one model.
 
     Attributes:
         columns: of the table.
         arrays: of each method by name: "value/…", "skip/…", "curve/…" and notes, a row for each image.
-        controls: names of the methods that others have to beat.
+        controls: names of the methods that others are compared with.
         random: the name of the random control.
     """
 
-    columns: list[Column]
+    columns: list[MetricColumn]
     arrays: dict[str, Arrays]
     controls: frozenset[str]
     random: str
@@ -71,12 +71,12 @@ class Table:
         codes = self.arrays[method].get(f"skip/{name}", np.empty(0, dtype=np.int64))
         return {Skip(int(code)).reason: count for code, count in Counter(codes[codes != 0].tolist()).items()}
 
-    def advantage(self, method: str, over: str, column: Column) -> Interval | None:
+    def advantage(self, method: str, over: str, column: MetricColumn) -> Interval | None:
         """Return by how much a method is better than another on the images that both have values for.
 
         The sign is such that positive is better; None where there is no such image.
         """
-        name = column.quantity.name
+        name = column.metric.name
         key = (method, over, name)
         if key not in self._better:
             mine, theirs = self.values(method, name), self.values(over, name)
@@ -84,31 +84,31 @@ class Table:
             found = None
             if both.any():
                 found = paired_difference(mine[both], theirs[both])
-                if column.quantity.better == "lower":
+                if column.metric.better == "lower":
                     found = Interval(-found.mean, -found.high, -found.low, found.n)
             self._better[key] = found
         return self._better[key]
 
-    def ranked(self, column: Column) -> list[str]:
+    def ranked(self, column: MetricColumn) -> list[str]:
         """Return the methods that are not controls and have a mean, the best first."""
         means = {}
         for method in self.arrays:
-            found = self.interval(method, column.quantity.name) if method not in self.controls else None
+            found = self.interval(method, column.metric.name) if method not in self.controls else None
             if found is not None:
                 means[method] = found.mean
-        sign = -1 if column.quantity.better == "higher" else 1
+        sign = -1 if column.metric.better == "higher" else 1
         return sorted(means, key=lambda method: sign * means[method])
 
-    def clear(self, column: Column) -> bool:
-        """Return whether the best is better than the second beyond the interval of their paired difference."""
+    def is_clear(self, column: MetricColumn) -> bool:
+        """Return whether the best method is significantly better than the second."""
         order = self.ranked(column)
         if len(order) < 2:
             return False
         found = self.advantage(order[0], order[1], column)
         return found is not None and found.low > 0
 
-    def against_random(self, method: str, column: Column) -> tuple[Interval, str] | None:
-        """Return the advantage over the random control and "better", "worse" or "same"; None where it says nothing."""
+    def against_random(self, method: str, column: MetricColumn) -> tuple[Interval, str] | None:
+        """Return the advantage over random maps and "better", "worse" or "same"; None where it does not apply."""
         if not column.ranks or method == self.random:
             return None
         found = self.advantage(method, self.random, column)
@@ -116,8 +116,8 @@ class Table:
             return None
         return found, "better" if found.low > 0 else "worse" if found.high < 0 else "same"
 
-    def telling(self, column: Column) -> bool:
-        """Return whether the quantity tells any method but the controls from random maps."""
+    def is_informative(self, column: MetricColumn) -> bool:
+        """Return whether any method but the controls is significantly better than random maps."""
         verdicts = [self.against_random(method, column) for method in self.arrays if method not in self.controls]
         return any(verdict is not None and verdict[1] == "better" for verdict in verdicts)
 

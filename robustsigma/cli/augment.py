@@ -23,13 +23,12 @@ from robustsigma.engine.device import best_device
 from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail, integer
-from robustsigma.evaluation.progress import RunProgress
-from robustsigma.evaluation.settings import describe
-from robustsigma.files import init_run_dir, output_folder, remove_leftovers, write_atomically
-from robustsigma.fingerprint import files, network
 from robustsigma.models import ModelCard
-from robustsigma.provenance import code_of
 from robustsigma.report.text import printable
+from robustsigma.runs.directory import init_run_dir, output_folder, remove_leftovers
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.fingerprint import code_of, describe, files, network
+from robustsigma.runs.progress import RunProgress
 
 _DESCRIPTION = (
     "Perturb images against a model and write them as PNG files, in a folder for each class, with manifest.csv. "

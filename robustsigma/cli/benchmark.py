@@ -22,9 +22,9 @@ def run(verb: str, arguments: list[str]) -> int | None:
 
     from robustsigma.benchmark import benchmark
     from robustsigma.cli.launch import run_in_processes
-    from robustsigma.files import output_folder
     from robustsigma.models.pretrained import is_saved
-    from robustsigma.processes import first_of_all
+    from robustsigma.runs.directory import output_folder
+    from robustsigma.runs.processes import is_main_process
 
     for name, description in parsed.settings.models.items():
         if isinstance(description, str) and not is_saved(description):
@@ -33,6 +33,6 @@ def run(verb: str, arguments: list[str]) -> int | None:
     if status is None:
         console = Console()
         report = benchmark(parsed.settings, output_folder(parsed.out), console=console, command=parsed.command)
-        if first_of_all():
+        if is_main_process():
             console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status

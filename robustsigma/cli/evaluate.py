@@ -28,9 +28,9 @@ def run(verb: str, arguments: list[str]) -> int | None:
 
     from robustsigma.cli.launch import run_in_processes
     from robustsigma.evaluation import evaluate
-    from robustsigma.files import output_folder
     from robustsigma.models.architecture import constructor
-    from robustsigma.processes import first_of_all
+    from robustsigma.runs.directory import output_folder
+    from robustsigma.runs.processes import is_main_process
 
     status = run_in_processes(parsed.processes, verb, arguments)
     if status is None:
@@ -39,7 +39,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
         report = evaluate(
             parsed.settings, output_folder(parsed.out), console=console, command=parsed.command, allow=parsed.allow
         )
-        if first_of_all():
+        if is_main_process():
             console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
     return status
 

@@ -14,9 +14,10 @@ from robustsigma.cli import images
 from robustsigma.cli.parsing import new_parser, parse
 from robustsigma.engine.attributors import Attribution, Attributor
 from robustsigma.engine.device import best_device
-from robustsigma.evaluation.settings import describe
-from robustsigma.files import output_folder, read_json, write_atomically
 from robustsigma.report.text import printable
+from robustsigma.runs.directory import output_folder
+from robustsigma.runs.files import read_json, write_atomically
+from robustsigma.runs.fingerprint import describe
 
 _DESCRIPTION = (
     "Write a heatmap over each image, and explanations.json with the numbers. Run the same command again to resume."

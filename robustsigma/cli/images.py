@@ -22,11 +22,10 @@ from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.device import best_device
 from robustsigma.engine.validation import fail, near
-from robustsigma.evaluation.settings import describe
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
 from robustsigma.models.pretrained import is_saved
-from robustsigma.provenance import code_of
+from robustsigma.runs.fingerprint import code_of, describe
 
 _PLAIN = Pretrained("a name")
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Pretrained) if field.name != "name")

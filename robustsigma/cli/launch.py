@@ -12,7 +12,7 @@ from torch.distributed import TCPStore
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from robustsigma.engine.validation import integer
-from robustsigma.processes import together
+from robustsigma.runs.processes import world_size
 
 _HERE = "127.0.0.1"
 
@@ -29,7 +29,7 @@ def run_in_processes(processes: int, verb: str, arguments: Sequence[str]) -> int
         OSError: a process died.
     """
     integer("processes", processes, 1)
-    if processes == 1 or together() > 1:
+    if processes == 1 or world_size() > 1:
         return None
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it reports every process that ends
     store = TCPStore(_HERE, 0, is_master=True, wait_for_workers=False)

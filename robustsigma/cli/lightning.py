@@ -17,8 +17,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from robustsigma.cli.parsing import check_networks, classes_stand_alone, clearer_error, import_allowlist, split_allow
 from robustsigma.engine.validation import fail, integer
-from robustsigma.files import remove_leftovers
 from robustsigma.lightning import AtomicCheckpointIO, LastCheckpoint, LitClassifier, RobustDataModule
+from robustsigma.runs.directory import remove_leftovers
 
 _LAST = "last"
 

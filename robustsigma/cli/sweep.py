@@ -22,10 +22,10 @@ def run(verb: str, arguments: list[str]) -> int | None:
 
     from robustsigma.cli.launch import run_in_processes
     from robustsigma.evaluation.noise_sweep import sweep_noise
-    from robustsigma.files import output_folder
     from robustsigma.models.architecture import constructor
-    from robustsigma.processes import Processes
     from robustsigma.report import print_sweep
+    from robustsigma.runs.directory import output_folder
+    from robustsigma.runs.processes import Processes
 
     status = run_in_processes(parsed.processes, verb, arguments)
     if status is None:
@@ -33,7 +33,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
         constructor(parsed.settings.architecture.name)  # raises before the folder is bound to an unknown name
         processes = Processes.join()
         found = sweep_noise(parsed.settings, output_folder(parsed.out), console, processes, allow=parsed.allow)
-        if processes.first:
+        if processes.is_main:
             print_sweep({"sweep": found.entries}, console)
             console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)
         processes.barrier("end")

@@ -65,9 +65,9 @@ def _run(verb: str, arguments: list[str]) -> int:
             call: Callable[[str, list[str]], int | None] = module.run
             return call(verb, arguments) or 0
     except KeyboardInterrupt as error:
-        from robustsigma.processes import together
+        from robustsigma.runs.processes import world_size
 
-        if together() == 1:  # otherwise the process that started them reports it
+        if world_size() == 1:  # otherwise the process that started them reports it
             print(f"\nrobustsigma {verb}: interrupted. {_resume(verb)}.", file=sys.stderr)
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except RuntimeError as error:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, near
-from robustsigma.fingerprint import items
+from robustsigma.runs.fingerprint import items
 
 Split = Literal["train", "val", "test"]
 
@@ -102,8 +102,8 @@ class DatasetSpec(Settings, ABC):
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies the content of this dataset, in plain JSON types; a run directory is bound to it.
 
-        By default it covers the items of every split, see `robustsigma.fingerprint.items`. Override it if there is a
-        cheaper way.
+        By default it covers the items of every split, see `robustsigma.runs.fingerprint.items`. Override it if there is
+        a cheaper way.
         """
         return {"classes": list(self.classes), **{name: items(self.split(name)) for name in self.splits}}
 

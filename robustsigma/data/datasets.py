@@ -103,7 +103,7 @@ class Datasets(DatasetSpec):
     in [0, 1]; torch's `Subset` and `ConcatDataset` hide it.
 
     `evaluate` and `benchmark` resume in a run directory of datasets with the same content, and refuse one of others.
-    `robustsigma.fingerprint.items` says what is compared: all images of up to 256; of a larger dataset 256 of them and
+    `robustsigma.runs.fingerprint.items` says what is compared: all images of up to 256; of a larger one 256 of them and
     what it holds in memory.
 
     Args:

@@ -17,7 +17,7 @@ from robustsigma.data.image_files import ImageRow
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.splitting import check_split_settings
 from robustsigma.engine.validation import fail, integer
-from robustsigma.fingerprint import files as files_fingerprint
+from robustsigma.runs.fingerprint import files as files_fingerprint
 
 _DEFAULT_SIZE = 64
 
@@ -106,7 +106,7 @@ class ImageFolder(FileDatasetSpec):
         return named if are_indices(folders) or are_wnids(folders) or set(folders) <= set(classes) else own
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return names, sizes and contents of the image files, see `robustsigma.fingerprint.files`."""
+        """Return names, sizes and contents of the image files, see `robustsigma.runs.fingerprint.files`."""
         folders = {"images": Path(self.root), **({"masks": Path(self.masks)} if self.masks else {})}
         return {name: files_fingerprint(scan(folder).images, folder) for name, folder in folders.items()}
 

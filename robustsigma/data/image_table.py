@@ -18,7 +18,7 @@ from robustsigma.data.image_files import ImageRow
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.splitting import check_split_settings
 from robustsigma.engine.validation import fail
-from robustsigma.fingerprint import files as files_fingerprint
+from robustsigma.runs.fingerprint import files as files_fingerprint
 
 _DEFAULT_GEOMETRY = ResizeCrop(224, 256)
 
@@ -108,7 +108,7 @@ class ImageTable(FileDatasetSpec):
         return dataclasses.replace(self, class_list=names, geometry=self.geometry or geometry)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return names, sizes and contents of the table and of its files, see `robustsigma.fingerprint.files`."""
+        """Return names, sizes and contents of the table and of its files, see `robustsigma.runs.fingerprint.files`."""
         images, masks = {row.path for row in self._rows}, {row.mask for row in self._rows if row.mask is not None}
         return {
             "table": files_fingerprint([self._place], self._place.parent),

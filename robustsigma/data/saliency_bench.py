@@ -14,7 +14,7 @@ from robustsigma.data.folder_scan import ScannedFiles, read_classes, scan, skipp
 from robustsigma.data.image_files import ImageRow, Squeeze
 from robustsigma.data.splitting import check_split_settings
 from robustsigma.engine.validation import fail, integer, several
-from robustsigma.fingerprint import files as files_fingerprint
+from robustsigma.runs.fingerprint import files as files_fingerprint
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SaliencyBench(FileDatasetSpec):
         return tuple(self._images[0])
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return names, sizes and contents of the images and tables, see `robustsigma.fingerprint.files`."""
+        """Return names, sizes and contents of the images and tables, see `robustsigma.runs.fingerprint.files`."""
         root = Path(self.root)
         found = {"images": scan(self._place).images, "tables": sorted((root / "attention_label").glob("*.csv"))}
         return {name: files_fingerprint(paths, root) for name, paths in found.items()}

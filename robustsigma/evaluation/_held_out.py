@@ -1,6 +1,6 @@
-"""A dataset whose own test images nobody sees: others take their place.
+"""A dataset whose test images are replaced by held-out validation or training images.
 
-A command line does not offer it among the datasets: the module's name has an underscore before it.
+The underscore in the module's name keeps the class out of the command line's list of datasets.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from robustsigma.engine import validation
 
 @dataclass(frozen=True)
 class HeldOut(DatasetSpec):
-    """Another dataset, in which images of validation, or of training, stand for those of test.
+    """A dataset whose validation or test images are held-out images of another one.
 
     Args:
-        source: the dataset.
+        dataset: the other dataset.
         part: where the images come from; those of "train" are left out of the training images.
-        images: at most, drawn at random; of the training images no more than a fifth.
+        images: maximum number, drawn at random; of the training images no more than a fifth.
     """
 
-    source: DatasetSpec
+    dataset: DatasetSpec
     part: Literal["val", "train"] = "val"
     images: int = 400
 
@@ -37,53 +37,46 @@ class HeldOut(DatasetSpec):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those of the dataset."""
-        return self.source.classes
+        """Names of the classes."""
+        return self.dataset.classes
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """That of the dataset."""
-        return self.source.shape
+        """(C, H, W) of an image."""
+        return self.dataset.shape
 
     @property
-    def geometry(self) -> ResizeCrop | None:  # type: ignore[override]  # it stands in the base class as an attribute
-        """That of the dataset."""
-        return self.source.geometry
+    def geometry(self) -> ResizeCrop | None:  # type: ignore[override]  # an attribute in the base class
+        """How images are resized and cropped."""
+        return self.dataset.geometry
 
     def split(self, split: Split) -> Dataset[Any]:
-        """Return the images left for training, or for both other splits the held-out ones."""
+        """Return the remaining training images, or for both other splits the held-out ones."""
         self.check_split(split)
         if split == "train" and self.part == "val":
-            return self.source.split("train")
-        dataset = self.source.split(self.part)
+            return self.dataset.split("train")
+        dataset = self.dataset.split(self.part)
         held = self.indices(len(dataset))  # type: ignore[arg-type]
         if split == "train":
-            taken = set(held)
-            held = [index for index in range(len(dataset)) if index not in taken]  # type: ignore[arg-type]
-        return _part(dataset, held)
+            held = sorted(set(range(len(dataset))) - set(held))  # type: ignore[arg-type]
+        if not isinstance(dataset, ArrayDataset):
+            return Subset(dataset, held)
+        at = torch.tensor(held)
+        masks = None if dataset.masks is None else dataset.masks[at]
+        return ArrayDataset(dataset.images[at], dataset.labels[at], masks)
 
     def indices(self, count: int) -> list[int]:
-        """Return which images are held out, by their place in the split that they come from.
-
-        Args:
-            count: images of that split.
+        """Return the places of the held-out images among `count` images of their split.
 
         Raises:
             ValueError: there are too few.
         """
         most = min(self.images, count if self.part == "val" else count // 5)
         if most < 1:
-            raise validation.fail("source", f"images in {self.part!r} to hold out, 5 or more of training", count)
+            raise validation.fail("dataset", f"images in {self.part!r} to hold out, 5 or more of training", count)
         return subsample(count, most, 0)
 
 
-def held_out(source: DatasetSpec, images: int) -> HeldOut:
-    """Return a dataset judged on its validation images, or on training images if it has none of validation."""
-    return HeldOut(source, "val" if len(source.split("val")) else "train", images)  # type: ignore[arg-type]
-
-
-def _part(dataset: Dataset[Any], indices: list[int]) -> Dataset[Any]:
-    if not isinstance(dataset, ArrayDataset):
-        return Subset(dataset, indices)
-    at = torch.tensor(indices)
-    return ArrayDataset(dataset.images[at], dataset.labels[at], None if dataset.masks is None else dataset.masks[at])
+def held_out(dataset: DatasetSpec, images: int) -> HeldOut:
+    """Return a dataset that is tested on its validation images, or on training images if it has no others."""
+    return HeldOut(dataset, "val" if len(dataset.split("val")) else "train", images)  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""The findings of an evaluation: sentences made of the measured values, whichever way they point."""
+"""The findings of an evaluation: sentences about the measured values, good or bad."""
 
 from __future__ import annotations
 
 from robustsigma.engine.metrics import Interval, mean_interval, paired_difference
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix
-from robustsigma.evaluation.run import ADAPTIVE, BASE, Column, Regime
+from robustsigma.evaluation.plan import ADAPTIVE, BASE, Regime
 from robustsigma.report import text
 
 _PROTOCOLS = {"none": "", "retrain": "retraining", "on_the_fly": "on-the-fly training"}
@@ -36,15 +36,13 @@ def _percent(found: Interval) -> str:
     return f"{text.percent(found.mean)}% ({text.percent(found.low)} to {text.percent(found.high)})"
 
 
-def _live(matrix: Matrix) -> list[Column]:
-    return [column for column in matrix.columns if column.reading != "transfer"]
-
-
 def _base(matrix: Matrix, classes: int) -> str:
     parts = [
-        f"{_percent(matrix.accuracy(BASE, c.id))} under {title(c.name)}" for c in _live(matrix) if c.name != "clean"
+        f"{_percent(matrix.accuracy(BASE, c.id))} under {title(c.name)}"
+        for c in matrix.not_transferred
+        if c.name != "clean"
     ]
-    clean = [_percent(matrix.accuracy(BASE, c.id)) for c in _live(matrix) if c.name == "clean"]
+    clean = [_percent(matrix.accuracy(BASE, c.id)) for c in matrix.not_transferred if c.name == "clean"]
     head = "The base model classifies correctly " + (f"{clean[0]} of clean images, " if clean else "")
     for name in matrix.worst:
         where = name.removeprefix(f"{WORST}/")
@@ -55,20 +53,20 @@ def _base(matrix: Matrix, classes: int) -> str:
 
 def _effect(matrix: Matrix, regime: Regime, against: str) -> str:
     parts = []
-    for column in _live(matrix):
-        found = matrix.difference((regime.id, column.id), (against, column.id))
+    for condition in matrix.not_transferred:
+        found = matrix.difference((regime.id, condition.id), (against, condition.id))
         note = "" if found.low > 0 or found.high < 0 else " (not significant)"
-        parts.append(f"{title(column.name)} {points(found)}{note}")
+        parts.append(f"{title(condition.name)} {points(found)}{note}")
     control = "the clean control" if against == CONTROL else "the base model"
     return f"SIGMA {_PROTOCOLS[regime.protocol]}, compared with {control}: " + "; ".join(parts) + "."
 
 
 def _own(matrix: Matrix, regime: Regime, against: str) -> tuple[str, bool] | None:
     """Return whether a regime significantly improved the accuracy under the condition that it was trained on."""
-    column = next((c for c in _live(matrix) if c.name == regime.name and c.name != "clean"), None)
-    if column is None or regime.protocol == "none":
+    condition = next((c for c in matrix.not_transferred if c.name == regime.name and c.name != "clean"), None)
+    if condition is None or regime.protocol == "none":
         return None
-    found = matrix.difference((regime.id, column.id), (against, column.id))
+    found = matrix.difference((regime.id, condition.id), (against, condition.id))
     return f"{title(regime.name)} {_PROTOCOLS[regime.protocol]} {points(found)}", found.low > 0
 
 
@@ -95,7 +93,9 @@ def _combined(matrix: Matrix) -> str | None:
     ranked.sort(key=lambda pair: -pair[0])
     best, second = ranked[0][1], ranked[1][1]
     lead = paired_difference(matrix.combined(best.id), matrix.combined(second.id))
-    names = ", ".join(title(c.name) + (" (adaptive)" if c.reading == ADAPTIVE else "") for c in _live(matrix))
+    names = ", ".join(
+        title(c.name) + (" (adaptive)" if c.attack_setting == ADAPTIVE else "") for c in matrix.not_transferred
+    )
     verdict = "significantly ahead of" if lead.low > 0 else "not significantly ahead of"
     return (
         f"Averaged over {names}, {title(best.name)} {_PROTOCOLS[best.protocol]} has the highest accuracy, "

@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from robustsigma.engine.checks import Soundness
 from robustsigma.engine.metrics import paired_difference, share_interval
 from robustsigma.engine.metrics.interval import FEW_IMAGES
 from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise
-from robustsigma.evaluation.curves import common, surely_rises
-from robustsigma.evaluation.diagnosis import NOISE, SEARCH, TWICE
-from robustsigma.evaluation.matrix import Matrix, Table
-from robustsigma.evaluation.run import ADAPTIVE, BASE, TRANSFER, Column, Regime
-from robustsigma.evaluation.threat import ball, uses_gradients
+from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE
+from robustsigma.evaluation.matrix import Correct, Matrix
+from robustsigma.evaluation.plan import ADAPTIVE, BASE, NO_ATTACK, TRANSFER, Condition, Regime
+from robustsigma.evaluation.threat_model import uses_gradients
 from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
@@ -23,23 +21,23 @@ _MANY_UNCONVERGED = 0.05
 Flag = dict[str, str]
 
 
-def cell_flags(matrix: Matrix, regime: Regime, column: Column) -> list[Flag]:
+def cell_flags(matrix: Matrix, regime: Regime, condition: Condition) -> list[Flag]:
     """Return the flags of a cell."""
-    checks: list[Callable[[Matrix, Regime, Column], Iterator[Flag]]] = [_unconverged]
-    if column.reading != "none":
+    checks: list[Callable[[Matrix, Regime, Condition], Iterator[Flag]]] = [_unconverged]
+    if condition.attack_setting != NO_ATTACK:
         checks.append(_label_leak)
     checks.append(_network)
-    if column.reading == ADAPTIVE:
+    if condition.attack_setting == ADAPTIVE:
         checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve]
-    return [flag for check in checks for flag in check(matrix, regime, column)]
+    return [flag for check in checks for flag in check(matrix, regime, condition)]
 
 
 def _flag(code: str, message: str) -> Flag:
     return {"code": code, "message": message}
 
 
-def _unconverged(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    found = matrix.cells[regime.id, column.id]
+def _unconverged(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    found = matrix.cells[regime.id, condition.id]
     searched = np.concatenate([o.searched for o in found])
     missed = searched & ~np.concatenate([o.converged for o in found])
     if searched.any() and missed.sum() > _MANY_UNCONVERGED * searched.sum():
@@ -50,50 +48,40 @@ def _unconverged(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Fla
         yield _flag("unconverged", message)
 
 
-def _label_leak(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    if matrix.difference((regime.id, column.id), (regime.id, matrix.clean.id)).low > 0:
+def _label_leak(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    if matrix.difference((regime.id, condition.id), (regime.id, matrix.clean.id)).low > 0:
         yield _flag(
             "label_leak",
             "Accuracy on attacked images is significantly higher than on clean ones: the attack leaks the label.",
         )
 
 
-def _network(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+def _network(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
     """Yield the flags of `inspect_classifier`.
 
-    Random and batch-dependent outputs concern every column, what is wrong with gradients concerns attacks that use
-    them: not SIGMA's walk.
+    Random and batch-dependent outputs affect every condition. Bad gradients affect only attacks that use them, so not
+    SIGMA's walk.
     """
-    found = soundness(matrix, regime.id)
+    found = matrix.soundness(regime.id)
     for flag in found.flags if found else []:
         if flag.code in ("random_outputs", "batch_dependent") or (
-            flag.code == "probabilities" and column.reading == ADAPTIVE
+            flag.code == "probabilities" and condition.attack_setting == ADAPTIVE
         ):
             yield _flag(flag.code, flag.message)
-        elif flag.code == "zero_gradient" and column.reading == ADAPTIVE and uses_gradients(column.perturbation):
+        elif (
+            flag.code == "zero_gradient"
+            and condition.attack_setting == ADAPTIVE
+            and uses_gradients(condition.perturbation)
+        ):
             # The fraction is in a table, so that all cells share one footnote.
             message = "More than 10% of the loss gradients are zero or not finite: the gradients are probably masked."
             yield _flag(flag.code, message)
 
 
-def soundness(matrix: Matrix, regime: str) -> Soundness | None:
-    """Return the checks of the outputs and gradients of a regime's models, over its seeds."""
-    found = [diagnosis.soundness for diagnosis in matrix.diagnoses.get(regime) or []]
-    if not found:
-        return None
-    return Soundness(
-        sum(one.images for one in found),
-        any(one.probabilities for one in found),
-        any(one.random_outputs for one in found),
-        sum(one.dead for one in found),
-        any(one.batch_dependent for one in found),
-    )
-
-
-def _overfitted(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    falls = matrix.falls.get(regime.id, ())
-    if falls and uses_gradients(column.perturbation):
-        told = ", ".join(f"seed {f.seed}: from {f.before:.0%} to {f.after:.0%} in epoch {f.epoch}" for f in falls)
+def _overfitted(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    events = matrix.overfitting.get(regime.id, ())
+    if events and uses_gradients(condition.perturbation):
+        told = ", ".join(f"seed {f.seed}: from {f.before:.0%} to {f.after:.0%} in epoch {f.epoch}" for f in events)
         message = (
             f"During training the accuracy under PGD fell ({told}) while the accuracy under the training attack did "
             "not: the model overfitted catastrophically to single-step attacks."
@@ -101,18 +89,18 @@ def _overfitted(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag
         yield _flag("overfitted", message)
 
 
-def _unsettled(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    twice = matrix.checked(regime.id, TWICE, column.id)
-    if twice is not None and paired_difference(matrix.examined(regime.id, column.id), twice).low > 0:
+def _unsettled(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    longer = matrix.check(regime.id, DOUBLE_STEPS, condition.id)
+    if longer is not None and paired_difference(matrix.checked_images(regime.id, condition.id), longer).low > 0:
         message = "Twice the steps find significantly more errors: it has not converged, and the accuracy is too high."
         yield _flag("unsettled", message)
 
 
-def _transfer(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    moved = f"{column.name}/{TRANSFER}"
+def _transfer(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    moved = f"{condition.name}/{TRANSFER}"
     if regime.id == BASE or (regime.id, moved) not in matrix.cells:
         return
-    if matrix.difference((regime.id, column.id), (regime.id, moved)).low > 0:
+    if matrix.difference((regime.id, condition.id), (regime.id, moved)).low > 0:
         message = (
             "Samples made against another model find significantly more errors than those made against this one: its "
             "gradients or its confidence are masked."
@@ -120,23 +108,23 @@ def _transfer(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
         yield _flag("masked", message)
 
 
-def _noise(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    noisy = matrix.checked(regime.id, NOISE, column.id)
-    if noisy is not None and paired_difference(matrix.examined(regime.id, column.id), noisy).low > 0:
+def _noise(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    noisy = matrix.check(regime.id, NOISE, condition.id)
+    if noisy is not None and paired_difference(matrix.checked_images(regime.id, condition.id), noisy).low > 0:
         yield _flag("masked", "Gaussian noise of the same RMSE finds significantly more errors: the attack is misled.")
 
 
-def _search(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
+def _search(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
     """Compare a search with all gradient attacks in the same ball together; a single-step attack may well be weaker."""
-    if not uses_gradients(column.perturbation):
+    if not uses_gradients(condition.perturbation):
         return
-    kinds = {c.id: uses_gradients(c.perturbation) for c in matrix.columns}
-    same = _same_ball(matrix, column)
+    kinds = {c.id: uses_gradients(c.perturbation) for c in matrix.conditions}
+    same = matrix.same_ball(condition)
     by_gradient, free = ([name for name in same if kinds[name] is kind] for kind in (True, False))
-    pairs = [(_together(matrix.correct, regime, by_gradient), matrix.correct(regime.id, name)) for name in free]
-    found = searched(matrix, regime.id, column)
+    pairs = [(_all_correct(matrix.correct, regime, by_gradient), matrix.correct(regime.id, name)) for name in free]
+    found = matrix.search(regime.id, condition)
     if found is not None:
-        pairs.append((_together(matrix.examined, regime, by_gradient), found))
+        pairs.append((_all_correct(matrix.checked_images, regime, by_gradient), found))
     if any(paired_difference(first, second).low > 0 for first, second in pairs):
         message = (
             "A search without gradients finds significantly more errors in the same ball than all gradient attacks "
@@ -145,43 +133,30 @@ def _search(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
         yield _flag("masked", message)
 
 
-def _together(answers: Callable[[str, str], Table], regime: Regime, names: list[str]) -> Table:
+def _all_correct(correct: Callable[[str, str], Correct], regime: Regime, names: list[str]) -> Correct:
     """Return (seeds, n) with 1 where the prediction is correct under each of some attacks."""
-    return np.min([answers(regime.id, name) for name in names], axis=0)
+    return np.min([correct(regime.id, name) for name in names], axis=0)
 
 
-def searched(matrix: Matrix, regime: str, column: Column) -> Table | None:
-    """Return (seeds, n) with 1 where the prediction is correct after a search in the same ball, or None."""
-    found = (matrix.checked(regime, SEARCH, name) for name in _same_ball(matrix, column))
-    return next((right for right in found if right is not None), None)
-
-
-def _same_ball(matrix: Matrix, column: Column) -> list[str]:
-    """Return the adaptive attacks in the same ball, by their ids."""
-    bounded = ball(column.perturbation)
-    adaptive = [c for c in matrix.columns if c.reading == ADAPTIVE]
-    return [c.id for c in adaptive if bounded is not None and ball(c.perturbation) == bounded]
-
-
-def _single_step(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    if not isinstance(column.perturbation, PGD):
+def _single_step(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    if not isinstance(condition.perturbation, PGD):
         return
-    kinds = {c.id: type(c.perturbation) for c in matrix.columns}
-    single = [name for name in _same_ball(matrix, column) if kinds[name] is FGSM]
-    if any(matrix.difference((regime.id, column.id), (regime.id, name)).low > 0 for name in single):
+    kinds = {c.id: type(c.perturbation) for c in matrix.conditions}
+    single = [name for name in matrix.same_ball(condition) if kinds[name] is FGSM]
+    if any(matrix.difference((regime.id, condition.id), (regime.id, name)).low > 0 for name in single):
         yield _flag(
             "masked", "One step finds significantly more errors in the same ball than many: the gradients are masked."
         )
 
 
-def _curve(matrix: Matrix, regime: Regime, column: Column) -> Iterator[Flag]:
-    curve = common(matrix, regime.id, column.id)
+def _curve(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    curve = matrix.curves(regime.id, condition.id)
     if curve is None:
         return
-    if surely_rises(curve):
+    if curve.rises:
         yield _flag("not_rising", "A larger eps finds significantly fewer errors: the attack is not reliable.")
-    last = share_interval(curve.right[:, -1])
-    if curve.complete and isinstance(column.perturbation, PGD) and last.low > curve.chance:
+    last = share_interval(curve.correct[:, -1])
+    if curve.complete and isinstance(condition.perturbation, PGD) and last.low > curve.chance:
         message = "Accuracy stays above chance although the radius includes every image: the gradients are masked."
         yield _flag("masked", message)
 
@@ -197,7 +172,7 @@ def run_flags(
         made: what was made for training, by regime and seed (see `results.augmentation`).
     """
     flags = []
-    kinds = {type(column.perturbation).__name__ for column in matrix.columns}
+    kinds = {type(condition.perturbation).__name__ for condition in matrix.conditions}
     if len(matrix.seeds) == 1:
         message = (
             "Every model was trained once: the intervals reflect the choice of images, not the randomness of training. "

@@ -1,4 +1,4 @@
-"""Pictures for the report, made with the base model of the first seed: examples, a SIGMA path, explanations."""
+"""Pictures for the report, made with the first seed's base model: examples, a SIGMA path and explanations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.dataset_spec import ArrayDataset
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec
 from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor, IntegratedGradients
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import SigmaSample
-from robustsigma.evaluation.progress import Step
-from robustsigma.evaluation.run import Column
+from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER, Condition
+from robustsigma.runs.progress import Step
 
 _SHOWN = 8
 _FRAMES = 8
@@ -37,58 +37,53 @@ def first_of_each_class(dataset: Dataset[Any], classes: int) -> list[int]:
     return [found[label] for label in sorted(found)][:_SHOWN]
 
 
-def illustrate(
-    classifier: Classifier,
-    dataset: Dataset[Any],
-    classes: int,
-    columns: Sequence[Column],
-    attributors: dict[str, Attributor],
-    step: Step,
-) -> Pictures:
-    """Return sections of the results and their arrays.
+def illustrate(classifier: Classifier, dataset: DatasetSpec, conditions: Sequence[Condition], step: Step) -> Pictures:
+    """Return sections of the results (`examples`, `path`, `explanations`) and their arrays.
 
     Args:
         classifier: the base model.
-        dataset: test images.
-        classes: how many there are.
-        columns: of the matrix.
-        attributors: methods to explain with, by name.
-        step: told how many parts are done, and of how many.
+        dataset: whose test images are shown.
+        conditions: of the matrix.
+        step: called with the number of finished parts and of all parts.
     """
-    indices = torch.tensor(first_of_each_class(dataset, classes))
-    device = next(classifier.parameters()).device
-    x, y = (part.to(device) for part in load_batch(dataset, indices.tolist()))
+    tests = dataset.split("test")
+    chosen = first_of_each_class(tests, len(dataset.classes))
+    device = classifier.mean.device
+    images, labels = (part.to(device) for part in load_batch(tests, chosen))
+    indices = torch.tensor(chosen, device=device)
     sections: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     parts: list[Callable[[], Pictures]] = [
-        lambda: _examples(classifier, x, y, indices.to(device), columns),
-        lambda: _path(classifier, x, y, indices.to(device), columns),
-        lambda: _explanations(classifier, x, y, attributors),
+        lambda: _examples(classifier, images, labels, indices, conditions),
+        lambda: _path(classifier, images, labels, indices, conditions),
+        lambda: _explanations(classifier, images, labels, default_attributors(conditions)),
     ]
     for done, part in enumerate(parts):
         step(done, len(parts))
         section, array = part()
         sections |= section
         arrays |= array
-    masks = load_masks(dataset, indices.tolist())
+    masks = load_masks(tests, chosen)
     if masks is not None:
         arrays["masks"] = (masks >= 0.5).numpy()
     return sections, arrays
 
 
-def _examples(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, columns: Sequence[Column]) -> Pictures:
+def _examples(
+    classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, conditions: Sequence[Condition]
+) -> Pictures:
     items, images = [], []
-    for column in columns:
-        if column.reading == "transfer":
+    for condition in conditions:
+        if condition.attack_setting == TRANSFER:
             continue
         # The seeds of the test condition: the reader sees images that the matrix counts.
-        seeds = noise.image_seeds(0, "test", column.id, 0, indices)
-        made = column.perturbation(classifier, x, y, seed=seeds)
+        seeds = noise.image_seeds(0, "test", condition.id, 0, indices)
+        made = condition.perturbation(classifier, x, y, seed=seeds)
         with classifier.frozen():
             probabilities = classifier.logits(made).softmax(1)
         items.append(
             {
-                "condition": column.id,
+                "condition": condition.id,
                 "predictions": probabilities.argmax(1).tolist(),
                 "confidences": probabilities.gather(1, y[:, None])[:, 0].tolist(),
             }
@@ -97,10 +92,12 @@ def _examples(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, col
     return {"examples": {"labels": y.tolist(), "items": items}}, {"examples": np.stack(images)}
 
 
-def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, columns: Sequence[Column]) -> Pictures:
+def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, conditions: Sequence[Condition]) -> Pictures:
     """Return one walk: noise is counted, not drawn, so a walk of fewer steps is the beginning of a longer one."""
     found = [
-        (c.perturbation, c.id) for c in columns if isinstance(c.perturbation, SigmaSample) and c.reading == "adaptive"
+        (c.perturbation, c.id)
+        for c in conditions
+        if isinstance(c.perturbation, SigmaSample) and c.attack_setting == ADAPTIVE
     ]
     if not found:
         return {}, {}
@@ -110,9 +107,9 @@ def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, columns
     one = dataclasses.replace(sample.sigma, paths=1)
     with classifier.frozen():
         walks = one.sample(classifier, x, y, seeds)
-    arrived = walks.curve.gather(1, walks.steps[:, None])[:, 0] <= one.epsilon
-    # The longest of the walks that arrived shows most; if none did, the longest of all.
-    row = int((walks.steps + arrived * one.max_steps).argmax())
+    converged = walks.curve.gather(1, walks.steps[:, None])[:, 0] <= one.epsilon
+    # The longest of the walks that converged shows most; without one, the longest of all.
+    row = int((walks.steps + converged * one.max_steps).argmax())
     steps, target = int(walks.steps[row]), y[row : row + 1]
     result = one(classifier, x[row : row + 1], target, seed=seeds[row : row + 1])
     shown = sorted({round(k) for k in np.linspace(0, steps, _FRAMES)})
@@ -141,11 +138,11 @@ def _explanations(classifier: Classifier, x: Tensor, y: Tensor, attributors: dic
     return {"explanations": section}, {"explanations": np.stack(heat), "explained": x.cpu().numpy()}
 
 
-def default_attributors(columns: Sequence[Column]) -> dict[str, Attributor]:
-    """Return SIGMA with the settings of the SIGMA column and several paths, and Integrated Gradients.
+def default_attributors(conditions: Sequence[Condition]) -> dict[str, Attributor]:
+    """Return SIGMA with the settings of the SIGMA condition and several paths, and Integrated Gradients.
 
-    Without a SIGMA column the walks are short: nobody asked for SIGMA, and pictures are not worth minutes.
+    Without a SIGMA condition the walks are short, as pictures are not worth minutes.
     """
-    samples = [c.perturbation for c in columns if isinstance(c.perturbation, SigmaSample)]
+    samples = [c.perturbation for c in conditions if isinstance(c.perturbation, SigmaSample)]
     sigma = (samples[0] if samples else SigmaSample()).sigma
     return {"SIGMA": dataclasses.replace(sigma, paths=7), "integrated gradients": IntegratedGradients()}

@@ -1,27 +1,30 @@
-"""The matrix of per-image outcomes, with what they say together: regimes by conditions, over seeds."""
+"""The robustness matrix: per-image outcomes of regimes under conditions, over seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustsigma.engine.checks import Soundness
 from robustsigma.engine.metrics import Interval, paired_difference, share_interval
 from robustsigma.engine.perturbations import Identity
-from robustsigma.evaluation.diagnosis import AttackCheckResults
+from robustsigma.evaluation.attack_checks import SEARCH, AttackCheckResults
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.run import ADAPTIVE, Column, Regime
-from robustsigma.evaluation.threat import ball
+from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
+from robustsigma.evaluation.threat_model import ball
 
-Table = NDArray[np.float64]
+Correct = NDArray[np.float64]  # (seeds, n), 1 where the prediction is correct
 CONTROL = "clean/retrain"
 WORST = "worst"
 
 
-class Fall(NamedTuple):
-    """A training that overfitted to its own one-step attack: accuracies under PGD on a fixed batch, in [0, 1]."""
+class OverfittingEvent(NamedTuple):
+    """Catastrophic overfitting of a training: accuracies under PGD on a fixed batch, in [0, 1]."""
 
     seed: int
     epoch: int
@@ -29,88 +32,156 @@ class Fall(NamedTuple):
     after: float
 
 
+@dataclass(frozen=True)
+class SeedCurves:
+    """Accuracy of one regime over the radius of one attack, at the radii that all seeds have.
+
+    Attributes:
+        eps: (E,) increasing; the first is 0.
+        correct: (seeds, E, n), 1 where the prediction is correct.
+        chance: accuracy of guessing.
+        complete: whether the last ball includes every image.
+    """
+
+    eps: NDArray[np.float64]
+    correct: NDArray[np.float64]
+    chance: float
+    complete: bool
+
+    @property
+    def reached(self) -> bool:
+        """Whether the accuracy is at chance or below at the end."""
+        return bool(self.correct[:, -1].mean() <= self.chance)
+
+    @property
+    def rises(self) -> bool:
+        """Whether the accuracy rises significantly from one radius to the next."""
+        steps = range(1, len(self.eps))
+        return any(paired_difference(self.correct[:, k], self.correct[:, k - 1]).low > 0 for k in steps)
+
+
 class Matrix:
-    """Outcomes by regime and column, over seeds.
+    """Outcomes by regime and condition, over seeds.
 
     Args:
         regimes: rows.
-        columns: columns that were measured.
-        cells: by (regime id, column id) the outcomes of each seed, in the order of the seeds.
+        conditions: columns that were measured.
+        cells: by (regime id, condition id) the outcomes of each seed, in the order of the seeds.
         seeds: of the trainings.
-        diagnoses: by regime id those of each seed; a regime that lacks one has none.
-        falls: by regime id what the monitor of catastrophic overfitting saw in the training of each seed that triggered
-            it: seed, epoch, and the accuracy under PGD before and after.
+        attack_checks: by regime id those of each seed; a regime may lack them.
+        overfitting: by regime id, the catastrophic overfitting seen in its trainings.
     """
 
     def __init__(
         self,
         regimes: Sequence[Regime],
-        columns: Sequence[Column],
+        conditions: Sequence[Condition],
         cells: dict[tuple[str, str], list[Outcomes]],
         seeds: Sequence[int],
-        diagnoses: Mapping[str, Sequence[AttackCheckResults]] | None = None,
-        falls: Mapping[str, Sequence[Fall]] | None = None,
+        attack_checks: Mapping[str, Sequence[AttackCheckResults]] | None = None,
+        overfitting: Mapping[str, Sequence[OverfittingEvent]] | None = None,
     ) -> None:
-        self.regimes, self.columns, self.cells, self.seeds = regimes, columns, cells, seeds
-        self.diagnoses, self.falls = dict(diagnoses or {}), dict(falls or {})
-        self.worst = worst_cases(columns)
+        self.regimes, self.conditions, self.cells, self.seeds = regimes, conditions, cells, seeds
+        self.attack_checks, self.overfitting = dict(attack_checks or {}), dict(overfitting or {})
+        self.worst = worst_cases(conditions)
 
     @property
-    def every(self) -> list[str]:
-        """Ids of the columns that were measured, and of the worst cases over them."""
-        return [*(column.id for column in self.columns), *self.worst]
+    def all_ids(self) -> list[str]:
+        """Ids of the conditions that were measured, and of the worst cases over them."""
+        return [*(each.id for each in self.conditions), *self.worst]
 
     @property
-    def clean(self) -> Column:
-        """The column of untouched images."""
-        return next(c for c in self.columns if c.reading == "none" and isinstance(c.perturbation, Identity))
+    def clean(self) -> Condition:
+        """The condition of clean images."""
+        return next(
+            c for c in self.conditions if c.attack_setting == NO_ATTACK and isinstance(c.perturbation, Identity)
+        )
 
-    def correct(self, regime: str, column: str) -> Table:
-        """Return (seeds, n) with 1 where the answer is right; in a worst case, where it is right in every member."""
-        members = self.worst.get(column)
+    @property
+    def not_transferred(self) -> list[Condition]:
+        """The conditions whose samples are made against the model under test, or against none."""
+        return [each for each in self.conditions if each.attack_setting != TRANSFER]
+
+    def correct(self, regime: str, condition: str) -> Correct:
+        """Return (seeds, n), 1 where the prediction is correct; for a worst case, where it is under every member."""
+        members = self.worst.get(condition)
         if members is not None:
             return np.min([self.correct(regime, member) for member in members], axis=0)
-        return np.stack([found.correct for found in self.cells[regime, column]])
+        return np.stack([found.correct for found in self.cells[regime, condition]])
 
-    def accuracy(self, regime: str, column: str) -> Interval:
-        """Return the accuracy, resampled over images and seeds."""
-        return share_interval(self.correct(regime, column))
+    def accuracy(self, regime: str, condition: str) -> Interval:
+        """Return the accuracy, with an interval over images and seeds."""
+        return share_interval(self.correct(regime, condition))
 
     def difference(self, first: tuple[str, str], second: tuple[str, str]) -> Interval:
         """Return the accuracy of the first cell minus that of the second, on the same images."""
         return paired_difference(self.correct(*first), self.correct(*second))
 
-    def combined(self, regime: str) -> Table:
-        """Return (seeds, n): each image's accuracy averaged over the measured columns that are not transfer."""
-        live = [c.id for c in self.columns if c.reading != "transfer"]
-        return np.mean([self.correct(regime, column) for column in live], axis=0)
+    def combined(self, regime: str) -> Correct:
+        """Return (seeds, n): each image's accuracy averaged over the conditions that are not transfer."""
+        return np.mean([self.correct(regime, each.id) for each in self.not_transferred], axis=0)
 
     def has(self, regime: str) -> bool:
         """Return whether there is such a row."""
         return any(found.id == regime for found in self.regimes)
 
-    def examined(self, regime: str, column: str) -> Table:
-        """Return `correct` of the images that the regime's diagnoses are of, (seeds, n)."""
-        rows = [found.rows for found in self.diagnoses[regime]]
-        return np.take_along_axis(self.correct(regime, column), np.stack(rows), axis=1)
+    def checked_images(self, regime: str, condition: str) -> Correct:
+        """Return `correct` of the images that the regime's attack checks used, (seeds, n)."""
+        rows = [found.rows for found in self.attack_checks[regime]]
+        return np.take_along_axis(self.correct(regime, condition), np.stack(rows), axis=1)
 
-    def checked(self, regime: str, kind: str, column: str) -> Table | None:
-        """Return (seeds, n) with 1 where the answer is right under a further attack, or None where it was not made."""
-        found = [diagnosis.right.get((kind, column)) for diagnosis in self.diagnoses.get(regime) or []]
-        known = [right for right in found if right is not None]
+    def check(self, regime: str, kind: str, condition: str) -> Correct | None:
+        """Return (seeds, n), 1 where the prediction is correct under a further attack, or None without that check."""
+        found = [checks.correct.get((kind, condition)) for checks in self.attack_checks.get(regime) or []]
+        known = [correct for correct in found if correct is not None]
         return np.stack(known).astype(np.float64) if known and len(known) == len(found) else None
 
+    def search(self, regime: str, condition: Condition) -> Correct | None:
+        """Return `check` of a search without gradients in the ball of a condition, or None."""
+        found = (self.check(regime, SEARCH, name) for name in self.same_ball(condition))
+        return next((correct for correct in found if correct is not None), None)
 
-def worst_cases(columns: Sequence[Column]) -> dict[str, tuple[str, ...]]:
+    def same_ball(self, condition: Condition) -> list[str]:
+        """Return the ids of the adaptive attacks in the same ball."""
+        bounded = ball(condition.perturbation)
+        adaptive = [each for each in self.conditions if each.attack_setting == ADAPTIVE]
+        return [each.id for each in adaptive if bounded is not None and ball(each.perturbation) == bounded]
+
+    def curves(self, regime: str, condition: str) -> SeedCurves | None:
+        """Return the accuracy over the radius of an attack, or None where it was not measured."""
+        checks = self.attack_checks.get(regime) or []
+        found = [each.curves[condition] for each in checks if condition in each.curves]
+        if not found or len(found) < len(checks):
+            return None
+        # A seed whose accuracy fell to chance sooner has fewer radii.
+        eps = reduce(np.intersect1d, [curve.eps for curve in found])
+        correct = np.stack([curve.correct[np.isin(curve.eps, eps)] for curve in found]).astype(np.float64)
+        return SeedCurves(eps, correct, 1 / checks[0].classes, bool(eps[-1] >= found[0].max_eps))
+
+    def soundness(self, regime: str) -> Soundness | None:
+        """Return the checks of the outputs and gradients of a regime's models, over its seeds."""
+        found = [checks.soundness for checks in self.attack_checks.get(regime) or []]
+        if not found:
+            return None
+        return Soundness(
+            sum(each.images for each in found),
+            any(each.probabilities for each in found),
+            any(each.random_outputs for each in found),
+            sum(each.dead for each in found),
+            any(each.batch_dependent for each in found),
+        )
+
+
+def worst_cases(conditions: Sequence[Condition]) -> dict[str, tuple[str, ...]]:
     """Return the members of each worst case by its id: the adaptive attacks, and those of them in the same ball."""
-    attacks = [column for column in columns if column.reading == ADAPTIVE]
+    attacks = [each for each in conditions if each.attack_setting == ADAPTIVE]
     balls: dict[tuple[str, float], list[str]] = {}
-    for column in attacks:
-        found = ball(column.perturbation)
+    for each in attacks:
+        found = ball(each.perturbation)
         if found is not None:
-            balls.setdefault(found, []).append(column.id)
+            balls.setdefault(found, []).append(each.id)
     cases = {f"{WORST}/{norm} {eps:.3g}": tuple(members) for (norm, eps), members in balls.items() if len(members) > 1}
-    everything = tuple(column.id for column in attacks)
+    everything = tuple(each.id for each in attacks)
     if len(everything) > 1 and everything not in cases.values():
         cases[f"{WORST}/all"] = everything
     return cases

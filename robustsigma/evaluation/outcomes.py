@@ -1,49 +1,48 @@
-"""What one model made of the test images under one condition, image by image."""
+"""Per-image outcomes of one model under one condition, and the loops that measure them."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Collection
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustsigma.engine.classifier import target_score
-from robustsigma.engine.metrics import PerSample, linf, rmse, ssim
-from robustsigma.evaluation.parts import Parts
-from robustsigma.files import read_arrays, write_atomically
-from robustsigma.lightning import Batch, RobustDataModule
+from robustsigma.engine import noise
+from robustsigma.engine.classifier import Classifier, target_score
+from robustsigma.engine.metrics import linf, rmse, ssim
+from robustsigma.engine.perturbations import Perturbation
+from robustsigma.lightning import Batch
+from robustsigma.runs.blocks import Blocks, Rows
+from robustsigma.runs.files import read_arrays, write_arrays
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """One row an image, in the order of their indices. All arrays are (N,).
+    """One row per image, in the order of their indices. All arrays are (N,).
 
     Attributes:
         indices: place in the test split.
         labels: true class.
-        predictions: class answered.
+        predictions: predicted class.
         confidences: softmax of the true class.
-        top: softmax of the class answered; NaN where an older version, which did not keep it, wrote the file.
+        max_confidence: softmax of the predicted class.
         searched: whether a search made the sample (SIGMA's walk).
-        converged: whether it reached its goal.
+        converged: whether the search converged.
         steps: of the search.
-        rmse: distance to the untouched image.
+        rmse: distance to the clean image.
         linf: largest change of a pixel.
-        ssim: structural similarity to the untouched image.
+        ssim: structural similarity to the clean image.
     """
 
     indices: NDArray[np.int64]
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
     confidences: NDArray[np.float32]
-    top: NDArray[np.float32]
+    max_confidence: NDArray[np.float32]
     searched: NDArray[np.bool_]
     converged: NDArray[np.bool_]
     steps: NDArray[np.int64]
@@ -53,112 +52,106 @@ class Outcomes:
 
     @property
     def correct(self) -> NDArray[np.float64]:
-        """1 where the answer is right, else 0."""
+        """1 where the prediction is correct, else 0."""
         return (self.predictions == self.labels).astype(np.float64)
 
     def write(self, path: Path) -> None:
         """Write an .npz file in one step."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{f.name: getattr(self, f.name) for f in fields(self)})
-        write_atomically(path, buffer.getvalue())
+        write_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @staticmethod
     def read(path: Path) -> Outcomes:
-        """Read what `write` wrote; a damaged file is a ValueError."""
-        found = read_arrays(path)
-        found.setdefault("top", np.full(len(found["indices"]), np.nan, np.float32))
-        return Outcomes(**found)
+        """Read an .npz file; a damaged file is a ValueError."""
+        return Outcomes(**read_arrays(path))
 
 
-_COLUMNS = tuple(f.name for f in fields(Outcomes) if f.name != "indices")
-
-
-class OutcomeRecorder(pl.Callback):
-    """Records the outcomes of every test condition; several processes gather theirs at the end."""
-
-    def __init__(self) -> None:
-        self.outcomes: dict[str, Outcomes] = {}
-        self._metrics: dict[str, PerSample] = {}
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Expect every condition: to gather one, all processes have to know of it."""
-        data = getattr(trainer, "datamodule", None)
-        names = data.conditions if isinstance(data, RobustDataModule) else ()
-        self._metrics = {name: PerSample(_COLUMNS).to(pl_module.device) for name in names}
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Add a batch."""
-        self._metrics[batch.info.condition].update(batch.indices, measure(outputs, batch))
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gather."""
-        for name, metric in self._metrics.items():
-            columns = {key: value.cpu().numpy() for key, value in metric.compute().items()}
-            self.outcomes[name] = Outcomes(**columns)
-
-
-class CellRecorder(pl.Callback):
-    """Hands over the outcomes of each test condition when its last image is done, in a test of one process.
+def attack_images(
+    classifier: Classifier,
+    batches: Iterable[Batch],
+    perturbation: Perturbation,
+    condition: str,
+    blocks: Blocks,
+    advance: Callable[[], None],
+    *,
+    keep_images: bool,
+) -> tuple[Outcomes, NDArray[np.float32] | None]:
+    """Perturb test images against a model and measure its outcomes.
 
     Args:
-        parts: by condition: where images are kept until then, those of an earlier process among them.
-        keep: conditions whose perturbed images are handed over as well.
-        finish: takes a condition, its outcomes and images (N, C, H, W), or None for those.
+        classifier: the model, on its device.
+        batches: of the images that `blocks` does not have yet.
+        perturbation: of the condition.
+        condition: its id; with each image's index, the seed of its randomness.
+        blocks: the finished rows.
+        advance: called after each batch.
+        keep_images: whether to return the perturbed images as well.
+
+    Returns:
+        The outcomes of all images in `blocks`, and the perturbed images (N, C, H, W) or None.
     """
-
-    def __init__(
-        self, parts: dict[str, Parts], keep: Collection[str], finish: Callable[[str, Outcomes, Tensor | None], None]
-    ) -> None:
-        self.parts, self.keep, self.finish = parts, keep, finish
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Add a batch."""
-        rows = {name: value.cpu().numpy() for name, value in measure(outputs, batch).items()}
-        rows["indices"] = batch.indices.cpu().numpy()
-        if batch.info.condition in self.keep:
-            rows["images"] = batch.images.cpu().numpy()
-        self.parts[batch.info.condition].add(rows)
-        if batch_idx + 1 == trainer.num_test_batches[dataloader_idx]:
-            self.hand_over(batch.info.condition)
-
-    def hand_over(self, name: str) -> None:
-        """Hand over a condition whose images are all done."""
-        rows = self.parts[name].all()
-        images = rows.pop("images", None)
-        self.finish(name, Outcomes(**rows), None if images is None else torch.from_numpy(images))
-        self.parts[name].remove()
+    device = classifier.mean.device
+    for batch in batches:
+        clean, labels, indices = (part.to(device) for part in (batch.images, batch.labels, batch.indices))
+        seeds = noise.image_seeds(0, "test", condition, 0, indices)
+        made = perturbation(classifier, clean, labels, seed=seeds, return_info=True)
+        found = {
+            "indices": indices,
+            "labels": labels,
+            **predict(classifier, made.images, labels),
+            "searched": made.attempted,
+            "converged": made.converged,
+            "steps": made.steps,
+            "rmse": rmse(made.images, clean),
+            "linf": linf(made.images, clean),
+            "ssim": ssim(made.images, clean),
+        }
+        if keep_images:
+            found["images"] = made.images
+        blocks.add(_rows(found))
+        advance()
+    rows = blocks.all()
+    images = rows.pop("images", None)
+    return Outcomes(**rows), images
 
 
-def measure(logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """Return the columns of `Outcomes` for a batch, but its indices."""
-    made, clean = batch.info.perturbed, batch.info.clean
-    assert made is not None
-    assert clean is not None
+def transfer_images(
+    classifier: Classifier,
+    samples: Mapping[str, Tensor],
+    made: Outcomes,
+    batch_size: int,
+    blocks: Blocks,
+    advance: Callable[[], None],
+) -> Outcomes:
+    """Return a model's outcomes on samples that were made against another model.
+
+    Args:
+        classifier: the model, on its device.
+        samples: "images" (N, C, H, W), "labels" and "indices" (N,).
+        made: outcomes of the model that the samples were made against: how they were made is the same here.
+        batch_size: images per batch.
+        blocks: the finished rows.
+        advance: called after each batch.
+    """
+    if not np.array_equal(made.indices, samples["indices"].numpy()):
+        raise RuntimeError("the stored samples are not of the images that are tested")
+    device = classifier.mean.device
+    for start in range(len(blocks), len(made.indices), batch_size):
+        images, labels = (samples[key][start : start + batch_size].to(device) for key in ("images", "labels"))
+        blocks.add(_rows(predict(classifier, images, labels)))
+        advance()
+    return dataclasses.replace(made, **blocks.all())
+
+
+def predict(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Return predicted classes, confidences in the true class and confidences in the predicted class, (B,) each."""
+    with classifier.frozen():
+        logits = classifier.logits(images)
     return {
-        "labels": batch.labels,
         "predictions": logits.argmax(1),
-        "confidences": target_score(logits.float(), batch.labels, "prob"),
-        "top": logits.float().softmax(1).amax(1),
-        "searched": made.attempted,
-        "converged": made.converged,
-        "steps": made.steps,
-        "rmse": rmse(batch.images, clean),
-        "linf": linf(batch.images, clean),
-        "ssim": ssim(batch.images, clean),
+        "confidences": target_score(logits.float(), labels, "prob"),
+        "max_confidence": logits.float().softmax(1).amax(1),
     }
+
+
+def _rows(found: Mapping[str, Tensor]) -> Rows:
+    return {name: value.detach().cpu().numpy() for name, value in found.items()}

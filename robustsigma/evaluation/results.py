@@ -1,62 +1,159 @@
-"""From per-image outcomes to the numbers of the report: intervals, paired differences and flags."""
+"""From the per-image outcomes of a finished run to its results: accuracies, paired differences, checks and flags."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustsigma.engine.metrics import mean_interval, paired_difference
+from robustsigma.engine.metrics import mean_interval, paired_difference, share_interval
 from robustsigma.engine.metrics.calibration import calibration_error
 from robustsigma.engine.metrics.interval import as_dict
-from robustsigma.evaluation.diagnosis import NOISE, TWICE
-from robustsigma.evaluation.flags import cell_flags, searched, soundness
-from robustsigma.evaluation.matrix import CONTROL, Fall, Matrix
+from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE, AttackCheckResults
+from robustsigma.evaluation.findings import findings, title
+from robustsigma.evaluation.flags import cell_flags, run_flags
+from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, OverfittingEvent
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.run import ADAPTIVE, BASE, TRANSFER, Regime
+from robustsigma.evaluation.plan import ADAPTIVE, BASE, TRANSFER, Condition, Regime
+from robustsigma.evaluation.run import RobustnessRun
+from robustsigma.evaluation.settings import Evaluation
+from robustsigma.evaluation.threat_model import parameters, threat_model
+from robustsigma.runs.fingerprint import describe
+from robustsigma.runs.results import RobustnessResults
+
+Notes = dict[tuple[str, int], dict[str, Any]]
+
+
+def collect(run: RobustnessRun, sweep: Sequence[dict[str, Any]] = ()) -> RobustnessResults:
+    """Return the results of a finished run, without pictures and provenance.
+
+    Args:
+        run: finished.
+        sweep: tables of the sweep that chose its Gaussian noise.
+    """
+    settings, store, seeds = run.settings, run.store, list(run.settings.each_seed)
+    cells = {
+        (regime.id, each.id): [store.read_outcomes(seed, regime.id, each.id) for seed in seeds]
+        for regime in run.regimes
+        for each in run.conditions
+    }
+    notes = {(r.id, seed): store.notes(seed, r.id) for r in run.regimes for seed in seeds}
+    events = {r.id: overfitting_events({seed: notes[r.id, seed] for seed in seeds}) for r in run.regimes}
+    matrix = Matrix(run.regimes, run.conditions, cells, seeds, _attack_checks(run), events)
+    made, dataset = augmentation(matrix, notes), settings.dataset
+    tried = {entry["regime"]: len(entry["rows"]) for entry in sweep}
+    seconds = {r.id: [notes[r.id, seed]["seconds"] for seed in seeds] for r in run.regimes}
+    return RobustnessResults(
+        settings=describe(settings),
+        seeds=seeds,
+        dataset={
+            "name": type(dataset).__name__,
+            "classes": list(dataset.classes),
+            "shape": list(dataset.shape),
+            "train": len(dataset.split("train")) if "train" in dataset.splits else 0,  # type: ignore[arg-type]
+            "test": len(cells[BASE, run.conditions[0].id][0].indices),
+        },
+        conditions=[_condition(each, cells[BASE, each.id]) for each in run.conditions]
+        + [_worst_case(matrix, name) for name in matrix.worst],
+        regimes=[_regime(each, settings, seconds[each.id], tried.get(each.id)) for each in run.regimes],
+        cells=cell_entries(matrix),
+        differences=differences(matrix),
+        per_seed=per_seed(matrix) if len(seeds) > 1 else [],
+        checks=checks(matrix),
+        networks=networks(matrix),
+        curves=curve_entries(matrix),
+        augmentation=made,
+        sweep=list(sweep),
+        flags=run_flags(matrix, sweep, made),
+        findings=findings(matrix, len(dataset.classes)),
+    )
+
+
+def _attack_checks(run: RobustnessRun) -> dict[str, list[AttackCheckResults]]:
+    """Return the attack checks of every regime that has them for all seeds."""
+    found = {r.id: [run.attack_checks(seed, r) for seed in run.settings.each_seed] for r in run.regimes}
+    return {name: [each for each in of if each is not None] for name, of in found.items() if None not in of}
+
+
+def _condition(condition: Condition, base: list[Outcomes]) -> dict[str, Any]:
+    moved = condition.attack_setting != TRANSFER and any(each.linf.any() for each in base)
+    return {
+        "id": condition.id,
+        "name": condition.name,
+        "attack_setting": condition.attack_setting,
+        "settings": repr(condition.perturbation),
+        "threat": dataclasses.asdict(threat_model(condition.perturbation, condition.attack_setting)),
+        "parameters": parameters(condition.perturbation),
+        "quality": quality(base) if moved else {},
+    }
+
+
+def _worst_case(matrix: Matrix, name: str) -> dict[str, Any]:
+    names, members = {each.id: title(each.name) for each in matrix.conditions}, matrix.worst[name]
+    return {
+        "id": name,
+        "name": name.removeprefix(f"{WORST}/"),
+        "attack_setting": WORST,
+        "settings": f"correct under each of {', '.join(names[member] for member in members)} (adaptive)",
+        "members": list(members),
+        "quality": {},
+    }
+
+
+def _regime(regime: Regime, settings: Evaluation, seconds: list[float], tried: int | None) -> dict[str, Any]:
+    again = settings.retraining
+    if regime.protocol == "none":
+        epochs = settings.training.epochs
+        text = f"{settings.architecture.name}, {f'{epochs} epochs' if epochs else 'as it was given'}"
+    elif regime.protocol == "retrain":
+        text = f"{again.epochs} epochs on the training images and {again.samples} samples of {regime.perturbation!r}"
+    else:
+        text = f"{again.epochs} epochs, {again.share:.0%} of each batch through {regime.perturbation!r}"
+    if tried:
+        text += f", the best std of {tried}"
+    shown = {"id": regime.id, "name": regime.name, "protocol": regime.protocol, "settings": text}
+    return {**shown, "seconds": float(np.mean(seconds))}
 
 
 def cell_entries(matrix: Matrix) -> list[dict[str, Any]]:
-    """Return every cell as the report takes it; a worst case has an accuracy alone."""
+    """Return every cell; a worst case has an accuracy alone."""
     entries = []
     for regime in matrix.regimes:
-        for column in matrix.columns:
-            found = matrix.cells[regime.id, column.id]
-            walked = np.concatenate([o.searched for o in found])
-            converged = np.concatenate([o.converged for o in found])[walked]
-            steps = np.concatenate([o.steps for o in found])[walked]
+        for condition in matrix.conditions:
+            found = matrix.cells[regime.id, condition.id]
+            searched = np.concatenate([each.searched for each in found])
+            converged = np.concatenate([each.converged for each in found])[searched]
+            steps = np.concatenate([each.steps for each in found])[searched]
+            max_confidence = np.stack([each.max_confidence for each in found])
             entries.append(
                 {
-                    **_accuracy(matrix, regime, column.id),
-                    "confidence": _mean(np.stack([o.confidences for o in found])),
-                    "calibration": calibration(found),
-                    "converged": float(converged.mean()) if walked.any() else None,
-                    "steps": float(steps.mean()) if walked.any() else None,
+                    **_accuracy(matrix, regime, condition.id),
+                    "confidence": _mean(np.stack([each.confidences for each in found])),
+                    "calibration": as_dict(
+                        calibration_error(max_confidence, np.stack([each.correct for each in found]))
+                    ),
+                    "converged": float(converged.mean()) if searched.any() else None,
+                    "steps": float(steps.mean()) if searched.any() else None,
                     "quality": quality(found),
-                    "flags": cell_flags(matrix, regime, column),
+                    "flags": cell_flags(matrix, regime, condition),
                 }
             )
         entries += [{**_accuracy(matrix, regime, name), "flags": []} for name in matrix.worst]
     return entries
 
 
-def _accuracy(matrix: Matrix, regime: Regime, column: str) -> dict[str, Any]:
-    seeds, n = matrix.correct(regime.id, column).shape
-    names = {"regime": regime.id, "condition": column, "n": n, "seeds": seeds}
-    return {**names, "accuracy": as_dict(matrix.accuracy(regime.id, column))}
-
-
-def calibration(found: Sequence[Outcomes]) -> dict[str, float] | None:
-    """Return the expected calibration error of a cell; None where an older version kept no confidences for it."""
-    top = np.stack([o.top for o in found])
-    return as_dict(calibration_error(top, np.stack([o.correct for o in found]))) if np.isfinite(top).all() else None
+def _accuracy(matrix: Matrix, regime: Regime, condition: str) -> dict[str, Any]:
+    seeds, n = matrix.correct(regime.id, condition).shape
+    names = {"regime": regime.id, "condition": condition, "n": n, "seeds": seeds}
+    return {**names, "accuracy": as_dict(matrix.accuracy(regime.id, condition))}
 
 
 def quality(found: Sequence[Outcomes]) -> dict[str, dict[str, float]]:
-    """Return how far the images of a cell lie from the untouched ones."""
-    return {name: _mean(np.stack([getattr(o, name) for o in found])) for name in ("rmse", "linf", "ssim")}
+    """Return how far the images of a cell are from the clean ones."""
+    return {name: _mean(np.stack([getattr(each, name) for each in found])) for name in ("rmse", "linf", "ssim")}
 
 
 def _mean(values: NDArray[Any]) -> dict[str, float]:
@@ -64,79 +161,104 @@ def _mean(values: NDArray[Any]) -> dict[str, float]:
 
 
 def differences(matrix: Matrix) -> list[dict[str, Any]]:
-    """Return what each regime changed, against the base model and against the control."""
-    entries = []
-    for against in (BASE, CONTROL):
-        if not matrix.has(against):
-            continue
-        for regime in matrix.regimes:
-            if regime.id in (BASE, against):
-                continue
-            for column in matrix.every:
-                found = matrix.difference((regime.id, column), (against, column))
-                entries.append({"regime": regime.id, "against": against, "condition": column, **as_dict(found)})
-    return entries
+    """Return the change of each regime from the base model and from the control."""
+    return [
+        {
+            "regime": regime.id,
+            "against": against,
+            "condition": condition,
+            **as_dict(matrix.difference((regime.id, condition), (against, condition))),
+        }
+        for against in (BASE, CONTROL)
+        if matrix.has(against)
+        for regime in matrix.regimes
+        if regime.id not in (BASE, against)
+        for condition in matrix.all_ids
+    ]
 
 
 def checks(matrix: Matrix) -> list[dict[str, Any]]:
-    """Return each adaptive attack beside what it must be stronger than, on the images of the diagnoses.
+    """Return the accuracy under each adaptive attack beside that under further attacks, on the checked images.
 
-    `accuracy` is that of the attack on them; every other part has the accuracy under what was done instead, and the
-    paired `difference` attack minus other, which is above zero where the other is the stronger.
+    `accuracy` is that of the attack; every other part has the accuracy under another attack and the paired
+    `difference` attack minus other, which is above zero where the other attack is stronger.
     """
     entries = []
     for regime in matrix.regimes:
-        for column in matrix.columns:
-            if column.reading != ADAPTIVE or not matrix.diagnoses.get(regime.id):
+        for condition in matrix.conditions:
+            if condition.attack_setting != ADAPTIVE or not matrix.attack_checks.get(regime.id):
                 continue
-            own = matrix.examined(regime.id, column.id)
-            others = {kind: matrix.checked(regime.id, kind, column.id) for kind in (TWICE, NOISE)}
-            others["search"] = searched(matrix, regime.id, column)
+            own = matrix.checked_images(regime.id, condition.id)
+            others = {kind: matrix.check(regime.id, kind, condition.id) for kind in (DOUBLE_STEPS, NOISE)}
+            others["search"] = matrix.search(regime.id, condition)
             if regime.id != BASE:
-                others["transfer"] = matrix.examined(regime.id, f"{column.name}/{TRANSFER}")
+                others["transfer"] = matrix.checked_images(regime.id, f"{condition.name}/{TRANSFER}")
             parts = {
-                kind: {"accuracy": float(right.mean()), "difference": as_dict(paired_difference(own, right))}
-                for kind, right in others.items()
-                if right is not None
+                kind: {"accuracy": float(other.mean()), "difference": as_dict(paired_difference(own, other))}
+                for kind, other in others.items()
+                if other is not None
             }
-            names = {"regime": regime.id, "condition": column.id, "n": own.shape[1]}
+            names = {"regime": regime.id, "condition": condition.id, "n": own.shape[1]}
             entries.append({**names, "accuracy": float(own.mean()), **parts})
     return entries
 
 
 def networks(matrix: Matrix) -> list[dict[str, Any]]:
-    """Return what each regime's models are like: the share of dead gradients, and what their outputs are."""
+    """Return the fraction of useless gradients of each regime's models, and properties of their outputs."""
+    found = {regime.id: matrix.soundness(regime.id) for regime in matrix.regimes}
+    return [
+        {
+            "regime": name,
+            "images": each.images,
+            "dead": each.dead / each.images,
+            "random_outputs": each.random_outputs,
+            "probabilities": each.probabilities,
+            "batch_dependent": each.batch_dependent,
+        }
+        for name, each in found.items()
+        if each is not None
+    ]
+
+
+def curve_entries(matrix: Matrix) -> list[dict[str, Any]]:
+    """Return every curve of accuracy over the radius, with its band."""
     entries = []
     for regime in matrix.regimes:
-        found = soundness(matrix, regime.id)
-        if found is not None:
+        for condition in matrix.conditions:
+            found = matrix.curves(regime.id, condition.id)
+            if found is None:
+                continue
+            bands = [share_interval(found.correct[:, k]) for k in range(len(found.eps))]
             entries.append(
                 {
                     "regime": regime.id,
-                    "images": found.images,
-                    "dead": found.dead / found.images,
-                    "random_outputs": found.random_outputs,
-                    "probabilities": found.probabilities,
-                    "batch_dependent": found.batch_dependent,
+                    "condition": condition.id,
+                    "eps": found.eps.tolist(),
+                    "mean": [band.mean for band in bands],
+                    "low": [band.low for band in bands],
+                    "high": [band.high for band in bands],
+                    "n": found.correct.shape[-1],
+                    "chance": found.chance,
+                    "reached": found.reached,
                 }
             )
     return entries
 
 
-def falls(notes: dict[int, dict[str, Any]]) -> list[Fall]:
-    """Return the first fall in each seed's training that its monitor of catastrophic overfitting triggered at."""
+def overfitting_events(notes: dict[int, dict[str, Any]]) -> list[OverfittingEvent]:
+    """Return the first event in the notes on each seed's training."""
     found = []
     for seed, note in notes.items():
-        checks = note.get("overfitting", [])  # a folder of an older version has none
-        triggered = next((place for place, check in enumerate(checks) if check["triggered"]), None)
-        if triggered is not None:
-            before = max(check["probe"] for check in checks[:triggered])
-            found.append(Fall(seed, checks[triggered]["epoch"], before, checks[triggered]["probe"]))
+        checks = note["overfitting"]
+        first = next((place for place, check in enumerate(checks) if check["triggered"]), None)
+        if first is not None:
+            before = max(check["probe"] for check in checks[:first])
+            found.append(OverfittingEvent(seed, checks[first]["epoch"], before, checks[first]["probe"]))
     return found
 
 
-def augmentation(matrix: Matrix, notes: dict[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what was made for training, by regime and seed."""
+def augmentation(matrix: Matrix, notes: Notes) -> list[dict[str, Any]]:
+    """Return the samples made for training, by regime and seed."""
     entries = []
     for regime in matrix.regimes:
         for seed in matrix.seeds:
@@ -151,14 +273,14 @@ def augmentation(matrix: Matrix, notes: dict[tuple[str, int], dict[str, Any]]) -
                         "seconds": made["seconds"],
                         "converged": made["converged"] / attempted if attempted else None,
                         "steps": round(made["steps"] / attempted, 1) if attempted else None,
-                        "bank": _bank(made),
+                        "bank": _cache_use(made),
                     }
                 )
     return entries
 
 
-def _bank(made: dict[str, Any]) -> dict[str, float] | None:
-    """Return how a cache of SIGMA samples was used, as shares of the requests, and the mean age in epochs."""
+def _cache_use(made: dict[str, Any]) -> dict[str, float] | None:
+    """Return the hit rate of the sample cache and the mean age of its samples in epochs, or None without requests."""
     requested, hits = made.get("requested", 0), made.get("hits", 0)
     if not requested:
         return None
@@ -169,8 +291,8 @@ def _bank(made: dict[str, Any]) -> dict[str, float] | None:
 def per_seed(matrix: Matrix) -> list[dict[str, Any]]:
     """Return the accuracy of each training by itself."""
     return [
-        {"seed": seed, "regime": regime.id, "condition": column, "accuracy": float(correct.mean())}
+        {"seed": seed, "regime": regime.id, "condition": condition, "accuracy": float(correct.mean())}
         for regime in matrix.regimes
-        for column in matrix.every
-        for seed, correct in zip(matrix.seeds, matrix.correct(regime.id, column), strict=True)
+        for condition in matrix.all_ids
+        for seed, correct in zip(matrix.seeds, matrix.correct(regime.id, condition), strict=True)
     ]

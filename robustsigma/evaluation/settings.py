@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations import GaussianNoise, Identity, Perturbation
-from robustsigma.fingerprint import described
 from robustsigma.models import Architecture
 
 
@@ -150,7 +148,7 @@ class Evaluation(validation.Settings):
     """Regimes against conditions, each training repeated over seeds; `preset` has those of the embedded datasets.
 
     Args:
-        source: the dataset.
+        dataset: the dataset.
         architecture: of the network.
         training: of the base model.
         retraining: of every regime that starts from it.
@@ -169,7 +167,7 @@ class Evaluation(validation.Settings):
         num_workers: loading processes.
     """
 
-    source: DatasetSpec = field(default_factory=Baggage)
+    dataset: DatasetSpec = field(default_factory=Baggage)
     architecture: Architecture = field(default_factory=Architecture)
     training: Training = field(default_factory=Training)
     retraining: Retraining = field(default_factory=Retraining)
@@ -184,7 +182,7 @@ class Evaluation(validation.Settings):
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind in (("source", DatasetSpec), ("architecture", Architecture), ("training", Training),
+        for name, kind in (("dataset", DatasetSpec), ("architecture", Architecture), ("training", Training),
                            ("retraining", Retraining), ("checks", Checks)):  # fmt: skip
             validation.instance(name, getattr(self, name), kind)
         _check_perturbations("conditions", self.conditions)
@@ -228,17 +226,3 @@ class Evaluation(validation.Settings):
             return []
         regimes = [(protocol, getattr(self.retraining, protocol)) for protocol in ("retrain", "on_the_fly")]
         return [(protocol, name) for protocol, of in regimes for name, p in of.items() if isinstance(p, GaussianNoise)]
-
-
-def describe(value: Any) -> Any:
-    """Return settings as plain JSON types, each dataclass with its class name."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        shown = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__name__, **shown}
-    if isinstance(value, Mapping):
-        return {str(key): describe(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [describe(part) for part in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return described(value, describe)

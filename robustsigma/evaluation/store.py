@@ -1,8 +1,7 @@
-"""The folder of an evaluation: what is finished stays, so that an interrupted run goes on where it stopped."""
+"""Files of an evaluation by seed, regime and condition; finished files stay, so an interrupted run can resume."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.parts import Parts
-from robustsigma.files import damaged, init_run_dir, read_json, write_atomically
 from robustsigma.models import ModelCard, load_model, save_model
+from robustsigma.runs.blocks import Blocks
+from robustsigma.runs.directory import init_run_dir
+from robustsigma.runs.files import damaged, read_json, write_atomically, write_json
 
 
-class Store:
-    """Models, samples and outcomes by seed, regime and condition.
+class RobustnessStore:
+    """Models, samples and outcomes.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it does not exist.
         settings: of the run, as plain JSON types. A folder with other settings is refused.
 
     Raises:
@@ -32,8 +32,34 @@ class Store:
         init_run_dir(folder, settings)
 
     def model(self, seed: int, regime: str) -> Path:
-        """Return the place of a model's weights."""
-        return self.folder / "models" / f"seed{seed}" / f"{_flat(regime)}.safetensors"
+        """Return the file of a model's weights."""
+        return self._file("models", seed, regime, ".safetensors")
+
+    def _notes(self, seed: int, regime: str) -> Path:
+        return self._file("models", seed, regime, ".json")
+
+    def checkpoint(self, seed: int, regime: str) -> Path:
+        """Return the file of an unfinished training."""
+        return self._file("models", seed, regime, ".ckpt")
+
+    def samples(self, seed: int, name: str) -> Path:
+        """Return the file of images made against the base model."""
+        return self._file("samples", seed, name, ".safetensors")
+
+    def outcomes(self, seed: int, regime: str, condition: str) -> Path:
+        """Return the file of one cell's outcomes."""
+        return self.folder / "outcomes" / f"seed{seed}" / _flat(regime) / f"{_flat(condition)}.npz"
+
+    def attack_checks(self, seed: int, regime: str) -> Path:
+        """Return the file of a model's attack checks."""
+        return self._file("checks", seed, regime, ".npz")
+
+    def blocks(self, path: Path) -> Blocks:
+        """Return the finished rows of a file that is not complete yet."""
+        return Blocks(path.with_suffix(".parts"))
+
+    def _file(self, kind: str, seed: int, name: str, suffix: str) -> Path:
+        return self.folder / kind / f"seed{seed}" / f"{_flat(name)}{suffix}"
 
     def has_model(self, seed: int, regime: str) -> bool:
         """Return whether the model is trained."""
@@ -41,16 +67,12 @@ class Store:
 
     def write_model(self, seed: int, regime: str, net: nn.Module, card: ModelCard, notes: dict[str, Any]) -> None:
         """Write weights, and notes on the training."""
-        write_atomically(self._notes(seed, regime), json.dumps(notes).encode())
+        write_json(self._notes(seed, regime), notes)
         save_model(self.model(seed, regime), net, card)
         self.checkpoint(seed, regime).unlink(missing_ok=True)
 
-    def checkpoint(self, seed: int, regime: str) -> Path:
-        """Return the place of the state of a training that is under way."""
-        return self.model(seed, regime).with_suffix(".ckpt")
-
-    def adopt_model(self, seed: int, regime: str, other: Store) -> None:
-        """Take over a model from another folder, where it was trained in the same way, unless there is one."""
+    def adopt_model(self, seed: int, regime: str, other: RobustnessStore) -> None:
+        """Copy a model from another folder, where it was trained in the same way, unless there is one already."""
         if not self.has_model(seed, regime):
             write_atomically(self._notes(seed, regime), other._notes(seed, regime).read_bytes())
             write_atomically(self.model(seed, regime), other.model(seed, regime).read_bytes())
@@ -70,25 +92,17 @@ class Store:
         """Return the notes on a training."""
         return read_json(self._notes(seed, regime))
 
-    def _notes(self, seed: int, regime: str) -> Path:
-        return self.model(seed, regime).with_suffix(".json")
-
-    def samples(self, seed: int, name: str) -> Path:
-        """Return the place of images made against the base model."""
-        return self.folder / "samples" / f"seed{seed}" / f"{_flat(name)}.safetensors"
-
     def write_samples(self, seed: int, name: str, tensors: dict[str, Tensor]) -> None:
-        """Write images and what belongs to them."""
-        contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-        write_atomically(self.samples(seed, name), save(contiguous))
+        """Write images made against the base model, with their labels and indices."""
+        write_atomically(self.samples(seed, name), save({key: each.contiguous() for key, each in tensors.items()}))
 
     def read_samples(self, seed: int, name: str, outcomes: Path) -> dict[str, Tensor]:
-        """Read what `write_samples` wrote.
+        """Read images made against the base model.
 
         Args:
             seed: of the training.
             name: of the condition.
-            outcomes: of the test that makes them, which is repeated only where it is not there.
+            outcomes: file of the test that makes them, which is repeated only where the file does not exist.
 
         Raises:
             ValueError: a damaged file.
@@ -100,21 +114,9 @@ class Store:
             remedy = f"delete it and {outcomes}, and the same command makes both again"
             raise damaged(path, "a safetensors file", error, remedy) from error
 
-    def parts(self, path: Path) -> Parts:
-        """Return what is kept on the way to a file."""
-        return Parts(path.with_suffix(".parts"))
-
-    def outcomes(self, seed: int, regime: str, condition: str) -> Path:
-        """Return the place of one cell's outcomes."""
-        return self.folder / "outcomes" / f"seed{seed}" / _flat(regime) / f"{_flat(condition)}.npz"
-
     def read_outcomes(self, seed: int, regime: str, condition: str) -> Outcomes:
         """Read one cell's outcomes."""
         return Outcomes.read(self.outcomes(seed, regime, condition))
-
-    def diagnosis(self, seed: int, regime: str) -> Path:
-        """Return the place of a model's diagnosis."""
-        return self.folder / "checks" / f"seed{seed}" / f"{_flat(regime)}.npz"
 
 
 def _flat(name: str) -> str:

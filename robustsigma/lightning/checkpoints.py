@@ -15,8 +15,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from robustsigma.engine.validation import choice, fail, instance, integer, optional
-from robustsigma.files import write_atomically
 from robustsigma.lightning.data_module import data_module_of
+from robustsigma.runs.files import write_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -26,12 +26,12 @@ from robustsigma.engine.device import wait
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail, integer, mapping, optional, plain
-from robustsigma.fingerprint import items
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
 from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
 from robustsigma.lightning.sample_caches import ProcessRank, SampleCaches
 from robustsigma.lightning.training_perturbation import Ramp, without_cache
+from robustsigma.runs.fingerprint import items
 
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 

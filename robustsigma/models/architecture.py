@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from robustsigma import fingerprint
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.validation import Settings, choice, fail, near
 from robustsigma.models.published_weights import (
@@ -27,6 +26,7 @@ from robustsigma.models.published_weights import (
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.small_networks import SmallCNN
 from robustsigma.models.weight_files import State, fit_state, read_state
+from robustsigma.runs import fingerprint
 
 # Modules whose networks a file may name without permission.
 _KNOWN = ("robustsigma.", "torchvision.models.")

@@ -22,9 +22,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
-from robustsigma.files import write_atomically
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.weight_files import SUFFIX, first_infinite, plain_names, unwrapped
+from robustsigma.runs.files import write_atomically
 
 _KEY = "robustsigma"
 _LARGEST = 4096  # channels, or pixels of a side

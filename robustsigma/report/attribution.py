@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from robustsigma.report import text
 from robustsigma.report.table import Exhibit, Heading, TableCell, TableLayout, group_by, headings, listing
 from robustsigma.report.text import DASH, interval, number, percent
-from robustsigma.report.validation import check_attribution
+from robustsigma.runs.results import AttributionResults
 
 GROUPS = {
     "faithfulness": ("Faithfulness", "does the network's output depend on what the map marks as important?"),
@@ -81,7 +81,7 @@ def score_tables(results: dict[str, Any]) -> list[TableLayout]:
     Raises:
         ValueError: if `results` is not of schema 1 and kind "attribution".
     """
-    check_attribution(results)
+    AttributionResults.from_json(results)
     return [_score_table(results, model["id"]) for model in results["models"]]
 
 

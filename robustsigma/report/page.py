@@ -14,10 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from robustsigma.files import write_atomically
 from robustsigma.report import attribution, curves, gallery, robustness, scatter, text
 from robustsigma.report.canvas import draw_table, png, shades, styled
-from robustsigma.report.validation import array, check_attribution, check_gallery
+from robustsigma.report.validation import array, check_gallery
+from robustsigma.runs.files import write_atomically
+from robustsigma.runs.results import AttributionResults
 
 _ROBUSTNESS_FIGURES = ("matrix", "curves", "sweep", "examples", "path", "explanations")
 _BREAKS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])")  # where a line may break in a name
@@ -79,7 +80,7 @@ def _robustness_figures(results: dict[str, Any], arrays: dict[str, np.ndarray]) 
 
 def draw_attribution(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
     """Draw what a benchmark measured: PNG files by name, which end in the number of the model if there are several."""
-    check_attribution(results)
+    AttributionResults.from_json(results)
     if (results.get("gallery") or {}).get("items"):
         check_gallery(results["gallery"], arrays)
     found: dict[str, bytes] = {}

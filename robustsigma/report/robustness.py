@@ -19,7 +19,7 @@ from robustsigma.report.table import (
     listing,
 )
 from robustsigma.report.text import DASH, interval, measure, number, percent, points
-from robustsigma.report.validation import check_robustness
+from robustsigma.runs.results import RobustnessResults
 
 SETTINGS = {
     "none": ("Clean and noise", "the same samples for every model"),
@@ -28,7 +28,7 @@ SETTINGS = {
     "transfer": ("Transfer", "samples made once, against the base model"),
 }
 STRONGER = {
-    "twice": "Twice the steps",
+    "double_steps": "Twice the steps",
     "search": "Search without gradients",
     "noise": "Noise of the same RMSE",
     "transfer": "Samples of the base model",
@@ -53,8 +53,10 @@ def accuracy_table(results: dict[str, Any]) -> TableLayout:
     Raises:
         ValueError: if `results` is not of schema 1.
     """
-    check_robustness(results)
-    columns = group_by(headings(results["conditions"], "reading"), SETTINGS, lambda key, _: key * (key != "none"))
+    RobustnessResults.from_json(results)
+    columns = group_by(
+        headings(results["conditions"], "attack_setting"), SETTINGS, lambda key, _: key * (key != "none")
+    )
     regimes = headings(results["regimes"], "protocol")
     rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key == "none" else f", {title.lower()}")
     cells = {(entry["regime"], entry["condition"]): _accuracy(entry) for entry in results["cells"]}
@@ -321,7 +323,7 @@ def _sweep(entry: dict[str, Any], place: int) -> Exhibit:
     by, part = str(entry.get("by")), str(entry.get("held_out"))
     name, meaning = CHOSEN_BY.get(by, (by, by))
     columns = [head for _, head in headings(entry["columns"])]
-    settings = [str(column.get("reading", "none")) for column in entry["columns"]]
+    settings = [str(column.get("attack_setting", "none")) for column in entry["columns"]]
     labels = [head.label + f" {kind}" * (kind != "none") for head, kind in zip(columns, settings, strict=True)]
     rows = []
     for row in entry["rows"]:

@@ -11,55 +11,6 @@ from robustsigma.engine.validation import fail
 from robustsigma.report import text
 
 Floats = NDArray[np.floating[Any]]
-_ROBUSTNESS: dict[str, tuple[str, ...]] = {
-    "conditions": ("id", "name"),
-    "regimes": ("id", "name"),
-    "cells": ("regime", "condition"),
-}
-_ATTRIBUTION: dict[str, tuple[str, ...]] = {
-    "models": ("id",),
-    "methods": ("id",),
-    "metrics": ("id", "title", "group", "better"),
-    "cells": ("model", "method", "metric"),
-}
-
-
-def check_robustness(results: Any) -> None:
-    """Raise ValueError unless `results` is what an evaluation writes (schema 1)."""
-    _check_lists(results, {"schema": 1}, _ROBUSTNESS)
-
-
-def check_attribution(results: Any) -> None:
-    """Raise ValueError unless `results` is what a benchmark writes (schema 1, kind "attribution")."""
-    _check_lists(results, {"schema": 1, "kind": "attribution"}, _ATTRIBUTION)
-    for key in ("models", "methods", "metrics"):
-        ids = [entry["id"] for entry in results[key]]
-        if len(set(ids)) != len(ids):
-            raise fail(f"results[{key!r}]", "a different id in every entry", ", ".join(ids))
-    for index, metric in enumerate(results["metrics"]):
-        if metric["better"] not in ("higher", "lower"):
-            raise fail(f"results['metrics'][{index}]['better']", "'higher' or 'lower'", repr(metric["better"]))
-    for place, curve in enumerate(results.get("curves") or []):
-        for index, line in enumerate(curve["lines"]):
-            for key in ("mean", "low", "high"):
-                if line.get(key) is not None and len(line[key]) != len(curve["x"]):
-                    where = f"results['curves'][{place}]['lines'][{index}][{key!r}]"
-                    raise fail(where, f"{len(curve['x'])} values, one per x", len(line[key]))
-
-
-def _check_lists(results: Any, header: dict[str, Any], fields: dict[str, tuple[str, ...]]) -> None:
-    """Check the header, and that each field is a list of entries with some strings."""
-    came = {key: results.get(key) for key in header} if isinstance(results, dict) else {}
-    if came != header:
-        expected, got = (", ".join(f"{key} {value!r}" for key, value in each.items()) for each in (header, came))
-        raise fail("results", f"a dict with {expected}", got or type(results).__name__)
-    for key, wanted in fields.items():
-        if not isinstance(results.get(key), list):
-            raise fail(f"results[{key!r}]", "a list", type(results.get(key)).__name__)
-        for index, entry in enumerate(results[key]):
-            for part in wanted:
-                if not isinstance(entry.get(part), str):
-                    raise fail(f"results[{key!r}][{index}][{part!r}]", "a str", repr(entry.get(part)))
 
 
 def check_gallery(section: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

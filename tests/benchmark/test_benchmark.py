@@ -19,10 +19,10 @@ from rich.console import Console
 from robustsigma import AttentionRollout, ExpectedGradients, Gradient, IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.benchmark import AttributionReport, Benchmark, benchmark
 from robustsigma.benchmark import run as running
-from robustsigma.benchmark.images import judged, shown
-from robustsigma.benchmark.results import _wrong
-from robustsigma.benchmark.run import Run
-from robustsigma.benchmark.store import Store
+from robustsigma.benchmark.evaluated_images import find_images, gallery_places
+from robustsigma.benchmark.results import misclassified
+from robustsigma.benchmark.run import BenchmarkRun
+from robustsigma.benchmark.store import BenchmarkStore
 from robustsigma.cli import main
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import Baggage, Datasets, Digits, ImageFolder
@@ -127,15 +127,15 @@ def test_the_result_holds_every_cell_with_its_interval(made, settings):
 
 
 def test_the_values_are_what_the_engine_gives(made, settings):
-    run = Run(settings, made, quiet())
+    run = BenchmarkRun(settings, made, quiet())
     rows = [row for row in measured(made)[1:] if row[1] == "gradient" and row[2] == "insertion"]
-    assert [int(row[3]) for row in rows] == run.judged.indices
-    images, labels = SOURCE.split("test").batch(run.judged.indices)
+    assert [int(row[3]) for row in rows] == run.evaluated.indices
+    images, labels = SOURCE.split("test").batch(run.evaluated.indices)
     classifier = run.models["a"].cpu()
     from robustsigma.engine import noise
     from robustsigma.engine.metrics import MetricContext
 
-    seeds = noise.image_seeds(0, "benchmark", "metrics", 0, torch.tensor(run.judged.indices))
+    seeds = noise.image_seeds(0, "benchmark", "metrics", 0, torch.tensor(run.evaluated.indices))
     subject = MetricContext(classifier, images, labels, seed=seeds)
     expected = InsertionDeletion(step=64)(subject, Gradient()(classifier, images, labels)).values["insertion"]
     np.testing.assert_allclose([float(row[4]) for row in rows], expected.numpy(), atol=1e-6)
@@ -143,7 +143,7 @@ def test_the_values_are_what_the_engine_gives(made, settings):
 
 @pytest.mark.parametrize("after", [1, 4, 9])
 def test_interrupted_it_goes_on_and_ends_with_the_same_numbers(settings, made, tmp_path, monkeypatch, after):
-    write, written = Store.write, []
+    write, written = BenchmarkStore.write, []
 
     def stop(self, *args):
         if len(written) == after:
@@ -151,7 +151,7 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_numbers(settings, made, t
         written.append(args[:3])
         write(self, *args)
 
-    monkeypatch.setattr(Store, "write", stop)
+    monkeypatch.setattr(BenchmarkStore, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         benchmark(settings, tmp_path, console=quiet())
     assert not (tmp_path / "results.json").exists()
@@ -160,7 +160,7 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_numbers(settings, made, t
         written.append(args[:3])
         write(self, *args)
 
-    monkeypatch.setattr(Store, "write", record)
+    monkeypatch.setattr(BenchmarkStore, "write", record)
     benchmark(settings, tmp_path, console=quiet())
     assert len(written) == len(set(written)) == 4 * 3  # nothing twice
     assert measured(tmp_path) == measured(made)
@@ -207,33 +207,33 @@ def test_a_folder_of_a_network_that_code_makes_is_of_its_weights(settings, tmp_p
     module.SEED = [lambda: make(0)]
     mine = Pretrained("networks_of_mine.make", classes=5, mean=[0.5], std=[0.5], geometry=ResizeCrop(16))
     of = dataclasses.replace(settings, models={"mine": mine}, methods={}, allow=("networks_of_mine",))
-    first = Run(of, tmp_path / "out", quiet())
-    Run(of, tmp_path / "out", quiet())
+    first = BenchmarkRun(of, tmp_path / "out", quiet())
+    BenchmarkRun(of, tmp_path / "out", quiet())
     module.SEED = [lambda: make(1)]
     with pytest.raises(ValueError, match=r"out: expected .* network weights"):
-        Run(of, tmp_path / "out", quiet())
+        BenchmarkRun(of, tmp_path / "out", quiet())
     assert first.store
 
 
 def test_a_folder_is_of_its_images_and_masks(settings, tmp_path):
     def of(change):
-        test = settings.source.split("test")
+        test = settings.dataset.split("test")
         parts = [test.images.clone(), test.labels.clone(), test.masks.clone()]
         if change is not None:
             parts[change][-1] = parts[change][-1] == 0
-        source = Datasets(test=ArrayDataset(*parts), classes=settings.source.classes)
-        return dataclasses.replace(settings, source=source, methods={})
+        source = Datasets(test=ArrayDataset(*parts), classes=settings.dataset.classes)
+        return dataclasses.replace(settings, dataset=source, methods={})
 
-    Run(of(None), tmp_path, quiet())
-    Run(of(None), tmp_path, quiet())
+    BenchmarkRun(of(None), tmp_path, quiet())
+    BenchmarkRun(of(None), tmp_path, quiet())
     for change in (0, 1, 2):
         with pytest.raises(ValueError, match=r"^out: expected .* the data \(images and labels\) of the run"):
-            Run(of(change), tmp_path, quiet())
+            BenchmarkRun(of(change), tmp_path, quiet())
 
 
 def test_a_damaged_batch_or_choice_of_images_is_told_and_made_again(settings, made, tmp_path):
     out = shutil.copytree(made, tmp_path / "out")
-    for place in ("parts/a/IG/00001.npz", "judged.json"):
+    for place in ("parts/a/IG/00001.npz", "evaluated_images.json"):
         content = (out / place).read_bytes()
         (out / place).write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=rf"{place}: expected an? .* that is whole, got .*; delete it, and"):
@@ -248,11 +248,11 @@ def test_a_folder_is_of_the_source_of_what_is_allowed(settings, tmp_path, monkey
     (tmp_path / f"{module}.py").write_text("STEPS = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     of = dataclasses.replace(settings, allow=(module, "nowhere"))
-    Run(of, tmp_path / "out", quiet())
-    Run(of, tmp_path / "out", quiet())
+    BenchmarkRun(of, tmp_path / "out", quiet())
+    BenchmarkRun(of, tmp_path / "out", quiet())
     (tmp_path / f"{module}.py").write_text("STEPS = 2\n")
     with pytest.raises(ValueError, match=rf"out: expected .*code\.{module} = \w+ \(the folder has \w+\)"):
-        Run(of, tmp_path / "out", quiet())
+        BenchmarkRun(of, tmp_path / "out", quiet())
 
 
 def test_references_count_by_content(settings, tmp_path):
@@ -262,14 +262,14 @@ def test_references_count_by_content(settings, tmp_path):
     of = [
         dataclasses.replace(settings, methods={"EG": ExpectedGradients(2, references=each)}) for each in (images, other)
     ]
-    Run(of[0], tmp_path / "out", quiet())
+    BenchmarkRun(of[0], tmp_path / "out", quiet())
     with pytest.raises(ValueError, match=r"out: expected .*references.*sha256"):
-        Run(of[1], tmp_path / "out", quiet())
+        BenchmarkRun(of[1], tmp_path / "out", quiet())
 
 
 def test_all_methods_draw_from_the_same_seeds(settings, tmp_path):
     of = dataclasses.replace(settings, methods=dict.fromkeys(("one", "two"), METHODS["SIGMA"]), metrics=METRICS[-1:])
-    run = Run(of, tmp_path, quiet())
+    run = BenchmarkRun(of, tmp_path, quiet())
     run.run()
     one, two = (run.store.read("a", name, run.batches)["map"] for name in ("one", "two"))
     np.testing.assert_array_equal(one, two)
@@ -278,14 +278,14 @@ def test_all_methods_draw_from_the_same_seeds(settings, tmp_path):
 def test_weights_are_shuffled_by_the_runs_seed(settings, tmp_path, monkeypatch):
     seeds, shuffle = [], running.shuffle_parameters
     monkeypatch.setattr(running, "shuffle_parameters", lambda net, seed: seeds.append(seed) or shuffle(net, seed))
-    Run(dataclasses.replace(settings, methods={}, metrics=METRICS[-1:], seed=3), tmp_path, quiet()).run()
+    BenchmarkRun(dataclasses.replace(settings, methods={}, metrics=METRICS[-1:], seed=3), tmp_path, quiet()).run()
     assert seeds == [3]
 
 
 def test_references_of_the_judged_split_are_images_that_are_not_judged(settings, tmp_path):
-    of = dataclasses.replace(settings, split="train", source=dataclasses.replace(SOURCE, train=60), references=60)
-    run = Run(of, tmp_path, quiet())
-    references, others = run._references(), run.dataset.batch(run.judged.indices)[0]
+    of = dataclasses.replace(settings, split="train", dataset=dataclasses.replace(SOURCE, train=60), references=60)
+    run = BenchmarkRun(of, tmp_path, quiet())
+    references, others = run.references(), run.split.batch(run.evaluated.indices)[0]
     assert len(references) == 60 - len(others)
     assert not (references[:, None] == others).flatten(2).all(2).any()
 
@@ -298,7 +298,7 @@ def test_several_models_are_judged_on_the_same_images(settings, tmp_path):
     images = {model: {row[3] for row in rows if row[0] == model} for model in models}
     assert images["a"] == images["b"]
     x, y = SOURCE.split("test").batch([int(index) for index in images["a"]])
-    for classifier in Run(few, tmp_path / "out", quiet()).models.values():
+    for classifier in BenchmarkRun(few, tmp_path / "out", quiet()).models.values():
         with classifier.cpu().frozen():
             assert torch.equal(classifier.logits(x).argmax(1), y)
 
@@ -325,21 +325,21 @@ def test_without_a_model_one_is_trained_and_without_masks_their_metrics_are_left
 @pytest.mark.third_party_rng
 def test_a_model_that_is_not_given_is_planned_as_an_evaluation_does(tmp_path):
     one = Benchmark(SOURCE, metrics=METRICS[:1], architecture=SOURCE_NET)
-    assert (Run(one, tmp_path / "run", quiet())._plan.mean, one.mean) == ((0.5,), None)
-    Run(dataclasses.replace(one, mean=(0.5,), std=(0.25,)), tmp_path / "run", quiet())  # of an earlier version
+    assert (BenchmarkRun(one, tmp_path / "run", quiet())._plan.mean, one.mean) == ((0.5,), None)
+    BenchmarkRun(dataclasses.replace(one, mean=(0.5,), std=(0.25,)), tmp_path / "run", quiet())  # of an earlier version
     weights = saved(tmp_path / "a.safetensors", 0)
     given = dataclasses.replace(one, architecture=dataclasses.replace(SOURCE_NET, weights=weights))
-    assert Run(given, tmp_path / "given", quiet())._plan.mean == (0.0,), "its file says so"
+    assert BenchmarkRun(given, tmp_path / "given", quiet())._plan.mean == (0.0,), "its file says so"
     torch.save(SOURCE_NET.build(3, 5).state_dict(), tmp_path / "net.pt")
     given = dataclasses.replace(given, architecture=dataclasses.replace(SOURCE_NET, weights=str(tmp_path / "net.pt")))
     with pytest.raises(ValueError, match=r"^mean and std: expected the numbers"):
-        Run(given, tmp_path / "other", quiet())
+        BenchmarkRun(given, tmp_path / "other", quiet())
     for place in ("a", "b"):
         (tmp_path / "images" / place).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / place / "0.png")
-    tests = dataclasses.replace(one, source=ImageFolder(str(tmp_path / "images"), test_fraction=1))
+    tests = dataclasses.replace(one, dataset=ImageFolder(str(tmp_path / "images"), test_fraction=1))
     with pytest.raises(ValueError, match=r"^models: expected at least one, as ImageFolder has no training images"):
-        Run(tests, tmp_path / "other", quiet())
+        BenchmarkRun(tests, tmp_path / "other", quiet())
     assert not (tmp_path / "other").exists()
 
 
@@ -381,24 +381,24 @@ def test_judged_images_are_those_that_all_models_get_right():
             said = torch.where(torch.isin(truth, torch.tensor(sorted(self.classes))), truth, (truth + 1) % 10)
             return torch.nn.functional.one_hot(said, 10).float()
 
-    found = judged(dataset, {"a": Classifier(Knows({1, 2, 3})), "b": Classifier(Knows({2, 3, 4}))}, 12, seed=0)
+    found = find_images(dataset, {"a": Classifier(Knows({1, 2, 3})), "b": Classifier(Knows({2, 3, 4}))}, 12, seed=0)
     assert len(found.indices) == 12
     assert found.indices == sorted(found.indices)
     assert set(found.labels.tolist()) <= {2, 3}
     assert [dataset[i][1] for i in found.indices] == found.labels.tolist()
-    assert len(found.right["a"]) == found.tried
-    with pytest.raises(ValueError, match="classify right"):
-        judged(dataset, {"a": Classifier(Knows({1})), "b": Classifier(Knows({2}))}, 12, seed=0)
+    assert len(found.correct["a"]) == found.tried
+    with pytest.raises(ValueError, match="classify correctly"):
+        find_images(dataset, {"a": Classifier(Knows({1})), "b": Classifier(Knows({2}))}, 12, seed=0)
 
 
 def test_an_image_is_passed_over_that_any_model_gets_wrong():
-    assert _wrong({"a": [1.0, 0.0, 1.0, 0.0], "b": [1.0, 1.0, 0.0, 0.0]}) == 3
+    assert misclassified({"a": [1.0, 0.0, 1.0, 0.0], "b": [1.0, 1.0, 0.0, 0.0]}) == 3
 
 
 def test_shown_images_are_of_different_classes():
-    assert shown(torch.tensor([2, 2, 0, 1, 0]), 2) == [2, 3]
-    assert shown(torch.tensor([2, 2, 0, 1, 0]), 4) == [2, 3, 0, 4]
-    assert shown(torch.tensor([1, 1]), 8) == [0, 1]
+    assert gallery_places(torch.tensor([2, 2, 0, 1, 0]), 2) == [2, 3]
+    assert gallery_places(torch.tensor([2, 2, 0, 1, 0]), 4) == [2, 3, 0, 4]
+    assert gallery_places(torch.tensor([1, 1]), 8) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -431,6 +431,6 @@ def test_controls_are_always_rows():
 def test_a_model_of_other_images_is_refused(settings, tmp_path):
     other = Baggage(size=32, train=20, val=5, test=20)
     with pytest.raises(ValueError, match=r"models.a: expected a model of \(3, 32, 32\)"):
-        benchmark(dataclasses.replace(settings, source=other), tmp_path, console=quiet())
+        benchmark(dataclasses.replace(settings, dataset=other), tmp_path, console=quiet())
     with pytest.raises(ValueError, match="model: expected an existing"):
         benchmark(dataclasses.replace(settings, models={"a": "none.safetensors"}), tmp_path / "b", console=quiet())

@@ -36,7 +36,7 @@ def model(tmp_path_factory) -> str:
 def test_it_runs(path, model, tmp_path):
     pytest.importorskip("matplotlib")
     settings = PRESETS.parse("benchmark", "", "runs", ["--config", str(path)]).settings
-    small = replace(settings, source=SOURCE, models={"a": model}, images=2, checked=min(1, settings.checked))
+    small = replace(settings, dataset=SOURCE, models={"a": model}, images=2, checked=min(1, settings.checked))
     found = benchmark(small, tmp_path, console=Console(file=io.StringIO())).results
     judged = {cell["method"] for cell in found["cells"]}
     assert judged | {left["method"] for left in found["left_out"]} == set(settings.methods)

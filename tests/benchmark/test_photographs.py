@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from robustsigma.benchmark.run import Run
+from robustsigma.benchmark.run import BenchmarkRun
 from robustsigma.cli import main
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import ImageTable
@@ -58,7 +58,10 @@ def settings(folder):
     """Return settings as a YAML file has them."""
     described = {"name": NAME, "weights": str(folder / "w.pth"), "geometry": GEOMETRY}
     return {
-        "source": {"class_path": "robustsigma.data.ImageTable", "init_args": {"root": str(folder), "images": "images"}},
+        "dataset": {
+            "class_path": "robustsigma.data.ImageTable",
+            "init_args": {"root": str(folder), "images": "images"},
+        },
         "models": {"described": described, "saved": str(folder / "saved.safetensors")},
         "methods": {"EG": {"class_path": "robustsigma.ExpectedGradients", "init_args": {"draws": 2}}},
         "metrics": [{"class_path": "robustsigma.engine.metrics.InsertionDeletion", "init_args": {"step": 512}}],
@@ -70,7 +73,7 @@ def settings(folder):
 
 def run_of(settings, out):
     found = PRESETS.load("baggage", ["--config", yaml.safe_dump(settings)])
-    return Run(found, out, Console(quiet=True))
+    return BenchmarkRun(found, out, Console(quiet=True))
 
 
 def test_from_yaml_to_report(settings, folder, tmp_path, monkeypatch, capsys):
@@ -91,23 +94,23 @@ def test_from_yaml_to_report(settings, folder, tmp_path, monkeypatch, capsys):
 def test_right_is_who_says_any_of_the_right_classes_and_that_is_explained(settings, folder, tmp_path):
     run = run_of({**settings, "images": 9}, tmp_path / "out")
     said = json.loads((folder / "said.json").read_text())
-    assert run.judged.indices == [1, 2, 4, 5, 7, 8]
-    assert run.judged.targets["described"].tolist() == [said[i] for i in run.judged.indices]
-    assert run.judged.labels.tolist() == [(said[i] + 1) % 1000 for i in run.judged.indices]
-    assert sum(run.judged.right["described"]) == 6
+    assert run.evaluated.indices == [1, 2, 4, 5, 7, 8]
+    assert run.evaluated.targets["described"].tolist() == [said[i] for i in run.evaluated.indices]
+    assert run.evaluated.labels.tolist() == [(said[i] + 1) % 1000 for i in run.evaluated.indices]
+    assert sum(run.evaluated.correct["described"]) == 6
 
 
 def test_references_are_images_that_are_not_judged(settings, tmp_path, folder):
     run = run_of({**settings, "references": 20}, tmp_path / "out")
     references = run.methods["EG"].references.tensor
-    judged = torch.stack([run.dataset[i][0] for i in run.judged.indices])
-    assert len(references) == 9 - len(run.judged.indices)
+    judged = torch.stack([run.split[i][0] for i in run.evaluated.indices])
+    assert len(references) == 9 - len(run.evaluated.indices)
     assert not any(torch.equal(a, b) for a in references for b in judged)
     said = json.loads((folder / "said.json").read_text())
     rows = [("file", "label"), *((f"{i}.png", label) for i, label in enumerate(said))]
     with (folder / "right.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    settings["source"]["init_args"]["table"] = "right.csv"
+    settings["dataset"]["init_args"]["table"] = "right.csv"
     run = run_of({**settings, "images": 9}, tmp_path / "all")
     with pytest.raises(ValueError, match=r"^images: expected fewer than all images"):
         _ = run.methods
@@ -120,14 +123,14 @@ def test_models_of_different_geometry_need_one_that_is_for_all(settings, tmp_pat
     models["other"] = {**models["described"], "geometry": {"size": 32, "resize": 40}}
     expected = r"^models\.other: expected images of 32 pixels of 36 \(bilinear\).*, got 32 pixels of 40"
     with pytest.raises(ValueError, match=expected):
-        _ = run_of(settings, tmp_path / "a").source
-    settings["source"]["init_args"]["geometry"] = {"size": 32, "resize": 33, "interpolation": "bicubic"}
+        _ = run_of(settings, tmp_path / "a").dataset
+    settings["dataset"]["init_args"]["geometry"] = {"size": 32, "resize": 33, "interpolation": "bicubic"}
     run = run_of(settings, tmp_path / "b")
-    assert run.source.geometry == ResizeCrop(32, 33, "bicubic")
-    assert run.source.classes[0] == "tench"
+    assert run.dataset.geometry == ResizeCrop(32, 33, "bicubic")
+    assert run.dataset.classes[0] == "tench"
     models["other"]["geometry"] = {"size": 48}
     with pytest.raises(ValueError, match=r"^models\.other: expected a model of \(3, 32, 32\) and 1000 classes"):
-        _ = run_of(settings, tmp_path / "c").source
+        _ = run_of(settings, tmp_path / "c").dataset
 
 
 def test_a_folder_is_of_its_weights(settings, folder, tmp_path):

@@ -7,39 +7,39 @@ import pytest
 
 from robustsigma.benchmark.findings import findings
 from robustsigma.benchmark.flags import cell_flags, run_flags
-from robustsigma.benchmark.results import _line, _sanity
-from robustsigma.benchmark.table import Column, Table
+from robustsigma.benchmark.results import curve_line, sanity_entries
+from robustsigma.benchmark.table import MetricColumn, ScoreTable
 from robustsigma.engine.metrics import MetricSpec, Skip
 
 N = 60
-UP = Column(MetricSpec("difference", "Insertion \u2212 deletion", "higher", "x"), "faithfulness", "")
-DOWN = Column(MetricSpec("deletion", "Deletion", "lower", "x"), "faithfulness", "")
-COST = [Column(MetricSpec(name, name, "lower", "x"), "cost", "") for name in ("forwards", "backwards")]
+UP = MetricColumn(MetricSpec("difference", "Insertion \u2212 deletion", "higher", "x"), "faithfulness", "")
+DOWN = MetricColumn(MetricSpec("deletion", "Deletion", "lower", "x"), "faithfulness", "")
+COST = [MetricColumn(MetricSpec(name, name, "lower", "x"), "cost", "") for name in ("forwards", "backwards")]
 
 
 def arrays(level: float, *, spread: float = 0.01, seed: int = 0, passes: float = 10.0, **notes: float) -> dict:
     values = level + spread * np.random.default_rng(seed).standard_normal(N)
     found = {"value/difference": values, "value/deletion": -values}
     found |= {f"skip/{name.removeprefix('value/')}": np.zeros(N, dtype=np.int64) for name in list(found)}
-    found |= {f"value/{column.quantity.name}": np.full(N, passes) for column in COST}
+    found |= {f"value/{column.metric.name}": np.full(N, passes) for column in COST}
     for note, default in (("converged", 1.0), ("ties", 0.0), ("constant", 0.0)):
         found[f"note/{note}"] = np.full(N, notes.get(note, default))
     return found
 
 
-def table(**methods: dict) -> Table:
+def table(**methods: dict) -> ScoreTable:
     rows = {"random": arrays(0.0, seed=9), "gradient": arrays(0.1, seed=8), **methods}
-    return Table([UP, DOWN, *COST], rows, frozenset(("random", "gradient")), "random")
+    return ScoreTable([UP, DOWN, *COST], rows, frozenset(("random", "gradient")), "random")
 
 
 @pytest.mark.parametrize("column", [UP, DOWN])
 def test_the_best_is_clear_only_beyond_the_interval(column):
     apart = table(a=arrays(0.5, seed=1), b=arrays(0.4, seed=2))
     assert apart.ranked(column) == ["a", "b"]
-    assert apart.clear(column)
+    assert apart.is_clear(column)
     close = table(a=arrays(0.5, seed=1, spread=0.2), b=arrays(0.501, seed=2, spread=0.2))
-    assert not close.clear(column)
-    assert not table(a=arrays(0.5)).clear(column)
+    assert not close.is_clear(column)
+    assert not table(a=arrays(0.5)).is_clear(column)
 
 
 def test_advantages_are_paired_and_positive_is_better():
@@ -76,8 +76,8 @@ def test_against_random():
     assert [found.against_random(m, UP)[1] for m in ("good", "bad", "same")] == ["better", "worse", "same"]
     assert found.against_random("random", UP) is None
     assert found.against_random("good", COST[0]) is None
-    assert found.telling(UP)
-    assert not table(bad=arrays(-0.5)).telling(UP)
+    assert found.is_informative(UP)
+    assert not table(bad=arrays(-0.5)).is_informative(UP)
 
 
 def test_flags_name_what_should_not_be_believed():
@@ -110,7 +110,10 @@ def test_a_map_that_stays_without_weights_has_not_changed():
     found = table(same=arrays(0.5), other=arrays(0.4))
     for method, similarity in (("same", 0.95), ("other", 0.2)):
         found.arrays[method]["value/randomization"] = np.full(N, similarity)
-    assert {entry["method"]: entry["changed"] for entry in _sanity("base", found)} == {"same": False, "other": True}
+    assert {entry["method"]: entry["changed"] for entry in sanity_entries("base", found)} == {
+        "same": False,
+        "other": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_a_map_that_stays_without_weights_has_not_changed():
     [("sic", "median", 0.1), ("aic", "median", 0.1), ("insertion", "mean", 1 / 3), ("deletion", "mean", 1 / 3)],
 )
 def test_curves_of_pic_are_medians_and_others_means(name, center, middle):
-    line = _line(name, np.array([0, 0.5, 1]), np.array([[0, 0.0, 1], [0, 0.1, 1], [0, 0.9, 1]]))
+    line = curve_line(name, np.array([0, 0.5, 1]), np.array([[0, 0.0, 1], [0, 0.1, 1], [0, 0.9, 1]]))
     assert line["center"] == center
     assert line["mean"] == pytest.approx([0, middle, 1])
     assert line["auc"] == pytest.approx((middle + 0.5) / 2)
@@ -126,11 +129,11 @@ def test_curves_of_pic_are_medians_and_others_means(name, center, middle):
 
 def test_the_area_under_a_curve_is_that_over_its_own_grid():
     """Shares of pixels with a short last step, and Sensitivity-N's shares, which are not evenly spaced."""
-    short = _line("deletion", np.array([0, 0.4, 0.8, 1]), np.array([[1, 1, 0.0, 0.0]]))
+    short = curve_line("deletion", np.array([0, 0.4, 0.8, 1]), np.array([[1, 1, 0.0, 0.0]]))
     assert short["auc"] == pytest.approx(0.4 + 0.2)
-    uneven = _line("sensitivity_n", np.array([0.1, 0.2, 0.9]), np.array([[1.0, 0.0, 0.0]]))
+    uneven = curve_line("sensitivity_n", np.array([0.1, 0.2, 0.9]), np.array([[1.0, 0.0, 0.0]]))
     assert uneven["auc"] == pytest.approx(0.05 / 0.8)
-    assert _line("sensitivity_n", np.array([0.1]), np.array([[0.3], [0.5]]))["auc"] == pytest.approx(0.4)
+    assert curve_line("sensitivity_n", np.array([0.1]), np.array([[0.3], [0.5]]))["auc"] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(("images", "flagged"), [(8, True), (29, True), (30, False)])

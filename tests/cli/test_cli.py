@@ -86,11 +86,11 @@ MISTAKES = {
     "no such config": (["evaluate", "--config", "{tmp}/missing.yaml"], "config"),
     "bad YAML": (["evaluate", "--config", "{tmp}/bad.yaml"], "config"),
     "size out of range": (
-        ["evaluate", "--source", "Baggage", "--source.size", "5"],
+        ["evaluate", "--dataset", "Baggage", "--dataset.size", "5"],
         "size: expected an integer from 16 to 299",
     ),
-    "no such source": (["evaluate", "--source", "ImageNette"], "source"),
-    "no such folder": (["evaluate", "--source", "ImageFolder", "--source.root", "{tmp}/nope"], "root: expected"),
+    "no such source": (["evaluate", "--dataset", "ImageNette"], "dataset"),
+    "no such folder": (["evaluate", "--dataset", "ImageFolder", "--dataset.root", "{tmp}/nope"], "root: expected"),
     "bad value": (["evaluate", "--training.lr", "-1"], "lr: expected"),
     "a file as folder": (["evaluate", "--out", "{made}/text.txt"], "out: expected a folder"),
     "no image": (["explain", "{tmp}/nope.png", MODEL], "images: expected existing files"),
@@ -120,7 +120,7 @@ MISTAKES = {
         ["explain", IMAGE, MODEL, "--method", "IntegratedGradient"],
         "method: expected one of .*IntegratedGradients, .*or the dotted path of a class, got 'IntegratedGradient'",
     ),
-    "a misspelt source": (["evaluate", "--source", "Bagage"], "^[^:]*: error: source: expected one of Baggage, "),
+    "a misspelt source": (["evaluate", "--dataset", "Bagage"], "^[^:]*: error: dataset: expected one of Baggage, "),
     "a misspelt optional source": (["augment", MODEL, "--dataset", "Bagage"], "dataset: expected one of Baggage, "),
     "a misspelt condition": (["evaluate", "--conditions.x", "FGMS"], "conditions: expected one of .*FGSM, .*'FGMS'"),
     "a misspelt perturbation of fit": (
@@ -544,7 +544,7 @@ def test_class_names_cannot_leave_the_folder(made, tmp_path):
 def test_presets_are_evaluations(name):
     found = PRESETS.load(name)
     assert isinstance(found, Evaluation)
-    assert type(found.source).__name__.lower() == name
+    assert type(found.dataset).__name__.lower() == name
     assert {"clean", "gaussian", "fgsm", "sigma"} <= set(found.conditions)
     assert "clean" in found.retraining.retrain
 
@@ -560,10 +560,10 @@ def test_a_preset_can_be_changed_by_a_file_and_an_option(tmp_path):
 def test_configs_of_evaluate_parse(path):
     if "augment:" in path.read_text():
         pytest.importorskip("albumentations")
-    images = ["--source.init_args.root", "elsewhere"] if "root:" in path.read_text() else []
+    images = ["--dataset.init_args.root", "elsewhere"] if "root:" in path.read_text() else []
     found = PRESETS.parse("evaluate", "", "runs", ["--config", str(path), *images]).settings
     if images:
-        assert found.source.root == "elsewhere"
+        assert found.dataset.root == "elsewhere"
     assert isinstance(found, Evaluation)
     if "conditions:" not in path.read_text():
         assert found.conditions == PRESETS.load("baggage").conditions

@@ -20,8 +20,8 @@ from robustsigma.cli.benchmark import PRESETS as BENCHMARKS
 from robustsigma.cli.evaluate import PRESETS as EVALUATIONS
 from robustsigma.data import ImageFolder, SaliencyBench
 from robustsigma.engine.attributors import IntegratedGradients
-from robustsigma.evaluation.settings import describe
 from robustsigma.models import Pretrained
+from robustsigma.runs.fingerprint import describe
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -134,9 +134,9 @@ def test_digits_are_explained_from_black(name):
 
 def test_a_dataset_has_a_size_of_its_own():
     cifar = evaluation(*configs(CONFIGS / "evaluate" / "cifar10.yaml"))
-    assert cifar.source.size is None
+    assert cifar.dataset.size is None
     saliency = BENCHMARKS.load("baggage", configs(CONFIGS / "benchmark" / "saliency_bench.yaml"))
-    assert saliency.source.size == SaliencyBench("x").size == 224
+    assert saliency.dataset.size == SaliencyBench("x").size == 224
 
 
 @pytest.mark.parametrize("name", ["figure10_cifar10", "figure10_photographs"])
@@ -151,8 +151,8 @@ def test_an_option_that_names_a_class_takes_its_defaults():
     assert evaluation("--conditions.pgd", "PGD").conditions["pgd"] == PGD()
     assert evaluation("--conditions.pgd.class_path=FGSM").conditions["pgd"] == FGSM()
     assert evaluation("--conditions.sigma.init_args.sigma=Sigma").conditions["sigma"] == SigmaSample(Sigma())
-    assert evaluation("--source=ImageFolder", "--source.root=x").source == ImageFolder("x")
-    assert evaluation("--source.size=32", "--source.class_path=ImageFolder", "--source.root=x").source.size is None
+    assert evaluation("--dataset=ImageFolder", "--dataset.root=x").dataset == ImageFolder("x")
+    assert evaluation("--dataset.size=32", "--dataset.class_path=ImageFolder", "--dataset.root=x").dataset.size is None
     assert BENCHMARKS.load("baggage", ["--methods.IG=IntegratedGradients"]).methods["IG"] == IntegratedGradients()
     lists = BENCHMARKS.load("baggage", ["--metrics=[{class_path: InsertionDeletion, init_args: {step: 9}}, Cost]",
                                         "--metrics=[InsertionDeletion, Cost]"])  # fmt: skip
@@ -185,7 +185,7 @@ def test_an_entry_without_a_class_and_an_empty_mapping():
     named = evaluation("--config=conditions: {clean: Identity, fgsm: {init_args: {random_start: true}}}")
     assert named.conditions["fgsm"] == FGSM(0.0078431, random_start=True)
     assert evaluation("--config=retraining: {on_the_fly: {}}").retraining.on_the_fly == {}
-    assert evaluation("--config=source: {init_args: {size: 32}}").source.size == 32
+    assert evaluation("--config=dataset: {init_args: {size: 32}}").dataset.size == 32
 
 
 @pytest.mark.third_party_rng  # `fit` seeds everything

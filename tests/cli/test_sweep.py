@@ -11,10 +11,10 @@ SWEPT = Path(__file__).resolve().parents[2] / "configs" / "evaluate" / "swept.ya
 TINY = [
     f"--{name}={value}"
     for name, value in {
-        "source.size": 16,
-        "source.train": 24,
-        "source.val": 12,
-        "source.test": 8,
+        "dataset.size": 16,
+        "dataset.train": 24,
+        "dataset.val": 12,
+        "dataset.test": 8,
         "architecture.arguments": "{width: 4}",
         "training.epochs": 1,
         "retraining.epochs": 1,

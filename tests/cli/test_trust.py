@@ -99,7 +99,7 @@ def test_a_file_names_code_and_nothing_of_it_runs(file, inline, stranger, model,
 FUNCTIONS = ("os.system", "subprocess.Popen", "builtins.exec", "torch.load", "torch.hub.load", "jsonargparse.CLI")
 
 
-@pytest.mark.parametrize("path", [*FUNCTIONS, "robustsigma.files.os.system", "robustsigma.cli.verbs.main"])
+@pytest.mark.parametrize("path", [*FUNCTIONS, "robustsigma.runs.files.os.system", "robustsigma.cli.verbs.main"])
 def test_functions_of_others_are_no_classes(path, model, tmp_path, capsys):
     assert main(["explain", str(tmp_path), f"--model={model}", f"--method={path}"]) == 2
     assert main(["explain", str(tmp_path), f"--model={path}", "--mean=[0]", "--std=[1]"]) == 2

@@ -144,11 +144,11 @@ def test_yaml_round_trip(make, name):
     source = make[name](3)
     arguments = dataclasses.asdict(source)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=DatasetSpec)
+    parser.add_argument("--dataset", type=DatasetSpec)
     path = f"{type(source).__module__}.{type(source).__qualname__}"
-    config = parser.parse_object({"source": {"class_path": path, "init_args": arguments}})
-    assert parser.instantiate(config).source == source
-    assert parser.instantiate(parser.parse_string(parser.dump(config))).source == source
+    config = parser.parse_object({"dataset": {"class_path": path, "init_args": arguments}})
+    assert parser.instantiate(config).dataset == source
+    assert parser.instantiate(parser.parse_string(parser.dump(config))).dataset == source
 
 
 @pytest.mark.parametrize("name", MASKED)

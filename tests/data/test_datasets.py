@@ -386,12 +386,12 @@ def test_a_dataset_in_the_place_of_a_source_is_told_what_to_do():
 
 def test_yaml_can_describe_a_dataset_class_with_plain_arguments(capsys):
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=DatasetSpec)
+    parser.add_argument("--dataset", type=DatasetSpec)
     inner = {"class_path": f"{__name__}.Counted", "init_args": {"count": 4, "first": 0.5}}
     given = {"class_path": "robustsigma.data.Datasets", "init_args": {"test": inner, "classes": list(CLASSES)}}
-    config = parser.parse_object({"source": given})
+    config = parser.parse_object({"dataset": given})
     for each in (config, parser.parse_string(parser.dump(config))):
-        source = parser.instantiate(each).source
+        source = parser.instantiate(each).dataset
         assert source.classes == CLASSES
         assert len(source.split("test")) == 4
         assert source.split("test")[1][0].max() == pytest.approx(0.51)

@@ -14,8 +14,8 @@ from torch import multiprocessing, nn
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, MixtureComponent, Sigma, SigmaSample
 from robustsigma.data import Baggage
+from robustsigma.engine.metrics import PerSample, rmse
 from robustsigma.engine.perturbations.path_samples import SampleCache
-from robustsigma.evaluation.outcomes import OutcomeRecorder
 from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
 
 SOURCE = Baggage(size=16, train=41, val=5, test=23)  # odd counts: uneven last batches
@@ -30,6 +30,25 @@ CONDITIONS = {
     "clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.02), "sigma": SigmaSample(WALK)
 }  # fmt: skip
 BATCH, EPOCHS = 8, 3
+
+
+class PredictionRecorder(pl.Callback):
+    """Records label, prediction and RMSE of every test image; several processes gather theirs at the end."""
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.metrics = {name: PerSample(("labels", "predictions", "steps", "rmse")) for name in CONDITIONS}
+        self.outcomes: dict[str, dict[str, torch.Tensor]] = {}
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        found = {"labels": batch.labels, "predictions": outputs.argmax(1), "steps": batch.info.perturbed.steps}
+        found["rmse"] = rmse(batch.images, batch.info.clean)
+        self.metrics[batch.info.condition].update(batch.indices, found)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.outcomes = {name: metric.compute() for name, metric in self.metrics.items()}
 
 
 class Seen(pl.Callback):
@@ -63,7 +82,7 @@ def fit_and_test(rank: int, world: int, folder: Path) -> None:
     data = RobustDataModule(
         SOURCE, train_perturbation=PERTURBATION, conditions=CONDITIONS, batch_size=BATCH // world, seed=3
     )
-    seen, recorder, statistics = Seen(), OutcomeRecorder(), AugmentationStatistics()
+    seen, recorder, statistics = Seen(), PredictionRecorder(), AugmentationStatistics()
     trainer = pl.Trainer(
         max_epochs=EPOCHS, accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto",
         precision="64-true", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -77,7 +96,7 @@ def fit_and_test(rank: int, world: int, folder: Path) -> None:
         "padding": seen.padding,
         "weights": {name: p.detach() for name, p in model.named_parameters()},
         "caches": data.sample_caches.state_dict(),
-        "outcomes": {name: vars(each) for name, each in recorder.outcomes.items()},
+        "outcomes": recorder.outcomes,
         "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
         "totals": vars(statistics.totals),
     }

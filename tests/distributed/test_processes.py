@@ -19,12 +19,12 @@ from torch.distributed import HashStore
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
-from robustsigma.evaluation.run import Run
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture
-from robustsigma.processes import Processes
+from robustsigma.runs.processes import Processes
 
 SETTINGS = Evaluation(
-    source=Baggage(size=16, train=24, val=5, test=15),
+    dataset=Baggage(size=16, train=24, val=5, test=15),
     architecture=Architecture("small_cnn", {"width": 4}),
     training=Training(epochs=1, batch_size=16),
     retraining=Retraining(
@@ -34,7 +34,7 @@ SETTINGS = Evaluation(
     checks=Checks(images=0),
 )
 YAML = """
-source: {class_path: robustsigma.data.Baggage, init_args: {size: 16, train: 40, val: 10, test: 25}}
+dataset: {class_path: robustsigma.data.Baggage, init_args: {size: 16, train: 40, val: 10, test: 25}}
 architecture: {name: small_cnn, arguments: {width: 4}}
 training: {epochs: 2, batch_size: 16, lr: 0.01}
 """
@@ -107,7 +107,7 @@ def test_the_first_goes_before_the_others_and_counters_are_common():
     order, counts = [], []
 
     def run(processes):
-        time.sleep(0.05 if processes.first else 0)
+        time.sleep(0.05 if processes.is_main else 0)
         processes.main_process_first("begin", lambda: order.append(processes.rank))
         count = processes.counter()
         counts.extend(count() for _ in range(5))
@@ -128,8 +128,8 @@ def test_an_evaluation_in_two_shares_is_that_of_one(tmp_path):
             yield from jobs[self.rank :: 2]
 
     for rank in range(2):
-        Run(SETTINGS, tmp_path / "two", Console(file=io.StringIO()), Half(rank)).run()
-    Run(SETTINGS, tmp_path / "one", Console(file=io.StringIO())).run()
+        RobustnessRun(SETTINGS, tmp_path / "two", Console(file=io.StringIO()), Half(rank)).run()
+    RobustnessRun(SETTINGS, tmp_path / "one", Console(file=io.StringIO())).run()
     assert _same(tmp_path / "one", tmp_path / "two") > 10
 
 

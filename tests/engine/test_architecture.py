@@ -16,8 +16,7 @@ ENGINE = sorted((ROOT / "engine").rglob("*.py"))
 # From the bottom: a package or module imports from layers below its own only.
 LAYERS = (
     ("engine", "lazy_imports"),
-    ("files", "fingerprint", "processes"),
-    ("provenance",),
+    ("runs",),
     ("data", "report"),
     ("models",),
     ("lightning",),

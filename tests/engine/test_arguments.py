@@ -36,9 +36,10 @@ from robustsigma.engine import validation
 from robustsigma.engine.checks import check_classifier
 from robustsigma.engine.metrics import InsertionDeletion, MetricContext
 from robustsigma.evaluation import Evaluation
-from robustsigma.evaluation.settings import Retraining, Sweep, describe
+from robustsigma.evaluation.settings import Retraining, Sweep
 from robustsigma.lightning import LitClassifier, RobustDataModule
 from robustsigma.models import Pretrained
+from robustsigma.runs.fingerprint import describe
 
 X, Y = cases.images(), [0, 1, 2, 0]
 SCALARS = {

@@ -5,16 +5,16 @@ import numpy as np
 from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample
 from robustsigma.evaluation.matrix import Matrix
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.run import Column, Regime
+from robustsigma.evaluation.plan import Condition, Regime
 
 N = 200
-CLEAN = Column("clean", "clean", "none", Identity())
-NOISE = Column("gaussian", "gaussian", "none", GaussianNoise(0.1))
-ATTACK = Column("fgsm/adaptive", "fgsm", "adaptive", FGSM(0.1))
-MOVED = Column("fgsm/transfer", "fgsm", "transfer", FGSM(0.1))
-WALK = Column("sigma/adaptive", "sigma", "adaptive", SigmaSample())
-WALK_MOVED = Column("sigma/transfer", "sigma", "transfer", SigmaSample())
-PGD_COLUMN = Column("pgd/adaptive", "pgd", "adaptive", PGD(0.1))
+CLEAN = Condition("clean", "clean", "none", Identity())
+NOISE = Condition("gaussian", "gaussian", "none", GaussianNoise(0.1))
+ATTACK = Condition("fgsm/adaptive", "fgsm", "adaptive", FGSM(0.1))
+MOVED = Condition("fgsm/transfer", "fgsm", "transfer", FGSM(0.1))
+WALK = Condition("sigma/adaptive", "sigma", "adaptive", SigmaSample())
+WALK_MOVED = Condition("sigma/transfer", "sigma", "transfer", SigmaSample())
+PGD_COLUMN = Condition("pgd/adaptive", "pgd", "adaptive", PGD(0.1))
 COLUMNS = [CLEAN, NOISE, ATTACK, MOVED]
 BASE = Regime("base", "base", "none", None)
 CONTROL = Regime("clean/retrain", "clean", "retrain", Identity())
@@ -33,7 +33,7 @@ def outcomes_of(right, n=N, searched=0, converged=None, steps=5, shift=0):
         labels=labels,
         predictions=np.where(correct, labels, (labels + 1) % 3),
         confidences=np.where(correct, 0.8, 0.1).astype(np.float32),
-        top=np.full(n, 0.8, np.float32),
+        max_confidence=np.full(n, 0.8, np.float32),
         searched=walked,
         converged=reached,
         steps=np.where(walked, steps, 0),

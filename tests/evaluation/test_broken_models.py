@@ -32,7 +32,7 @@ CONDITIONS = {
 def _run(model, out):
     """Return the results, the codes of each cell, and the report, as one text, of an evaluation."""
     settings = Evaluation(
-        source=Digits(),
+        dataset=Digits(),
         architecture=Architecture(f"broken_models.{model}"),
         training=Training(epochs=1, batch_size=2000, lr=1e-9, weight_decay=0),  # the means are as good as they get
         conditions=CONDITIONS,

@@ -18,8 +18,9 @@ from robustsigma.data import Baggage
 from robustsigma.evaluation import Checks, Evaluation, Retraining, RobustnessReport, Training, evaluate
 from robustsigma.evaluation.illustrations import default_attributors
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.progress import BatchProgress
-from robustsigma.evaluation.run import Column, Run
+from robustsigma.evaluation.plan import Condition
+from robustsigma.evaluation.run import RobustnessRun
+from robustsigma.evaluation.training import TrainingProgress
 from robustsigma.models import Architecture, load_model
 
 pytest.importorskip("matplotlib")
@@ -28,7 +29,7 @@ pytest.importorskip("jinja2")
 WALK = SigmaSample(Sigma(objective="logit", alpha=0.01, beta=0.1, paths=1, max_steps=3))
 CONDITIONS = {"clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.03), "sigma": WALK}
 SETTINGS = Evaluation(
-    source=Baggage(size=16, train=60, val=10, test=30),
+    dataset=Baggage(size=16, train=60, val=10, test=30),
     architecture=Architecture("small_cnn", {"width": 4}),
     training=Training(epochs=2, batch_size=16, lr=0.01),
     retraining=Retraining(
@@ -58,7 +59,7 @@ def _evaluate(settings, out):
 
 
 def _go_on(settings, out):
-    Run(settings, out, Console(file=io.StringIO())).run()
+    RobustnessRun(settings, out, Console(file=io.StringIO())).run()
 
 
 def _read(out, regime, column, seed=0):
@@ -95,7 +96,7 @@ def done(tmp_path_factory):
 @pytest.fixture
 def calls(monkeypatch):
     """Record every training and test."""
-    found, train, test, diagnose = [], Run._train, Run._test, Run._diagnose
+    found, train, test, diagnose = [], RobustnessRun._train, RobustnessRun._test, RobustnessRun._check_attacks
 
     def watched_train(self, seed, regime, step):
         found.append(("train", seed, regime.id))
@@ -105,13 +106,13 @@ def calls(monkeypatch):
         found.append(("test", seed, f"{regime.id}: {', '.join(column.id for column in missing)}"))
         test(self, seed, regime, missing, step)
 
-    def watched_diagnose(self, seed, regime, step):
+    def watched_check_attacks(self, seed, regime, step):
         found.append(("diagnose", seed, regime.id))
         return diagnose(self, seed, regime, step)
 
-    monkeypatch.setattr(Run, "_diagnose", watched_diagnose)
-    monkeypatch.setattr(Run, "_train", watched_train)
-    monkeypatch.setattr(Run, "_test", watched_test)
+    monkeypatch.setattr(RobustnessRun, "_check_attacks", watched_check_attacks)
+    monkeypatch.setattr(RobustnessRun, "_train", watched_train)
+    monkeypatch.setattr(RobustnessRun, "_test", watched_test)
     return found
 
 
@@ -180,8 +181,8 @@ def test_the_confidence_of_the_answer_is_kept(done):
     for regime in REGIMES:
         found = _read(done[0], regime, "fgsm/adaptive")
         right = found.correct > 0
-        np.testing.assert_allclose(found.top[right], found.confidences[right], atol=1e-6)
-        assert (found.top[~right] >= found.confidences[~right]).all()
+        np.testing.assert_allclose(found.max_confidence[right], found.confidences[right], atol=1e-6)
+        assert (found.max_confidence[~right] >= found.confidences[~right]).all()
 
 
 def test_evaluate_leaves_the_global_generators_alone(done):
@@ -234,7 +235,7 @@ def test_transfer_cells_were_tested_on_the_stored_samples(done, attack):
     out = done[0]
     samples = load_file(out / "samples" / "seed0" / f"{attack}.safetensors")
     base = _read(out, "base", f"{attack}/adaptive")
-    clean = torch.stack([SETTINGS.source.split("test")[int(i)][0] for i in samples["indices"]])
+    clean = torch.stack([SETTINGS.dataset.split("test")[int(i)][0] for i in samples["indices"]])
     np.testing.assert_array_equal(samples["indices"].numpy(), base.indices)
     np.testing.assert_allclose((samples["images"] - clean).abs().flatten(1).amax(1).numpy(), base.linf, atol=1e-6)
     for regime in REGIMES:
@@ -260,20 +261,20 @@ def test_a_second_run_does_nothing_again(done, tmp_path, monkeypatch):
     def refuse(self, *_):
         raise AssertionError("this was done before")
 
-    monkeypatch.setattr(Run, "_train", refuse)
-    monkeypatch.setattr(Run, "_test", refuse)
-    monkeypatch.setattr(Run, "_diagnose", refuse)
+    monkeypatch.setattr(RobustnessRun, "_train", refuse)
+    monkeypatch.setattr(RobustnessRun, "_test", refuse)
+    monkeypatch.setattr(RobustnessRun, "_check_attacks", refuse)
     shutil.copytree(done[0], tmp_path / "run")
     told = io.StringIO()
     report = evaluate(SETTINGS, tmp_path / "run", console=Console(file=told, width=100))
     assert _numbers(report.results) == _numbers(done[1])
     jobs = [line for line in told.getvalue().splitlines() if re.match(r" *\d+/\d+ ", line)]
     assert len(jobs) == 3 * len(REGIMES) + 1
-    assert re.fullmatch(r"13/13  pictures for the report  \d+\.\d s", jobs[-1]), "the last minutes are not silent"
+    assert re.fullmatch(r"1/1  pictures for the report  \d+\.\d s", jobs[-1]), "the last minutes are not silent"
 
 
 def test_pictures_take_the_walk_of_the_column_or_a_short_one():
-    columns = [Column(name, name, "adaptive", perturbation) for name, perturbation in CONDITIONS.items()]
+    columns = [Condition(name, name, "adaptive", perturbation) for name, perturbation in CONDITIONS.items()]
     assert default_attributors(columns)["SIGMA"] == replace(WALK.sigma, paths=7)
     short = default_attributors(columns[:3])["SIGMA"]
     assert short == replace(SigmaSample().sigma, paths=7)
@@ -317,20 +318,6 @@ def test_checks_may_change_and_are_made_again_alone(done, tmp_path, calls):
     assert (calls, found["checks"], found["networks"]) == ([], [], [])
 
 
-def test_a_folder_of_an_older_version_goes_on(done, tmp_path, calls):
-    """It has neither checks nor the confidence of the answer."""
-    out = shutil.copytree(done[0], tmp_path / "run")
-    shutil.rmtree(out / "checks")
-    for path in (out / "outcomes").rglob("*.npz"):
-        with np.load(path) as file:
-            kept = {name: file[name] for name in file.files if name != "top"}
-        np.savez(path, **kept)
-    found = _evaluate(SETTINGS, out)
-    assert _names(calls) == [("diagnose", regime) for regime in REGIMES]
-    assert found["checks"] == done[1]["checks"]
-    assert all(cell.get("calibration") is None for cell in found["cells"])
-
-
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(done, tmp_path, monkeypatch, calls):
     batches, handler = [], signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
@@ -340,7 +327,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(done, tmp_path, monkeyp
             if len(calls) == 4:  # the base model was trained, tested and checked
                 raise KeyboardInterrupt
 
-        patch.setattr(BatchProgress, "on_train_batch_end", interrupt)
+        patch.setattr(TrainingProgress, "on_train_batch_end", interrupt)
         try:
             with pytest.raises(KeyboardInterrupt):
                 _go_on(SETTINGS, tmp_path)
@@ -362,7 +349,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(done, tmp_path, monkeyp
     [
         ({"training": replace(SETTINGS.training, lr=0.02)}, r"training\.lr = 0\.02 \(the folder has 0\.01\)"),
         ({"test_images": 5}, "test_images = 5"),
-        ({"source": replace(SETTINGS.source, train=61)}, r"source\.train = 61"),
+        ({"dataset": replace(SETTINGS.dataset, train=61)}, r"dataset\.train = 61"),
         ({"conditions": {**CONDITIONS, "fgsm": FGSM(0.02)}}, r"conditions\.fgsm\.eps = 0\.02"),
     ],
 )

@@ -31,7 +31,7 @@ def test_it_runs(path, tmp_path):
         save_file(network("small_cnn", 3, 5, {"width": 4}).state_dict(), weights)
     small = replace(
         settings,
-        source=Baggage(size=16, train=24, val=10, test=10),
+        dataset=Baggage(size=16, train=24, val=10, test=10),
         architecture=Architecture("small_cnn", {"width": 4}, weights=weights),
         mean=(0.5,),
         std=(0.25,),

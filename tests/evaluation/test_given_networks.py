@@ -14,14 +14,14 @@ from robustsigma.data import Baggage, ImageFolder
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
 from robustsigma.evaluation._held_out import HeldOut
-from robustsigma.evaluation.pipeline import collect
-from robustsigma.evaluation.run import Run
+from robustsigma.evaluation.results import collect
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, load_model
 
 
 def _settings(weights, **changes):
     settings = Evaluation(
-        source=Baggage(size=16, train=40, val=10, test=20),
+        dataset=Baggage(size=16, train=40, val=10, test=20),
         architecture=Architecture("robustsigma.models.CifarResNet", {"depth": 8}, weights=str(weights)),
         training=Training(epochs=0, batch_size=16),
         retraining=Retraining(retrain={"fgsm": FGSM(0.03)}, samples=10, epochs=1),
@@ -45,7 +45,7 @@ def weights(tmp_path):
 
 def test_the_base_model_is_the_given_network(weights, tmp_path):
     given = torch.load(weights, weights_only=True)
-    run = Run(_settings(weights), tmp_path / "run", Console(file=io.StringIO()))
+    run = RobustnessRun(_settings(weights), tmp_path / "run", Console(file=io.StringIO()))
     run.run()
     for seed in (0, 1):
         base = load_file(run.store.model(seed, "base"))
@@ -53,7 +53,7 @@ def test_the_base_model_is_the_given_network(weights, tmp_path):
         assert all(torch.equal(base[name], given[name]) for name in given)
         again = load_file(run.store.model(seed, "fgsm/retrain"))
         assert not torch.equal(again["linear.weight"], given["linear.weight"])
-    assert collect(run)["regimes"][0]["settings"] == "robustsigma.models.CifarResNet, as it was given"
+    assert collect(run).regimes[0]["settings"] == "robustsigma.models.CifarResNet, as it was given"
 
 
 def test_a_network_of_other_classes_has_to_be_trained(weights, tmp_path):
@@ -61,10 +61,12 @@ def test_a_network_of_other_classes_has_to_be_trained(weights, tmp_path):
     state |= {name: torch.zeros(7, *state[name].shape[1:]) for name in ("linear.weight", "linear.bias")}
     torch.save(state, weights)
     settings = _settings(weights)
-    run = Run(settings, tmp_path / "run", Console(file=io.StringIO()))
+    run = RobustnessRun(settings, tmp_path / "run", Console(file=io.StringIO()))
     with pytest.raises(ValueError, match=r"weights: expected those of this CifarResNet, got .*of another shape"):
         run.train(0, run.regimes[0])
-    run = Run(replace(settings, training=Training(epochs=1)), tmp_path / "trained", Console(file=io.StringIO()))
+    run = RobustnessRun(
+        replace(settings, training=Training(epochs=1)), tmp_path / "trained", Console(file=io.StringIO())
+    )
     run.train(0, run.regimes[0])
     assert run.store.has_model(0, "base")
 
@@ -76,7 +78,7 @@ def test_models_know_how_photographs_become_their_images(weights, tmp_path):
             Image.new("RGB", (20, 24), (number, 0, 0)).save(tmp_path / "images" / name / f"{number}.png")
     geometry = ResizeCrop(16, 18)
     source = ImageFolder(str(tmp_path / "images"), geometry=geometry)
-    run = Run(_settings(weights, source=source), tmp_path / "run", Console(file=io.StringIO()))
+    run = RobustnessRun(_settings(weights, dataset=source), tmp_path / "run", Console(file=io.StringIO()))
     run.train(0, run.regimes[0])
     assert load_model(run.store.model(0, "base"))[1].geometry == geometry
     assert HeldOut(source).geometry == geometry

@@ -16,7 +16,8 @@ from robustsigma.data import Baggage, Datasets
 from robustsigma.engine.perturbations import Perturbation, Perturbed
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training
 from robustsigma.evaluation.noise_sweep import sweep_noise
-from robustsigma.evaluation.run import BASE, Run, kept
+from robustsigma.evaluation.plan import BASE, fingerprint
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture
 
 SOURCE = Baggage(size=16, train=20, val=10, test=12)
@@ -37,7 +38,7 @@ def code(monkeypatch):
 
 def _settings(**changes):
     settings = Evaluation(
-        source=SOURCE,
+        dataset=SOURCE,
         architecture=Architecture("code_of_mine.make"),
         training=Training(epochs=0),
         retraining=Retraining(epochs=1, samples=4, batch_size=8),
@@ -50,7 +51,7 @@ def _settings(**changes):
 
 
 def _run(settings, out):
-    run = Run(settings, out, Console(file=io.StringIO()))
+    run = RobustnessRun(settings, out, Console(file=io.StringIO()))
     run.run()
     return run.store.read_outcomes(0, BASE, "clean").correct.mean()
 
@@ -87,10 +88,10 @@ def test_the_same_network_resumes_and_another_is_refused(epochs, code, tmp_path)
 
 
 def test_another_forward_of_the_same_weights_is_refused(code, tmp_path):
-    Run(_settings(), tmp_path, Console(file=io.StringIO()))
+    RobustnessRun(_settings(), tmp_path, Console(file=io.StringIO()))
     code.net.forward = types.MethodType(lambda net, x: 2 * nn.Sequential.forward(net, x.flip(-1)), code.net)
     with pytest.raises(ValueError, match=WEIGHTS):
-        Run(_settings(), tmp_path, Console(file=io.StringIO()))
+        RobustnessRun(_settings(), tmp_path, Console(file=io.StringIO()))
 
 
 def test_a_file_of_weights_that_was_overwritten_is_refused(code, tmp_path):
@@ -98,17 +99,17 @@ def test_a_file_of_weights_that_was_overwritten_is_refused(code, tmp_path):
     settings = _settings(architecture=Architecture("small_cnn", {"width": 4}, weights=str(path)))
     net = Architecture("small_cnn", {"width": 4}).build(3, 5)
     torch.save(net.state_dict(), path)
-    Run(settings, tmp_path / "out", Console(file=io.StringIO()))
+    RobustnessRun(settings, tmp_path / "out", Console(file=io.StringIO()))
     torch.save({"state_dict": net.state_dict()}, path)  # another file of the same weights
-    Run(settings, tmp_path / "out", Console(file=io.StringIO()))
+    RobustnessRun(settings, tmp_path / "out", Console(file=io.StringIO()))
     torch.save(Architecture("small_cnn", {"width": 4}).build(3, 5).state_dict(), path)
     with pytest.raises(ValueError, match=WEIGHTS):
-        Run(settings, tmp_path / "out", Console(file=io.StringIO()))
+        RobustnessRun(settings, tmp_path / "out", Console(file=io.StringIO()))
 
 
 def test_code_of_other_weights_at_each_call_is_refused_unless_it_is_trained(code, tmp_path):
     code.make = lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(768, 5)).requires_grad_(True)
-    Run(_settings(), tmp_path / "seeded", Console(file=io.StringIO()))  # torch's own draws are seeded
+    RobustnessRun(_settings(), tmp_path / "seeded", Console(file=io.StringIO()))  # torch's own draws are seeded
 
     def make(num_classes):
         net = nn.Sequential(nn.Flatten(), nn.Linear(768, 5))
@@ -117,10 +118,10 @@ def test_code_of_other_weights_at_each_call_is_refused_unless_it_is_trained(code
 
     generator, code.make = torch.Generator(), make
     with pytest.raises(ValueError, match=r"^architecture.name: expected code that gives the same weights at each call"):
-        Run(_settings(), tmp_path / "random", Console(file=io.StringIO()))
+        RobustnessRun(_settings(), tmp_path / "random", Console(file=io.StringIO()))
     settings = _settings(training=Training(epochs=1))
     for _ in range(2):
-        Run(settings, tmp_path / "trained", Console(file=io.StringIO()))
+        RobustnessRun(settings, tmp_path / "trained", Console(file=io.StringIO()))
 
 
 def test_a_network_that_cannot_be_copied_is_made_anew_or_refused(code):
@@ -145,18 +146,18 @@ def test_datasets_of_the_same_content_resume_and_others_are_refused(code, tmp_pa
     def source(seed):
         return Datasets(_tensors(), None, _tensors(seed), classes=SOURCE.classes)
 
-    found = _run(_settings(source=source(1)), tmp_path)
+    found = _run(_settings(dataset=source(1)), tmp_path)
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
-    assert _run(_settings(source=source(1)), tmp_path) == found
+    assert _run(_settings(dataset=source(1)), tmp_path) == found
     assert made == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     told = r"^out: expected a new folder, or the data \(images and labels\) of the run .*data\.test\.\w+ = "
     with pytest.raises(ValueError, match=told):
-        _run(_settings(source=source(2)), tmp_path)
+        _run(_settings(dataset=source(2)), tmp_path)
 
 
 def test_the_folder_of_a_sweep_is_of_its_images_and_network(code, tmp_path):
     settings = _settings(
-        source=Datasets(_tensors(), _tensors(1), _tensors(2), classes=SOURCE.classes),
+        dataset=Datasets(_tensors(), _tensors(1), _tensors(2), classes=SOURCE.classes),
         architecture=Architecture("small_cnn", {"width": 4}),
         training=Training(epochs=1, batch_size=8),
         retraining=Retraining(on_the_fly={"noise": GaussianNoise(0.1)}, epochs=1, batch_size=8),
@@ -164,7 +165,7 @@ def test_the_folder_of_a_sweep_is_of_its_images_and_network(code, tmp_path):
     )
     sweep_noise(settings, tmp_path, Console(file=io.StringIO()))
     sweep_noise(settings, tmp_path, Console(file=io.StringIO()))
-    other = replace(settings, source=Datasets(_tensors(), _tensors(3), _tensors(2), classes=SOURCE.classes))
+    other = replace(settings, dataset=Datasets(_tensors(), _tensors(3), _tensors(2), classes=SOURCE.classes))
     with pytest.raises(ValueError, match=r"the data \(images and labels\) of the run"):
         sweep_noise(other, tmp_path, Console(file=io.StringIO()))
 
@@ -196,10 +197,10 @@ def test_a_condition_of_other_code_under_the_same_name_is_refused(tmp_path):
         )
         for b in (0, 1)
     )
-    Run(first, tmp_path, Console(file=io.StringIO()))
+    RobustnessRun(first, tmp_path, Console(file=io.StringIO()))
     with pytest.raises(ValueError, match=r"^out: expected a new folder, or the source of the run .*Darker"):
-        Run(second, tmp_path, Console(file=io.StringIO()))
+        RobustnessRun(second, tmp_path, Console(file=io.StringIO()))
 
 
 def test_a_network_by_name_that_is_trained_here_is_known_by_its_name():
-    assert kept(_settings(architecture=Architecture("small_cnn"), training=Training()))["network"] == {}
+    assert fingerprint(_settings(architecture=Architecture("small_cnn"), training=Training()))["network"] == {}

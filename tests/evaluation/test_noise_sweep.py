@@ -17,20 +17,20 @@ from robustsigma.data import Baggage
 from robustsigma.data.dataset_spec import ArrayDataset
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, evaluate
 from robustsigma.evaluation._held_out import HeldOut, held_out
-from robustsigma.evaluation.data import MadeImages
 from robustsigma.evaluation.flags import run_flags
-from robustsigma.evaluation.given import resolve_settings
 from robustsigma.evaluation.noise_sweep import SweepRun, best_of, sweep_noise
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.parts import Parts
-from robustsigma.evaluation.progress import BatchProgress
-from robustsigma.evaluation.run import Regime, Run
+from robustsigma.evaluation.plan import Regime
+from robustsigma.evaluation.resolve_settings import resolve_settings
+from robustsigma.evaluation.run import RobustnessRun
+from robustsigma.evaluation.training import AddedSamples, TrainingProgress
 from robustsigma.models import Architecture
+from robustsigma.runs.blocks import Blocks
 
 SOURCE = Baggage(size=16, train=48, val=20, test=16)
 STDS = (0.3, 0.05)
 SETTINGS = Evaluation(
-    source=SOURCE,
+    dataset=SOURCE,
     architecture=Architecture("small_cnn", {"width": 4}),
     training=Training(epochs=2, batch_size=16, lr=0.01),
     retraining=Retraining(
@@ -80,13 +80,13 @@ def _untimed(entries):
 def done(tmp_path_factory):
     """Return the folder of a finished sweep that was sealed from the test images, and what it found."""
     out = tmp_path_factory.mktemp("sweep") / "run"
-    return out, sweep_noise(replace(SETTINGS, source=Sealed(16, 48, 20, 16)), out, _quiet())
+    return out, sweep_noise(replace(SETTINGS, dataset=Sealed(16, 48, 20, 16)), out, _quiet())
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """Record every training and test."""
-    found, train, test = [], Run._train, Run._test
+    found, train, test = [], RobustnessRun._train, RobustnessRun._test
 
     def watched_train(self, seed, regime, step):
         found.append(("train", regime.id))
@@ -96,8 +96,8 @@ def calls(monkeypatch):
         found.append(("test", regime.id))
         test(self, seed, regime, missing, step)
 
-    monkeypatch.setattr(Run, "_train", watched_train)
-    monkeypatch.setattr(Run, "_test", watched_test)
+    monkeypatch.setattr(RobustnessRun, "_train", watched_train)
+    monkeypatch.setattr(RobustnessRun, "_test", watched_test)
     return found
 
 
@@ -216,7 +216,7 @@ def test_a_std_can_be_added_and_another_criterion_taken(done, tmp_path, calls):
 
 def test_every_trial_has_samples_of_its_own_noise(tmp_path, monkeypatch):
     """A trial that broke off leaves parts behind, which are another's of other noise."""
-    added, places = MadeImages.__init__, []
+    added, places = AddedSamples.__init__, []
 
     def look(self, images, labels):
         added(self, images, labels)
@@ -225,8 +225,8 @@ def test_every_trial_has_samples_of_its_own_noise(tmp_path, monkeypatch):
     def keep(self):
         places.append(self.folder)
 
-    monkeypatch.setattr(MadeImages, "__init__", look)
-    monkeypatch.setattr(Parts, "remove", keep)
+    monkeypatch.setattr(AddedSamples, "__init__", look)
+    monkeypatch.setattr(Blocks, "remove", keep)
     sweep_noise(SETTINGS, tmp_path, _quiet())
     images = [found for found in places if isinstance(found, torch.Tensor)]
     folders = [found for found in places if not isinstance(found, torch.Tensor)]
@@ -242,7 +242,7 @@ def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(done, tmp_path, monke
             if len(calls) == 4:  # the base model, a trial with its test, and one in training
                 raise KeyboardInterrupt
 
-        patch.setattr(BatchProgress, "on_train_batch_end", interrupt)
+        patch.setattr(TrainingProgress, "on_train_batch_end", interrupt)
         try:
             with pytest.raises(KeyboardInterrupt):
                 sweep_noise(SETTINGS, tmp_path, _quiet())
@@ -265,13 +265,13 @@ def test_without_a_validation_split_training_images_are_held_out(tmp_path):
     rows = [{image.numpy().tobytes() for image in part.images} for part in (judged, rest, train)]
     assert rows[0].isdisjoint(rows[1])
     assert rows[0] | rows[1] == rows[2]
-    found = sweep_noise(replace(SETTINGS, source=source, sweep=Sweep((0.05, 0.3))), tmp_path, _quiet())
+    found = sweep_noise(replace(SETTINGS, dataset=source, sweep=Sweep((0.05, 0.3))), tmp_path, _quiet())
     assert found.base is None, "a base model that saw fewer images is not that of the matrix"
     assert {(entry["held_out"], entry["images"]) for entry in found.entries} == {("train", 9)}
 
 
 def test_too_few_images_cannot_be_held_out():
-    with pytest.raises(ValueError, match=r"source: expected images in 'train' to hold out.*got 4"):
+    with pytest.raises(ValueError, match=r"dataset: expected images in 'train' to hold out.*got 4"):
         HeldOut(Unvalidated(16, 4, 1, 1), "train").split("test")
 
 
@@ -309,7 +309,7 @@ def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatc
     assert (out / "figures" / "sweep.png").is_file()
     assert "Std of the Gaussian noise for training" in console.file.getvalue()
     # The base model of the sweep is the one that the evaluation would have trained.
-    alone = Run(replace(SETTINGS, sweep=None), tmp_path / "alone", _quiet())
+    alone = RobustnessRun(replace(SETTINGS, sweep=None), tmp_path / "alone", _quiet())
     alone.train(0, alone.regimes[0])
     first, second = (load_file(run / "models" / "seed0" / "base.safetensors") for run in (out, tmp_path / "alone"))
     assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
@@ -328,7 +328,7 @@ def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatc
 )
 def test_a_folder_of_another_evaluation_is_refused_before_the_sweep(stds, change, named, tmp_path, monkeypatch):
     """It has no sweep, and trained on stds of 0.1 and 0.2."""
-    Run(replace(SETTINGS, sweep=None), tmp_path, _quiet())
+    RobustnessRun(replace(SETTINGS, sweep=None), tmp_path, _quiet())
 
     def start(*_):
         raise InterruptedError("the sweep starts")
@@ -343,13 +343,13 @@ def test_a_folder_of_another_evaluation_is_refused_before_the_sweep(stds, change
     ("change", "named"),
     [
         ({"training": replace(SETTINGS.training, epochs=3)}, r"training\.epochs = 3"),
-        ({"sweep": Sweep(STDS, images=5)}, r"source\.images = 5"),
+        ({"sweep": Sweep(STDS, images=5)}, r"dataset\.images = 5"),
         ({"conditions": {"clean": Identity()}}, r"conditions"),
     ],
 )
 def test_a_sweep_of_other_settings_is_refused(done, change, named):
     with pytest.raises(ValueError, match=f"out: expected .*sweep.*{named}"):
-        sweep_noise(replace(SETTINGS, source=Sealed(16, 48, 20, 16), **change), done[0], _quiet())
+        sweep_noise(replace(SETTINGS, dataset=Sealed(16, 48, 20, 16), **change), done[0], _quiet())
 
 
 def test_a_file_is_no_folder(tmp_path):

@@ -27,8 +27,8 @@ from robustsigma.engine.perturbations import SampleCache
 from robustsigma.evaluation.findings import findings
 from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.results import augmentation, cell_entries, differences, falls, per_seed
-from robustsigma.evaluation.run import Column, Regime
+from robustsigma.evaluation.plan import Condition, Regime
+from robustsigma.evaluation.results import augmentation, cell_entries, differences, overfitting_events, per_seed
 from robustsigma.report import text
 
 BANKED = Regime("bank/on_the_fly", "bank", "on_the_fly", SigmaSample(cache=SampleCache()))
@@ -118,7 +118,7 @@ def test_cells_over_two_seeds():
         ([CLEAN], [BASE], [0], ["1 seed"]),
         ([CLEAN], [BASE], [0, 1], []),
         ([CLEAN, ATTACK, MOVED], [BASE], [0, 1], ["single_step"]),
-        ([CLEAN, ATTACK, Column("pgd/adaptive", "pgd", "adaptive", PGD(0.1))], [BASE], [0, 1], []),
+        ([CLEAN, ATTACK, Condition("pgd/adaptive", "pgd", "adaptive", PGD(0.1))], [BASE], [0, 1], []),
         ([CLEAN, NOISE], [BASE], [0, 1], []),
         ([CLEAN], [BASE, Regime("g/retrain", "g", "retrain", GaussianNoise(0.1))], [0, 1], ["std_not_swept"]),
     ],
@@ -195,21 +195,14 @@ def test_a_single_step_that_surely_beats_many_is_masking():
         matrix = matrix_of([[180, single, many]], columns)
         assert codes_of(cell_flags(matrix, BASE, PGD_COLUMN)) == (["masked"] if flagged else [])
         assert cell_flags(matrix, BASE, ATTACK) == []
-    elsewhere = Column("pgd/adaptive", "pgd", "adaptive", PGD(0.2))  # another ball: no comparison
+    elsewhere = Condition("pgd/adaptive", "pgd", "adaptive", PGD(0.2))  # another ball: no comparison
     assert cell_flags(matrix_of([[180, 60, 90]], [CLEAN, ATTACK, elsewhere]), BASE, elsewhere) == []
 
 
-def test_old_outcomes_have_no_calibration(tmp_path):
-    """Files of an older version lack the confidence of the answer."""
-    outcomes = outcomes_of(100)
-    outcomes.write(tmp_path / "new.npz")
-    with np.load(tmp_path / "new.npz") as file:
-        np.savez(tmp_path / "old.npz", **{name: file[name] for name in file.files if name != "top"})
-    old, new = Outcomes.read(tmp_path / "old.npz"), Outcomes.read(tmp_path / "new.npz")
-    np.testing.assert_array_equal(old.predictions, new.predictions)
-    assert np.isnan(old.top).all()
-    assert cell_entries(matrix_of([[old]], [CLEAN]))[0]["calibration"] is None
-    assert cell_entries(matrix_of([[new]], [CLEAN]))[0]["calibration"]["mean"] == pytest.approx(0.3, abs=1e-6)
+def test_cells_have_a_calibration_error(tmp_path):
+    outcomes_of(100).write(tmp_path / "cell.npz")
+    read = Outcomes.read(tmp_path / "cell.npz")
+    assert cell_entries(matrix_of([[read]], [CLEAN]))[0]["calibration"]["mean"] == pytest.approx(0.3, abs=1e-6)
 
 
 def test_augmentation_counts_what_was_made():
@@ -231,19 +224,18 @@ def test_augmentation_counts_what_was_made():
 
 
 def test_a_training_that_overfitted_is_flagged_where_gradients_are_followed():
-    def check(epoch, probe, tripped=False):
-        return {"epoch": epoch, "step": 5 * epoch, "probe": probe, "attack": 0.9, "triggered": tripped}
+    def check(epoch, probe, triggered=False):
+        return {"epoch": epoch, "step": 5 * epoch, "probe": probe, "attack": 0.9, "triggered": triggered}
 
     noted = {
         0: {"overfitting": [check(0, 0.4), check(1, 0.5), check(2, 0.1, True), check(3, 0.05, True)]},
         1: {"overfitting": [check(0, 0.4), check(1, 0.41)]},
-        2: {},  # of an older version
     }
-    found = falls(noted)
+    found = overfitting_events(noted)
     assert found == [(0, 2, 0.5, 0.1)]
     columns = [CLEAN, NOISE, ATTACK, MOVED, WALK]
     matrix = matrix_of([[100] * 5] * 2, columns, (BASE, FGSM_RUN))
-    matrix.falls = {FGSM_RUN.id: found}
+    matrix.overfitting = {FGSM_RUN.id: found}
     told = {(r.id, c.id): codes_of(cell_flags(matrix, r, c)) for r in (BASE, FGSM_RUN) for c in columns}
     assert [cell for cell, codes in told.items() if "overfitted" in codes] == [(FGSM_RUN.id, ATTACK.id)]
     (flag,) = (flag for flag in cell_flags(matrix, FGSM_RUN, ATTACK) if flag["code"] == "overfitted")

@@ -11,13 +11,13 @@ from robustsigma import GaussianNoise, Identity
 from robustsigma.data import Albumentations, Baggage
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
 from robustsigma.evaluation import run as running
-from robustsigma.evaluation.data import MatrixData
-from robustsigma.evaluation.run import Run
+from robustsigma.evaluation.run import RobustnessRun
+from robustsigma.evaluation.training import TrainingData
 from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture
 
 SETTINGS = Evaluation(
-    source=Baggage(size=16, train=40, val=10, test=12),
+    dataset=Baggage(size=16, train=40, val=10, test=12),
     architecture=Architecture("small_cnn", {"width": 4}),
     training=Training(epochs=2, batch_size=16, lr=0.01, weight_decay=0.3),
     retraining=Retraining(
@@ -42,7 +42,7 @@ class Given:
 
     epochs: int
     model: LitClassifier
-    data: MatrixData
+    data: TrainingData
     draw: float
 
 
@@ -60,7 +60,7 @@ def trainings(tmp_path, monkeypatch):
 
     def run(settings):
         monkeypatch.setattr(running, "quiet_trainer", Trainer)
-        made, found = Run(settings, tmp_path, Console(file=io.StringIO())), {}
+        made, found = RobustnessRun(settings, tmp_path, Console(file=io.StringIO())), {}
         for seed in settings.seeds:
             for regime in made.regimes:
                 made.train(seed, regime)

@@ -74,7 +74,7 @@ def test_metric_sanity_runs(tmp_path, capsys, monkeypatch):
 
     from robustsigma.cli.benchmark import PRESETS
 
-    small = dataclasses.replace(PRESETS.load("baggage"), source=source)
+    small = dataclasses.replace(PRESETS.load("baggage"), dataset=source)
     monkeypatch.setattr(type(PRESETS), "load", lambda self, name: small)
     made.main(["--model", str(model), "--images", "4", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "metric_sanity.json").read_text())

@@ -29,7 +29,7 @@ def study():
 @pytest.mark.parametrize("name", ["baggage", "cifar10", "fast"])
 def test_regimes_are_matched_by_steps_and_by_augmented_images(study, name):
     setup = study.load(name, root="." if name == "cifar10" else None)
-    images = 3000 if name == "cifar10" else setup.settings.source.train
+    images = 3000 if name == "cifar10" else setup.settings.dataset.train
     rows = study.plans(study.SAMPLES, setup.regimes, std=0.2)
     assert len({row.name for row in rows}) == len(rows) == (4 if name == "fast" else 9)
     for row in rows:

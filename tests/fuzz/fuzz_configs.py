@@ -25,10 +25,10 @@ VALUES = (
     {"x": {"x": 1}}, {1: 2}, "null", "~", "!!python/name:os.system", "\u202e", "'",
 )  # fmt: skip
 KEYS = (
-    "source", "architecture", "training", "retraining", "conditions", "checks", "sweep", "seeds", "mean", "std",
+    "dataset", "architecture", "training", "retraining", "conditions", "checks", "sweep", "seeds", "mean", "std",
     "images", "test_images", "eval_batch_size", "num_workers", "methods", "metrics", "models", "allow", "method",
     "perturbation", "model", "target", "seed", "out", "split", "count", "label", "config", "training.lr",
-    "source.size", "geometry", "weights", "arguments", "classes", "trainer", "data", "optimizer", "ckpt_path", "",
+    "dataset.size", "geometry", "weights", "arguments", "classes", "trainer", "data", "optimizer", "ckpt_path", "",
     "x", "class_path", "init_args",
 )  # fmt: skip
 TOKENS = (

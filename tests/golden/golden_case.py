@@ -24,11 +24,11 @@ import settings  # noqa: E402
 
 from robustsigma import FGSM, GaussianNoise, Gradient, Identity, IntegratedGradients, Sigma, SigmaSample  # noqa: E402
 from robustsigma.benchmark import Benchmark  # noqa: E402
-from robustsigma.benchmark.run import Run as BenchmarkRun  # noqa: E402
+from robustsigma.benchmark.run import BenchmarkRun  # noqa: E402
 from robustsigma.data import Baggage  # noqa: E402
 from robustsigma.engine.metrics import InsertionDeletion, Localization, SensitivityN  # noqa: E402
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training  # noqa: E402
-from robustsigma.evaluation.run import Run as EvaluationRun  # noqa: E402
+from robustsigma.evaluation.run import RobustnessRun as EvaluationRun  # noqa: E402
 from robustsigma.models import Architecture  # noqa: E402
 
 COUNT = 2
@@ -105,7 +105,7 @@ _TINY = Architecture("small_cnn", {"width": 4})
 _TRAINING = Training(epochs=5, batch_size=16, lr=0.02)
 _WALK = Sigma(objective="logit", alpha=0.01, beta=0.1, paths=2, max_steps=3)
 EVALUATION = Evaluation(
-    source=_SOURCE,
+    dataset=_SOURCE,
     architecture=_TINY,
     training=_TRAINING,
     retraining=Retraining(retrain={"sigma": SigmaSample(_WALK)}, on_the_fly={"fgsm": FGSM(0.03)}, samples=20, epochs=1),
@@ -146,7 +146,7 @@ def evaluation(folder: Path) -> dict[str, np.ndarray]:
         weights = load_file(run.store.model(0, regime.id))
         assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float64}
         found[f"{regime.id}: weights"] = np.array([float(weights[key].double().sum()) for key in sorted(weights)])
-        for column in run.columns:
+        for column in run.conditions:
             outcomes = run.store.read_outcomes(0, regime.id, column.id)
             found[f"{regime.id} under {column.id}: confidences"] = outcomes.confidences.astype(np.float64)
             found[f"{regime.id} under {column.id}: accuracy"] = np.array(outcomes.correct.mean())

@@ -16,10 +16,10 @@ from robustsigma import Classifier, GaussianNoise, Sigma, SigmaSample
 from robustsigma.cli import main
 from robustsigma.data import Baggage
 from robustsigma.engine.perturbations import SampleCache
-from robustsigma.files import write_atomically
 from robustsigma.lightning import AtomicCheckpointIO, LitClassifier, RobustDataModule
 from robustsigma.lightning.loaders import KeyedDataset
 from robustsigma.models import SmallCNN
+from robustsigma.runs.files import write_atomically
 
 LAYERS = [CONFIGS / "base.yaml", CONFIGS / "baggage.yaml", CONFIGS / "sigma.yaml", CONFIGS / "overlays" / "cache.yaml"]
 FIT = ["fit", *(a for layer in LAYERS for a in ("--config", str(layer))), *TINY, *QUIET[:1], *QUIET[2:],

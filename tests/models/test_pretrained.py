@@ -293,7 +293,7 @@ HARMFUL = {
     "a function of torchvision": ("torchvision.models.get_model", {"name": "resnet18"}),
     "our command line": ("robustsigma.cli.main", {"arguments": ["explain"]}),
     "a name in a name": ("robustsigma.models.network", {"name": "os.system", "channels": 3, "classes": 3}),
-    "our files": ("robustsigma.files.write_atomically", {"path": "{tmp}/ran", "content": ""}),
+    "our files": ("robustsigma.runs.files.write_atomically", {"path": "{tmp}/ran", "content": ""}),
     "a hub": ("timm:hf-hub:somebody/something", {}),
     "a class of torch": ("torch.nn.Linear", {"in_features": 1, "out_features": 2}),
     "a download": ("torchvision.datasets.utils.download_url", {"url": "file:///etc/passwd", "root": "{tmp}/ran"}),

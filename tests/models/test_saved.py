@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from robustsigma import Classifier
-from robustsigma.files import init_run_dir, write_atomically
 from robustsigma.models import Architecture, ModelCard, SmallCNN, load_model, network, save_model
+from robustsigma.runs.directory import init_run_dir
+from robustsigma.runs.files import write_atomically
 
 CLASSES = ("cat", "dog", "a/b: ü")
 CARD = ModelCard(Architecture("small_cnn", {"width": 4}), CLASSES, (1, 8, 8), (0.4,), (0.2,))

@@ -30,7 +30,7 @@ def _conditions():
     return [
         {
             "name": name,
-            "reading": reading,
+            "attack_setting": reading,
             "id": name if reading == "none" else f"{name}/{reading}",
             "settings": settings[name],
             "quality": {
@@ -55,9 +55,9 @@ def _regimes():
 
 def _add_trust(results):
     """Add what an evaluation says of its attacks: threat models, worst cases, calibration, checks, curves."""
-    adaptive = [c["id"] for c in results["conditions"] if c["reading"] == "adaptive"]
+    adaptive = [c["id"] for c in results["conditions"] if c["attack_setting"] == "adaptive"]
     for condition in results["conditions"]:
-        if condition["reading"] != "none":
+        if condition["attack_setting"] != "none":
             bounded = condition["name"] != "sigma"
             condition["threat"] = {
                 "norm": "L\u221e" if bounded else "unbounded",
@@ -68,7 +68,7 @@ def _add_trust(results):
             condition["parameters"] = {"attack": condition["name"].upper(), "steps": 40, "walk": {"alpha": 0.01}}
     for cell in results["cells"]:
         cell["calibration"] = _estimate(0.05, 0.02)
-    worst = {"id": "worst/all", "name": "all", "reading": "worst", "settings": "right under each of the three"}
+    worst = {"id": "worst/all", "name": "all", "attack_setting": "worst", "settings": "right under each of the three"}
     results["conditions"].append({**worst, "quality": {}})
     for regime in results["regimes"]:
         identity = regime["id"]
@@ -80,7 +80,7 @@ def _add_trust(results):
     strong = {"accuracy": 0.87, "difference": _estimate(-0.41, 0.06, 64)}
     results["checks"] = [
         {"regime": regime["id"], "condition": attack, "n": 64, "accuracy": 0.46, "noise": strong,
-         **({"twice": weak, "search": strong} if attack == "pgd/adaptive" else {})}
+         **({"double_steps": weak, "search": strong} if attack == "pgd/adaptive" else {})}
         for regime in results["regimes"] for attack in adaptive
     ]  # fmt: skip
     results["networks"] = [
@@ -101,7 +101,7 @@ def make_results():
     cells, per_seed = [], []
     for regime in regimes:
         for condition in conditions:
-            gain = EFFECT[regime["name"]] * (1.6 if condition["reading"] == "transfer" else 1.0)
+            gain = EFFECT[regime["name"]] * (1.6 if condition["attack_setting"] == "transfer" else 1.0)
             mean = 0.957 - 0.08 * EFFECT[regime["name"]] - STRENGTH[condition["name"]] * max(0.05, 1 - 1.9 * gain)
             mean = float(np.clip(mean + random.normal(0, 0.008), 0.02, 0.99))
             search = condition["name"] == "sigma"
@@ -219,8 +219,8 @@ def make_sweep(protocol="retrain", by="mean"):
         accuracy = {"clean": _estimate(clean, 0.04, 400), "fgsm/adaptive": _estimate(attacked, 0.04, 400)}
         rows.append({"std": std, "best": std == 0.1, "score": _estimate(score, 0.04, 400), "behind": behind,
                      "accuracy": accuracy, "seconds": 12.5})  # fmt: skip
-    columns = [{"id": "clean", "name": "clean", "reading": "none"},
-               {"id": "fgsm/adaptive", "name": "fgsm", "reading": "adaptive"}]  # fmt: skip
+    columns = [{"id": "clean", "name": "clean", "attack_setting": "none"},
+               {"id": "fgsm/adaptive", "name": "fgsm", "attack_setting": "adaptive"}]  # fmt: skip
     return {"regime": f"gaussian/{protocol}", "name": "gaussian", "protocol": protocol, "seed": 3, "by": by,
             "images": 400, "held_out": "val", "columns": columns, "best": 0.1, "rows": rows}  # fmt: skip
 

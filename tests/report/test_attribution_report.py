@@ -9,11 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from page_reader import Page
 from rich.console import Console
 
-from robustsigma import files
 from robustsigma.report import attribution, page, print_attribution_table, scatter, text, write_attribution_report
 from robustsigma.report.canvas import png, styled
 from robustsigma.report.curves import metric_curves
 from robustsigma.report.terminal import rich_table
+from robustsigma.runs import files
 
 TITLES = {
     "curves": "Curves",

@@ -33,7 +33,7 @@ PAYLOADS = {
 }
 # Words that the report chooses by, and dictionaries whose keys people choose.
 CHOSEN = {"better", "kind"}
-WORDS = {"reading", "protocol", "verdict", "center", "group", "by", "held_out"}
+WORDS = {"attack_setting", "protocol", "verdict", "center", "group", "by", "held_out"}
 FREE = {"skipped", "passed_over", "settings", "versions", "hardware", "parameters", "walk"}
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

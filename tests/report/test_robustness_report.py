@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from page_reader import Page
 from rich.console import Console
 
-from robustsigma import files
 from robustsigma.report import curves, gallery, page, print_table, robustness, text, write_report
+from robustsigma.runs import files
 
 SECTIONS = {
     "curves": "Accuracy against the size of the attack",

@@ -20,15 +20,15 @@ from safetensors.torch import load_file
 
 from robustsigma.cli import main
 from robustsigma.data import Baggage
-from robustsigma.evaluation import parts
 from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture, ModelCard, save_model
+from robustsigma.runs import blocks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SETTINGS = "alpha: 0.01, beta: 0.1, objective: logit, paths: 1, max_steps: 3"
 WALK = f"{{class_path: robustsigma.SigmaSample, init_args: {{sigma: {{{SETTINGS}}}}}}}"
 TINY = """
-source: {class_path: robustsigma.data.Baggage, init_args: {size: 16, train: 60, val: 10, test: 40}}
+dataset: {class_path: robustsigma.data.Baggage, init_args: {size: 16, train: 60, val: 10, test: 40}}
 architecture: {name: small_cnn, arguments: {width: 4}}
 training: {epochs: 3, batch_size: 16, lr: 0.01}
 """
@@ -110,8 +110,8 @@ def verbs(folder: Path) -> dict[str, Verb]:
         ),
         "benchmark": Verb(
             lambda out: ["benchmark", f"--config={folder}/benchmark.yaml", f"--out={out}"],
-            lambda out: {**_bytes(out, "*.safetensors", "judged.json"), **_arrays(out / "parts")},
-            lambda out: _inodes(out, "training/models/**/*.safetensors", "parts/**/*.npz", "judged.json"),
+            lambda out: {**_bytes(out, "*.safetensors", "evaluated_images.json"), **_arrays(out / "parts")},
+            lambda out: _inodes(out, "training/models/**/*.safetensors", "parts/**/*.npz", "evaluated_images.json"),
         ),
         "augment": Verb(
             lambda out: ["augment", *augment, f"--out={out}"],
@@ -193,7 +193,7 @@ def start(arguments: list[str], out: Path, *, largest_file: int | None = None, s
         # A test runner replaces the streams by its own.
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
-        parts.OFTEN = save_interval
+        blocks.FLUSH_INTERVAL = save_interval
         LitClassifier.on_train_epoch_start = lambda self: _note(out, self.current_epoch)  # type: ignore[method-assign]
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))

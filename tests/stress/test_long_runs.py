@@ -19,7 +19,7 @@ import robustsigma.engine.attributors as public
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, MixtureComponent, Sigma, SigmaSample
 from robustsigma.data import Baggage
 from robustsigma.engine.perturbations.path_samples import SampleCache
-from robustsigma.evaluation.lightning import quiet, quiet_trainer
+from robustsigma.evaluation.training import quiet, quiet_trainer
 from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
 from robustsigma.models import network
 

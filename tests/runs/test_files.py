@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustsigma.files import init_run_dir, read_arrays, read_json, remove_leftovers, write_atomically
+from robustsigma.runs.directory import init_run_dir, remove_leftovers
+from robustsigma.runs.files import read_arrays, read_json, write_atomically
 
 
 def test_a_file_is_written_with_the_rights_that_any_new_file_has(tmp_path):
@@ -75,7 +76,7 @@ def test_a_folder_that_cannot_be_made_is_told_with_the_file(tmp_path):
 def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path):
     init_run_dir(tmp_path, {"a": 1})
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom robustsigma.files import write_atomically\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom robustsigma.runs.files import write_atomically\n"
         "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_atomically(Path(sys.argv[1]), b'half')\n"
     )

@@ -1,9 +1,8 @@
-"""Further attacks on one model, whose answers tell whether to believe the cells of the matrix."""
+"""Further attacks on one model, which show how far the attacks of the matrix can be believed."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,83 +17,83 @@ from robustsigma.engine.checks import Soundness, inspect_classifier
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise, Perturbation, Square
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.settings import Checks, describe
-from robustsigma.evaluation.threat import LINF, ball, step_size
-from robustsigma.files import read_arrays, write_atomically
+from robustsigma.evaluation.settings import Checks
+from robustsigma.evaluation.threat_model import LINF, ball, step_size
+from robustsigma.runs.files import read_arrays, write_arrays
+from robustsigma.runs.fingerprint import describe
 
-Right = NDArray[np.bool_]
-TWICE, NOISE, SEARCH = "twice", "noise", "search"
-_BELOW = (0.25, 0.5)
+Mask = NDArray[np.bool_]
+DOUBLE_STEPS, NOISE, SEARCH = "double_steps", "noise", "search"
+_FRACTIONS = (0.25, 0.5)  # of an attack's eps, at which its curve begins
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Right answers of one attack over its radius.
+class AttackCurve:
+    """Correct predictions under one attack over its radius.
 
     Attributes:
-        eps: (E,) increasing; the first is 0, untouched images.
-        right: (E, n).
-        most: radius of a ball that holds every image.
+        eps: (E,) increasing; the first is 0, clean images.
+        correct: (E, n).
+        max_eps: radius of a ball that includes every image.
     """
 
     eps: NDArray[np.float64]
-    right: Right
-    most: float
+    correct: Mask
+    max_eps: float
 
 
 @dataclass(frozen=True)
 class AttackCheckResults:
-    """What was found on one model.
+    """Results of the checks of one model.
 
     Attributes:
-        rows: (n,) which images of the outcomes these are.
+        rows: (n,) which rows of the outcomes the images are.
         soundness: of the network.
-        right: (n,) answers by what was done: `TWICE`, `NOISE` or `SEARCH`, and the id of a condition.
-        curves: by the id of a condition.
-        classes: how many there are.
+        correct: (n,) correct predictions by the kind of check (`DOUBLE_STEPS`, `NOISE` or `SEARCH`) and the id of the
+            condition.
+        curves: by the id of the condition.
+        classes: number of classes.
     """
 
     rows: NDArray[np.int64]
     soundness: Soundness
-    right: Mapping[tuple[str, str], Right]
-    curves: Mapping[str, Curve]
+    correct: Mapping[tuple[str, str], Mask]
+    curves: Mapping[str, AttackCurve]
     classes: int
 
     def write(self, path: Path, checks: Checks) -> None:
         """Write an .npz file in one step."""
         arrays: dict[str, NDArray[np.generic]] = {"rows": self.rows}
-        arrays |= {f"right|{kind}|{name}": right for (kind, name), right in self.right.items()}
+        arrays |= {f"correct|{kind}|{name}": correct for (kind, name), correct in self.correct.items()}
         for name, curve in self.curves.items():
-            most = np.array(curve.most)
-            arrays |= {f"eps|{name}": curve.eps, f"most|{name}": most, f"curve|{name}": curve.right}
-        said = {"checks": describe(checks), "soundness": dataclasses.asdict(self.soundness), "classes": self.classes}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, said=np.array(json.dumps(said)), **arrays)  # type: ignore[arg-type]
-        write_atomically(path, buffer.getvalue())
+            most = np.array(curve.max_eps)
+            arrays |= {f"eps|{name}": curve.eps, f"max_eps|{name}": most, f"curve|{name}": curve.correct}
+        info = {"checks": describe(checks), "soundness": dataclasses.asdict(self.soundness), "classes": self.classes}
+        write_arrays(path, {"info": np.array(json.dumps(info)), **arrays})
 
     @staticmethod
     def read(path: Path, checks: Checks) -> AttackCheckResults | None:
-        """Read what `write` wrote, or return None if that is not there or was of other checks."""
+        """Read an .npz file, or return None if it does not exist or was made with other checks."""
         if not path.is_file():
             return None
         found = read_arrays(path)
-        said = json.loads(str(found.pop("said")))
-        if said["checks"] != describe(checks):
+        info = json.loads(str(found.pop("info")))
+        if info["checks"] != describe(checks):
             return None
-        right, curves = {}, {}
+        correct, curves = {}, {}
         for key, values in found.items():
             kind, _, name = key.partition("|")
-            if kind == "right":
+            if kind == "correct":
                 what, _, condition = name.partition("|")
-                right[what, condition] = values
+                correct[what, condition] = values
             elif kind == "curve":
-                curves[name] = Curve(found[f"eps|{name}"], values, float(found[f"most|{name}"]))
-        return AttackCheckResults(found["rows"], Soundness(**said["soundness"]), right, curves, said["classes"])
+                curves[name] = AttackCurve(found[f"eps|{name}"], values, float(found[f"max_eps|{name}"]))
+        return AttackCheckResults(found["rows"], Soundness(**info["soundness"]), correct, curves, info["classes"])
 
 
 @dataclass(frozen=True)
 class AttackChecks:
-    """One model and the images that it is examined on.
+    """One model and the images that its attacks are checked on.
 
     Args:
         classifier: the model.
@@ -104,8 +103,8 @@ class AttackChecks:
         rows: (n,) places in the outcomes.
         attacks: conditions made against the model, by their ids.
         outcomes: of the model, by the ids of the conditions.
-        clean: id of the condition of untouched images.
-        classes: how many there are.
+        clean: id of the condition of clean images.
+        classes: number of classes.
     """
 
     classifier: Classifier
@@ -119,29 +118,29 @@ class AttackChecks:
     classes: int
 
     def run(self, checks: Checks, step: Callable[[int, int], None]) -> AttackCheckResults:
-        """Make every check that is asked for, and tell how many of them are done."""
-        right: dict[tuple[str, str], Right] = {}
-        curves: dict[str, Curve] = {}
-        single = list(self._single(checks))
+        """Run every check that the settings ask for, and report the number of finished checks to `step`."""
+        correct: dict[tuple[str, str], Mask] = {}
+        curves: dict[str, AttackCurve] = {}
+        single = list(self._attacks(checks))
         curved = [(name, p) for name, p in self.attacks.items() if isinstance(p, (FGSM, PGD))] if checks.curves else []
         total = 1 + len(single) + len(curved)
         soundness = inspect_classifier(self.classifier, self.images, self.labels)
         step(1, total)
         for done, (kind, name, perturbation) in enumerate(single, 2):
-            right[kind, name] = self._right(perturbation, name)
+            correct[kind, name] = self._correct(perturbation, name)
             step(done, total)
         for done, (name, attack) in enumerate(curved, 2 + len(single)):
             curves[name] = self._curve(name, attack)
             step(done, total)
-        return AttackCheckResults(self.rows, soundness, right, curves, self.classes)
+        return AttackCheckResults(self.rows, soundness, correct, curves, self.classes)
 
-    def _single(self, checks: Checks) -> Iterator[tuple[str, str, Perturbation]]:
+    def _attacks(self, checks: Checks) -> Iterator[tuple[str, str, Perturbation]]:
         searched: dict[float, str] = {}
         for name, attack in self.attacks.items():
             if checks.convergence and isinstance(attack, PGD) and attack.eps > 0:
-                # The same step size and start: the first half of the way is the way of the matrix.
+                # With the same step size and start, its first half is the attack of the matrix.
                 longer = dataclasses.replace(attack, steps=2 * attack.steps, step_size=step_size(attack))
-                yield TWICE, name, longer
+                yield DOUBLE_STEPS, name, longer
             size = float(self.outcomes[name].rmse.mean())
             if checks.noise and size > 0:
                 yield NOISE, name, GaussianNoise(size)
@@ -149,37 +148,31 @@ class AttackChecks:
             if checks.queries and bounded and bounded[0] == LINF and searched.setdefault(bounded[1], name) == name:
                 yield SEARCH, name, Square(bounded[1], checks.queries)
 
-    def _right(self, perturbation: Perturbation, name: str) -> Right:
+    def _correct(self, perturbation: Perturbation, name: str) -> Mask:
         seeds = noise.image_seeds(0, "test", name, 0, self.indices)
         made = perturbation(self.classifier, self.images, self.labels, seed=seeds)
         with self.classifier.frozen():
-            found: Right = (self.classifier.logits(made).argmax(1) == self.labels).cpu().numpy()
+            found: Mask = (self.classifier.logits(made).argmax(1) == self.labels).cpu().numpy()
         return found
 
-    def _known(self, name: str) -> Right:
-        return self.outcomes[name].correct[self.rows] > 0
-
-    def _curve(self, name: str, attack: FGSM | PGD) -> Curve:
-        found = {0.0: self._known(self.clean), attack.eps: self._known(name)}
-        for share in _BELOW:
-            found[share * attack.eps] = self._right(_scaled(attack, share), name)
-        most = self._all(attack)
+    def _curve(self, name: str, attack: FGSM | PGD) -> AttackCurve:
+        clean, own = (self.outcomes[key].correct[self.rows] > 0 for key in (self.clean, name))
+        found = {0.0: clean, attack.eps: own}
+        for fraction in _FRACTIONS:
+            found[fraction * attack.eps] = self._correct(_scaled(attack, fraction), name)
+        bounded = ball(attack)
+        most = 1.0 if bounded is None or bounded[0] == LINF else float(self.images[0].numel()) ** 0.5
         for eps in radii(attack.eps, most):
             if max(found) < eps:
                 if found[max(found)].mean() <= 1 / self.classes:
                     break
-                found[eps] = self._right(_scaled(attack, eps / attack.eps), name)
+                found[eps] = self._correct(_scaled(attack, eps / attack.eps), name)
         order = sorted(found)
-        return Curve(np.array(order), np.stack([found[eps] for eps in order]), most)
-
-    def _all(self, attack: FGSM | PGD) -> float:
-        """Return the radius of a ball that holds every image."""
-        bounded = ball(attack)
-        return 1.0 if bounded is None or bounded[0] == LINF else float(self.images[0].numel()) ** 0.5
+        return AttackCurve(np.array(order), np.stack([found[eps] for eps in order]), most)
 
 
 def radii(eps: float, most: float) -> list[float]:
-    """Return eps and its doubles, the last of them cut to `most`."""
+    """Return eps and its doubles; the last one is cut to `most`."""
     found = [min(eps, most)]
     while 0 < found[-1] < most:
         found.append(min(2 * found[-1], most))

@@ -1,4 +1,4 @@
-"""The threat model of a condition: how far images may change, what the attacker knows, what it wants."""
+"""Threat models of conditions: the allowed change of an image, the attacker's knowledge and goal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustsigma.engine.perturbations import PGD, Identity, Perturbation, SigmaSample, Square, TorchAttack
-from robustsigma.evaluation.settings import describe
+from robustsigma.runs.fingerprint import describe
 
 LINF, L2 = "L\u221e", "L2"
 UNBOUNDED = "unbounded"
@@ -16,11 +16,11 @@ _KNOWN = {"linf": LINF, "l2": L2}
 
 
 @dataclass(frozen=True)
-class Threat:
-    """What is allowed, known and wanted.
+class ThreatModel:
+    """Constraints, knowledge and goal of an attacker.
 
     Attributes:
-        norm: in which the change is bounded, "unbounded", or None where that is not known or nothing is attacked.
+        norm: in which the change is bounded, "unbounded", or None if that is unknown or nothing is attacked.
         eps: its bound, in pixel units of [0, 1], or None.
         knowledge: of the model, in words.
         goal: of the attack, in words.
@@ -47,24 +47,24 @@ def _levels(eps: float) -> float:
     return levels / 255 if abs(255 * eps - levels) < _NEAR else float(eps)
 
 
-def threat(perturbation: Perturbation, reading: str) -> Threat:
+def threat_model(perturbation: Perturbation, attack_setting: str) -> ThreatModel:
     """Return the threat model of a condition.
 
     Args:
         perturbation: of the test images.
-        reading: "none", "adaptive" or "transfer".
+        attack_setting: "none", "adaptive" or "transfer".
     """
     norm, eps = ball(perturbation) or (None, None)
     if not perturbation.depends_on_model:
         goal = "none: the image itself" if isinstance(perturbation, Identity) else "none: not aimed at a model"
-        return Threat(norm, eps, "none", goal)
-    model = "the base model alone" if reading == "transfer" else "the model under test"
+        return ThreatModel(norm, eps, "none", goal)
+    model = "the base model alone" if attack_setting == "transfer" else "the model under test"
     knowledge = f"weights of {model}" if uses_gradients(perturbation) else f"outputs of {model}, no gradients"
     if isinstance(perturbation, SigmaSample):
         goal = f"confidence in the label of at most {perturbation.sigma.epsilon:g}"
-        return Threat(UNBOUNDED, None, knowledge, goal)
+        return ThreatModel(UNBOUNDED, None, knowledge, goal)
     aimed = getattr(perturbation, "targeted", None)
-    return Threat(norm, eps, knowledge, f"a wrong class, chosen: {aimed}" if aimed else "any wrong class")
+    return ThreatModel(norm, eps, knowledge, f"a wrong class, chosen: {aimed}" if aimed else "any wrong class")
 
 
 def uses_gradients(perturbation: Perturbation) -> bool:

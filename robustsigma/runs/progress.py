@@ -1,40 +1,33 @@
-"""Progress of a long run: bars on a terminal, else one line a finished job."""
+"""Progress of a long run: bars on a terminal, else one line per finished job."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from robustsigma.processes import Processes
+from robustsigma.runs.processes import Processes
 
 Step = Callable[[int, int], None]
 
 
 class RunProgress:
-    """Counts jobs, and batches within the current job.
+    """Counts jobs, and steps within the current job.
 
     Args:
-        jobs: in all.
+        jobs: number of all jobs.
         console: where to show them.
-        processes: that share them; several tell lines, as bars would overwrite each other.
+        processes: that share the jobs. Several print lines, as bars would overwrite each other.
     """
 
     def __init__(self, jobs: int, console: Console, processes: Processes | None = None) -> None:
         processes = processes or Processes()
         self.jobs, self.done, self.console, self._count = jobs, 0, console, processes.counter()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        bars = console.is_terminal and processes.world == 1
+        columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn())
+        bars = console.is_terminal and processes.world_size == 1
         self.bars = Progress(*columns, console=console, transient=True) if bars else None
         self.overall: TaskID | None = None
 
@@ -50,7 +43,7 @@ class RunProgress:
 
     @contextmanager
     def job(self, name: str) -> Iterator[Step]:
-        """Show a job while it runs; the body calls the step function with how far it is, and of how many."""
+        """Show a job while it runs; the body calls the yielded function with (steps done, steps in all)."""
         start = time.perf_counter()
         task = self.bars.add_task(name, total=None) if self.bars else None
 
@@ -66,25 +59,9 @@ class RunProgress:
                 self.bars.remove_task(task)
 
     def finish(self, line: str) -> None:
-        """Count a job as done and say so."""
+        """Count a job as done and print a line."""
         self.done = self._count()
         width = len(str(self.jobs))
         (self.bars.console if self.bars else self.console).print(f"[dim]{self.done:{width}}/{self.jobs}[/dim]  {line}")
         if self.bars and self.overall is not None:
             self.bars.update(self.overall, completed=self.done)
-
-
-class BatchProgress(pl.Callback):
-    """Tells a step function how far a Trainer is."""
-
-    def __init__(self, step: Step) -> None:
-        self.step, self.tested = step, 0
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Tell the step of the training."""
-        self.step(trainer.global_step, int(trainer.estimated_stepping_batches))
-
-    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Tell the batch of all conditions."""
-        self.tested += 1
-        self.step(self.tested, int(sum(trainer.num_test_batches)))

@@ -9,7 +9,9 @@ import inspect
 import re
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,14 @@ def network(net: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
         where they are random, not finite or not to be had.
     """
     return {
-        "weights": state({**dict(net.named_parameters()), **dict(net.named_buffers())}),
+        "weights": state(_tensors(net)),
         "modules": _sha256([_ADDRESS.sub("", repr(net))]),
         "logits": _logits(net, shape),
     }
+
+
+def _tensors(net: nn.Module) -> dict[str, Tensor]:
+    return {**dict(net.named_parameters()), **dict(net.named_buffers())}
 
 
 def state(tensors: Mapping[str, Tensor]) -> str:
@@ -167,6 +173,47 @@ def code(value: Any) -> dict[str, str]:
     return found
 
 
+def code_of(allow: Sequence[str], settings: Any = None) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of the source of allowed modules, as a setting `code` that binds a folder to it.
+
+    Args:
+        allow: dotted paths of modules, classes or functions. What has no file, such as a built-in module, is left out.
+        settings: whose own classes and functions count too, see `code`.
+
+    Returns:
+        {"code": by dotted path}, or nothing where no path has a file.
+    """
+    found = {name: _module_digest(spec) for name in sorted({*allow}) if (spec := _spec(name)) is not None}
+    found |= code(settings)
+    digests = {name: digest for name, digest in found.items() if digest is not None}
+    return {"code": digests} if digests else {}
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Return where the module of a dotted path is, which may name a class or a function in it; or None."""
+    while name:
+        try:
+            spec = find_spec(name)
+        except (ImportError, ValueError, AttributeError):  # its parent is no package; or a module without a spec
+            spec = None
+        if spec is not None:
+            return spec
+        name = name.rpartition(".")[0]
+    return None
+
+
+def _module_digest(spec: ModuleSpec) -> str | None:
+    """Return the digest of a module's file, or of all Python files of a package."""
+    if spec.submodule_search_locations is None:
+        path = Path(spec.origin) if spec.has_location and spec.origin else None
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else None
+    digest, roots = hashlib.sha256(), [Path(root) for root in spec.submodule_search_locations]
+    files = sorted((path.relative_to(root).as_posix(), path) for root in roots for path in root.rglob("*.py"))
+    for name, path in files:
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest() if files else None
+
+
 def _kinds(value: Any) -> Iterator[Any]:
     """Yield the classes and functions in some settings, however deep."""
     if isinstance(value, (type, Tensor, np.ndarray)) or hasattr(value, "fingerprint"):  # which says more
@@ -213,13 +260,20 @@ def _text(function: Any) -> str:
         return repr((getattr(made, "co_code", None), getattr(made, "co_names", None), constants))
 
 
-def described(value: Any, describe: Callable[[Any], Any]) -> Any:
-    """Return a value that is no setting of ours in plain JSON types: what it holds counts, not its address.
+def describe(value: Any) -> Any:
+    """Return settings as plain JSON types, each dataclass with its class name.
 
-    Args:
-        value: a tensor, an array, a network, a function or any other object.
-        describe: of what it holds.
+    Of a tensor, an array, a network, a function or any other object, the contents count, not its address.
     """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        shown = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **shown}
+    if isinstance(value, Mapping):
+        return {str(key): describe(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(part) for part in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (set, frozenset)):
@@ -227,12 +281,11 @@ def described(value: Any, describe: Callable[[Any], Any]) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
         return describe(value.tolist())
     if isinstance(value, (Tensor, np.ndarray)):
-        # What it prints leaves out the middle.
+        # Its repr leaves out the middle.
         tensor = torch.as_tensor(value)
         return {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "sha256": _digest(tensor)}
     if isinstance(value, nn.Module):
-        held = {**dict(value.named_parameters()), **dict(value.named_buffers())}
-        return {"class": type(value).__name__, "sha256": state(held)}
+        return {"class": type(value).__name__, "sha256": state(_tensors(value))}
     if getattr(type(value), "__repr__", None) is object.__repr__ and not hasattr(value, "fingerprint"):
         return {"class": type(value).__name__, **describe(vars(value) if hasattr(value, "__dict__") else {})}
     return _ADDRESS.sub("", repr(value))

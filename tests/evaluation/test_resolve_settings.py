@@ -16,9 +16,9 @@ from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage, ImageFolder
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, evaluate
-from robustsigma.evaluation.given import resolve_settings
 from robustsigma.evaluation.noise_sweep import sweep_noise
-from robustsigma.evaluation.run import Run
+from robustsigma.evaluation.resolve_settings import resolve_settings
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, ModelCard, save_model
 
 SMALL = Architecture("small_cnn", {"width": 4})
@@ -56,7 +56,7 @@ def _saved(path, classes):
 
 def _given(source, weights, architecture=SMALL, **changes):
     settings = Evaluation(
-        source=source,
+        dataset=source,
         architecture=replace(architecture, weights=weights),
         training=Training(epochs=0),
         conditions={"clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.03)},
@@ -114,13 +114,13 @@ def test_what_needs_training_images_is_refused_before_anything_is_done(told, ima
 
 
 def test_normalization_of_a_network_that_is_trained_here(tmp_path):
-    settings = Evaluation(source=Baggage(size=16, train=20, val=5, test=5))
+    settings = Evaluation(dataset=Baggage(size=16, train=20, val=5, test=5))
     found = resolve_settings(settings)
     assert (found.mean, found.std) == ((0.5,), (0.25,))
     assert resolve_settings(found) == found
     assert resolve_settings(replace(settings, mean=(0.4,))).std == (0.25,)
-    Run(replace(settings, mean=(0.5,), std=(0.25,)), tmp_path, QUIET)
-    Run(settings, tmp_path, QUIET)  # the folder of a version that always wrote the numbers goes on
+    RobustnessRun(replace(settings, mean=(0.5,), std=(0.25,)), tmp_path, QUIET)
+    RobustnessRun(settings, tmp_path, QUIET)  # the folder of a version that always wrote the numbers goes on
 
 
 def test_normalization_of_a_given_network_is_not_guessed(images, weights, tmp_path):
@@ -130,7 +130,7 @@ def test_normalization_of_a_given_network_is_not_guessed(images, weights, tmp_pa
     for file in ("net.pt", "theirs.safetensors"):
         settings = _given(images, str(tmp_path / file))
         with pytest.raises(ValueError, match=rf"^mean and std: expected the numbers .*, got none for .*{file}"):
-            Run(settings, tmp_path / "out", QUIET)
+            RobustnessRun(settings, tmp_path / "out", QUIET)
         with pytest.raises(ValueError, match=r"^mean and std: expected both or neither beside architecture\.weights"):
             resolve_settings(replace(settings, std=(0.5,)))
         told = replace(settings, mean=(0.4,), std=(0.5,))
@@ -157,20 +157,20 @@ def test_normalization_of_a_given_network_is_not_guessed(images, weights, tmp_pa
 def test_labels_are_the_logits_of_a_network_that_is_taken_as_it_is(images, weights, tmp_path):
     assert images.classes != NAMES
     found = resolve_settings(_given(images, weights))
-    assert found.source.classes == NAMES
-    assert [found.source.split("test")[place][1] for place in range(6)] == [2, 2, 1, 1, 0, 0]
+    assert found.dataset.classes == NAMES
+    assert [found.dataset.split("test")[place][1] for place in range(6)] == [2, 2, 1, 1, 0, 0]
     assert resolve_settings(found) == found
     alphabetical = _saved(tmp_path / "sorted.safetensors", tuple(sorted(NAMES)))
-    assert resolve_settings(_given(images, alphabetical)).source == images, "an older folder goes on"
+    assert resolve_settings(_given(images, alphabetical)).dataset == images, "an older folder goes on"
     for classes, told in (
         (("wrench", "gun", "knife"), "a model of the dataset's classes, 'battery' at place 0, got 'wrench'"),
         (("wrench", "gun"), r"a model of \(3, 16, 16\) and 3 classes, got \(3, 16, 16\) and 2 classes"),
     ):
         settings = _given(images, _saved(tmp_path / "other.safetensors", classes))
         with pytest.raises(ValueError, match=rf"^architecture\.weights: expected {told}"):
-            Run(settings, tmp_path / "out", QUIET)
-        learns = replace(settings, source=Baggage(size=16), training=Training(epochs=1))
-        assert resolve_settings(learns).source == learns.source, "it learns the labels"
+            RobustnessRun(settings, tmp_path / "out", QUIET)
+        learns = replace(settings, dataset=Baggage(size=16), training=Training(epochs=1))
+        assert resolve_settings(learns).dataset == learns.dataset, "it learns the labels"
     with pytest.raises(ValueError, match=r"^architecture\.weights: expected a model of \(3, 20, 20\)"):
         resolve_settings(_given(replace(images, size=20), weights))
     assert not (tmp_path / "out").exists()
@@ -188,10 +188,10 @@ def test_published_weights_are_evaluated(tmp_path, monkeypatch):
     assert all(torch.equal(base[name], state[name]) for name in state)
     found = resolve_settings(settings)
     assert (found.mean, found.std) == IMAGENET
-    assert [found.source.split("test")[place][1] for place in (0, 2, 4)] == [1, 0, 980]
+    assert [found.dataset.split("test")[place][1] for place in (0, 2, 4)] == [1, 0, 980]
     assert len(report.results["dataset"]["classes"]) == 1000
     assert resolve_settings(replace(settings, mean=(0.1,), std=(0.2,))).mean == (0.1,)
-    assert resolve_settings(replace(settings, source=replace(source, size=None))).source.geometry == ResizeCrop(
+    assert resolve_settings(replace(settings, dataset=replace(source, size=None))).dataset.geometry == ResizeCrop(
         224, 256
     )
 

@@ -7,11 +7,11 @@ import torch
 
 from robustsigma.cli import main
 from robustsigma.data import Baggage
-from robustsigma.evaluation.run import Run
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, ModelCard, save_model
-from robustsigma.provenance import code_of
+from robustsigma.runs.fingerprint import code_of
 
-TINY = {"source.size": 16, "source.train": 24, "source.val": 12, "source.test": 8, "training.epochs": 1}
+TINY = {"dataset.size": 16, "dataset.train": 24, "dataset.val": 12, "dataset.test": 8, "training.epochs": 1}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_what_has_no_file_is_left_out(name):
 def test_a_changed_file_is_refused(verb, mine, tmp_path, monkeypatch, capsys):
     name, folder = mine
     monkeypatch.setattr("sys.argv", ["robustsigma"])
-    monkeypatch.setattr(Run, "_train", _interrupt)
+    monkeypatch.setattr(RobustnessRun, "_train", _interrupt)
     arguments = [verb, "--allow", name, "--out", str(tmp_path / "out"), *(f"--{k}={v}" for k, v in TINY.items())]
     if verb == "sweep":
         arguments.append("--sweep.stds=[0.1, 0.2]")

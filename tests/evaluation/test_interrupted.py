@@ -15,16 +15,16 @@ from rich.console import Console
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
-from robustsigma.evaluation import parts as parts_module
-from robustsigma.evaluation.outcomes import CellRecorder
-from robustsigma.evaluation.parts import Parts
-from robustsigma.evaluation.pipeline import collect
-from robustsigma.evaluation.run import Run
+from robustsigma.evaluation.outcomes import Outcomes
+from robustsigma.evaluation.results import collect
+from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture
+from robustsigma.runs import blocks as blocks_module
+from robustsigma.runs.blocks import Blocks
 
 SETTINGS = Evaluation(
-    source=Baggage(size=16, train=40, val=10, test=30),
+    dataset=Baggage(size=16, train=40, val=10, test=30),
     architecture=Architecture("small_cnn", {"width": 4}),
     training=Training(epochs=3, batch_size=16, lr=0.01),
     retraining=Retraining(
@@ -38,7 +38,7 @@ SETTINGS = Evaluation(
 
 
 def _go_on(out):
-    Run(SETTINGS, out, Console(file=io.StringIO())).run()
+    RobustnessRun(SETTINGS, out, Console(file=io.StringIO())).run()
 
 
 def _files(out):
@@ -53,14 +53,14 @@ def _files(out):
 @pytest.fixture
 def work(monkeypatch):
     """Record every batch that is trained on, tested or perturbed beforehand; and let some end in an interrupt."""
-    monkeypatch.setattr(parts_module, "OFTEN", 0.0)
+    monkeypatch.setattr(blocks_module, "FLUSH_INTERVAL", 0.0)
     done, every = [], []
 
     def count():
         if every and len(done) % every[0] == 0:
             raise KeyboardInterrupt
 
-    step, test, add = LitClassifier.training_step, CellRecorder.on_test_batch_end, Parts.add
+    step, add = LitClassifier.training_step, Blocks.add
 
     def watched_step(self, batch, batch_idx):
         loss = step(self, batch, batch_idx)
@@ -68,21 +68,16 @@ def work(monkeypatch):
         count()
         return loss
 
-    def watched_test(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-        folder = self.parts[batch.info.condition].folder.relative_to(self.parts[batch.info.condition].folder.parents[3])
-        test(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        done.append(("test", folder.as_posix(), tuple(batch.indices.tolist())))
-        count()
-
     def watched_add(self, rows):
         add(self, rows)
         if "counts" in rows:
             done.append(("samples", self.folder.name, len(self)))
-            count()
+        else:
+            done.append(("test", self.folder.relative_to(self.folder.parents[3]).as_posix(), len(self)))
+        count()
 
     monkeypatch.setattr(LitClassifier, "training_step", watched_step)
-    monkeypatch.setattr(CellRecorder, "on_test_batch_end", watched_test)
-    monkeypatch.setattr(Parts, "add", watched_add)
+    monkeypatch.setattr(Blocks, "add", watched_add)
     return done, every
 
 
@@ -120,10 +115,10 @@ def test_a_run_that_was_killed_after_the_last_image_of_a_cell_only_puts_it_in_it
     done, _ = work
     with monkeypatch.context() as patch:
 
-        def killed(self, name):
+        def killed(self, path):
             raise KeyboardInterrupt
 
-        patch.setattr(CellRecorder, "hand_over", killed)
+        patch.setattr(Outcomes, "write", killed)
         handler = signal.getsignal(signal.SIGINT)
         try:
             with pytest.raises(KeyboardInterrupt):
@@ -134,38 +129,38 @@ def test_a_run_that_was_killed_after_the_last_image_of_a_cell_only_puts_it_in_it
     first = [key for key in done if key[0] == "test"]
     _go_on(tmp_path)
     assert max(Counter(key for key in done if key[0] == "test").values()) == 1
-    assert len(first) == 2  # the last of three batches came to its part, then the interrupt
+    assert len(first) == 3  # all batches were kept, then came the interrupt
     assert not list(tmp_path.rglob("*.parts"))
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_parts_are_rows_in_order_and_are_kept_only_every_few_seconds(tmp_path, monkeypatch):
-    found = Parts(tmp_path / "cell.parts")
+    found = Blocks(tmp_path / "cell.parts")
     found.add({"a": np.arange(3)})
     assert not (tmp_path / "cell.parts").exists()
-    monkeypatch.setattr(parts_module, "OFTEN", 0.0)
+    monkeypatch.setattr(blocks_module, "FLUSH_INTERVAL", 0.0)
     found.add({"a": np.arange(3, 5)})
     found.add({"a": np.arange(5, 6)})
     assert len(list((tmp_path / "cell.parts").iterdir())) == 2
-    again = Parts(tmp_path / "cell.parts")
+    again = Blocks(tmp_path / "cell.parts")
     assert len(again) == 6
     assert again.all()["a"].tolist() == list(range(6))
     again.remove()
     again.remove()
-    assert Parts(tmp_path / "cell.parts").all() == {}
+    assert Blocks(tmp_path / "cell.parts").all() == {}
 
 
 def test_a_damaged_part_is_told_with_the_folder_to_delete(tmp_path, monkeypatch):
     """To delete one file of several would put the rows after it in the wrong place."""
-    monkeypatch.setattr(parts_module, "OFTEN", 0.0)
-    found = Parts(tmp_path / "cell.parts")
+    monkeypatch.setattr(blocks_module, "FLUSH_INTERVAL", 0.0)
+    found = Blocks(tmp_path / "cell.parts")
     for start in (0, 3):
         found.add({"a": np.arange(start, start + 3)})
     (tmp_path / "cell.parts" / "00000.npz").write_bytes(b"")
     with pytest.raises(
         ValueError, match=r"00000\.npz: expected an \.npz file .*; delete the folder .*cell\.parts, and"
     ):
-        Parts(tmp_path / "cell.parts")
+        Blocks(tmp_path / "cell.parts")
 
 
 PLACES = {
@@ -185,7 +180,7 @@ CHECKED = replace(SETTINGS, checks=Checks(images=4, queries=2, curves=False))
 def whole(tmp_path_factory):
     """Return the folder of a finished run, which no test may write to."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    Run(CHECKED, out, Console(file=io.StringIO())).run()
+    RobustnessRun(CHECKED, out, Console(file=io.StringIO())).run()
     return out
 
 
@@ -199,9 +194,9 @@ def test_what_an_error_says_of_a_damaged_file_helps(place, whole, tmp_path):
         (out / "outcomes" / "seed0" / "base" / "gaussian.npz").unlink()
 
     def go_on():
-        run = Run(CHECKED, out, Console(file=io.StringIO()))
+        run = RobustnessRun(CHECKED, out, Console(file=io.StringIO()))
         run.run()
-        return collect(run)["cells"]
+        return collect(run).cells
 
     with pytest.raises(
         ValueError, match=rf"{re.escape(place)}: expected an? .* that is whole, got .*; {PLACES[place]}"
@@ -210,8 +205,8 @@ def test_what_an_error_says_of_a_damaged_file_helps(place, whole, tmp_path):
     (out / place).unlink()
     if place.startswith("samples"):
         (out / "outcomes" / "seed0" / "base" / "fgsm.adaptive.npz").unlink()
-    before = Run(CHECKED, whole, Console(file=io.StringIO()))
-    assert go_on() == collect(before)["cells"]
+    before = RobustnessRun(CHECKED, whole, Console(file=io.StringIO()))
+    assert go_on() == collect(before).cells
     if not place.endswith(".json"):
         assert (out / place).read_bytes() == content
 
@@ -223,8 +218,8 @@ def _diverge(model, *_):
 
 @pytest.mark.parametrize(("regime", "rate"), [("base", "training"), ("noise/retrain", "retraining")])
 def test_a_training_that_diverges_keeps_nothing_and_is_done_anew(regime, rate, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts_module, "OFTEN", 0.0)  # every epoch is kept, and every batch of samples
-    run = Run(SETTINGS, tmp_path, Console(file=io.StringIO()))
+    monkeypatch.setattr(blocks_module, "FLUSH_INTERVAL", 0.0)  # every epoch is kept, and every batch of samples
+    run = RobustnessRun(SETTINGS, tmp_path, Console(file=io.StringIO()))
     chosen = next(each for each in run.regimes if each.id == regime)
     if regime != "base":
         run.train(0, run.regimes[0])

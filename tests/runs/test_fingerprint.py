@@ -16,8 +16,7 @@ from robustsigma import FGSM, Identity
 from robustsigma.data import Datasets, ImageFolder
 from robustsigma.data.dataset_spec import ArrayDataset
 from robustsigma.engine.perturbations import Mixture, Perturbation
-from robustsigma.evaluation.settings import describe
-from robustsigma.fingerprint import code, files, items, network
+from robustsigma.runs.fingerprint import code, describe, files, items, network
 
 CLASSES = ("a", "b", "c")
 

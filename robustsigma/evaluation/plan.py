@@ -1,0 +1,85 @@
+"""The plan of an evaluation: its regimes (rows), its conditions (columns), and the settings that bind its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from robustsigma.engine.perturbations import Perturbation
+from robustsigma.evaluation.settings import Evaluation
+from robustsigma.lightning.training_perturbation import without_cache
+from robustsigma.runs.fingerprint import code_of, describe
+
+BASE = "base"
+NO_ATTACK, ADAPTIVE, TRANSFER = "none", "adaptive", "transfer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """One row of the matrix: how a model is trained.
+
+    Attributes:
+        id: unique; its files are named after it.
+        name: shown in the report.
+        protocol: "none" for the base model, "retrain" or "on_the_fly".
+        perturbation: of its training images, or None for the base model.
+    """
+
+    id: str
+    name: str
+    protocol: str
+    perturbation: Perturbation | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """One column of the matrix: what is done to the test images.
+
+    Attributes:
+        id: unique; its files are named after it.
+        name: shown in the report.
+        attack_setting: "adaptive" for samples made against the model under test, "transfer" for samples made against
+            the base model, "none" where all models see the same images.
+        perturbation: of the test images.
+    """
+
+    id: str
+    name: str
+    attack_setting: str
+    perturbation: Perturbation
+
+
+def regimes(settings: Evaluation) -> list[Regime]:
+    """Return the rows; the base model is the first."""
+    found = [Regime(BASE, BASE, "none", None)]
+    for protocol in ("retrain", "on_the_fly"):
+        for name, perturbation in getattr(settings.retraining, protocol).items():
+            made = without_cache(perturbation) if protocol == "retrain" else perturbation  # each sample is made once
+            found.append(Regime(f"{name}/{protocol}", name, protocol, made))
+    return found
+
+
+def conditions(settings: Evaluation) -> list[Condition]:
+    """Return the columns: those without an attack, the adaptive ones, those of transferred samples."""
+    every = {name: without_cache(p) for name, p in settings.conditions.items()}
+    attacks = {name: p for name, p in every.items() if p.depends_on_model}
+    same = [Condition(name, name, NO_ATTACK, p) for name, p in every.items() if name not in attacks]
+    return same + [Condition(f"{n}/{kind}", n, kind, p) for kind in (ADAPTIVE, TRANSFER) for n, p in attacks.items()]
+
+
+def fingerprint(settings: Evaluation, allow: Sequence[str] = ()) -> dict[str, Any]:
+    """Return everything that a folder is bound to, in plain JSON types.
+
+    The settings count, with the weights that the network starts from, the images and labels, and the source of your
+    classes among the settings. Seeds may be added later, and other checks may be asked for. What a sweep decides is
+    part of the regimes.
+
+    Args:
+        settings: of the evaluation, resolved.
+        allow: dotted paths whose source counts too.
+    """
+    found = {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks", "sweep")}
+    dataset, trained = settings.dataset, not settings.training.epochs
+    network = settings.architecture.fingerprint(dataset.shape, len(dataset.classes), trained=trained)
+    return {**found, "network": network, "data": dataset.fingerprint(), **code_of(allow, settings)}
