@@ -8,7 +8,7 @@ import torch
 
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
-from robustsigma.engine.classifier import Score
+from robustsigma.engine.scores import Score
 
 _SLACK = 1e-4  # gradients of one linear piece are equal but for rounding
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.attributors import Attribution, Attributor
-from robustsigma.engine.classifier import Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import Score, target_score
 
 LOW, HIGH = 0.1, 0.9
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from threading import Lock, RLock
-from typing import Any, Literal, NamedTuple, get_args
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any, Literal, NamedTuple
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +13,19 @@ from torch import Tensor, nn
 
 from robustsigma.engine import validation
 from robustsigma.engine.chunks import split_sizes
+from robustsigma.engine.compiled_passes import compiled, run_compiled
+from robustsigma.engine.network_state import (
+    floating_dtypes,
+    is_compiled,
+    lock_of,
+    logits_of,
+    refuse_inference,
+    set_modes,
+    takes_channels_last,
+)
 from robustsigma.engine.precision import full_precision, tf32
-from robustsigma.engine.validation import choice, fail, integer, target_range
-
-Score = Literal["logit", "log_prob", "prob"]
-SCORES: tuple[Score, ...] = get_args(Score)
+from robustsigma.engine.scores import Score, at_least_single, target_score
+from robustsigma.engine.validation import fail, integer, target_range
 
 # Elements of one chunk on a CPU: 170 images of 3x64x64 or 13 of 3x224x224. In chunks of twice that, an image's gradient
 # takes up to twice as long (EfficientNet-Lite0 at 224: 43 against 22 ms); in chunks of half that, as long or a little
@@ -27,7 +34,6 @@ _CPU_CHUNK_ELEMENTS = 2**21
 _GPU_CHUNK_ELEMENTS = 256 * 3 * 224**2
 # A batch of fewer elements gains nothing from another order in memory: such passes consist of overhead.
 _WORTH_REORDERING = 2**16
-_NCHW = torch.contiguous_format
 
 
 class Bounds(NamedTuple):
@@ -106,7 +112,7 @@ class Classifier(nn.Module):
         super().__init__()
         if not isinstance(net, nn.Module):
             raise fail("net", "a torch.nn.Module", type(net).__name__)
-        _refuse_inference([*net.parameters(), *net.buffers()])
+        refuse_inference([*net.parameters(), *net.buffers()])
         if chunk_size is not None:
             chunk_size = integer("chunk_size", chunk_size, 1)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -165,7 +171,7 @@ class Classifier(nn.Module):
             if wrong is None:
                 raise
             raise wrong from error
-        logits = _logits_of(output)
+        logits = logits_of(output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise fail("net", f"logits of shape ({len(images)}, K)", got)
@@ -177,7 +183,7 @@ class Classifier(nn.Module):
     def _in_its_dtype(self, images: Tensor) -> Any:
         if self.dtype is not None:
             return self._normalized_pass(images, self.dtype)
-        dtypes = self._dtypes if self._depth else _floating_dtypes(self.net.parameters())
+        dtypes = self._dtypes if self._depth else floating_dtypes(self.net.parameters())
         if len(dtypes) < 2:
             return self._normalized_pass(images, next(iter(dtypes), images.dtype))
         if self._accepted in dtypes:
@@ -217,27 +223,16 @@ class Classifier(nn.Module):
         return self.net((images - mean).div_(std))
 
     def _compiled_pass(self, images: Tensor) -> Tensor:
-        """Return the logits of a batch that is padded to one of a few sizes, for each of which code is made once."""
-        count = len(images)
-        padded = F.pad(images, (0, 0) * 3 + (0, _bucket(count) - count))
         if self._compiled is None:
-            net = self.net
-
-            def logits(padded: Tensor) -> Any:  # not of `self`, whose attributes change between passes
-                return _logits_of(net(padded))
-
-            self._compiled = torch.compile(logits, mode="reduce-overhead", dynamic=False)
+            self._compiled = compiled(self.net)
         try:
-            # One code for each size, with and without a gradient; PyTorch's limit is 8.
-            with torch._dynamo.config.patch(recompile_limit=64):
-                # A copy, because the next pass of a CUDA graph writes to the same memory.
-                return self._compiled(padded)[:count].clone()
+            return run_compiled(self._compiled, images)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             validation.warn(f"compile: the network runs without it, because it does not compile ({error!r:.200})")
             self.compile_passes = False
-        return _logits_of(self.net(images))
+        return logits_of(self.net(images))
 
     def _in_memory_order(self, images: Tensor) -> Tensor:
         """Return images with their channels last in memory where passes of the frozen network are faster so: on CPUs.
@@ -249,7 +244,7 @@ class Classifier(nn.Module):
         if images.numel() < _WORTH_REORDERING:
             return images
         if self._reorders is None:
-            self._reorders = _takes_channels_last(self.net, images[:2].detach())
+            self._reorders = takes_channels_last(self.net, images[:2].detach())
             if not self._reorders:
                 return images
         ordered = images.contiguous(memory_format=torch.channels_last)
@@ -284,7 +279,7 @@ class Classifier(nn.Module):
         """
         modules = list(self.modules())
         parameters = [p for module in modules for p in module._parameters.values() if p is not None]
-        lock = _lock_of(self.net)
+        lock = lock_of(self.net)
         if not lock.acquire(blocking=False):
             raise RuntimeError(
                 "classifier: expected calls from one thread at a time for a network, got calls from two; "
@@ -297,7 +292,7 @@ class Classifier(nn.Module):
                 self._look(modules, parameters)
             self._depth += 1
             try:
-                _set_modes([(module, False) for module, _ in modes])
+                set_modes([(module, False) for module, _ in modes])
                 for parameter in flags:
                     parameter.requires_grad_(False)
                 device = self.mean.device.type
@@ -308,7 +303,7 @@ class Classifier(nn.Module):
                 self._depth -= 1
                 if self._depth == 0:
                     self._fits = None
-                _set_modes(modes)
+                set_modes(modes)
                 for module, mode in modes:
                     if module.training is not mode:  # it was set behind the module's own `train`
                         module.training = mode
@@ -323,13 +318,13 @@ class Classifier(nn.Module):
         if parts == self._parts:
             return
         self._refuse_cycle()
-        _refuse_inference(parameters)
+        refuse_inference(parameters)
         if any(parameter.is_meta for parameter in parameters):
             raise fail("net", "weights with numbers", "the meta device: load its weights first")
         self.checked = self.checked and not self._parts  # what a caller set before the first pass stays
         self._parts, self._classes, self._accepted, self._compiled = parts, None, None, None
-        self._dtypes = _floating_dtypes(parameters)
-        plain = any(isinstance(module, nn.Conv2d) for module in modules) and not any(map(_is_compiled, modules))
+        self._dtypes = floating_dtypes(parameters)
+        plain = any(isinstance(module, nn.Conv2d) for module in modules) and not any(map(is_compiled, modules))
         self._reorders = None if plain else False
 
     def _refuse_cycle(self) -> None:
@@ -347,6 +342,8 @@ class Classifier(nn.Module):
         """Set the mode as any module does."""
         self._refuse_cycle()
         return super().train(mode)
+
+    train.sets_mode_alone = True  # type: ignore[attr-defined]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Classifier:
         self._refuse_cycle()
@@ -497,92 +494,3 @@ def as_classifier(model: Any, name: str = "classifier") -> Classifier:
         told = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
         validation.warn(f"{told}. If it takes normalized images, pass Classifier(net, mean=…, std=…).")
     return found
-
-
-def _refuse_inference(tensors: Iterable[Tensor]) -> None:
-    if any(tensor.is_inference() for tensor in tensors):
-        hint = "build, copy or convert the network outside of it"
-        raise fail("net", "weights that can take part in gradients", f"weights made in inference mode; {hint}")
-
-
-def _logits_of(output: Any) -> Any:
-    return getattr(output, "logits", output)
-
-
-def _floating_dtypes(parameters: Iterable[nn.Parameter]) -> frozenset[torch.dtype]:
-    return frozenset(parameter.dtype for parameter in parameters if parameter.is_floating_point())
-
-
-def _bucket(count: int) -> int:
-    """Return the size to which a batch is padded: a power of two, from 512 on a multiple of 512."""
-    return 1 << (count - 1).bit_length() if count <= 512 else -(-count // 512) * 512
-
-
-_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
-_LOCKS_ACCESS = Lock()
-
-
-def _lock_of(net: nn.Module) -> Any:
-    """Return the lock of a network, which several classifiers may wrap."""
-    with _LOCKS_ACCESS:
-        return _LOCKS.setdefault(net, RLock())
-
-
-def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
-    """Set modes, parents before children, by the modules' own `train` where they have one.
-
-    The others are set by their attribute alone: their `train` would set every child, too. Only modes that differ
-    are set, because setting an attribute of a module takes many times as long as reading it.
-    """
-    for module, mode in modes:
-        if module.training is not mode:
-            if getattr(module.train, "__func__", None) in (nn.Module.train, Classifier.train):
-                module.training = mode
-            else:
-                try:
-                    module.train(mode)
-                except NotImplementedError:  # of exported networks, which have one mode
-                    module.training = mode
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    compiled = getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
-    return compiled or isinstance(module, torch.jit.ScriptModule)
-
-
-@torch.no_grad()
-def _takes_channels_last(net: nn.Module, images: Tensor) -> bool:
-    """Return whether a network gives the same of images whose channels are last in memory.
-
-    Code that reshapes with `view` raises then, and code that reads strides may compute something else.
-    """
-    try:
-        # Copies: a network may change its input in place.
-        outputs = [net(images.clone(memory_format=order)) for order in (_NCHW, torch.channels_last)]
-        plain, last = map(_logits_of, outputs)
-        return torch.allclose(plain.float(), last.float(), rtol=1e-3, atol=1e-3 * float(plain.float().abs().max()))
-    except Exception:
-        return False  # an error that is not about memory comes again in the pass itself
-
-
-def at_least_single(values: Tensor) -> Tensor:
-    """Return values in float32 or float64."""
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
-
-
-def target_score(logits: Tensor, target: Tensor, of: Score) -> Tensor:
-    """Return the target's score (B,) from logits (B, K): the logit, the log-softmax or the softmax.
-
-    The log-softmax is taken from the margin z_c - logsumexp of the other logits, whose logistic function the softmax
-    is: it keeps its digits when p rounds to 1, where SIGMA's search would otherwise stand still. The softmax is
-    PyTorch's own, as in the code of others, whose gradients in single precision it then has: next to 1 they are of
-    few digits, and those of the log-softmax are the ones to take.
-    """
-    choice("score", of, SCORES)
-    chosen = logits.gather(1, target[:, None])[:, 0]
-    if of == "logit":
-        return chosen
-    if of == "prob":
-        return logits.softmax(1).gather(1, target[:, None])[:, 0]
-    others = logits.scatter(1, target[:, None], -torch.inf).logsumexp(1)
-    return F.logsigmoid(chosen - others)

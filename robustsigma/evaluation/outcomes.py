@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustsigma.engine import noise
-from robustsigma.engine.classifier import Classifier, target_score
+from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
+from robustsigma.engine.scores import target_score
 from robustsigma.lightning import Batch
 from robustsigma.runs.blocks import Blocks, Rows
 from robustsigma.runs.files import read_arrays, write_arrays

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.classifier import Classifier, at_least_single
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import at_least_single
 from robustsigma.engine.validation import fail
 
 Getter = Callable[[Any], Any]

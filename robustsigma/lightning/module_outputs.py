@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustsigma.engine.classifier import _is_compiled
+from robustsigma.engine.network_state import is_compiled
 
 
 def is_visible(net: nn.Module) -> bool:
     """Return whether `outputs_of` sees the modules of a network: hooks do not run in compiled code."""
-    return not any(_is_compiled(module) or getattr(module, "_compiler_ctx", None) for module in net.modules())
+    return not any(is_compiled(module) or getattr(module, "_compiler_ctx", None) for module in net.modules())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from robustsigma import FGSM, PGD, Classifier
-from robustsigma.engine.classifier import SCORES, target_score
+from robustsigma.engine.scores import SCORES, target_score
 
 CONTEXTS = {
     "plain": nullcontext,

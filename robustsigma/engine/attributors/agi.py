@@ -11,7 +11,8 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
-from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import SCORES, Score, target_score
 
 
 class SignAscent:

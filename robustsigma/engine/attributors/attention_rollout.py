@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
-from robustsigma.engine.classifier import Classifier, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import target_score
 from robustsigma.engine.validation import fail
 
 HeadFusion = Literal["mean", "max", "min"]

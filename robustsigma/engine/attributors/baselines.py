@@ -15,7 +15,7 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attributor
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, described, frozen_tensor
-from robustsigma.engine.classifier import SCORES, Score
+from robustsigma.engine.scores import SCORES, Score
 
 BaselineName = Literal["black", "white", "mean", "gaussian", "blur"]
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
-from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import SCORES, Score, target_score
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import blur
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
 from robustsigma.engine.attributors.straight_line import Line, LineGradients, Path, mean_over_paths
-from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import SCORES, Score, target_score
 
 _LEAST_BLUR = 0.5  # standard deviation in pixels; a smaller blur does nothing
 _SLACK = 1e-4  # gradients of one linear piece are equal up to rounding

@@ -12,7 +12,8 @@ from robustsigma.engine.attributors.base import Attribution, Attributor, split_p
 from robustsigma.engine.attributors.baselines import BaselineFn, checked_references, references
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
 from robustsigma.engine.attributors.straight_line import Line
-from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import SCORES, Score, target_score
 
 _STAND_INS = 32  # noise images used as references where none are given
 

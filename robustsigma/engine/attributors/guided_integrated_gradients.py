@@ -12,7 +12,8 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution
 from robustsigma.engine.attributors.baselines import Baseline, BaselineAttributor
-from robustsigma.engine.classifier import Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import Score, target_score
 
 _CLOSE = 1e-9  # lengths are equal where they differ by less than this, relatively or in pixel units
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from robustsigma.engine.attributors.base import Attribution, split_passes
 from robustsigma.engine.chunks import split_sizes
-from robustsigma.engine.classifier import Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import Score, target_score
 
 _CHUNKS_PER_GROUP = 2  # rows walked at once, in chunks of the classifier
 _PER_IMAGE = (-1, 1, 1, 1)

@@ -12,7 +12,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors.baselines import Baseline
 from robustsigma.engine.attributors.integrated_gradients import Rule, quadrature
 from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
-from robustsigma.engine.classifier import Score
+from robustsigma.engine.scores import Score
 
 _FLAT = 1e-12  # rises that sum to no more than this are taken as a flat curve
 

@@ -11,7 +11,7 @@ import numpy as np
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.baselines import Baseline
 from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
-from robustsigma.engine.classifier import Score
+from robustsigma.engine.scores import Score
 
 Rule = Literal["gauss_legendre", "midpoint", "left", "right", "trapezoid", "inclusive_mean"]
 RULES: tuple[Rule, ...] = get_args(Rule)

@@ -11,7 +11,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors.baselines import Baseline
 from robustsigma.engine.attributors.integrated_gradients import quadrature
 from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
-from robustsigma.engine.classifier import Score
+from robustsigma.engine.scores import Score
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
 from robustsigma.engine.attributors.spsa_walk import RANGE_MODES, RangeMode, SpsaWalk, Walk
 from robustsigma.engine.chunks import split_sizes
-from robustsigma.engine.classifier import SCORES, Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.noise import NOISES, Noise
+from robustsigma.engine.scores import SCORES, Score, target_score
 
 # Rows (images x paths) walked at once, in chunks of the classifier: enough to fill passes while rows finish.
 _CHUNKS_PER_GROUP = 2

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from robustsigma.engine import noise
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor
-from robustsigma.engine.classifier import Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.short_repr import ShortRepr
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution
 from robustsigma.engine.attributors.baselines import BaselineAttributor
 from robustsigma.engine.chunks import split_sizes
-from robustsigma.engine.classifier import Classifier, Score, target_score
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import Score, target_score
 
 
 class StraightLineAttributor(BaselineAttributor):

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Reduction
-from robustsigma.engine.classifier import SCORES, Score, target_score
 from robustsigma.engine.metrics.base import HeatmapMetric, MetricContext, MetricResult, MetricSpec, constant
 from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline, baseline_images, target_scores
+from robustsigma.engine.scores import SCORES, Score, target_score
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.classifier import target_score
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
 from robustsigma.engine.metrics.masked_interpolation import INTERPOLATIONS, Interpolation, interpolate_masked
 from robustsigma.engine.metrics.masked_scores import score_copies
 from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
+from robustsigma.engine.scores import target_score
 
 Array = np.ndarray[Any, Any]
 Aggregation = Literal["median", "mean"]

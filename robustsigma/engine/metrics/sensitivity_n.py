@@ -10,10 +10,10 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Reduction
-from robustsigma.engine.classifier import SCORES, Score, target_score
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
 from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline, baseline_images, target_scores
 from robustsigma.engine.metrics.ranking import pearson
+from robustsigma.engine.scores import SCORES, Score, target_score
 
 # Ten fractions from .01 to .9, evenly spaced on a logarithmic axis.
 _FRACTIONS = tuple(round(0.01 * 90 ** (k / 9), 4) for k in range(10))

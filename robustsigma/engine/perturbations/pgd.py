@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.classifier import Classifier, target_score
+from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Ball, Norm, check_radius
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed, uniform_draw
+from robustsigma.engine.scores import target_score
 
 Targeted = Literal["random", "least_likely", "second"]
 

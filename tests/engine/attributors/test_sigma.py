@@ -12,8 +12,8 @@ from torch import nn
 from robustsigma import Attributor, Classifier, Sigma
 from robustsigma.engine.attributors.published.sigma import AuthorsRange, AuthorsSigma
 from robustsigma.engine.attributors.spsa_walk import RANGE_MODES, ImageRange
-from robustsigma.engine.classifier import SCORES
 from robustsigma.engine.noise import NOISES
+from robustsigma.engine.scores import SCORES
 
 WALK = Sigma(alpha=0.5, beta=0.3, epsilon=0.1, paths=3, max_steps=12, objective="log_prob")
 

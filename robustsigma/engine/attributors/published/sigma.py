@@ -10,8 +10,9 @@ from torch import Tensor
 
 from robustsigma.engine.attributors.sigma import Sigma
 from robustsigma.engine.attributors.spsa_walk import ImageRange, RangeMode, SpsaWalk, State
-from robustsigma.engine.classifier import Classifier, Score
+from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.noise import Noise
+from robustsigma.engine.scores import Score
 
 # The code holds pixels in [0, 255]; these constants, which it adds to denominators, are in those units.
 _UNIT = 255.0

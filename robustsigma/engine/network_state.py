@@ -1,0 +1,80 @@
+"""Reading and setting the state of a user's network: its modes, dtypes, lock and memory order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from threading import Lock, RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from robustsigma.engine.validation import fail
+
+
+def refuse_inference(tensors: Iterable[Tensor]) -> None:
+    """Raise if a tensor was made in inference mode: no gradient may involve it."""
+    if any(tensor.is_inference() for tensor in tensors):
+        hint = "build, copy or convert the network outside of it"
+        raise fail("net", "weights that can take part in gradients", f"weights made in inference mode; {hint}")
+
+
+def logits_of(output: Any) -> Any:
+    """Return the logits of what a network returns, which may be an object that has them as `.logits`."""
+    return getattr(output, "logits", output)
+
+
+def floating_dtypes(parameters: Iterable[nn.Parameter]) -> frozenset[torch.dtype]:
+    """Return the dtypes of floating parameters."""
+    return frozenset(parameter.dtype for parameter in parameters if parameter.is_floating_point())
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_LOCKS_ACCESS = Lock()
+
+
+def lock_of(net: nn.Module) -> Any:
+    """Return the lock of a network, which several classifiers may wrap."""
+    with _LOCKS_ACCESS:
+        return _LOCKS.setdefault(net, RLock())
+
+
+def set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    """Set modes, parents before children, by the modules' own `train` where they have one.
+
+    The others are set by their attribute alone: their `train` would set every child, too. Only modes that differ
+    are set, because setting an attribute of a module takes many times as long as reading it. A `train` that only
+    checks is marked by its attribute `sets_mode_alone`.
+    """
+    for module, mode in modes:
+        if module.training is not mode:
+            own = getattr(module.train, "__func__", None)
+            if own is nn.Module.train or hasattr(own, "sets_mode_alone"):
+                module.training = mode
+            else:
+                try:
+                    module.train(mode)
+                except NotImplementedError:  # of exported networks, which have one mode
+                    module.training = mode
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether a module runs compiled code, by torch.compile or TorchScript."""
+    compiled = getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    return compiled or isinstance(module, torch.jit.ScriptModule)
+
+
+@torch.no_grad()
+def takes_channels_last(net: nn.Module, images: Tensor) -> bool:
+    """Return whether a network gives the same of images whose channels are last in memory.
+
+    Code that reshapes with `view` raises then, and code that reads strides may compute something else.
+    """
+    try:
+        # Copies: a network may change its input in place.
+        outputs = [net(images.clone(memory_format=order)) for order in (torch.contiguous_format, torch.channels_last)]
+        plain, last = map(logits_of, outputs)
+        return torch.allclose(plain.float(), last.float(), rtol=1e-3, atol=1e-3 * float(plain.float().abs().max()))
+    except Exception:
+        return False  # an error that is not about memory comes again in the pass itself
