@@ -107,12 +107,10 @@ def inspect_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -
 
 
 def warn_once(classifier: Classifier, images: Tensor, target: Tensor) -> None:
-    """Warn where a network's results should not be believed, at the first call for a network; call inside `frozen()`.
+    """Warn where a network's results should not be believed, and mark it as checked; call inside `frozen()`.
 
-    Looks at two images at most: five passes of them and one gradient, once.
+    Looks at two images at most: five passes of them and one gradient.
     """
-    if classifier.checked:
-        return
     classifier.checked = True
     x, at = images[:2], target[:2]
     try:

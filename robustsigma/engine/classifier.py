@@ -23,8 +23,8 @@ from robustsigma.engine.network_state import (
     set_modes,
     takes_channels_last,
 )
-from robustsigma.engine.precision import full_precision, tf32
-from robustsigma.engine.scores import Score, at_least_single, target_score
+from robustsigma.engine.precision import at_least_single, full_precision, tf32
+from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import fail, integer, target_range
 
 # Elements of one chunk on a CPU: 170 images of 3x64x64 or 13 of 3x224x224. In chunks of twice that, an image's gradient

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import backends
+from torch import Tensor, backends
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _cudnn: Any = backends.cudnn
@@ -71,6 +71,11 @@ def _rounding_to(precision: str) -> Iterator[None]:
                 _write(*_users)
             elif _stack[-1] != precision:
                 _apply(_stack[-1])
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """Return values in float32 or float64."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def full_precision() -> AbstractContextManager[None]:

@@ -14,11 +14,6 @@ Score = Literal["logit", "log_prob", "prob"]
 SCORES: tuple[Score, ...] = get_args(Score)
 
 
-def at_least_single(values: Tensor) -> Tensor:
-    """Return values in float32 or float64."""
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
-
-
 def target_score(logits: Tensor, target: Tensor, of: Score) -> Tensor:
     """Return the target's score (B,) from logits (B, K): the logit, the log-softmax or the softmax.
 

@@ -148,7 +148,8 @@ class Attributor(validation.Settings, ABC):
                 raise validation.not_finite("logits", self)
             chosen = logits.argmax(1) if chosen is None else chosen.clone()
             validation.target_range(validation.extent(chosen), logits.shape[1])
-            warn_once(classifier, x, chosen)
+            if not classifier.checked:
+                warn_once(classifier, x, chosen)
             result = self.attribute(classifier, x, chosen, logits, seeds)
         if not isinstance(result.values, Tensor) or result.values.shape != x.shape:
             got = tuple(result.values.shape) if isinstance(result.values, Tensor) else type(result.values).__name__

@@ -16,7 +16,8 @@ from robustsigma.engine.attributors.baselines import BaselineFn, checked_referen
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.scores import SCORES, Score, at_least_single, target_score
+from robustsigma.engine.precision import at_least_single
+from robustsigma.engine.scores import SCORES, Score, target_score
 
 _STAND_INS = 4  # noise images used as references where none are given
 _LEAST_LENGTH = 1e-12  # a shorter gradient gives no direction

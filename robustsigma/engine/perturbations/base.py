@@ -120,7 +120,7 @@ class Perturbation(validation.Settings, ABC):
             clean, target = classifier.prepare_input(images), target.clone()
             seeds = noise.seeds(seed, clean).clone()
             classifier.check_target(target, clean, "labels")
-            if self.depends_on_model:
+            if self.depends_on_model and not classifier.checked:
                 warn_once(classifier, clean, target)
             info = self.perturb(classifier, clean, target, seeds)
             result = info.images.detach().to(images.dtype).clamp(*classifier.bounds)

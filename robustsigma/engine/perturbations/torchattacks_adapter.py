@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Norm
-from robustsigma.engine.scores import at_least_single
+from robustsigma.engine.precision import at_least_single
 
 SPELLINGS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}  # theirs and ours
 
