@@ -34,7 +34,7 @@ _DESCRIPTION = (
     "Perturb images against a model and write them as PNG files, in a folder for each class, with manifest.csv. "
     "Takes image files or a dataset. Run the same command again to resume."
 )
-_BATCH = 64
+_BATCH = 16  # the unit that an interrupted run keeps
 _COLUMNS = (
     "file,from,label,seed,confidence_before,confidence_after,predicted_after,attempted,converged,steps,rmse,linf,ssim"
 )

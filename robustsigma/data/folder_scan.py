@@ -143,7 +143,14 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
     splits = {} if len(names) > 1 and set(names) <= set(classes) else split_folders(names)
     skipped = ScannedFiles([], [])
     if not splits:
-        return FolderTree({None: read_classes(root, names, classes, skipped)}, [root], skipped_notes(skipped, root))
+        found = read_classes(root, names, classes, skipped)
+        notes = skipped_notes(skipped, root)
+        inside = {tuple(subfolders(root / name)) for name in names}
+        direct = any(path.parent == root / name for name, paths in found.items() for path in paths)
+        if class_list is None and not direct and len(inside) == 1 and len(next(iter(inside))) > 1:
+            told = f"{shorten(names)} are taken as classes, but all hold the same folders {shorten(next(iter(inside)))}"
+            notes.append(f"{told}: if they are splits, call them train, val and test; if not, give class_list")
+        return FolderTree({None: found}, [root], notes)
     above_masks = [] if masks is None else [masks.resolve(), *masks.resolve().parents]
     others = [name for name in names if name not in splits and (root / name).resolve() not in above_masks]
     if others:

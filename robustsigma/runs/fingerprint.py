@@ -161,7 +161,7 @@ def code(value: Any) -> dict[str, str]:
     """Return hashes of the source of classes and functions in some settings, by their dotted path.
 
     Those of this package, of Python and of installed packages are left out. Of a class it is that of the class and of
-    its base classes, not of what else their modules hold.
+    its base classes, with the constants and functions of their own modules that their code names.
     """
     found: dict[str, str] = {}
     for kind in _kinds(value):
@@ -237,18 +237,36 @@ def _kinds(value: Any) -> Iterator[Any]:
 
 
 def _source(kind: Any) -> str:
-    """Return a hash of a function's source, or of a class's methods and constants."""
+    """Return a hash of a function's source, or of a class's methods and constants, and of what these use."""
     if not isinstance(kind, type):
-        return _sha256([_text(kind)])
+        return _sha256([_text(kind), *_used(kind, {kind})])
     parts: list[Any] = []
     for name, value in vars(kind).items():
         made = getattr(value, "__func__", getattr(value, "fget", value))  # of class and static methods, and properties
         if inspect.isfunction(made):
             generated = name.startswith("__") and made.__code__.co_filename == "<string>"  # by dataclass
-            parts += [] if generated else [name, _text(made)]
+            parts += [] if generated else [name, _text(made), *_used(made, {made})]
         elif isinstance(value, (bool, int, float, str, tuple)) and not name.startswith("__"):
             parts += [name, value]
     return _sha256(parts)
+
+
+def _used(function: Any, seen: set[Any]) -> Iterator[str]:
+    """Yield the constants and functions of its own module that a function's code names, and what these use."""
+    namespace, codes, names = getattr(function, "__globals__", {}), [getattr(function, "__code__", None)], set[str]()
+    while codes:
+        current = codes.pop()
+        if current is not None:
+            names.update(current.co_names)
+            codes += [each for each in current.co_consts if inspect.iscode(each)]
+    for name in sorted(names & set(namespace)):
+        value = namespace[name]
+        if isinstance(value, (bool, int, float, str, tuple)):
+            yield f"{name} = {value!r}"
+        elif inspect.isfunction(value) and value.__module__ == function.__module__ and value not in seen:
+            seen.add(value)
+            yield _text(value)
+            yield from _used(value, seen)
 
 
 def _text(function: Any) -> str:

@@ -360,3 +360,13 @@ def test_explain_and_augment_read_folders_alike(tmp_path):
     put(tmp_path, "only/g.heic")
     with pytest.raises(ValueError, match=r"images: expected a folder with images, at .*only, got skipped 1 \.heic"):
         cli_images.files([str(tmp_path / "only")])
+
+
+@pytest.mark.parametrize("splits", [("tr", "te"), ("fold1", "fold2")])
+def test_folders_that_may_be_splits_by_other_words_are_named(tmp_path, splits):
+    for place in [f"{split}/{name}" for split in splits for name in ("cat", "dog")]:
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (4, 4)).save(tmp_path / place / f"{number}.png")
+    with pytest.warns(UserWarning, match=r"are taken as classes, but all hold the same folders .*cat.*class_list"):
+        assert len(ImageFolder(str(tmp_path)).split("train")) > 0

@@ -1,6 +1,7 @@
 """What tells networks, datasets and code from others, and what does not."""
 
 import copy
+import importlib
 import random
 from dataclasses import dataclass
 from functools import partial
@@ -249,3 +250,15 @@ def test_settings_are_described_by_what_they_hold():
         assert describe(first) == describe(copy.deepcopy(first))
     assert describe(np.float32(0.5)) == 0.5
     assert "0x" not in str(describe([baseline, partial(baseline), Plain(Plain(3))]))
+
+
+def test_constants_and_functions_that_a_class_uses_are_part_of_its_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = ["S = {}", "def scaled(x): return {} * x", "class Mine:", "    def run(self, x): return scaled(x) + S"]
+    found = []
+    for number, (s, factor) in enumerate([(0.1, 1), (0.9, 1), (0.1, 2), (0.1, 1)]):
+        name = f"used_code_{number}"
+        (tmp_path / f"{name}.py").write_text("\n".join(lines).format(s, factor))
+        found.append(next(iter(code(importlib.import_module(name).Mine()).values())))
+    assert found[0] == found[3]
+    assert len(set(found)) == 3
