@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.console  # noqa: F401  its first import draws from Python's generator
 import torch
 
 from robustsigma.engine import attributors, perturbations
