@@ -23,7 +23,9 @@ from robustsigma.lightning.batch_images import BatchField, Images, Place, check_
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
 
 # A Trainer takes a callback outside of a list only if it is an instance of its own package's class.
-_PACKAGES = [importlib.import_module(name) for name in ("pytorch_lightning", "lightning") if find_spec(name)]
+# A folder that is called `lightning` is no such package: it has no origin.
+_SPECS = {name: find_spec(name) for name in ("pytorch_lightning", "lightning")}
+_PACKAGES = [importlib.import_module(name) for name, spec in _SPECS.items() if spec is not None and spec.origin]
 _Callback: Any = type("_Callback", tuple(package.Callback for package in _PACKAGES), {})
 
 Network = str | Callable[[Any], nn.Module] | None
