@@ -21,7 +21,7 @@ from robustsigma.models.pretrained import is_saved
 
 
 def judge(asked: Benchmark, folder: Path) -> tuple[BenchmarkRun, dict[str, ScoreTable]]:
-    """Return a finished benchmark and what it measured, by network; started again, it goes on."""
+    """Return a finished benchmark and what it measured, by network; it resumes."""
     run = BenchmarkRun(asked, folder, Console(quiet=not sys.stderr.isatty(), stderr=True))
     run.run()
     return run, score_tables(run)
@@ -56,7 +56,7 @@ def advantages(tables: Mapping[str, ScoreTable], method: str, metrics: Iterable[
 
 
 def about(run: BenchmarkRun) -> dict[str, Any]:
-    """Return what was judged, without the places of files."""
+    """Return what was evaluated, without the places of files."""
     asked = run.settings
     images = dataclasses.replace(run.settings.dataset, **_named(run.settings.dataset))  # type: ignore[type-var]
     return {

@@ -38,7 +38,7 @@ class Benchmark(validation.Settings):
             network whose parameters were shuffled. 0 leaves both out.
         stability_seeds: how often a method that draws runs again with other seeds.
         references: images of the training split for methods that compare with some. Where there is none, or it is
-            the one that is judged, images that are not judged.
+            the one that is evaluated, images that are not evaluated.
         batch_size: images explained at once, and lost at most by an interrupt.
         seed: of everything that is drawn.
         architecture: of a model trained here.

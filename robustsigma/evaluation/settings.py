@@ -78,7 +78,7 @@ class Retraining(validation.Settings):
 class Checks(validation.Settings):
     """Further measurements that tell how far the attacks of the matrix can be believed, on a few of its test images.
 
-    They decide no cell, only its flags: a folder goes on under other checks, which are then made again.
+    They change no cell, only its flags: a run resumes under other checks, which are then recomputed.
 
     Args:
         images: test images at most, drawn at random from those of the matrix; 0 leaves all of these checks out.
@@ -104,14 +104,14 @@ class Checks(validation.Settings):
 class Sweep(validation.Settings):
     """Which standard deviations of Gaussian noise are tried as training noise before the matrix is made.
 
-    Each regime whose perturbation is a `GaussianNoise` is trained with each of them and judged on images that no
+    Each regime whose perturbation is a `GaussianNoise` is trained with each of them and evaluated on images that no
     training of the sweep saw, never on test images; the best then takes the place of the regime's own. So others are
     compared with the best Gaussian noise, not with one that nobody tuned
     (Rusak et al., 2020; Kireev et al., 2021).
 
     Args:
         stds: at least two, in pixel units of [0, 1].
-        images: judged on at most: of the validation split, or else held out of the training images.
+        images: most images to evaluate on: of the validation split, or else held out of the training images.
         by: what is highest for the best one, over the columns that are not transfer: "mean", the accuracy averaged over
             them, or "worst", the share of images that are right under all of them. The smallest wins a tie.
     """

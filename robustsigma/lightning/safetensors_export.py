@@ -116,7 +116,7 @@ def _check_export(path: Path, classifier: Classifier, card: ModelCard) -> None:
     tolerance = (2e-2 if half else 1e-4) * float(mine.abs().max()) + 2 * float((mine - again).abs().max())
     if not torch.allclose(mine, theirs, rtol=0, atol=tolerance):
         expected = f"the network that its attribute `architecture` ({card.architecture.name}) describes"
-        got = "one with other logits; build it by a function of yours, or set net.architecture = None"
+        got = "one with other logits; build it by your own function, or set net.architecture = None"
         raise fail("net", f"{expected}, for SafetensorsExport", got)
 
 
