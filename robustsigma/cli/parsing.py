@@ -42,9 +42,10 @@ _yaml_load = get_loader("yaml")
 
 
 def _load_bounded(text: str) -> Any:
-    """Load YAML; raise YAMLError if its aliases or its depth make more of it than anybody wrote."""
+    """Load YAML; raise YAMLError for a name given twice, or if aliases or depth make more of it than anybody wrote."""
     try:
         found = _yaml_load(text)
+        _refuse_repeated(yaml.compose(text, Loader=yaml.SafeLoader), set())
         if _count_values(found, {}) > _MAX_VALUES:
             raise yaml.YAMLError(f"more than {_MAX_VALUES} values, counting each as often as it is referred to")
     except RecursionError:
@@ -52,6 +53,19 @@ def _load_bounded(text: str) -> Any:
     except ValueError as error:  # such as a date or a number that Python cannot hold
         raise yaml.YAMLError(str(error)) from error
     return found
+
+
+def _refuse_repeated(node: Any, seen: set[int]) -> None:
+    """Raise YAMLError if a mapping has a name twice: YAML would keep the last without a word."""
+    if isinstance(node, yaml.CollectionNode) and id(node) not in seen:
+        seen.add(id(node))
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [(each,) for each in node.value]
+        names = [pair[0].value for pair in pairs if len(pair) == 2 and isinstance(pair[0], yaml.ScalarNode)]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise yaml.YAMLError(f"the name {repeated[0]!r} twice in one mapping, in line {node.start_mark.line + 1}")
+        for each in (part for pair in pairs for part in pair):
+            _refuse_repeated(each, seen)
 
 
 def _count_values(value: Any, known: dict[int, int]) -> int:

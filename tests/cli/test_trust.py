@@ -195,13 +195,14 @@ def _laughs(levels=40):
         ("images: " + "[" * 20_000, "nest"),
         ("a: &a [*a]", "nested too deeply"),
         ("a: 1\n\x00b: 2", "not allowed"),
+        ("seed: 1\nseed: 2", "the name 'seed' twice in one mapping"),
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("seed: 0x" + "f" * 10_000, "seed: expected an int of 64 bits|images: expected a folder"),
         ("seed: " + "9" * 10_000, "limit"),
         ("[1, 2", "expected"),
         ("? {a: 1}\n: 2", "unhashable"),
     ],
-    ids=["laughs", "deep", "within itself", "NUL", "tag", "huge hex", "huge", "cut", "unhashable"],
+    ids=["laughs", "deep", "within itself", "NUL", "twice", "tag", "huge hex", "huge", "cut", "unhashable"],
 )  # fmt: skip
 def test_hostile_yaml_is_told_soon(text, told, model, tmp_path, capsys):
     (tmp_path / "given.yaml").write_text(text)
