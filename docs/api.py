@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pdoc
@@ -24,6 +25,9 @@ def main(folder: Path) -> None:
     asked: list[str] = []
     covered: set[str] = set()
     for module in ("robustsigma", *(m.name for m in pkgutil.walk_packages(robustsigma.__path__, "robustsigma."))):
+        # pdoc reads what a module holds: names that are imported when they are first used are not there yet.
+        held = import_module(module)
+        vars(held).update({name: getattr(held, name) for name in getattr(held, "__all__", ())})
         if module not in covered:
             asked.append(module)
             covered.update(pdoc.extract.walk_specs([module]))

@@ -99,4 +99,4 @@ def test_the_reference_is_made_without_a_warning(tmp_path):
     }
     assert set(MODULES) <= pages
     page = (tmp_path / "robustsigma" / "engine" / "attributors" / "sigma.html").read_text(encoding="utf-8")
-    assert "confidence at which a path has arrived" in page
+    assert "confidence at which a path has converged" in page

@@ -45,6 +45,8 @@ def _load_bounded(text: str) -> Any:
     """Load YAML; raise YAMLError for a name given twice, or if aliases or depth make more of it than anybody wrote."""
     try:
         found = _yaml_load(text)
+        if isinstance(found, dict) and not isinstance(found.get("config"), (str, list, type(None))):
+            raise yaml.YAMLError(f"config: expected the path of a file, or several, got {found['config']!r}"[:200])
         _refuse_repeated(yaml.compose(text, Loader=yaml.SafeLoader), set())
         if _count_values(found, {}) > _MAX_VALUES:
             raise yaml.YAMLError(f"more than {_MAX_VALUES} values, counting each as often as it is referred to")

@@ -105,7 +105,8 @@ def _check_export(path: Path, classifier: Classifier, card: ModelCard) -> None:
     except ValueError as error:
         raise fail("net", "a network whose file can be loaded again, for SafetensorsExport", error) from error
     except OSError as error:
-        raise fail("path", f"a place where a file of {path.name} can be written", error) from error
+        told = f"{error}; make room or name another place, and run the command again"
+        raise fail("path", f"a place where a file of {path.name} can be written", told) from error
     device = classifier.mean.device
     images = torch.rand(4, *card.shape, generator=torch.Generator().manual_seed(0)).to(device)
     with classifier.frozen():

@@ -122,7 +122,7 @@ def test_figure10(tmp_path, capsys):
     regimes = {entry["regime"] for entry in found["together"]}
     assert regimes == {"base", "clean/retrain", "gaussian/retrain", "fgsm/retrain", "sigma/retrain"}
     for entry in found["together"]:
-        live = ["clean", "gaussian", f"fgsm/{entry['reading']}", f"sigma/{entry['reading']}"]
+        live = ["clean", "gaussian", f"fgsm/{entry['attack_setting']}", f"sigma/{entry['attack_setting']}"]
         cells = {c["condition"]: c["mean"] for c in found["cells"] if c["regime"] == entry["regime"]}
         assert entry["mean"] == pytest.approx(np.mean([cells[name] for name in live]))
     assert "All conditions, transfer: sigma/retrain over the control" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from robustsigma.benchmark import settings as benchmark
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.metrics import AttributionMetric
 from robustsigma.engine.perturbations import MixtureComponent, SampleCache
 from robustsigma.evaluation import settings as evaluation
 from robustsigma.models import Architecture, Pretrained
@@ -166,7 +167,7 @@ def call(drawn: tuple[Any, dict[str, Any]]) -> None:
 def _call(setting: Any, how: dict[str, Any]) -> list[tuple[str, torch.Tensor, float, float]]:
     setting = dataclasses.replace(setting, **how["changed"])
     x = IMAGES[how["images"]]
-    if type(setting) in judged.CHEAP:
+    if isinstance(setting, AttributionMetric):
         return _judge(setting, how)
     classifier = _classifier(how["net"], tuple(x.shape[1:]), how["transformer"]).to(torch.float32)
     y, seed = cases.labels(len(x)), 3

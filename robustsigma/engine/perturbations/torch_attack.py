@@ -65,7 +65,8 @@ class TorchAttack(Perturbation):
         norm: Norm | Literal["Linf", "L2"] | None = None,
         **keywords: Any,
     ) -> None:
-        name, given, eps, keywords = map(validation.plain, (name, arguments or {}, eps, keywords))
+        arguments = {} if arguments is None else arguments
+        name, given, eps, keywords = map(validation.plain, (name, arguments, eps, keywords))
         if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
             raise validation.fail("arguments", "a mapping from argument names", repr(arguments))
         if twice := given.keys() & keywords.keys():
