@@ -39,6 +39,11 @@ class _CLI(LightningCLI):
         try:
             with classes_stand_alone():
                 super().parse_arguments(parser, args)
+        except AttributeError as error:
+            if "'append'" not in str(error):
+                raise
+            # jsonargparse fails so where a file has a `config` of its own that is no path.
+            raise fail("config", "paths of files, also in a file", "another value") from error
         except ArgumentError as error:
             raise clearer_error(self._subcommand_parsers[args[0]], error) from error
         check_networks(self.config.as_dict(), self.allow)
