@@ -121,7 +121,7 @@ def warn_once(classifier: Classifier, images: Tensor, target: Tensor) -> None:
     except Exception:  # of a network that takes batches of another size only, else the method itself meets it
         found = Soundness(len(x), False, False, 0, batch_dependent=True)
     else:
-        probabilities = validation.are_probabilities(logits) and bool(((logits > 0) & (logits < 1)).any())
+        probabilities = validation.are_no_logits(logits)
         batch_dependent = not randomness and _depends_on_batch(classifier, x)
         found = Soundness(len(x), probabilities, randomness, 0 if gradient.any() else len(x), batch_dependent)
     for flag in found.flags:

@@ -8,7 +8,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import PurePath
@@ -172,14 +172,6 @@ def near(value: Any, options: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(repr(by_lower[each]) for each in found)}?" if found else ""
 
 
-def defaults(settings: Any, names: Sequence[str], given: str) -> None:
-    """Raise unless a dataclass has the defaults in the named fields, as `given`, another setting of it, demands."""
-    for name in names:
-        default = settings.__dataclass_fields__[name].default
-        if getattr(settings, name) != default:
-            raise fail(name, f"{default!r} with {given}", repr(getattr(settings, name)))
-
-
 def images(x: Any, bounds: tuple[float, float]) -> None:
     """Raise unless `x` is a finite, non-empty float (B, C, H, W) within `bounds`."""
     if not isinstance(x, Tensor):
@@ -264,10 +256,15 @@ def are_probabilities(values: Tensor) -> bool:
     return bool((values >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
 
 
+def are_no_logits(values: Tensor) -> bool:
+    """Return whether rows are probabilities other than ones and zeros, which may be a simple network's logits."""
+    return are_probabilities(values) and bool(((values > 0) & (values < 1)).any())
+
+
 def logits(values: Tensor) -> None:
     """Raise where a network's output (B, K) is probabilities, whose softmax says little.
 
     Rows of ones and zeros alone may be the logits of a network as simple as that.
     """
-    if are_probabilities(values) and bool(((values > 0) & (values < 1)).any()):
+    if are_no_logits(values):
         raise fail("net", "logits", "probabilities (non-negative rows that sum to 1): leave its softmax out")
