@@ -24,6 +24,7 @@ from robustsigma.engine.metrics.interval import (
     p_value,
     paired_difference,
     share_interval,
+    significance,
 )
 from robustsigma.engine.metrics.localization import Localization
 from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
@@ -67,6 +68,7 @@ __all__ = [
     "rmse",
     "share_interval",
     "shuffle_parameters",
+    "significance",
     "ssim",
     "stability",
 ]

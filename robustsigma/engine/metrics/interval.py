@@ -188,6 +188,17 @@ def holm(differences: Sequence[Interval | None]) -> list[float]:
     return corrected
 
 
+def significance(differences: Sequence[Interval | None]) -> list[int]:
+    """Return for each difference of a family whether it is significant after `holm`: its sign (1 or -1), else 0.
+
+    Example:
+        >>> significance([Interval(0.03, 0.01, 0.05, n=500), Interval(-0.01, -0.02, 0.0, n=500)])
+        [1, 0]
+    """
+    signs = [0 if each is None else (each.mean > 0) - (each.mean < 0) for each in differences]
+    return [sign if p < 0.05 else 0 for sign, p in zip(signs, holm(differences), strict=True)]
+
+
 def as_dict(interval: Interval | Sequence[float]) -> dict[str, float | int]:
     """Return an interval as plain JSON types."""
     it = interval if isinstance(interval, Interval) else mean_interval(interval)
