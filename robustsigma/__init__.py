@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         AttentionRollout,
         Attribution,
         Attributor,
+        CaptumMethod,
         CrediblePath,
         ExpectedGradients,
+        FunctionMethod,
         Gradient,
         GuidedIntegratedGradients,
         IntegratedGradients,
@@ -49,9 +51,9 @@ __version__ = "0.2.0"
 
 _MODULES = {
     "robustsigma.engine.attributors": (
-        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CrediblePath", "ExpectedGradients"),
-        *("Gradient", "GuidedIntegratedGradients", "IntegratedGradients", "LeftIntegratedGradients"),
-        *("RandomAttribution", "Sigma"),
+        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CaptumMethod", "CrediblePath"),
+        *("ExpectedGradients", "FunctionMethod", "Gradient", "GuidedIntegratedGradients", "IntegratedGradients"),
+        *("LeftIntegratedGradients", "RandomAttribution", "Sigma"),
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (
