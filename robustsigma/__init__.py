@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
-    from robustsigma import benchmark, cli, data, engine, evaluation, lightning, models, report, runs
+    from robustsigma import benchmarking, cli, data, engine, evaluation, lightning, models, report, runs
     from robustsigma.engine.attributors import (
         AGI,
         IDG,
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         AttentionRollout,
         Attribution,
         Attributor,
+        CaptumMethod,
         CrediblePath,
         ExpectedGradients,
+        FunctionMethod,
         Gradient,
         GuidedIntegratedGradients,
         IntegratedGradients,
@@ -49,9 +51,9 @@ __version__ = "0.2.0"
 
 _MODULES = {
     "robustsigma.engine.attributors": (
-        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CrediblePath", "ExpectedGradients"),
-        *("Gradient", "GuidedIntegratedGradients", "IntegratedGradients", "LeftIntegratedGradients"),
-        *("RandomAttribution", "Sigma"),
+        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CaptumMethod", "CrediblePath"),
+        *("ExpectedGradients", "FunctionMethod", "Gradient", "GuidedIntegratedGradients", "IntegratedGradients"),
+        *("LeftIntegratedGradients", "RandomAttribution", "Sigma"),
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (
