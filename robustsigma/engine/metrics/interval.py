@@ -210,6 +210,9 @@ def holm(differences: Sequence[Interval | None]) -> list[float]:
 def significance(differences: Sequence[Interval | None]) -> list[int]:
     """Return for each difference of a family whether it is significant after `holm`: its sign (1 or -1), else 0.
 
+    Args:
+        differences: the whole family, as in `holm`.
+
     Example:
         >>> significance([Interval(0.03, 0.01, 0.05, n=500), Interval(-0.01, -0.02, 0.0, n=500)])
         [1, 0]
