@@ -22,6 +22,14 @@ from robustsigma.lightning import Batch
 from robustsigma.runs.blocks import Blocks, Rows
 from robustsigma.runs.files import read_arrays, write_arrays
 
+GIVEN_OUTCOMES = "outcomes.npz"  # in the folder of an evaluation of given models
+
+
+def given_places(models: Iterable[str], conditions: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Return what the columns of each model and condition begin with in the file of outcomes of given models."""
+    pairs = [(model, condition) for model in models for condition in conditions]
+    return {pair: str(place) for place, pair in enumerate(pairs)}
+
 
 @dataclass(frozen=True)
 class Outcomes:
