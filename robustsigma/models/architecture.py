@@ -238,14 +238,16 @@ def _unshared(net: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
 
 def suggest_name(name: str) -> str:
     """Return a question that suggests a known name in place of an unknown one, or ""."""
-    import torchvision  # here, as it takes a second
+    if own := near(name, ["small_cnn"]):
+        return own  # without the second that torchvision takes
+    import torchvision
 
     known = torchvision.models.list_models(torchvision.models)
     publisher, colon, model = name.rpartition(":")
     if not colon and model in known:
         return f"; {TORCHVISION}{model} is one"
     if f"{publisher}:" == TORCHVISION or not colon:
-        return near(f"{TORCHVISION}{model}", ["small_cnn", *(TORCHVISION + each for each in known)])
+        return near(f"{TORCHVISION}{model}", [TORCHVISION + each for each in known])
     return near(name, [TORCHVISION + model, TIMM + model])
 
 
