@@ -145,7 +145,7 @@ MISTAKES = {
     ),
     "a model without its publisher": (
         ["explain", IMAGE, "--model=resnet50"],
-        "model: expected FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME, got",
+        "model: expected FILE.safetensors, torchvision:NAME, timm:NAME, hf:NAME or a class path allowed by --allow NAME, got",
     ),
     "the same in a benchmark": (["benchmark", "--models.x", "resnet50"], "models.x: expected FILE.safetensors, "),
     "a state dict as model": (
