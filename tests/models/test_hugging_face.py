@@ -129,9 +129,7 @@ def test_training_starts_from_it_with_other_classes(saved):
     ]
     gray = Architecture(f"hf:{saved['resnet']}", {"hidden_act": "gelu"}).build(1, 2)
     assert gray(uniform(2, 1, 32, 32)).logits.shape == (2, 2)
-    with pytest.raises(
-        ValueError, match=r"^architecture\.arguments: expected values of the config of hf:.*, got widht"
-    ):
+    with pytest.raises(ValueError, match=r"^architecture\.arguments: .* of the config of hf:.*, got widht"):
         Architecture(f"hf:{saved['resnet']}", {"widht": 8}).build(3, 2)
     with pytest.raises(ValueError, match=r"^weights: expected those of an image classifier of 5 classes"):
         model(f"hf:{saved['resnet']}", classes=5)
@@ -160,7 +158,7 @@ def test_attention_rollout_of_any_attention_function(name, prefix, saved):
 @pytest.mark.parametrize("name", ["beit", "swin", "resnet"])
 def test_attention_rollout_refuses_what_its_weights_do_not_describe(name, saved):
     classifier, card = model(f"hf:{saved[name]}")
-    with pytest.raises(ValueError, match="^net: expected"):
+    with pytest.raises(ValueError, match=r"^net: expected"):
         AttentionRollout()(classifier, uniform(1, *card.shape), 0, seed=0)
 
 
@@ -197,9 +195,7 @@ def test_classes_of_imagenet_have_one_name_everywhere(tmp_path, monkeypatch):
 def test_a_network_without_a_classifier_is_refused(tmp_path):
     transformers.ViTModel(transformers.ViTConfig(**TOKENS, image_size=32)).save_pretrained(tmp_path)
     transformers.ViTImageProcessor(size=SQUARE).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^weights: expected those of an image classifier .* no weights for classifier"
-    ):
+    with pytest.raises(ValueError, match=r"^weights: .* of an image classifier .* no weights for classifier"):
         model(tmp_path)
 
 
