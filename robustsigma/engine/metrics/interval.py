@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr
 
 Floats = NDArray[np.float64]
 
@@ -155,6 +154,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> 
         raise ValueError(f"second: expected shape {a.shape}, as of first, got {b.shape}")
     found = mean_interval(a - b, seed=seed)
     if found.n == a.size and np.isin(a - b, (-1, 0, 1)).all():
+        from scipy.special import bdtr  # imported here: the help of commands should not wait for it
+
         wins, losses = int((a > b).sum()), int((a < b).sum())
         return replace(found, p=min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))))
     return replace(found, p=p_value(found))
