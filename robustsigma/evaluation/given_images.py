@@ -30,6 +30,7 @@ from robustsigma.lightning.batch_images import BatchField, Place
 from robustsigma.runs import fingerprint
 
 _BATCH = 128
+_ROUNDING = 4e-6
 _SLACK = 0.02  # of un-normalized pixels, which were rounded
 _LOADERS = (("test_dataloader", "test"), ("val_dataloader", "validate"))
 _SPLITS = ("test", "val", "train")
@@ -126,6 +127,8 @@ class GivenImages:
             found.append(Block(*(part[kept] for part in block)))
             if int(block.indices[-1]) >= rows[-1]:
                 break
+        if not found:
+            raise fail("data", "at least one image", "none")
         return torch.cat([each.images for each in found]), torch.cat([each.labels for each in found])
 
     def fingerprint(self) -> dict[str, Any]:
@@ -154,6 +157,9 @@ class GivenImages:
         if not given.is_floating_point():
             raise fail("images", "a floating dtype or uint8", f"{given.dtype}")
         pixels = at_least_single(self.to_pixels(given))
+        if self.unnormalizes:  # rounding moved bytes a little, and an image's seed is a hash of its pixels
+            levels = (255 * pixels).round() / 255
+            pixels = torch.where((pixels - levels).abs() < _ROUNDING, levels, pixels)
         if pixels.shape != given.shape:
             raise fail("normalized", f"a function to pixels {tuple(given.shape)}", tuple(pixels.shape))
         low, high = extent(pixels)

@@ -74,7 +74,7 @@ def _network(name: str, value: Any) -> nn.Module:
     if not isinstance(value, nn.Module):
         hint = f"the class {value.__name__}, not an instance" if isinstance(value, type) else type(value).__name__
         raise fail(where, "a torch.nn.Module, Classifier or LightningModule, or a mapping from names to them", hint)
-    if type(value).forward.__qualname__ == "LightningModule.forward":
+    if getattr(getattr(type(value), "forward", None), "__qualname__", "") == "LightningModule.forward":
         children = [child for child, _ in value.named_children()]
         got = f"{type(value).__name__} without one; pass the network itself, such as one of {children}"
         raise fail(where, "a LightningModule whose `forward` returns logits", got)
