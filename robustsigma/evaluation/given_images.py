@@ -32,7 +32,7 @@ from robustsigma.runs import fingerprint
 _BATCH = 128
 _ROUNDING = 4e-6
 _SLACK = 0.02  # of un-normalized pixels, which were rounded
-_LOADERS = (("test_dataloader", "test"), ("val_dataloader", "validate"))
+_LOADERS = {"test": ("test_dataloader", "test"), "val": ("val_dataloader", "validate")}
 _SPLITS = ("test", "val", "train")
 
 
@@ -241,19 +241,20 @@ def given_images(
     Raises:
         ValueError: data that cannot be read, or a dataset that does not fit the models' cards.
     """
-    source, name = _unwrapped(data), type(data).__name__
+    (source, split), name = _unwrapped(data), type(data).__name__
     if isinstance(source, DatasetSpec):
         for model, card in models.cards.items():
             source = adapt_to_model(source, card.classes, card.shape, card.geometry, f"model[{model!r}]")
         classes: tuple[str, ...] | None = source.classes
-        source = source.split(next(split for split in _SPLITS if split in source.splits))
+        split = next(each for each in _SPLITS if each in source.splits)
+        source = source.split(split)
     else:
         if isinstance(source, DataLoader) and source is data:
             name = type(source.dataset).__name__
         classes = _class_names(source)
     found = GivenImages(
         source,
-        name,
+        name if split in (None, "test") else f"{name} ({split})",
         classes,
         (BatchField("images", places[0]), BatchField("labels", places[1])),
         models.to_pixels,
@@ -290,14 +291,14 @@ def given_images(
     return found
 
 
-def _unwrapped(data: Any) -> Any:
-    """Return what a data module holds for its tests, or else for validation; other data come back as they are."""
+def _unwrapped(data: Any) -> tuple[Any, Any]:
+    """Return what a data module holds for its tests, or else for validation, and which; or the data as they are."""
     if isinstance(getattr(data, "dataset", None), DatasetSpec) and hasattr(data, "conditions"):
-        return data.dataset  # of a RobustDataModule, whose loaders are one for each condition
+        return data.dataset, None  # of a RobustDataModule, whose loaders are one for each condition
     if not hasattr(data, "test_dataloader"):
-        return data
+        return data, None
     data.prepare_data()
-    for name, stage in _LOADERS:
+    for split, (name, stage) in _LOADERS.items():
         if getattr(type(data), name).__qualname__.partition(".")[0] in ("DataHooks", "LightningDataModule"):
             continue  # not the user's own
         data.setup(stage)
@@ -308,7 +309,7 @@ def _unwrapped(data: Any) -> Any:
                 raise fail("data", f"one loader of {name}", f"{len(several)}; pass the one that is meant")
             loaders = several[0] if several else None
         if loaders is not None:
-            return loaders
+            return loaders, split
     raise fail("data", "a LightningDataModule with test or validation images", f"{type(data).__name__} without")
 
 

@@ -126,6 +126,7 @@ def test_every_kind_of_data_gives_the_same(name, expected):
     data, places = DATA[name](), PLACES.get(name, {})
     found = evaluate(cases.mlp(), data, CONDITIONS, **NORMALIZATION, progress=False, checks=FEW, **places)
     assert found.results.dataset["test"] == N
+    assert ("(val)" in found.results.dataset["name"]) == (name == "data module without a test")
     for condition in CONDITIONS:
         assert found.accuracy("model", condition).mean == expected.accuracy("model", condition).mean
     assert found.results.dataset["classes"] == (["a", "b", "c"] if "spec" in name or "robust" in name else [*"012"])
@@ -373,6 +374,9 @@ MISTAKES = {
     r"data: expected as many labels as images, got 36 and 37": _bad(labels=LABELS[1:]),
     r"images: expected pixels in \[0, 1\] after un-normalization": lambda: (
         cases.mlp(), (IMAGES * 9, LABELS), {"normalized": True, **NORMALIZATION}
+    ),
+    r"mean: expected 1 or 3 numbers, one per channel of the images, got 2": lambda: (
+        cases.mlp(), (IMAGES, LABELS), {"normalized": True, "mean": (0.5, 0.5), "std": 1.0}
     ),
     r"mean and std: expected those that the images were normalized with": lambda: (
         cases.mlp(), (IMAGES, LABELS), {"normalized": True}
