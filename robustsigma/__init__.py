@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Square,
         TorchAttack,
     )
+    from robustsigma.evaluation.model_evaluation import evaluate, robust_accuracy
 
 __version__ = "0.2.0"
 
@@ -60,6 +61,7 @@ _MODULES = {
         *("FGSM", "NFGSM", "PGD", "Corruption", "GaussianNoise", "Identity", "Mixture", "MixtureComponent", "PathEnd"),
         *("Perturbation", "SampleCache", "SigmaSample", "Square", "TorchAttack"),
     ),
+    "robustsigma.evaluation.model_evaluation": ("evaluate", "robust_accuracy"),
 }
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of ours

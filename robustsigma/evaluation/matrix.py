@@ -64,10 +64,10 @@ class Matrix:
     """Outcomes by regime and condition, over seeds.
 
     Args:
-        regimes: rows.
+        regimes: rows; the first one is the base model.
         conditions: columns that were measured.
         cells: by (regime id, condition id) the outcomes of each seed, in the order of the seeds.
-        seeds: of the trainings.
+        seeds: of the trainings; empty for models that came as they are.
         attack_checks: by regime id those of each seed; a regime may lack them.
         overfitting: by regime id, the catastrophic overfitting seen in its trainings.
     """
@@ -84,6 +84,11 @@ class Matrix:
         self.regimes, self.conditions, self.cells, self.seeds = regimes, conditions, cells, seeds
         self.attack_checks, self.overfitting = dict(attack_checks or {}), dict(overfitting or {})
         self.worst = worst_cases(conditions)
+
+    @property
+    def base(self) -> str:
+        """Id of the base model, against which transferred samples were made."""
+        return self.regimes[0].id
 
     @property
     def all_ids(self) -> list[str]:

@@ -68,7 +68,7 @@ class RobustnessRun:
     ) -> None:
         self.settings, self.console, self.processes = resolve_settings(settings), console, processes or Processes()
         self.store = RobustnessStore(out, fingerprint(self.settings, allow))
-        self.regimes, self.conditions = regimes(settings), conditions(settings)
+        self.regimes, self.conditions = regimes(settings), conditions(settings.conditions)
 
     def run(self) -> None:
         """Train, test and check every model that is missing."""
@@ -271,11 +271,12 @@ class RobustnessRun:
         tested, device = outcomes[clean].indices, best_device()
         rows = np.array(subsample(len(tested), self.settings.checks.images, 0), np.int64)
         images, labels = load_batch(self.settings.dataset.split("test"), tested[rows].tolist())
+        indices = torch.tensor(tested[rows], device=device)
         checks = AttackChecks(
             self.model(seed, regime.id).classifier.to(device),
             images.to(device),
             labels.to(device),
-            torch.tensor(tested[rows], device=device),
+            lambda name: noise.image_seeds(0, "test", name, 0, indices),
             rows,
             {name: each.perturbation for name, each in live.items() if each.attack_setting == ADAPTIVE},
             outcomes,

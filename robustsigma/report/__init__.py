@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttributionReport",
-    "RobustnessReport",
     "print_attribution_table",
     "print_sweep",
     "print_table",
     "write_attribution_report",
+    "write_page",
     "write_report",
 ]
 
@@ -39,15 +39,6 @@ class _Report(os.PathLike[str]):
         return str(self.path)
 
     __str__ = __fspath__
-
-
-class RobustnessReport(_Report):
-    """The report of `evaluate`: accuracies of regimes under conditions, with flags, differences and findings.
-
-    Attributes:
-        path: of the HTML file; the figures are beside it, in `figures/`.
-        results: the contents of `results.json`, in plain JSON types (schema 1).
-    """
 
 
 class AttributionReport(_Report):
@@ -79,16 +70,28 @@ def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Pa
     return _page().write_robustness(results, arrays, Path(out))
 
 
-def print_table(results: dict[str, Any], console: Console | None = None) -> None:
+def write_page(results: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> Path:
+    """Write the page of `write_report` alone, and return its path.
+
+    Args:
+        results: as in `write_report`.
+        arrays: as in `write_report`.
+        path: file to write, atomically.
+    """
+    return _page().write_robustness_page(results, arrays, path)
+
+
+def print_table(results: dict[str, Any], console: Console | None = None, *, intervals: bool = False) -> None:
     """Print the accuracies of an evaluation with the flags of each cell, and its sweep.
 
     Args:
         results: what an evaluation wrote, as in `write_report`.
         console: where to print; standard output if None.
+        intervals: whether to print the interval of each accuracy.
     """
     from robustsigma.report import terminal
 
-    terminal.print_robustness(results, console)
+    terminal.print_robustness(results, console, intervals=intervals)
 
 
 def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:

@@ -58,7 +58,7 @@ def accuracy_table(results: dict[str, Any]) -> TableLayout:
         headings(results["conditions"], "attack_setting"), SETTINGS, lambda key, _: key * (key != "none")
     )
     regimes = headings(results["regimes"], "protocol")
-    rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key == "none" else f", {title.lower()}")
+    rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key in text.BASES else f", {title.lower()}")
     cells = {(entry["regime"], entry["condition"]): _accuracy(entry) for entry in results["cells"]}
     title = f"Accuracy in % on {(results.get('dataset') or {}).get('name', 'the test set')}"
     return TableLayout("Model", columns, rows, cells, title, "matrix")
@@ -134,7 +134,7 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     table = accuracy_table(results)
     names, groups = _names(table), {group.key: group.heads for group in table.columns}
     means = {key: cell.fill for key, cell in table.cells.items() if cell.fill is not None}
-    base = next((head for group in table.rows if group.key == "none" for head in group.heads), None)
+    base = next((head for group in table.rows if group.key in text.BASES for head in group.heads), None)
     worst: dict[str, tuple[float, str]] = {}
     for regime in table.row_heads:
         joint = groups.get("worst", ())[:1]  # a common threat model comes before all attacks together
@@ -147,11 +147,12 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     found = []
     clean = groups.get("none", ())[:1]
     if base and clean and (base.id, clean[0].id) in means:
-        title = f"{base.label} model, {clean[0].label}"
+        title = f"{_model(base)}, {clean[0].label}"
         found.append((title, f"{percent(means[base.id, clean[0].id])}%", "without an attack"))
     if base and base.id in worst:
-        found.append((f"{base.label} model, worst case", f"{percent(worst[base.id][0])}%", worst[base.id][1]))
-    trained = [head.id for group in table.rows if group.key != "none" for head in group.heads if head.id in worst]
+        found.append((f"{_model(base)}, worst case", f"{percent(worst[base.id][0])}%", worst[base.id][1]))
+    heads = [head for group in table.rows if group.key not in text.BASES for head in group.heads]
+    trained = [head.id for head in heads if head.id in worst]
     if trained:
         value = f"{percent(max(worst[regime][0] for regime in trained))}%"
         # Regimes that differ by less than the digit shown share the first place.
@@ -164,6 +165,10 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
             listed = "; ".join([names[regime] for regime in best[:_TIED]] + rest)
             found.append((f"{len(best)} best regimes, tied", value, f"{listed} \u00b7 {under}"))
     return found
+
+
+def _model(head: Heading) -> str:
+    return head.label if head.label.endswith("model") else f"{head.label} model"
 
 
 def _threats(results: dict[str, Any], table: TableLayout) -> TableLayout:

@@ -148,7 +148,11 @@ def _checks(attacks, n=6):
         known = outcomes_of(n, n)
         wrong = np.where(right, known.labels, known.labels + 1)
         outcomes[name] = dataclasses.replace(known, rmse=rmse, predictions=wrong)
-    return AttackChecks(clf, images, labels, torch.arange(n), np.arange(n), attacks, outcomes, "clean", 3)
+
+    def seed(name):
+        return noise.image_seeds(0, "test", name, 0, torch.arange(n))
+
+    return AttackChecks(clf, images, labels, seed, np.arange(n), attacks, outcomes, "clean", 3)
 
 
 def test_an_examination_makes_what_is_asked_for(tmp_path):

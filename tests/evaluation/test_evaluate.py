@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 
 from robustsigma import FGSM, GaussianNoise, Identity, Sigma, SigmaSample
 from robustsigma.data import Baggage
-from robustsigma.evaluation import Checks, Evaluation, Retraining, RobustnessReport, Training, evaluate
+from robustsigma.evaluation import Checks, Evaluation, Retraining, RobustnessReport, Training, run_study
 from robustsigma.evaluation.illustrations import default_attributors
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import Condition
@@ -50,12 +49,11 @@ def _generators():
 
 
 def _evaluate(settings, out):
-    report = evaluate(settings, out, console=Console(file=io.StringIO()))
+    report = run_study(settings, out, console=Console(file=io.StringIO()))
     assert isinstance(report, RobustnessReport)
-    assert Path(report) == report.path == out / "report.html"
-    assert report.results == json.loads((out / "results.json").read_text("utf-8"))
-    assert str(report) == str(out / "report.html")
-    return report.results
+    assert report.path == out / "report.html"
+    assert report.to_dict() == json.loads((out / "results.json").read_text("utf-8"))
+    return report.to_dict()
 
 
 def _go_on(settings, out):
@@ -266,8 +264,8 @@ def test_a_second_run_does_nothing_again(done, tmp_path, monkeypatch):
     monkeypatch.setattr(RobustnessRun, "_check_attacks", refuse)
     shutil.copytree(done[0], tmp_path / "run")
     told = io.StringIO()
-    report = evaluate(SETTINGS, tmp_path / "run", console=Console(file=told, width=100))
-    assert _numbers(report.results) == _numbers(done[1])
+    report = run_study(SETTINGS, tmp_path / "run", console=Console(file=told, width=100))
+    assert _numbers(report.to_dict()) == _numbers(done[1])
     jobs = [line for line in told.getvalue().splitlines() if re.match(r" *\d+/\d+ ", line)]
     assert len(jobs) == 3 * len(REGIMES) + 1
     assert re.fullmatch(r"1/1  pictures for the report  \d+\.\d s", jobs[-1]), "the last minutes are not silent"

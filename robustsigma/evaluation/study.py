@@ -1,9 +1,8 @@
-"""`evaluate`: from settings to the robustness report."""
+"""`run_study`: from settings to the robustness report."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,17 +14,19 @@ from robustsigma.evaluation.illustrations import illustrate
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.plan import BASE
 from robustsigma.evaluation.results import collect
+from robustsigma.evaluation.robustness_report import RobustnessReport
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.settings import Evaluation
-from robustsigma.report import RobustnessReport, print_table, write_report
+from robustsigma.report import print_table, write_report
 from robustsigma.runs.files import write_arrays
 from robustsigma.runs.processes import Processes
 from robustsigma.runs.progress import RunProgress
 from robustsigma.runs.provenance import Provenance
+from robustsigma.runs.results import RobustnessResults
 
 
 @deterministic()
-def evaluate(
+def run_study(
     settings: Evaluation,
     out: str | Path,
     *,
@@ -46,7 +47,7 @@ def evaluate(
         allow: dotted paths of your code; the folder is bound to their source as well as to the settings.
 
     Returns:
-        The report: the path of the HTML file, and its results.
+        The report.
 
     Raises:
         ValueError: settings or a folder that cannot be used.
@@ -73,4 +74,4 @@ def evaluate(
         write_report(results.to_json(), arrays, folder)
         print_table(results.to_json(), console)
     processes.barrier("report")
-    return RobustnessReport(folder / "report.html", json.loads((folder / "results.json").read_text("utf-8")))
+    return RobustnessReport(RobustnessResults.read(folder / "results.json"), folder / "report.html")
