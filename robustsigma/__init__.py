@@ -11,6 +11,8 @@ from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
     from robustsigma import benchmarking, cli, data, engine, evaluation, lightning, models, report, runs
+    from robustsigma.benchmarking.method_comparison import benchmark
+    from robustsigma.benchmarking.stored_maps import StoredMaps
     from robustsigma.engine.attributors import (
         AGI,
         IDG,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _MODULES = {
+    "robustsigma.benchmarking.method_comparison": ("benchmark",),
+    "robustsigma.benchmarking.stored_maps": ("StoredMaps",),
     "robustsigma.engine.attributors": (
         *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CaptumMethod", "CrediblePath"),
         *("ExpectedGradients", "FunctionMethod", "Gradient", "GuidedIntegratedGradients", "IntegratedGradients"),

@@ -34,5 +34,5 @@ def run(verb: str, arguments: list[str]) -> int | None:
         console = Console()
         report = run_benchmark(parsed.settings, output_folder(parsed.out), console=console, command=parsed.command)
         if is_main_process():
-            console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
+            console.print(f"\nThe report: [bold]{report.path}[/bold]", soft_wrap=True)
     return status

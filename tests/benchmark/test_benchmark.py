@@ -88,9 +88,8 @@ def made(settings, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("made")
     report = run_benchmark(settings, out, console=quiet(), command="robustsigma benchmark")
     assert isinstance(report, AttributionReport)
-    assert Path(report) == report.path == out / "report.html"
-    assert report.folder == out
-    assert report.results == json.loads((out / "results.json").read_text())
+    assert report.path == out / "report.html"
+    assert report.to_dict() == json.loads((out / "results.json").read_text())
     return out
 
 

@@ -116,7 +116,8 @@ def test_methods_of_the_package_saliency(monkeypatch):
     torch.testing.assert_close(ig.values, X * sum(gradients) / 20, rtol=1e-4, atol=1e-6)
     assert ig.backwards.tolist() == [20] * 4
     guided = explain(core.GuidedIG().GetMask, x_baseline=black, x_steps=10)
-    assert torch.allclose(guided.values.flatten(1).sum(1), ig.values.flatten(1).sum(1), rtol=0.3, atol=0.1)
+    pairs = torch.stack([guided.values.flatten(1), ig.values.flatten(1)], 1)
+    assert all(torch.corrcoef(pair)[0, 1] > 0.8 for pair in pairs)
     smooth = explain(core.GradientSaliency().GetSmoothedMask, stochastic=True, nsamples=5)
     assert smooth.backwards.tolist() == [5] * 4
     xrai = explain(core.XRAI().GetMask, count=1, baselines=[black], batch_size=50)
