@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
+    from robustsigma.lightning.attribution_monitor import AttributionMonitor
     from robustsigma.lightning.augmentation_statistics import AugmentationStatistics
     from robustsigma.lightning.batch import Batch, BatchInfo
     from robustsigma.lightning.checkpoints import AtomicCheckpointIO, LastCheckpoint, RobustCheckpoint
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from robustsigma.lightning.training_perturbation import Ramp
 
 _MODULES = {
+    "robustsigma.lightning.attribution_monitor": ("AttributionMonitor",),
     "robustsigma.lightning.augmentation_statistics": ("AugmentationStatistics",),
     "robustsigma.lightning.batch": ("Batch", "BatchInfo"),
     "robustsigma.lightning.checkpoints": ("AtomicCheckpointIO", "LastCheckpoint", "RobustCheckpoint"),

@@ -65,7 +65,7 @@ class BatchInfo:
 class Batch:
     """What the loaders of a `RobustDataModule` yield. B images.
 
-    It unpacks as `images, labels = batch`.
+    It is indexed and unpacked as `images, labels = batch`.
 
     Attributes:
         images: float (B, C, H, W) in [0, 1]; perturbed in the steps of a LightningModule.
@@ -92,6 +92,9 @@ class Batch:
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels))
+
+    def __getitem__(self, place: int) -> Tensor:
+        return (self.images, self.labels)[place]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device; copies to a CUDA device do not block."""

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from importlib.util import find_spec
-from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail
-from robustsigma.lightning.batch_images import BatchField, Images, Place, check_range, read, write
+from robustsigma.lightning.batch_callback import BatchCallback, Network, check_conditions, check_network
+from robustsigma.lightning.batch_images import Images, Place, write
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
 
-# A Trainer takes a callback outside of a list only if it is an instance of its own package's class.
-# A folder that is called `lightning` is no such package: it has no origin.
-_SPECS = {name: find_spec(name) for name in ("pytorch_lightning", "lightning")}
-_PACKAGES = [importlib.import_module(name) for name, spec in _SPECS.items() if spec is not None and spec.origin]
-_Callback: Any = type("_Callback", tuple(package.Callback for package in _PACKAGES), {})
 
-Network = str | Callable[[Any], nn.Module] | None
-
-
-class RobustCallback(_Callback):
+class RobustCallback(BatchCallback):
     """Train on perturbed images and log the accuracy under every condition, in a Lightning project as it is.
 
     In training, `training_step` receives the batch with some images perturbed, after every `on_after_batch_transfer`.
@@ -91,32 +81,20 @@ class RobustCallback(_Callback):
         metric: Metric | None = None,
     ) -> None:
         validation.optional("train", train, Perturbation)
-        validation.mapping("conditions", {} if conditions is None else conditions)
-        self.train, self.conditions = train, dict(conditions or {})
-        for name, condition in self.conditions.items():
-            validation.instance(f"conditions[{name!r}]", condition, Perturbation)
+        self.train, self.conditions = train, check_conditions({} if conditions is None else conditions)
         if train is None and not self.conditions:
             raise fail("train", "a perturbation to train on, or conditions to measure", "neither")
-        Classifier(nn.Identity(), mean=mean, std=std)  # checks the statistics
-        self.mean, self.std = mean, std
-        self.images, self.labels = BatchField("images", images), BatchField("labels", labels)
+        options: dict[str, Any] = {"every_n_epochs": every_n_epochs, "max_images": max_images, "seed": seed}
+        super().__init__(mean=mean, std=std, images=images, labels=labels, **options)
         if train is not None and not self.images.writable:
             raise fail("images", "a pair (get, put), as training writes images back", "a function that reads them")
-        for name, value in (("net", net), ("eval_net", eval_net)):
-            if not (value is None or isinstance(value, str) or callable(value)) or isinstance(value, nn.Module):
-                raise fail(name, "an attribute's name or a function of the module", repr(value)[:80])
-        self.net, self.eval_net = net, net if eval_net is None else eval_net
-        self.every_n_epochs = validation.integer("every_n_epochs", every_n_epochs, 1)
-        self.max_images = validation.integer("max_images", max_images, 1)
-        self.seed = validation.integer("seed", seed, -(2**63), 2**63 - 1)
+        self.net = check_network("net", net)
+        self.eval_net = check_network("eval_net", net if eval_net is None else eval_net)
         validation.optional("metric", metric, Metric)
         self.metric = metric
-        self._reset()
-        self._warned: set[str] = set()
 
     def _reset(self) -> None:
-        self._classifiers: dict[Any, Classifier] = {}
-        self._checked: set[str] = set()  # stages whose images were looked at
+        super()._reset()
         self._metrics: dict[tuple[str, int], Metric] = {}  # by condition and loader
         self._measured: dict[int, int] = {}  # images of each loader in this process
         self._batch: Images | None = None  # what the step under way is given
@@ -179,9 +157,7 @@ class RobustCallback(_Callback):
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start to count."""
         self._metrics, self._measured = {}, {}
-        if trainer.sanity_checking or not self.conditions:
-            return
-        if trainer.state.fn == "fit" and trainer.current_epoch % self.every_n_epochs:
+        if not self.conditions or not self._is_due(trainer):
             return
         loaders = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
         for loader in range(len(loaders)):
@@ -264,43 +240,6 @@ class RobustCallback(_Callback):
         told = f"{which}: its logits are not those of {name!r}, which your step computes"
         numbers = f"accuracy {mine:.3g} and {own:.3g} on the same {len(labels)} images"
         self._warn("eval_net", f"{told}: {numbers}. Name the network that the step evaluates.")
-
-    # Both
-
-    def _classifier(self, module: Any, argument: str, network: Network) -> Classifier:
-        """Return the classifier of a network, outside the module, so that the module's state stays as it is."""
-        net = module
-        if isinstance(network, str):
-            try:
-                net = attrgetter(network)(module)
-            except AttributeError:
-                near = validation.near(network, [name for name, _ in module.named_modules() if name])
-                raise fail(argument, f"an attribute of {type(module).__name__}", f"{network!r}{near}") from None
-        elif network is not None:
-            net = network(module)
-        elif type(module).forward.__qualname__ == "LightningModule.forward":
-            children = [name for name, _ in module.named_children()]
-            got = f"None, and {type(module).__name__} has no `forward`"
-            raise fail(argument, f"the name of the network, such as one of {children}", got)
-        found = self._classifiers.get(argument)
-        if found is None or found.net is not net:
-            found = self._classifiers[argument] = Classifier(net, mean=self.mean, std=self.std)
-        found.mean, found.std = found.mean.to(module.device), found.std.to(module.device)
-        return found
-
-    def _read(self, batch: Any, classifier: Classifier, stage: str) -> Images:
-        found = read(batch, self.images, self.labels, classifier)
-        if stage not in self._checked:
-            self._checked.add(stage)
-            told = check_range(found, classifier)
-            if told is not None:
-                self._warn("range", told)
-        return found
-
-    def _warn(self, key: str, message: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            validation.warn(f"RobustCallback: {message}")
 
 
 def stage_seed(seed: int, stage: str, condition: str = "", epoch: int = 0) -> int:
