@@ -1,4 +1,4 @@
-"""A LightningModule for image classification, for the batches of a `RobustDataModule`."""
+"""A LightningModule for image classification, for the batches of a `RobustDataModule` or of any loader."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from torchmetrics import Metric
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import choice, fail, number, optional
-from robustsigma.lightning.batch import Batch
+from robustsigma.engine.validation import images as check_images
+from robustsigma.lightning.batch import Batch, as_batch
 from robustsigma.lightning.batch_norm import AuxiliaryNorms, BatchNormPolicy, single_values, split_forward
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO
 from robustsigma.lightning.sample_labels import SampleLabels
@@ -56,9 +57,11 @@ class EpochMean(Metric):
 
 
 class LitClassifier(pl.LightningModule):
-    """Trains a network by cross-entropy on the images of a `RobustDataModule`.
+    """Trains a network by cross-entropy on the images of a `RobustDataModule`, or of any loader.
 
-    It logs `train_loss`, `train_acc`, and `val_CONDITION_acc` and `test_CONDITION_acc` for each condition.
+    It logs `train_loss`, `train_acc`, and `val_CONDITION_acc` and `test_CONDITION_acc` for each condition. Batches of
+    other loaders are (images, labels) or mappings, with images in [0, 1] or of uint8, and classes or probabilities as
+    labels (see `robustsigma.lightning.batch.as_batch`); their condition is "clean".
 
     A checkpoint holds all arguments except the optimizer. `load_from_checkpoint(path)` rebuilds a network of
     robustsigma, torchvision or timm that was made by its name; pass any other as `net=`.
@@ -127,9 +130,11 @@ class LitClassifier(pl.LightningModule):
         self.batch_norm = batch_norm
         self.auxiliary = AuxiliaryNorms(self.classifier) if batch_norm == "auxiliary" else None
         self.means = nn.ModuleDict()
+        self._checked: set[str] = set()  # stages whose images were looked at
 
     def setup(self, stage: str) -> None:
         """Start a second set of BatchNorm layers as a copy of the classifier's, which may have loaded weights."""
+        self._checked.clear()
         if stage == "fit" and self.auxiliary is not None:
             self.auxiliary.start(self.classifier)
 
@@ -150,9 +155,9 @@ class LitClassifier(pl.LightningModule):
         """Return logits (B, K) of images in [0, 1]."""
         return self.classifier(images)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss."""
-        _check_batch(batch)
+        batch = self._batch(batch, "train")
         if self.batch_norm == "joint":
             with single_values(batch.images):
                 logits = self(batch.images)
@@ -163,8 +168,16 @@ class LitClassifier(pl.LightningModule):
         logits, labels = logits[:size], batch.labels[:size]
         loss = self.sample_labels.loss(logits, labels, batch.sampled[:size], self.label_smoothing)
         self._log_mean("train_loss", loss, size)
-        self._log_mean("train_acc", (logits.detach().argmax(1) == labels).float().sum() / max(1, size), size)
+        self._log_mean("train_acc", _correct(logits.detach(), labels).sum() / max(1, size), size)
         return loss * self._loss_scale(size)
+
+    def _batch(self, batch: Any, stage: str) -> Batch:
+        """Return a batch of any loader; of each stage, the first one's pixels are checked."""
+        found = as_batch(batch)
+        if stage not in self._checked:
+            check_images(found.images, self.classifier.bounds)
+            self._checked.add(stage)
+        return found
 
     def _loss_scale(self, size: int) -> Tensor | float:
         """Return the factor of a process's loss that makes their mean the mean over the images of all processes."""
@@ -174,28 +187,30 @@ class LitClassifier(pl.LightningModule):
         sizes = torch.tensor(float(size), device=self.device)
         return world_size * size / torch.as_tensor(self.trainer.strategy.reduce(sizes, reduce_op="sum"))
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Log the accuracy under the batch's condition; return logits."""
-        return self._evaluate(batch, "val")
+        return self._evaluate(batch, "val", dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Log the accuracy under the batch's condition; return logits."""
-        return self._evaluate(batch, "test")
+        return self._evaluate(batch, "test", dataloader_idx)
 
-    def predict_step(self, batch: Batch | Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the probabilities (B, K) of a batch, or of images in [0, 1]."""
-        return self._logits(batch if isinstance(batch, Tensor) else batch.images).softmax(1)
+        return self._logits(batch if isinstance(batch, Tensor) else as_batch(batch).images).softmax(1)
 
     def _logits(self, images: Tensor) -> Tensor:
         with full_precision():  # as in attacks, whatever rounding PyTorch is set to on a GPU
             logits: Tensor = self(images)
         return logits
 
-    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
-        _check_batch(batch)
+    def _evaluate(self, given: Any, stage: str, loader: int) -> Tensor:
+        batch = self._batch(given, stage)
         logits = self._logits(batch.images)
-        accuracy = (logits.argmax(1) == batch.labels).float().mean()
-        self._log_mean(f"{stage}_{batch.info.condition}_acc", accuracy, len(batch), prog_bar=stage == "val")
+        # Each condition of a RobustDataModule has a loader; others are told apart as Lightning does it.
+        place = f"/dataloader_idx_{loader}" if loader and batch is not given else ""
+        name = f"{stage}_{batch.info.condition}_acc{place}"
+        self._log_mean(name, _correct(logits, batch.labels).mean(), len(batch), prog_bar=stage == "val")
         return logits
 
     def _log_mean(self, name: str, value: Tensor, size: int, *, prog_bar: bool = True) -> None:
@@ -318,7 +333,6 @@ def _rebuilt(described: Mapping[str, Any], state: Mapping[str, Any], path: Any) 
         raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", error) from error
 
 
-def _check_batch(batch: Any) -> None:
-    if not isinstance(batch, Batch):
-        passed = "one of a RobustDataModule, passed as in trainer.fit(model, datamodule=data)"
-        raise fail("batch", f"{passed}; Datasets(…) makes its dataset", type(batch).__name__)
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 for each image whose largest logit is that of its (most probable) class, float (B,)."""
+    return (logits.argmax(1) == (labels.argmax(1) if labels.ndim == 2 else labels)).float()
