@@ -74,9 +74,11 @@ class Batch:
     Attributes:
         images: float (B, C, H, W) in [0, 1]; perturbed in the steps of a LightningModule.
         labels: int64 (B,); or probabilities (B, K), in a batch of your own loader.
-        indices: int64 (B,), position of each image in its split, from which its noise seed derives.
+        indices: int64 (B,), position of each image in its split, or its key in a stream, from which its noise seed
+            derives.
         padding: how many images at the end only pad this process's part of an epoch; see `is_padding`.
         info: how the images were made.
+        repeats: int64 (B,), how often a sampler drew each image before in this epoch; None for never.
 
     Example:
         >>> batch = Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), torch.arange(2))
@@ -90,6 +92,7 @@ class Batch:
     indices: Tensor
     padding: int = 0
     info: BatchInfo = field(default_factory=BatchInfo)
+    repeats: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -87,7 +87,7 @@ class SampleCaches:
         Args:
             perturbation: training perturbation.
             classifier: network to perturb against.
-            batch: clean batch; images that are padding neither use nor fill a cache.
+            batch: clean batch; images that are padding, or there twice, neither use nor fill a cache.
             seeds: int64 (B,), per image.
             epoch: current epoch.
             process: which part of a batch of several processes this is; each process keeps the samples of all.
@@ -101,7 +101,8 @@ class SampleCaches:
             return perturbation(classifier, images, labels, seed=seeds, return_info=True), CacheStats.empty(images)
         period = max(rule.max_age for rule in rules) + 1
         parts = list(batch_parts(perturbation, seeds, self._draws(batch.indices, epoch, period)))
-        requested, own = [], ~batch.is_padding
+        again = (batch.indices[:, None] == batch.indices).tril(-1).any(1)  # drawn twice by a sampler
+        requested, own = [], ~batch.is_padding & ~again
         for part in parts:
             if part.cache is not None:
                 if part.name not in self.caches:
