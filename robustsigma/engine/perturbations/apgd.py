@@ -175,9 +175,8 @@ class APGD(AttackInParts):
             kept = moved / count / 1.5
         step = eps * (1 if self.norm == "l1" else 2)
         low = none - torch.inf
-        return _Walk(
-            rows, clean, goal, eps, start, start, start, start, start, low, low, none.bool(), none, none, step, kept, moved
-        )  # fmt: skip
+        points = (start,) * 5
+        return _Walk(rows, clean, goal, eps, *points, low, low, none.bool(), none, none, step, kept, moved)
 
     def _look(self, classifier: Classifier, state: AttackState, walk: _Walk, last: bool) -> tuple[Tensor, Tensor]:
         """Return logits and gradient at the walks' points; the last point needs no gradient."""

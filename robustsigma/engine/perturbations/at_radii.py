@@ -55,7 +55,11 @@ def attack_at_radii(
     none = torch.zeros(len(images), device=images.device)
     result = replace(
         Perturbed.plain(images.detach().clone()),
-        **{"forward_passes": none + 1, "gradient_passes": none, "seconds": none, "distance": none, "success": wrong},
+        forwards=none + 1,
+        backwards=none,
+        seconds=none,
+        distance=none,
+        success=wrong,
         norm=getattr(attack, "norm", None) or "l2",
     )
     for radius in sorted(radii):
@@ -64,7 +68,7 @@ def attack_at_radii(
             break
         made = attack(classifier, images[rows], labels[rows], seed=seeds[rows], eps=radius, return_info=True)
         wrong = wrong.index_copy(0, rows, made.success)
-        sums = ("forward_passes", "gradient_passes", "seconds")
+        sums = ("forwards", "backwards", "seconds")
         new = {name: getattr(result, name).index_add(0, rows, getattr(made, name).float()) for name in sums}
         new["distance"] = result.distance.index_copy(0, rows, made.distance.to(none.dtype))
         new["images"] = result.images.index_copy(0, rows, made.images)

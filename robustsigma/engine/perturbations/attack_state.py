@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 
-_SAVED = ("found", "found_by", "forward_passes", "gradient_passes", "zero_gradient", "losses")
+_SAVED = ("found", "found_by", "forwards", "backwards", "zero_gradient", "losses")
 Rows = TypeVar("Rows")
 
 
@@ -42,8 +42,8 @@ class AttackState:
     logits: Tensor
     found: Tensor  # (B, C, H, W): what misled the network, else the strongest point of the first loss
     found_by: Tensor
-    forward_passes: Tensor
-    gradient_passes: Tensor
+    forwards: Tensor
+    backwards: Tensor
     zero_gradient: Tensor
     losses: Tensor  # (B,) of `found`
 
@@ -74,9 +74,7 @@ class AttackState:
         for name in _SAVED if self._key is not None else ():
             setattr(self, name, saved[name])
 
-    def begin(
-        self, attack: object, images: Tensor, labels: Tensor, seeds: Tensor, eps: Tensor, logits: Tensor
-    ) -> None:
+    def begin(self, attack: object, images: Tensor, labels: Tensor, seeds: Tensor, eps: Tensor, logits: Tensor) -> None:
         """Start an attack on images, or resume it; logits are those of the clean images."""
         pixels = noise.fold(noise.pixel_hash(images), labels, seeds)
         key = f"{attack!r} {tuple(images.shape)} {int(pixels.sum())}"
@@ -86,11 +84,11 @@ class AttackState:
         if self._key is None:
             self._key, none = key, torch.zeros(len(images), device=images.device)
             self.found, self.found_by = images.clone(), (logits.argmax(1) != labels).long() - 1
-            self.forward_passes, self.gradient_passes, self.zero_gradient = none.clone(), none.clone(), none.bool()
+            self.forwards, self.backwards, self.zero_gradient = none.clone(), none.clone(), none.bool()
             self.losses = none - torch.inf
         for name in _SAVED:
             setattr(self, name, getattr(self, name).to(images.device))
-        self.forward_passes += 1
+        self.forwards += 1
 
     def left(self) -> Tensor:
         """Return the rows of the images that nothing has misled so far, int64."""
@@ -109,9 +107,9 @@ class AttackState:
 
     def count(self, rows: Tensor, forward: int, gradient: int = 0) -> None:
         """Count passes of images."""
-        self.forward_passes[rows] += forward
+        self.forwards[rows] += forward
         if gradient:
-            self.gradient_passes[rows] += gradient
+            self.backwards[rows] += gradient
 
     def steps(self, count: int, every: int = 1) -> Iterator[int]:
         """Yield the numbers of a part's steps, and report progress after each of them or now and then."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -93,13 +94,14 @@ class AutoAttack(AttackInParts):
 
     def run(self, part: int, classifier: Classifier, state: AttackState) -> None:
         """Run one part of one attack."""
-        classes = state.logits.shape[1]
-        for number, (name, attack) in enumerate(self.attacks.items(), 1):
-            if part < attack.parts(classes):
-                break
-            part -= attack.parts(classes)
-        state.name, before = name, state.left()
-        attack.run(part, classifier, state)
+        each = [
+            (number, name, attack, own)
+            for number, (name, attack) in enumerate(self.attacks.items(), 1)
+            for own in range(attack.parts(state.logits.shape[1]))
+        ]
+        number, state.name, attack, own = each[part]
+        before = state.left()
+        attack.run(own, classifier, state)
         fallen = before[state.found_by[before] >= 0]
         if self.version == "rand" and len(fallen):  # one random pass may be wrong by chance: another one decides
             wrong = classifier.logits(state.found[fallen]).argmax(1) != state.labels[fallen]
@@ -111,7 +113,7 @@ class AutoAttack(AttackInParts):
     def accuracies(self, found_by: Tensor) -> dict[str, float]:
         """Return the accuracy on clean images and after each attack, from the results of the images that count."""
         found = torch.as_tensor(found_by)
-        after = [bool_mean((found < 0) | (found > number)) for number in range(len(self.attacks) + 1)]
+        after = [float(((found < 0) | (found > n)).double().mean()) for n in range(len(self.attacks) + 1)]
         return dict(zip(("clean", *self.attacks), after, strict=True))
 
     def flags(self, found_by: Tensor, zero_gradient: Tensor, classes: int) -> list[Flag]:
@@ -125,20 +127,18 @@ class AutoAttack(AttackInParts):
             classes: number of classes of the network.
         """
         found = []
-        targets = max((a.targets for a in self.attacks.values() if not isinstance(a, Square)), default=0)
-        aimed = any(name.endswith("-t") for name in self.attacks)
-        if aimed and classes < targets + 1 or classes < 4:
-            message = (
-                f"AutoAttack is defined for {targets + 1} classes, and the network has {classes}: it aims at all of "
-                f"them{', with another difference of logits ratio' if classes < 4 else ''}."
-            )
+        aimed = self.version != "rand"
+        least = 1 + max(a.targets for a in self.attacks.values() if not isinstance(a, Square)) if aimed else 3
+        if classes < least:
+            other = ", with another difference of logits ratio" if classes < (4 if aimed else 3) else ""
+            message = f"AutoAttack is defined for {least} classes or more. It aims at all {classes}{other}."
             found.append(Flag("few_classes", message))
         dead = int(torch.as_tensor(zero_gradient).sum())
         if dead:
             message = f"The difference of logits has no gradient at {dead} images: gradients may be masked."
             found.append(Flag("zero_gradient", message))
         accuracies = list(self.accuracies(found_by).items())
-        for (_, before), (name, after) in zip(accuracies[:-1], accuracies[1:], strict=True):
+        for (_, before), (name, after) in pairwise(accuracies):
             if name == "square" and before - after > _BETTER:
                 message = (
                     f"The gradient-free search lowered the accuracy by {100 * (before - after):.1f} points after the "
@@ -149,8 +149,3 @@ class AutoAttack(AttackInParts):
             message = f"AutoAttack with {self.steps} steps and {self.queries} queries is not the standard one."
             found.append(Flag("not_standard", message))
         return found
-
-
-def bool_mean(values: Tensor) -> float:
-    """Return the fraction that is True."""
-    return float(values.double().mean())

@@ -33,9 +33,9 @@ class Perturbed(ShortRepr):
         attempted: (B,) bool, True where a search with a goal was run (SIGMA's walk).
         converged: (B,) bool, True where the search reached its goal; False where none was run.
         steps: (B,) int64, steps of the search.
-        forward_passes: (B,) float, passes that each image took, those of gradients included. Where a method does not
+        forwards: (B,) float, passes that each image took, those of gradients included. Where a method does not
             count them for each image, the mean of its batch.
-        gradient_passes: (B,) float, backward passes.
+        backwards: (B,) float, backward passes.
         seconds: (B,) float, the time of the call, divided among the images by their passes.
         found_by: (B,) int64, which attack of an `AutoAttack` misled the network, counted from 1; 0 where the clean
             image did, -1 where none did. Other attacks in parts are one attack. None for perturbations without parts.
@@ -49,8 +49,8 @@ class Perturbed(ShortRepr):
     attempted: Tensor
     converged: Tensor
     steps: Tensor
-    forward_passes: Tensor | None = None
-    gradient_passes: Tensor | None = None
+    forwards: Tensor | None = None
+    backwards: Tensor | None = None
     seconds: Tensor | None = None
     found_by: Tensor | None = None
     zero_gradient: Tensor | None = None
@@ -67,7 +67,7 @@ class Perturbed(ShortRepr):
     def put(self, rows: Tensor, part: Perturbed) -> Perturbed:
         """Return a copy in which `part` replaces the given rows; passes that one of the two lacks are 0."""
         found = {}
-        for name in ("images", "attempted", "converged", "steps", "forward_passes", "gradient_passes"):
+        for name in ("images", "attempted", "converged", "steps", "forwards", "backwards"):
             a, b = getattr(self, name), getattr(part, name)
             if b is not None:
                 a = b.new_zeros(len(self.images)) if a is None else a
@@ -83,7 +83,7 @@ class Perturbed(ShortRepr):
     def accuracy(self, radii: float | Sequence[float] | Tensor) -> Tensor:
         """Return the fraction of images that withstand each radius, (R,).
 
-        After a minimum-norm attack (`FMN`, `FAB(eps=None)`) or `at_radii` this is the accuracy over the radius;
+        After a minimum-norm attack (`FMN`, `FAB` without a radius) or `at_radii` this is the accuracy over the radius;
         after an attack of one radius it is too high at the smaller ones.
         """
         at = torch.as_tensor(radii, dtype=torch.float64).flatten()
@@ -236,15 +236,16 @@ class Perturbation(validation.Settings, ABC):
 
     def count_passes(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return what `perturb` does, with passes and seconds; the classifier is frozen."""
-        start, forward, gradient = time.perf_counter(), classifier.forward_passes, classifier.gradient_passes
+        start, forward, gradient = time.perf_counter(), classifier.forwards, classifier.backwards
         info = self.perturb(classifier, images, labels, seeds)
-        counts = {"forward_passes": classifier.forward_passes - forward}
-        counts["gradient_passes"] = classifier.gradient_passes - gradient
+        counts = {"forwards": classifier.forwards - forward}
+        counts["backwards"] = classifier.backwards - gradient
         missing = {name: n / len(images) for name, n in counts.items() if getattr(info, name) is None}
         info = replace(info, **{name: images.new_full((len(images),), mean) for name, mean in missing.items()})
-        assert info.forward_passes is not None and info.gradient_passes is not None
-        share = info.forward_passes + info.gradient_passes
-        share = share / share.sum() if counts["forward_passes"] else torch.full_like(share, 1 / len(images))
+        assert info.forwards is not None
+        assert info.backwards is not None
+        share = info.forwards + info.backwards
+        share = share / share.sum() if counts["forwards"] else torch.full_like(share, 1 / len(images))
         return replace(info, seconds=share * (time.perf_counter() - start))
 
     def _judge(self, classifier: Classifier, info: Perturbed, clean: Tensor, labels: Tensor) -> Perturbed:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustsigma.engine import noise, validation
+from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.attack_state import AttackState, keep
 from robustsigma.engine.perturbations.ball import Ball, check_radius
 from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts, by_rank, part_keys
-from robustsigma.engine.perturbations.projections import NORMS, Norm, lengths, onto_hyperplane
-
-_DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
+from robustsigma.engine.perturbations.projections import DUAL, NORMS, Norm, lengths, onto_hyperplane
 
 
 @dataclass
@@ -50,11 +48,11 @@ class FAB(AttackInParts):
         beta: fraction of the way that a misclassified point keeps.
 
     Example:
-        >>> nearest = FAB(None, norm="l2")(classifier, images, labels, seed=0, return_info=True)
+        >>> nearest = FAB(norm="l2")(classifier, images, labels, seed=0, return_info=True)
         >>> nearest.median_distance()
     """
 
-    eps: float | None = 8 / 255
+    eps: float | None = None
     norm: Norm = "linf"
     steps: int = 100
     restarts: int = 1
@@ -156,7 +154,7 @@ class FAB(AttackInParts):
         self.check(logits, *gradients)
         ranks = torch.arange(1, classes, device=logits.device)
         others = logits.gather(1, (walk.labels[:, None] + ranks) % classes) - logits.gather(1, walk.labels[:, None])
-        slopes = torch.stack([lengths(gradient, _DUAL[self.norm]) for gradient in gradients], 1)
+        slopes = torch.stack([lengths(gradient, DUAL[self.norm]) for gradient in gradients], 1)
         nearest = (others.abs() / slopes.clamp(min=1e-12)).argmin(1)
         every = torch.arange(len(nearest), device=nearest.device)
         return others[every, nearest], torch.stack(gradients, 1)[every, nearest]

@@ -13,9 +13,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Ball
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 from robustsigma.engine.perturbations.losses import margin, mean_gradient
-from robustsigma.engine.perturbations.projections import NORMS, Norm, lengths, onto_l1_ball
-
-_DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
+from robustsigma.engine.perturbations.projections import DUAL, NORMS, Norm, lengths, onto_l1_ball
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,7 @@ class FMN(Perturbation):
             fall = (1 + math.cos(math.pi * step / self.steps)) / 2
             size, gamma = (first * (least + (1 - least) * fall) for first, least in self._schedule)
             length = lengths(change, self.norm)
-            logits, gradient = mean_gradient(
-                classifier, lambda z, y: -margin(z, y), images + change, labels, self.eot
-            )
+            logits, gradient = mean_gradient(classifier, lambda z, y: -margin(z, y), images + change, labels, self.eot)
             if not bool(logits.isnan().any().logical_not() & gradient.isfinite().all()):
                 raise validation.not_finite("gradients or scores", self)
             wrong = logits.argmax(1) != labels
@@ -70,7 +66,7 @@ class FMN(Perturbation):
             nearest = torch.where(nearer, length, nearest)
             found = torch.where(nearer.view(-1, 1, 1, 1), images + change, found)
             misled |= wrong
-            to_boundary = margin(logits, labels).abs() / lengths(gradient, _DUAL[self.norm]).clamp(min=1e-12)
+            to_boundary = margin(logits, labels).abs() / lengths(gradient, DUAL[self.norm]).clamp(min=1e-12)
             grown = torch.where(misled, radius * (1 + gamma), length + to_boundary)
             radius = torch.where(wrong, torch.minimum(radius * (1 - gamma), nearest), grown).clamp(max=whole)
             slope = lengths(gradient, "l2").clamp(min=1e-12).view(-1, 1, 1, 1)

@@ -19,19 +19,19 @@ class AttackCost(NamedTuple):
     """The most passes that an attack needs for an image: for one that withstands all of it.
 
     Attributes:
-        forward: passes, those of gradients included.
-        gradient: backward passes.
+        forwards: passes, those of gradients included.
+        backwards: passes.
 
     Example:
         >>> AutoAttack(8 / 255).cost(classes=10)
-        AttackCost(forward=7712, gradient=1900)
+        AttackCost(forwards=8712, backwards=2800)
     """
 
-    forward: int
-    gradient: int
+    forwards: int
+    backwards: int
 
     def __add__(self, other: tuple[Any, ...]) -> AttackCost:
-        return AttackCost(self.forward + other[0], self.gradient + other[1])
+        return AttackCost(self.forwards + other[0], self.backwards + other[1])
 
     def minutes(self, classifier: Classifier, images: Tensor, count: int) -> float:
         """Return how long `count` images take at most, from timed passes of a batch; it runs two of each kind."""
@@ -45,7 +45,7 @@ class AttackCost(NamedTuple):
                 run().sum().item()
                 seconds.append(time.perf_counter() - start)
         forward, both = seconds
-        each = (self.forward - self.gradient) * forward + self.gradient * both
+        each = (self.forwards - self.backwards) * forward + self.backwards * both
         return each * count / len(images) / 60
 
 
@@ -88,8 +88,8 @@ class AttackInParts(Perturbation):
             none,
             none,
             none.long(),
-            forward_passes=state.forward_passes,
-            gradient_passes=state.gradient_passes,
+            forwards=state.forwards,
+            backwards=state.backwards,
             found_by=state.found_by,
             zero_gradient=state.zero_gradient,
         )

@@ -83,16 +83,21 @@ class PGD(Perturbation):
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images."""
-        clean = classifier.logits(images) if isinstance(self.targeted, str) or self.objective == "kl" else None
-        if isinstance(self.targeted, int):
-            classifier.check_target(torch.full_like(labels, self.targeted), images, "targeted")
-        eps: Any = self.eps  # a number, or (B, 1, 1, 1) in one call
+        eps: Any = self.eps  # a number, or in one call (B, 1, 1, 1); so a target may be (B,)
         radii = torch.as_tensor(eps, dtype=images.dtype, device=images.device).expand(len(images), 1, 1, 1)
+        named = isinstance(self.targeted, str)
+        clean = classifier.logits(images) if named or self.objective == "kl" else None
+        goals = labels if self.targeted is None or named else torch.as_tensor(self.targeted, device=images.device)
+        goals = goals.expand(len(images))
+        classifier.check_target(goals, images, "targeted")
         every = torch.arange(len(images), device=images.device)
 
         def walk(rows: Tensor, keys: Tensor) -> Tensor:
             """Return the ends of one restart."""
-            goal = self._goal(labels, keys, None if clean is None else clean[rows], rows)
+            goal = goals[rows]
+            if clean is not None:
+                logits = clean[rows]
+                goal = self._targets(logits, goal, keys) if named else logits.softmax(1)
             return self._walk(classifier, images[rows], labels[rows], keys, radii[rows], goal)
 
         worst = walk(every, seeds)
@@ -130,7 +135,7 @@ class PGD(Perturbation):
         for _ in range(self.steps):
             _, gradient = mean_gradient(classifier, loss, point, goal, self.eot)
             point = ball.project(point + ball.step(gradient, up))
-        if self.targeted is None or self.targeted in get_args(Targeted):
+        if self.targeted is None:
             return point
         return torch.where((goal == labels).view(-1, 1, 1, 1), images, point)
 
@@ -141,25 +146,13 @@ class PGD(Perturbation):
             raise validation.not_finite("gradients or scores", self)
         return logits.argmax(1) != labels, -target_score(logits, labels, "log_prob")
 
-    def _goal(self, labels: Tensor, seeds: Tensor, logits: Tensor | None, rows: Tensor) -> Tensor:
-        """Return the class whose loss is changed, int64 (n,), or with "kl" the clean probabilities."""
-        at = labels[rows]
-        if self.objective == "kl":
-            assert logits is not None
-            return logits.softmax(1)
-        targeted: Any = self.targeted  # of one call: (B,) classes
-        if isinstance(targeted, Tensor):
-            return targeted[rows]
-        if targeted is None:
-            return at
-        if isinstance(targeted, int):
-            return torch.full_like(at, targeted)
-        assert logits is not None
-        if targeted == "random":
+    def _targets(self, logits: Tensor, labels: Tensor, seeds: Tensor) -> Tensor:
+        """Return a class other than the label for each image, int64 (B,)."""
+        if self.targeted == "random":
             others = logits.shape[1] - 1
-            drawn = (uniform_draw(seeds, "target") * others).long().clamp(max=others - 1)
-            return drawn + (drawn >= at)
-        return by_rank(logits if targeted == "second" else -logits, at, 0)
+            at = (uniform_draw(seeds, "target") * others).long().clamp(max=others - 1)
+            return at + (at >= labels)
+        return by_rank(logits if self.targeted == "second" else -logits, labels, 0)
 
 
 def _divergence(logits: Tensor, clean: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
 def lengths(change: Tensor, norm: Norm) -> Tensor:
     """Return the length of each change (B, ...) in a norm, (B,)."""
     flat = change.flatten(1)
     return torch.linalg.vector_norm(flat, {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
-
 
 
 def onto_l1_ball(change: Tensor, room: Tensor, eps: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -153,9 +152,7 @@ class Square(AttackInParts):
     def _window(self, search: _Search, drawn: Tensor, side: int, classifier: Classifier) -> Tensor:
         """Return the best images with the change of two windows of each gathered in the first, in another form."""
         change, count = search.best - search.clean, drawn.shape[1] - 5
-        masks = [
-            _mask(drawn[:, at], side, change, 2) & _mask(drawn[:, at + 1], side, change, 3) for at in (0, 2)
-        ]
+        masks = [_mask(drawn[:, at], side, change, 2) & _mask(drawn[:, at + 1], side, change, 3) for at in (0, 2)]
         channels = change.shape[1]
         rows, columns = (_span(drawn[:, at], side, change.shape[2 + at]) for at in (0, 1))
         place = (rows[:, :, None] * change.shape[3] + columns[:, None, :]).flatten(1)
@@ -188,20 +185,23 @@ class Square(AttackInParts):
 
     def _peak(self, side: int, like: Tensor) -> Tensor:
         """Return two peaks of opposite signs, one above the other, of length 1: (side, side)."""
-        power: Callable[[int], Tensor] = lambda n: torch.arange(1, n + 1, dtype=torch.float64) ** (  # noqa: E731
-            -2 if self.norm == "l2" else -4
-        )
+        order = 2 if self.norm == "l2" else 1
 
         def one(height: int) -> Tensor:
-            # Nested boxes around the middle, the k-th of height 1 / k^2: each pixel sums those that hold it.
-            sums = power(max(height, side) // 2 + 1).flip(0).cumsum(0).flip(0)
+            # Nested boxes around the middle, the k-th of height k^-2 or k^-4: each pixel sums those that hold it.
+            count = max(height, side) // 2 + 1
+            sums = (
+                (torch.arange(1, count + 1, dtype=torch.float64) ** (-4 if order == 1 else -2))
+                .flip(0)
+                .cumsum(0)
+                .flip(0)
+            )
             away = [(torch.arange(size) - size // 2).abs() for size in (height, side)]
-            return sums[torch.maximum(away[0][:, None], away[1][None]).clamp(max=len(sums) - 1)]
+            part = sums[torch.maximum(away[0][:, None], away[1][None])]
+            return part / torch.linalg.vector_norm(part, order)
 
-        parts = [sign * one(height) for sign, height in ((1, side // 2), (-1, side - side // 2)) if height]
-        both = [part / torch.linalg.vector_norm(part, 2 if self.norm == "l2" else 1) for part in parts]
-        peak = torch.cat(both)
-        return (peak / torch.linalg.vector_norm(peak, 2 if self.norm == "l2" else 1)).to(like)
+        peak = torch.cat([sign * one(height) for sign, height in ((1, side // 2), (-1, side - side // 2)) if height])
+        return (peak / torch.linalg.vector_norm(peak, order)).to(like)
 
 
 def _signs(drawn: Tensor) -> Tensor:

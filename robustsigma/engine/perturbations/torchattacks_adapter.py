@@ -66,7 +66,7 @@ class Victim(nn.Module):
 
 
 def _count(classifier: Classifier, images: int) -> None:
-    classifier.gradient_passes += images
+    classifier.backwards += images
 
 
 class _Contiguous(torch.autograd.Function):

@@ -83,6 +83,10 @@ def adv_lib(monkeypatch):
         pytest.importorskip("adv_lib.attacks")
 
 
+def near(a, b, tolerance, where):
+    assert torch.allclose(a, b, rtol=0, atol=tolerance), f"{where}: {(a - b).abs().max():.3g}"
+
+
 def ours(net, attack, clf, x, y):
     """Return the points of one image's passes, without that of the clean image."""
     net.seen = []
@@ -115,7 +119,7 @@ def test_apgd_walks_as_the_reference(problem, norm, loss):
         assert len(net.seen) == 101
         whole += len(points) == 101
         for step, (a, b) in enumerate(zip(points, net.seen, strict=False)):
-            torch.testing.assert_close(a, b, rtol=0, atol=ROUNDING[norm], msg=lambda m: f"image {i}, step {step}: {m}")
+            near(a, b, ROUNDING[norm], f"image {i}, step {step}")
     assert whole >= 2  # of images that withstand the whole walk
 
 
@@ -139,7 +143,7 @@ def test_apgd_walks_as_adv_lib(problem, adv_lib, monkeypatch, norm, loss):
             net.seen, eps = [], torch.tensor([attack.eps])
             auto_pgd._apgd(net, image, label, eps, PEERS[norm], start_of(attack, image), n_iter=100, loss_function=loss)
         for step, (a, b) in enumerate(zip(points, net.seen, strict=False)):
-            torch.testing.assert_close(a, b, rtol=0, atol=ROUNDING[norm], msg=lambda m: f"image {i}, step {step}: {m}")
+            near(a, b, ROUNDING[norm], f"image {i}, step {step}")
 
 
 @pytest.mark.parametrize("targeted", [True, False])
@@ -159,14 +163,14 @@ def test_fab_walks_as_adv_lib(problem, adv_lib, norm, targeted):
         fast_adaptive_boundary._fab(net, image, label, **peer)
         assert len(points) == len(net.seen) - 1 == 40
         for step, (a, b) in enumerate(zip(points, net.seen[1:], strict=True)):
-            torch.testing.assert_close(a, b, rtol=0, atol=2e-4, msg=lambda m: f"image {i}, step {step}: {m}")
+            near(a, b, 2e-4, f"image {i}, step {step}")
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_fmn_walks_as_adv_lib(problem, adv_lib, monkeypatch, norm):
     from adv_lib.attacks import fast_minimum_norm
 
-    def onto_l2(δ, ε):  # noqa: PLC2401  theirs also lengthens what is inside
+    def onto_l2(δ, ε):  # theirs also lengthens what is inside
         return δ.flatten(1).mul_((ε / δ.flatten(1).norm(dim=1).clamp_(min=1e-12)).clamp_(max=1)[:, None])
 
     monkeypatch.setattr(fast_minimum_norm, "l2_projection_", onto_l2)
@@ -179,7 +183,7 @@ def test_fmn_walks_as_adv_lib(problem, adv_lib, monkeypatch, norm):
         nearest = fast_minimum_norm.fmn(net, x, y, PEERS[norm], steps=60)
     assert len(points) == len(net.seen) == 60
     for step, (a, b) in enumerate(zip(points, net.seen, strict=True)):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-9, msg=f"step {step}")
+        near(a, b, 1e-9, f"step {step}")
     torch.testing.assert_close(found.images, nearest, rtol=0, atol=1e-9)
 
 
