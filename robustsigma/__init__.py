@@ -29,9 +29,14 @@ if TYPE_CHECKING:
     )
     from robustsigma.engine.classifier import Classifier
     from robustsigma.engine.perturbations import (
+        APGD,
+        FAB,
         FGSM,
+        FMN,
         NFGSM,
         PGD,
+        AttackState,
+        AutoAttack,
         Corruption,
         GaussianNoise,
         Identity,
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
         SigmaSample,
         Square,
         TorchAttack,
+        attack_at_radii,
     )
 
 __version__ = "0.2.0"
@@ -55,8 +61,9 @@ _MODULES = {
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (
-        *("FGSM", "NFGSM", "PGD", "Corruption", "GaussianNoise", "Identity", "Mixture", "MixtureComponent", "PathEnd"),
-        *("Perturbation", "SampleCache", "SigmaSample", "Square", "TorchAttack"),
+        *("APGD", "FAB", "FGSM", "FMN", "NFGSM", "PGD", "AttackState", "AutoAttack", "Corruption", "GaussianNoise"),
+        *("Identity", "Mixture", "MixtureComponent", "PathEnd", "Perturbation", "SampleCache", "SigmaSample", "Square"),
+        *("TorchAttack", "attack_at_radii"),
     ),
 }
 

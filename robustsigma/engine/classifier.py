@@ -130,6 +130,7 @@ class Classifier(nn.Module):
         self._accepted: torch.dtype | None = None  # of several dtypes, the one that the network accepts
         self._reorders: bool | None = None  # whether passes on a CPU may have channels last in memory
         self._depth = 0  # of bodies of `frozen`
+        self.forwards = self.backwards = 0  # of images in such bodies, so far
         self._fits: int | None = None  # elements of a pass, where more did not fit
         self.mean: Tensor
         self.std: Tensor
@@ -178,6 +179,8 @@ class Classifier(nn.Module):
         if logits.shape[1] < 2:
             raise fail("net", "logits of at least two classes", f"shape {tuple(logits.shape)}")
         self._classes = logits.shape[1]
+        if self._depth:
+            self.forwards += len(images)
         return logits
 
     def _in_its_dtype(self, images: Tensor) -> Any:
@@ -423,6 +426,7 @@ class Classifier(nn.Module):
         gradients = []
         for place, objective in enumerate(objectives, 1):
             kept = place < len(objectives)
+            self.backwards += len(chunk)
             (gradient,) = torch.autograd.grad(objective(wide, at), chunk, retain_graph=kept, allow_unused=True)
             gradients.append(torch.zeros_like(chunk) if gradient is None else gradient.contiguous())
         return wide.detach(), *gradients

@@ -94,7 +94,7 @@ def attack_images(
     for batch in batches:
         clean, labels, indices = (part.to(device) for part in (batch.images, batch.labels, batch.indices))
         seeds = noise.image_seeds(0, "test", condition, 0, indices)
-        made = perturbation(classifier, clean, labels, seed=seeds, return_info=True)
+        made = perturbation(classifier, clean, labels, seed=seeds, return_info="search")
         found = {
             "indices": indices,
             "labels": labels,

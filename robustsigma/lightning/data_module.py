@@ -359,7 +359,7 @@ class RobustDataModule(pl.LightningDataModule):
             call = perturbation, classifier, batch
             made, stats = self.sample_caches.apply(*call, seeds=seeds, epoch=epoch, process=process)
         else:
-            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info=True)
+            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")
         info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
         if perturbation.depends_on_model:
             # Of a training one step is observed, of evaluations one in each epoch.
