@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robustsigma.lightning.robust_callback import RobustCallback
     from robustsigma.lightning.safetensors_export import SafetensorsExport
     from robustsigma.lightning.sample_labels import SampleLabels
+    from robustsigma.lightning.trades import Trades
     from robustsigma.lightning.training_perturbation import Ramp
 
 _MODULES = {
@@ -33,6 +34,7 @@ _MODULES = {
     "robustsigma.lightning.robust_callback": ("RobustCallback",),
     "robustsigma.lightning.safetensors_export": ("SafetensorsExport",),
     "robustsigma.lightning.sample_labels": ("SampleLabels",),
+    "robustsigma.lightning.trades": ("Trades",),
     "robustsigma.lightning.training_perturbation": ("Ramp",),
 }
 

@@ -24,6 +24,7 @@ from robustsigma.lightning.batch import Batch, as_batch
 from robustsigma.lightning.batch_norm import AuxiliaryNorms, BatchNormPolicy, single_values, split_forward
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO
 from robustsigma.lightning.sample_labels import SampleLabels
+from robustsigma.lightning.trades import Trades
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.model_files import build_described
 from robustsigma.models.weight_files import common_name, first_infinite, unwrapped
@@ -77,6 +78,7 @@ class LitClassifier(pl.LightningModule):
             With a loader without a length, a cosine needs the Trainer's `max_steps`.
         label_smoothing: fraction of the label's weight that is spread over all classes.
         sample_labels: labels and weight of SIGMA samples; None is `SampleLabels()`, which treats them as other images.
+        trades: adds TRADES' divergence to the cross-entropy; None is the cross-entropy alone.
         batch_norm: how BatchNorm treats a batch of clean and perturbed images. "joint" is one forward pass with common
             statistics. "separate" passes clean and perturbed images one after the other, each with its own batch
             statistics; the running ones follow both. "auxiliary" uses in addition a second set of BatchNorm layers for
@@ -106,6 +108,7 @@ class LitClassifier(pl.LightningModule):
         schedule: Literal["cosine", "constant"] = "cosine",
         label_smoothing: float = 0.0,
         sample_labels: SampleLabels | None = None,
+        trades: Trades | None = None,
         batch_norm: BatchNormPolicy = "joint",
         chunk_size: int | None = None,
         gradient_dtype: Literal["bfloat16", "tf32"] | None = None,
@@ -116,7 +119,10 @@ class LitClassifier(pl.LightningModule):
         choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
         if isinstance(sample_labels, Mapping):  # from a checkpoint
             sample_labels = SampleLabels(**sample_labels)  # type: ignore[unreachable]
+        if isinstance(trades, Mapping):
+            trades = Trades(**trades)  # type: ignore[unreachable]
         optional("sample_labels", sample_labels, SampleLabels)
+        optional("trades", trades, Trades)
         if not callable(optimizer):
             raise fail("optimizer", "a callable that makes an optimizer from parameters", repr(optimizer)[:80])
         # The annotation has only what a command line can give: a torch.dtype would be parsed as a class there.
@@ -127,7 +133,7 @@ class LitClassifier(pl.LightningModule):
         self.schedule = schedule
         self.label_smoothing = label_smoothing
         self.sample_labels = sample_labels or SampleLabels()
-        self.batch_norm = batch_norm
+        self.trades, self.batch_norm = trades, batch_norm
         self.auxiliary = AuxiliaryNorms(self.classifier) if batch_norm == "auxiliary" else None
         self.means = nn.ModuleDict()
         self._checked: set[str] = set()  # stages whose images were looked at
@@ -158,6 +164,8 @@ class LitClassifier(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss."""
         batch = self._batch(batch, "train")
+        # Before the first pass in training mode changes running statistics.
+        made = None if self.trades is None else self.trades.perturbed(self.classifier, batch.images, self.current_epoch)
         if self.batch_norm == "joint":
             with single_values(batch.images):
                 logits = self(batch.images)
@@ -167,6 +175,10 @@ class LitClassifier(pl.LightningModule):
         size = len(batch) - batch.padding
         logits, labels = logits[:size], batch.labels[:size]
         loss = self.sample_labels.loss(logits, labels, batch.sampled[:size], self.label_smoothing)
+        if self.trades is not None and made is not None:
+            with single_values(made):
+                other = self(made) if self.auxiliary is None else self.auxiliary(self.classifier, made)
+            loss = loss + self.trades.divergence(logits, other[:size])
         self._log_mean("train_loss", loss, size)
         self._log_mean("train_acc", _correct(logits.detach(), labels).sum() / max(1, size), size)
         return loss * self._loss_scale(size)
@@ -247,6 +259,7 @@ class LitClassifier(pl.LightningModule):
             "schedule": self.schedule,
             "label_smoothing": self.label_smoothing,
             "sample_labels": asdict(self.sample_labels),
+            "trades": None if self.trades is None else asdict(self.trades),
             "batch_norm": self.batch_norm,
             "chunk_size": self.classifier.chunk_size,
             "gradient_dtype": str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype,
