@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torchmetrics import MeanMetric, Metric
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Perturbation
+from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_conditions, check_network
 from robustsigma.lightning.batch_images import Images, Place, write
@@ -97,6 +98,8 @@ class RobustCallback(BatchCallback):
         super()._reset()
         self._metrics: dict[tuple[str, int], Metric] = {}  # by condition and loader
         self._measured: dict[int, int] = {}  # images of each loader in this process
+        self._logged: dict[str, bool] = {}  # names that were logged, and whether of clean images
+        self._unseen = True  # whether every image was measured, and no logits of the step were seen
         self._batch: Images | None = None  # what the step under way is given
         self._watch, self._outputs = ExitStack(), list[tuple[str, Tensor]]()
         self._replaced: tuple[Any, Any] | None = None  # the module and its own attribute `training_step`
@@ -141,13 +144,15 @@ class RobustCallback(BatchCallback):
         found = self._read(batch, classifier, "train")
         seed = stage_seed(self.seed, "train", "", trainer.current_epoch)
         assert self.train is not None
-        made = self.train(classifier, found.pixels.clamp(0, 1), found.labels, seed=seed)
+        watched = first and self.train.depends_on_model and is_visible(classifier.net)
+        with outputs_of(classifier.net) if watched else nullcontext([]) as attacked:
+            made = self.train(classifier, found.pixels.clamp(0, 1), found.labels, seed=seed)
         batch = write(batch, self.images, found, made, classifier)
-        if not first or self.net is None or not is_visible(classifier.net):
+        if not attacked:
             return step(batch, *args, **kwargs)
-        with outputs_of(classifier.net) as outputs:
+        with outputs_of(classifier.net) as trained:
             result = step(batch, *args, **kwargs)
-        if not outputs:
+        if not {name for name, _ in attacked} & {name for name, _ in trained}:
             told = f"net={self.net!r}: the attacks in training are made against it, but training_step does not run it"
             self._warn("net", f"{told}. Name the network that is trained, or ignore this if that is meant.")
         return result
@@ -156,7 +161,7 @@ class RobustCallback(BatchCallback):
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start to count."""
-        self._metrics, self._measured = {}, {}
+        self._metrics, self._measured, self._logged, self._unseen = {}, {}, {}, True
         if not self.conditions or not self._is_due(trainer):
             return
         loaders = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
@@ -172,6 +177,7 @@ class RobustCallback(BatchCallback):
         self._batch = None
         left = -(-self.max_images // trainer.world_size) - self._measured.get(dataloader_idx, 0)
         if not self.conditions or left <= 0 or not (self._metrics or trainer.sanity_checking):
+            self._unseen = False
             return
         classifier = self._classifier(pl_module, "eval_net", self.eval_net)
         found = self._read(batch, classifier, _stage(trainer))
@@ -180,6 +186,7 @@ class RobustCallback(BatchCallback):
         if batch_idx == 0 and "eval_net" not in self._warned and is_visible(pl_module):
             self._outputs = self._watch.enter_context(outputs_of(pl_module))
         self._batch = Images(*(part[:left] for part in found))
+        self._unseen = self._unseen and len(found.labels) <= left
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -214,13 +221,33 @@ class RobustCallback(BatchCallback):
             place = f"/dataloader_idx_{loader}" if loaders > 1 else ""
             # `compute` sums over processes; `sync_dist` keeps Lightning's advice away.
             value = metric.compute()
-            pl_module.log(f"{_stage(trainer)}/{name}_{kind}{place}", value, sync_dist=True, add_dataloader_idx=False)
+            key = f"{_stage(trainer)}/{name}_{kind}{place}"
+            pl_module.log(key, value, sync_dist=True, add_dataloader_idx=False)
+            self._logged[key] = isinstance(self.conditions[name], Identity)
         self._metrics = {}
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Compare the clean accuracy with one that the step logs, where its logits were not seen."""
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
+        mine = [logged[key] for key, is_clean in self._logged.items() if is_clean]
+        kept = re.compile(rf"^{_stage(trainer)}(?!.*top).*acc")
+        found = {key: value for key, value in logged.items() if kept.match(key) and key not in self._logged}
+        if not (self._unseen and len(self._measured) == 1 and self.metric is None and mine and found):
+            return
+        slack = 0.5 / (self._measured[0] * trainer.world_size) + 0.01
+        if any(abs(value / scale - mine[0]) < slack for value in found.values() for scale in (1, 100)):
+            return
+        key, value = next(iter(found.items()))
+        told = (
+            f"eval_net={self.eval_net!r}: its accuracy is {mine[0]:.3g}, but {key!r} is {value:.3g} on the same images"
+        )
+        self._warn("eval_net", f"{told}. Name the network that the step evaluates, or ignore another kind of accuracy.")
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
+    on_test_end = on_validation_end
 
     def _compare(self, trainer: Any, classifier: Classifier, theirs: list[tuple[str, Tensor]]) -> None:
         """Warn unless one of the outputs of the user's step is the classifier's logits."""
@@ -230,6 +257,7 @@ class RobustCallback(BatchCallback):
             ours = classifier.logits(pixels)
         theirs = [(name, logits[: len(ours)].to(ours)) for name, logits in theirs if logits.ndim == 2]
         theirs = [(name, logits) for name, logits in theirs if logits.shape == ours.shape]
+        self._unseen = self._unseen and not theirs
         # The step may run in half precision or TF32.
         tolerance = (0.05 if "16" in str(trainer.precision) else 0.01) * float(ours.abs().max())
         if not theirs or any(torch.allclose(logits, ours, rtol=0, atol=tolerance) for _, logits in theirs):
