@@ -28,6 +28,7 @@ from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail, integer, mapping, optional, plain
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
+from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.loaders import (
     KeyedDataset,
     KeyedStream,
@@ -182,7 +183,8 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked.finish()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Leave no hooks at the network."""
+        """Leave no hooks at the network, and say what to do about a batch of one image."""
+        explain_single_value(exception)
         self._attacked.remove_hooks()
 
     def state_dict(self) -> dict[str, Any]:

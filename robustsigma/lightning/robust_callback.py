@@ -19,6 +19,7 @@ from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_conditions, check_network
 from robustsigma.lightning.batch_images import Images, Place, write
+from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
 
 
@@ -135,7 +136,8 @@ class RobustCallback(BatchCallback):
         self._reset()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Restore the module."""
+        """Restore the module, and say what to do about a batch of one image."""
+        explain_single_value(exception)
         self.teardown(trainer, pl_module, "")
 
     def _step(self, trainer: Any, module: Any, step: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:

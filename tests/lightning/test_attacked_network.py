@@ -131,6 +131,18 @@ def test_a_bare_network_without_normalization_is_the_classifiers():
     assert _run("fit", Bare(0.0, 1.0), train_perturbation=FGSM(0.03), val_conditions=ATTACKS) == []
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own
+@pytest.mark.parametrize("kind", [Module, Ema, Bare])
+def test_a_compiled_network_is_observed_too(kind):
+    module = kind()
+    module.classifier.net.compile(backend="eager")
+    code = module.classifier.net._compiled_call_impl
+    found = _run("test", module, conditions=ATTACKS) + _run("fit", module, train_perturbation=FGSM(0.03))
+    assert len(found) == (0 if kind is Module else 2)
+    assert module.classifier.net._compiled_call_impl is code
+
+
 def test_noise_attacks_no_network():
     assert _run("test", Ema(), conditions={"noise": GaussianNoise(0.1)}) == []
 

@@ -376,3 +376,18 @@ def test_compiled_modules(whole):
     module.eval()
     expected = float((module(data[0]).argmax(1) == data[1]).float().mean())
     assert float(trainer.callback_metrics["val/clean_acc"]) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.unsound_networks
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_compiled_networks_are_compared_too():
+    def compiled():
+        net = small_net()
+        net.compile(backend="eager")
+        return net
+
+    conditions = {"clean": Identity()}
+    fit(normalized(conditions=conditions, eval_net="ema"), Module(compiled(), compiled()))
+    with pytest.warns(UserWarning, match="its logits are not those of 'ema'"):
+        fit(normalized(conditions=conditions), Module(compiled(), compiled()))
