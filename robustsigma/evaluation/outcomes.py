@@ -190,7 +190,7 @@ def measure(
     classifier: Classifier, perturbation: Perturbation, clean: Tensor, labels: Tensor, seed: int | Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Perturb images against a model, and return the images with the fields of the model's `Outcomes` on them."""
-    made = perturbation(classifier, clean, labels, seed=seed, return_info=True)
+    made = perturbation(classifier, clean, labels, seed=seed, return_info="search")
     return made.images, {
         **predict(classifier, made.images, labels),
         "searched": made.attempted,
