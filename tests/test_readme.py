@@ -1,4 +1,4 @@
-"""The Python of README and guide runs as it stands there, on a small network and images; what is quoted is true."""
+"""The Python of README, guide and reference runs as it stands there, on a small network and images; what is quoted is true."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from torchvision.transforms.functional import normalize
 from robustsigma.evaluation.training import quiet
 
 ROOT = Path(__file__).parents[1]
-README, GUIDE, RESULTS = (
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md", "docs/results.md")
+README, GUIDE, REFERENCE, RESULTS = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/guide.md", "docs/reference.md", "docs/results.md")
 )
-BLOCKS = re.findall(r"```python\n(.*?)```", README + GUIDE, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README + GUIDE + REFERENCE, re.DOTALL)
 
 
 class _Module(pl.LightningModule):
@@ -58,8 +59,7 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     names: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "net": judged.Colors()}
     names |= {"my_train": data, "my_val": data, "my_test": data, "my_classes": ("a", "b", "c"), "__name__": "mine"}
     names |= _lightning_project()
-    if place:
-        names["classifier"] = cases.Classifier(judged.Colors())
+    names["classifier"] = cases.Classifier(judged.Colors())
     code = BLOCKS[place].replace(
         "max_epochs=20", 'max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False'
     )
@@ -85,7 +85,7 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
 
 
 def test_there_is_python_in_it():
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 9
 
 
 def test_what_is_said_of_retraining_is_what_the_study_says():
@@ -93,7 +93,7 @@ def test_what_is_said_of_retraining_is_what_the_study_says():
     section = RESULTS.split("## Does retraining with SIGMA samples help?")[1].split("\n## ")[0]
     said = [line for line in section.splitlines() if line.startswith(("- ", "|"))]
     assert len(said) > 10
-    quoted = [line.strip() for line in README.splitlines() if line.startswith("  |")]
+    quoted = [line.strip() for line in RESULTS.splitlines() if line.startswith("  |")]
     assert len(quoted) == 4
     assert [line for line in (*said, *quoted) if line not in page] == []
 
@@ -102,8 +102,8 @@ def stored(name: str) -> Any:
     return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def test_the_numbers_of_the_readme_are_those_of_the_results():
-    """Each number is in the README, in whatever sentence."""
+def test_the_numbers_in_short_are_those_of_the_results():
+    """Each number is in the summary, in whatever sentence."""
     cpu, gpu = (stored(name)["nets"]["resnet18"]["rows"] for name in ("speed_cpu", "speed_cuda"))
     numbers = [f"{rows[name]['efficiency']['median']:.2f}" for rows in (cpu, gpu) for name in ("SIGMA", "IG")]
     numbers.append(f"{gpu['SIGMA']['peers'][0]['times_ours']['median']:.0f} \N{MULTIPLICATION SIGN}")
@@ -114,5 +114,5 @@ def test_the_numbers_of_the_readme_are_those_of_the_results():
         numbers += [every, holds, contradicted] if contradicted != "0" else [every, holds]
     for entries in stored("sigma_settings")["datasets"].values():
         numbers += [f"{e['converged']['mean']:.0%}"[:-1] + " %" for e in entries if e["name"] == "logit, the default"]
-    text = " ".join(README.split())
+    text = " ".join(RESULTS.split("## In short")[1].split("\n## ")[0].split())
     assert [each for each in numbers if not re.search(rf"(?<![\d.]){re.escape(each)}(?!\d|\.\d)", text)] == []
