@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
-    from robustsigma import benchmark, cli, data, engine, evaluation, lightning, models, report, runs
+    from robustsigma import benchmarking, cli, data, engine, evaluation, lightning, models, report, runs
+    from robustsigma.benchmarking.method_comparison import benchmark
+    from robustsigma.benchmarking.stored_maps import StoredMaps
     from robustsigma.engine.attributors import (
         AGI,
         IDG,
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
         AttentionRollout,
         Attribution,
         Attributor,
+        CaptumMethod,
         CrediblePath,
         ExpectedGradients,
+        FunctionMethod,
         Gradient,
         GuidedIntegratedGradients,
         IntegratedGradients,
@@ -29,9 +33,14 @@ if TYPE_CHECKING:
     )
     from robustsigma.engine.classifier import Classifier
     from robustsigma.engine.perturbations import (
+        APGD,
+        FAB,
         FGSM,
+        FMN,
         NFGSM,
         PGD,
+        AttackState,
+        AutoAttack,
         Corruption,
         GaussianNoise,
         Identity,
@@ -43,21 +52,25 @@ if TYPE_CHECKING:
         SigmaSample,
         Square,
         TorchAttack,
+        attack_at_radii,
     )
     from robustsigma.evaluation.model_evaluation import evaluate, robust_accuracy
 
 __version__ = "0.2.0"
 
 _MODULES = {
+    "robustsigma.benchmarking.method_comparison": ("benchmark",),
+    "robustsigma.benchmarking.stored_maps": ("StoredMaps",),
     "robustsigma.engine.attributors": (
-        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CrediblePath", "ExpectedGradients"),
-        *("Gradient", "GuidedIntegratedGradients", "IntegratedGradients", "LeftIntegratedGradients"),
-        *("RandomAttribution", "Sigma"),
+        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CaptumMethod", "CrediblePath"),
+        *("ExpectedGradients", "FunctionMethod", "Gradient", "GuidedIntegratedGradients", "IntegratedGradients"),
+        *("LeftIntegratedGradients", "RandomAttribution", "Sigma"),
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (
-        *("FGSM", "NFGSM", "PGD", "Corruption", "GaussianNoise", "Identity", "Mixture", "MixtureComponent", "PathEnd"),
-        *("Perturbation", "SampleCache", "SigmaSample", "Square", "TorchAttack"),
+        *("APGD", "FAB", "FGSM", "FMN", "NFGSM", "PGD", "AttackState", "AutoAttack", "Corruption", "GaussianNoise"),
+        *("Identity", "Mixture", "MixtureComponent", "PathEnd", "Perturbation", "SampleCache", "SigmaSample", "Square"),
+        *("TorchAttack", "attack_at_radii"),
     ),
     "robustsigma.evaluation.model_evaluation": ("evaluate", "robust_accuracy"),
 }

@@ -60,6 +60,7 @@ class GivenImages:
         batch_size: images in a block, of a dataset.
         collate: makes a batch of items of a dataset.
         num_workers: loading processes of a dataset.
+        origin: the dataset itself, which may have masks.
     """
 
     source: Any
@@ -73,6 +74,7 @@ class GivenImages:
     batch_size: int = 128
     collate: Callable[[list[Any]], Any] | None = None
     num_workers: int = 0
+    origin: Any = None
     _warned: bool = False
 
     @property
@@ -263,6 +265,7 @@ def given_images(
         batch_size=batch_size or getattr(source, "batch_size", None) or _BATCH,
         collate=_collate,
         num_workers=num_workers,
+        origin=source.dataset if isinstance(source, DataLoader) else source,
     )
     if isinstance(source, DataLoader):
         if not _in_any_order(source):

@@ -23,6 +23,14 @@ from robustsigma.lightning import Batch
 from robustsigma.runs.blocks import Blocks, Rows
 from robustsigma.runs.files import read_arrays, write_arrays
 
+GIVEN_OUTCOMES = "outcomes.npz"  # in the folder of an evaluation of given models
+
+
+def given_places(models: Iterable[str], conditions: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Return what the columns of each model and condition begin with in the file of outcomes of given models."""
+    pairs = [(model, condition) for model in models for condition in conditions]
+    return {pair: str(place) for place, pair in enumerate(pairs)}
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -183,7 +191,7 @@ def measure(
     classifier: Classifier, perturbation: Perturbation, clean: Tensor, labels: Tensor, seed: int | Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Perturb images against a model, and return the images with the fields of the model's `Outcomes` on them."""
-    made = perturbation(classifier, clean, labels, seed=seed, return_info=True)
+    made = perturbation(classifier, clean, labels, seed=seed, return_info="search")
     same = torch.equal(made.images, clean)  # as untouched images are: their similarity is 1
     return made.images, {
         **predict(classifier, made.images, labels),

@@ -215,7 +215,7 @@ class RobustnessRun:
             batch = keyed.__getitems__(indices[at : at + size])
             images, labels = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
-            made = regime.perturbation(classifier, images, labels, seed=seeds, return_info=True)
+            made = regime.perturbation(classifier, images, labels, seed=seeds, return_info="search")
             found = {"images": made.images, "labels": labels, "counts": augmentation_counts(made, images)}
             blocks.add({key: value.cpu().numpy() for key, value in found.items()})
         rows = {key: torch.from_numpy(value) for key, value in blocks.all().items()}

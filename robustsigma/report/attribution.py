@@ -131,6 +131,8 @@ def _score(entry: dict[str, Any], rank: float | None, write: Callable[[Any], str
     tone = tone or ("best" if best else "mark" if mark else "")
     fill = None if rank is None or mark else SHADE * rank
     remark = "" if entry.get("n") in (None, usual) else f"n {number(entry['n'])}"
+    if not entry.get("n") and any(reason.startswith("not measured") for reason in entry.get("skipped") or {}):
+        return TableCell("not measured", tone=tone, hint="; ".join(hints))
     return TableCell(write(entry.get("mean")), details, mark, tone, fill, "; ".join(hints), flags, remark=remark)
 
 

@@ -31,9 +31,13 @@ def write_robustness(results: dict[str, Any], arrays: dict[str, np.ndarray], out
     return _publish(robustness_page(results, pictures), pictures, out, _ROBUSTNESS_FIGURES)
 
 
-def write_robustness_page(results: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> Path:
+def write_page(results: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> Path:
     """Write the page alone, see `robustsigma.report.write_page`."""
-    return write_atomically(path, robustness_page(results, draw_robustness(results, arrays)).encode("utf-8"))
+    if results.get("kind") == "attribution":
+        page = attribution_page(results, draw_attribution(results, arrays))
+    else:
+        page = robustness_page(results, draw_robustness(results, arrays))
+    return write_atomically(path, page.encode("utf-8"))
 
 
 def write_attribution(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:

@@ -3,9 +3,11 @@
 from robustsigma.engine.attributors.agi import AGI
 from robustsigma.engine.attributors.attention_rollout import AttentionRollout
 from robustsigma.engine.attributors.base import Attribution, Attributor
+from robustsigma.engine.attributors.captum_method import CaptumMethod
 from robustsigma.engine.attributors.controls import Gradient, RandomAttribution
 from robustsigma.engine.attributors.credible_path import CrediblePath
 from robustsigma.engine.attributors.expected_gradients import ExpectedGradients
+from robustsigma.engine.attributors.function_method import FunctionMethod
 from robustsigma.engine.attributors.guided_integrated_gradients import GuidedIntegratedGradients
 from robustsigma.engine.attributors.idg import IDG
 from robustsigma.engine.attributors.ig2 import IG2
@@ -20,8 +22,10 @@ __all__ = [
     "AttentionRollout",
     "Attribution",
     "Attributor",
+    "CaptumMethod",
     "CrediblePath",
     "ExpectedGradients",
+    "FunctionMethod",
     "Gradient",
     "GuidedIntegratedGradients",
     "IntegratedGradients",

@@ -35,6 +35,7 @@ class Skip(enum.IntEnum):
     NOT_STOCHASTIC = 8
     NO_GAIN = 9
     NOT_FINITE = 10
+    NOT_MEASURED = 11
 
     @property
     def reason(self) -> str:
@@ -54,6 +55,7 @@ _REASONS = {
     Skip.NOT_STOCHASTIC: "the method uses no random numbers",
     Skip.NO_GAIN: "the full image scores no higher than the empty one",
     Skip.NOT_FINITE: "a score or the value is not finite",
+    Skip.NOT_MEASURED: "not measured, as the maps were made elsewhere",
 }
 
 

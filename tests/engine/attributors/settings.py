@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import cases
@@ -66,6 +67,23 @@ def references(shape: Shape, count: int = 3) -> Tensor:
     return cases.images(count, channels=shape[0], size=size, seed=50)[:, :, : shape[1], : shape[2]].contiguous()
 
 
+def saliency(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+    """Return |dF/dx|, as code that knows nothing of attributors does."""
+    images.requires_grad_(True)
+    score = model(images).gather(1, target[:, None]).sum()
+    return torch.autograd.grad(score, images)[0].abs()
+
+
+def noisy_saliency(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+    """Return the same with random numbers, as one map for each image."""
+    maps = saliency(model, images, target)
+    return (maps * torch.rand(maps.shape, dtype=maps.dtype)).sum(1)
+
+
+def _window(shape: Shape) -> Shape:
+    return shape[0], min(2, shape[1]), min(2, shape[2])
+
+
 _LINE = Traits(gap=0.02, finer={"steps": 32}, linear_gap=1e-5, line=True)
 _WALK: dict[str, Any] = {"alpha": 0.5, "beta": 0.3, "epsilon": 0.2, "objective": "log_prob", "max_steps": 4}
 
@@ -80,6 +98,14 @@ _TABLE: dict[str, Entry] = {
     "AttentionRollout": Entry(
         ({}, {"head_fusion": "max", "discard": 0.3}), Traits(dummy=False, targeted=False, network="transformer")
     ),
+    "CaptumMethod": Entry(
+        (
+            {"n_steps": 6},
+            lambda shape: {"name": "Occlusion", "sliding_window_shapes": _window(shape), "strides": _window(shape)},
+            lambda shape: {"name": "GradientShap", "n_samples": 1, "baselines": references(shape)},
+        ),
+        Traits(draws=(2,)),
+    ),
     "CrediblePath": Entry(
         (
             {"steps": 6, "max_search": 3, "step_size": 0.02},
@@ -91,6 +117,9 @@ _TABLE: dict[str, Entry] = {
     "ExpectedGradients": Entry(
         ({"draws": 6}, lambda shape: {"draws": 4, "references": references(shape), "stratified": False}),
         Traits(draws=True, shared_passes=True),
+    ),
+    "FunctionMethod": Entry(
+        ({"function": saliency}, {"function": noisy_saliency, "stochastic": True}), Traits(draws=(1,))
     ),
     "Gradient": Entry(({}, {"times_input": True, "score": "log_prob"})),
     "GuidedIntegratedGradients": Entry(
@@ -141,7 +170,8 @@ def traits_of(attributor: Attributor) -> Traits:
 
 def every_kind() -> list[type[Attributor]]:
     """Return the concrete methods of the public list."""
-    found = (getattr(public, name) for name in public.__all__)
+    names = (name for name in public.__all__ if name != "CaptumMethod" or find_spec("captum"))
+    found = (getattr(public, name) for name in names)
     return [
         kind for kind in found if isinstance(kind, type) and issubclass(kind, Attributor) and kind is not Attributor
     ]

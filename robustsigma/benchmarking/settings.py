@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine import validation
-from robustsigma.engine.attributors import Attributor, Gradient, IntegratedGradients, RandomAttribution
+from robustsigma.engine.attributors import Attributor, CaptumMethod, Gradient, IntegratedGradients, RandomAttribution
 from robustsigma.engine.metrics import AttributionMetric
 from robustsigma.evaluation.settings import Training
 from robustsigma.models import Architecture, Pretrained
@@ -72,9 +75,7 @@ class Benchmark(validation.Settings):
             validation.instance("metrics", metric, AttributionMetric)
         for what, names in (("models", self.models), ("methods", self.methods)):
             validation.mapping(what, names)
-            for name in names:
-                if not name or not name.replace("_", "").replace("-", "").replace(" ", "").isalnum():
-                    raise validation.fail(f"name among {what}", "letters, digits, spaces, - and _", repr(name))
+            check_names(what, names)
         models: Mapping[str, object] = self.models
         for name, model in models.items():
             if not isinstance(model, (str, Pretrained)):
@@ -103,6 +104,14 @@ class Benchmark(validation.Settings):
         return -(-self.checked // self.batch_size)
 
 
+def check_names(what: str, names: Iterable[str]) -> None:
+    """Raise unless names can be those of files on any system."""
+    for name in names:
+        if not re.fullmatch(r"\w([\w .,+()=-]*[\w)+])?", name):
+            expected = "letters, digits, spaces and any of - _ . , + = ( )"
+            raise validation.fail(f"name among {what}", expected, repr(name))
+
+
 def _with_controls(methods: Mapping[str, Attributor]) -> dict[str, Attributor]:
     found = dict(methods)
     for name, kind in ((GRADIENT, Gradient), (RANDOM, RandomAttribution)):
@@ -120,4 +129,13 @@ def is_control(method: Attributor) -> bool:
 
 def needs_references(method: Attributor) -> bool:
     """Return whether a method compares with reference images and has none."""
+    if isinstance(method, CaptumMethod):
+        return method.needs_references
     return getattr(method, "references", ...) is None
+
+
+def with_references(method: Attributor, images: Tensor) -> Attributor:
+    """Return a method that compares with reference images (R, C, H, W)."""
+    if isinstance(method, CaptumMethod):
+        return method.with_references(images)
+    return replace(method, references=images)  # type: ignore[type-var]

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustsigma.benchmark.evaluated_images import gallery_places
-from robustsigma.benchmark.findings import findings
-from robustsigma.benchmark.flags import SAME_MAP, cell_flags, run_flags
-from robustsigma.benchmark.run import BenchmarkRun
-from robustsigma.benchmark.settings import is_control
-from robustsigma.benchmark.table import Floats, MetricColumn, ScoreTable, as_json
+from robustsigma.benchmarking.evaluated_images import gallery_places
+from robustsigma.benchmarking.findings import findings
+from robustsigma.benchmarking.flags import SAME_MAP, cell_flags, run_flags
+from robustsigma.benchmarking.given_data import GivenDataset
+from robustsigma.benchmarking.run import BenchmarkRun
+from robustsigma.benchmarking.settings import is_control
+from robustsigma.benchmarking.table import Floats, MetricColumn, ScoreTable, as_json
 from robustsigma.engine.attributors import RandomAttribution
 from robustsigma.engine.metrics import (
     AttributionMetric,
@@ -29,6 +30,7 @@ from robustsigma.runs.fingerprint import describe
 from robustsigma.runs.results import AttributionResults
 
 _SHOWN = 8  # images of the gallery
+_OF_TRAINING = ("allow", "architecture", "mean", "models", "std", "training")
 _MOST_POINTS = 101  # of a curve in the report
 _STABILITY = MetricSpec("stability", "Stability", "higher", "rank correlation of the heatmaps of two seeds")
 _SECONDS = MetricSpec("seconds", "Seconds", "lower", "time for each image, in batches, on the hardware named below")
@@ -74,11 +76,15 @@ def score_tables(run: BenchmarkRun) -> dict[str, ScoreTable]:
 def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResults:
     """Return the results of a finished run, without provenance."""
     settings, evaluated = run.settings, run.evaluated
-    count = len(evaluated.indices)
+    count, shown = len(evaluated.indices), describe(settings)
+    name = type(settings.dataset).__name__
+    if isinstance(settings.dataset, GivenDataset):
+        name = settings.dataset.name
+        shown = {key: value for key, value in shown.items() if key not in _OF_TRAINING}
     return AttributionResults(
-        settings=describe(settings),
+        settings=shown,
         dataset={
-            "name": type(settings.dataset).__name__,
+            "name": name,
             "split": settings.split,
             "classes": list(run.dataset.classes),
             "shape": list(run.dataset.shape),
@@ -90,7 +96,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         models=[
             {
                 "id": name,
-                "about": str(settings.models.get(name, f"{settings.architecture.name}, trained here")),
+                "about": _about(run, name),
                 "accuracy": as_json(share_interval(evaluated.correct[name])),
             }
             for name in run.models
@@ -123,6 +129,13 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         flags=run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}),
         findings=findings(tables),
     )
+
+
+def _about(run: BenchmarkRun, model: str) -> str:
+    if run.classifiers is not None:
+        net = run.classifiers[model].net
+        return f"{type(net).__name__}, {sum(each.numel() for each in net.parameters()):,} parameters"
+    return str(run.settings.models.get(model, f"{run.settings.architecture.name}, trained here"))
 
 
 def misclassified(correct: dict[str, list[float]]) -> int:
