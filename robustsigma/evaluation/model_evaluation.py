@@ -293,7 +293,7 @@ class _Evaluation:
     def _outcomes(self, step: Step) -> dict[tuple[str, str], Outcomes]:
         """Return the outcomes of every cell, which are measured block by block, for all cells at once."""
         path = None if self.folder is None else self.folder / GIVEN_OUTCOMES
-        blocks = Blocks(None if path is None else path.with_suffix(".parts"))
+        blocks = Blocks(None if path is None else path.with_suffix(".parts"), self.images.count or 0)
         if path is not None and path.is_file():
             rows = read_arrays(path)
             blocks.remove()  # of a run that was killed before it could

@@ -228,7 +228,7 @@ class RobustnessRun:
         s, dataset, is_base = self.settings, self.settings.dataset.split("test"), regime.id == BASE
         indices, size = subsample(len(dataset), s.test_images, 0), s.eval_batch_size  # type: ignore[arg-type]
         classifier = self.model(seed, regime.id).classifier.to(best_device())
-        blocks = {c.id: self.store.blocks(self.store.outcomes(seed, regime.id, c.id)) for c in missing}
+        blocks = {c.id: self.store.blocks(self.store.outcomes(seed, regime.id, c.id), len(indices)) for c in missing}
         total, done = sum(-(-(len(indices) - len(each)) // size) for each in blocks.values()), 0
 
         def advance() -> None:

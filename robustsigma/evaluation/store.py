@@ -54,9 +54,9 @@ class RobustnessStore:
         """Return the file of a model's attack checks."""
         return self._file("checks", seed, regime, ".npz")
 
-    def blocks(self, path: Path) -> Blocks:
-        """Return the finished rows of a file that is not complete yet."""
-        return Blocks(path.with_suffix(".parts"))
+    def blocks(self, path: Path, size: int = 0) -> Blocks:
+        """Return the finished rows of a file that is not complete yet, of `size` rows in all."""
+        return Blocks(path.with_suffix(".parts"), size)
 
     def _file(self, kind: str, seed: int, name: str, suffix: str) -> Path:
         return self.folder / kind / f"seed{seed}" / f"{_flat(name)}{suffix}"
