@@ -72,6 +72,9 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
         printed = capsys.readouterr().out.splitlines()
         assert len(printed) == 3 * 7
         assert any("pointing_game" in line for line in printed)
+    if "evaluate(" in code:
+        assert "PGD" in capsys.readouterr().out
+        assert (tmp_path / "runs" / "mine" / "report.html").is_file()
     if "RobustCallback" in code:
         assert set(names["trainer"].callback_metrics) >= {"val/clean_acc", "val/FGSM_acc"}
     if "trainer.test" in code:
@@ -82,7 +85,7 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
 
 
 def test_there_is_python_in_it():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 7
 
 
 def test_what_is_said_of_retraining_is_what_the_study_says():

@@ -30,8 +30,9 @@ from robustsigma.lightning.batch_images import BatchField, Place
 from robustsigma.runs import fingerprint
 
 _BATCH = 128
+_ROUNDING = 4e-6
 _SLACK = 0.02  # of un-normalized pixels, which were rounded
-_LOADERS = (("test_dataloader", "test"), ("val_dataloader", "validate"))
+_LOADERS = {"test": ("test_dataloader", "test"), "val": ("val_dataloader", "validate")}
 _SPLITS = ("test", "val", "train")
 
 
@@ -128,6 +129,8 @@ class GivenImages:
             found.append(Block(*(part[kept] for part in block)))
             if int(block.indices[-1]) >= rows[-1]:
                 break
+        if not found:
+            raise fail("data", "at least one image", "none")
         return torch.cat([each.images for each in found]), torch.cat([each.labels for each in found])
 
     def fingerprint(self) -> dict[str, Any]:
@@ -156,6 +159,9 @@ class GivenImages:
         if not given.is_floating_point():
             raise fail("images", "a floating dtype or uint8", f"{given.dtype}")
         pixels = at_least_single(self.to_pixels(given))
+        if self.unnormalizes:  # rounding moved bytes a little, and an image's seed is a hash of its pixels
+            levels = (255 * pixels).round() / 255
+            pixels = torch.where((pixels - levels).abs() < _ROUNDING, levels, pixels)
         if pixels.shape != given.shape:
             raise fail("normalized", f"a function to pixels {tuple(given.shape)}", tuple(pixels.shape))
         low, high = extent(pixels)
@@ -237,19 +243,20 @@ def given_images(
     Raises:
         ValueError: data that cannot be read, or a dataset that does not fit the models' cards.
     """
-    source, name = _unwrapped(data), type(data).__name__
+    (source, split), name = _unwrapped(data), type(data).__name__
     if isinstance(source, DatasetSpec):
         for model, card in models.cards.items():
             source = adapt_to_model(source, card.classes, card.shape, card.geometry, f"model[{model!r}]")
         classes: tuple[str, ...] | None = source.classes
-        source = source.split(next(split for split in _SPLITS if split in source.splits))
+        split = next(each for each in _SPLITS if each in source.splits)
+        source = source.split(split)
     else:
         if isinstance(source, DataLoader) and source is data:
             name = type(source.dataset).__name__
         classes = _class_names(source)
     found = GivenImages(
         source,
-        name,
+        name if split in (None, "test") else f"{name} ({split})",
         classes,
         (BatchField("images", places[0]), BatchField("labels", places[1])),
         models.to_pixels,
@@ -287,14 +294,14 @@ def given_images(
     return found
 
 
-def _unwrapped(data: Any) -> Any:
-    """Return what a data module holds for its tests, or else for validation; other data come back as they are."""
+def _unwrapped(data: Any) -> tuple[Any, Any]:
+    """Return what a data module holds for its tests, or else for validation, and which; or the data as they are."""
     if isinstance(getattr(data, "dataset", None), DatasetSpec) and hasattr(data, "conditions"):
-        return data.dataset  # of a RobustDataModule, whose loaders are one for each condition
+        return data.dataset, None  # of a RobustDataModule, whose loaders are one for each condition
     if not hasattr(data, "test_dataloader"):
-        return data
+        return data, None
     data.prepare_data()
-    for name, stage in _LOADERS:
+    for split, (name, stage) in _LOADERS.items():
         if getattr(type(data), name).__qualname__.partition(".")[0] in ("DataHooks", "LightningDataModule"):
             continue  # not the user's own
         data.setup(stage)
@@ -305,7 +312,7 @@ def _unwrapped(data: Any) -> Any:
                 raise fail("data", f"one loader of {name}", f"{len(several)}; pass the one that is meant")
             loaders = several[0] if several else None
         if loaders is not None:
-            return loaders
+            return loaders, split
     raise fail("data", "a LightningDataModule with test or validation images", f"{type(data).__name__} without")
 
 

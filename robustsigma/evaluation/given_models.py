@@ -74,7 +74,7 @@ def _network(name: str, value: Any) -> nn.Module:
     if not isinstance(value, nn.Module):
         hint = f"the class {value.__name__}, not an instance" if isinstance(value, type) else type(value).__name__
         raise fail(where, "a torch.nn.Module, Classifier or LightningModule, or a mapping from names to them", hint)
-    if type(value).forward.__qualname__ == "LightningModule.forward":
+    if getattr(getattr(type(value), "forward", None), "__qualname__", "") == "LightningModule.forward":
         children = [child for child, _ in value.named_children()]
         got = f"{type(value).__name__} without one; pass the network itself, such as one of {children}"
         raise fail(where, "a LightningModule whose `forward` returns logits", got)
@@ -114,7 +114,15 @@ def _unnormalize(classifiers: Mapping[str, Classifier]) -> Convert:
         got = "several; pass images in [0, 1], which each Classifier normalizes for its network"
         raise fail("normalized", "True for models of one normalization", got)
     mean, std = first
-    return lambda images: at_least_single(images) * std.to(images.device) + mean.to(images.device)
+
+    def to_pixels(images: Tensor) -> Tensor:
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, images.shape[1]):
+                got = f"{len(values)}, and images of shape {tuple(images.shape)}"
+                raise fail(name, f"1 or {images.shape[1]} numbers, one per channel of the images", got)
+        return at_least_single(images) * std.to(images.device) + mean.to(images.device)
+
+    return to_pixels
 
 
 @contextmanager

@@ -228,17 +228,14 @@ class _Evaluation:
             init_run_dir(folder, {**bound, "models": own, "network": networks, "data": images.fingerprint(), **code})
 
     @cached_property
-    def first(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first image and its label."""
-        block = next(self.images.blocks(), None)
-        if block is None:
-            raise fail("data", "at least one image", "none")
-        return block.images[:1], block.labels[:1]
+    def first(self) -> torch.Tensor:
+        """The first two images."""
+        return self.images.load([0, 1] if self.images.count != 1 else [0])[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of the images."""
-        return tuple(self.first[0].shape[1:])
+        return tuple(self.first.shape[1:])
 
     @cached_property
     def classes(self) -> int:
@@ -246,7 +243,7 @@ class _Evaluation:
         found = {}
         for name, classifier in self.models.items():
             with classifier.frozen():
-                images = classifier.prepare_input(self.first[0].to(classifier.mean.device))
+                images = classifier.prepare_input(self.first.to(classifier.mean.device))
                 found[name] = classifier.logits(images).shape[1]
         if len({*found.values()}) > 1:
             raise fail("model", "networks of the same classes", ", ".join(f"{k}: {v}" for k, v in found.items()))
@@ -337,8 +334,6 @@ class _Evaluation:
                 blocks.add(rows)
         finally:
             blocks.flush()  # an interrupt loses no finished block
-        if not len(blocks):
-            raise fail("data", "at least one image", "none")
 
     def _attack_checks(self, name: str, cells: Mapping[tuple[str, str], Outcomes], step: Step) -> AttackCheckResults:
         path = None if self.folder is None else self.folder / "checks" / f"{[*self.models].index(name)}.npz"

@@ -219,7 +219,11 @@ def test_further_attacks_draw_as_those_of_the_matrix():
             return super().perturb(classifier, images, labels, seeds)
 
     indices = torch.arange(10, 16)
-    attack_checks = dataclasses.replace(_checks({"pgd/adaptive": Spy(0.1, steps=1)}), indices=indices)
+
+    def seed(name):
+        return noise.image_seeds(0, "test", name, 0, indices)
+
+    attack_checks = dataclasses.replace(_checks({"pgd/adaptive": Spy(0.1, steps=1)}), seed=seed)
     drawn.clear()
     attack_checks.run(Checks(noise=False, queries=0, curves=False), lambda *_: None)
     assert torch.equal(drawn[0], noise.image_seeds(0, "test", "pgd/adaptive", 0, indices))
