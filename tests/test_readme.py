@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     data = TensorDataset(images, labels)
     names: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "net": judged.Colors()}
     names |= {"my_train": data, "my_val": data, "my_test": data, "my_classes": ("a", "b", "c"), "__name__": "mine"}
-    names |= _lightning_project()
+    names |= _lightning_project() | {"loader": DataLoader(data, 2)}
     names["classifier"] = cases.Classifier(judged.Colors())
     code = BLOCKS[place].replace(
         "max_epochs=20", 'max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False'
@@ -77,6 +79,11 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
         assert (tmp_path / "runs" / "mine" / "report.html").is_file()
     if "RobustCallback" in code:
         assert set(names["trainer"].callback_metrics) >= {"val/clean_acc", "val/FGSM_acc"}
+    if "AttributionMonitor" in code:
+        assert {"attribution/Sigma/clean_converged", "attribution/Sigma/FGSM_relative_stderr"} <= {
+            *names["trainer"].callback_metrics
+        }
+        assert len([*tmp_path.rglob("attributions/Sigma/*.png")]) == 1
     if "trainer.test" in code:
         assert set(names["trainer"].callback_metrics) >= {"test_clean_acc", "test_noise_acc", "test_SIGMA_acc"}
     if "class Saliency" in code:
@@ -84,8 +91,29 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
         assert (found.values.flatten(1).sum(1) > 0).all()
 
 
+LOOP = """
+import sys
+import torch
+torch.manual_seed(0)
+layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Dropout(0.5)
+net = torch.nn.Sequential(*layers, torch.nn.Linear(144, 3))
+loader = [(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])) for _ in range(3)]
+before = net[1].running_mean.clone(), net[4].weight.clone()
+{code}
+assert all(module.training for module in net.modules())
+assert not torch.equal(before[0], net[1].running_mean)
+assert not torch.equal(before[1], net[4].weight)
+assert not any(name.startswith(("lightning", "pytorch_lightning")) for name in sys.modules)
+"""
+
+
+def test_the_plain_loop_loads_no_lightning():
+    (code,) = (block for block in BLOCKS if "optimizer.step()" in block)
+    subprocess.run([sys.executable, "-c", LOOP.format(code=code)], check=True, timeout=120)
+
+
 def test_there_is_python_in_it():
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 11
 
 
 def test_what_is_said_of_retraining_is_what_the_study_says():
