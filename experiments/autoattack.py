@@ -35,7 +35,7 @@ from robustsigma.runs.provenance import Provenance
 
 TRAININGS: dict[str, Perturbation] = {"plain": Identity(), "FGSM": FGSM(0.2, random_start=True), "PGD": PGD(0.2, steps=7)}
 RADII = (0.05, 0.1, 0.2)
-CIFAR_RADII = (0.75 / 255, 1 / 255, 1.5 / 255)
+CIFAR_RADII = (1 / 255, 1.25 / 255, 1.75 / 255)
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Case = tuple[str, Classifier, Tensor, Tensor, tuple[float, ...]]  # name, network, images, labels, radii
