@@ -136,7 +136,7 @@ def test_the_numbers_in_short_are_those_of_the_results():
     numbers = [f"{rows[name]['efficiency']['median']:.2f}" for rows in (cpu, gpu) for name in ("SIGMA", "IG")]
     numbers.append(f"{gpu['SIGMA']['peers'][0]['times_ours']['median']:.0f} \N{MULTIPLICATION SIGN}")
     datasets = stored("training_step")["datasets"].values()
-    numbers += [f"{data['steps'][name]['ratio']:.1f}" for data in datasets for name in ("mixed", "mixed, bank")]
+    numbers += [f"{data['steps'][name]['ratio']:.1f}" for data in datasets for name in ("mixed", "mixed, cached")]
     for line in stored("orders")["summary"]:
         every, holds, _, contradicted = re.findall(r"\d+", line.split(": ", 1)[1])
         numbers += [every, holds, contradicted] if contradicted != "0" else [every, holds]

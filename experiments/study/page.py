@@ -133,7 +133,7 @@ def _differences(table: dict[str, Any], against: str, columns: list[str]) -> str
 
 def _costs(table: dict[str, Any]) -> str:
     head = ["", "epochs", "steps", "augmented images", "cost in plain steps", "seconds", "converged walks",
-            "steps per walk", "from the bank"]  # fmt: skip
+            "steps per walk", "from the cache"]  # fmt: skip
     rows = []
     for entry in (entry for entry in table["rows"] if "steps" in entry):
         counts = [f"{entry[key]:,.0f}" for key in ("epochs", "steps", "augmented")]

@@ -30,7 +30,7 @@ _ROWS = {
     "pgd": "PGD",
     TRANSFER: "SIGMA made once (the paper)",
     REFERENCE: "SIGMA on the fly",
-    "sigma_bank": "SIGMA with a bank",
+    "sigma_cache": "SIGMA with a sample cache",
     MIXTURE: "noise + FGSM + SIGMA",
     WITHOUT_SIGMA: "noise + FGSM",
 }

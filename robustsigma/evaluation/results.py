@@ -283,7 +283,7 @@ def augmentation(matrix: Matrix, notes: Notes) -> list[dict[str, Any]]:
                         "seconds": made["seconds"],
                         "converged": made["converged"] / attempted if attempted else None,
                         "steps": round(made["steps"] / attempted, 1) if attempted else None,
-                        "bank": _cache_use(made),
+                        "cache": _cache_use(made),
                     }
                 )
     return entries

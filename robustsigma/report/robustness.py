@@ -353,16 +353,16 @@ def _sweep(entry: dict[str, Any], place: int) -> Exhibit:
 def _augmentation(results: dict[str, Any], names: dict[str, str]) -> TableLayout:
     """Return how many samples were made for training, how many converged, and how many came from a sample cache."""
     entries = results.get("augmentation") or []
-    banked = any(entry.get("bank") for entry in entries)
+    cached = any(entry.get("cache") for entry in entries)
     heads = ["Model", "Seed", "Samples", "Converged, %", "Mean steps", "Time"]
-    heads += ["From the cache, %", "Mean age, epochs", "Too old, %", "Stale, %"] * banked
+    heads += ["From the cache, %", "Mean age, epochs", "Too old, %", "Stale, %"] * cached
     writers = {"hit_rate": percent, "mean_age": number, "expired": percent, "stale": percent}
     rows = []
     for entry in entries:
-        bank = [write((entry.get("bank") or {}).get(key)) for key, write in writers.items()] * banked
+        cache = [write((entry.get("cache") or {}).get(key)) for key, write in writers.items()] * cached
         made = (number(entry.get("samples")), percent(entry.get("converged")), number(entry.get("steps")))
         name, seconds = names.get(entry["regime"], entry["regime"]), text.duration(entry.get("seconds"))
-        rows.append((name, entry.get("seed", DASH), *made, seconds, *bank))
+        rows.append((name, entry.get("seed", DASH), *made, seconds, *cache))
     return listing(heads, ("", "", rows))
 
 
