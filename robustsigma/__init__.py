@@ -14,18 +14,25 @@ if TYPE_CHECKING:
     from robustsigma.engine.attributors import (
         AGI,
         IDG,
+        IDGI,
         IG2,
+        SIG,
+        AttentionAttribution,
         AttentionRollout,
         Attribution,
         Attributor,
+        BlurIG,
         CrediblePath,
         ExpectedGradients,
         Gradient,
         GuidedIntegratedGradients,
+        InputXGradient,
         IntegratedGradients,
         LeftIntegratedGradients,
+        LeGrad,
         RandomAttribution,
         Sigma,
+        SmoothGrad,
     )
     from robustsigma.engine.classifier import Classifier
     from robustsigma.engine.perturbations import (
@@ -49,9 +56,9 @@ __version__ = "0.2.0"
 
 _MODULES = {
     "robustsigma.engine.attributors": (
-        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CrediblePath", "ExpectedGradients"),
-        *("Gradient", "GuidedIntegratedGradients", "IntegratedGradients", "LeftIntegratedGradients"),
-        *("RandomAttribution", "Sigma"),
+        *("AGI", "IDG", "IDGI", "IG2", "SIG", "AttentionAttribution", "AttentionRollout", "Attribution", "Attributor"),
+        *("BlurIG", "CrediblePath", "ExpectedGradients", "Gradient", "GuidedIntegratedGradients", "InputXGradient"),
+        *("IntegratedGradients", "LeGrad", "LeftIntegratedGradients", "RandomAttribution", "Sigma", "SmoothGrad"),
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (
