@@ -82,7 +82,7 @@ _TABLE: dict[str, Entry] = {
         ({}, {"head_fusion": "max", "discard": 0.3}), Traits(dummy=False, targeted=False, network="transformer")
     ),
     "BlurIG": Entry(
-        ({"steps": 8, "max_sigma": 2.0}, {"steps": 6, "max_sigma": 1.0, "score": "log_prob"}),
+        ({"steps": 8, "max_sigma": 2.0}, {"steps": 6, "max_sigma": 1.0}),
         Traits(gap=0.1, finer={"steps": 32}, linear_gap=1e-5),
     ),
     "CrediblePath": Entry(
@@ -140,7 +140,7 @@ _TABLE: dict[str, Entry] = {
     ),
     "RandomAttribution": Entry(({},), Traits(draws=True, dummy=False, targeted=False)),
     "SIG": Entry(
-        ({"steps": 6, "score": "logit"}, {"steps": 8, "overlap": 0.9, "baseline": "mean", "score": "logit"}),
+        ({"steps": 6, "score": "logit"}, {"steps": 8, "overlap": 0.9, "score": "logit"}),
         Traits(gap=0.3, finer={"steps": 64}, linear_gap=1e-5, line=True),
     ),
     "Sigma": Entry(
