@@ -33,7 +33,11 @@ from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.models import CifarResNet
 from robustsigma.runs.provenance import Provenance
 
-TRAININGS: dict[str, Perturbation] = {"plain": Identity(), "FGSM": FGSM(0.2, random_start=True), "PGD": PGD(0.2, steps=7)}
+TRAININGS: dict[str, Perturbation] = {
+    "plain": Identity(),
+    "FGSM": FGSM(0.2, random_start=True),
+    "PGD": PGD(0.2, steps=7),
+}
 RADII = (0.05, 0.1, 0.2)
 CIFAR_RADII = (1 / 255, 1.25 / 255, 1.75 / 255)
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

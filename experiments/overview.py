@@ -21,7 +21,12 @@ from robustsigma.report import text
 from robustsigma.report.canvas import bare, image_of, line_styles, overlay, percent_axis, png, styled
 from robustsigma.runs.files import write_atomically
 
-_REGIMES = {"base": "base model", "sigma/on_the_fly": "SIGMA", "fgsm/on_the_fly": "FGSM", "mixture/on_the_fly": "mixture"}
+_REGIMES = {
+    "base": "base model",
+    "sigma/on_the_fly": "SIGMA",
+    "fgsm/on_the_fly": "FGSM",
+    "mixture/on_the_fly": "mixture",
+}
 
 
 def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:

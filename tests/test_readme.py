@@ -1,4 +1,4 @@
-"""The Python of README, guide and reference runs as it stands there, on a small network and images; what is quoted is true."""
+"""The Python of README, guide and reference runs as it stands there; what is quoted is true."""
 
 from __future__ import annotations
 
