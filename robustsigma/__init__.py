@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
-    from robustsigma import benchmark, cli, data, engine, evaluation, lightning, models, report, runs
+    from robustsigma import benchmarking, cli, data, engine, evaluation, lightning, models, report, runs
     from robustsigma.engine.attributors import (
         AGI,
         IDG,

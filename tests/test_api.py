@@ -68,7 +68,7 @@ def test_names_and_subpackages_are_imported_when_they_are_used():
         robustsigma.Sgima  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["robustsigma", "robustsigma.evaluation", "robustsigma.benchmark"])
+@pytest.mark.parametrize("name", ["robustsigma", "robustsigma.evaluation", "robustsigma.benchmarking"])
 def test_type_checkers_see_what_is_imported_lazily(name):
     module = importlib.import_module(name)
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))

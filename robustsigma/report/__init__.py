@@ -51,7 +51,7 @@ class RobustnessReport(_Report):
 
 
 class AttributionReport(_Report):
-    """The report of `benchmark`: scores of methods by metrics on each model, with flags and findings.
+    """The report of `run_benchmark`: scores of methods by metrics on each model, with flags and findings.
 
     Attributes:
         path: of the HTML file; the figures are beside it, in `figures/`.

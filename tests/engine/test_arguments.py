@@ -30,7 +30,7 @@ from robustsigma import (
     Sigma,
     TorchAttack,
 )
-from robustsigma.benchmark import Benchmark
+from robustsigma.benchmarking import Benchmark
 from robustsigma.data import Baggage
 from robustsigma.engine import validation
 from robustsigma.engine.checks import check_classifier

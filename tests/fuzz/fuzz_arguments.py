@@ -17,7 +17,7 @@ from settings import cheap, every_kind, network
 from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
 from robustsigma import data, lightning
-from robustsigma.benchmark import settings as benchmark
+from robustsigma.benchmarking import settings as benchmark
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier

@@ -1,4 +1,4 @@
-"""`benchmark`: from settings to the attribution report."""
+"""`run_benchmark`: from settings to the attribution report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robustsigma.benchmark.results import collect, gallery_arrays, score_tables
-from robustsigma.benchmark.run import BenchmarkRun
-from robustsigma.benchmark.settings import Benchmark
-from robustsigma.benchmark.table import ScoreTable
+from robustsigma.benchmarking.results import collect, gallery_arrays, score_tables
+from robustsigma.benchmarking.run import BenchmarkRun
+from robustsigma.benchmarking.settings import Benchmark
+from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.engine.metrics import Skip
 from robustsigma.engine.precision import deterministic
 from robustsigma.report import AttributionReport, print_attribution_table, write_attribution_report
@@ -24,7 +24,7 @@ from robustsigma.runs.provenance import Provenance
 
 
 @deterministic()
-def benchmark(
+def run_benchmark(
     settings: Benchmark, out: str | Path, *, console: Console | None = None, command: str | None = None
 ) -> AttributionReport:
     """Evaluate every method by every metric on every model, and write the report.

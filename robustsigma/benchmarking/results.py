@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustsigma.benchmark.evaluated_images import gallery_places
-from robustsigma.benchmark.findings import findings
-from robustsigma.benchmark.flags import SAME_MAP, cell_flags, run_flags
-from robustsigma.benchmark.run import BenchmarkRun
-from robustsigma.benchmark.settings import is_control
-from robustsigma.benchmark.table import Floats, MetricColumn, ScoreTable, as_json
+from robustsigma.benchmarking.evaluated_images import gallery_places
+from robustsigma.benchmarking.findings import findings
+from robustsigma.benchmarking.flags import SAME_MAP, cell_flags, run_flags
+from robustsigma.benchmarking.run import BenchmarkRun
+from robustsigma.benchmarking.settings import is_control
+from robustsigma.benchmarking.table import Floats, MetricColumn, ScoreTable, as_json
 from robustsigma.engine.attributors import RandomAttribution
 from robustsigma.engine.metrics import (
     AttributionMetric,

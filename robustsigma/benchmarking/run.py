@@ -13,10 +13,10 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.benchmark.evaluated_images import EvaluatedImages, adapt_to_models, find_images
-from robustsigma.benchmark.measure import measure
-from robustsigma.benchmark.settings import Benchmark, needs_references
-from robustsigma.benchmark.store import BenchmarkStore
+from robustsigma.benchmarking.evaluated_images import EvaluatedImages, adapt_to_models, find_images
+from robustsigma.benchmarking.measure import measure
+from robustsigma.benchmarking.settings import Benchmark, needs_references
+from robustsigma.benchmarking.store import BenchmarkStore
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.loading import load_batch, load_masks, subsample
 from robustsigma.engine import noise

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustsigma.benchmark.measure import Arrays
+from robustsigma.benchmarking.measure import Arrays
 from robustsigma.engine.metrics import Interval, MetricSpec, Skip, mean_interval, paired_difference, significance
 from robustsigma.engine.metrics.interval import as_dict
 

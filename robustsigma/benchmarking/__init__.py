@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
-    from robustsigma.benchmark.pipeline import benchmark
-    from robustsigma.benchmark.settings import Benchmark
+    from robustsigma.benchmarking.pipeline import run_benchmark
+    from robustsigma.benchmarking.settings import Benchmark
     from robustsigma.report import AttributionReport
     from robustsigma.runs.results import AttributionResults
 
 _MODULES = {
-    "robustsigma.benchmark.pipeline": ("benchmark",),
-    "robustsigma.benchmark.settings": ("Benchmark",),
+    "robustsigma.benchmarking.pipeline": ("run_benchmark",),
+    "robustsigma.benchmarking.settings": ("Benchmark",),
     "robustsigma.report": ("AttributionReport",),
     "robustsigma.runs.results": ("AttributionResults",),
 }

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustsigma.benchmark.evaluated_images import EvaluatedImages
-from robustsigma.benchmark.measure import Arrays
+from robustsigma.benchmarking.evaluated_images import EvaluatedImages
+from robustsigma.benchmarking.measure import Arrays
 from robustsigma.engine.checks import Flag
 from robustsigma.runs.directory import init_run_dir
 from robustsigma.runs.files import read_arrays, read_json, write_arrays, write_atomically, write_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from robustsigma.benchmark.table import MetricColumn, ScoreTable
+from robustsigma.benchmarking.table import MetricColumn, ScoreTable
 from robustsigma.report import text
 
 # Some metrics measure the same in several ways; the sentences are about these.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from robustsigma.benchmark.table import MetricColumn, ScoreTable
+from robustsigma.benchmarking.table import MetricColumn, ScoreTable
 from robustsigma.engine.checks import Flag
 from robustsigma.engine.metrics.interval import FEW_IMAGES
 from robustsigma.report import text
