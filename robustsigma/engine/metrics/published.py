@@ -9,10 +9,41 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.metrics.base import MetricContext, MetricResult, MetricSpec, Skip
+from robustsigma.engine.metrics.insertion_deletion import InsertionDeletion
 from robustsigma.engine.metrics.localization import Localization, intersection_over_union, with_skips
 from robustsigma.engine.metrics.pic import Array, CurveEnds, PerformanceInformation, make_ends
+from robustsigma.engine.metrics.ranking import spearman
 
-__all__ = ["IDGRepositoryPerformanceInformation", "SaliencyBenchLocalization"]
+__all__ = ["CumulativeMonotonicity", "IDGRepositoryPerformanceInformation", "SaliencyBenchLocalization"]
+
+
+@dataclass(frozen=True)
+class CumulativeMonotonicity(InsertionDeletion):
+    """What the survey code of IDG's authors calls monotonicity (Walker and Ewetz, 2026): is the curve monotone?
+
+    It is the rank correlation of the insertion curve with the share of pixels shown, and of the deletion curve with
+    the share still shown; `normalized` has no effect. It rewards random orders, along which the score rises steadily,
+    over good ones, along which it jumps at once and then stays: compare methods by
+    `robustsigma.engine.metrics.Monotonicity`. Images with a flat curve are skipped.
+    """
+
+    @property
+    def quantities(self) -> tuple[MetricSpec, ...]:
+        """Both correlations."""
+        about = "rank correlation of the {} curve with the share of pixels shown"
+        return (
+            MetricSpec("monotonicity_insertion", "Monotonicity +", "higher", about.format("insertion")),
+            MetricSpec("monotonicity_deletion", "Monotonicity \u2212", "higher", about.format("deletion")),
+        )
+
+    def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
+        """Return the correlations; the passes are those of `InsertionDeletion`."""
+        curves = super().of_heatmaps(context, heatmaps).curves
+        values = {}
+        for name, sign in (("insertion", 1), ("deletion", -1)):
+            share = curves[name].x.expand_as(curves[name].y)
+            values[f"monotonicity_{name}"] = sign * spearman(share, curves[name].y)
+        return MetricResult(values, {name: value.isnan().long() * Skip.NO_VARIANCE for name, value in values.items()})
 
 
 @dataclass(frozen=True)
