@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -57,7 +58,7 @@ class DiffID(AttributionMetric):
         for ratio in self.ratios:
             validation.number("ratios", ratio, 0, 1)
         ends = (0, *self.ratios, 1)
-        if len(ends) < 3 or any(low >= high for low, high in zip(ends, ends[1:], strict=False)):
+        if len(ends) < 3 or any(low >= high for low, high in pairwise(ends)):
             raise validation.fail("ratios", "at least one share in (0, 1), increasing", repr(self.ratios))
         validation.choice("retention", self.retention, RETENTIONS)
         validation.choice("tie_break", self.tie_break, TIE_BREAKS)

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip, constant
+from robustsigma.engine.metrics.base import (
+    Curve,
+    HeatmapMetric,
+    MetricContext,
+    MetricResult,
+    MetricSpec,
+    Skip,
+    constant,
+)
 from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline
 from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
 from robustsigma.engine.metrics.removal import removal_curve, removed_shares
@@ -57,7 +65,9 @@ class MagnitudeAlignedScore(HeatmapMetric):
         """MAS insertion, MAS deletion and their difference."""
         about = "area under the response {} its distance from the share of the attribution, as pixels {}"
         return (
-            MetricSpec("mas_insertion", "MAS insertion", "higher", about.format("minus", f"appear on {self.insertion}")),
+            MetricSpec(
+                "mas_insertion", "MAS insertion", "higher", about.format("minus", f"appear on {self.insertion}")
+            ),
             MetricSpec("mas_deletion", "MAS deletion", "lower", about.format("plus", f"turn to {self.deletion}")),
             MetricSpec("mas_difference", "MAS ins. \u2212 del.", "higher", "MAS insertion minus MAS deletion"),
         )
@@ -74,9 +84,12 @@ class MagnitudeAlignedScore(HeatmapMetric):
         counts = (share * pixels).round().long()
         shown = torch.cat([torch.zeros_like(total), sums], 1)[:, counts] / total.where(total > 0, 1)
         values, curves, skips = {}, {}, {}
-        for name, ends, sign in (("insertion", (self.insertion, "image"), -1), ("deletion", ("image", self.deletion), 1)):
+        for name, ends, sign in (
+            ("insertion", (self.insertion, "image"), -1),
+            ("deletion", ("image", self.deletion), 1),
+        ):
             curve = removal_curve(context, order, step, *ends)
-            empty, full = (curve[:, :1], curve[:, -1:])[:: -sign]
+            empty, full = (curve[:, :1], curve[:, -1:])[::-sign]
             no_gain = (full <= empty)[:, 0]
             response = ((curve - empty) / (full - empty).where(~no_gain[:, None], 1)).clamp(0, 1)
             response = response.cummax(1).values if sign < 0 else response.cummin(1).values

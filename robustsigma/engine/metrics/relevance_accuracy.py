@@ -8,7 +8,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.metrics.base import HeatmapMetric, MetricContext, MetricGroup, MetricResult, MetricSpec, constant
+from robustsigma.engine.metrics.base import (
+    HeatmapMetric,
+    MetricContext,
+    MetricGroup,
+    MetricResult,
+    MetricSpec,
+    constant,
+)
 from robustsigma.engine.metrics.localization import with_skips
 from robustsigma.engine.metrics.ranking import ranks
 

@@ -99,13 +99,14 @@ def max_sensitivity(
     validation.integer("samples", samples, 1)
     validation.number("radius", radius, 0, 1, open_low=True)
     first, bounds = attribution.values.double(), context.classifier.bounds
+    seeds = noise.seeds(seed, context.images)  # an int would draw other numbers for other pixels
     norm = first.flatten(1).norm(dim=1)
     worst = torch.zeros(len(context), dtype=torch.float64, device=first.device)
     for place in range(samples):
         drawn = noise.uniform(noise.fold(context.seeds, "max_sensitivity", place), (first[0].numel(),), torch.float64)
         shift = radius * (2 * drawn.reshape(first.shape) - 1)
         shifted = (context.images + shift.to(context.images)).clamp(*bounds)
-        again = attributor(context.classifier, shifted, context.target, seed=seed).values.double()
+        again = attributor(context.classifier, shifted, context.target, seed=seeds).values.double()
         worst = torch.maximum(worst, (again - first).flatten(1).norm(dim=1) / norm.where(norm > 0, 1))
     return MetricResult({"max_sensitivity": worst})
 
