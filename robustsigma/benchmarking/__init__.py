@@ -8,12 +8,14 @@ from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
     from robustsigma.benchmarking.pipeline import run_benchmark
+    from robustsigma.benchmarking.protocols import PROTOCOLS, protocol
     from robustsigma.benchmarking.settings import Benchmark
     from robustsigma.report import AttributionReport
     from robustsigma.runs.results import AttributionResults
 
 _MODULES = {
     "robustsigma.benchmarking.pipeline": ("run_benchmark",),
+    "robustsigma.benchmarking.protocols": ("PROTOCOLS", "protocol"),
     "robustsigma.benchmarking.settings": ("Benchmark",),
     "robustsigma.report": ("AttributionReport",),
     "robustsigma.runs.results": ("AttributionResults",),

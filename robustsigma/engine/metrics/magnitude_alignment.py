@@ -64,11 +64,10 @@ class MagnitudeAlignedScore(HeatmapMetric):
     def quantities(self) -> tuple[MetricSpec, ...]:
         """MAS insertion, MAS deletion and their difference."""
         about = "area under the response {} its distance from the share of the attribution, as pixels {}"
+        inserted, deleted = about.format("minus", f"appear on {self.insertion}"), about.format("plus", "turn to {}")
         return (
-            MetricSpec(
-                "mas_insertion", "MAS insertion", "higher", about.format("minus", f"appear on {self.insertion}")
-            ),
-            MetricSpec("mas_deletion", "MAS deletion", "lower", about.format("plus", f"turn to {self.deletion}")),
+            MetricSpec("mas_insertion", "MAS insertion", "higher", inserted),
+            MetricSpec("mas_deletion", "MAS deletion", "lower", deleted.format(self.deletion)),
             MetricSpec("mas_difference", "MAS ins. \u2212 del.", "higher", "MAS insertion minus MAS deletion"),
         )
 
@@ -83,12 +82,13 @@ class MagnitudeAlignedScore(HeatmapMetric):
         flat = constant(heatmaps) | (total[:, 0] == 0)
         counts = (share * pixels).round().long()
         shown = torch.cat([torch.zeros_like(total), sums], 1)[:, counts] / total.where(total > 0, 1)
+        responses = {
+            "insertion": removal_curve(context, order, step, self.insertion, "image"),
+            "deletion": removal_curve(context, order, step, "image", self.deletion),
+        }
         values, curves, skips = {}, {}, {}
-        for name, ends, sign in (
-            ("insertion", (self.insertion, "image"), -1),
-            ("deletion", ("image", self.deletion), 1),
-        ):
-            curve = removal_curve(context, order, step, *ends)
+        for name, curve in responses.items():
+            sign = -1 if name == "insertion" else 1
             empty, full = (curve[:, :1], curve[:, -1:])[::-sign]
             no_gain = (full <= empty)[:, 0]
             response = ((curve - empty) / (full - empty).where(~no_gain[:, None], 1)).clamp(0, 1)
