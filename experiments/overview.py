@@ -3,8 +3,8 @@
     robustsigma quickstart --out runs/quickstart_baggage
     python experiments/overview.py runs/quickstart_baggage     # writes docs/overview.png
 
-The walk is the one in the report of the quickstart. The bars are its accuracies on clean images, under noise and under the
-attacks against each model (adaptive): of the base model, and of the regimes that are trained on the fly.
+The walk is the one in the report of the quickstart. The bars are its accuracies on clean images, under noise and under
+the attacks against each model (adaptive): of the base model, and of the regimes that are trained on the fly.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class MetricColumn:
 
     Attributes:
         metric: its name, title and direction.
-        group: "faithfulness", "localization", "consistency" or "cost".
+        group: of the metric, see `AttributionMetric`.
         settings: of the metric, as text.
     """
 

@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from robustsigma.report import attribution, robustness, text
+from robustsigma.report import attribution, rankings, robustness, text
 from robustsigma.report.table import Note, TableCell, TableLayout
 
 _STYLES = {"best": "bold", "better": "bold green", "control": "dim"}
@@ -42,6 +42,8 @@ def print_attribution(results: dict[str, Any], console: Console | None = None) -
     """Print the scores of each model and the flags, see `robustsigma.report.print_attribution_table`."""
     console = console or Console()
     tables = attribution.score_tables(results)
+    for exhibit in rankings.exhibits(results, attribution.names(results)):
+        print_layout(console, exhibit.tables[0])
     for model, table in zip(results["models"], tables, strict=True):
         print_layout(console, table)
         _print_lines(

@@ -155,6 +155,8 @@ class AttributionResults(Results):
         metrics: columns.
         sanity: similarity of each method's maps to those of a network with shuffled weights.
         gallery: labels, models and methods of the images in `arrays.npz`.
+        rankings: each pair of methods, and which protocols order them which way.
+        protocols: the published protocols of the run.
 
     Example:
         >>> AttributionResults.from_json({"schema": 1})
@@ -176,6 +178,8 @@ class AttributionResults(Results):
     metrics: Entries = field(default_factory=list)
     sanity: Entries = field(default_factory=list)
     gallery: dict[str, Any] = field(default_factory=dict)
+    rankings: Entries = field(default_factory=list)
+    protocols: Entries = field(default_factory=list)
 
     @classmethod
     def from_json(cls, found: Any) -> Self:

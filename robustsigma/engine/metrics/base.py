@@ -18,6 +18,7 @@ from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.short_repr import ShortRepr
 
 Better = Literal["higher", "lower"]
+MetricGroup = Literal["faithfulness", "localization", "complexity", "consistency", "cost"]
 T = TypeVar("T")
 
 
@@ -195,15 +196,18 @@ def _checked_masks(masks: Tensor, images: Tensor) -> Tensor:
     return soft.clone()
 
 
+@dataclass(frozen=True)
 class AttributionMetric(validation.Settings, ABC):
     """A metric with its hyper-parameters; subclasses are frozen dataclasses.
 
     Attributes:
         quantities: what it gives for each image.
         needs_masks: whether it compares with the masks of the context.
+        group: what it is about. Only metrics of "faithfulness" and "localization" are compared with random maps.
     """
 
     needs_masks: ClassVar[bool] = False
+    group: ClassVar[MetricGroup] = "faithfulness"
 
     @property
     @abstractmethod
