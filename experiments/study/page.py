@@ -48,7 +48,7 @@ def write(folder: Path) -> Path:
 
 def _page(every: dict[Path, dict[str, Any]]) -> Iterator[str]:
     yield "# Does retraining with SIGMA samples help?\n"
-    yield "Made by `python experiments/does_it_help.py DATASET`. Each sentence follows from paired differences by rule.\n"
+    yield "Made by `python experiments/does_it_help.py DATASET`. Sentences follow from paired differences by rule.\n"
     yield "## In short\n"
     yield f"{_SHORT}\n"
     head, *rows = short(list(every.values()))
