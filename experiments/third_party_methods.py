@@ -14,13 +14,13 @@ import numpy as np
 import saliency.core as pair
 import torch
 from numpy.typing import NDArray
-from shared.options import parser, scans, trained
+from shared.options import models, parser, source
 from shared.output import command, interval, table, write
 from torch import Tensor, nn
 
 import robustsigma
 from robustsigma import CaptumMethod, FunctionMethod, IntegratedGradients, Sigma
-from robustsigma.models import load_model
+from robustsigma.models import model
 from robustsigma.runs.provenance import Provenance
 
 METRICS = ("difference", "sic", "iou", "pointing_game", "forwards", "backwards", "seconds")
@@ -30,10 +30,10 @@ Array = NDArray[np.float32]
 def of_pair(mask: Callable[..., Array], **arguments: Any) -> Callable[[nn.Module, Tensor, Tensor], Array]:
     """Return a method of the package saliency as a function of the model, images and classes."""
 
-    def explain(model: nn.Module, images: Tensor, target: Tensor) -> Array:
+    def explain(net: nn.Module, images: Tensor, target: Tensor) -> Array:
         def gradients(batch: Any, call_model_args: int, expected_keys: Any = None) -> dict[str, Array]:
             x = torch.as_tensor(np.asarray(batch), dtype=images.dtype).permute(0, 3, 1, 2).requires_grad_(True)
-            (gradient,) = torch.autograd.grad(model(x)[:, call_model_args].sum(), x)
+            (gradient,) = torch.autograd.grad(net(x)[:, call_model_args].sum(), x)
             return {pair.INPUT_OUTPUT_GRADIENTS: gradient.permute(0, 2, 3, 1).numpy()}
 
         pixels = images.permute(0, 2, 3, 1).numpy()
@@ -79,14 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
     if options.fast:
         options.images = min(options.images, 4)
     provenance = Provenance(command("third_party_methods", arguments))
-    spec = scans(options.fast)
-    name, path = trained(options)
+    data = source(options)
     np.quantile = _quantile
     try:
         report = robustsigma.benchmark(
-            {name: load_model(path)},
-            spec,
-            methods(spec.shape[1], fast=options.fast),
+            {name: model(description) for name, description in models(options).items()},
+            data,
+            methods(data.shape[1], fast=options.fast),
             max_images=options.images,
             batch_size=options.batch_size,
             checked=0 if options.fast else 20,

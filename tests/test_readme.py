@@ -9,6 +9,7 @@ from typing import Any
 
 import cases
 import judged
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -49,6 +50,15 @@ def _lightning_project() -> dict[str, Any]:
     return {"my_module": _Module(), "my_train_loader": DataLoader(data, 2), "my_val_loader": DataLoader(data, 2)}
 
 
+class _Layered(judged.Colors):
+    def __init__(self):
+        super().__init__()
+        self.layer4 = torch.nn.Identity()
+
+    def forward(self, images):
+        return super().forward(self.layer4(images))
+
+
 @pytest.mark.third_party_rng  # a new network draws its weights, and a loader its order
 @pytest.mark.parametrize("place", range(len(BLOCKS)))
 def test_runs(place, capsys, tmp_path, monkeypatch):
@@ -58,6 +68,12 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     names: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "net": judged.Colors()}
     names |= {"my_train": data, "my_val": data, "my_test": data, "my_classes": ("a", "b", "c"), "__name__": "mine"}
     names |= _lightning_project()
+    if "benchmark(" in BLOCKS[place]:
+        pytest.importorskip("captum")
+        names["net"] = _Layered()
+        (tmp_path / "maps").mkdir()
+        for index, mask in enumerate(masks):
+            np.save(tmp_path / "maps" / f"{index}.npy", mask.numpy().astype("float32"))
     if place:
         names["classifier"] = cases.Classifier(judged.Colors())
     code = BLOCKS[place].replace(
@@ -75,6 +91,10 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     if "evaluate(" in code:
         assert "PGD" in capsys.readouterr().out
         assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    if "benchmark(" in code:
+        printed = capsys.readouterr().out
+        assert all(method in printed for method in ("SIGMA", "Grad-CAM", "Occlusion", "mine", "theirs", "not measured"))
+        assert (tmp_path / "runs" / "mine_benchmark" / "report.html").is_file()
     if "RobustCallback" in code:
         assert set(names["trainer"].callback_metrics) >= {"val/clean_acc", "val/FGSM_acc"}
     if "trainer.test" in code:
@@ -85,7 +105,7 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
 
 
 def test_there_is_python_in_it():
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
 
 
 def test_what_is_said_of_retraining_is_what_the_study_says():
