@@ -11,6 +11,7 @@ from typing import Any
 
 import cases
 import judged
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -52,6 +53,15 @@ def _lightning_project() -> dict[str, Any]:
     return {"my_module": _Module(), "my_train_loader": DataLoader(data, 2), "my_val_loader": DataLoader(data, 2)}
 
 
+class _Layered(judged.Colors):
+    def __init__(self):
+        super().__init__()
+        self.layer4 = torch.nn.Identity()
+
+    def forward(self, images):
+        return super().forward(self.layer4(images))
+
+
 @pytest.mark.third_party_rng  # a new network draws its weights, and a loader its order
 @pytest.mark.parametrize("place", range(len(BLOCKS)))
 def test_runs(place, capsys, tmp_path, monkeypatch):
@@ -62,6 +72,12 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     names |= {"my_train": data, "my_val": data, "my_test": data, "my_classes": ("a", "b", "c"), "__name__": "mine"}
     names |= _lightning_project() | {"loader": DataLoader(data, 2)}
     names["classifier"] = cases.Classifier(judged.Colors())
+    if "benchmark(" in BLOCKS[place]:
+        pytest.importorskip("captum")
+        names["net"] = _Layered()
+        (tmp_path / "maps").mkdir()
+        for index, mask in enumerate(masks):
+            np.save(tmp_path / "maps" / f"{index}.npy", mask.numpy().astype("float32"))
     code = BLOCKS[place].replace(
         "max_epochs=20", 'max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False'
     )
@@ -77,6 +93,10 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     if "evaluate(" in code:
         assert "PGD" in capsys.readouterr().out
         assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    if "benchmark(" in code:
+        printed = capsys.readouterr().out
+        assert all(method in printed for method in ("SIGMA", "Grad-CAM", "Occlusion", "mine", "theirs", "not measured"))
+        assert (tmp_path / "runs" / "mine_benchmark" / "report.html").is_file()
     if "RobustCallback" in code:
         assert set(names["trainer"].callback_metrics) >= {"val/clean_acc", "val/FGSM_acc"}
     if "AttributionMonitor" in code:
@@ -113,7 +133,7 @@ def test_the_plain_loop_loads_no_lightning():
 
 
 def test_there_is_python_in_it():
-    assert len(BLOCKS) == 11
+    assert len(BLOCKS) == 12
 
 
 def test_what_is_said_of_retraining_is_what_the_study_says():
