@@ -20,18 +20,10 @@ _GRAY = ("1", "L", "LA", "La")  # modes of PIL, in addition to those that begin 
 
 
 class CheckedDataset(Dataset[tuple[Tensor, int]]):
-    """A user's dataset whose items are checked when they are read, with images as float in [0, 1].
+    """A user's dataset whose items are checked when they are read, with images as float in [0, 1]; see `Datasets`.
 
-    Args:
-        inner: dataset of (image, label), the image a float tensor (C, H, W) in [0, 1], a uint8 tensor (C, H, W) or a
-            PIL image. It may have the methods `mask(index)` and `correct_labels(index)` of `DatasetSpec.split`.
-        name: name of the dataset, for errors.
-        classes: number of classes.
-        shape: (C, H, W) of every image, or () for that of the first one.
-
-    Raises:
-        ValueError: an item of another kind, here or when it is read. Perturbations check that a float image is in
-            [0, 1].
+    `shape` is (C, H, W) of every image, or () for that of the first one. Perturbations check that a float image is in
+    [0, 1].
     """
 
     def __init__(self, inner: Any, name: str, classes: int, shape: tuple[int, ...] = ()) -> None:
@@ -43,9 +35,9 @@ class CheckedDataset(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         item, name = self.inner[index], f"{self.name}[{index}]"
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            got = f"{len(item)} parts" if isinstance(item, (tuple, list)) else type(item).__name__
-            raise fail(name, "an item (image, label)", got)
+        several = isinstance(item, (tuple, list))
+        if not several or len(item) != 2:
+            raise fail(name, "an item (image, label)", f"{len(item)} parts" if several else type(item).__name__)
         image, label = self._image(item[0], name), self._label(item[1], name)
         if self.shape and tuple(image.shape) != self.shape:
             raise fail(name, f"an image of shape {self.shape}", tuple(image.shape))
