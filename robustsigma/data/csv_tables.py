@@ -21,9 +21,7 @@ _LONGEST_CELL = 2**31 - 1  # the largest limit that fits a C long everywhere
 def read_csv(path: Path, columns: Sequence[str], name: str) -> Iterator[tuple[dict[str, str], str]]:
     """Yield the rows of a CSV file, by column, each with its file and line. Blank lines are skipped.
 
-    Raises:
-        ValueError: a column of `columns` that does not appear once, a row with another number of cells, or a file that
-            is no UTF-8 text with commas. It names the argument `name`.
+    ValueError, naming the argument `name`: anything but UTF-8 text with each of `columns` once and equal rows.
     """
     limit = csv.field_size_limit()  # global in the csv module
     with path.open(encoding="utf-8-sig", newline="") as file:
@@ -48,11 +46,7 @@ def read_csv(path: Path, columns: Sequence[str], name: str) -> Iterator[tuple[di
 
 
 def path_inside(root: Path, text: str, name: str, where: str) -> Path:
-    """Return the path of a file below a folder. `text` is relative to it, with "/" between its parts.
-
-    Raises:
-        ValueError: a path that is absolute on any system, goes up, or is a link that leads out of the folder.
-    """
+    """Return the path of a file below a folder; a path or link that leaves it on any system is a ValueError."""
     posix, windows = PurePosixPath(text), PureWindowsPath(text)
     stays = bool(posix.name) and not windows.anchor and ".." not in (*posix.parts, *windows.parts)
     try:
@@ -65,11 +59,9 @@ def path_inside(root: Path, text: str, name: str, where: str) -> Path:
 
 
 class Annotation(NamedTuple):
-    """An annotation of Saliency-Bench: a two-dimensional array of numbers that spans the whole image.
+    """An annotation of Saliency-Bench: a two-dimensional array of numbers that spans the whole image, as packed JSON.
 
-    Attributes:
-        where: file and line, for messages.
-        packed: compressed text of the numbers. As floats, the annotations of a large dataset would fill the memory.
+    As floats, the annotations of a large dataset would fill the memory.
     """
 
     where: str
@@ -100,11 +92,7 @@ def is_file_name(text: object) -> bool:
 
 
 def read_annotations(folder: Path) -> dict[str, Annotation]:
-    """Return the annotation of each annotated image in the CSV files of a folder, by the name of the image's file.
-
-    Raises:
-        ValueError: no CSV file, malformed columns or rows, or two different annotations of one image.
-    """
+    """Return the annotation of each annotated image in the CSV files of a folder, by the name of the image's file."""
     files = folder.iterdir() if folder.is_dir() else []
     tables = sorted(path for path in files if path.suffix.lower() == ".csv" and path.name[0] != ".")
     if not tables:

@@ -20,13 +20,9 @@ from robustsigma.runs.fingerprint import files as files_fingerprint
 
 
 class ListedImage(NamedTuple):
-    """An image as a folder or a table lists it.
+    """An image as a folder or a table lists it; `where` is its place there, for messages.
 
-    Attributes:
-        path: image file.
-        classes: at least one correct class, each by index, WordNet identifier or name.
-        mask: mask file or annotation, or None.
-        where: its place in the folder or table, for messages.
+    `classes` are all correct ones, each by index, WordNet identifier or name.
     """
 
     path: Path
@@ -36,13 +32,7 @@ class ListedImage(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All images of a dataset.
-
-    Attributes:
-        images: by split; the only key is None if nothing says which split an image is in.
-        notes: warnings for the user.
-        classes: names of the classes in their order, if the files say it.
-    """
+    """All images by split (the only key is None if nothing says it), warnings, and names of classes if known."""
 
     images: dict[Split | None, list[ListedImage]]
     notes: list[str]

@@ -41,15 +41,9 @@ class ImageRow(NamedTuple):
 
 
 def to_tensor(image: Image.Image, channels: int, resize: Resize | None) -> Tensor:
-    """Return a PIL image as float (channels, H, W) in [0, 1].
+    """Return a PIL image of any mode as float (channels, H, W) in [0, 1].
 
-    Args:
-        image: image of any mode. 16-bit gray is scaled, transparency is dropped.
-        channels: 1 or 3.
-        resize: how to resize and crop, or None to keep the size.
-
-    Raises:
-        ValueError: pixels that are fractions, or have more than 16 bits.
+    16-bit gray is scaled, transparency is dropped. ValueError: pixels that are fractions, or have more than 16 bits.
     """
     if image.mode == "F":
         raise ValueError("numbers with fractions, of which no file says whether 1 or 255 is white")
@@ -76,11 +70,8 @@ def _bilinear(image: Image.Image, side: int) -> Image.Image:
 def read_mask(path: Path, image: Path, resize: int | ResizeCrop) -> Tensor:
     """Return a gray mask, white where it is marked, resized and cropped as its image is: float (size, size) in [0, 1].
 
-    An int resizes bilinearly, so that edges become soft; a `ResizeCrop` takes the nearest pixel.
-
-    Raises:
-        ValueError: colors, transparency, values 0 and 1 where 255 is white, or a size other than the image's. Like the
-            errors of an unreadable file (`BROKEN`), it does not name the file.
+    An int resizes bilinearly, so that edges become soft; a `ResizeCrop` takes the nearest pixel. Its errors (`BROKEN`)
+    do not name the file.
     """
     with Image.open(path) as file:
         values = _gray(ImageOps.exif_transpose(file))

@@ -113,11 +113,7 @@ class SaliencyBench(FileDatasetSpec):
 
 
 def _unmatched_notes(annotations: Mapping[str, Annotation], images: list[Path]) -> list[str]:
-    """Return a note about annotations without an image.
-
-    Raises:
-        ValueError: an annotation that fits two images, or no annotation that fits any.
-    """
+    """Return a note about annotations without an image; refuse one that fits two images, or none that fits any."""
     by_name: dict[str, Path] = {}
     for path in images:
         first = by_name.setdefault(path.name, path)

@@ -14,14 +14,7 @@ from robustsigma.engine.validation import fail
 def stratified(labels: Sequence[int] | NDArray[np.int64], val: int, test: int, seed: int) -> dict[Split, list[int]]:
     """Split indices at random, every class in proportion and with at least one image in "train".
 
-    Args:
-        labels: class of each image.
-        val: number of validation images.
-        test: number of test images; the rest is "train".
-        seed: seed of the random choice.
-
-    Returns:
-        Increasing indices of each split. The splits are disjoint and cover all images.
+    `labels` are the classes of all images; `val` and `test` are numbers of images. Indices of each split increase.
     """
     given = np.asarray(labels)
     classes = len(np.unique(given))

@@ -106,7 +106,7 @@ def _computed(net: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
         with torch.no_grad():
             for path, module in net.named_modules():
                 prefix = f"{path}." if path else ""
-                for name in module.parametrizations if parametrize.is_parametrized(module) else ():  # type: ignore[union-attr]
+                for name in module.parametrizations if parametrize.is_parametrized(module) else ():
                     made[prefix + name] = getattr(module, name)
                     sources.append(f"{prefix}parametrizations.{name}.")
                 for hook in module._forward_pre_hooks.values():
@@ -167,11 +167,7 @@ def load_model(
 
 
 def read_card(path: str | Path, name: str = "model") -> ModelCard | None:
-    """Return the card of a file of weights, or None for one that `save_model` did not write. Weights are not read.
-
-    Raises:
-        ValueError: no such file, or an invalid card. It names the argument `name`.
-    """
+    """Return the card of a file of weights, or None for one that `save_model` did not write. Weights are not read."""
     if Path(path).is_file() and Path(path).suffix != SUFFIX:
         return None
     with _opened(path, name) as file:
@@ -180,13 +176,13 @@ def read_card(path: str | Path, name: str = "model") -> ModelCard | None:
 
 @contextmanager
 def _opened(path: str | Path, name: str) -> Iterator[Any]:
+    other = Path(path).suffix != SUFFIX
     if not Path(path).is_file():
-        raise fail(name, "an existing .safetensors file", str(path))
+        raise fail(name, f"an existing {'file of weights' if other else '.safetensors file'}", str(path))
     try:
         with safe_open(path, "pt") as file:
             yield file
     except SafetensorError as error:
-        other = Path(path).suffix != SUFFIX
         hint = f"; for a state dict or checkpoint give --model NAME --weights {path}" if other else ""
         raise fail(name, "a safetensors file", f"{path} ({error}){hint}") from error
 
@@ -194,10 +190,9 @@ def _opened(path: str | Path, name: str) -> Iterator[Any]:
 def build_described(
     architecture: Architecture, tensors: Mapping[str, Tensor], where: object, size: tuple[int, int] | None = None
 ) -> nn.Module:
-    """Return the network that a file describes, with weights to be overwritten.
+    """Return the network that a file describes, of (channels, classes) if given, with weights to be overwritten.
 
-    A file may describe a larger network than it holds, so the network is first built without memory and compared.
-    `size` are the numbers of channels and classes, or None if they are among the arguments.
+    A file may describe a larger network than it holds, so it is first built without memory and compared.
     """
     # The weights are in this file, so that the builder must neither read nor download others.
     given = {key: value for key, value in architecture.arguments.items() if key not in _WEIGHT_ARGUMENTS}
@@ -273,11 +268,7 @@ def _check(card: ModelCard) -> None:
 
 
 def count_logits(classifier: Classifier, shape: tuple[int, int, int], name: str) -> int:
-    """Return the number of logits that a classifier in eval mode gives for images of a shape (C, H, W).
-
-    Raises:
-        ValueError: a network that does not take such images. It names the argument `name`.
-    """
+    """Return the number of logits that a classifier in eval mode gives for images of a shape (C, H, W)."""
     try:
         with classifier.frozen():
             return classifier.logits(torch.zeros(1, *shape, device=classifier.mean.device)).shape[1]
