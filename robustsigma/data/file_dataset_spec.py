@@ -76,6 +76,6 @@ class FileDatasetSpec(DatasetSpec):
     def _warn(self, notes: Sequence[str], manifest: Manifest, checked: Sequence[Split]) -> None:
         """Warn once of notes, and of classes that the checked splits lack."""
         labels = {split: [row.labels[0] for row in manifest[split]] for split in checked}
-        told = [*notes, *missing_class_notes(self.classes, labels)]
-        if told:
-            warn(f"{self._argument}: {'; '.join(told)} [{self._place}]")
+        warnings = [*notes, *missing_class_notes(self.classes, labels)]
+        if warnings:
+            warn(f"{self._argument}: {'; '.join(warnings)} [{self._place}]")

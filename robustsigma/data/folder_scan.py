@@ -148,8 +148,8 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         inside = {tuple(subfolders(root / name)) for name in names}
         direct = any(path.parent == root / name for name, paths in found.items() for path in paths)
         if class_list is None and not direct and len(inside) == 1 and len(next(iter(inside))) > 1:
-            told = f"{shorten(names)} are taken as classes, but all hold the same folders {shorten(next(iter(inside)))}"
-            notes.append(f"{told}: if they are splits, call them train, val and test; if not, give class_list")
+            note = f"{shorten(names)} are taken as classes, but all hold the same folders {shorten(next(iter(inside)))}"
+            notes.append(f"{note}: if they are splits, call them train, val and test; if not, give class_list")
         return FolderTree({None: found}, [root], notes)
     above_masks = [] if masks is None else [masks.resolve(), *masks.resolve().parents]
     others = [name for name in names if name not in splits and (root / name).resolve() not in above_masks]
@@ -177,8 +177,8 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         notes.append(f"there is no test folder, so {folders['val'].name}/ is the test split{drawn}")
         images["test"] = images.pop("val")
     elif "test" not in images:
-        told = "is the only split folder, so its images are split as an unsplit folder's"
-        notes.append(f"{folders['train'].name}/ {told}")
+        note = "is the only split folder, so its images are split as an unsplit folder's"
+        notes.append(f"{folders['train'].name}/ {note}")
         images = {None: images["train"]}
     return FolderTree(images, list(folders.values()), notes)
 
@@ -205,9 +205,9 @@ def read_classes(
     found = {name: scan(folder / name) for name in names}
     empty = {name: each.others for name, each in found.items() if not each.images}
     if empty:
-        told = [f"{name} ({count_by_suffix(paths, folder) if paths else 'empty'})" for name, paths in empty.items()]
+        listed = [f"{name} ({count_by_suffix(paths, folder) if paths else 'empty'})" for name, paths in empty.items()]
         hint = f"; {_UNREADABLE}" if any(empty.values()) else ""
-        raise fail("root", f"images of every class in {folder}", f"none of {shorten(told)}{hint}")
+        raise fail("root", f"images of every class in {folder}", f"none of {shorten(listed)}{hint}")
     for name in names:
         inner = split_folders(subfolders(folder / name))
         if len(set(inner.values())) > 1:
@@ -245,12 +245,12 @@ def count_by_suffix(paths: Sequence[Path], root: Path) -> str:
     for path in paths:
         folder = "the folder itself" if path.parent == root else path.parent.relative_to(root).as_posix()
         by_suffix.setdefault(path.suffix.lower(), Counter())[folder] += 1
-    told = []
+    note = []
     for suffix, folders in sorted(by_suffix.items()):
         total = folders.total()
         files = f"{total} {suffix or 'suffixless'} file{'s' if total > 1 else ''}"
-        told.append(f"{files} ({shorten([f'{count} in {folder}' for folder, count in folders.items()])})")
-    return shorten(told, 8)
+        note.append(f"{files} ({shorten([f'{count} in {folder}' for folder, count in folders.items()])})")
+    return shorten(note, 8)
 
 
 def shorten(items: Sequence[str], most: int = 5) -> str:

@@ -331,6 +331,6 @@ def as_classifier(model: Any, name: str = "classifier") -> Classifier:
         found.checked = True
     else:
         _BARE.add(model)
-        told = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
-        validation.warn(f"{told}. If it takes normalized images, pass Classifier(net, mean=…, std=…).")
+        message = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
+        validation.warn(f"{message}. If it takes normalized images, pass Classifier(net, mean=…, std=…).")
     return found

@@ -38,9 +38,9 @@ def _flag(code: str, message: str) -> Flag:
 
 def _unconverged(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
     found = matrix.cells[regime.id, condition.id]
-    searched = np.concatenate([o.searched for o in found])
-    missed = searched & ~np.concatenate([o.converged for o in found])
-    if searched.any() and missed.sum() > _MANY_UNCONVERGED * searched.sum():
+    attempted = np.concatenate([o.attempted for o in found])
+    missed = attempted & ~np.concatenate([o.converged for o in found])
+    if attempted.any() and missed.sum() > _MANY_UNCONVERGED * attempted.sum():
         message = (
             f"More than {_MANY_UNCONVERGED:.0%} of the searches stopped before they converged: the attack was weaker "
             "than specified, so the true accuracy may be lower than shown."

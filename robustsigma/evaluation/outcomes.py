@@ -26,14 +26,14 @@ class Outcomes:
     """One row per image, in the order of their indices. All arrays are (N,).
 
     Attributes:
-        indices: place in the test split.
+        indices: index of each image in the test split.
         labels: true class.
         predictions: predicted class.
         confidences: softmax of the true class.
         max_confidence: softmax of the predicted class.
-        searched: whether a search made the sample (SIGMA's walk).
+        attempted: whether a search made the sample (SIGMA's walk).
         converged: whether the search converged.
-        steps: of the search.
+        steps: number of steps of the search.
         rmse: distance to the clean image.
         linf: largest change of a pixel.
         ssim: structural similarity to the clean image.
@@ -44,7 +44,7 @@ class Outcomes:
     predictions: NDArray[np.int64]
     confidences: NDArray[np.float32]
     max_confidence: NDArray[np.float32]
-    searched: NDArray[np.bool_]
+    attempted: NDArray[np.bool_]
     converged: NDArray[np.bool_]
     steps: NDArray[np.int64]
     rmse: NDArray[np.float32]
@@ -99,7 +99,7 @@ def attack_images(
             "indices": indices,
             "labels": labels,
             **predict(classifier, made.images, labels),
-            "searched": made.attempted,
+            "attempted": made.attempted,
             "converged": made.converged,
             "steps": made.steps,
             "rmse": rmse(made.images, clean),

@@ -66,7 +66,7 @@ def _normalization(settings: Evaluation, card: ModelCard | None) -> tuple[Sequen
     if known is not None:
         return statistics(known, architecture.arguments)
     told = "the numbers that images were normalized with in its training (--mean, --std)"
-    raise fail("mean and std", told, f"none for {architecture.weights or architecture.name}, which does not say them")
+    raise fail("mean and std", told, f"none for {architecture.weights or architecture.name}, which does not state them")
 
 
 def _labeled(settings: Evaluation, card: ModelCard | None) -> DatasetSpec:

@@ -124,9 +124,9 @@ def cell_entries(matrix: Matrix) -> list[dict[str, Any]]:
     for regime in matrix.regimes:
         for condition in matrix.conditions:
             found = matrix.cells[regime.id, condition.id]
-            searched = np.concatenate([each.searched for each in found])
-            converged = np.concatenate([each.converged for each in found])[searched]
-            steps = np.concatenate([each.steps for each in found])[searched]
+            attempted = np.concatenate([each.attempted for each in found])
+            converged = np.concatenate([each.converged for each in found])[attempted]
+            steps = np.concatenate([each.steps for each in found])[attempted]
             max_confidence = np.stack([each.max_confidence for each in found])
             entries.append(
                 {
@@ -135,8 +135,8 @@ def cell_entries(matrix: Matrix) -> list[dict[str, Any]]:
                     "calibration": as_dict(
                         calibration_error(max_confidence, np.stack([each.correct for each in found]))
                     ),
-                    "converged": float(converged.mean()) if searched.any() else None,
-                    "steps": float(steps.mean()) if searched.any() else None,
+                    "converged": float(converged.mean()) if attempted.any() else None,
+                    "steps": float(steps.mean()) if attempted.any() else None,
                     "quality": quality(found),
                     "flags": cell_flags(matrix, regime, condition),
                 }

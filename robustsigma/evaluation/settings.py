@@ -85,8 +85,8 @@ class Checks(validation.Settings):
         convergence: also attack with twice the steps of each PGD.
         noise: also add Gaussian noise of the same RMSE as each attack's samples.
         queries: forward passes of a search without gradients in the ball of each FGSM and PGD; 0 leaves it out.
-        curves: also attack at a quarter and half of the eps of each FGSM and PGD, and at its doubles until no more than
-            chance is right or the ball holds every image.
+        curves: also attack at a quarter and half of the eps of each FGSM and PGD, and at its doubles until
+            accuracy falls to chance or the ball holds every image.
     """
 
     images: int = 64
@@ -106,14 +106,13 @@ class Sweep(validation.Settings):
 
     Each regime whose perturbation is a `GaussianNoise` is trained with each of them and evaluated on images that no
     training of the sweep saw, never on test images; the best then takes the place of the regime's own. So others are
-    compared with the best Gaussian noise, not with one that nobody tuned
-    (Rusak et al., 2020; Kireev et al., 2021).
+    compared with tuned Gaussian noise (Rusak et al., 2020; Kireev et al., 2021).
 
     Args:
         stds: at least two, in pixel units of [0, 1].
         images: most images to evaluate on: of the validation split, or else held out of the training images.
         by: what is highest for the best one, over the columns that are not transfer: "mean", the accuracy averaged over
-            them, or "worst", the share of images that are right under all of them. The smallest wins a tie.
+            them, or "worst", the share of images classified correctly under all of them. The smallest wins a tie.
     """
 
     stds: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
@@ -160,7 +159,7 @@ class Evaluation(validation.Settings):
             all.
         mean: per channel, of the normalization of images in [0, 1]. None is 0.5 for a network that is trained here
             from the start; for one with `architecture.weights` what their file says if it was saved here, or what is
-            published beside a network of torchvision or timm. Of any other it has to be said.
+            published beside a network of torchvision or timm. For any other it is required.
         std: the same; None is 0.25 for a network that is trained here from the start.
         test_images: most test images, drawn at random; None uses all.
         eval_batch_size: images in a batch of evaluation.

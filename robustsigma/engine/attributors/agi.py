@@ -44,7 +44,7 @@ class AGI(Attributor):
 
     u_{k+1} = clip(u_k + step_size * sgn(grad log p_false(u_k))), values = sum over k of
     (u_k - u_{k+1}) * grad p_target(u_k), mean over false classes: they sum to the drop of p up to the error of a
-    Riemann sum. False classes are the result's paths; `converged` says which of them came to be predicted. A step costs
+    Riemann sum. False classes are the result's paths; `converged` marks those that came to be predicted. A step costs
     1 forward pass and 2 backward passes a class. `published.AuthorsAGI` reproduces the authors' code.
 
     Args:

@@ -156,7 +156,7 @@ def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def _check(expected: Tensor, actual: Any) -> None:
-    """Raise unless a block gave what its weights say of the first image: else they do not describe it."""
+    """Raise unless a block's output for the first image is the one that its attention weights give."""
     tolerance = 0.05 if isinstance(actual, Tensor) and actual.element_size() == 2 else 1e-3
     same = isinstance(actual, Tensor) and actual[:1].shape == expected.shape
     if not same or (actual[:1] - expected).abs().max() > tolerance * (expected.abs().max() + 1e-6):
@@ -169,7 +169,7 @@ def _watch_multihead(block: nn.MultiheadAttention, visit: Visit) -> list[Removab
     if not block._qkv_same_embed_dim or block.bias_k is not None or block.add_zero_attn:
         raise fail("net", "attention over its own tokens only", "MultiheadAttention with other keys or extra tokens")
 
-    running: list[Tensor] = []  # what the block that runs is to give
+    running: list[Tensor] = []  # the output that its weights give
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         query, key = (args[i] if i < len(args) else kwargs[name] for i, name in enumerate(("query", "key")))
@@ -193,7 +193,7 @@ def _watch_multihead(block: nn.MultiheadAttention, visit: Visit) -> list[Removab
 
 def _watch_qkv(block: Any, visit: Visit) -> list[RemovableHandle]:
     """Take queries and keys from the block's own `qkv` (timm's layout: q, k, v, then heads)."""
-    running: list[Tensor] = []  # what the block that runs is to hand to the layer after its attention
+    running: list[Tensor] = []  # what its weights give to the layer after the attention
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not all(map(_plain, (*args[1:], *kwargs.values()))):

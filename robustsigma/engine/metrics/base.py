@@ -44,7 +44,7 @@ class Skip(enum.IntEnum):
 
 _REASONS = {
     Skip.NO: "has a value",
-    Skip.LOW_CONFIDENCE: "the network is not sure enough of the image",
+    Skip.LOW_CONFIDENCE: "the network's confidence is too low",
     Skip.NO_INFORMATION: "blurred, the image compresses no better",
     Skip.BLUR_EXPLAINS: "blurred, the image keeps its score",
     Skip.NO_VARIANCE: "one of the two sides does not vary",
@@ -228,8 +228,8 @@ class AttributionMetric(validation.Settings, ABC):
             found = self.measure(context, attribution)
         names, given = {quantity.name for quantity in self.quantities}, {*found.values}
         if names != given:
-            told = ", ".join(sorted(given)) or "none"
-            raise validation.fail(f"{type(self).__name__}.measure", f"values {', '.join(sorted(names))}", told)
+            got = ", ".join(sorted(given)) or "none"
+            raise validation.fail(f"{type(self).__name__}.measure", f"values {', '.join(sorted(names))}", got)
         return found.accounted()
 
     @abstractmethod
