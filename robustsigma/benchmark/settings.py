@@ -40,9 +40,9 @@ class Benchmark(validation.Settings):
         references: images of the training split for methods that compare with some. Where there is none, or it is
             the one that is evaluated, images that are not evaluated.
         batch_size: images explained at once, and lost at most by an interrupt.
-        seed: of everything that is drawn.
-        architecture: of a model trained here.
-        training: of a model trained here.
+        seed: seed of all random draws.
+        architecture: architecture of a model trained here.
+        training: how a model is trained here.
         mean: per channel, of its normalization; None as in an `Evaluation`.
         std: the same.
     """

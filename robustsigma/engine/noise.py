@@ -204,7 +204,7 @@ def perlin(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype, scale: int 
     Args:
         keys: int64 (R,).
         shape: (C, H, W); channels are independent.
-        dtype: of the result.
+        dtype: dtype of the result.
         scale: pixels between two lattice points.
     """
     channels, height, width = shape

@@ -48,7 +48,7 @@ class AttackCheckResults:
 
     Attributes:
         rows: (n,) which rows of the outcomes the images are.
-        soundness: of the network.
+        soundness: soundness of the network.
         correct: (n,) correct predictions by the kind of check (`DOUBLE_STEPS`, `NOISE` or `SEARCH`) and the id of the
             condition.
         curves: by the id of the condition.
@@ -102,7 +102,7 @@ class AttackChecks:
         indices: (n,) places in the test split: an attack starts from the same random point as in the matrix.
         rows: (n,) places in the outcomes.
         attacks: conditions made against the model, by their ids.
-        outcomes: of the model, by the ids of the conditions.
+        outcomes: outcomes of the model, by the ids of the conditions.
         clean: id of the condition of clean images.
         classes: number of classes.
     """

@@ -167,7 +167,7 @@ def run_flags(
     """Return the flags of the whole run.
 
     Args:
-        matrix: of the run.
+        matrix: matrix of the run.
         sweep: tables of the sweep of Gaussian noise, one for each regime that it chose the noise of.
         made: what was made for training, by regime and seed (see `results.augmentation`).
     """

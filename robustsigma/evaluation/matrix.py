@@ -67,7 +67,7 @@ class Matrix:
         regimes: rows.
         conditions: columns that were measured.
         cells: by (regime id, condition id) the outcomes of each seed, in the order of the seeds.
-        seeds: of the trainings.
+        seeds: seeds of the trainings.
         attack_checks: by regime id those of each seed; a regime may lack them.
         overfitting: by regime id, the catastrophic overfitting seen in its trainings.
     """

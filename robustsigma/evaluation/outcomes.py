@@ -80,8 +80,8 @@ def attack_images(
 
     Args:
         classifier: the model, on its device.
-        batches: of the images that `blocks` does not have yet.
-        perturbation: of the condition.
+        batches: batches of the images that `blocks` does not have yet.
+        perturbation: perturbation of the condition.
         condition: its id; with each image's index, the seed of its randomness.
         blocks: the finished rows.
         advance: called after each batch.

@@ -23,7 +23,7 @@ class Regime:
         id: unique; its files are named after it.
         name: shown in the report.
         protocol: "none" for the base model, "retrain" or "on_the_fly".
-        perturbation: of its training images, or None for the base model.
+        perturbation: perturbation of its training images, or None for the base model.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Condition:
         name: shown in the report.
         attack_setting: "adaptive" for samples made against the model under test, "transfer" for samples made against
             the base model, "none" where all models see the same images.
-        perturbation: of the test images.
+        perturbation: perturbation of the test images.
     """
 
     id: str
@@ -76,7 +76,7 @@ def fingerprint(settings: Evaluation, allow: Sequence[str] = ()) -> dict[str, An
     part of the regimes.
 
     Args:
-        settings: of the evaluation, resolved.
+        settings: settings of the evaluation, resolved.
         allow: dotted paths whose source counts too.
     """
     found = {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks", "sweep")}

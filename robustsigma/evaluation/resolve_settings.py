@@ -25,7 +25,7 @@ def resolve_settings(settings: Evaluation) -> Evaluation:
     (`training.epochs: 0`), the labels are the indices of its logits. Complete settings come back as they are.
 
     Args:
-        settings: of an evaluation.
+        settings: settings of an evaluation.
 
     Raises:
         ValueError: a training without training images, a network of other classes, or one whose normalization is

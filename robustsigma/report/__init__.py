@@ -45,7 +45,7 @@ class RobustnessReport(_Report):
     """The report of `evaluate`: accuracies of regimes under conditions, with flags, differences and findings.
 
     Attributes:
-        path: of the HTML file; the figures are beside it, in `figures/`.
+        path: path of the HTML file; the figures are beside it, in `figures/`.
         results: the contents of `results.json`, in plain JSON types (schema 1).
     """
 
@@ -54,7 +54,7 @@ class AttributionReport(_Report):
     """The report of `benchmark`: scores of methods by metrics on each model, with flags and findings.
 
     Attributes:
-        path: of the HTML file; the figures are beside it, in `figures/`.
+        path: path of the HTML file; the figures are beside it, in `figures/`.
         results: the contents of `results.json`, in plain JSON types (schema 1).
     """
 
@@ -108,7 +108,7 @@ def write_attribution_report(results: dict[str, Any], arrays: dict[str, np.ndarr
 
     Args:
         results: what a benchmark wrote, in plain JSON types (schema 1, kind "attribution").
-        arrays: of the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for methods
+        arrays: the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for methods
             that were left out, and optionally `masks` (N, H, W) of bool; may be empty if there is no gallery.
         out: folder of the report; it is created if needed.
     """

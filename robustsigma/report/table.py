@@ -148,7 +148,7 @@ def listing(
     """Return a table of rows that have no ids of their own.
 
     Args:
-        heads: of the columns; the first one is that of the row headings.
+        heads: headings of the columns, the first of the row headings.
         bands: title, hint and rows of each group of rows. A row is a label, or a label with its detail, followed by one
             cell, or its text, for each further column.
         words: the columns that hold text.

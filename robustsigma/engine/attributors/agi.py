@@ -48,7 +48,7 @@ class AGI(Attributor):
     1 forward pass and 2 backward passes a class. `published.AuthorsAGI` reproduces the authors' code.
 
     Args:
-        step_size: of the ascent, in pixel units of [0, 1].
+        step_size: step size of the ascent, in pixel units of [0, 1].
         steps: m, the most steps of a path.
         classes: number of false classes, drawn for each image by its seed (all where there are fewer); or the classes
             themselves, of which an image's own target is left out.

@@ -81,8 +81,8 @@ class Curve(ShortRepr):
     Attributes:
         x: (K,) the grid.
         y: (B, K), NaN in all of an image's places where it was skipped.
-        x_title: what x is.
-        y_title: what y is.
+        x_title: title of the x axis.
+        y_title: title of the y axis.
     """
 
     x: Tensor
@@ -133,7 +133,7 @@ class MetricContext:
         target: class of each image, an int or B of them; None takes the predicted class.
         masks: bool (B, H, W) or numbers in [0, 1], the object that decides the class (1) and the rest (0); None for
             unannotated images.
-        seed: of all random numbers of metrics: an int, which is combined with each image's own pixels, or int64 (B,), a
+        seed: seed of all random draws of metrics: an int, which is combined with each image's pixels, or int64 (B,), a
             seed for each image; see `robustsigma.engine.noise.seeds`.
 
     Attributes:

@@ -29,8 +29,8 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 
         confidence: (n,) softmax of the predicted class, in [0, 1]; or (seeds, n), repeated trainings on the
             same images: the mean of their errors, with seeds and images resampled.
         correct: 1 where the prediction is correct, else 0; of the same shape.
-        bins: how many.
-        seed: of the resampling.
+        bins: number of bins.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: no values, another shape, or values out of their range.
