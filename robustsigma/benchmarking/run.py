@@ -175,7 +175,8 @@ class BenchmarkRun:
         for place, method in enumerate(methods):
             step(place, len(methods))
             try:
-                arrays = measure(context, self.methods[method], self.metrics, seeds, shuffled, s.stability_seeds)
+                again = s.stability_seeds, s.sensitivity_samples
+                arrays = measure(context, self.methods[method], self.metrics, seeds, shuffled, *again)
             except ValueError as error:
                 if not str(error).startswith(_NOT_THIS_NET) or str(error).startswith(_BROKEN):
                     raise
