@@ -102,7 +102,7 @@ def test_a_run_under_all_protocols_says_which_orders_hold(tmp_path):
     )
     console = Console(file=io.StringIO(), width=200)
     report = run_benchmark(settings, tmp_path, console=console)
-    results = report.results
+    results = report.results.to_json()
     pairs = {(entry["first"], entry["second"]): entry for entry in results["rankings"]}
     assert len(pairs) == 6, "three methods and random maps"
     assert [entry["id"] for entry in results["protocols"]] == list(PROTOCOLS)
