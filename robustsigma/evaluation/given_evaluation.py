@@ -67,7 +67,7 @@ class GivenEvaluation:
                    for name, c in self.models.items()}  # fmt: skip
             networks = {name: network(c.net, self.shape) for name, c in self.models.items()}
             bound = {key: value for key, value in self.settings.items() if key != "checks"}
-            code = code_of((), [*perturbations.values(), settings["normalized"]])
+            code = code_of((), [*perturbations.values(), settings])
             init_run_dir(folder, {**bound, "models": own, "network": networks, "data": images.fingerprint(), **code})
 
     @cached_property

@@ -89,7 +89,8 @@ def evaluate(
         checks: further attacks on a few images that show whether the others can be believed, whose results are flags;
             None leaves them out.
         out: folder of `report.html`, `results.json` and the outcome of every image, or None to write nothing. The
-            folder is bound to the weights, the data and the conditions: the same call resumes an interrupted one.
+            folder is bound to the weights, the data (of a stream, its first images) and the conditions: the same call
+            resumes an interrupted one.
         device: where to compute; None is where each model is.
         progress: whether to show a bar with the time left, on standard error.
 

@@ -168,9 +168,11 @@ def measure_block(
     found: dict[tuple[str, str], Rows] = {}
     of_base: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}  # samples by the name of their condition
     moved = {each.name for each in conditions if each.attack_setting == TRANSFER}
+    devices = {classifier.mean.device for classifier in models.values()}
+    blocks = {device: (images.to(device), labels.to(device)) for device in devices}
     for condition in conditions:
         for place, (name, classifier) in enumerate(models.items()):
-            clean, target = (part.to(classifier.mean.device) for part in (images, labels))
+            clean, target = blocks[classifier.mean.device]
             own = condition.attack_setting == ADAPTIVE or (condition.attack_setting == NO_ATTACK and not place)
             if own:
                 made, numbers = measure(classifier, condition.perturbation, clean, target, seed)
