@@ -69,7 +69,7 @@ class GivenSplit(Dataset[tuple[Tensor, int]]):
         if isinstance(masks, (int, str)) and not isinstance(masks, bool):
             return self._in_item(masks)
         if hasattr(masks, "__getitem__") and hasattr(masks, "__len__"):
-            if len(masks) != len(self):
+            if len(masks) != len(self) and not (self._kept and len(masks) > len(self)):
                 raise fail("masks", f"{len(self)}, one for each image", len(masks))
             return masks.__getitem__
         if not callable(masks):
@@ -77,17 +77,23 @@ class GivenSplit(Dataset[tuple[Tensor, int]]):
             raise fail("masks", expected, repr(masks)[:80])
         return masks  # type: ignore[no-any-return]
 
+    def _has_items(self) -> bool:
+        """Return whether items can be asked for by their index: `Dataset` itself has a method that raises."""
+        get = getattr(type(self.given.source), "__getitem__", Dataset.__getitem__)
+        return self._kept is None and get is not Dataset.__getitem__
+
     def _has_third_part(self) -> bool:
-        if self._kept is not None or not hasattr(type(self.given.source), "__getitem__"):
+        if not self._has_items():
             return False
         item = self.given.source[0]
         shaped = isinstance(item, (tuple, list)) and len(item) == 3
         return shaped and (isinstance(item[2], Image.Image) or getattr(item[2], "ndim", 0) in (2, 3))
 
     def _in_item(self, place: int | str) -> Callable[[int], Any]:
-        if self._kept is not None or self.given.collate is None or not hasattr(self.given.source, "__getitem__"):
+        if not self._has_items():
             raise fail("masks", "arrays or a function of the index, as these data have no items", repr(place))
         source, collate, field = self.given.source, self.given.collate, BatchField("masks", place)
+        assert collate is not None  # of a dataset with items
         return lambda index: field.get(collate([source[index]]))
 
 
@@ -120,7 +126,7 @@ class GivenDataset(DatasetSpec):
         self._shape = channels, height, width
 
     def __repr__(self) -> str:
-        return f"{self.name}({len(self.images)} images)"
+        return "GivenDataset()"  # equal images in another container are the same data
 
     @property
     def classes(self) -> tuple[str, ...]:

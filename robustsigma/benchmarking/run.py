@@ -147,7 +147,7 @@ class BenchmarkRun:
     @cached_property
     def metrics(self) -> list[AttributionMetric]:
         """The metrics that the dataset allows."""
-        found = [metric for metric in self.settings.metrics if self.has_masks or not metric.needs_masks]
+        found = [metric for metric in self.settings.all_metrics if self.has_masks or not metric.needs_masks]
         if not found:
             raise fail("metrics", "one that needs no masks, since the dataset has none", "none")
         return found
@@ -225,7 +225,8 @@ class BenchmarkRun:
                     maps = attributor.load(model, self.split, places, images)
                     arrays = measure_maps(context, maps, self.metrics, sanity_checks=shuffled is not None)
                 else:
-                    arrays = measure(context, attributor, self.metrics, seeds, shuffled, s.stability_seeds)
+                    again = s.stability_seeds, s.sensitivity_samples
+                    arrays = measure(context, attributor, self.metrics, seeds, shuffled, *again)
             except ValueError as error:
                 if not str(error).startswith(_NOT_THIS_NET) or str(error).startswith(_BROKEN):
                     raise
