@@ -42,7 +42,7 @@ def _package() -> Any:
 def refusal(name: str) -> str | None:
     """Return why a public name of `captum.attr` is no method for images and classes, or None if it is one."""
     package = _package()
-    kind = getattr(package, name, None)
+    kind: Any = getattr(package, name, None)
     if not inspect.isclass(kind) or not issubclass(kind, package.Attribution):
         return "it is no attribution method"
     if not hasattr(kind, "attribute"):

@@ -46,7 +46,7 @@ class FunctionMethod(Attributor):
     """
 
     function: Callable[..., Any]
-    stochastic: bool = False  # type: ignore[assignment]  # a property in the base class
+    stochastic: bool = False  # a property in the base class
 
     def __post_init__(self) -> None:
         if not callable(self.function):
