@@ -33,9 +33,14 @@ if TYPE_CHECKING:
     )
     from robustsigma.engine.classifier import Classifier
     from robustsigma.engine.perturbations import (
+        APGD,
+        FAB,
         FGSM,
+        FMN,
         NFGSM,
         PGD,
+        AttackState,
+        AutoAttack,
         Corruption,
         GaussianNoise,
         Identity,
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
         SigmaSample,
         Square,
         TorchAttack,
+        attack_at_radii,
     )
     from robustsigma.evaluation.model_evaluation import evaluate, robust_accuracy
 
@@ -62,8 +68,9 @@ _MODULES = {
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (
-        *("FGSM", "NFGSM", "PGD", "Corruption", "GaussianNoise", "Identity", "Mixture", "MixtureComponent", "PathEnd"),
-        *("Perturbation", "SampleCache", "SigmaSample", "Square", "TorchAttack"),
+        *("APGD", "FAB", "FGSM", "FMN", "NFGSM", "PGD", "AttackState", "AutoAttack", "Corruption", "GaussianNoise"),
+        *("Identity", "Mixture", "MixtureComponent", "PathEnd", "Perturbation", "SampleCache", "SigmaSample", "Square"),
+        *("TorchAttack", "attack_at_radii"),
     ),
     "robustsigma.evaluation.model_evaluation": ("evaluate", "robust_accuracy"),
 }

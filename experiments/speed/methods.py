@@ -124,7 +124,7 @@ def _rounded(row: Row, case: Case, to: Any, most: float, *others: Peer) -> Row:
 
 def _perturbed(case: Case, perturbation: rs.Perturbation, needed: Needed | None, *others: Peer) -> Row:
     def call() -> Any:
-        return perturbation(case.classifier, case.images, case.target, seed=case.seeds, return_info=True)
+        return perturbation(case.classifier, case.images, case.target, seed=case.seeds, return_info="search")
 
     return Row(repr(perturbation), len(case.images), call, needed, None, others)
 

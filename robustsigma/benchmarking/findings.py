@@ -31,15 +31,10 @@ def _best(table: ScoreTable, column: MetricColumn) -> str:
         second = table.interval(order[1], column.metric.name)
         assert second is not None
         return f"{told}, significantly ahead of {order[1]} ({_number(second.mean)})."
-    peers = [m for m in order[1:] if not _ahead(table, order[0], m, column)]
+    peers = table.peers(column)
     if not peers:
         return f"{told}."
     return f"{told}, but not significantly better than {_names(peers)} ({text.count(first.n, 'image')})."
-
-
-def _ahead(table: ScoreTable, first: str, other: str, column: MetricColumn) -> bool:
-    found = table.advantage(first, other, column)
-    return found is not None and found.low > 0
 
 
 def _beaten(table: ScoreTable) -> str:
@@ -48,10 +43,12 @@ def _beaten(table: ScoreTable) -> str:
     gradients = [m for m in table.controls if m != table.random]
     if column is None or not gradients:
         return ""
-    behind = [m for m in table.ranked(column) if not _ahead(table, m, gradients[0], column)]
+    ranked = table.ranked(column)
+    signs = table.significance([(method, gradients[0]) for method in ranked], column)
+    behind = [method for method, sign in zip(ranked, signs, strict=True) if sign <= 0]
     if not behind:
         return f"Every method is significantly ahead of the plain gradient in {column.metric.title}."
-    if len(behind) == len(table.ranked(column)):
+    if len(behind) == len(ranked):
         return f"No method is significantly ahead of the plain gradient in {column.metric.title}."
     verb = "is" if len(behind) == 1 else "are"
     return f"{_names(behind)} {verb} not significantly ahead of the plain gradient in {column.metric.title}."
@@ -63,7 +60,7 @@ def _cheap(table: ScoreTable) -> str:
     if column is None or not table.ranked(column):
         return ""
     best = table.ranked(column)[0]
-    peers = [best, *(m for m in table.ranked(column)[1:] if not _ahead(table, best, m, column))]
+    peers = [best, *table.peers(column)]
     passes = {m: _passes(table, m) for m in peers}
     if any(cost is None for cost in passes.values()) or len(peers) < 2:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustsigma.benchmarking.measure import Arrays
-from robustsigma.engine.metrics import Interval, MetricSpec, Skip, mean_interval, paired_difference
+from robustsigma.engine.metrics import Interval, MetricSpec, Skip, mean_interval, paired_difference, significance
 from robustsigma.engine.metrics.interval import as_dict
 
 Floats = NDArray[np.float64]
@@ -85,7 +86,7 @@ class ScoreTable:
             if both.any():
                 found = paired_difference(mine[both], theirs[both])
                 if column.metric.better == "lower":
-                    found = Interval(-found.mean, -found.high, -found.low, found.n)
+                    found = Interval(-found.mean, -found.high, -found.low, found.n, found.p)
             self._better[key] = found
         return self._better[key]
 
@@ -99,22 +100,40 @@ class ScoreTable:
         sign = -1 if column.metric.better == "higher" else 1
         return sorted(means, key=lambda method: sign * means[method])
 
+    def significance(self, pairs: Sequence[tuple[str, str]], column: MetricColumn) -> list[int]:
+        """Return 1 where the first method of a pair is significantly better, -1 where it is worse, else 0.
+
+        The pairs are one family: the values are corrected for their number.
+        """
+        return significance([self.advantage(method, over, column) for method, over in pairs])
+
+    def peers(self, column: MetricColumn) -> list[str]:
+        """Return the methods that the best one is not significantly better than, in their order.
+
+        The family is the comparison of the best method with every other that is not a control.
+        """
+        order = self.ranked(column)
+        signs = self.significance([(order[0], other) for other in order[1:]], column) if order else []
+        return [other for other, sign in zip(order[1:], signs, strict=True) if sign <= 0]
+
     def is_clear(self, column: MetricColumn) -> bool:
         """Return whether the best method is significantly better than the second."""
         order = self.ranked(column)
-        if len(order) < 2:
-            return False
-        found = self.advantage(order[0], order[1], column)
-        return found is not None and found.low > 0
+        return len(order) > 1 and order[1] not in self.peers(column)
 
     def against_random(self, method: str, column: MetricColumn) -> tuple[Interval, str] | None:
-        """Return the advantage over random maps and "better", "worse" or "same"; None where it does not apply."""
+        """Return the advantage over random maps and "better", "worse" or "same"; None where it does not apply.
+
+        The family is the comparison of every method with random maps in this column.
+        """
         if not column.ranks or method == self.random:
             return None
         found = self.advantage(method, self.random, column)
         if found is None:
             return None
-        return found, "better" if found.low > 0 else "worse" if found.high < 0 else "same"
+        others = [each for each in self.arrays if each != self.random]
+        sign = self.significance([(each, self.random) for each in others], column)[others.index(method)]
+        return found, ("same", "better", "worse")[sign]
 
     def is_informative(self, column: MetricColumn) -> bool:
         """Return whether any method but the controls is significantly better than random maps."""

@@ -24,6 +24,7 @@ class FileDatasetSpec(DatasetSpec):
     """
 
     _argument = "root"  # named by errors and warnings
+    _upright = True  # whether images are turned as their EXIF orientation says
     channels: int = 3
     skip_broken: bool = False
 
@@ -61,7 +62,8 @@ class FileDatasetSpec(DatasetSpec):
             raise fail("split", f"images for {split!r} in {self._place}", "none")
         masked = any(row.mask is not None for rows in self._manifest.values() for row in rows)
         make = MaskedFileDataset if masked else FileDataset
-        return verify_images(make(self._manifest[split], self._resize, self.channels), self.skip_broken)
+        dataset = make(self._manifest[split], self._resize, self.channels, upright=self._upright)
+        return verify_images(dataset, self.skip_broken)
 
     def _check_channels(self) -> None:
         if integer("channels", self.channels, 1) not in (1, 3):

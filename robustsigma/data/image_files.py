@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +24,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decomp
 _ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 swap the sides
 
 
-@dataclass(frozen=True)
-class Squeeze:
-    """Resize both sides to `size`, whatever their ratio. Nothing is cropped, and EXIF orientation is ignored."""
-
-    size: int
-
-
-Resize = int | ResizeCrop | Squeeze  # an int: the shorter side is resized to it and the center cropped
+Resize = int | ResizeCrop  # an int: the shorter side is resized to it and the center cropped
 
 
 class ImageRow(NamedTuple):
@@ -72,19 +64,14 @@ def to_tensor(image: Image.Image, channels: int, resize: Resize | None) -> Tenso
     image = image.convert("L" if channels == 1 else "RGB")
     if isinstance(resize, ResizeCrop):
         image = resize.apply(image)
-    elif isinstance(resize, Squeeze):
-        image = _bilinear(image, resize.size, squeeze=True)
     elif resize is not None:
         image = _bilinear(image, resize)
     array = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
     return torch.from_numpy(array).permute(2, 0, 1).float().div(255)
 
 
-def _bilinear(image: Image.Image, side: int, *, squeeze: bool = False) -> Image.Image:
-    if image.size == (side, side):
-        return image
-    resize = Image.Image.resize if squeeze else ImageOps.fit
-    return resize(image, (side, side), Image.Resampling.BILINEAR)
+def _bilinear(image: Image.Image, side: int) -> Image.Image:
+    return image if image.size == (side, side) else ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
 
 
 def read_mask(path: Path, image: Path, resize: int | ResizeCrop) -> Tensor:
@@ -144,14 +131,17 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         resize: how to resize and crop.
         channels: 1 or 3.
         name: argument that the error of an unreadable file names.
+        upright: whether to turn images as their EXIF orientation says.
 
     Example:
         >>> FileDataset([ImageRow(Path("ant.png"))], 64, channels=3)[0][0].shape
         torch.Size([3, 64, 64])
     """
 
-    def __init__(self, rows: Sequence[ImageRow], resize: Resize, channels: int, *, name: str = "root") -> None:
-        self.rows, self.resize, self.channels, self.name = list(rows), resize, channels, name
+    def __init__(
+        self, rows: Sequence[ImageRow], resize: Resize, channels: int, *, name: str = "root", upright: bool = True
+    ) -> None:
+        self.rows, self.resize, self.channels, self.name, self.upright = list(rows), resize, channels, name, upright
         self.size = resize if isinstance(resize, int) else resize.size
 
     def __len__(self) -> int:
@@ -168,8 +158,7 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
     def _tensor(self, image: Image.Image) -> Tensor:
         if isinstance(self.resize, int):  # decodes JPEG at a smaller scale, which a network's own resizing must not
             image.draft("L" if self.channels == 1 else "RGB", (2 * self.size, 2 * self.size))
-        turned = image if isinstance(self.resize, Squeeze) else ImageOps.exif_transpose(image)
-        return to_tensor(turned, self.channels, self.resize)
+        return to_tensor(ImageOps.exif_transpose(image) if self.upright else image, self.channels, self.resize)
 
     @property
     def paths(self) -> list[Path]:
@@ -196,7 +185,6 @@ class MaskedFileDataset(FileDataset):
             return torch.zeros(self.size, self.size)
         if isinstance(mask, Annotation):
             return area_average(mask.numbers(), self.size).float().clamp(0, 1)
-        assert not isinstance(self.resize, Squeeze)
         try:
             return read_mask(mask, path, self.resize)
         except BROKEN as error:
@@ -221,7 +209,7 @@ def verify_images(dataset: FileDataset, skip_broken: bool) -> FileDataset:
         lost = {rows[i].labels[0]: rows[i].path for i in broken if rows[i].labels[0] not in remaining}
         gone = shorten([f"class {label} (such as {path})" for label, path in lost.items()], 3)
         warn(f"{message}; skipped{f', so that no image is left of {gone}' if lost else ''}")
-        dataset = type(dataset)(readable, dataset.resize, dataset.channels, name=dataset.name)
+        dataset = type(dataset)(readable, dataset.resize, dataset.channels, name=dataset.name, upright=dataset.upright)
     if isinstance(dataset, MaskedFileDataset):
         for index in range(len(dataset)):
             dataset.mask(index)

@@ -11,7 +11,8 @@ from typing import Any
 from robustsigma.data.csv_tables import Annotation, is_file_name, read_annotations
 from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
 from robustsigma.data.folder_scan import ScannedFiles, read_classes, scan, skipped_notes, subfolders
-from robustsigma.data.image_files import ImageRow, Squeeze
+from robustsigma.data.image_files import ImageRow
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.splitting import check_split_settings
 from robustsigma.engine.validation import fail, integer, several
 from robustsigma.runs.fingerprint import files as files_fingerprint
@@ -51,6 +52,7 @@ class SaliencyBench(FileDatasetSpec):
         (3, 128, 128)
     """
 
+    _upright = False  # annotations follow the stored pixels
     root: str
     class_list: tuple[str, ...] | None = None
     size: int = 224
@@ -82,8 +84,8 @@ class SaliencyBench(FileDatasetSpec):
         return {name: files_fingerprint(paths, root) for name, paths in found.items()}
 
     @property
-    def _resize(self) -> Squeeze:
-        return Squeeze(self.size)
+    def _resize(self) -> ResizeCrop:
+        return ResizeCrop(self.size, squeeze=True)
 
     @property
     def _place(self) -> Path:

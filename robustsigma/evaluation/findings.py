@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustsigma.engine.metrics import Interval, mean_interval, paired_difference
+from robustsigma.engine.metrics import Interval, mean_interval, paired_difference, significance
 from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix
 from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, Regime
@@ -52,8 +52,8 @@ def _described(matrix: Matrix, regime: Regime, classes: int) -> str:
 def _effect(matrix: Matrix, regime: Regime, against: str) -> str:
     parts = []
     for condition in matrix.not_transferred:
-        found = matrix.difference((regime.id, condition.id), (against, condition.id))
-        note = "" if found.low > 0 or found.high < 0 else " (not significant)"
+        found, p = matrix.changes(against)[regime.id, condition.id]
+        note = "" if p < 0.05 else " (not significant)"
         parts.append(f"{title(condition.name)} {points(found)}{note}")
     control = "the clean control" if against == CONTROL else "the base model"
     return f"SIGMA {_PROTOCOLS[regime.protocol]}, compared with {control}: " + "; ".join(parts) + "."
@@ -64,8 +64,8 @@ def _own(matrix: Matrix, regime: Regime, against: str) -> tuple[str, bool] | Non
     condition = next((c for c in matrix.not_transferred if c.name == regime.name and c.name != "clean"), None)
     if condition is None or not regime.retrained:
         return None
-    found = matrix.difference((regime.id, condition.id), (against, condition.id))
-    return f"{title(regime.name)} {_PROTOCOLS[regime.protocol]} {points(found)}", found.low > 0
+    found, p = matrix.changes(against)[regime.id, condition.id]
+    return f"{title(regime.name)} {_PROTOCOLS[regime.protocol]} {points(found)}", found.mean > 0 and p < 0.05
 
 
 def _summary(trained_on: list[tuple[str, bool] | None]) -> str | None:
@@ -90,11 +90,13 @@ def _combined(matrix: Matrix) -> str | None:
         return None
     ranked.sort(key=lambda pair: -pair[0])
     best, second = ranked[0][1], ranked[1][1]
-    lead = paired_difference(matrix.combined(best.id), matrix.combined(second.id))
+    leads = [paired_difference(matrix.combined(best.id), matrix.combined(r.id)) for _, r in ranked[1:]]
+    lead = leads[0]
     names = ", ".join(
         title(c.name) + (" (adaptive)" if c.attack_setting == ADAPTIVE else "") for c in matrix.not_transferred
     )
-    verdict = "significantly ahead of" if lead.low > 0 else "not significantly ahead of"
+    # The best of many is compared with every other.
+    verdict = "significantly ahead of" if significance(leads)[0] > 0 else "not significantly ahead of"
     return (
         f"Averaged over {names}, {title(best.name)} {_PROTOCOLS[best.protocol]} has the highest accuracy, "
         f"{_percent(mean_interval(matrix.combined(best.id)))}, {verdict} {title(second.name)} "

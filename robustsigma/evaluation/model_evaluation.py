@@ -24,7 +24,7 @@ from robustsigma.evaluation.given_images import GivenImages, given_images
 from robustsigma.evaluation.given_models import GivenModels, Normalized, given_models, on_device
 from robustsigma.evaluation.illustrations import SHOWN, examples
 from robustsigma.evaluation.matrix import Matrix
-from robustsigma.evaluation.outcomes import Outcomes, measure_block
+from robustsigma.evaluation.outcomes import GIVEN_OUTCOMES, Outcomes, given_places, measure_block
 from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, TRANSFER, Regime
 from robustsigma.evaluation.plan import conditions as conditions_of
 from robustsigma.evaluation.results import results_of
@@ -292,8 +292,8 @@ class _Evaluation:
 
     def _outcomes(self, step: Step) -> dict[tuple[str, str], Outcomes]:
         """Return the outcomes of every cell, which are measured block by block, for all cells at once."""
-        path = None if self.folder is None else self.folder / "outcomes.npz"
-        blocks = Blocks(None if path is None else path.with_suffix(".parts"))
+        path = None if self.folder is None else self.folder / GIVEN_OUTCOMES
+        blocks = Blocks(None if path is None else path.with_suffix(".parts"), self.images.count or 0)
         if path is not None and path.is_file():
             rows = read_arrays(path)
             blocks.remove()  # of a run that was killed before it could
@@ -309,9 +309,7 @@ class _Evaluation:
         return {key: Outcomes(**shared, **{f: rows[f"{at}.{f}"] for f in fields}) for key, at in places.items()}
 
     def _places(self) -> dict[tuple[str, str], str]:
-        """Return what the columns of each cell begin with in the file of outcomes."""
-        pairs = [(model, condition.id) for model in self.models for condition in self.conditions]
-        return {pair: str(place) for place, pair in enumerate(pairs)}
+        return given_places(self.models, [condition.id for condition in self.conditions])
 
     def _measure(self, blocks: Blocks, step: Step) -> None:
         places, start, done = self._places(), len(blocks), 0

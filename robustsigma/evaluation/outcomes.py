@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +22,14 @@ from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition
 from robustsigma.lightning import Batch
 from robustsigma.runs.blocks import Blocks, Rows
 from robustsigma.runs.files import read_arrays, write_arrays
+
+GIVEN_OUTCOMES = "outcomes.npz"  # in the folder of an evaluation of given models
+
+
+def given_places(models: Iterable[str], conditions: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Return what the columns of each model and condition begin with in the file of outcomes of given models."""
+    pairs = [(model, condition) for model in models for condition in conditions]
+    return {pair: str(place) for place, pair in enumerate(pairs)}
 
 
 @dataclass(frozen=True)
@@ -182,7 +191,8 @@ def measure(
     classifier: Classifier, perturbation: Perturbation, clean: Tensor, labels: Tensor, seed: int | Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Perturb images against a model, and return the images with the fields of the model's `Outcomes` on them."""
-    made = perturbation(classifier, clean, labels, seed=seed, return_info=True)
+    made = perturbation(classifier, clean, labels, seed=seed, return_info="search")
+    same = torch.equal(made.images, clean)  # as untouched images are: their similarity is 1
     return made.images, {
         **predict(classifier, made.images, labels),
         "searched": made.attempted,
@@ -190,7 +200,7 @@ def measure(
         "steps": made.steps,
         "rmse": rmse(made.images, clean),
         "linf": linf(made.images, clean),
-        "ssim": ssim(made.images, clean),
+        "ssim": torch.ones_like(clean[:, 0, 0, 0]) if same else ssim(made.images, clean),
     }
 
 

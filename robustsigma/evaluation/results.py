@@ -180,17 +180,10 @@ def _mean(values: NDArray[Any]) -> dict[str, float]:
 def differences(matrix: Matrix) -> list[dict[str, Any]]:
     """Return the change of each regime from the base model and from the control."""
     return [
-        {
-            "regime": regime.id,
-            "against": against,
-            "condition": condition,
-            **as_dict(matrix.difference((regime.id, condition), (against, condition))),
-        }
+        {"regime": regime, "against": against, "condition": condition, **as_dict(found), "p_holm": corrected}
         for against in (matrix.base, CONTROL)
         if matrix.has(against)
-        for regime in matrix.regimes
-        if regime.id not in (matrix.base, against)
-        for condition in matrix.all_ids
+        for (regime, condition), (found, corrected) in matrix.changes(against).items()
     ]
 
 

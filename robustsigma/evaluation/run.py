@@ -215,7 +215,7 @@ class RobustnessRun:
             batch = keyed.__getitems__(indices[at : at + size])
             images, labels = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
-            made = regime.perturbation(classifier, images, labels, seed=seeds, return_info=True)
+            made = regime.perturbation(classifier, images, labels, seed=seeds, return_info="search")
             found = {"images": made.images, "labels": labels, "counts": augmentation_counts(made, images)}
             blocks.add({key: value.cpu().numpy() for key, value in found.items()})
         rows = {key: torch.from_numpy(value) for key, value in blocks.all().items()}
@@ -228,7 +228,7 @@ class RobustnessRun:
         s, dataset, is_base = self.settings, self.settings.dataset.split("test"), regime.id == BASE
         indices, size = subsample(len(dataset), s.test_images, 0), s.eval_batch_size  # type: ignore[arg-type]
         classifier = self.model(seed, regime.id).classifier.to(best_device())
-        blocks = {c.id: self.store.blocks(self.store.outcomes(seed, regime.id, c.id)) for c in missing}
+        blocks = {c.id: self.store.blocks(self.store.outcomes(seed, regime.id, c.id), len(indices)) for c in missing}
         total, done = sum(-(-(len(indices) - len(each)) // size) for each in blocks.values()), 0
 
         def advance() -> None:

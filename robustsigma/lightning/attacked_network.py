@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
+from robustsigma.lightning.module_outputs import on_call
 
 
 def classifier_of(module: pl.LightningModule) -> Classifier:
@@ -37,7 +38,7 @@ class AttackedNetwork:
 
     def __init__(self) -> None:
         self._warned = False
-        self._hooks: list[RemovableHandle] = []
+        self._hooks: list[Callable[[], None]] = []  # what removes them
         self._observed = ("", 0)  # the last step that was observed, and its epoch
         self._found: set[str] = set()
 
@@ -54,8 +55,8 @@ class AttackedNetwork:
             epoch: epoch of the step.
             exact: whether the step computes in full precision.
         """
-        compiled = any(getattr(each, "_compiled_call_impl", None) for each in (module, classifier, classifier.net))
-        if (step, epoch) == self._observed or self._warned or compiled:  # compiled code ignores new hooks
+        inlined = any(getattr(each, "_compiled_call_impl", None) for each in (module, classifier))
+        if (step, epoch) == self._observed or self._warned or inlined:  # where the network is not called by itself
             return
         self._observed, self._found = (step, epoch), set()
         training, expected = step == "training", None
@@ -80,14 +81,14 @@ class AttackedNetwork:
                 self._found.add("same" if _alike(output, expected, tolerance) else "other")
 
         try:
-            self._hooks = [classifier.net.register_forward_hook(net_ran), module.register_forward_hook(forward_ran)]
+            self._hooks = [on_call(classifier.net, net_ran), on_call(module, forward_ran)]
         except Exception:  # a kind of network that takes no hooks
             self.remove_hooks()
 
     def remove_hooks(self) -> None:
         """Stop observing."""
         for hook in self._hooks:
-            hook.remove()
+            hook()
         self._hooks = []
 
     def finish(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from robustsigma.data.dataset_spec import Split
 from robustsigma.data.loading import load_batch, subsample
@@ -119,6 +120,8 @@ class OverfittingMonitor(pl.Callback):
         if self.action == "fall_back" and not has_single_step(self._original):
             raise fail("train_perturbation", "an FGSM in it, to fall back from", repr(self._original))
         dataset = data.split(self.split)
+        if isinstance(dataset, IterableDataset):
+            raise fail("split", "one whose images have indices, for the OverfittingMonitor", f"{self.split}, a stream")
         found = subsample(len(dataset), data.limits.get(self.split), data.seed)  # type: ignore[arg-type]
         indices = [found[i] for i in subsample(len(found), self.images, data.seed)]
         images, labels = load_batch(dataset, indices)

@@ -23,6 +23,7 @@ from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
+from robustsigma.models.hugging_face import HF
 from robustsigma.models.weight_files import SUFFIX, first_infinite, plain_names, unwrapped
 from robustsigma.runs.files import write_atomically
 
@@ -156,7 +157,7 @@ def load_model(
             card = _parse_card((file.metadata() or {}).get(_KEY), path)
             tensors = {name.replace("_orig_mod.", ""): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        hint = "" if path.suffix == SUFFIX else f"; for a state dict give --model ARCHITECTURE --weights {path}"
+        hint = "" if path.suffix == SUFFIX else f"; for a state dict or checkpoint give --model NAME --weights {path}"
         raise fail("model", "a safetensors file", f"{path} ({error}){hint}") from error
     infinite = first_infinite(tensors)
     if infinite:
@@ -210,6 +211,8 @@ def build_described(
     """
     # The weights are in this file, so that the builder must neither read nor download others.
     given = {key: value for key, value in architecture.arguments.items() if key not in _WEIGHT_ARGUMENTS}
+    if architecture.name.startswith(HF) and "config" not in given:
+        raise fail("architecture.arguments", f"a config, so that {where} needs no download", architecture.name)
     architecture = dataclasses.replace(architecture, arguments=given)
 
     def build() -> nn.Module:
@@ -287,6 +290,8 @@ def count_logits(classifier: Classifier, shape: tuple[int, int, int], name: str)
     try:
         with classifier.frozen():
             return classifier.logits(torch.zeros(1, *shape, device=classifier.mean.device)).shape[1]
-    except (RuntimeError, TypeError, AssertionError) as error:
+    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+        if str(error).startswith("net: "):
+            raise
         told = f"an image size that {type(classifier.net).__name__} takes"
         raise fail(name, told, f"{shape} ({(str(error).splitlines() or [''])[0][:160]})") from error

@@ -58,8 +58,7 @@ def read_state(path: str | Path, name: str = "weights") -> State:
             tensors = path.suffix == SUFFIX
             found: Any = load_file(path) if tensors else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler may raise anything for a file that is no pickle
-        expected = "a safetensors file, or a state dict that torch.load reads with weights_only=True"
-        raise fail(name, expected, f"{path} ({_reason(error)})") from error
+        raise not_readable(name, path, error) from error
     while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
         inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
         if inner is None:
@@ -74,6 +73,12 @@ def read_state(path: str | Path, name: str = "weights") -> State:
     if unusual:
         raise fail(name, f"real, dense tensors in {path}", f"another in {unusual[0][:60]!r}")
     return dict(found)
+
+
+def not_readable(name: str, path: str | Path, error: Exception) -> ValueError:
+    """Return the error for a file of weights that cannot be read."""
+    expected = "a safetensors file, or a state dict that torch.load reads with weights_only=True"
+    return fail(name, expected, f"{path} ({_reason(error)})")
 
 
 def _reason(error: Exception) -> str:

@@ -187,21 +187,22 @@ def _threats(results: dict[str, Any], table: TableLayout) -> TableLayout:
 def _changes(results: dict[str, Any], table: TableLayout) -> list[Exhibit]:
     """Return the paired differences in accuracy, one table for each model compared with."""
     names, spans, shown = _names(table), {}, []
+    differences = RobustnessResults.from_json(results).differences
     for head in table.column_heads:
-        mine = [entry for entry in results.get("differences") or [] if entry["condition"] == head.id]
+        mine = [entry for entry in differences if entry["condition"] == head.id]
         ends = [text.finite(entry.get(key)) for entry in mine for key in ("mean", "low", "high")]
         known = [0.01, -0.01, *(end for end in ends if end is not None)]
         spans[head.id] = (min(known), max(known))
-    entries = [entry for entry in results.get("differences") or [] if entry["condition"] in spans]
+    entries = [entry for entry in differences if entry["condition"] in spans]
     for against in dict.fromkeys(entry["against"] for entry in entries):
         cells = {
             (e["regime"], e["condition"]): _change(e, spans[e["condition"]]) for e in entries if e["against"] == against
         }
         changed = sum(cell.tone != "same" for cell in cells.values())
         remark = (
-            f"{changed} of {text.count(len(cells), 'interval')} exclude{'s' * (changed == 1)} zero. The intervals are "
-            "not corrected for multiple comparisons: if no model differed, about "
-            f"{max(1, round(len(cells) / 20))} would exclude zero by chance."
+            f"{changed} of {text.count(len(cells), 'difference')} {'is' if changed == 1 else 'are'} significant: with "
+            "Holm's correction for their number, the chance of a false one among them is at most 5%. The intervals "
+            "themselves are not corrected."
         )
         rows = _only(table.rows, {regime for regime, _ in cells})
         layout = TableLayout("Model", table.columns, rows, cells, style="plain changes")
@@ -216,15 +217,16 @@ def _only(groups: tuple[HeadingGroup, ...], ids: set[str]) -> tuple[HeadingGroup
 
 
 def _change(entry: dict[str, Any], span: tuple[float, float]) -> TableCell:
-    """Return a difference with its bar on the scale of its column, and whether its interval excludes zero."""
-    mean, low, high = (text.finite(entry.get(key)) for key in ("mean", "low", "high"))
+    """Return a difference with its bar on the scale of its column, and whether it is significant."""
+    mean, low, high, p = (text.finite(entry.get(key)) for key in ("mean", "low", "high", "p_holm"))
     tone, sign = "same", ""
-    if low is not None and high is not None and (low > 0 or high < 0):
-        tone, sign = ("better", "\u25b2 ") if low > 0 else ("worse", "\u25bc ")
+    if mean is not None and p is not None and p < 0.05:
+        tone, sign = ("better", "\u25b2 ") if mean > 0 else ("worse", "\u25bc ")
     scaled = (None if end is None else 4 + 92 * (end - span[0]) / (span[1] - span[0]) for end in (0, low, mean, high))
     bar = None if mean is None else tuple(None if place is None else round(place, 2) for place in scaled)
     cell = _difference(entry)
-    return replace(cell, text=sign + cell.text, tone=tone, bar=bar, hint=f"n = {number(entry.get('n'))}")
+    hint = f"n = {number(entry.get('n'))}, p = {number(p, 2)} with Holm's correction"
+    return replace(cell, text=sign + cell.text, tone=tone, bar=bar, hint=hint)
 
 
 def _difference(estimate: dict[str, Any]) -> TableCell:

@@ -56,8 +56,9 @@ class AttentionRollout(Attributor):
     `heatmap()` is the rollout.
 
     Only networks with a class token in front and global self-attention qualify: torchvision's `VisionTransformer`,
-    and blocks with `qkv`, `num_heads` and `scale` as timm's have. Others are refused, because these weights do not
-    describe them: attention with a bias, mask or windows of its own, and networks whose class token is not all
+    blocks with `qkv`, `num_heads` and `scale` as timm's have, and blocks with `q_proj`, `k_proj` and `v_proj` as those
+    of transformers have, whatever their attention function (SDPA or eager). Others are refused, because these weights
+    do not describe them: attention with a bias, mask or windows of its own, and networks whose class token is not all
     that the head reads, or sees the image other than through attention (pooled patch tokens, convolutions).
 
     Args:
@@ -82,8 +83,7 @@ class AttentionRollout(Attributor):
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Return the rollout: one more forward pass, and a backward pass that checks the network."""
-        named: list[Any] = [getattr(module, "num_prefix_tokens", None) for module in classifier.net.modules()]
-        prefix = next((count for count in named if count is not None), 1)
+        prefix = _prefix_tokens(classifier.net)
         validation.integer("net.num_prefix_tokens", prefix, 1)
 
         def run(chunk: Tensor) -> Tensor:
@@ -118,6 +118,15 @@ class AttentionRollout(Attributor):
         return mixed / mixed.sum(2, keepdim=True).clamp_min(torch.finfo(mixed.dtype).tiny)
 
 
+def _prefix_tokens(net: nn.Module) -> Any:
+    """Return the number of tokens before the patches: timm says it, transformers has it in names and in the config."""
+    modules = list(net.modules())
+    named: list[Any] = [getattr(module, "num_prefix_tokens", None) for module in modules]
+    registers = getattr(getattr(net, "config", None), "num_register_tokens", 0)
+    distilled = any(isinstance(getattr(module, "distillation_token", None), Tensor) for module in modules)
+    return next((count for count in named if count is not None), 1 + registers + distilled)
+
+
 def _check_token(logits: Tensor, images: Tensor) -> None:
     """Raise where logits depend on images in another way than attention, which lets no gradient pass."""
     if not logits.requires_grad:
@@ -141,7 +150,11 @@ def _on_image(patches: Tensor, height: int, width: int) -> Tensor:
 # Called once for each attention block with queries, already scaled, and keys (B, heads, N, D).
 Visit = Callable[[Tensor, Tensor], None]
 
-_FOUND = "self-attention blocks: torch.nn.MultiheadAttention, or modules with `qkv`, `num_heads` and `scale`"
+_FOUND = (
+    "self-attention blocks: torch.nn.MultiheadAttention, or modules with `qkv`, `num_heads` and `scale` (as timm's) "
+    "or with `q_proj`, `k_proj` and `v_proj` (as those of transformers)"
+)
+_PROJECTIONS = ("qkv",), ("q_proj", "k_proj", "v_proj")
 
 
 def _plain(value: Any) -> bool:
@@ -191,19 +204,37 @@ def _watch_multihead(block: nn.MultiheadAttention, visit: Visit) -> list[Removab
     return [block.register_forward_pre_hook(before, with_kwargs=True), block.register_forward_hook(after)]
 
 
-def _watch_qkv(block: Any, visit: Visit) -> list[RemovableHandle]:
-    """Take queries and keys from the block's own `qkv` (timm's layout: q, k, v, then heads)."""
+def _projections(block: Any) -> tuple[str, ...] | None:
+    """Return the names of the layers that give queries, keys and values, or None if this is no such block."""
+    heads = hasattr(block, "num_heads") or hasattr(block, "num_attention_heads")
+    scaled = hasattr(block, "scale") or hasattr(block, "scaling")
+    return next((p for p in _PROJECTIONS if all(hasattr(block, n) for n in p)), None) if heads and scaled else None
+
+
+def _watch_projections(block: Any, visit: Visit) -> list[RemovableHandle]:
+    """Take queries and keys from the block's own layers; one layer for all gives queries, keys, values, then heads."""
+    names = _projections(block)
+    assert names is not None
+    heads = getattr(block, "num_heads", None) or block.num_attention_heads
+    scale = block.scale if hasattr(block, "scale") else block.scaling
+    given: dict[str, Tensor] = {}
     running: list[Tensor] = []  # what the block that runs is to hand to the layer after its attention
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not all(map(_plain, (*args[1:], *kwargs.values()))):
+        others = [value for name, value in kwargs.items() if name != "hidden_states"]
+        if not all(map(_plain, (*args[1:], *others))):
             raise fail("net", "self-attention without masks or rotary positions", "an attention block given more")
+        given.clear()
 
-    def projected(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        queries, keys, values = output.unflatten(2, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def projected(name: str, output: Tensor) -> None:
+        given[name] = output
+        if len(given) < len(names):
+            return
+        every = torch.cat([given[each] for each in names], -1)
+        queries, keys, values = every.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         norms = (getattr(block, name, None) or nn.Identity() for name in ("q_norm", "k_norm"))
         queries, keys = (norm(x) for norm, x in zip(norms, (queries, keys), strict=True))
-        queries = queries * block.scale
+        queries = queries * scale
         visit(queries, keys)
         running.append(_attended(queries, keys, values))
 
@@ -213,24 +244,22 @@ def _watch_qkv(block: Any, visit: Visit) -> list[RemovableHandle]:
 
     def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if running:  # no layer followed the attention
-            _check(running.pop(), output)
+            _check(running.pop(), output[0] if isinstance(output, tuple) else output)
 
-    followers = [child for name, child in block.named_children() if name not in ("qkv", "q_norm", "k_norm")]
+    followers = [child for name, child in block.named_children() if name not in (*names, "q_norm", "k_norm")]
     return [
         block.register_forward_pre_hook(before, with_kwargs=True),
-        block.qkv.register_forward_hook(projected),
+        *(
+            getattr(block, name).register_forward_hook(lambda _, args, output, name=name: projected(name, output))
+            for name in names
+        ),
         *(child.register_forward_pre_hook(attended) for child in followers),
         block.register_forward_hook(after),
     ]
 
 
 def _blocks(net: nn.Module) -> list[Any]:
-    kinds = ("qkv", "num_heads", "scale")
-    found = [
-        module
-        for module in net.modules()
-        if isinstance(module, nn.MultiheadAttention) or all(hasattr(module, name) for name in kinds)
-    ]
+    found = [each for each in net.modules() if isinstance(each, nn.MultiheadAttention) or _projections(each)]
     if not found:
         raise fail("net", _FOUND, "a network without any")
     return found
@@ -252,7 +281,7 @@ def watched(net: nn.Module, visit: Visit) -> Iterator[None]:
     """
     with ExitStack() as handles:
         for block in _blocks(net):
-            watch = _watch_multihead if isinstance(block, nn.MultiheadAttention) else _watch_qkv
+            watch = _watch_multihead if isinstance(block, nn.MultiheadAttention) else _watch_projections
             for handle in (*watch(block, visit), block.register_forward_hook(_detached)):
                 handles.enter_context(handle)
         yield

@@ -16,7 +16,16 @@ from robustsigma.engine.metrics.corruption_error import corruption_errors, mean_
 from robustsigma.engine.metrics.diagnostics import CompletenessGap, Cost, RelativeStandardError
 from robustsigma.engine.metrics.infidelity import Infidelity
 from robustsigma.engine.metrics.insertion_deletion import InsertionDeletion
-from robustsigma.engine.metrics.interval import Interval, mean_band, mean_interval, paired_difference, share_interval
+from robustsigma.engine.metrics.interval import (
+    Interval,
+    holm,
+    mean_band,
+    mean_interval,
+    p_value,
+    paired_difference,
+    share_interval,
+    significance,
+)
 from robustsigma.engine.metrics.localization import Localization
 from robustsigma.engine.metrics.pic import PerformanceInformation, aggregate
 from robustsigma.engine.metrics.quality import linf, rmse, ssim
@@ -48,15 +57,18 @@ __all__ = [
     "aggregate",
     "calibration_error",
     "corruption_errors",
+    "holm",
     "linf",
     "mean_band",
     "mean_corruption_error",
     "mean_interval",
+    "p_value",
     "paired_difference",
     "randomization",
     "rmse",
     "share_interval",
     "shuffle_parameters",
+    "significance",
     "ssim",
     "stability",
 ]
