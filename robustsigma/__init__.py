@@ -16,20 +16,27 @@ if TYPE_CHECKING:
     from robustsigma.engine.attributors import (
         AGI,
         IDG,
+        IDGI,
         IG2,
+        SIG,
+        AttentionAttribution,
         AttentionRollout,
         Attribution,
         Attributor,
+        BlurIG,
         CaptumMethod,
         CrediblePath,
         ExpectedGradients,
         FunctionMethod,
         Gradient,
         GuidedIntegratedGradients,
+        InputXGradient,
         IntegratedGradients,
         LeftIntegratedGradients,
+        LeGrad,
         RandomAttribution,
         Sigma,
+        SmoothGrad,
     )
     from robustsigma.engine.classifier import Classifier
     from robustsigma.engine.perturbations import (
@@ -62,9 +69,10 @@ _MODULES = {
     "robustsigma.benchmarking.method_comparison": ("benchmark",),
     "robustsigma.benchmarking.stored_maps": ("StoredMaps",),
     "robustsigma.engine.attributors": (
-        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CaptumMethod", "CrediblePath"),
-        *("ExpectedGradients", "FunctionMethod", "Gradient", "GuidedIntegratedGradients", "IntegratedGradients"),
-        *("LeftIntegratedGradients", "RandomAttribution", "Sigma"),
+        *("AGI", "IDG", "IDGI", "IG2", "SIG", "AttentionAttribution", "AttentionRollout", "Attribution", "Attributor"),
+        *("BlurIG", "CaptumMethod", "CrediblePath", "ExpectedGradients", "FunctionMethod", "Gradient"),
+        *("GuidedIntegratedGradients", "InputXGradient", "IntegratedGradients", "LeGrad", "LeftIntegratedGradients"),
+        *("RandomAttribution", "Sigma", "SmoothGrad"),
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (

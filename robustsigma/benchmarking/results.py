@@ -12,19 +12,17 @@ from robustsigma.benchmarking.evaluated_images import gallery_places
 from robustsigma.benchmarking.findings import findings
 from robustsigma.benchmarking.flags import SAME_MAP, cell_flags, run_flags
 from robustsigma.benchmarking.given_data import GivenDataset
+from robustsigma.benchmarking.rankings import protocol_entries, ranking_findings, rankings
 from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.benchmarking.settings import is_control
 from robustsigma.benchmarking.table import Floats, MetricColumn, ScoreTable, as_json
 from robustsigma.engine.attributors import RandomAttribution
 from robustsigma.engine.metrics import (
     AttributionMetric,
-    Cost,
-    Localization,
     MetricSpec,
     mean_band,
     share_interval,
 )
-from robustsigma.engine.metrics.diagnostics import ResultMetric
 from robustsigma.engine.metrics.pic import aggregate
 from robustsigma.runs.fingerprint import describe
 from robustsigma.runs.results import AttributionResults
@@ -45,15 +43,7 @@ _CURVE_TITLES = {
 
 def columns(metrics: Iterable[AttributionMetric], *, sanity_checks: bool) -> list[MetricColumn]:
     """Return the columns of the metrics, of the sanity checks and of the time."""
-    found: list[MetricColumn] = []
-    for metric in metrics:
-        if isinstance(metric, Cost):
-            group = "cost"
-        elif isinstance(metric, ResultMetric):
-            group = "consistency"
-        else:
-            group = "localization" if isinstance(metric, Localization) else "faithfulness"
-        found += [MetricColumn(each, group, repr(metric)) for each in metric.quantities]
+    found = [MetricColumn(each, metric.group, repr(metric)) for metric in metrics for each in metric.quantities]
     if sanity_checks:
         found.append(MetricColumn(_STABILITY, "consistency", "rank correlation of abs_sum heatmaps, mean over seeds"))
     return [*found, MetricColumn(_SECONDS, "cost", "wall-clock time of the attribution alone")]
@@ -81,6 +71,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
     if isinstance(settings.dataset, GivenDataset):
         name = settings.dataset.name
         shown = {key: value for key, value in shown.items() if key not in _OF_TRAINING}
+    ranked = [entry for model, table in tables.items() for entry in rankings(model, table)]
     return AttributionResults(
         settings=shown,
         dataset={
@@ -127,7 +118,9 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         sanity=[entry for model, table in tables.items() for entry in sanity_entries(model, table)],
         gallery=_gallery(run, tables),
         flags=run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}),
-        findings=findings(tables),
+        findings=[*ranking_findings(ranked), *findings(tables)],
+        rankings=ranked,
+        protocols=protocol_entries(next(iter(tables.values()))),
     )
 
 

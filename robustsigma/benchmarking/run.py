@@ -147,7 +147,7 @@ class BenchmarkRun:
     @cached_property
     def metrics(self) -> list[AttributionMetric]:
         """The metrics that the dataset allows."""
-        found = [metric for metric in self.settings.metrics if self.has_masks or not metric.needs_masks]
+        found = [metric for metric in self.settings.all_metrics if self.has_masks or not metric.needs_masks]
         if not found:
             raise fail("metrics", "one that needs no masks, since the dataset has none", "none")
         return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from robustsigma.benchmarking.protocols import protocol, protocol_names
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine import validation
@@ -21,13 +22,13 @@ RANDOM, GRADIENT = "random", "gradient"
 
 @dataclass(frozen=True)
 class Benchmark(validation.Settings):
-    """Attributors against metrics on one or more models; `preset` has those of the embedded datasets.
+    """Settings of an attribution benchmark: every method by every metric, on one or more models.
 
-    Judged are images that every model classifies right, so that the class that is explained is the object's.
+    Methods are evaluated on images that every model classifies correctly, so the explained class is the object's.
 
     Args:
         dataset: the dataset. Metrics that need masks are left out where it has none.
-        split: of the dataset, "train", "val" or "test".
+        split: split of the dataset, "train", "val" or "test".
         models: by name, the .safetensors file of a model trained here, "torchvision:NAME", or the description of a
             network that was trained elsewhere. Without any, one is trained: `architecture`, `training`, `mean` and
             `std`. All models see the same pixels: those of a dataset that says how its images are resized and cropped,
@@ -35,17 +36,19 @@ class Benchmark(validation.Settings):
         allow: dotted paths that the files of models may name as their networks, beside robustsigma's and torchvision's.
         methods: attributor by name. The controls are always among them: the plain gradient and random values are
             added where no method is one. Methods that compare with other images and name none are given `references`.
-        metrics: what to judge by.
-        images: how many images, drawn by the seed.
-        checked: on how many of them, rounded up to whole batches, methods run again: with other seeds, and on a
-            network whose parameters were shuffled. 0 leaves both out.
-        stability_seeds: how often a method that draws runs again with other seeds.
+        metrics: metrics that the methods are evaluated by. May be empty if there are protocols.
+        protocols: names of published protocols that score the same maps, beside `metrics`: a list, names with commas
+            between them, or "all"; see `robustsigma.benchmarking.protocol`.
+        images: number of images, drawn by the seed.
+        checked: number of these images, rounded up to whole batches, on which methods run again: with other seeds, and
+            on a network whose parameters were shuffled. 0 leaves both out.
+        stability_seeds: number of further runs of a method that uses random numbers, each with another seed.
         references: images of the training split for methods that compare with some. Where there is none, or it is
             the one that is evaluated, images that are not evaluated.
         batch_size: images explained at once, and lost at most by an interrupt.
-        seed: of everything that is drawn.
-        architecture: of a model trained here.
-        training: of a model trained here.
+        seed: seed of all random draws.
+        architecture: architecture of a model trained here.
+        training: how a model is trained here.
         mean: per channel, of its normalization; None as in an `Evaluation`.
         std: the same.
     """
@@ -55,6 +58,7 @@ class Benchmark(validation.Settings):
     models: Mapping[str, str | Pretrained] = field(default_factory=dict)
     methods: Mapping[str, Attributor] = field(default_factory=lambda: {"IG": IntegratedGradients()})
     metrics: Sequence[AttributionMetric] = ()
+    protocols: str | Sequence[str] = ()
     images: int = 100
     checked: int = 32
     stability_seeds: int = 1
@@ -83,10 +87,11 @@ class Benchmark(validation.Settings):
                 raise validation.fail(f"models.{name}", expected, type(model).__name__)
         for name, method in self.methods.items():
             validation.instance(f"methods.{name}", method, Attributor)
-        if not self.metrics:
-            raise validation.fail("metrics", "at least one", "none")
+        object.__setattr__(self, "protocols", protocol_names(self.protocols))
+        if not self.all_metrics:
+            raise validation.fail("metrics", "at least one, or a protocol", "none")
         taken: set[str] = set()
-        for quantity in (quantity for metric in self.metrics for quantity in metric.quantities):
+        for quantity in (quantity for metric in self.all_metrics for quantity in metric.quantities):
             if quantity.name in taken:
                 raise validation.fail("metrics", "each quantity once", f"{quantity.name} twice")
             taken.add(quantity.name)
@@ -97,6 +102,11 @@ class Benchmark(validation.Settings):
         object.__setattr__(self, "methods", _with_controls(self.methods))
         validation.distinct("models", self.models)
         validation.distinct("methods", self.methods)
+
+    @property
+    def all_metrics(self) -> tuple[AttributionMetric, ...]:
+        """The metrics and those of the protocols."""
+        return (*self.metrics, *(metric for name in self.protocols for metric in protocol(name)))
 
     @property
     def checked_batches(self) -> int:

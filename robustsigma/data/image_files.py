@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustsigma.data.csv_tables import Annotation
-from robustsigma.data.folder_scan import shorten
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail, warn
 
@@ -42,15 +41,9 @@ class ImageRow(NamedTuple):
 
 
 def to_tensor(image: Image.Image, channels: int, resize: Resize | None) -> Tensor:
-    """Return a PIL image as float (channels, H, W) in [0, 1].
+    """Return a PIL image of any mode as float (channels, H, W) in [0, 1].
 
-    Args:
-        image: image of any mode. 16-bit gray is scaled, transparency is dropped.
-        channels: 1 or 3.
-        resize: how to resize and crop, or None to keep the size.
-
-    Raises:
-        ValueError: pixels that are fractions, or have more than 16 bits.
+    16-bit gray is scaled, transparency is dropped. ValueError: pixels that are fractions, or have more than 16 bits.
     """
     if image.mode == "F":
         raise ValueError("numbers with fractions, of which no file says whether 1 or 255 is white")
@@ -77,11 +70,8 @@ def _bilinear(image: Image.Image, side: int) -> Image.Image:
 def read_mask(path: Path, image: Path, resize: int | ResizeCrop) -> Tensor:
     """Return a gray mask, white where it is marked, resized and cropped as its image is: float (size, size) in [0, 1].
 
-    An int resizes bilinearly, so that edges become soft; a `ResizeCrop` takes the nearest pixel.
-
-    Raises:
-        ValueError: colors, transparency, values 0 and 1 where 255 is white, or a size other than the image's. Like the
-            errors of an unreadable file (`BROKEN`), it does not name the file.
+    An int resizes bilinearly, so that edges become soft; a `ResizeCrop` takes the nearest pixel. Its errors (`BROKEN`)
+    do not name the file.
     """
     with Image.open(path) as file:
         values = _gray(ImageOps.exif_transpose(file))
@@ -191,28 +181,18 @@ class MaskedFileDataset(FileDataset):
             raise fail("masks", f"a gray image of the size of {path} at {mask}", error) from error
 
 
-def verify_images(dataset: FileDataset, skip_broken: bool) -> FileDataset:
-    """Decode each image and mask once, so that a broken file is reported before training starts.
-
-    With `skip_broken`, the returned dataset lacks unreadable images, and one warning counts them.
-
-    Raises:
-        ValueError: an unreadable image without `skip_broken`, only unreadable images, or an unreadable mask.
-    """
-    rows, broken = dataset.rows, [index for index in range(len(dataset)) if not _decodes(dataset, index)]
+def without_broken(dataset: FileDataset) -> FileDataset:
+    """Return a dataset without its unreadable images, which one warning counts, or raise if no image is readable."""
+    rows, broken = dataset.rows, {index for index in range(len(dataset)) if not _decodes(dataset, index)}
     if broken:
-        message = f"root: {len(broken)} of {len(rows)} images are broken, the first is {rows[broken[0]].path}"
-        if not skip_broken or len(broken) == len(rows):
-            raise ValueError(f"{message}; remove them or set skip_broken")
-        readable = [row for index, row in enumerate(rows) if index not in set(broken)]
-        remaining = {row.labels[0] for row in readable}
-        lost = {rows[i].labels[0]: rows[i].path for i in broken if rows[i].labels[0] not in remaining}
-        gone = shorten([f"class {label} (such as {path})" for label, path in lost.items()], 3)
-        warn(f"{message}; skipped{f', so that no image is left of {gone}' if lost else ''}")
-        dataset = type(dataset)(readable, dataset.resize, dataset.channels, name=dataset.name, upright=dataset.upright)
-    if isinstance(dataset, MaskedFileDataset):
-        for index in range(len(dataset)):
-            dataset.mask(index)
+        message = (
+            f"{dataset.name}: {len(broken)} of {len(rows)} images are broken, the first is {rows[min(broken)].path}"
+        )
+        if len(broken) == len(rows):
+            raise ValueError(message)
+        dataset.rows = [row for index, row in enumerate(rows) if index not in broken]
+        lost = sorted({rows[index].labels[0] for index in broken} - {row.labels[0] for row in dataset.rows})
+        warn(f"{message}; skipped{f', so that no image is left of class {lost[0]}' if lost else ''}")
     return dataset
 
 

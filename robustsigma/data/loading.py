@@ -22,14 +22,10 @@ def load_batch(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, T
 
 
 def load_masks(dataset: Dataset[Any], indices: Sequence[int]) -> Tensor | None:
-    """Return the masks of some images: float (n, H, W) in [0, 1], 1 on the object that decides the label.
+    """Return the masks of some images, float (n, H, W) in [0, 1], or None for a dataset without masks.
 
-    Args:
-        dataset: an `ArrayDataset`, or any dataset; it has masks if it has a method `mask(index)` that returns one.
-        indices: indices of at least one image.
-
-    Returns:
-        The masks, all zero for an unannotated image, or None for a dataset without masks.
+    A dataset has masks if it has a method `mask(index)` or is an `ArrayDataset` with some. 1 is on the object that
+    decides the label; the mask of an unannotated image is all zero.
     """
     if isinstance(dataset, ArrayDataset):
         return None if dataset.masks is None else dataset.masks[torch.as_tensor(indices, dtype=torch.int64)].float()

@@ -262,10 +262,7 @@ def suggest_name(name: str) -> str:
 
 
 def _is_network(made: Any) -> bool:
-    """Return whether this is a class of networks in a known module, or a model of torchvision.
-
-    Other members of a module, such as its imports, must not be called for a file.
-    """
+    """Return whether this is a network's class in a known module, or a model of torchvision, and not one's import."""
     if inspect.isclass(made) and issubclass(made, nn.Module):
         return made.__module__.startswith(_KNOWN)
     name = getattr(made, "__name__", "")

@@ -29,15 +29,7 @@ def build(
     config: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> nn.Module:
-    """Return a network with fresh weights.
-
-    Args:
-        name: "hf:" and the id or folder, whose config is read unless `config` is given.
-        channels: channels of the images, or None for those of the config.
-        num_classes: number of logits, or None for that of the config.
-        config: a whole config as plain JSON types.
-        changes: values that replace those of the config.
-    """
+    """Return a network with fresh weights. `config` is a whole one as plain JSON types, in place of that of `name`."""
     with _quiet():
         found = read_config(name, channels, num_classes, config, **changes)
         net: nn.Module = _auto("Model").from_config(found, trust_remote_code=False, dtype=torch.float32)

@@ -33,17 +33,11 @@ def is_lightning(kind: Any) -> bool:
 def load_checkpoint(
     kind: Any, path: str, arguments: Mapping[str, Any], *, strict: bool, allow: Sequence[str] = ()
 ) -> nn.Module:
-    """Return a LightningModule from its checkpoint, by its own `load_from_checkpoint`.
+    """Return a LightningModule of class `kind` from its checkpoint, by its own `load_from_checkpoint`.
 
-    Args:
-        kind: its class.
-        path: the checkpoint. Weights that a callback averaged are those that Lightning saves in it.
-        arguments: of the constructor, in place of the hyperparameters in the checkpoint.
-        strict: whether the checkpoint must hold all weights and no others.
-        allow: dotted paths of classes and functions that the checkpoint may hold, such as those of hyperparameters.
-
-    Raises:
-        ValueError: no such file, one that holds code that is not allowed, or arguments or weights that do not fit.
+    `arguments` of the constructor replace the hyperparameters in the checkpoint. `strict`: it must hold all weights and
+    no others. `allow`: dotted paths of classes and functions that it may hold, such as those of hyperparameters; others
+    are a ValueError, and nothing of them is run.
     """
     if not Path(path).is_file():
         raise fail("weights", "an existing checkpoint", path)
@@ -110,13 +104,7 @@ def _children(module: nn.Module) -> list[str]:
 
 
 def normalization(module: nn.Module, net: nn.Module, shape: tuple[int, int, int]) -> Any:
-    """Return mean and std of the `Normalize` that a module has, or None without one.
-
-    If the network's own forward normalizes, images in [0, 1] are what it takes: 0 and 1.
-
-    Raises:
-        ValueError: several that differ.
-    """
+    """Return mean and std of the `Normalize` that a module has, or None; 0 and 1 if the network applies it itself."""
     holders = [*module.modules(), *vars(module).values()]
     composed = [getattr(each, "transforms", None) for each in holders]  # of torchvision's Compose
     held = [*holders, *(each for several in composed if isinstance(several, (list, tuple)) for each in several)]

@@ -60,11 +60,7 @@ def published(name: str, weights: str | None = None) -> Published | None:
 
 
 def statistics(known: Published, arguments: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std of a published network's normalization, for the arguments that it is built with.
-
-    Raises:
-        ValueError: they are not published.
-    """
+    """Return mean and std of a published network's normalization, for its arguments, or raise if there are none."""
     if arguments.get("transform_input"):  # the network undoes ImageNet's statistics
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     if known.mean is None or known.std is None:
@@ -74,11 +70,7 @@ def statistics(known: Published, arguments: Mapping[str, Any]) -> tuple[tuple[fl
 
 
 def published_state(name: str, arguments: Mapping[str, Any], known: Published | None = None) -> tuple[State, str]:
-    """Return the published weights of a network, for its own numbers of classes and channels, and their origin.
-
-    Raises:
-        ValueError: weights that cannot be downloaded. It says from where, and where to put them.
-    """
+    """Return the published weights of a network, for its own numbers of classes and channels, and their origin."""
     known = published(name) if known is None else known
     assert known is not None
     if not name.startswith(TORCHVISION):
@@ -95,11 +87,7 @@ def published_state(name: str, arguments: Mapping[str, Any], known: Published | 
 
 
 def load_fitted(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Return a network of timm or transformers with its published weights, which they fit to the arguments.
-
-    Raises:
-        ValueError: weights that cannot be downloaded. It says where they are.
-    """
+    """Return a network of timm or transformers with its published weights, which they fit to the arguments."""
     if name.startswith(HF):
         return hugging_face.load(name, arguments)
     timm, name = _timm(), name.removeprefix(TIMM)

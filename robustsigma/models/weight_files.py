@@ -40,15 +40,9 @@ def quiet_unpickling() -> Iterator[None]:
 
 
 def read_state(path: str | Path, name: str = "weights") -> State:
-    """Return the tensors of a file by name. Code in the file is not run.
+    """Return the tensors of a safetensors file, or of a state dict that `torch.save` wrote, also one in a checkpoint.
 
-    Args:
-        path: safetensors file, or a state dict that `torch.save` wrote, also one in a checkpoint under "state_dict",
-            "model" or the like. `torch.load` is called with `weights_only`.
-        name: argument that the error names.
-
-    Raises:
-        ValueError: no such file, another kind of file, or one that holds other things than tensors.
+    Code in the file is not run. ValueError, naming the argument `name`: no such file, or one that holds other things.
     """
     path = Path(path)
     if not path.is_file():
@@ -135,30 +129,17 @@ def plain_names(net: nn.Module, names: Iterable[str] | None = None) -> dict[str,
 
 
 def first_infinite(state: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor that holds NaN or infinity, or None.
-
-    Raises:
-        ValueError: a network on the meta device, whose weights have no numbers.
-    """
+    """Return the name of the first tensor that holds NaN or infinity, or None; refuse the meta device."""
     if any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in state.values()):
         raise fail("net", "weights with numbers", "the meta device: call to_empty and load weights first")
     return next((name for name, tensor in state.items() if not _is_finite(tensor)), None)
 
 
 def fit_state(net: nn.Module, state: State, origin: str, *, classes: int | None = None) -> None:
-    """Load weights into a network. Their precision is converted.
+    """Load weights into a network, in its precision, without a prefix that all names share; `origin` is for errors.
 
-    A prefix that all names share, such as "module.", is removed. Auxiliary heads for training are ignored.
-
-    Args:
-        net: network, changed in place.
-        state: the weights.
-        origin: where they come from, for the error.
-        classes: None, or the number of logits of a network that will be trained further: a last layer of another
-            number keeps its fresh weights.
-
-    Raises:
-        ValueError: weights of another network, or that are not finite.
+    With `classes`, the number of logits of a network that will be trained further, a last layer of another number keeps
+    its fresh weights. ValueError: weights of another network, or that are not finite.
     """
     net = unwrapped(net)
     names = {plain: name for name, plain in plain_names(net).items()}
@@ -195,10 +176,7 @@ def _without_prefix(state: State, own: Mapping[str, Any]) -> State:
 
 
 def stored_statistics(state: State, net: nn.Module | None = None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return the mean and std of the `Classifier` whose state dict this is, or None for that of a bare network.
-
-    Tensors of `net`, the network that the weights are for, are no statistics.
-    """
+    """Return mean and std of the `Classifier` whose state dict this is, or None; tensors of `net` itself are none."""
     own = {} if net is None else net.state_dict()
     for name in (key for key in state if key.rpartition(".")[2] == "mean" and key not in own):
         prefix = name.removesuffix("mean")

@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy.stats import rankdata
 
-from robustsigma.report import text
+from robustsigma.report import rankings, text
 from robustsigma.report.table import Exhibit, Heading, TableCell, TableLayout, group_by, headings, listing
 from robustsigma.report.text import DASH, interval, number, percent
 from robustsigma.runs.results import AttributionResults
@@ -16,6 +16,7 @@ from robustsigma.runs.results import AttributionResults
 GROUPS = {
     "faithfulness": ("Faithfulness", "does the network's output depend on what the map marks as important?"),
     "localization": ("Localization", "does the map lie on the object?"),
+    "complexity": ("Complexity", "does the map lie on few pixels?"),
     "consistency": ("Consistency", "does the map have the properties that its method promises?"),
     "cost": ("Cost", "what one map takes"),
 }
@@ -123,8 +124,8 @@ def _score(entry: dict[str, Any], rank: float | None, write: Callable[[Any], str
     hints += [f"{count} skipped: {reason}" for reason, count in (entry.get("skipped") or {}).items()]
     if against:
         ends = f"{write(against.get('low'))} to {write(against.get('high'))}, n = {number(against.get('n'))}"
-        said = _VERDICTS.get(verdict, "compared with")
-        hints.append(f"{said} a random map, difference {write(against.get('mean'))} ({ends})")
+        comparison = _VERDICTS.get(verdict, "compared with")
+        hints.append(f"{comparison} a random map, difference {write(against.get('mean'))} ({ends})")
     if entry.get("best"):
         hints.append("best, significantly ahead of the second" if best else "best, not significantly ahead")
     hints += [f"{code}: {message}" for code, message in flags]
@@ -220,6 +221,7 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     """Return what each section of the page shows; a section without contents is empty."""
     found: dict[str, list[Exhibit]] = {key: [] for key in ("scores", *FIGURES)}
+    found["rankings"] = rankings.exhibits(results, names(results))
     tables, several = score_tables(results), len(results["models"]) > 1
     for place, (model, table) in enumerate(zip(results["models"], tables, strict=True)):
         parts = tuple(table.split(lambda part: len(part.column_heads) <= _WIDEST)) if table.columns else ()
@@ -233,6 +235,7 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     rows = [((h.label, "control" if h.id in controls(results) else ""), h.hint or DASH) for h in methods(results)]
     others = {
         "metrics": _metrics(results),
+        "protocols": rankings.protocols(results),
         "methods": listing(("Method", "Settings"), ("", "", rows), words={"Settings"}),
         "left_out": listing(("Left out", "Model", "Reason"), ("", "", left_out(results)), words={"Model", "Reason"}),
         "numbers": _numbers(results),

@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from robustsigma.report import attribution, robustness, text
+from robustsigma.report import attribution, rankings, robustness, text, training
 from robustsigma.report.table import Note, TableCell, TableLayout
 
 _STYLES = {"best": "bold", "better": "bold green", "control": "dim"}
@@ -33,7 +33,7 @@ def print_robustness(results: dict[str, Any], console: Console | None = None, *,
 def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:
     """Print the sweep of the training noise of each regime, see `robustsigma.report.print_sweep`."""
     console = console or Console()
-    for exhibit in robustness.sweeps(results):
+    for exhibit in training.sweeps(results):
         print_layout(console, exhibit.tables[0])
         console.print(Text(text.printable(exhibit.lead), style="dim"))
 
@@ -42,6 +42,8 @@ def print_attribution(results: dict[str, Any], console: Console | None = None) -
     """Print the scores of each model and the flags, see `robustsigma.report.print_attribution_table`."""
     console = console or Console()
     tables = attribution.score_tables(results)
+    for exhibit in rankings.exhibits(results, attribution.names(results)):
+        print_layout(console, exhibit.tables[0])
     for model, table in zip(results["models"], tables, strict=True):
         print_layout(console, table)
         _print_lines(

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.metrics.base import HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip, constant
+from robustsigma.engine.metrics.base import (
+    HeatmapMetric,
+    MetricContext,
+    MetricGroup,
+    MetricResult,
+    MetricSpec,
+    Skip,
+    constant,
+)
 from robustsigma.engine.metrics.ranking import ranks
 
 
@@ -26,14 +34,15 @@ class Localization(HeatmapMetric):
     A constant map has 0 in all of them. Images with an empty mask are skipped.
 
     Args:
-        threshold: of `iou_fixed`, in (0, 1].
+        threshold: threshold of `iou_fixed`, in (0, 1].
         marked: a pixel belongs to the object where a soft mask is at least this, in (0, 1].
-        reduction: of the channels.
+        reduction: how channels become one.
     """
 
     threshold: float = 0.5
     marked: float = 0.5
     needs_masks: ClassVar[bool] = True
+    group: ClassVar[MetricGroup] = "localization"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,9 @@ DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 def lengths(change: Tensor, norm: Norm) -> Tensor:
     """Return the length of each change (B, ...) in a norm, (B,)."""
     flat = change.flatten(1)
-    return torch.linalg.vector_norm(flat, {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+    if norm == "l2":
+        return torch.linalg.vector_norm(flat, dim=1)
+    return flat.abs().amax(1) if norm == "linf" else flat.abs().sum(1)  # `vector_norm` takes 5 to 20 times as long
 
 
 def onto_l1_ball(change: Tensor, room: Tensor, eps: Tensor) -> Tensor:
@@ -68,16 +70,18 @@ def onto_hyperplane(points: Tensor, weights: Tensor, offset: Tensor, norm: Norm)
     else:
         speed = (size > 0).to(size.dtype) if norm == "linf" else size
         gain = size * speed
-        stops, order = (room / torch.where(size > 0, speed, 1.0)).sort(1)
-        gains = gain.gather(1, order)
-        left = gain.sum(1, keepdim=True) - gains.cumsum(1) + gains  # rate at which the gap closes before each stop
-        lengths = F.pad(stops[:, :-1], (1, 0))
-        closed = ((stops - lengths) * left).cumsum(1)  # of the gap, at each stop
-        place = (closed < missing).sum(1, keepdim=True)
-        at = place.clamp(max=stops.shape[1] - 1)
-        before = F.pad(closed[:, :-1], (1, 0)).gather(1, at)
-        rate = left.gather(1, at).clamp(min=torch.finfo(size.dtype).tiny)
-        time = lengths.gather(1, at) + (missing - before) / rate
-        time = torch.where(place < stops.shape[1], time, torch.inf)
+        stops = room / (speed + (size == 0))
+        closing = gain * stops
+        # Newton's method: the gap closes ever more slowly, so the time grows to the root, and is exact once the set of
+        # pixels that met their bounds stays.
+        time, before = torch.zeros_like(missing), None
+        for _ in range(stops.shape[1] + 1):
+            moving = (stops > time).to(gain.dtype)
+            count = moving.sum(1)
+            if before is not None and torch.equal(count, before):
+                break
+            before = count
+            rate, closed = ((moving * gain).sum(1, keepdim=True), ((1 - moving) * closing).sum(1, keepdim=True))
+            time = torch.where(rate > 0, (missing - closed) / rate, torch.inf)
         moved = torch.minimum(speed * time, room).nan_to_num(0.0)  # 0 times infinity
     return torch.where(down, -moved, moved)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vit import TinyViT
 
 import robustsigma.engine.attributors as public
-from robustsigma import Attributor
+from robustsigma import SIG, Attributor, BlurIG, GuidedIntegratedGradients, InputXGradient, IntegratedGradients
 
 Shape = tuple[int, int, int]
 DEFAULT_SHAPE: Shape = (CHANNELS, SIZE, SIZE)
@@ -95,6 +95,7 @@ _TABLE: dict[str, Entry] = {
         ),
         Traits(gap=0.4, finer={"step_size": 0.002, "steps": 150}, linear_gap=0.1, draws=(0,)),
     ),
+    "AttentionAttribution": Entry(({}, {"score": "log_prob"}), Traits(dummy=False, network="transformer")),
     "AttentionRollout": Entry(
         ({}, {"head_fusion": "max", "discard": 0.3}), Traits(dummy=False, targeted=False, network="transformer")
     ),
@@ -105,6 +106,10 @@ _TABLE: dict[str, Entry] = {
             lambda shape: {"name": "GradientShap", "n_samples": 1, "baselines": references(shape)},
         ),
         Traits(draws=(2,)),
+    ),
+    "BlurIG": Entry(
+        ({"steps": 8, "max_sigma": 2.0}, {"steps": 6, "max_sigma": 1.0}),
+        Traits(gap=0.1, finer={"steps": 32}, linear_gap=1e-5),
     ),
     "CrediblePath": Entry(
         (
@@ -121,7 +126,7 @@ _TABLE: dict[str, Entry] = {
     "FunctionMethod": Entry(
         ({"function": saliency}, {"function": noisy_saliency, "stochastic": True}), Traits(draws=(1,))
     ),
-    "Gradient": Entry(({}, {"times_input": True, "score": "log_prob"})),
+    "Gradient": Entry(({}, {"score": "log_prob"})),
     "GuidedIntegratedGradients": Entry(
         ({"steps": 8, "score": "logit"}, {"steps": 4, "fraction": 0.5, "max_dist": 1.0, "score": "logit"}),
         Traits(gap=0.5, finer={"steps": 64}, linear_gap=1e-5, line=True),
@@ -133,6 +138,15 @@ _TABLE: dict[str, Entry] = {
             {"steps": 4, "follow": "changes", "place": "left"},
         ),
         Traits(line=True),
+    ),
+    "IDGI": Entry(
+        (
+            {"attributor": IntegratedGradients(steps=6)},
+            {"attributor": GuidedIntegratedGradients(steps=4, score="logit")},
+            {"attributor": BlurIG(steps=4, max_sigma=2.0, score="log_prob")},
+            {"attributor": SIG(steps=4, baseline=("black", "white"))},
+        ),
+        Traits(gap=1e-5, linear_gap=1e-5),
     ),
     "IG2": Entry(
         (
@@ -147,14 +161,27 @@ _TABLE: dict[str, Entry] = {
             shared_passes=True,
         ),
     ),
+    "InputXGradient": Entry(({}, {"score": "log_prob"})),
     "IntegratedGradients": Entry(({"steps": 8}, {"steps": 6, "rule": "midpoint"}), _LINE),
+    "LeGrad": Entry(({}, {"score": "log_prob"}), Traits(dummy=False, network="transformer")),
     "LeftIntegratedGradients": Entry(
         ({"steps": 8}, {"steps": 6, "fraction": 0.55}), Traits(gap=0.4, finer={"steps": 64}, linear_gap=1e-5, line=True)
     ),
     "RandomAttribution": Entry(({},), Traits(draws=True, dummy=False, targeted=False)),
+    "SIG": Entry(
+        ({"steps": 6, "score": "logit"}, {"steps": 8, "overlap": 0.9, "score": "logit"}),
+        Traits(gap=0.3, finer={"steps": 64}, linear_gap=1e-5, line=True),
+    ),
     "Sigma": Entry(
         ({**_WALK, "paths": 2}, {**_WALK, "paths": 1, "noise": "perlin", "noise_scale": 3, "range_mode": "clip"}),
         Traits(gap=1e-5, linear_gap=1e-5, draws=True),
+    ),
+    "SmoothGrad": Entry(
+        (
+            {"attributor": InputXGradient(), "samples": 3},
+            {"attributor": IntegratedGradients(steps=2, baseline="gaussian"), "samples": 4, "std": 0.3},
+        ),
+        Traits(draws=True),
     ),
 }
 
