@@ -43,6 +43,8 @@ class Benchmark(validation.Settings):
         checked: number of these images, rounded up to whole batches, on which methods run again: with other seeds, and
             on a network whose parameters were shuffled. 0 leaves both out.
         stability_seeds: number of further runs of a method that uses random numbers, each with another seed.
+        sensitivity_samples: number of noisy copies of each checked image, on which every method runs again to measure
+            its max-sensitivity. 0 leaves it out.
         references: images of the training split for methods that compare with some. Where there is none, or it is
             the one that is evaluated, images that are not evaluated.
         batch_size: images explained at once, and lost at most by an interrupt.
@@ -62,6 +64,7 @@ class Benchmark(validation.Settings):
     images: int = 100
     checked: int = 32
     stability_seeds: int = 1
+    sensitivity_samples: int = 0
     references: int = 20
     batch_size: int = 16
     seed: int = 0
@@ -97,7 +100,8 @@ class Benchmark(validation.Settings):
             taken.add(quantity.name)
         for name in ("images", "stability_seeds", "references", "batch_size"):
             validation.integer(name, getattr(self, name), 1)
-        validation.integer("checked", self.checked, 0)
+        for name in ("checked", "sensitivity_samples"):
+            validation.integer(name, getattr(self, name), 0)
         validation.integer("seed", self.seed, 0)
         object.__setattr__(self, "methods", _with_controls(self.methods))
         validation.distinct("models", self.models)

@@ -281,6 +281,15 @@ def test_weights_are_shuffled_by_the_runs_seed(settings, tmp_path, monkeypatch):
     assert seeds == [3]
 
 
+def test_max_sensitivity_is_measured_on_the_checked_images(settings, tmp_path):
+    of = dataclasses.replace(settings, methods={"IG": METHODS["IG"]}, metrics=METRICS[-1:], sensitivity_samples=2)
+    report = run_benchmark(of, tmp_path, console=quiet())
+    found = {cell["method"]: cell for cell in report.results["cells"] if cell["metric"] == "max_sensitivity"}
+    assert found["IG"]["n"] == 3
+    assert found["IG"]["mean"] > 0 == found["random"]["mean"]
+    assert "Max-sensitivity" in report.path.read_text()
+
+
 def test_references_of_the_evaluated_split_are_images_that_are_not_evaluated(settings, tmp_path):
     of = dataclasses.replace(settings, split="train", dataset=dataclasses.replace(SOURCE, train=60), references=60)
     run = BenchmarkRun(of, tmp_path, quiet())
