@@ -174,13 +174,13 @@ def benchmark(
         return finish(run, provenance, folder)
 
 
-def _named(methods: Mapping[str, Method] | None) -> Mapping[str, Method]:
+def _named(methods: Any) -> Mapping[str, Method]:
     if methods is None:
         return default_methods()
     if not isinstance(methods, Mapping):
         hint = "such as {'IG': IntegratedGradients()}"
         raise fail("methods", f"a mapping from names to methods, {hint}", type(methods).__name__)
-    return methods
+    return dict(methods)
 
 
 def _attributor(name: str, method: Any) -> Attributor:
