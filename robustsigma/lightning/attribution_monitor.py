@@ -17,10 +17,11 @@ from robustsigma.engine.metrics import InsertionDeletion, Localization, MetricCo
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch import Batch
-from robustsigma.lightning.batch_callback import BatchCallback, Network, check_conditions, check_network
+from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
 from robustsigma.lightning.batch_images import BatchField, Images, Place
 from robustsigma.lightning.monitor_pictures import draw, log_picture
 from robustsigma.lightning.robust_callback import stage_seed
+from robustsigma.lightning.training_perturbation import check_conditions
 
 
 class Explained(NamedTuple):
