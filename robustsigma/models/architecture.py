@@ -78,7 +78,7 @@ class Architecture(Settings):
         """
         parameters = self._parameters()
         given = dict(self.arguments)
-        if self.weights == PUBLISHED:
+        if self.weights == PUBLISHED and self.name.startswith(TORCHVISION):  # the others need no arguments
             known = published(self.name)
             given = {**({} if known is None else known.arguments), **given}
         if "channels" in parameters:
@@ -153,6 +153,8 @@ class Architecture(Settings):
         found: dict[str, Any] = {}
         if self.weights is not None:
             found["file"] = fingerprint.state(self.state()[0])
+        if self.name.startswith(HF):
+            found["config"] = fingerprint.describe(hugging_face.read_config(self.name, **self.arguments).to_dict())
         if self.is_foreign:
             made = []
             for _ in range(2):

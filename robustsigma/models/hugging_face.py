@@ -71,6 +71,12 @@ def read_config(
                 found = auto.for_model(given.pop("model_type"), **given)
     except Exception as error:
         raise _unavailable(name, error) from error
+    (getattr(found, "model_args", None) or {}).pop("num_classes", None)  # of timm, which transformers states again
+    # Attention functions and networks of timm can be names of repositories, whose code or files would be fetched.
+    elsewhere = [str(getattr(found, key, None)) for key in ("_attn_implementation", "architecture")]
+    elsewhere = [each for each in elsewhere if "/" in each or ":" in each]
+    if elsewhere:
+        raise fail("model", "a config that names only parts of transformers and timm", f"{elsewhere[0]} in {name!r}")
     if num_classes not in (None, found.num_labels):
         found.num_labels = num_classes  # with new names; setting the same number would lose the old ones
     if channels not in (None, getattr(found, "num_channels", 3)):
@@ -168,9 +174,11 @@ def _transformers() -> Any:
 
 
 def _unavailable(name: str, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    expected = f"an image classifier at https://huggingface.co/{name.removeprefix(HF)}, or a folder of save_pretrained"
-    return fail("model", expected, f"{name!r} ({reason})")
+    reason, place = " ".join(str(error).split())[:200] or type(error).__name__, _place(name)
+    where = (
+        f"in {place}" if Path(place).exists() else f"at https://huggingface.co/{place}, or a folder of save_pretrained"
+    )
+    return fail("model", f"an image classifier {where}", f"{name!r} ({reason})")
 
 
 @contextmanager

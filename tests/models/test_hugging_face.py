@@ -223,6 +223,16 @@ def test_code_of_the_hub_is_never_run(saved, tmp_path):
     with pytest.raises(ValueError, match=r"^model: expected an image classifier"):
         model(tmp_path)
     assert not (tmp_path / "ran").exists()
+    del config["auto_map"]
+    timm = {"model_type": "timm_wrapper", "architecture": "hf-hub:somebody/something", "num_classes": 3}
+    for changed in (config | {"model_type": "vit", "attn_implementation": "somebody/kernel"}, timm):
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=r"^model: .* only parts of transformers and timm, got .*somebody/"):
+            model(tmp_path)
+        card = ModelCard(Architecture("hf:x", {"config": changed}), ("a", "b"), (3, 8, 8))
+        path = save_model(tmp_path / "m.safetensors", torch.nn.Linear(1, 2), card)
+        with pytest.raises(ValueError, match=r"^model: .* only parts of transformers and timm, got .*somebody/"):
+            load_model(path)
 
 
 def test_transformers_is_asked_for(monkeypatch):
@@ -265,6 +275,19 @@ def test_every_verb_takes_it(saved, tmp_path, capsys, monkeypatch):
         code = main([verb, "--config", f"{tmp_path}/{verb}.yaml", f"--out={tmp_path}/{verb}"])
         assert code == 0, capsys.readouterr().err
         assert (tmp_path / verb / "report.html").is_file()
+
+
+def test_networks_of_timm_on_the_hub(tmp_path):
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("test_resnet", num_classes=3).eval()
+    timm.models.save_for_hf(net, tmp_path, model_config={"label_names": ["ant", "bee", "cat"]})
+    classifier, card = model(tmp_path)
+    cfg = net.pretrained_cfg
+    assert card.geometry == ResizeCrop(160, int(160 / cfg["crop_pct"]), cfg["interpolation"])
+    assert (card.classes, card.mean) == (("ant", "bee", "cat"), tuple(cfg["mean"]))
+    x = uniform(2, 3, 64, 64)
+    with classifier.frozen(), torch.no_grad():
+        torch.testing.assert_close(classifier.logits(x), net((x - classifier.mean) / classifier.std))
 
 
 def test_a_bare_network_is_wrapped(saved):
