@@ -133,7 +133,7 @@ def _write(
     validation.logits(before)
     labels = before.argmax(1) if item.labels is None else item.labels.to(clean.device)
     seeds = noise.image_seeds(seed, "augment", "augment", 0, item.indices.to(clean.device))
-    made = perturbation(classifier, clean, labels, seed=seeds, return_info=True)
+    made = perturbation(classifier, clean, labels, seed=seeds, return_info="search")
     pixels = (made.images * 255).round()
     with classifier.frozen():  # of the rounded pixels that the file will hold
         after = classifier.logits(pixels / 255)

@@ -47,10 +47,10 @@ def run(verb: str, arguments: list[str]) -> None:
 
 
 def _explain(found: Any, made: Any) -> None:
-    from robustsigma.report.gallery import draw_overlay  # needs matplotlib, which only the extra `report` brings
-
     method: Attributor = made.method
     classifier, card = images.model(found, made)
+    from robustsigma.report.gallery import draw_overlay  # needs matplotlib, which only the extra `report` brings
+
     target = images.class_index(found.target, card.classes, "target")
     paths, out, console = images.files(found.images), output_folder(found.out), Console()
     names, device = _unique(paths), best_device()

@@ -23,11 +23,13 @@ _VERBS = {
     "fit": "train with a Lightning Trainer (--config FILE)",
     "validate": "validate with a Lightning Trainer",
     "test": "test under every condition with a Lightning Trainer",
+    "compare": "compare two finished runs of evaluate, as a gate for CI",
+    "card": "write the card of a finished run: threat models, accuracies and withdrawn claims",
     "explain": "write heatmaps of image files",
     "augment": "write a folder of perturbed images with a manifest",
     "doctor": "print versions, devices, extras and known hazards among the installed packages",
 }
-_MODULES = {"fit": "lightning", "validate": "lightning", "test": "lightning", "quickstart": "evaluate"}
+_MODULES = {"validate": "fit", "test": "fit", "quickstart": "evaluate"}
 INTERRUPTED, TERMINATED, WRONG = 130, 143, 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk, a quota and a file
 

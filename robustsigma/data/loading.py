@@ -16,7 +16,8 @@ def load_batch(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, T
     """Return images (n, C, H, W) and labels (n,) of a dataset whose items are (image, int label)."""
     if isinstance(dataset, ArrayDataset):
         return dataset.batch(indices)
-    items = [dataset[index] for index in indices]
+    batched = getattr(dataset, "__getitems__", None)  # torch's own name for it
+    items = [dataset[index] for index in indices] if batched is None else batched(list(indices))
     return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
 
 

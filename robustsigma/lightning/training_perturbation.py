@@ -29,21 +29,6 @@ def without_cache(perturbation: Perturbation) -> Perturbation:
     return map_parts(perturbation, lambda p: replace(p, cache=None) if isinstance(p, SigmaSample) else p)
 
 
-def without_single_step(perturbation: Perturbation, steps: int) -> Perturbation:
-    """Return the perturbation with PGD of the same eps in place of each FGSM and NFGSM, to which training may overfit.
-
-    Args:
-        perturbation: training perturbation.
-        steps: number of steps of PGD.
-    """
-    return map_parts(perturbation, lambda p: PGD(p.eps, steps=steps) if isinstance(p, (FGSM, NFGSM)) else p)
-
-
-def has_single_step(perturbation: Perturbation) -> bool:
-    """Return whether a perturbation has an FGSM or NFGSM in it."""
-    return without_single_step(perturbation, 1) != perturbation
-
-
 def pgd_probe(perturbation: Perturbation, steps: int) -> PGD | None:
     """Return PGD in the ball of the first FGSM, NFGSM or PGD in a perturbation, or None if there is none."""
     if isinstance(perturbation, Mixture):

@@ -22,7 +22,7 @@ from matrix_case import (
 )
 
 from robustsigma import PGD, GaussianNoise, SigmaSample
-from robustsigma.engine.metrics import paired_difference
+from robustsigma.engine.metrics import Interval, holm, paired_difference
 from robustsigma.engine.perturbations import SampleCache
 from robustsigma.evaluation.findings import findings
 from robustsigma.evaluation.flags import cell_flags, run_flags
@@ -31,7 +31,7 @@ from robustsigma.evaluation.plan import Condition, Regime
 from robustsigma.evaluation.results import augmentation, cell_entries, differences, overfitting_events, per_seed
 from robustsigma.report import text
 
-BANKED = Regime("bank/on_the_fly", "bank", "on_the_fly", SigmaSample(cache=SampleCache()))
+CACHED = Regime("cached/on_the_fly", "cached", "on_the_fly", SigmaSample(cache=SampleCache()))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,11 @@ def test_differences_are_against_the_base_and_the_control():
     assert set(found) == {(*pair, column.id) for pair in pairs for column in COLUMNS}
     entry = found["sigma/retrain", "clean/retrain", "fgsm/adaptive"]
     expected = paired_difference(np.arange(N) < 50, np.arange(N) < 10)
-    assert {k: entry[k] for k in ("mean", "low", "high", "n")} == dataclasses.asdict(expected)
+    parts = ("mean", "low", "high", "n", "p")
+    assert {part: entry[part] for part in parts} == dataclasses.asdict(expected)
+    family = [each for each in differences(matrix) if each["against"] == "clean/retrain"]
+    corrected = holm([Interval(*(each[part] for part in parts)) for each in family])
+    assert [each["p_holm"] for each in family] == corrected
     assert entry["mean"] == pytest.approx(0.2)
 
 
@@ -209,17 +213,17 @@ def test_augmentation_counts_what_was_made():
     nothing = {"samples": 0, "attempted": 0, "converged": 0, "steps": 0, "seconds": 0.0}
     walked = {"samples": 90, "attempted": 80, "converged": 60, "steps": 300, "seconds": 2.0}
     plain = {**nothing, "samples": 50, "seconds": 1.0}
-    bank = {**walked, "requested": 200, "hits": 120, "expired": 20, "stale": 10, "ages": 180}
-    matrix = matrix_of([[100]] * 4, [CLEAN], (BASE, SIGMA, FGSM_RUN, BANKED))
-    made = {"base": nothing, "sigma/retrain": walked, "fgsm/on_the_fly": plain, BANKED.id: bank}
+    cached = {**walked, "requested": 200, "hits": 120, "expired": 20, "stale": 10, "ages": 180}
+    matrix = matrix_of([[100]] * 4, [CLEAN], (BASE, SIGMA, FGSM_RUN, CACHED))
+    made = {"base": nothing, "sigma/retrain": walked, "fgsm/on_the_fly": plain, CACHED.id: cached}
     entries = augmentation(matrix, {(regime, 0): {"augmentation": counts} for regime, counts in made.items()})
     assert entries == [
         {"regime": "sigma/retrain", "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8,
-         "bank": None},
+         "cache": None},
         {"regime": "fgsm/on_the_fly", "seed": 0, "samples": 50, "seconds": 1.0, "converged": None, "steps": None,
-         "bank": None},
-        {"regime": BANKED.id, "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8,
-         "bank": {"hit_rate": 0.6, "mean_age": 1.5, "expired": 0.1, "stale": 0.05}},
+         "cache": None},
+        {"regime": CACHED.id, "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8,
+         "cache": {"hit_rate": 0.6, "mean_age": 1.5, "expired": 0.1, "stale": 0.05}},
     ]  # fmt: skip
 
 
