@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from robustsigma import FGSM, AttentionRollout, Classifier, IntegratedGradients
+import robustsigma
+from robustsigma import FGSM, AttentionRollout, Classifier, Identity, IntegratedGradients
 from robustsigma.cli import main
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.metrics.sanity_checks import shuffle_parameters
@@ -275,6 +276,23 @@ def test_every_verb_takes_it(saved, tmp_path, capsys, monkeypatch):
         code = main([verb, "--config", f"{tmp_path}/{verb}.yaml", f"--out={tmp_path}/{verb}"])
         assert code == 0, capsys.readouterr().err
         assert (tmp_path / verb / "report.html").is_file()
+
+
+def test_python_takes_its_name(saved):
+    pytest.importorskip("matplotlib")
+    images, labels = uniform(8, 3, 32, 32), torch.arange(8) % 3
+    models = {"by name": f"hf:{saved['vit']}", "described": {"name": f"hf:{saved['vit']}", "channels": 3}}
+    report = robustsigma.evaluate(models, (images, labels), {"clean": Identity()}, progress=False)
+    classifier, _ = model(models["by name"])
+    with classifier.frozen():
+        expected = (classifier.logits(images).argmax(1) == labels).float().mean()
+    for name in models:
+        assert report.accuracy(name, "clean").mean == pytest.approx(float(expected))
+    assert robustsigma.robust_accuracy(models["by name"], (images, labels), Identity()) == pytest.approx(
+        float(expected)
+    )
+    with pytest.raises(ValueError, match=r"^model: expected the name of a torchvision model"):
+        robustsigma.evaluate("torchvision:nothing", (images, labels))
 
 
 def test_networks_of_timm_on_the_hub(tmp_path):
