@@ -130,10 +130,10 @@ class Pretrained(Settings):
             self.name, padding=self.padding, weights=self.weights or (PUBLISHED if known else None)
         )
         given = {**({} if known is None else known.arguments), **self.arguments}
-        for name in ("num_classes", "classes") if count is not None else ():
-            if architecture.takes(name):
-                given.setdefault(name, count)
-                break
+        if count is not None:
+            takes = {"num_classes"} if known is not None else architecture.parameters().keys()
+            name = next((each for each in ("num_classes", "classes") if each in takes), None)
+            given = given if name is None else {name: count, **given}
         if state is None and known is not None and not self.name.startswith(TORCHVISION):
             net = load_fitted(self.name, given)
             if self.name.startswith(HF):

@@ -163,7 +163,7 @@ def test_attention_rollout_refuses_what_its_weights_do_not_describe(name, saved)
         AttentionRollout()(classifier, uniform(1, *card.shape), 0, seed=0)
 
 
-def test_preprocessing_is_taken_from_the_folder_or_asked_for(saved, tmp_path):
+def test_preprocessing_is_taken_from_the_folder_or_asked_for(tmp_path, monkeypatch):
     config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=1000)
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^mean and std: .* no preprocessor_config\.json lies beside the weights"):
@@ -173,12 +173,16 @@ def test_preprocessing_is_taken_from_the_folder_or_asked_for(saved, tmp_path):
     processor = transformers.ViTImageProcessor(size=SQUARE, do_normalize=False, do_rescale=False)
     processor.save_pretrained(tmp_path)
     _, card = model(tmp_path)
-    np.testing.assert_allclose((card.mean, card.std), ((0.0,), (1 / 255,)))
-    transformers.EfficientNetImageProcessor(size=SQUARE, rescale_offset=True, rescale_factor=1 / 127.5).save_pretrained(
-        tmp_path
-    )
-    with pytest.warns(UserWarning, match="EfficientNetImageProcessor of hf:.* does more than to resize"):
-        model(tmp_path)
+    np.testing.assert_allclose((card.mean, card.std), ((0.0,) * 3, (1 / 255,) * 3), rtol=1e-5)
+    transformers.EfficientNetImageProcessor(  # normalizes twice
+        size=SQUARE, rescale_offset=True, rescale_factor=1 / 127.5, image_mean=[0.0] * 3, image_std=[0.5] * 3
+    ).save_pretrained(tmp_path)
+    _, card = model(tmp_path)
+    np.testing.assert_allclose((card.mean, card.std), ((0.5,) * 3, (0.125,) * 3), rtol=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr("robustsigma.models.hugging_face._geometry", lambda *_: ResizeCrop(32, 40))
+        with pytest.warns(UserWarning, match=r"EfficientNetImageProcessor of hf:.* does more than to resize"):
+            model(tmp_path)
     transformers.ViTImageProcessor(size={"height": 32, "width": 40}).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^geometry: expected square images"):
         model(tmp_path)
