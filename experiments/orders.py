@@ -121,8 +121,8 @@ def summary(found: list[dict[str, Any]]) -> Iterator[str]:
         of = [order for order in found if order["paper"] == claim.paper and order["claimed"]]
         if of:
             count = {kind: sum(order["verdict"] == kind for order in of) for kind in (HOLDS, OPEN, REVERSED)}
-            told = ", ".join(f"{kind} {number}" for kind, number in count.items())
-            yield f"{claim.paper}: of {len(of)}, {told}"
+            counts = ", ".join(f"{kind} {number}" for kind, number in count.items())
+            yield f"{claim.paper}: of {len(of)}, {counts}"
 
 
 def main(arguments: list[str] | None = None) -> None:

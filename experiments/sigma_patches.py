@@ -157,7 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
             each = [measure(*pair, side) for pair in zip(heats, maps["Attention rollout"], strict=True)]
             values = {kind: [row[kind] for row in each if row[kind] is not None] for kind in KINDS}
             found[model][key] = {kind: as_dict(mean_interval(of)) if of else {} for kind, of in values.items()}
-        print(f"{Path(model).name}, patches of {side} pixels; {found[model]['converged']:.0%} of SIGMA's paths arrived")
+        converged = f"{found[model]['converged']:.0%} of SIGMA's paths converged"
+        print(f"{Path(model).name}, patches of {side} pixels; {converged}")
         rows = [[key, *(interval(found[model][key][kind]) for kind in KINDS)] for key in maps]
         print(table(["map", "patches as the rollout's", "neighbors inside patches"], rows))
         write_atomically(options.out / f"{name}.png", draw(x[0], {key: maps[key][0] for key in SHOWN}, side))

@@ -115,9 +115,9 @@ def models(options: argparse.Namespace) -> dict[str, str | Pretrained]:
     if is_saved(options.model):
         return {Path(options.model).stem: options.model}
     geometry = None if options.size is None else ResizeCrop(options.size)
-    told = {key: getattr(options, key) for key in ("weights", "classes", "mean", "std", "padding")}
+    given = {key: getattr(options, key) for key in ("weights", "classes", "mean", "std", "padding")}
     name = options.model.split(":")[-1].split(".")[-1].replace("_", " ")
-    return {name: Pretrained(options.model, geometry=geometry, **told)}
+    return {name: Pretrained(options.model, geometry=geometry, **given)}
 
 
 def settings(

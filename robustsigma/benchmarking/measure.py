@@ -17,7 +17,7 @@ from robustsigma.engine.metrics import AttributionMetric, MetricContext, MetricR
 from robustsigma.engine.metrics.base import constant
 from robustsigma.engine.metrics.diagnostics import ResultMetric
 from robustsigma.engine.metrics.ranking import tied_share
-from robustsigma.engine.metrics.sanity_checks import randomization, stability
+from robustsigma.engine.metrics.sanity_checks import max_sensitivity, randomization, stability
 
 Arrays = dict[str, np.ndarray]
 
@@ -29,6 +29,7 @@ def measure(
     seeds: Tensor,
     shuffled: Classifier | None,
     stability_seeds: int,
+    sensitivity_samples: int = 0,
 ) -> Arrays:
     """Return values as "value/NAME" and skips as "skip/NAME" (B,), curves as "curve/NAME" (B, K), maps and notes.
 
@@ -39,6 +40,7 @@ def measure(
         seeds: int64 (B,), of the method.
         shuffled: the network with shuffled weights, or None to leave out the sanity checks.
         stability_seeds: number of further seeds of the sanity checks.
+        sensitivity_samples: noisy copies of each image for the max-sensitivity of the sanity checks; 0 leaves it out.
     """
     wait(context.images.device)
     start = time.perf_counter()
@@ -49,6 +51,8 @@ def measure(
     if shuffled is not None:
         measured.append(stability(context, attributor, result, seeds=stability_seeds))
         measured.append(randomization(context, shuffled, attributor, result, seed=seeds))
+        if sensitivity_samples:
+            measured.append(max_sensitivity(context, attributor, result, seed=seeds, samples=sensitivity_samples))
     measured.append(MetricResult({"seconds": torch.full((len(context),), seconds, dtype=torch.float64)}))
     return _arrays(result, result.all_converged(), measured)
 

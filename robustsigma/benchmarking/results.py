@@ -31,6 +31,9 @@ _SHOWN = 8  # images of the gallery
 _OF_TRAINING = ("allow", "architecture", "mean", "models", "std", "training")
 _MOST_POINTS = 101  # of a curve in the report
 _STABILITY = MetricSpec("stability", "Stability", "higher", "rank correlation of the heatmaps of two seeds")
+_SENSITIVITY = MetricSpec(
+    "max_sensitivity", "Max-sensitivity", "lower", "largest relative change of the attribution under noise on the image"
+)
 _SECONDS = MetricSpec("seconds", "Seconds", "lower", "time for each image, in batches, on the hardware named below")
 _CURVE_TITLES = {
     "insertion": "Insertion",
@@ -41,11 +44,15 @@ _CURVE_TITLES = {
 }
 
 
-def columns(metrics: Iterable[AttributionMetric], *, sanity_checks: bool) -> list[MetricColumn]:
+def columns(
+    metrics: Iterable[AttributionMetric], *, sanity_checks: bool, sensitivity: bool = False
+) -> list[MetricColumn]:
     """Return the columns of the metrics, of the sanity checks and of the time."""
     found = [MetricColumn(each, metric.group, repr(metric)) for metric in metrics for each in metric.quantities]
     if sanity_checks:
         found.append(MetricColumn(_STABILITY, "consistency", "rank correlation of abs_sum heatmaps, mean over seeds"))
+    if sanity_checks and sensitivity:
+        found.append(MetricColumn(_SENSITIVITY, "consistency", "maximum over images with uniform noise of 0.02"))
     return [*found, MetricColumn(_SECONDS, "cost", "wall-clock time of the attribution alone")]
 
 
@@ -55,7 +62,11 @@ def score_tables(run: BenchmarkRun) -> dict[str, ScoreTable]:
     for model in run.models:
         methods = [name for name in kinds if run.store.left_out(model, name) is None]
         tables[model] = ScoreTable(
-            columns(run.metrics, sanity_checks=run.settings.checked > 0),
+            columns(
+                run.metrics,
+                sanity_checks=run.settings.checked > 0,
+                sensitivity=run.settings.sensitivity_samples > 0,
+            ),
             {name: run.store.read(model, name, run.batches) for name in methods},
             frozenset(name for name in methods if is_control(kinds[name])),
             next(name for name in methods if isinstance(kinds[name], RandomAttribution)),

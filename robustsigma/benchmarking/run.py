@@ -225,7 +225,8 @@ class BenchmarkRun:
                     maps = attributor.load(model, self.split, places, images)
                     arrays = measure_maps(context, maps, self.metrics, sanity_checks=shuffled is not None)
                 else:
-                    arrays = measure(context, attributor, self.metrics, seeds, shuffled, s.stability_seeds)
+                    again = s.stability_seeds, s.sensitivity_samples
+                    arrays = measure(context, attributor, self.metrics, seeds, shuffled, *again)
             except ValueError as error:
                 if not str(error).startswith(_NOT_THIS_NET) or str(error).startswith(_BROKEN):
                     raise

@@ -22,13 +22,13 @@ RANDOM, GRADIENT = "random", "gradient"
 
 @dataclass(frozen=True)
 class Benchmark(validation.Settings):
-    """Attributors against metrics on one or more models; `preset` has those of the embedded datasets.
+    """Settings of an attribution benchmark: every method by every metric, on one or more models.
 
-    Judged are images that every model classifies right, so that the class that is explained is the object's.
+    Methods are evaluated on images that every model classifies correctly, so the explained class is the object's.
 
     Args:
         dataset: the dataset. Metrics that need masks are left out where it has none.
-        split: of the dataset, "train", "val" or "test".
+        split: split of the dataset, "train", "val" or "test".
         models: by name, the .safetensors file of a model trained here, "torchvision:NAME", or the description of a
             network that was trained elsewhere. Without any, one is trained: `architecture`, `training`, `mean` and
             `std`. All models see the same pixels: those of a dataset that says how its images are resized and cropped,
@@ -36,19 +36,21 @@ class Benchmark(validation.Settings):
         allow: dotted paths that the files of models may name as their networks, beside robustsigma's and torchvision's.
         methods: attributor by name. The controls are always among them: the plain gradient and random values are
             added where no method is one. Methods that compare with other images and name none are given `references`.
-        metrics: what to judge by. May be empty if there are protocols.
+        metrics: metrics that the methods are evaluated by. May be empty if there are protocols.
         protocols: names of published protocols that score the same maps, beside `metrics`: a list, names with commas
             between them, or "all"; see `robustsigma.benchmarking.protocol`.
-        images: how many images, drawn by the seed.
-        checked: on how many of them, rounded up to whole batches, methods run again: with other seeds, and on a
-            network whose parameters were shuffled. 0 leaves both out.
-        stability_seeds: how often a method that draws runs again with other seeds.
+        images: number of images, drawn by the seed.
+        checked: number of these images, rounded up to whole batches, on which methods run again: with other seeds, and
+            on a network whose parameters were shuffled. 0 leaves both out.
+        stability_seeds: number of further runs of a method that uses random numbers, each with another seed.
+        sensitivity_samples: number of noisy copies of each checked image, on which every method runs again to measure
+            its max-sensitivity. 0 leaves it out.
         references: images of the training split for methods that compare with some. Where there is none, or it is
             the one that is evaluated, images that are not evaluated.
         batch_size: images explained at once, and lost at most by an interrupt.
-        seed: of everything that is drawn.
-        architecture: of a model trained here.
-        training: of a model trained here.
+        seed: seed of all random draws.
+        architecture: architecture of a model trained here.
+        training: how a model is trained here.
         mean: per channel, of its normalization; None as in an `Evaluation`.
         std: the same.
     """
@@ -62,6 +64,7 @@ class Benchmark(validation.Settings):
     images: int = 100
     checked: int = 32
     stability_seeds: int = 1
+    sensitivity_samples: int = 0
     references: int = 20
     batch_size: int = 16
     seed: int = 0
@@ -97,7 +100,8 @@ class Benchmark(validation.Settings):
             taken.add(quantity.name)
         for name in ("images", "stability_seeds", "references", "batch_size"):
             validation.integer(name, getattr(self, name), 1)
-        validation.integer("checked", self.checked, 0)
+        for name in ("checked", "sensitivity_samples"):
+            validation.integer(name, getattr(self, name), 0)
         validation.integer("seed", self.seed, 0)
         object.__setattr__(self, "methods", _with_controls(self.methods))
         validation.distinct("models", self.models)

@@ -46,8 +46,8 @@ class _CheckedItems:
             except BROKEN as error:
                 raise fail(name, "a readable image, gray or RGB, of 8 or 16 bits", error) from error
         if not isinstance(image, Tensor):
-            told = "; torchvision.transforms.v2.functional.to_image makes a tensor of it"
-            got = type(image).__name__ + (told if isinstance(image, np.ndarray) else "")
+            hint = "; torchvision.transforms.v2.functional.to_image makes a tensor of it"
+            got = type(image).__name__ + (hint if isinstance(image, np.ndarray) else "")
             raise fail(name, "a tensor (C, H, W) or a PIL image", got)
         if image.ndim == 3 and image.shape[-1] == 3 and channels_last(tuple(image.shape)):
             raise fail(name, "an image (C, H, W)", f"{tuple(image.shape)}, channels last; use image.permute(2, 0, 1)")

@@ -131,8 +131,8 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         inside = {tuple(subfolders(root / name)) for name in names}
         direct = any(path.parent == root / name for name, paths in found.items() for path in paths)
         if class_list is None and not direct and len(inside) == 1 and len(next(iter(inside))) > 1:
-            told = f"{shorten(names)} are taken as classes, but all hold the same folders {shorten(next(iter(inside)))}"
-            notes.append(f"{told}: if they are splits, call them train, val and test; if not, give class_list")
+            note = f"{shorten(names)} are taken as classes, but all hold the same folders {shorten(next(iter(inside)))}"
+            notes.append(f"{note}: if they are splits, call them train, val and test; if not, give class_list")
         return FolderTree({None: found}, [root], notes)
     above_masks = [] if masks is None else [masks.resolve(), *masks.resolve().parents]
     others = [name for name in names if name not in splits and (root / name).resolve() not in above_masks]
@@ -159,8 +159,8 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         notes.append(f"there is no test folder, so {folders['val'].name}/ is the test split{drawn}")
         images["test"] = images.pop("val")
     elif "test" not in images:
-        told = "is the only split folder, so its images are split as an unsplit folder's"
-        notes.append(f"{folders['train'].name}/ {told}")
+        note = "is the only split folder, so its images are split as an unsplit folder's"
+        notes.append(f"{folders['train'].name}/ {note}")
         images = {None: images["train"]}
     return FolderTree(images, list(folders.values()), notes)
 
@@ -184,9 +184,9 @@ def read_classes(
     found = {name: scan(folder / name) for name in names}
     empty = {name: each.others for name, each in found.items() if not each.images}
     if empty:
-        told = [f"{name} ({count_by_suffix(paths, folder) if paths else 'empty'})" for name, paths in empty.items()]
+        listed = [f"{name} ({count_by_suffix(paths, folder) if paths else 'empty'})" for name, paths in empty.items()]
         hint = f"; {_UNREADABLE}" if any(empty.values()) else ""
-        raise fail("root", f"images of every class in {folder}", f"none of {shorten(told)}{hint}")
+        raise fail("root", f"images of every class in {folder}", f"none of {shorten(listed)}{hint}")
     for name in names:
         inner = split_folders(subfolders(folder / name))
         if len(set(inner.values())) > 1:

@@ -123,8 +123,8 @@ def _unmatched_notes(annotations: Mapping[str, Annotation], images: list[Path]) 
     lost = [name for name in annotations if name not in by_name]
     if not lost:
         return []
-    told = f"{len(lost)} of {len(annotations)} annotations are of images that no class folder has"
-    told += f", the first of {lost[0]}"
+    hint = f"{len(lost)} of {len(annotations)} annotations are of images that no class folder has"
+    hint += f", the first of {lost[0]}"
     if len(lost) == len(annotations):
-        raise fail("root", "annotations that name the files of images", told)
-    return [f"{told} ({annotations[lost[0]].where}); left out"]
+        raise fail("root", "annotations that name the files of images", hint)
+    return [f"{hint} ({annotations[lost[0]].where}); left out"]

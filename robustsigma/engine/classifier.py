@@ -42,7 +42,7 @@ class Classifier(nn.Module):
             precision, in which passes run whatever PyTorch is set to (by default it rounds convolutions to TF32 on
             GPUs). Forward-only passes always run in full precision, because SIGMA's search is a difference of two
             nearly equal scores.
-        dtype: of the images that `net` is given. None takes the dtype of its parameters; where they have several,
+        dtype: dtype of the images that `net` is given. None takes the dtype of its parameters; where they have several,
             the widest that the network accepts.
         compile: run frozen passes by `torch.compile`, on a GPU as CUDA graphs. Pays for small networks on a GPU,
             whose passes consist of overhead; the first passes take seconds to minutes. Batches are padded to a few
@@ -318,7 +318,7 @@ def as_classifier(model: Any, name: str = "classifier") -> Classifier:
 
     Args:
         model: the network.
-        name: of the argument, for the error.
+        name: name of the argument, for the error.
 
     Raises:
         ValueError: `model` is not a module.
@@ -335,6 +335,6 @@ def as_classifier(model: Any, name: str = "classifier") -> Classifier:
         found.checked = True
     else:
         _BARE.add(model)
-        told = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
-        validation.warn(f"{told}. If it takes normalized images, pass Classifier(net, mean=…, std=…).")
+        message = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
+        validation.warn(f"{message}. If it takes normalized images, pass Classifier(net, mean=…, std=…).")
     return found

@@ -20,7 +20,7 @@ class NetworkPass:
     """Passes images to a network, and remembers which dtype and order of memory it takes.
 
     Args:
-        dtype: of the images that the network is given; None takes that of its parameters.
+        dtype: dtype of the images that the network is given; None takes that of its parameters.
         compile: whether frozen passes run by `torch.compile`.
     """
 
@@ -46,7 +46,7 @@ class NetworkPass:
         """Return the network's output for images in [0, 1].
 
         Raises:
-            ValueError: of a network with several dtypes, one that takes images in none of them.
+            ValueError: a network with parameters of several dtypes that takes images in none of them.
         """
         if self.dtype is not None:
             return self._normalized(net, images, mean, std, self.dtype, frozen)

@@ -47,7 +47,7 @@ class AttackCheckResults:
 
     Attributes:
         rows: (n,) which rows of the outcomes the images are.
-        soundness: of the network.
+        soundness: soundness of the network.
         correct: (n,) correct predictions by the kind of check (`DOUBLE_STEPS`, `NOISE` or `SEARCH`) and the id of the
             condition.
         curves: by the id of the condition.
@@ -101,7 +101,7 @@ class AttackChecks:
         seed: the seed of a condition, by its id: an attack starts from the same random point as in the matrix.
         rows: (n,) places in the outcomes.
         attacks: conditions made against the model, by their ids.
-        outcomes: of the model, by the ids of the conditions.
+        outcomes: outcomes of the model, by the ids of the conditions.
         clean: id of the condition of clean images.
         classes: number of classes.
     """

@@ -38,9 +38,9 @@ def _flag(code: str, message: str) -> Flag:
 
 def _unconverged(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
     found = matrix.cells[regime.id, condition.id]
-    searched = np.concatenate([o.searched for o in found])
-    missed = searched & ~np.concatenate([o.converged for o in found])
-    if searched.any() and missed.sum() > _MANY_UNCONVERGED * searched.sum():
+    attempted = np.concatenate([o.attempted for o in found])
+    missed = attempted & ~np.concatenate([o.converged for o in found])
+    if attempted.any() and missed.sum() > _MANY_UNCONVERGED * attempted.sum():
         message = (
             f"More than {_MANY_UNCONVERGED:.0%} of the searches stopped before they converged: the attack was weaker "
             "than specified, so the true accuracy may be lower than shown."
@@ -167,7 +167,7 @@ def run_flags(
     """Return the flags of the whole run.
 
     Args:
-        matrix: of the run.
+        matrix: matrix of the run.
         sweep: tables of the sweep of Gaussian noise, one for each regime that it chose the noise of.
         made: what was made for training, by regime and seed (see `results.augmentation`).
     """

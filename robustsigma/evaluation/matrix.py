@@ -67,7 +67,7 @@ class Matrix:
         regimes: rows; the first one is the base model.
         conditions: columns that were measured.
         cells: by (regime id, condition id) the outcomes of each seed, in the order of the seeds.
-        seeds: of the trainings; empty for models that came as they are.
+        seeds: seeds of the trainings; empty for models that came as they are.
         attack_checks: by regime id those of each seed; a regime may lack them.
         overfitting: by regime id, the catastrophic overfitting seen in its trainings.
     """

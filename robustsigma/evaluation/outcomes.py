@@ -37,15 +37,15 @@ class Outcomes:
     """One row per image, in the order of their indices. All arrays are (N,).
 
     Attributes:
-        indices: place in the test split.
+        indices: index of each image in the test split.
         labels: true class.
         predictions: predicted class.
         confidences: softmax of the true class.
         max_confidence: softmax of the predicted class.
         top5: whether the true class is among the five highest logits.
-        searched: whether a search made the sample (SIGMA's walk).
+        attempted: whether a search made the sample (SIGMA's walk).
         converged: whether the search converged.
-        steps: of the search.
+        steps: number of steps of the search.
         rmse: distance to the clean image.
         linf: largest change of a pixel.
         ssim: structural similarity to the clean image.
@@ -57,7 +57,7 @@ class Outcomes:
     confidences: NDArray[np.float32]
     max_confidence: NDArray[np.float32]
     top5: NDArray[np.bool_]
-    searched: NDArray[np.bool_]
+    attempted: NDArray[np.bool_]
     converged: NDArray[np.bool_]
     steps: NDArray[np.int64]
     rmse: NDArray[np.float32]
@@ -93,8 +93,8 @@ def attack_images(
 
     Args:
         classifier: the model, on its device.
-        batches: of the images that `blocks` does not have yet.
-        perturbation: of the condition.
+        batches: batches of the images that `blocks` does not have yet.
+        perturbation: perturbation of the condition.
         condition: its id; with each image's index, the seed of its randomness.
         blocks: the finished rows.
         advance: called after each batch.
@@ -195,7 +195,7 @@ def measure(
     same = torch.equal(made.images, clean)  # as untouched images are: their similarity is 1
     return made.images, {
         **predict(classifier, made.images, labels),
-        "searched": made.attempted,
+        "attempted": made.attempted,
         "converged": made.converged,
         "steps": made.steps,
         "rmse": rmse(made.images, clean),

@@ -25,7 +25,7 @@ class Regime:
         name: shown in the report.
         protocol: "none" for the base model of a study, "retrain" or "on_the_fly"; "given" for a model that came as it
             is.
-        perturbation: of its training images, or None.
+        perturbation: perturbation of its training images, or None.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Condition:
         name: shown in the report.
         attack_setting: "adaptive" for samples made against the model under test, "transfer" for samples made against
             the base model (the first one), "none" where all models see the same images.
-        perturbation: of the test images.
+        perturbation: perturbation of the test images.
     """
 
     id: str
@@ -84,7 +84,7 @@ def fingerprint(settings: Evaluation, allow: Sequence[str] = ()) -> dict[str, An
     part of the regimes.
 
     Args:
-        settings: of the evaluation, resolved.
+        settings: settings of the evaluation, resolved.
         allow: dotted paths whose source counts too.
     """
     found = {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks", "sweep")}

@@ -139,9 +139,9 @@ def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
     for regime in matrix.regimes:
         for condition in matrix.conditions:
             found = matrix.cells[regime.id, condition.id]
-            searched = np.concatenate([each.searched for each in found])
-            converged = np.concatenate([each.converged for each in found])[searched]
-            steps = np.concatenate([each.steps for each in found])[searched]
+            attempted = np.concatenate([each.attempted for each in found])
+            converged = np.concatenate([each.converged for each in found])[attempted]
+            steps = np.concatenate([each.steps for each in found])[attempted]
             max_confidence = np.stack([each.max_confidence for each in found])
             top5 = {"top5": as_dict(share_interval(np.stack([each.top5 for each in found])))} if classes > 5 else {}
             entries.append(
@@ -152,8 +152,8 @@ def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
                     "calibration": as_dict(
                         calibration_error(max_confidence, np.stack([each.correct for each in found]))
                     ),
-                    "converged": float(converged.mean()) if searched.any() else None,
-                    "steps": float(steps.mean()) if searched.any() else None,
+                    "converged": float(converged.mean()) if attempted.any() else None,
+                    "steps": float(steps.mean()) if attempted.any() else None,
                     "quality": quality(found),
                     "flags": cell_flags(matrix, regime, condition),
                 }

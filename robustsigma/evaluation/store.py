@@ -21,7 +21,7 @@ class RobustnessStore:
 
     Args:
         folder: made if it does not exist.
-        settings: of the run, as plain JSON types. A folder with other settings is refused.
+        settings: settings of the run, as plain JSON types. A folder with other settings is refused.
 
     Raises:
         ValueError: naming the first setting that differs.
@@ -100,8 +100,8 @@ class RobustnessStore:
         """Read images made against the base model.
 
         Args:
-            seed: of the training.
-            name: of the condition.
+            seed: seed of the training.
+            name: name of the condition.
             outcomes: file of the test that makes them, which is repeated only where the file does not exist.
 
         Raises:

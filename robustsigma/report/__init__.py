@@ -81,7 +81,7 @@ def write_attribution_report(results: dict[str, Any], arrays: dict[str, np.ndarr
 
     Args:
         results: what a benchmark wrote, in plain JSON types (schema 1, kind "attribution").
-        arrays: of the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for methods
+        arrays: the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for methods
             that were left out, and optionally `masks` (N, H, W) of bool; may be empty if there is no gallery.
         out: folder of the report; it is created if needed.
     """

@@ -124,8 +124,8 @@ def _score(entry: dict[str, Any], rank: float | None, write: Callable[[Any], str
     hints += [f"{count} skipped: {reason}" for reason, count in (entry.get("skipped") or {}).items()]
     if against:
         ends = f"{write(against.get('low'))} to {write(against.get('high'))}, n = {number(against.get('n'))}"
-        said = _VERDICTS.get(verdict, "compared with")
-        hints.append(f"{said} a random map, difference {write(against.get('mean'))} ({ends})")
+        comparison = _VERDICTS.get(verdict, "compared with")
+        hints.append(f"{comparison} a random map, difference {write(against.get('mean'))} ({ends})")
     if entry.get("best"):
         hints.append("best, significantly ahead of the second" if best else "best, not significantly ahead")
     hints += [f"{code}: {message}" for code, message in flags]

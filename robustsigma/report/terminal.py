@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from robustsigma.report import attribution, rankings, robustness, text
+from robustsigma.report import attribution, rankings, robustness, text, training
 from robustsigma.report.table import Note, TableCell, TableLayout
 
 _STYLES = {"best": "bold", "better": "bold green", "control": "dim"}
@@ -33,7 +33,7 @@ def print_robustness(results: dict[str, Any], console: Console | None = None, *,
 def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:
     """Print the sweep of the training noise of each regime, see `robustsigma.report.print_sweep`."""
     console = console or Console()
-    for exhibit in robustness.sweeps(results):
+    for exhibit in training.sweeps(results):
         print_layout(console, exhibit.tables[0])
         console.print(Text(text.printable(exhibit.lead), style="dim"))
 

@@ -118,7 +118,7 @@ def _outcomes(out, trial, column, seed=0):
     return Outcomes.read(_path(out, trial, column, seed))
 
 
-def test_every_std_is_judged_on_the_same_validation_images(done):
+def test_every_std_is_evaluated_on_the_same_validation_images(done):
     """That no test image was seen, the source itself asserts."""
     out, _ = done
     held, val = HeldOut(SOURCE, "val", 14), SOURCE.split("val")
@@ -259,10 +259,10 @@ def test_without_a_validation_split_training_images_are_held_out(tmp_path):
     source = Unvalidated(16, 48, 20, 16)
     train = source.split("train")
     held = held_out(source, 400)
-    judged, rest = held.split("test"), held.split("train")
-    assert (held.part, len(judged), len(rest)) == ("train", 9, 39)  # a fifth at most
-    assert torch.equal(judged.masks, train.masks[held.indices(48)])
-    rows = [{image.numpy().tobytes() for image in part.images} for part in (judged, rest, train)]
+    evaluated, rest = held.split("test"), held.split("train")
+    assert (held.part, len(evaluated), len(rest)) == ("train", 9, 39)  # a fifth at most
+    assert torch.equal(evaluated.masks, train.masks[held.indices(48)])
+    rows = [{image.numpy().tobytes() for image in part.images} for part in (evaluated, rest, train)]
     assert rows[0].isdisjoint(rows[1])
     assert rows[0] | rows[1] == rows[2]
     found = sweep_noise(replace(SETTINGS, dataset=source, sweep=Sweep((0.05, 0.3))), tmp_path, _quiet())

@@ -35,7 +35,7 @@ CACHED = Regime("cached/on_the_fly", "cached", "on_the_fly", SigmaSample(cache=S
 
 
 @pytest.mark.parametrize(
-    ("searched", "converged", "flagged"),
+    ("attempted", "converged", "flagged"),
     [
         (0, 0, False),
         (100, 100, False),
@@ -46,14 +46,14 @@ CACHED = Regime("cached/on_the_fly", "cached", "on_the_fly", SigmaSample(cache=S
         (20, 18, True),
     ],
 )
-def test_unconverged_is_more_than_a_twentieth_of_the_searches(searched, converged, flagged):
-    outcomes = outcomes_of(0, searched=searched, converged=converged)
+def test_unconverged_is_more_than_a_twentieth_of_the_searches(attempted, converged, flagged):
+    outcomes = outcomes_of(0, attempted=attempted, converged=converged)
     matrix = matrix_of([[150, outcomes, outcomes]], [CLEAN, WALK, WALK_MOVED])
     for column in (WALK, WALK_MOVED):
         assert codes_of(cell_flags(matrix, BASE, column)) == (["unconverged"] if flagged else [])
     entry = cell_entries(matrix)[1]
-    assert entry["converged"] == (converged / searched if searched else None)
-    assert entry["steps"] == (5 if searched else None)
+    assert entry["converged"] == (converged / attempted if attempted else None)
+    assert entry["steps"] == (5 if attempted else None)
     assert codes_of(entry["flags"]) == (["unconverged"] if flagged else [])
 
 

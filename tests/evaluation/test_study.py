@@ -200,7 +200,7 @@ def test_cells_are_the_means_of_the_stored_outcomes(done):
         assert cell["confidence"]["mean"] == pytest.approx(found.confidences.mean(dtype=np.float64), abs=1e-6)
         assert cell["quality"]["rmse"]["mean"] == pytest.approx(found.rmse.mean(dtype=np.float64), abs=1e-6)
         if cell["condition"].startswith("sigma/"):
-            assert found.searched.all()
+            assert found.attempted.all()
             assert cell["steps"] == pytest.approx(found.steps.mean())
             assert cell["converged"] == pytest.approx(found.converged.mean())
         else:
@@ -245,7 +245,7 @@ def test_transfer_cells_were_tested_on_the_stored_samples(done, attack):
         np.testing.assert_array_equal(found.predictions, logits.argmax(1).numpy())
         probabilities = logits.softmax(1).gather(1, samples["labels"][:, None])[:, 0]
         np.testing.assert_allclose(found.confidences, probabilities.numpy(), atol=1e-5)
-        for name in ("searched", "converged", "steps", "rmse", "linf", "ssim"):
+        for name in ("attempted", "converged", "steps", "rmse", "linf", "ssim"):
             np.testing.assert_array_equal(getattr(found, name), getattr(base, name), err_msg=name)
 
 

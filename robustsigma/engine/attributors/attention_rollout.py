@@ -35,7 +35,7 @@ class AttentionRollout(PatchAttributor):
     that the head reads, or sees the image other than through attention (pooled patch tokens, convolutions).
 
     Args:
-        head_fusion: of the weights over heads: "mean" is the paper's; "max" and "min" are in common use.
+        head_fusion: how weights are fused over heads: "mean" is the paper's; "max" and "min" are in common use.
         residual: r, the weight of the skip connection.
         discard: share of the lowest fused weights of each image and layer that is set to 0, the class token's
             column excepted, in [0, 1). 0 is the paper's.

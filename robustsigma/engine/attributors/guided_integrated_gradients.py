@@ -112,7 +112,7 @@ class GuidedIntegratedGradients(BaselineAttributor, PathMethod):
     error of a Riemann sum at the steps' starts. Positions are kept in float64.
 
     Args:
-        steps: of the path. The defaults are those of the authors' code; their notebooks use 25, 0.5 and 1.0.
+        steps: number of steps. The defaults are those of the authors' code; their notebooks use 25, 0.5 and 1.0.
         fraction: share of the features that move at a time.
         max_dist: largest distance from the straight line, as a share of it; 0 follows it, 1 does not bound.
         baseline: where the path starts, as for `IntegratedGradients`.

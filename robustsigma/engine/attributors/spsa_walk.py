@@ -30,7 +30,7 @@ class ImageRange:
         mode: "original" maps each point affinely from its own [min, max] to that of its row's image, "full" to all of
             the bounds; "clip" clips, and "none" clips only the points of the path.
         images: (R, C, H, W), at which the rows start.
-        bounds: of pixels.
+        bounds: valid pixel range.
     """
 
     def __init__(self, mode: RangeMode, images: Tensor, bounds: tuple[float, float]) -> None:

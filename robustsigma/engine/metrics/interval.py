@@ -25,7 +25,7 @@ class Interval:
     """A mean with its 95 % interval.
 
     Attributes:
-        mean: of the sample.
+        mean: mean of the sample.
         low: lower end.
         high: upper end.
         n: images behind it.
@@ -45,7 +45,7 @@ def mean_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
     Args:
         values: (n,) one value per image, or (seeds, n): repeated trainings on the same images. Seeds and images are
             then both resampled, so the interval covers training as well.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: no values, values that are not finite, or another shape.
@@ -95,7 +95,7 @@ def share_interval(outcomes: ArrayLike, *, seed: int = 0) -> Interval:
 
     Args:
         outcomes: (n,) or (seeds, n), 0 or 1.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: as `mean_interval`.
@@ -115,7 +115,7 @@ def mean_band(curves: ArrayLike, *, median: bool = False, seed: int = 0) -> tupl
     Args:
         curves: (n, K) finite values, a curve for each image.
         median: take the median over images instead of the mean.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: no curves, values that are not finite, or another shape.
@@ -143,8 +143,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> 
 
     Args:
         first: values as in `mean_interval`.
-        second: of the same shape, each of the same image and training as its place in `first`.
-        seed: of the bootstrap.
+        second: values of the same shape, each of the same image and training as its place in `first`.
+        seed: seed of the bootstrap.
 
     Raises:
         ValueError: two shapes, or values that `mean_interval` does not take.

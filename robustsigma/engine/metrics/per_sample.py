@@ -32,8 +32,8 @@ class PerSample(Metric):
     """Named values of each image, gathered over processes and put in the order of the images' indices.
 
     Args:
-        names: of the values.
-        kwargs: of torchmetrics.Metric.
+        names: names of the values.
+        kwargs: keyword arguments of torchmetrics.Metric.
     """
 
     full_state_update = False

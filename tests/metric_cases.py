@@ -60,7 +60,7 @@ CHEAP: dict[type[AttributionMetric], tuple[AttributionMetric, ...]] = {
     Sparseness: (Sparseness(),),
     SensitivityN: (SensitivityN(subsets=12), SensitivityN(fractions=(0.2, 0.6), subsets=9, baseline="blur")),
 }
-# Those that judge an attributor's result, not a map.
+# Those of an attributor's result, not a map.
 OF_RESULTS = tuple(kind for kind in CHEAP if issubclass(kind, ResultMetric))
 
 
