@@ -132,10 +132,10 @@ def _geometry(settings: Mapping[str, Any], name: str) -> ResizeCrop:
     size = settings.get("size") or {}
     crop = settings.get("crop_size") if settings.get("do_center_crop") else None
     square = all(each.get("height") == each.get("width") for each in (size, crop or {}))
-    if not square or not settings.get("do_resize", True):
-        raise fail("geometry", f"square images, as {name} does not resize to", f"{size}, {crop}")
     shortest = size.get("shortest_edge")
-    squeeze, resize = shortest is None, shortest or size["height"]
+    squeeze, resize = shortest is None, shortest or size.get("height")
+    if not square or resize is None or not settings.get("do_resize", True):
+        raise fail("geometry", f"a ResizeCrop, as {name} does not make squares of one size", f"{size}, {crop}")
     cropped = resize if crop is None else crop.get("height", crop.get("shortest_edge"))
     share = settings.get("crop_pct")
     if share is not None and shortest is not None:  # as ConvNeXt's: a share of small images, large ones squeezed

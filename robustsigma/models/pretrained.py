@@ -96,7 +96,8 @@ class Pretrained(Settings):
             ValueError: an unknown name, or weights that cannot be downloaded, read or fitted.
             ImportError: a name needs timm or transformers, which is not installed.
         """
-        known = published(self.name, self.weights)
+        stated = None not in (self.mean, self.std, self.geometry)
+        known = published(self.name, self.weights, stated=stated)
         if known is not None and self.mean is None and self.weights is None:
             statistics(known, self.arguments)  # an error before weights are downloaded
         kind = None if known is not None or self.weights is None else constructor(self.name)

@@ -183,8 +183,9 @@ def test_preprocessing_is_taken_from_the_folder_or_asked_for(tmp_path, monkeypat
         patch.setattr("robustsigma.models.hugging_face._geometry", lambda *_: ResizeCrop(32, 40))
         with pytest.warns(UserWarning, match=r"EfficientNetImageProcessor of hf:.* does more than to resize"):
             model(tmp_path)
+        assert model(tmp_path, **given)[1].geometry == ResizeCrop(32)
     transformers.ViTImageProcessor(size={"height": 32, "width": 40}).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"^geometry: expected square images"):
+    with pytest.raises(ValueError, match=r"^geometry: expected a ResizeCrop, as hf:.* does not make squares"):
         model(tmp_path)
 
 
