@@ -100,7 +100,8 @@ def benchmark(
 
     Args:
         model: as of `robustsigma.evaluate`: an `nn.Module`, a `Classifier`, a LightningModule, the pair that
-            `robustsigma.models.load_model` returns, or a mapping from names to any of them.
+            `robustsigma.models.load_model` returns, a name such as "timm:resnet18", or a mapping from names to any of
+            them.
         data: as of `robustsigma.evaluate`: a `Dataset` of (image, label) or (image, label, mask), a `DataLoader`, a
             tuple of tensors (images, labels) or (images, labels, masks), a LightningDataModule or a `DatasetSpec`. Of
             data that cannot be asked for an image by its index, the first `4 * max_images` are read.

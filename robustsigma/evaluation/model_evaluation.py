@@ -65,8 +65,9 @@ def evaluate(
 
     Args:
         model: an `nn.Module` from normalized images to logits, a `Classifier`, a LightningModule (its `forward`), the
-            pair that `robustsigma.models.load_model` returns; or a mapping from names to any of them. Of several
-            models the first is the base model: attacks are then made against each model (adaptive), and against the
+            pair that `robustsigma.models.load_model` returns, a name or file that `robustsigma.models.model` takes,
+            such as "hf:google/vit-base-patch16-224"; or a mapping from names to any of them. Of several models the
+            first is the base model: attacks are then made against each model (adaptive), and against the
             base model and shown to all (transfer).
         data: a `Dataset` of (image, label) or a `DataLoader`; a pair of tensors (images, labels); a
             LightningDataModule (its test images, or else its validation images); a `DatasetSpec` (likewise, with
