@@ -1,7 +1,5 @@
 """Metrics of attributions and of perturbed images, one value per image, and intervals for their means."""
 
-from typing import TYPE_CHECKING, Any
-
 from robustsigma.engine.metrics.base import (
     AttributionMetric,
     Curve,
@@ -23,9 +21,6 @@ from robustsigma.engine.metrics.quality import linf, rmse, ssim
 from robustsigma.engine.metrics.sanity_checks import randomization, shuffle_parameters, stability
 from robustsigma.engine.metrics.sensitivity_n import SensitivityN
 
-if TYPE_CHECKING:
-    from robustsigma.engine.metrics.per_sample import PerSample, Summary
-
 __all__ = [
     "AttributionMetric",
     "CompletenessGap",
@@ -39,12 +34,10 @@ __all__ = [
     "MetricContext",
     "MetricResult",
     "MetricSpec",
-    "PerSample",
     "PerformanceInformation",
     "RelativeStandardError",
     "SensitivityN",
     "Skip",
-    "Summary",
     "aggregate",
     "calibration_error",
     "corruption_errors",
@@ -60,12 +53,3 @@ __all__ = [
     "ssim",
     "stability",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import `PerSample` and `Summary` when they are first used, since torchmetrics takes seconds to import."""
-    if name in ("PerSample", "Summary"):
-        from robustsigma.engine.metrics import per_sample
-
-        return getattr(per_sample, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
