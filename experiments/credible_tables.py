@@ -26,7 +26,7 @@ from shared.scores import about, advantages, cells, run_benchmark
 from shared.valid_gradients import ValidGradients
 
 from robustsigma import AGI, Attributor, CrediblePath, ExpectedGradients, IntegratedGradients
-from robustsigma.benchmark.table import ScoreTable
+from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.engine.metrics import InsertionDeletion, SensitivityN, mean_band
 from robustsigma.report.canvas import LINE, QUIET, png, styled
 from robustsigma.runs.files import write_atomically

@@ -27,7 +27,7 @@ from robustsigma.cli.evaluate import PRESETS
 from robustsigma.data import Baggage
 from robustsigma.engine.metrics import mean_interval, paired_difference
 from robustsigma.engine.metrics.interval import as_dict
-from robustsigma.evaluation import Evaluation, Training, evaluate
+from robustsigma.evaluation import Evaluation, Training, run_study
 from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     options, rest = parser.parse_known_args(arguments)
     provenance = Provenance(command("figure10", arguments))
     asked = PRESETS.load("baggage", rest) if rest else scans(options.fast)
-    evaluate(asked, options.work / options.name, console=Console(stderr=True))
+    run_study(asked, options.work / options.name, console=Console(stderr=True))
     run = RobustnessRun(asked, options.work / options.name, Console(quiet=True))
     found, sums = (
         cells(run),

@@ -29,19 +29,26 @@ from torch.nn import functional as F
 from robustsigma import (
     AGI,
     IDG,
+    IDGI,
     IG2,
+    SIG,
+    AttentionAttribution,
     AttentionRollout,
     Attribution,
     Attributor,
+    BlurIG,
     Classifier,
     CrediblePath,
     ExpectedGradients,
     Gradient,
     GuidedIntegratedGradients,
+    InputXGradient,
     IntegratedGradients,
     LeftIntegratedGradients,
+    LeGrad,
     RandomAttribution,
     Sigma,
+    SmoothGrad,
 )
 from robustsigma.data.baggage import Baggage
 from robustsigma.engine import noise
@@ -96,9 +103,15 @@ def methods(references: Tensor, baseline: BaselineName, *, fast: bool) -> dict[s
         "IG2": IG2(steps=steps, references=references[:4]),
         "AGI": AGI(**agi),
         "credible path": CrediblePath(**credible),
+        "IDGI": IDGI(IntegratedGradients(steps=steps, baseline=baseline)),
+        "blur IG": BlurIG(steps=steps, max_sigma=references.shape[-1] / 6),
+        "SIG": SIG(steps=steps, baseline=baseline),
         "attention rollout": AttentionRollout(),
+        "attention attribution": AttentionAttribution(),
+        "LeGrad": LeGrad(),
         "gradient": Gradient(),
-        "gradient \u00d7 image": Gradient(times_input=True),
+        "gradient \u00d7 image": InputXGradient(),
+        "SmoothGrad": SmoothGrad(samples=steps),
         "random": RandomAttribution(),
     }
 

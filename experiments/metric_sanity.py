@@ -21,9 +21,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from robustsigma.benchmark.evaluated_images import find_images
-from robustsigma.benchmark.run import BenchmarkRun
-from robustsigma.benchmark.settings import Benchmark
+from robustsigma.benchmarking.evaluated_images import find_images
+from robustsigma.benchmarking.run import BenchmarkRun
+from robustsigma.benchmarking.settings import Benchmark
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.engine import noise

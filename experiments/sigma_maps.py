@@ -21,8 +21,8 @@ from shared.output import command, interval, orders, table, write
 from shared.scores import about, advantages, cells, run_benchmark
 
 from robustsigma import IG2, Attributor, GuidedIntegratedGradients, IntegratedGradients, Sigma
-from robustsigma.benchmark.run import BenchmarkRun
-from robustsigma.benchmark.table import ScoreTable
+from robustsigma.benchmarking.run import BenchmarkRun
+from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.engine.metrics import Localization, PerformanceInformation
 from robustsigma.report.canvas import bare, image_of, label, overlay, png, styled
 from robustsigma.runs.files import write_atomically

@@ -22,7 +22,7 @@ from shared.output import command, interval, table, write
 from shared.scores import about, advantages, cells, run_benchmark
 
 from robustsigma import IG2, Attributor, GuidedIntegratedGradients, IntegratedGradients, Sigma
-from robustsigma.benchmark.table import ScoreTable
+from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.metrics import Cost, InsertionDeletion, PerformanceInformation
 from robustsigma.engine.metrics.interval import as_dict, mean_interval

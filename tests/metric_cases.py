@@ -13,16 +13,26 @@ from robustsigma.engine.metrics import (
     AttributionMetric,
     CompletenessGap,
     Cost,
+    DiffID,
     Infidelity,
     InsertionDeletion,
+    LerfMorf,
     Localization,
+    MagnitudeAlignedScore,
     MetricContext,
+    Monotonicity,
     PerformanceInformation,
     RelativeStandardError,
+    RelevanceAccuracy,
     SensitivityN,
+    Sparseness,
 )
 from robustsigma.engine.metrics.diagnostics import ResultMetric
-from robustsigma.engine.metrics.published import IDGRepositoryPerformanceInformation, SaliencyBenchLocalization
+from robustsigma.engine.metrics.published import (
+    CumulativeMonotonicity,
+    IDGRepositoryPerformanceInformation,
+    SaliencyBenchLocalization,
+)
 
 SIDE, OBJECT = 16, 5
 
@@ -35,13 +45,19 @@ CHEAP: dict[type[AttributionMetric], tuple[AttributionMetric, ...]] = {
         InsertionDeletion(insertion="black", deletion="blur", step=5, score="logit", tie_break="index"),
         InsertionDeletion(normalized=True, reduction="sum_abs"),
     ),
+    DiffID: (DiffID(), DiffID((0.2, 0.7), "confidence"), DiffID((0.3, 0.6), tie_break="index", features="values")),
+    LerfMorf: (LerfMorf(), LerfMorf(baseline="blur", step=7, score="logit", tie_break="reference")),
     Localization: (Localization(), SaliencyBenchLocalization(), Localization(threshold=0.3, marked=1.0)),
+    MagnitudeAlignedScore: (MagnitudeAlignedScore(), MagnitudeAlignedScore("blur11", "black", step=9)),
+    Monotonicity: (Monotonicity(), Monotonicity(groups=10, baseline="blur", score="prob"), CumulativeMonotonicity()),
     PerformanceInformation: (
         PerformanceInformation(min_confidence=0.0),
         PerformanceInformation(min_confidence=0.0, interpolation="exact", monotone=False, tie_break="reference"),
         IDGRepositoryPerformanceInformation(tie_break="reference"),
     ),
     RelativeStandardError: (RelativeStandardError(),),
+    RelevanceAccuracy: (RelevanceAccuracy(), RelevanceAccuracy(marked=1.0, reduction="sum_abs")),
+    Sparseness: (Sparseness(),),
     SensitivityN: (SensitivityN(subsets=12), SensitivityN(fractions=(0.2, 0.6), subsets=9, baseline="blur")),
 }
 # Those of an attributor's result, not a map.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robustsigma.benchmark import Benchmark
+from robustsigma.benchmarking import Benchmark
 from robustsigma.cli.benchmark import PRESETS as BENCHMARK_PRESETS
 from robustsigma.cli.evaluate import PRESETS as EVALUATION_PRESETS
 from robustsigma.data import Baggage, ImageFolder, ImageTable

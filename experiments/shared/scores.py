@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from robustsigma.benchmark import Benchmark
-from robustsigma.benchmark.results import score_tables
-from robustsigma.benchmark.run import BenchmarkRun
-from robustsigma.benchmark.table import ScoreTable
+from robustsigma.benchmarking import Benchmark
+from robustsigma.benchmarking.results import score_tables
+from robustsigma.benchmarking.run import BenchmarkRun
+from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.models import Pretrained

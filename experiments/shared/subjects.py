@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from robustsigma import RandomAttribution
-from robustsigma.benchmark.run import BenchmarkRun
+from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier

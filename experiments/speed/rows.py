@@ -122,7 +122,7 @@ def _guided_ig(case: Case) -> Row:
 
 def _perturbed(case: Case, perturbation: rs.Perturbation, forwards: float, backwards: float = 0, *others: Peer) -> Row:
     def call() -> Any:
-        return perturbation(case.classifier, case.images, case.target, seed=case.seeds, return_info=True)
+        return perturbation(case.classifier, case.images, case.target, seed=case.seeds, return_info="search")
 
     return Row(repr(perturbation), len(case.images), call, lambda _: (forwards, backwards), others)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from robustsigma.benchmark.settings import Benchmark
+from robustsigma.benchmarking.settings import Benchmark
 from robustsigma.cli.parsing import check_model
 from robustsigma.cli.presets import Presets
 from robustsigma.models.pretrained import is_saved
 
-PRESETS = Presets(Benchmark, "robustsigma.benchmark")
+PRESETS = Presets(Benchmark, "robustsigma.benchmarking")
 _DESCRIPTION = (
     "Evaluate every attribution method by every metric on one or more models, with random maps and the plain gradient "
     "as references, and write one HTML report. Run the same command again to resume."
@@ -24,7 +24,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
     # Imported here: help and errors should not wait for Lightning.
     from rich.console import Console
 
-    from robustsigma.benchmark import benchmark
+    from robustsigma.benchmarking import run_benchmark
     from robustsigma.cli.launch import run_in_processes
     from robustsigma.runs.directory import output_folder
     from robustsigma.runs.processes import is_main_process
@@ -32,7 +32,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
     status = run_in_processes(parsed.processes, verb, arguments)
     if status is None:
         console = Console()
-        report = benchmark(parsed.settings, output_folder(parsed.out), console=console, command=parsed.command)
+        report = run_benchmark(parsed.settings, output_folder(parsed.out), console=console, command=parsed.command)
         if is_main_process():
-            console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
+            console.print(f"\nThe report: [bold]{report.path}[/bold]", soft_wrap=True)
     return status

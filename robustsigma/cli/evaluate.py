@@ -29,18 +29,18 @@ def run(verb: str, arguments: list[str]) -> int | None:
     from rich.console import Console
 
     from robustsigma.cli.launch import run_in_processes
-    from robustsigma.evaluation import evaluate
+    from robustsigma.evaluation import run_study
     from robustsigma.runs.directory import output_folder
     from robustsigma.runs.processes import is_main_process
 
     status = run_in_processes(parsed.processes, verb, arguments)
     if status is None:
         console = Console()
-        report = evaluate(
+        report = run_study(
             parsed.settings, output_folder(parsed.out), console=console, command=parsed.command, allow=parsed.allow
         )
         if is_main_process():
-            console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
+            console.print(f"\nThe report: [bold]{report.path}[/bold]", soft_wrap=True)
     return status
 
 

@@ -1,8 +1,8 @@
 """Command-line and YAML parsing that all verbs share: parsers, the import policy, and errors that name near matches.
 
 Import policy: a YAML file with a `class_path` runs code, and so does the dotted path of a network. Files and options
-may name only what this package and `LIBRARIES` define, networks of torchvision and timm, and what the command line
-allows with `--allow NAME`. Everything else is refused before it is imported. A file cannot allow anything.
+may name only what this package and `LIBRARIES` define, networks of torchvision, timm and transformers, and what
+`--allow NAME` allows. Everything else is refused before it is imported. A file cannot allow anything.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
     try:
         Architecture(name).check_origin(allow)
     except ValueError as error:
-        known = "FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME"
+        known = "FILE.safetensors, torchvision:NAME, timm:NAME, hf:NAME or a class path allowed by --allow NAME"
         files = map(str, Path(name).parent.glob("*.safetensors"))
         raise fail(argument, known, repr(name) + (near(name, files) or suggest_name(name))) from error
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.file_dataset_spec import check_fraction
 from robustsigma.data.image_files import to_tensor
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.data.splitting import check_fraction, stratified
+from robustsigma.data.splitting import stratified
 from robustsigma.engine.validation import fail, integer
 
 

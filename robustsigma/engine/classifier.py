@@ -90,6 +90,7 @@ class Classifier(nn.Module):
         self._classes: int | None = None  # of the last pass
         self._depth = 0  # of bodies of `frozen`
         self._given = {"mean": mean is not None, "std": std is not None}
+        self.forwards = self.backwards = 0  # of images in such bodies, so far
         parameter = next(net.parameters(), None)
         device = None if parameter is None else parameter.device
         self.mean: Tensor
@@ -125,6 +126,8 @@ class Classifier(nn.Module):
         if logits.shape[1] < 2:
             raise fail("net", "logits of at least two classes", f"shape {tuple(logits.shape)}")
         self._classes = logits.shape[1]
+        if self._depth:
+            self.forwards += len(images)
         return logits
 
     def check_target(self, target: Tensor, images: Tensor, name: str = "target") -> None:
@@ -282,6 +285,7 @@ class Classifier(nn.Module):
         gradients = []
         for place, objective in enumerate(objectives, 1):
             kept = place < len(objectives)
+            self.backwards += len(chunk)
             (gradient,) = torch.autograd.grad(objective(wide, at), chunk, retain_graph=kept, allow_unused=True)
             gradients.append(torch.zeros_like(chunk) if gradient is None else gradient.contiguous())
         return wide.detach(), *gradients

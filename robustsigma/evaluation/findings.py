@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from robustsigma.engine.metrics import Interval, mean_interval, paired_difference
+from robustsigma.engine.metrics import Interval, mean_interval, paired_difference, significance
+from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix
-from robustsigma.evaluation.plan import ADAPTIVE, BASE, Regime
+from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, Regime
 from robustsigma.report import text
 
-_PROTOCOLS = {"none": "", "retrain": "retraining", "on_the_fly": "on-the-fly training"}
+_PROTOCOLS = {"retrain": "retraining", "on_the_fly": "on-the-fly training"}
 
 
 def findings(matrix: Matrix, classes: int) -> list[str]:
     """Return the sentences that open the report."""
-    sentences = [_base(matrix, classes)]
-    against = CONTROL if matrix.has(CONTROL) else BASE
+    sentences = [_described(matrix, regime, classes) for regime in matrix.regimes if not regime.retrained]
+    against = CONTROL if matrix.has(CONTROL) else matrix.base
     for regime in matrix.regimes:
-        if regime.name == "sigma":
+        if regime.name == "sigma" and regime.retrained:
             sentences.append(_effect(matrix, regime, against))
     trained_on = [_own(matrix, regime, against) for regime in matrix.regimes]
     sentences += [line for line in (_summary(trained_on), _combined(matrix)) if line]
@@ -36,26 +37,23 @@ def _percent(found: Interval) -> str:
     return f"{text.percent(found.mean)}% ({text.percent(found.low)} to {text.percent(found.high)})"
 
 
-def _base(matrix: Matrix, classes: int) -> str:
-    parts = [
-        f"{_percent(matrix.accuracy(BASE, c.id))} under {title(c.name)}"
-        for c in matrix.not_transferred
-        if c.name != "clean"
-    ]
-    clean = [_percent(matrix.accuracy(BASE, c.id)) for c in matrix.not_transferred if c.name == "clean"]
-    head = "The base model classifies correctly " + (f"{clean[0]} of clean images, " if clean else "")
+def _described(matrix: Matrix, regime: Regime, classes: int) -> str:
+    clean, others = matrix.clean, [c for c in matrix.not_transferred if not isinstance(c.perturbation, Identity)]
+    parts = [f"{_percent(matrix.accuracy(regime.id, c.id))} under {title(c.name)}" for c in others]
+    subject = text.printable(regime.name) if regime.protocol == GIVEN else "The base model"
+    parts.insert(0, f"{_percent(matrix.accuracy(regime.id, clean.id))} of clean images")
     for name in matrix.worst:
         where = name.removeprefix(f"{WORST}/")
         within = "" if where == "all" else f" within {where}"
-        parts.append(f"{_percent(matrix.accuracy(BASE, name))} under all adaptive attacks{within} at once")
-    return head + ", ".join(parts) + f"; chance is {100 / classes:.0f}%."
+        parts.append(f"{_percent(matrix.accuracy(regime.id, name))} under all adaptive attacks{within} at once")
+    return f"{subject} classifies correctly {', '.join(parts)}; chance is {100 / classes:.2g}%."
 
 
 def _effect(matrix: Matrix, regime: Regime, against: str) -> str:
     parts = []
     for condition in matrix.not_transferred:
-        found = matrix.difference((regime.id, condition.id), (against, condition.id))
-        note = "" if found.low > 0 or found.high < 0 else " (not significant)"
+        found, p = matrix.changes(against)[regime.id, condition.id]
+        note = "" if p < 0.05 else " (not significant)"
         parts.append(f"{title(condition.name)} {points(found)}{note}")
     control = "the clean control" if against == CONTROL else "the base model"
     return f"SIGMA {_PROTOCOLS[regime.protocol]}, compared with {control}: " + "; ".join(parts) + "."
@@ -64,10 +62,10 @@ def _effect(matrix: Matrix, regime: Regime, against: str) -> str:
 def _own(matrix: Matrix, regime: Regime, against: str) -> tuple[str, bool] | None:
     """Return whether a regime significantly improved the accuracy under the condition that it was trained on."""
     condition = next((c for c in matrix.not_transferred if c.name == regime.name and c.name != "clean"), None)
-    if condition is None or regime.protocol == "none":
+    if condition is None or not regime.retrained:
         return None
-    found = matrix.difference((regime.id, condition.id), (against, condition.id))
-    return f"{title(regime.name)} {_PROTOCOLS[regime.protocol]} {points(found)}", found.low > 0
+    found, p = matrix.changes(against)[regime.id, condition.id]
+    return f"{title(regime.name)} {_PROTOCOLS[regime.protocol]} {points(found)}", found.mean > 0 and p < 0.05
 
 
 def _summary(trained_on: list[tuple[str, bool] | None]) -> str | None:
@@ -86,17 +84,19 @@ def _combined(matrix: Matrix) -> str | None:
     """Return which training has the highest accuracy averaged over conditions, as figure 10 of the paper does."""
     ranked = []
     for regime in matrix.regimes:
-        if regime.protocol != "none":
+        if regime.retrained:
             ranked.append((float(matrix.combined(regime.id).mean()), regime))
     if len(ranked) < 2:
         return None
     ranked.sort(key=lambda pair: -pair[0])
     best, second = ranked[0][1], ranked[1][1]
-    lead = paired_difference(matrix.combined(best.id), matrix.combined(second.id))
+    leads = [paired_difference(matrix.combined(best.id), matrix.combined(r.id)) for _, r in ranked[1:]]
+    lead = leads[0]
     names = ", ".join(
         title(c.name) + (" (adaptive)" if c.attack_setting == ADAPTIVE else "") for c in matrix.not_transferred
     )
-    verdict = "significantly ahead of" if lead.low > 0 else "not significantly ahead of"
+    # The best of many is compared with every other.
+    verdict = "significantly ahead of" if significance(leads)[0] > 0 else "not significantly ahead of"
     return (
         f"Averaged over {names}, {title(best.name)} {_PROTOCOLS[best.protocol]} has the highest accuracy, "
         f"{_percent(mean_interval(matrix.combined(best.id)))}, {verdict} {title(second.name)} "

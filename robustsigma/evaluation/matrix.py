@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustsigma.engine.checks import Soundness
-from robustsigma.engine.metrics import Interval, paired_difference, share_interval
+from robustsigma.engine.metrics import Interval, holm, paired_difference, share_interval
 from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.attack_checks import SEARCH, AttackCheckResults
 from robustsigma.evaluation.outcomes import Outcomes
@@ -64,10 +64,10 @@ class Matrix:
     """Outcomes by regime and condition, over seeds.
 
     Args:
-        regimes: rows.
+        regimes: rows; the first one is the base model.
         conditions: columns that were measured.
         cells: by (regime id, condition id) the outcomes of each seed, in the order of the seeds.
-        seeds: seeds of the trainings.
+        seeds: seeds of the trainings; empty for models that came as they are.
         attack_checks: by regime id those of each seed; a regime may lack them.
         overfitting: by regime id, the catastrophic overfitting seen in its trainings.
     """
@@ -84,6 +84,12 @@ class Matrix:
         self.regimes, self.conditions, self.cells, self.seeds = regimes, conditions, cells, seeds
         self.attack_checks, self.overfitting = dict(attack_checks or {}), dict(overfitting or {})
         self.worst = worst_cases(conditions)
+        self._changes: dict[str, dict[tuple[str, str], tuple[Interval, float]]] = {}
+
+    @property
+    def base(self) -> str:
+        """Id of the base model, against which transferred samples were made."""
+        return self.regimes[0].id
 
     @property
     def all_ids(self) -> list[str]:
@@ -116,6 +122,18 @@ class Matrix:
     def difference(self, first: tuple[str, str], second: tuple[str, str]) -> Interval:
         """Return the accuracy of the first cell minus that of the second, on the same images."""
         return paired_difference(self.correct(*first), self.correct(*second))
+
+    def changes(self, against: str) -> dict[tuple[str, str], tuple[Interval, float]]:
+        """Return the difference of each regime from another model, with its p-value, by (regime, condition).
+
+        All of them are one family: `holm` corrects the p-values for their number.
+        """
+        if against not in self._changes:
+            keys = [(regime.id, condition) for regime in self.regimes if regime.id not in (self.base, against)
+                    for condition in self.all_ids]  # fmt: skip
+            found = [self.difference(key, (against, key[1])) for key in keys]
+            self._changes[against] = dict(zip(keys, zip(found, holm(found), strict=True), strict=True))
+        return self._changes[against]
 
     def combined(self, regime: str) -> Correct:
         """Return (seeds, n): each image's accuracy averaged over the conditions that are not transfer."""

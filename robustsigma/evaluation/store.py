@@ -33,7 +33,7 @@ class RobustnessStore:
 
     def model(self, seed: int, regime: str) -> Path:
         """Return the file of a model's weights."""
-        return self._file("models", seed, regime, ".safetensors")
+        return model_path(self.folder, seed, regime)
 
     def _notes(self, seed: int, regime: str) -> Path:
         return self._file("models", seed, regime, ".json")
@@ -48,15 +48,15 @@ class RobustnessStore:
 
     def outcomes(self, seed: int, regime: str, condition: str) -> Path:
         """Return the file of one cell's outcomes."""
-        return self.folder / "outcomes" / f"seed{seed}" / _flat(regime) / f"{_flat(condition)}.npz"
+        return outcomes_path(self.folder, seed, regime, condition)
 
     def attack_checks(self, seed: int, regime: str) -> Path:
         """Return the file of a model's attack checks."""
         return self._file("checks", seed, regime, ".npz")
 
-    def blocks(self, path: Path) -> Blocks:
-        """Return the finished rows of a file that is not complete yet."""
-        return Blocks(path.with_suffix(".parts"))
+    def blocks(self, path: Path, size: int = 0) -> Blocks:
+        """Return the finished rows of a file that is not complete yet, of `size` rows in all."""
+        return Blocks(path.with_suffix(".parts"), size)
 
     def _file(self, kind: str, seed: int, name: str, suffix: str) -> Path:
         return self.folder / kind / f"seed{seed}" / f"{_flat(name)}{suffix}"
@@ -117,6 +117,16 @@ class RobustnessStore:
     def read_outcomes(self, seed: int, regime: str, condition: str) -> Outcomes:
         """Read one cell's outcomes."""
         return Outcomes.read(self.outcomes(seed, regime, condition))
+
+
+def model_path(folder: Path, seed: int, regime: str) -> Path:
+    """Return the file of a model's weights in a run's folder."""
+    return folder / "models" / f"seed{seed}" / f"{_flat(regime)}.safetensors"
+
+
+def outcomes_path(folder: Path, seed: int, regime: str, condition: str) -> Path:
+    """Return the file of one cell's outcomes in a run's folder."""
+    return folder / "outcomes" / f"seed{seed}" / _flat(regime) / f"{_flat(condition)}.npz"
 
 
 def _flat(name: str) -> str:

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, NoReturn
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
 
 from robustsigma.data.dataset_spec import DatasetSpec, Split
-from robustsigma.data.datasets import Datasets
+from robustsigma.data.datasets import CheckedStream, Datasets
 from robustsigma.data.loading import subsample
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import global_rng, noise
@@ -28,7 +28,15 @@ from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail, integer, mapping, optional, plain
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
-from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
+from robustsigma.lightning.batch_norm import explain_single_value
+from robustsigma.lightning.loaders import (
+    KeyedDataset,
+    KeyedStream,
+    KeySampler,
+    ResumableLoader,
+    collate_keyed,
+    training_seeds,
+)
 from robustsigma.lightning.sample_caches import ProcessRank, SampleCaches
 from robustsigma.lightning.training_perturbation import Ramp, without_cache
 from robustsigma.runs.fingerprint import items
@@ -67,6 +75,10 @@ class RobustDataModule(pl.LightningDataModule):
         val_conditions: the same for validation.
         ramp: growth of the training perturbation over the first epochs; None uses full strength from the start.
         augment: transforms of the training images, on the CPU workers.
+        sampler: what draws the training images of each epoch, by their indices in the split, instead of a shuffle, such
+            as torch's `WeightedRandomSampler`. Its draws follow from `seed` and the epoch. It draws the images of all
+            processes, which are divided among them. An image that is drawn several times is augmented and perturbed
+            differently each time.
         batch_size: number of images in a batch, in every stage.
         drop_last: whether to leave out the last training batch of an epoch if it is smaller than the others. BatchNorm
             may fail on a batch of one image, except in `LitClassifier`.
@@ -97,6 +109,7 @@ class RobustDataModule(pl.LightningDataModule):
         val_conditions: Mapping[str, Perturbation] | None = None,
         ramp: Ramp | None = None,
         augment: Albumentations | None = None,
+        sampler: Sampler | None = None,
         batch_size: int = 128,
         drop_last: bool = False,
         num_workers: int = 0,
@@ -109,6 +122,7 @@ class RobustDataModule(pl.LightningDataModule):
         optional("train_perturbation", train_perturbation, Perturbation)
         optional("ramp", ramp, Ramp)
         optional("augment", augment, Albumentations)
+        optional("sampler", sampler, Sampler)
         optional("limits", limits, Mapping)
         if ramp is not None:
             ramp.check(train_perturbation)
@@ -122,7 +136,11 @@ class RobustDataModule(pl.LightningDataModule):
         for split, most in self.limits.items():
             DatasetSpec.check_split(split)
             self.limits[split] = integer(f"limits[{split!r}]", most, 1)
-        self.seed = integer("seed", seed, 0)
+        self.seed, self.sampler = integer("seed", seed, 0), sampler
+        if isinstance(sampler, DistributedSampler):
+            raise fail("sampler", "one of all images, which are then divided among processes", type(sampler).__name__)
+        if sampler is not None and "train" in self.limits:
+            raise fail("limits", "none for train, where a sampler draws the images", self.limits["train"])
         self._reset()
 
     def _reset(self) -> None:
@@ -140,7 +158,7 @@ class RobustDataModule(pl.LightningDataModule):
         caller = currentframe()
         frame = frame or (caller.f_back if caller else None)
         arguments = frame.f_locals.items() if frame else ()
-        in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset)]
+        in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset | Sampler)]
         ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
         super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, **rest)
         self.hparams.update({name: plain(value) for name, value in self.hparams.items()})
@@ -165,7 +183,8 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked.finish()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Leave no hooks at the network."""
+        """Leave no hooks at the network, and say what to do about a batch of one image."""
+        explain_single_value(exception)
         self._attacked.remove_hooks()
 
     def state_dict(self) -> dict[str, Any]:
@@ -217,8 +236,10 @@ class RobustDataModule(pl.LightningDataModule):
         return self._training
 
     def _fingerprint(self, training: ResumableLoader) -> dict[str, Any]:
+        keyed = training.dataset
+        if isinstance(keyed, KeyedStream):
+            return {"stream": keyed.stream.name}  # which may never end
         if self._images is None:
-            keyed = training.dataset
             self._images = items(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
         return self._images
 
@@ -246,29 +267,50 @@ class RobustDataModule(pl.LightningDataModule):
         found.on_start = None
         return found
 
-    def _subsample(self, dataset: Dataset[Any], split: Split) -> list[int]:
-        return subsample(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
-
-    def _loader(self, dataset: Dataset[Any], split: Split, indices: list[int] | None = None) -> ResumableLoader:
-        indices = self._subsample(dataset, split) if indices is None else indices
+    def _loader(self, dataset: Dataset[Any], split: Split) -> ResumableLoader:
         train, trainer = split == "train", self.trainer
-        keyed = KeyedDataset(dataset, self.augment if train else None, self.seed)
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sampler = KeySampler(indices, shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
-        drop_last = train and self.drop_last
-        if drop_last and len(sampler) < self.batch_size:
-            expected = f"at most {len(sampler)}, the images of an epoch, with drop_last"
-            raise fail("batch_size", expected, self.batch_size)
-        found = ResumableLoader(
-            keyed,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            drop_last=drop_last,
-            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
-        )
-        found.on_start = partial(self._warn_if_clean, split)
+        options: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "drop_last": train and self.drop_last,
+            "pin_memory": trainer is not None and trainer.strategy.root_device.type == "cuda",
+        }
+        augment = self.augment if train else None
+        if isinstance(dataset, IterableDataset):
+            stream = KeyedStream(self._stream(dataset, split), augment, self.seed)
+            # New workers in each epoch, which know its number.
+            found = ResumableLoader(stream, collate_fn=collate_keyed, **options, persistent_workers=False)
+        else:
+            sampler = self.sampler if train else None
+            indices = subsample(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
+            rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+            place = {"rank": rank, "world_size": world_size, "sampler": sampler}
+            keys = KeySampler(indices, shuffle=train, seed=self.seed, **place)
+            if options["drop_last"] and len(keys) < self.batch_size:
+                expected = f"at most {len(keys)}, the images of an epoch, with drop_last"
+                raise fail("batch_size", expected, self.batch_size)
+            found = ResumableLoader(KeyedDataset(dataset, augment, self.seed), sampler=keys, **options)
+        found.on_start = partial(self._start, split, found)
         return found
+
+    def _stream(self, dataset: IterableDataset[Any], split: Split) -> CheckedStream:
+        if split in self.limits:
+            raise fail("limits", f"none for {split}, whose images come in a stream", self.limits[split])
+        if not isinstance(dataset, CheckedStream):
+            dataset = CheckedStream(dataset, split, len(self.dataset.classes), self.dataset.shape)
+        if split == "train":
+            if self.sampler is not None:
+                raise fail("sampler", "None, as the training images come in a stream", type(self.sampler).__name__)
+            perturbation = self.train_perturbation
+            if perturbation is not None and without_cache(perturbation) != perturbation and not dataset.has_keys:
+                expected = "a stream of (image, label, key) whose keys are integers from 0 on, for a SampleCache"
+                raise fail("train", expected, "items without such keys")
+        return dataset
+
+    def _start(self, split: Split, loader: ResumableLoader) -> None:
+        if split == "train" and isinstance(loader.dataset, KeyedStream):
+            loader.dataset.set_epoch(self.trainer.current_epoch if self.trainer else 0)
+        self._warn_if_clean(split)
 
     def _warn_if_clean(self, split: Split) -> None:
         """Warn where batches that should be perturbed are not passed to this data module."""
@@ -283,7 +325,7 @@ class RobustDataModule(pl.LightningDataModule):
             warnings.warn(
                 f"{split}_dataloader: its images are clean here. A RobustDataModule perturbs batches as the Trainer's "
                 "datamodule: pass it itself, as in trainer.fit(model, datamodule=data), not its loader.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -308,7 +350,10 @@ class RobustDataModule(pl.LightningDataModule):
             step, stage = ("test", "test") if trainer.testing else ("validation", "val")
             conditions = self.conditions if trainer.testing else self.val_conditions
             name, perturbation = list(conditions.items())[dataloader_idx]
-        seeds = noise.image_seeds(self.seed, stage, name, epoch, batch.indices)
+        if trainer.training:
+            seeds = training_seeds(self.seed, name, epoch, batch.indices, batch.repeats)
+        else:
+            seeds = noise.image_seeds(self.seed, stage, name, epoch, batch.indices)
         wait(batch.images.device)  # the time of the step before is not that of the perturbation
         start, stats = time.perf_counter(), None
         if trainer.training:
@@ -316,7 +361,7 @@ class RobustDataModule(pl.LightningDataModule):
             call = perturbation, classifier, batch
             made, stats = self.sample_caches.apply(*call, seeds=seeds, epoch=epoch, process=process)
         else:
-            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info=True)
+            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")
         info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
         if perturbation.depends_on_model:
             # Of a training one step is observed, of evaluations one in each epoch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -14,8 +15,11 @@ from torch import nn
 
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.validation import Settings, choice, fail, near
+from robustsigma.models import hugging_face
+from robustsigma.models.hugging_face import HF
 from robustsigma.models.published_weights import (
     PUBLISHED,
+    PUBLISHERS,
     TIMM,
     TORCHVISION,
     TRAINED_ON_HALVES,
@@ -38,9 +42,11 @@ class Architecture(Settings):
 
     Args:
         name: "small_cnn"; "torchvision:resnet18" or another of torchvision's classification models; "timm:NAME" if timm
-            is installed; or the dotted path of a class or function, which is imported.
-        arguments: arguments of the constructor, except the numbers of channels and classes.
-        weights: file of weights that training starts from; "published" for those that torchvision or timm publish; or
+            is installed; "hf:NAME" for an image classifier of transformers, by its id on the Hugging Face Hub or by a
+            folder of `save_pretrained`; or the dotted path of a class or function, which is imported.
+        arguments: arguments of the constructor, except the numbers of channels and classes; for "hf:NAME" values of the
+            config.
+        weights: file of weights that training starts from; "published" for those of torchvision, timm or the Hub; or
             None for fresh ones. A last layer of another number of classes stays fresh.
         padding: "same" for a network whose weights come from TensorFlow (see `with_same_padding`), or None.
 
@@ -57,7 +63,7 @@ class Architecture(Settings):
         if self.padding is not None:
             choice("architecture.padding", self.padding, ("same",))
         if self.weights == PUBLISHED and not self.has_publisher:
-            told = "a file; published is for torchvision:NAME and timm:NAME"
+            told = "a file; published is for torchvision:NAME, timm:NAME and hf:NAME"
             raise fail("architecture.weights", told, f"{PUBLISHED} for {self.name}")
 
     def build(self, channels: int, classes: int) -> nn.Module:
@@ -99,6 +105,8 @@ class Architecture(Settings):
         if self.name.startswith(TORCHVISION) and self.name.removeprefix(TORCHVISION) in TRAINED_ON_HALVES:
             # Without these, Inception and GoogLeNet normalize twice and return more than logits.
             given = {"aux_logits": False, "transform_input": False, "init_weights": self.weights is None, **given}
+        if self.name.startswith(HF):  # a file of the network then needs neither the folder nor the Hub
+            given = {"config": hugging_face.read_config(self.name, **given).to_dict()}
         self._parameters()
         try:
             net = constructor(self.name)(**given)
@@ -116,13 +124,13 @@ class Architecture(Settings):
 
     @property
     def has_publisher(self) -> bool:
-        """Whether torchvision or timm may publish weights of this network."""
-        return self.name.startswith((TORCHVISION, TIMM))
+        """Whether torchvision, timm or the Hub may publish weights of this network."""
+        return self.name.startswith(PUBLISHERS)
 
     @property
     def is_foreign(self) -> bool:
-        """Whether other code than this package, torchvision and timm builds it."""
-        return not self.name.startswith(("small_cnn", TORCHVISION, TIMM, *_KNOWN))
+        """Whether other code than this package, torchvision, timm and transformers builds it."""
+        return not self.name.startswith(("small_cnn", *PUBLISHERS, *_KNOWN))
 
     @property
     def trained(self) -> bool:
@@ -160,7 +168,7 @@ class Architecture(Settings):
         return found
 
     def takes(self, argument: str) -> bool:
-        """Return whether the constructor has an argument, or is torchvision's or timm's, which pass theirs on."""
+        """Return whether the constructor has an argument, or is a publisher's, which pass theirs on."""
         return self.has_publisher or argument in self._parameters()
 
     def check_origin(self, allow: Sequence[str] = ()) -> None:
@@ -170,14 +178,14 @@ class Architecture(Settings):
             allow: dotted paths of modules, classes or functions; what is below one of them is allowed.
         """
         named = any(self.name == each or self.name.startswith(f"{each}.") for each in allow)
-        if named or self.name == "small_cnn" or self.name.startswith(TORCHVISION):
+        if named or self.name == "small_cnn" or self.name.startswith((TORCHVISION, HF)):  # none runs code of a hub
             return
         if self.name.startswith(TIMM) and self.name.removeprefix(TIMM).replace("_", "").replace(".", "").isalnum():
             return
         if self.name.startswith(_KNOWN) and _is_network(constructor(self.name)):
             return
         expected = (
-            "a network of robustsigma, torchvision or timm, or of code that the command line allows (--allow NAME)"
+            "a network of robustsigma, torchvision, timm or hf:, or of code that the command line allows (--allow NAME)"
         )
         dotted = all(part.isidentifier() for part in self.name.split(".")) and "." in self.name
         told = f"; add --allow {self.name} if you trust it" if dotted else suggest_name(self.name)
@@ -196,6 +204,8 @@ def constructor(name: str) -> Any:
     """Return what builds a network, by its name; a dotted path is imported. Raise ValueError for an unknown one."""
     if name == "small_cnn":
         return SmallCNN
+    if name.startswith(HF):
+        return functools.partial(hugging_face.build, name)
     if name.startswith(TIMM):
         return timm_builder(name.removeprefix(TIMM))
     if name.startswith(TORCHVISION):
@@ -210,7 +220,7 @@ def constructor(name: str) -> Any:
     try:
         return _import(name)
     except (ImportError, AttributeError, ValueError) as error:
-        expected = '"small_cnn", "torchvision:NAME", "timm:NAME" or the dotted path of a class'
+        expected = '"small_cnn", "torchvision:NAME", "timm:NAME", "hf:NAME" or the dotted path of a class'
         why = f" ({error})" if "." in name else ""
         raise fail("architecture.name", expected, f"{name!r}{why}{suggest_name(name)}") from error
 
@@ -247,15 +257,12 @@ def suggest_name(name: str) -> str:
     if not colon and model in known:
         return f"; {TORCHVISION}{model} is one"
     if f"{publisher}:" == TORCHVISION or not colon:
-        return near(f"{TORCHVISION}{model}", [TORCHVISION + each for each in known])
-    return near(name, [TORCHVISION + model, TIMM + model])
+        return near(f"{TORCHVISION}{model}", ["small_cnn", *(TORCHVISION + each for each in known)])
+    return near(name, [each + model for each in PUBLISHERS])
 
 
 def _is_network(made: Any) -> bool:
-    """Return whether this is a class of networks in a known module, or a model of torchvision.
-
-    Other members of a module, such as its imports, must not be called for a file.
-    """
+    """Return whether this is a network's class in a known module, or a model of torchvision, and not one's import."""
     if inspect.isclass(made) and issubclass(made, nn.Module):
         return made.__module__.startswith(_KNOWN)
     name = getattr(made, "__name__", "")

@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy.stats import rankdata
 
-from robustsigma.report import text
+from robustsigma.report import rankings, text
 from robustsigma.report.table import Exhibit, Heading, TableCell, TableLayout, group_by, headings, listing
 from robustsigma.report.text import DASH, interval, number, percent
 from robustsigma.runs.results import AttributionResults
@@ -16,6 +16,7 @@ from robustsigma.runs.results import AttributionResults
 GROUPS = {
     "faithfulness": ("Faithfulness", "does the network's output depend on what the map marks as important?"),
     "localization": ("Localization", "does the map lie on the object?"),
+    "complexity": ("Complexity", "does the map lie on few pixels?"),
     "consistency": ("Consistency", "does the map have the properties that its method promises?"),
     "cost": ("Cost", "what one map takes"),
 }
@@ -131,6 +132,8 @@ def _score(entry: dict[str, Any], rank: float | None, write: Callable[[Any], str
     tone = tone or ("best" if best else "mark" if mark else "")
     fill = None if rank is None or mark else SHADE * rank
     remark = "" if entry.get("n") in (None, usual) else f"n {number(entry['n'])}"
+    if not entry.get("n") and any(reason.startswith("not measured") for reason in entry.get("skipped") or {}):
+        return TableCell("not measured", tone=tone, hint="; ".join(hints))
     return TableCell(write(entry.get("mean")), details, mark, tone, fill, "; ".join(hints), flags, remark=remark)
 
 
@@ -218,6 +221,7 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     """Return what each section of the page shows; a section without contents is empty."""
     found: dict[str, list[Exhibit]] = {key: [] for key in ("scores", *FIGURES)}
+    found["rankings"] = rankings.exhibits(results, names(results))
     tables, several = score_tables(results), len(results["models"]) > 1
     for place, (model, table) in enumerate(zip(results["models"], tables, strict=True)):
         parts = tuple(table.split(lambda part: len(part.column_heads) <= _WIDEST)) if table.columns else ()
@@ -231,6 +235,7 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     rows = [((h.label, "control" if h.id in controls(results) else ""), h.hint or DASH) for h in methods(results)]
     others = {
         "metrics": _metrics(results),
+        "protocols": rankings.protocols(results),
         "methods": listing(("Method", "Settings"), ("", "", rows), words={"Settings"}),
         "left_out": listing(("Left out", "Model", "Reason"), ("", "", left_out(results)), words={"Model", "Reason"}),
         "numbers": _numbers(results),

@@ -56,7 +56,7 @@ def accuracy_table(results: dict[str, Any]) -> TableLayout:
         headings(results["conditions"], "attack_setting"), SETTINGS, lambda key, _: key * (key != "none")
     )
     regimes = headings(results["regimes"], "protocol")
-    rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key == "none" else f", {title.lower()}")
+    rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key in text.BASES else f", {title.lower()}")
     cells = {(entry["regime"], entry["condition"]): _accuracy(entry) for entry in results["cells"]}
     title = f"Accuracy in % on {(results.get('dataset') or {}).get('name', 'the test set')}"
     return TableLayout("Model", columns, rows, cells, title, "matrix")
@@ -134,7 +134,7 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     table = accuracy_table(results)
     names, groups = _names(table), {group.key: group.heads for group in table.columns}
     means = {key: cell.fill for key, cell in table.cells.items() if cell.fill is not None}
-    base = next((head for group in table.rows if group.key == "none" for head in group.heads), None)
+    base = next((head for group in table.rows if group.key in text.BASES for head in group.heads), None)
     worst: dict[str, tuple[float, str]] = {}
     for regime in table.row_heads:
         joint = groups.get("worst", ())[:1]  # a common threat model comes before all attacks together
@@ -147,11 +147,12 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     found = []
     clean = groups.get("none", ())[:1]
     if base and clean and (base.id, clean[0].id) in means:
-        title = f"{base.label} model, {clean[0].label}"
+        title = f"{_model(base)}, {clean[0].label}"
         found.append((title, f"{percent(means[base.id, clean[0].id])}%", "without an attack"))
     if base and base.id in worst:
-        found.append((f"{base.label} model, worst case", f"{percent(worst[base.id][0])}%", worst[base.id][1]))
-    trained = [head.id for group in table.rows if group.key != "none" for head in group.heads if head.id in worst]
+        found.append((f"{_model(base)}, worst case", f"{percent(worst[base.id][0])}%", worst[base.id][1]))
+    heads = [head for group in table.rows if group.key not in text.BASES for head in group.heads]
+    trained = [head.id for head in heads if head.id in worst]
     if trained:
         value = f"{percent(max(worst[regime][0] for regime in trained))}%"
         # Regimes that differ by less than the digit shown share the first place.
@@ -164,6 +165,10 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
             listed = "; ".join([names[regime] for regime in best[:_TIED]] + rest)
             found.append((f"{len(best)} best regimes, tied", value, f"{listed} \u00b7 {under}"))
     return found
+
+
+def _model(head: Heading) -> str:
+    return head.label if head.label.endswith("model") else f"{head.label} model"
 
 
 def _threats(results: dict[str, Any], table: TableLayout) -> TableLayout:
@@ -182,21 +187,22 @@ def _threats(results: dict[str, Any], table: TableLayout) -> TableLayout:
 def _changes(results: dict[str, Any], table: TableLayout) -> list[Exhibit]:
     """Return the paired differences in accuracy, one table for each model compared with."""
     names, spans, shown = _names(table), {}, []
+    differences = RobustnessResults.from_json(results).differences
     for head in table.column_heads:
-        mine = [entry for entry in results.get("differences") or [] if entry["condition"] == head.id]
+        mine = [entry for entry in differences if entry["condition"] == head.id]
         ends = [text.finite(entry.get(key)) for entry in mine for key in ("mean", "low", "high")]
         known = [0.01, -0.01, *(end for end in ends if end is not None)]
         spans[head.id] = (min(known), max(known))
-    entries = [entry for entry in results.get("differences") or [] if entry["condition"] in spans]
+    entries = [entry for entry in differences if entry["condition"] in spans]
     for against in dict.fromkeys(entry["against"] for entry in entries):
         cells = {
             (e["regime"], e["condition"]): _change(e, spans[e["condition"]]) for e in entries if e["against"] == against
         }
         changed = sum(cell.tone != "same" for cell in cells.values())
         remark = (
-            f"{changed} of {text.count(len(cells), 'interval')} exclude{'s' * (changed == 1)} zero. The intervals are "
-            "not corrected for multiple comparisons: if no model differed, about "
-            f"{max(1, round(len(cells) / 20))} would exclude zero by chance."
+            f"{changed} of {text.count(len(cells), 'difference')} {'is' if changed == 1 else 'are'} significant: with "
+            "Holm's correction for their number, the chance of a false one among them is at most 5%. The intervals "
+            "themselves are not corrected."
         )
         rows = _only(table.rows, {regime for regime, _ in cells})
         layout = TableLayout("Model", table.columns, rows, cells, style="plain changes")
@@ -211,15 +217,16 @@ def _only(groups: tuple[HeadingGroup, ...], ids: set[str]) -> tuple[HeadingGroup
 
 
 def _change(entry: dict[str, Any], span: tuple[float, float]) -> TableCell:
-    """Return a difference with its bar on the scale of its column, and whether its interval excludes zero."""
-    mean, low, high = (text.finite(entry.get(key)) for key in ("mean", "low", "high"))
+    """Return a difference with its bar on the scale of its column, and whether it is significant."""
+    mean, low, high, p = (text.finite(entry.get(key)) for key in ("mean", "low", "high", "p_holm"))
     tone, sign = "same", ""
-    if low is not None and high is not None and (low > 0 or high < 0):
-        tone, sign = ("better", "\u25b2 ") if low > 0 else ("worse", "\u25bc ")
+    if mean is not None and p is not None and p < 0.05:
+        tone, sign = ("better", "\u25b2 ") if mean > 0 else ("worse", "\u25bc ")
     scaled = (None if end is None else 4 + 92 * (end - span[0]) / (span[1] - span[0]) for end in (0, low, mean, high))
     bar = None if mean is None else tuple(None if place is None else round(place, 2) for place in scaled)
     cell = difference_cell(entry)
-    return replace(cell, text=sign + cell.text, tone=tone, bar=bar, hint=f"n = {number(entry.get('n'))}")
+    hint = f"n = {number(entry.get('n'))}, p = {number(p, 2)} with Holm's correction"
+    return replace(cell, text=sign + cell.text, tone=tone, bar=bar, hint=hint)
 
 
 def _checks(results: dict[str, Any], table: TableLayout, names: dict[str, str]) -> TableLayout:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from robustsigma.engine.metrics.interval import Interval, holm
 from robustsigma.engine.validation import fail
 from robustsigma.runs.files import read_json, write_json
 
@@ -92,7 +93,8 @@ class RobustnessResults(Results):
         seeds: seeds of the trainings.
         conditions: columns, worst cases among them.
         regimes: rows.
-        differences: paired differences in accuracy from the base model and from the control.
+        differences: paired differences in accuracy from the base model and from the control; `p_holm` is the p-value,
+            corrected for the number of differences from the same model.
         per_seed: accuracy of each training, if there are several.
         checks: accuracy under each attack beside that under further attacks.
         networks: outputs and gradients of each regime's models.
@@ -122,6 +124,18 @@ class RobustnessResults(Results):
     path: dict[str, Any] | None = None
     explanations: Entries | None = None
 
+    def __post_init__(self) -> None:
+        """Correct the differences of results that were written before corrected p-values were."""
+        if all("p_holm" in entry for entry in self.differences):
+            return
+        corrected: Entries = []
+        for against in dict.fromkeys(entry["against"] for entry in self.differences):
+            family = [entry for entry in self.differences if entry["against"] == against]
+            ends = [[each.get(key) for key in ("mean", "low", "high", "n")] for each in family]
+            p_values = holm([None if None in each else Interval(*each) for each in ends])
+            corrected += [{**entry, "p_holm": p} for entry, p in zip(family, p_values, strict=True)]
+        object.__setattr__(self, "differences", corrected)
+
 
 @dataclass(frozen=True)
 class AttributionResults(Results):
@@ -141,6 +155,8 @@ class AttributionResults(Results):
         metrics: columns.
         sanity: similarity of each method's maps to those of a network with shuffled weights.
         gallery: labels, models and methods of the images in `arrays.npz`.
+        rankings: each pair of methods, and which protocols order them which way.
+        protocols: the published protocols of the run.
 
     Example:
         >>> AttributionResults.from_json({"schema": 1})
@@ -162,6 +178,8 @@ class AttributionResults(Results):
     metrics: Entries = field(default_factory=list)
     sanity: Entries = field(default_factory=list)
     gallery: dict[str, Any] = field(default_factory=dict)
+    rankings: Entries = field(default_factory=list)
+    protocols: Entries = field(default_factory=list)
 
     @classmethod
     def from_json(cls, found: Any) -> Self:

@@ -17,12 +17,12 @@ from PIL import Image
 from rich.console import Console
 
 from robustsigma import AttentionRollout, ExpectedGradients, Gradient, IntegratedGradients, RandomAttribution, Sigma
-from robustsigma.benchmark import AttributionReport, Benchmark, benchmark
-from robustsigma.benchmark import run as running
-from robustsigma.benchmark.evaluated_images import find_images, gallery_places
-from robustsigma.benchmark.results import misclassified
-from robustsigma.benchmark.run import BenchmarkRun
-from robustsigma.benchmark.store import BenchmarkStore
+from robustsigma.benchmarking import AttributionReport, Benchmark, run_benchmark
+from robustsigma.benchmarking import run as running
+from robustsigma.benchmarking.evaluated_images import find_images, gallery_places
+from robustsigma.benchmarking.results import misclassified
+from robustsigma.benchmarking.run import BenchmarkRun
+from robustsigma.benchmarking.store import BenchmarkStore
 from robustsigma.cli import main
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import Baggage, Datasets, Digits, ImageFolder
@@ -86,11 +86,10 @@ def settings(tmp_path_factory) -> Benchmark:
 @pytest.fixture(scope="module")
 def made(settings, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("made")
-    report = benchmark(settings, out, console=quiet(), command="robustsigma benchmark")
+    report = run_benchmark(settings, out, console=quiet(), command="robustsigma benchmark")
     assert isinstance(report, AttributionReport)
-    assert Path(report) == report.path == out / "report.html"
-    assert report.folder == out
-    assert report.results == json.loads((out / "results.json").read_text())
+    assert report.path == out / "report.html"
+    assert report.to_dict() == json.loads((out / "results.json").read_text())
     return out
 
 
@@ -153,7 +152,7 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_numbers(settings, made, t
 
     monkeypatch.setattr(BenchmarkStore, "write", stop)
     with pytest.raises(KeyboardInterrupt):
-        benchmark(settings, tmp_path, console=quiet())
+        run_benchmark(settings, tmp_path, console=quiet())
     assert not (tmp_path / "results.json").exists()
 
     def record(self, *args):
@@ -161,14 +160,14 @@ def test_interrupted_it_goes_on_and_ends_with_the_same_numbers(settings, made, t
         write(self, *args)
 
     monkeypatch.setattr(BenchmarkStore, "write", record)
-    benchmark(settings, tmp_path, console=quiet())
+    run_benchmark(settings, tmp_path, console=quiet())
     assert len(written) == len(set(written)) == 4 * 3  # nothing twice
     assert measured(tmp_path) == measured(made)
 
 
 def test_batches_do_not_matter(settings, made, tmp_path):
     other = dataclasses.replace(settings, batch_size=7, checked=0)
-    benchmark(other, tmp_path, console=quiet())
+    run_benchmark(other, tmp_path, console=quiet())
 
     def table(out: Path) -> dict[tuple[str, ...], tuple[str, str]]:
         return {row[:4]: row[4:] for row in measured(out) if row[2] not in ("stability", "randomization")}
@@ -183,13 +182,13 @@ def test_batches_do_not_matter(settings, made, tmp_path):
 
 def test_a_folder_of_other_settings_or_another_model_is_refused(settings, made, tmp_path):
     with pytest.raises(ValueError, match=r"out: expected .* images = 8"):
-        benchmark(dataclasses.replace(settings, images=8), made, console=quiet())
+        run_benchmark(dataclasses.replace(settings, images=8), made, console=quiet())
     path = settings.models["a"]
     before = Path(path).read_bytes()
     try:
         saved(Path(path), 4)
         with pytest.raises(ValueError, match=r"out: expected .* network weights"):
-            benchmark(settings, made, console=quiet())
+            run_benchmark(settings, made, console=quiet())
     finally:
         Path(path).write_bytes(before)
 
@@ -237,9 +236,9 @@ def test_a_damaged_batch_or_choice_of_images_is_told_and_made_again(settings, ma
         content = (out / place).read_bytes()
         (out / place).write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match=rf"{place}: expected an? .* that is whole, got .*; delete it, and"):
-            benchmark(settings, out, console=quiet())
+            run_benchmark(settings, out, console=quiet())
         (out / place).unlink()
-        benchmark(settings, out, console=quiet())
+        run_benchmark(settings, out, console=quiet())
         assert measured(out) == measured(made)
 
 
@@ -282,6 +281,15 @@ def test_weights_are_shuffled_by_the_runs_seed(settings, tmp_path, monkeypatch):
     assert seeds == [3]
 
 
+def test_max_sensitivity_is_measured_on_the_checked_images(settings, tmp_path):
+    of = dataclasses.replace(settings, methods={"IG": METHODS["IG"]}, metrics=METRICS[-1:], sensitivity_samples=2)
+    report = run_benchmark(of, tmp_path, console=quiet())
+    found = {cell["method"]: cell for cell in report.results["cells"] if cell["metric"] == "max_sensitivity"}
+    assert found["IG"]["n"] == 3
+    assert found["IG"]["mean"] > 0 == found["random"]["mean"]
+    assert "Max-sensitivity" in report.path.read_text()
+
+
 def test_references_of_the_evaluated_split_are_images_that_are_not_evaluated(settings, tmp_path):
     of = dataclasses.replace(settings, split="train", dataset=dataclasses.replace(SOURCE, train=60), references=60)
     run = BenchmarkRun(of, tmp_path, quiet())
@@ -293,7 +301,7 @@ def test_references_of_the_evaluated_split_are_images_that_are_not_evaluated(set
 def test_several_models_are_evaluated_on_the_same_images(settings, tmp_path):
     models = {**settings.models, "b": saved(tmp_path / "b.safetensors", 3, scale=0.9)}
     few = dataclasses.replace(settings, models=models, images=2, metrics=METRICS[:1], methods={"IG": METHODS["IG"]})
-    benchmark(few, tmp_path / "out", console=quiet())
+    run_benchmark(few, tmp_path / "out", console=quiet())
     rows = measured(tmp_path / "out")[1:]
     images = {model: {row[3] for row in rows if row[0] == model} for model in models}
     assert images["a"] == images["b"]
@@ -349,7 +357,7 @@ def test_numbers_that_are_not_finite_are_no_reason_to_leave_a_method_out(setting
 
     monkeypatch.setattr(IntegratedGradients, "attribute", broken)
     with pytest.raises(ValueError, match=r"^net: expected finite logits, got NaN or infinity, in IntegratedGradients"):
-        benchmark(settings, tmp_path / "out", console=quiet())
+        run_benchmark(settings, tmp_path / "out", console=quiet())
 
 
 @pytest.mark.parametrize("name", ["baggage", "digits", "mnist5k"])
@@ -431,6 +439,6 @@ def test_controls_are_always_rows():
 def test_a_model_of_other_images_is_refused(settings, tmp_path):
     other = Baggage(size=32, train=20, val=5, test=20)
     with pytest.raises(ValueError, match=r"models.a: expected a model of \(3, 32, 32\)"):
-        benchmark(dataclasses.replace(settings, dataset=other), tmp_path, console=quiet())
+        run_benchmark(dataclasses.replace(settings, dataset=other), tmp_path, console=quiet())
     with pytest.raises(ValueError, match="model: expected an existing"):
-        benchmark(dataclasses.replace(settings, models={"a": "none.safetensors"}), tmp_path / "b", console=quiet())
+        run_benchmark(dataclasses.replace(settings, models={"a": "none.safetensors"}), tmp_path / "b", console=quiet())

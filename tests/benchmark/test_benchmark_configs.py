@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from robustsigma.benchmark import benchmark
+from robustsigma.benchmarking import run_benchmark
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import Baggage
 from robustsigma.models import Architecture, ModelCard, save_model
@@ -37,7 +37,7 @@ def test_it_runs(path, model, tmp_path):
     pytest.importorskip("matplotlib")
     settings = PRESETS.parse("benchmark", "", "runs", ["--config", str(path)]).settings
     small = replace(settings, dataset=SOURCE, models={"a": model}, images=2, checked=min(1, settings.checked))
-    found = benchmark(small, tmp_path, console=Console(file=io.StringIO())).results
+    found = run_benchmark(small, tmp_path, console=Console(file=io.StringIO())).results
     evaluated = {cell["method"] for cell in found["cells"]}
     assert evaluated | {left["method"] for left in found["left_out"]} == set(settings.methods)
     assert len(evaluated) >= len(settings.methods) - 1  # the attention rollout wants attention

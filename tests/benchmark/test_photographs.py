@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from robustsigma.benchmark.run import BenchmarkRun
+from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.cli import main
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import ImageTable

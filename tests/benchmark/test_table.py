@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robustsigma.benchmark.findings import findings
-from robustsigma.benchmark.flags import cell_flags, run_flags
-from robustsigma.benchmark.results import curve_line, sanity_entries
-from robustsigma.benchmark.table import MetricColumn, ScoreTable
+from robustsigma.benchmarking.findings import findings
+from robustsigma.benchmarking.flags import cell_flags, run_flags
+from robustsigma.benchmarking.results import curve_line, sanity_entries
+from robustsigma.benchmarking.table import MetricColumn, ScoreTable
 from robustsigma.engine.metrics import MetricSpec, Skip
 
 N = 60

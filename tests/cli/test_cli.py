@@ -145,12 +145,12 @@ MISTAKES = {
     ),
     "a model without its publisher": (
         ["explain", IMAGE, "--model=resnet50"],
-        "model: expected FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME, got",
+        "torchvision:NAME, timm:NAME, hf:NAME or a class path allowed by --allow NAME, got",
     ),
     "the same in a benchmark": (["benchmark", "--models.x", "resnet50"], "models.x: expected FILE.safetensors, "),
     "a state dict as model": (
         ["explain", IMAGE, "--model={made}/text.txt"],
-        "for a state dict give --model ARCHITECTURE --weights .*text.txt",
+        "for a state dict or checkpoint give --model NAME --weights .*text.txt",
     ),
     "no seed": (["evaluate", "--seeds", "0"], "seeds: expected an integer of at least 1, got 0"),
     "a checkpoint to test that is not there": (

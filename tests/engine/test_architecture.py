@@ -21,7 +21,7 @@ LAYERS = (
     ("models",),
     ("lightning",),
     ("evaluation",),
-    ("benchmark",),
+    ("benchmarking",),
     ("cli",),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

@@ -30,7 +30,7 @@ from robustsigma import (
     Sigma,
     TorchAttack,
 )
-from robustsigma.benchmark import Benchmark
+from robustsigma.benchmarking import Benchmark
 from robustsigma.data import Baggage
 from robustsigma.engine import validation
 from robustsigma.engine.checks import check_classifier
@@ -51,7 +51,8 @@ SCALARS = {
 
 def settings() -> list[Any]:
     """Return the default settings of every public attributor, perturbation and metric, and of what holds them."""
-    public = (getattr(attributors, name) for name in attributors.__all__)
+    adapters = ("CaptumMethod", "FunctionMethod")
+    public = (getattr(attributors, name) for name in attributors.__all__ if name not in adapters)
     kinds = [each for each in public if isinstance(each, type) and issubclass(each, Attributor)]
     found = [kind() for kind in kinds if kind is not Attributor]
     found += [made[0] for made in (*cases.CHEAP.values(), *metric_cases.CHEAP.values())]

@@ -6,8 +6,20 @@ import cases
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest, ttest_1samp
 
-from robustsigma.engine.metrics import Interval, linf, mean_interval, paired_difference, rmse, share_interval, ssim
+from robustsigma.engine.metrics import (
+    Interval,
+    holm,
+    interval,
+    linf,
+    mean_interval,
+    p_value,
+    paired_difference,
+    rmse,
+    share_interval,
+    ssim,
+)
 from robustsigma.engine.metrics.interval import as_dict
 
 
@@ -106,6 +118,67 @@ def test_bad_values(values, message):
 def test_bad_pair():
     with pytest.raises(ValueError, match=r"second: expected shape \(2,\), as of first, got \(3,\)"):
         paired_difference([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.random((1, 2400)) < 0.003,
+        lambda rng: (rng.random((1, 2400)) < rng.random((3, 1)) * 0.2).astype(float),
+        lambda rng: rng.exponential(1.0, (1, 2400)),
+        lambda rng: rng.normal(0.0, 1.0, (4, 2400)) + rng.normal(0.0, 0.1, (4, 1)),
+    ],
+    ids=["rare", "trainings", "skewed", "continuous trainings"],
+)
+def test_many_images_have_the_interval_of_the_bootstrap(draw, monkeypatch):
+    values = draw(np.random.default_rng(0))
+    fast = mean_interval(values)
+    monkeypatch.setattr(interval, "_MANY_IMAGES", 10**9)
+    exact = mean_interval(values)
+    width = exact.high - exact.low
+    assert fast.mean == exact.mean
+    assert fast.low == pytest.approx(exact.low, abs=0.06 * width)
+    assert fast.high == pytest.approx(exact.high, abs=0.06 * width)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (10, 2), (40, 10), (7, 7)])
+def test_p_value_of_one_training_is_mcnemars(wins, losses):
+    first, second = np.zeros(500), np.zeros(500)
+    first[:wins] = second[wins : wins + losses] = 1
+    expected = binomtest(wins, wins + losses).pvalue if wins + losses else 1
+    assert p_value(paired_difference(first, second)) == pytest.approx(expected)
+    assert p_value(paired_difference(second, first)) == pytest.approx(expected)
+
+
+def test_p_value_without_counts_follows_the_interval():
+    values = np.random.default_rng(0).normal(0.3, 1, 400)
+    found = paired_difference(values, np.zeros(400))
+    assert p_value(found) == pytest.approx(ttest_1samp(values, 0).pvalue, rel=0.5)
+    assert p_value(Interval(0.5, 0.0, 1.0, 20)) == pytest.approx(0.05, abs=1e-6)
+    assert p_value(Interval(-0.2, -0.2, -0.2, 6)) == 2**-5
+    assert p_value(Interval(0.0, -1.0, 1.0, 6)) == 1
+
+
+def test_p_value_of_several_trainings_covers_them():
+    rng = np.random.default_rng(0)
+    gain = (rng.random((3, 300)) < [[0.5], [0.55], [0.75]]).astype(float)
+    one = paired_difference(gain.mean(0), np.full(300, 0.5))
+    assert p_value(paired_difference(gain, np.full((3, 300), 0.5))) > 10 * p_value(one)
+
+
+def test_holm_by_hand():
+    family = [Interval(0, 0, 0, 9, p=p) for p in (0.01, 0.04, 0.03, 0.005)]
+    assert holm(family) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([family[0], None, family[3]]) == pytest.approx([0.01, 1, 0.01])
+    assert holm([]) == []
+
+
+def test_holm_keeps_the_error_of_a_family():
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(200):
+        family = [paired_difference(*(rng.random((2, 200)) < 0.3).astype(float)) for _ in range(8)]
+        wrong += min(holm(family)) < 0.05
+    assert wrong <= 20  # 10 are expected at most; without the correction 68
 
 
 def test_as_dict():

@@ -34,6 +34,7 @@ def outcomes_of(right, n=N, attempted=0, converged=None, steps=5, shift=0):
         predictions=np.where(correct, labels, (labels + 1) % 3),
         confidences=np.where(correct, 0.8, 0.1).astype(np.float32),
         max_confidence=np.full(n, 0.8, np.float32),
+        top5=np.ones(n, bool),
         attempted=walked,
         converged=reached,
         steps=np.where(walked, steps, 0),

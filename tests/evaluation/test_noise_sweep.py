@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage
 from robustsigma.data.dataset_spec import ArrayDataset
-from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, evaluate
+from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, run_study
 from robustsigma.evaluation._held_out import HeldOut, held_out
 from robustsigma.evaluation.flags import run_flags
 from robustsigma.evaluation.noise_sweep import SweepRun, best_of, sweep_noise
@@ -289,11 +289,11 @@ def test_datasets_that_are_no_arrays_are_held_out_as_well():
 def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatch):
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
-    module = sys.modules[evaluate.__module__]
+    module = sys.modules[run_study.__module__]
     monkeypatch.setattr(module, "illustrate", lambda *_: ({}, {}))  # it would take long
     out = _copy(done, tmp_path)
     console = Console(file=io.StringIO(), width=200)
-    page = evaluate(SETTINGS, out, console=console).path.read_text("utf-8")
+    page = run_study(SETTINGS, out, console=console).path.read_text("utf-8")
     results = json.loads((out / "results.json").read_text("utf-8"))
     assert _untimed(results["sweep"]) == _untimed(done[1].entries)
     trained = [name for kind, name in calls if kind == "train"]
@@ -314,7 +314,7 @@ def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatc
     first, second = (load_file(run / "models" / "seed0" / "base.safetensors") for run in (out, tmp_path / "alone"))
     assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
     with pytest.raises(ValueError, match=r"out: expected .*retraining\.\w+\.gaussian\.std = .* \(the folder has"):
-        evaluate(replace(SETTINGS, sweep=None), out, console=_quiet())
+        run_study(replace(SETTINGS, sweep=None), out, console=_quiet())
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from matrix_case import (
 )
 
 from robustsigma import PGD, GaussianNoise, SigmaSample
-from robustsigma.engine.metrics import paired_difference
+from robustsigma.engine.metrics import Interval, holm, paired_difference
 from robustsigma.engine.perturbations import SampleCache
 from robustsigma.evaluation.findings import findings
 from robustsigma.evaluation.flags import cell_flags, run_flags
@@ -93,7 +93,11 @@ def test_differences_are_against_the_base_and_the_control():
     assert set(found) == {(*pair, column.id) for pair in pairs for column in COLUMNS}
     entry = found["sigma/retrain", "clean/retrain", "fgsm/adaptive"]
     expected = paired_difference(np.arange(N) < 50, np.arange(N) < 10)
-    assert {k: entry[k] for k in ("mean", "low", "high", "n")} == dataclasses.asdict(expected)
+    parts = ("mean", "low", "high", "n", "p")
+    assert {part: entry[part] for part in parts} == dataclasses.asdict(expected)
+    family = [each for each in differences(matrix) if each["against"] == "clean/retrain"]
+    corrected = holm([Interval(*(each[part] for part in parts)) for each in family])
+    assert [each["p_holm"] for each in family] == corrected
     assert entry["mean"] == pytest.approx(0.2)
 
 

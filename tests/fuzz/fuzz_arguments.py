@@ -13,11 +13,11 @@ import metric_cases
 import torch
 from hypothesis import strategies as st
 from outcome import settled
-from settings import cheap, every_kind, network
+from settings import cheap, entry_of, every_kind, network
 from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
 from robustsigma import data, lightning
-from robustsigma.benchmark import settings as benchmark
+from robustsigma.benchmarking import settings as benchmark
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
@@ -139,7 +139,7 @@ def calls(draw: Any) -> tuple[Any, dict[str, Any]]:
         "net": draw(st.sampled_from(sorted(NETS))),
         "images": draw(st.sampled_from(sorted(IMAGES))),
         "odd": (odd, draw(st.integers(0, 50))),
-        "transformer": kind.__name__ == "AttentionRollout",
+        "transformer": kind in every_kind() and entry_of(kind).traits.network == "transformer",
     }
 
 

@@ -23,8 +23,8 @@ import metric_cases  # noqa: E402
 import settings  # noqa: E402
 
 from robustsigma import FGSM, GaussianNoise, Gradient, Identity, IntegratedGradients, Sigma, SigmaSample  # noqa: E402
-from robustsigma.benchmark import Benchmark  # noqa: E402
-from robustsigma.benchmark.run import BenchmarkRun  # noqa: E402
+from robustsigma.benchmarking import Benchmark  # noqa: E402
+from robustsigma.benchmarking.run import BenchmarkRun  # noqa: E402
 from robustsigma.data import Baggage  # noqa: E402
 from robustsigma.engine.metrics import InsertionDeletion, Localization, SensitivityN  # noqa: E402
 from robustsigma.evaluation import Checks, Evaluation, Retraining, Training  # noqa: E402

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from robustsigma.report import curves, gallery, page, print_table, robustness, text, write_report
 from robustsigma.runs import files
+from robustsigma.runs.results import RobustnessResults
 
 SECTIONS = {
     "curves": "Accuracy against the size of the attack",
@@ -69,7 +70,7 @@ def test_every_accuracy_is_in_its_cell_with_its_interval_and_flags(results):
     assert entries == {}
 
 
-def test_every_difference_is_in_its_cell_and_colored_where_its_interval_excludes_zero(results):
+def test_every_difference_is_in_its_cell_and_colored_where_it_is_significant(results):
     results["differences"][0].update(mean=-0.004, low=-0.01, high=0.002)
     tables = render(results).tables("What retraining changed")
     cells = [
@@ -80,16 +81,17 @@ def test_every_difference_is_in_its_cell_and_colored_where_its_interval_excludes
         for cell in row[1:]
         if cell["text"].strip() != "\u2013"
     ]
-    assert len(cells) == len(results["differences"])
-    for entry in results["differences"]:
+    differences = RobustnessResults.from_json(results).differences
+    assert len(cells) == len(differences)
+    for entry in differences:
         mean, low, high = (text.points(entry[key]) for key in ("mean", "low", "high"))
-        tone = "better" if entry["low"] > 0 else "worse" if entry["high"] < 0 else "same"
+        tone = "same" if entry["p_holm"] >= 0.05 else "better" if entry["mean"] > 0 else "worse"
         assert any(f"{mean} {low} to {high}" in cell["text"] and tone in cell["class"].split() for cell in cells)
     shown = render(results).section("What retraining changed")
-    changed = sum(
-        entry["low"] > 0 or entry["high"] < 0 for entry in results["differences"] if entry["against"] == "base"
-    )
-    assert f"{changed} of {sum(e['against'] == 'base' for e in results['differences'])} intervals exclude zero" in shown
+    family = [entry for entry in differences if entry["against"] == "base"]
+    changed = sum(entry["p_holm"] < 0.05 for entry in family)
+    assert 0 < changed < sum(entry["low"] > 0 or entry["high"] < 0 for entry in family)
+    assert f"{changed} of {len(family)} differences are significant" in shown
 
 
 def test_the_head_shows_findings_flags_and_the_command(results):

@@ -18,6 +18,7 @@ from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.short_repr import ShortRepr
 
 Better = Literal["higher", "lower"]
+MetricGroup = Literal["faithfulness", "localization", "complexity", "consistency", "cost"]
 T = TypeVar("T")
 
 
@@ -35,6 +36,7 @@ class Skip(enum.IntEnum):
     NOT_STOCHASTIC = 8
     NO_GAIN = 9
     NOT_FINITE = 10
+    NOT_MEASURED = 11
 
     @property
     def reason(self) -> str:
@@ -54,6 +56,7 @@ _REASONS = {
     Skip.NOT_STOCHASTIC: "the method uses no random numbers",
     Skip.NO_GAIN: "the full image scores no higher than the empty one",
     Skip.NOT_FINITE: "a score or the value is not finite",
+    Skip.NOT_MEASURED: "not measured, as the maps were made elsewhere",
 }
 
 
@@ -193,15 +196,18 @@ def _checked_masks(masks: Tensor, images: Tensor) -> Tensor:
     return soft.clone()
 
 
+@dataclass(frozen=True)
 class AttributionMetric(validation.Settings, ABC):
     """A metric with its hyper-parameters; subclasses are frozen dataclasses.
 
     Attributes:
         quantities: what it gives for each image.
         needs_masks: whether it compares with the masks of the context.
+        group: what it is about. Only metrics of "faithfulness" and "localization" are compared with random maps.
     """
 
     needs_masks: ClassVar[bool] = False
+    group: ClassVar[MetricGroup] = "faithfulness"
 
     @property
     @abstractmethod

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import Attribution
-from robustsigma.engine.metrics.base import AttributionMetric, MetricContext, MetricResult, MetricSpec, Skip
+from robustsigma.engine.metrics.base import (
+    AttributionMetric,
+    MetricContext,
+    MetricGroup,
+    MetricResult,
+    MetricSpec,
+    Skip,
+)
 
 _SMALLEST_DROP = 1e-6
 
 
 class ResultMetric(AttributionMetric):
     """A metric of an attributor's result, which a bare tensor does not have."""
+
+    group: ClassVar[MetricGroup] = "consistency"
 
     @final
     def measure(self, context: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
@@ -85,6 +94,8 @@ class RelativeStandardError(ResultMetric):
 @dataclass(frozen=True)
 class Cost(ResultMetric):
     """Passes of the network spent on each image."""
+
+    group: ClassVar[MetricGroup] = "cost"
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
-from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline, baseline_images, target_scores
+from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline
 from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
+from robustsigma.engine.metrics.removal import AXES, removal_curve, removed_shares
 from robustsigma.engine.scores import SCORES, Score
 
 
@@ -24,7 +25,7 @@ class InsertionDeletion(HeatmapMetric):
     last step is shorter, which RISE's code ignores.
 
     Args:
-        insertion: baseline that insertion starts from: "blur", "mean" or "black".
+        insertion: baseline that insertion starts from; see `robustsigma.engine.metrics.masked_scores.baseline_images`.
         deletion: baseline that deletion ends with.
         step: number of pixels at a time; None takes the width of the image, as RISE does.
         score: score whose curves are drawn.
@@ -64,13 +65,10 @@ class InsertionDeletion(HeatmapMetric):
     def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
         """Return the areas and both curves; 2 (n + 1) forward passes an image."""
         order = ranks(heatmaps, context.seeds, self.tie_break)
-        pixels = order.shape[1]
         step = self.step or heatmaps.shape[2]
-        points = -(-pixels // step) + 1
-        empty = {name: baseline_images(getattr(self, name), context) for name in ("insertion", "deletion")}
         curves = {
-            "insertion": self._curve(context, order, step, points, empty["insertion"], context.images),
-            "deletion": self._curve(context, order, step, points, context.images, empty["deletion"]),
+            "insertion": removal_curve(context, order, step, self.insertion, "image", self.score),
+            "deletion": removal_curve(context, order, step, "image", self.deletion, self.score),
         }
         skips: dict[str, Tensor] = {}
         if self.normalized:
@@ -78,7 +76,7 @@ class InsertionDeletion(HeatmapMetric):
             curves = {name: _normalized(curve, name, flat[name]) for name, curve in curves.items()}
             skipped = {**flat, "difference": flat["insertion"] | flat["deletion"]}
             skips = {name: skip.long() * Skip.NO_GAIN for name, skip in skipped.items()}
-        share = (torch.arange(points, device=order.device, dtype=torch.float64) * step / pixels).clamp(max=1)
+        share = removed_shares(order.shape[1], step, order.device)
         areas = {name: torch.trapezoid(curve, share) for name, curve in curves.items()}
         titles = {"insertion": "share of pixels shown", "deletion": "share of pixels taken away"}
         return MetricResult(
@@ -88,20 +86,7 @@ class InsertionDeletion(HeatmapMetric):
         )
 
     def _axis(self) -> str:
-        names = {"prob": "probability of the class", "log_prob": "log-probability of the class", "logit": "logit"}
-        return names[self.score] + (", normalized" if self.normalized else "")
-
-    def _curve(
-        self, context: MetricContext, order: Tensor, step: int, points: int, first: Tensor, last: Tensor
-    ) -> Tensor:
-        """Return the scores (B, points) on the way from one image to another, pixel after pixel."""
-        height, width = first.shape[2:]
-
-        def make(rows: Tensor, copies: Tensor) -> Tensor:
-            moved = order[rows] < (copies * step)[:, None]
-            return torch.where(moved.reshape(-1, 1, height, width), last[rows], first[rows])
-
-        return target_scores(context, points, make, self.score)
+        return AXES[self.score] + (", normalized" if self.normalized else "")
 
 
 def _forward(curves: dict[str, Tensor]) -> dict[str, Tensor]:

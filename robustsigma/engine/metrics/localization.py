@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.metrics.base import HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip, constant
+from robustsigma.engine.metrics.base import (
+    HeatmapMetric,
+    MetricContext,
+    MetricGroup,
+    MetricResult,
+    MetricSpec,
+    Skip,
+    constant,
+)
 from robustsigma.engine.metrics.ranking import ranks
 
 
@@ -34,6 +42,7 @@ class Localization(HeatmapMetric):
     threshold: float = 0.5
     marked: float = 0.5
     needs_masks: ClassVar[bool] = True
+    group: ClassVar[MetricGroup] = "localization"
 
     def __post_init__(self) -> None:
         super().__post_init__()

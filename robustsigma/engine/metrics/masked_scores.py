@@ -16,10 +16,10 @@ from robustsigma.engine.metrics.base import MetricContext
 from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import choice
 
-MaskBaseline = Literal["blur", "mean", "black"]
+MaskBaseline = Literal["blur", "blur11", "mean", "black"]
 MASK_BASELINES: tuple[MaskBaseline, ...] = get_args(MaskBaseline)
 
-_SIDE, _STD = 11, 5.0  # of RISE's blur
+_SIDE, _STDS = 11, {"blur": 5.0, "blur11": 11.0}
 
 
 def baseline_images(name: MaskBaseline, context: MetricContext) -> Tensor:
@@ -27,7 +27,8 @@ def baseline_images(name: MaskBaseline, context: MetricContext) -> Tensor:
 
     "black" is the low end of the range. "mean" is the zero of the normalized image, the network's mean color, which
     RISE deletes to (Petsiuk et al., 2018). "blur" is RISE's: a convolution of the normalized image with an 11 x 11
-    window of standard deviation 5, borders filled with the mean color.
+    window of standard deviation 5, borders filled with the mean color. "blur11" is that of the code of MAS (Walker et
+    al., 2024): the same window, of standard deviation 11.
     """
     choice("baseline", name, MASK_BASELINES)
     return context.shared(("baseline", name), lambda: _make(name, context))
@@ -73,14 +74,14 @@ def _make(name: MaskBaseline, context: MetricContext) -> Tensor:
     mean = context.classifier.mean.to(images).clamp(*bounds).expand(images.shape[1], 1, 1)
     if name == "mean":
         return mean.expand_as(images).contiguous()
-    line, channels = _window().to(images), images.shape[1]
+    line, channels = _window(_STDS[name]).to(images), images.shape[1]
     across = F.conv2d(images - mean, line.expand(channels, 1, 1, -1), padding=(0, _SIDE // 2), groups=channels)
     down = F.conv2d(across, line[:, None].expand(channels, 1, -1, 1), padding=(_SIDE // 2, 0), groups=channels)
     return (down + mean).clamp(*bounds)
 
 
-@lru_cache(maxsize=1)
-def _window() -> Tensor:
+@lru_cache(maxsize=2)
+def _window(std: float = _STDS["blur"]) -> Tensor:
     """Return one line of RISE's window, which is the product of two such lines.
 
     It is nearly flat, since the Gaussian is reflected at the borders of its 11 pixels.
@@ -90,4 +91,4 @@ def _window() -> Tensor:
     delta = np.zeros(_SIDE)
     delta[_SIDE // 2] = 1
     with torch.inference_mode(False):
-        return torch.from_numpy(gaussian_filter1d(delta, _STD))
+        return torch.from_numpy(gaussian_filter1d(delta, std))

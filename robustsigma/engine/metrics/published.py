@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robustsigma.engine.metrics.base import MetricContext, MetricResult, MetricSpec, Skip
+from robustsigma.engine import validation
+from robustsigma.engine.attributors import Attribution
+from robustsigma.engine.metrics.base import AttributionMetric, MetricContext, MetricResult, MetricSpec, Skip
+from robustsigma.engine.metrics.insertion_deletion import InsertionDeletion
 from robustsigma.engine.metrics.localization import Localization, intersection_over_union, with_skips
 from robustsigma.engine.metrics.pic import Array, CurveEnds, PerformanceInformation, make_ends
+from robustsigma.engine.metrics.ranking import spearman
 
-__all__ = ["IDGRepositoryPerformanceInformation", "SaliencyBenchLocalization"]
+__all__ = [
+    "CumulativeMonotonicity",
+    "IDGRepositoryPerformanceInformation",
+    "ProtocolMetric",
+    "SaliencyBenchLocalization",
+]
+
+
+@dataclass(frozen=True)
+class CumulativeMonotonicity(InsertionDeletion):
+    """What the survey code of IDG's authors calls monotonicity (Walker and Ewetz, 2026): is the curve monotone?
+
+    It is the rank correlation of the insertion curve with the share of pixels shown, and of the deletion curve with
+    the share still shown; `normalized` has no effect. It rewards random orders, along which the score rises steadily,
+    over good ones, along which it jumps at once and then stays: compare methods by
+    `robustsigma.engine.metrics.Monotonicity`. Images with a flat curve are skipped.
+    """
+
+    @property
+    def quantities(self) -> tuple[MetricSpec, ...]:
+        """Both correlations."""
+        about = "rank correlation of the {} curve with the share of pixels shown"
+        return (
+            MetricSpec("monotonicity_insertion", "Monotonicity +", "higher", about.format("insertion")),
+            MetricSpec("monotonicity_deletion", "Monotonicity \u2212", "higher", about.format("deletion")),
+        )
+
+    def of_heatmaps(self, context: MetricContext, heatmaps: Tensor) -> MetricResult:
+        """Return the correlations; the passes are those of `InsertionDeletion`."""
+        curves = super().of_heatmaps(context, heatmaps).curves
+        values = {}
+        for name, sign in (("insertion", 1), ("deletion", -1)):
+            share = curves[name].x.expand_as(curves[name].y)
+            values[f"monotonicity_{name}"] = sign * spearman(share, curves[name].y)
+        return MetricResult(values, {name: value.isnan().long() * Skip.NO_VARIANCE for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -68,3 +108,37 @@ class IDGRepositoryPerformanceInformation(PerformanceInformation):
         same_size = (ends.information[:, :1] == ends.information[:, 1:]).repeat(2, 1)
         same_score = (ends.blurred == ends.original).cpu().numpy()
         return np.select([same_size, same_score], [Skip.NO_INFORMATION, Skip.BLUR_EXPLAINS], Skip.NO)
+
+
+@dataclass(frozen=True)
+class ProtocolMetric(AttributionMetric):
+    """A metric whose quantities carry the name of a protocol, so that one run measures several protocols.
+
+    Args:
+        protocol: its name.
+        metric: what it measures.
+    """
+
+    protocol: str
+    metric: AttributionMetric
+
+    def __post_init__(self) -> None:
+        validation.instance("metric", self.metric, AttributionMetric)
+        object.__setattr__(self, "needs_masks", self.metric.needs_masks)
+        object.__setattr__(self, "group", self.metric.group)
+
+    @property
+    def quantities(self) -> tuple[MetricSpec, ...]:
+        """Those of the metric, named with the protocol."""
+        return tuple(
+            replace(each, name=self._named(each.name), title=self._named(each.title)) for each in self.metric.quantities
+        )
+
+    def measure(self, context: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
+        """Compute the metric; its curves are left out."""
+        found = self.metric.measure(context, attribution)
+        parts: Sequence[Any] = (found.values, found.skips)
+        return MetricResult(*({self._named(name): each for name, each in part.items()} for part in parts))
+
+    def _named(self, name: str) -> str:
+        return f"{name} ({self.protocol})"

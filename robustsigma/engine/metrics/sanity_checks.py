@@ -72,6 +72,45 @@ def randomization(
     return _named("randomization", spearman(attribution.heatmap(reduction), other.heatmap(reduction)))
 
 
+def max_sensitivity(
+    context: MetricContext,
+    attributor: Attributor,
+    attribution: Attribution,
+    *,
+    seed: int | Tensor,
+    samples: int = 10,
+    radius: float = 0.02,
+) -> MetricResult:
+    """Return "max_sensitivity": the largest relative change of an attribution under noise on the image.
+
+    The maximum over noisy images x' of |a(x) - a(x')| / |a(x)|, norms over all values (Yeh et al., 2019, definition
+    2.2); a map of zeros counts as one of norm 1. It is captum's `sensitivity_max`, but noisy images are clipped to the
+    range of images, and a method that draws random numbers draws the same for both. Random maps, and any that do not
+    look at the image, have 0: a low value alone is no merit.
+
+    Args:
+        context: what was explained.
+        attributor: the method.
+        attribution: its result on the context.
+        seed: of the method, the same as in `attribution`: only the images may differ.
+        samples: noisy copies of each image.
+        radius: of the uniform noise on each value, in units of the images.
+    """
+    validation.integer("samples", samples, 1)
+    validation.number("radius", radius, 0, 1, open_low=True)
+    first, bounds = attribution.values.double(), context.classifier.bounds
+    seeds = noise.seeds(seed, context.images)  # an int would draw other numbers for other pixels
+    norm = first.flatten(1).norm(dim=1)
+    worst = torch.zeros(len(context), dtype=torch.float64, device=first.device)
+    for place in range(samples):
+        drawn = noise.uniform(noise.fold(context.seeds, "max_sensitivity", place), (first[0].numel(),), torch.float64)
+        shift = radius * (2 * drawn.reshape(first.shape) - 1)
+        shifted = (context.images + shift.to(context.images)).clamp(*bounds)
+        again = attributor(context.classifier, shifted, context.target, seed=seeds).values.double()
+        worst = torch.maximum(worst, (again - first).flatten(1).norm(dim=1) / norm.where(norm > 0, 1))
+    return MetricResult({"max_sensitivity": worst})
+
+
 def shuffle_parameters(classifier: Classifier, seed: int) -> Classifier:
     """Return a copy whose parameters have their entries in a random order, each tensor within itself.
 

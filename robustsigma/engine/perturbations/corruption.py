@@ -1,9 +1,8 @@
-"""Common corruptions drawn on the fly by Albumentations: CIFAR-10-C-like, not CIFAR-10-C.
+"""The 19 families of common corruptions of Hendrycks and Dietterich (2019), drawn on the fly: like CIFAR-10-C, not it.
 
-Of the 15 + 4 families of Hendrycks and Dietterich (2019), `snow` and `frost` are missing: Albumentations' snow bleaches
-dark pixels or turns the hue instead of drawing flakes, and frost needs photographs. The strengths are this package's
-own, near those of CIFAR-10-C where the transform is the same. Lengths are in pixels of a 32-pixel image and grow with
-larger images.
+Albumentations draws 17 of them; it has no snow with flakes and no frost, which `weather` draws. The strengths are this
+package's own, near those of CIFAR-10-C where the transform is the same. Lengths are in pixels of a 32-pixel image and
+grow with larger images.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
+from robustsigma.engine.perturbations.weather import frost, snow
 
 _LIKE = "-like"
 _MIN_SIDE = 8  # pixels
@@ -113,17 +113,19 @@ _FAMILIES: dict[str, tuple[str, tuple[Any, ...], Callable[[Any, float], dict[str
     "jpeg_compression": ("ImageCompression", (80, 65, 50, 35, 20), lambda v, _: {"quality_range": _fixed(v)}),
     "saturate": ("ColorJitter", (1.5, 2.0, 3.0, 4.5, 7.0), lambda v, _: _jitter(saturation=v)),
 }
-CORRUPTIONS = tuple(_FAMILIES)
+_DRAWN_HERE = {"snow": snow, "frost": frost}
+CORRUPTIONS = (*_FAMILIES, *_DRAWN_HERE)
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True)
 class Corruption(Perturbation):
-    """Apply a common corruption like those of CIFAR-10-C, drawn by Albumentations on the CPU, image by image.
+    """Apply a common corruption like those of CIFAR-10-C.
 
     After Hendrycks and Dietterich (2019), with other code and other strengths. A result is "CIFAR-10-C-like": do not
     compare it with numbers on the published files, which `robustsigma.data.CorruptionArrays` reads. On average, every
-    severity moves images farther than the one before. Needs the extra: pip install 'robustsigma[augment]'.
+    severity moves images farther than the one before. "snow" and "frost" are drawn in batches on the images' device.
+    The others are drawn by Albumentations on the CPU, image by image: pip install 'robustsigma[augment]'.
 
     Args:
         name: one of `CORRUPTIONS`; "-like" is appended, so that every printed setting says it. "saturate" needs color
@@ -156,6 +158,9 @@ class Corruption(Perturbation):
         if channels not in wanted or min(height, width) < _MIN_SIDE:
             expected = f"{' or '.join(map(str, wanted))} channels of at least {_MIN_SIDE} pixels a side"
             raise validation.fail("images", f"{expected} for {self.name}", f"shape {tuple(images.shape)}")
+        if family in _DRAWN_HERE:
+            made = _DRAWN_HERE[family](images, noise.fold(seeds, "corruption"), self.severity, min(height, width) / 32)
+            return Perturbed.plain(made)
         transform = _transform(family, self.severity, min(height, width))
         keys = (noise.fold(seeds, "corruption") & (2**32 - 1)).tolist()
         pixels = images.float().cpu().permute(0, 2, 3, 1).numpy()

@@ -83,13 +83,13 @@ def test_names_say_that_they_are_like():
     assert Corruption("fog-like", 2) == Corruption("fog", 2)
     assert repr(Corruption("fog", 2)) == "Corruption(name='fog-like', severity=2)"
     assert not Corruption("fog", 2).depends_on_model
-    assert len(CORRUPTIONS) == 17
+    assert len(CORRUPTIONS) == 19
 
 
 @pytest.mark.parametrize(
     ("name", "severity", "message"),
     [
-        ("frost", 1, "name: expected one of 'gaussian_noise-like', .* got 'frost-like'"),
+        ("hail", 1, "name: expected one of 'gaussian_noise-like', .* got 'hail-like'"),
         (3, 1, "name: "),
         ("fog", 0, "severity: expected an integer from 1 to 5, got 0"),
         ("fog", 6, "severity: "),
@@ -107,6 +107,23 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     corruption._transform.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'robustsigma\[augment\]'"):
         corrupted("fog", 1, pictures(3, 8))
+
+
+@pytest.mark.parametrize("name", ["snow", "frost"])
+def test_weather_draws_each_image_on_its_own_and_needs_no_package(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    images, seeds = pictures(3, 48, 6), cases.seeds(6)
+    together = corrupted(name, 4, images, seeds)
+    assert torch.equal(together[2:4], corrupted(name, 4, images[2:4], seeds[2:4]))
+    assert not torch.equal(corrupted(name, 4, images[:1], seeds[:1]), corrupted(name, 4, images[:1], seeds[1:2]))
+
+
+def test_snow_brightens_and_frost_covers_dark_places():
+    dark = torch.full((32, 3, 32, 32), 0.2)
+    for name in ("snow", "frost"):
+        moved = corrupted(name, 5, dark, cases.seeds(32)) - dark
+        assert moved.mean() > 0.05
+        assert moved.std((2, 3)).min() > 0.02  # flakes and crystals, no veil
 
 
 def test_threads_do_not_disturb_each_other():

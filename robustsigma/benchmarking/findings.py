@@ -1,0 +1,86 @@
+"""The findings of a benchmark in sentences, each only as strong as its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from robustsigma.benchmarking.table import MetricColumn, ScoreTable
+from robustsigma.report import text
+
+# Some metrics measure the same in several ways; the sentences are about these.
+_HEADLINES = ("difference", "sic", "sensitivity_n", "infidelity", "iou", "pointing_game")
+
+
+def findings(tables: Mapping[str, ScoreTable]) -> list[str]:
+    """Return sentences about each model."""
+    sentences = []
+    for model, table in tables.items():
+        before = f"{model}: " if len(tables) > 1 else ""
+        columns = [c for c in table.columns if c.metric.name in _HEADLINES and table.is_informative(c)]
+        sentences += [before + _best(table, column) for column in columns]
+        sentences += [before + sentence for sentence in (_beaten(table), _cheap(table)) if sentence]
+    return sentences
+
+
+def _best(table: ScoreTable, column: MetricColumn) -> str:
+    order = table.ranked(column)
+    first = table.interval(order[0], column.metric.name)
+    assert first is not None  # ranked by its mean
+    told = f"{column.metric.title}: {order[0]} is best, {_number(first.mean)}"
+    if table.is_clear(column):
+        second = table.interval(order[1], column.metric.name)
+        assert second is not None
+        return f"{told}, significantly ahead of {order[1]} ({_number(second.mean)})."
+    peers = table.peers(column)
+    if not peers:
+        return f"{told}."
+    return f"{told}, but not significantly better than {_names(peers)} ({text.count(first.n, 'image')})."
+
+
+def _beaten(table: ScoreTable) -> str:
+    """Return which methods are not significantly ahead of the plain gradient, if it was measured."""
+    column = next((c for c in table.columns if c.metric.name == "difference"), None)
+    gradients = [m for m in table.controls if m != table.random]
+    if column is None or not gradients:
+        return ""
+    ranked = table.ranked(column)
+    signs = table.significance([(method, gradients[0]) for method in ranked], column)
+    behind = [method for method, sign in zip(ranked, signs, strict=True) if sign <= 0]
+    if not behind:
+        return f"Every method is significantly ahead of the plain gradient in {column.metric.title}."
+    if len(behind) == len(ranked):
+        return f"No method is significantly ahead of the plain gradient in {column.metric.title}."
+    verb = "is" if len(behind) == 1 else "are"
+    return f"{_names(behind)} {verb} not significantly ahead of the plain gradient in {column.metric.title}."
+
+
+def _cheap(table: ScoreTable) -> str:
+    """Return the cheapest method that the best one is not significantly ahead of."""
+    column = next((c for c in table.columns if c.metric.name == "difference"), None)
+    if column is None or not table.ranked(column):
+        return ""
+    best = table.ranked(column)[0]
+    peers = [best, *table.peers(column)]
+    passes = {m: _passes(table, m) for m in peers}
+    if any(cost is None for cost in passes.values()) or len(peers) < 2:
+        return ""
+    cheapest = min(peers, key=lambda m: passes[m] or 0)
+    if cheapest == best:
+        return ""
+    return (
+        f"{cheapest} is not significantly behind {best} in {column.metric.title}, with {passes[cheapest]:,.0f} "
+        f"passes per image instead of {passes[best]:,.0f}."
+    )
+
+
+def _passes(table: ScoreTable, method: str) -> float | None:
+    found = [table.interval(method, name) for name in ("forwards", "backwards")]
+    return None if None in found else sum(it.mean for it in found if it is not None)
+
+
+def _number(value: float) -> str:
+    return text.score(value)
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

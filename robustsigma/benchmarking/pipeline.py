@@ -1,0 +1,92 @@
+"""`run_benchmark`: from settings to the attribution report."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from robustsigma.benchmarking.attribution_report import AttributionReport
+from robustsigma.benchmarking.results import collect, gallery_arrays, score_tables
+from robustsigma.benchmarking.run import BenchmarkRun
+from robustsigma.benchmarking.settings import Benchmark
+from robustsigma.benchmarking.table import ScoreTable
+from robustsigma.engine.metrics import Skip
+from robustsigma.engine.precision import deterministic
+from robustsigma.report import print_attribution_table, write_attribution_report
+from robustsigma.runs.files import write_arrays, write_atomically
+from robustsigma.runs.processes import Processes
+from robustsigma.runs.provenance import Provenance
+from robustsigma.runs.results import AttributionResults
+
+
+@deterministic()
+def run_benchmark(
+    settings: Benchmark, out: str | Path, *, console: Console | None = None, command: str | None = None
+) -> AttributionReport:
+    """Evaluate every method by every metric on every model, and write the report.
+
+    If a launcher such as torchrun has started several processes that make the same call, they share the batches.
+
+    Args:
+        settings: what to evaluate.
+        out: folder of `report.html`, `results.json`, `values.csv` (every value of every image), `figures/`, and of all
+            intermediate results. A call with the same settings resumes an interrupted run.
+        console: where progress and the table are shown; standard output if None.
+        command: line that makes the report again; the report shows it.
+
+    Returns:
+        The report: its results, and the path of the HTML file.
+
+    Raises:
+        ValueError: settings or a folder that cannot be used.
+    """
+    provenance, console, folder = Provenance(command), console or Console(), Path(out)
+    processes = Processes.join()
+
+    def begin() -> BenchmarkRun:
+        run = BenchmarkRun(settings, folder, console, processes)
+        _ = run.evaluated  # a model is trained for it, if none is given
+        return run
+
+    run = processes.main_process_first("benchmark", begin)
+    run.run()
+    report = None
+    if processes.is_main:
+        report = finish(run, provenance, folder)
+        print_attribution_table(report.to_dict(), console)
+    processes.barrier("report")
+    return report or AttributionReport(AttributionResults.read(folder / "results.json"), folder / "report.html")
+
+
+def finish(run: BenchmarkRun, provenance: Provenance, folder: Path | None) -> AttributionReport:
+    """Return the report of a finished run, which is written if there is a folder."""
+    tables = score_tables(run)
+    arrays = gallery_arrays(run, tables)
+    results = dataclasses.replace(collect(run, tables), run=provenance.record())
+    path = None
+    if folder is not None:
+        results.write(folder / "results.json")
+        write_atomically(folder / "values.csv", _values(tables).encode())
+        write_arrays(folder / "arrays.npz", arrays)
+        path = write_attribution_report(results.to_json(), arrays, folder)
+    return AttributionReport(results, path, arrays)
+
+
+def _values(tables: Mapping[str, ScoreTable]) -> str:
+    """Return one line for each value of each image, which is named by its index in the split."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "method", "metric", "image", "value", "skipped"])
+    for model, table in tables.items():
+        for method, arrays in table.arrays.items():
+            for key in sorted(name for name in arrays if name.startswith("value/")):
+                name = key.removeprefix("value/")
+                for index, value, code in zip(arrays["index"], arrays[key], arrays[f"skip/{name}"], strict=False):
+                    reason = "" if code == 0 else Skip(int(code)).reason
+                    writer.writerow([model, method, name, int(index), "" if code else f"{value:.9g}", reason])
+    return text.getvalue()
