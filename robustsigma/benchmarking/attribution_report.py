@@ -26,7 +26,7 @@ class AttributionReport:
 
     Attributes:
         results: everything that was measured; `results.cells` has an entry for each model, method and metric.
-        path: of the HTML file in the folder `out`, or None without one.
+        path: path of the HTML file in the folder `out`, or None without one.
         arrays: images of the gallery with the methods' maps.
 
     Example:

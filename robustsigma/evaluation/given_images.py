@@ -44,12 +44,12 @@ class GivenImages:
 
     Args:
         source: batches in a fixed order; or a dataset, whose items `collate` makes a batch of.
-        name: of the data.
+        name: name of the data.
         classes: names of the classes, or None if the data have none.
         fields: places of images and labels in a batch.
         to_pixels: turns floating images into pixels.
         unnormalizes: whether it changes anything.
-        indices: of the images that are used, or None for a source of batches.
+        indices: indices of the images that are used, or None for a source of batches.
         most: largest number of images, of a source of batches.
         batch_size: images in a block, of a dataset.
         collate: makes a batch of items of a dataset.

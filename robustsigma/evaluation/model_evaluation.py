@@ -86,7 +86,7 @@ def evaluate(
             decides, they are the first ones.
         batch_size: images shown to every model and condition at once; None is that of the loader, or 128.
         num_workers: loading processes of a `Dataset`.
-        seed: of the choice of images and of every perturbation.
+        seed: seed of the choice of images and of every perturbation.
         checks: further attacks on a few images that show whether the others can be believed, whose results are flags;
             None leaves them out.
         out: folder of `report.html`, `results.json` and the outcome of every image, or None to write nothing. The

@@ -158,8 +158,8 @@ def measure_block(
         models: by id, each on its device; transferred samples are made against the first one.
         images: clean, (B, C, H, W) in [0, 1].
         labels: (B,).
-        conditions: of the matrix; those of transferred samples come after the adaptive ones.
-        seed: of every perturbation.
+        conditions: conditions of the matrix; those of transferred samples come after the adaptive ones.
+        seed: seed of every perturbation.
         advance: called after each cell.
 
     Returns:

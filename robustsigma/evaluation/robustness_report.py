@@ -27,7 +27,7 @@ class RobustnessReport:
 
     Attributes:
         results: everything that was measured; `results.cells` has an entry for each model and condition.
-        path: of the HTML file in the folder `out`, or None without one.
+        path: path of the HTML file in the folder `out`, or None without one.
         per_image: outcomes of each image by model and id of the condition; empty in a study, whose folder has them.
         arrays: images of the section `examples`, and of the other pictures of a study.
 

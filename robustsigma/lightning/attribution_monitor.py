@@ -32,7 +32,7 @@ class Explained(NamedTuple):
     Attributes:
         images: (B, C, H, W), perturbed.
         logits: (B, K) of them.
-        attribution: of the label.
+        attribution: attribution of the label.
         values: metrics by name, (B,) or, for `converged`, one value for each walk.
     """
 
@@ -76,7 +76,7 @@ class AttributionMonitor(BatchCallback):
         every_n_epochs: explain after every n-th epoch, from the first one on.
         max_images: number of images: the first of the first validation loader, or of `batch`.
         batch: explain these images instead: a batch as the module's steps get it.
-        seed: of all random numbers; the same in every epoch.
+        seed: seed of all random numbers; the same in every epoch.
 
     Raises:
         ValueError: an argument outside what is stated here; and in the first validation, images that are not in [0, 1]

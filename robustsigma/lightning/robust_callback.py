@@ -48,7 +48,7 @@ class RobustCallback(BatchCallback):
         eval_net: the network that validation and test evaluate, such as "ema"; None is `net`.
         every_n_epochs: measure in every n-th epoch of a training, from the first one on.
         max_images: images measured at most, of each validation or test loader, over all processes.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         metric: a torchmetrics `Metric` of logits and class indices with one number as its result, of which each
             condition gets a copy; its class name then replaces `acc`. None is accuracy.
 

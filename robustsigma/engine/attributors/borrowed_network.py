@@ -48,8 +48,8 @@ def explain_in_parts(
 
     Args:
         classifier: the network, borrowed.
-        count: of its passes.
-        values: of some images.
+        count: number of its passes.
+        values: values of some images.
         size: most images at once; fewer where the device runs out of memory.
         tensors: images, targets and seeds.
     """

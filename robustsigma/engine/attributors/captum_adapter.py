@@ -73,9 +73,9 @@ class CaptumCall:
     """A method of captum with its arguments: NoiseTunnel with the one in it, any other alone.
 
     Args:
-        name: of the class.
+        name: name of the class.
         layer: name of a module of the network, or None.
-        arguments: of the class and of its `attribute`.
+        arguments: arguments of the class and of its `attribute`.
 
     Raises:
         ImportError: captum is not installed.
