@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         FGSM,
         NFGSM,
         PGD,
+        AttributionMasked,
         Corruption,
         GaussianNoise,
         Identity,
@@ -62,8 +63,8 @@ _MODULES = {
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (
-        *("FGSM", "NFGSM", "PGD", "Corruption", "GaussianNoise", "Identity", "Mixture", "MixtureComponent", "PathEnd"),
-        *("Perturbation", "SampleCache", "SigmaSample", "Square", "TorchAttack"),
+        *("FGSM", "NFGSM", "PGD", "AttributionMasked", "Corruption", "GaussianNoise", "Identity", "Mixture"),
+        *("MixtureComponent", "PathEnd", "Perturbation", "SampleCache", "SigmaSample", "Square", "TorchAttack"),
     ),
 }
 

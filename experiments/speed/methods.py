@@ -60,7 +60,7 @@ def _sigma(case: Case) -> Row:
     return _attribution(case, rule, needed, peers.sigma_one_by_one(case, rule))
 
 
-def _straight(case: Case, kind: type[rs.Attributor], between: int = 0) -> Row:
+def _straight(case: Case, kind: Callable[[int], rs.Attributor], between: int = 0) -> Row:
     """A gradient per point; the scores of both ends, and `between` scores between the points."""
     few, steps = case.fewer, case.scale.steps
     return _attribution(few, kind(steps), _passes(few, steps + 2 + between, steps))
@@ -89,6 +89,11 @@ def _two_gradients(case: Case, method: rs.Attributor, shared: int) -> Row:
         return Passes(steps + walks + len(case.images) + shared, 2 * steps)
 
     return _attribution(case, method, needed)
+
+
+def _smooth_grad(case: Case) -> Row:
+    few, samples = case.fewer, case.scale.steps
+    return _attribution(few, rs.SmoothGrad(samples=samples), _passes(few, samples, samples))
 
 
 def _credible_path(case: Case) -> Row:
@@ -251,6 +256,13 @@ ROWS: dict[str, Callable[[Case], Row]] = {
     "CrediblePath": _credible_path,
     "AttentionRollout": lambda c: _attribution(c, rs.AttentionRollout(), _passes(c, 1)),
     "Gradient": lambda c: _attribution(c, rs.Gradient(), _passes(c, 1, 1)),  # ours also checks the logits with a pass
+    "InputXGradient": lambda c: _attribution(c, rs.InputXGradient(), _passes(c, 1, 1)),
+    "SmoothGrad": _smooth_grad,
+    "BlurIG": lambda c: _straight(c, rs.BlurIG),
+    "SIG": lambda c: _straight(c, rs.SIG),
+    "IDGI": lambda c: _straight(c, lambda steps: rs.IDGI(rs.IntegratedGradients(steps))),
+    "AttentionAttribution": lambda c: _attribution(c, rs.AttentionAttribution(), _passes(c, 1, 1)),
+    "LeGrad": lambda c: _attribution(c, rs.LeGrad(), _passes(c, 1, 1)),
     "Random": lambda c: _attribution(c, rs.RandomAttribution(), _passes(c, 0)),  # likewise
     "IG-tf32": lambda c: _rounded_ig(c, "tf32"),
     "SIGMA-tf32": lambda c: _rounded(_sigma(c), c, "tf32", 0.5),
@@ -265,6 +277,7 @@ ROWS: dict[str, Callable[[Case], Row]] = {
         c, rs.SigmaSample(_one_path(c)), _passes(c, 1 + 3 * c.scale.walk), peers.spsa(c, EPS)
     ),
     "PathEnd": lambda c: _perturbed(c, rs.PathEnd(_one_path(c)), _passes(c, 1 + 3 * c.scale.walk, c.scale.walk)),
+    "AttributionMasked": lambda c: _perturbed(c, rs.AttributionMasked(rs.FGSM(EPS)), _passes(c, 2, 2)),
     "Mixture": _mixture,
     "TorchAttack": lambda c: _pgd(c, adapted=True),
     "Identity": lambda c: _perturbed(c, rs.Identity(), _passes(c, 0)),

@@ -38,7 +38,9 @@ from robustsigma.runs.provenance import Provenance
 
 ROWS = (*methods.ROWS, *whole.ROWS)
 # Rows that a network lacks, or that would show nothing new on one more network.
-_ONLY = {"AttentionRollout": ("vit",), "Training": ("small", "resnet18"), "Data": ("small", "resnet18")}
+_ONLY = dict.fromkeys(("Training", "Data"), ("small", "resnet18")) | dict.fromkeys(
+    ("AttentionAttribution", "AttentionRollout", "LeGrad"), ("vit",)
+)
 
 
 def names(net: str, wanted: list[str] | None, device: torch.device) -> list[str]:

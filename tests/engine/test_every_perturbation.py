@@ -29,6 +29,8 @@ every = pytest.mark.parametrize("perturbation", SETTINGS)
 STOCHASTIC = {
     *("GaussianNoise0", "FGSM1", "NFGSM0", "NFGSM1", "PGD0", "PGD2", "PGD3", "SigmaSample0", "SigmaSample1"),
     *(
+        "AttributionMasked1",
+        "AttributionMasked2",
         "PathEnd0",
         "PathEnd1",
         "Mixture0",

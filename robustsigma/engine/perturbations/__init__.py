@@ -1,5 +1,6 @@
 """Perturbations: each turns an image into another of the same shape, as training augmentation or test condition."""
 
+from robustsigma.engine.perturbations.attribution_masked import AttributionMasked
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 from robustsigma.engine.perturbations.corruption import CORRUPTIONS, Corruption
 from robustsigma.engine.perturbations.fgsm import FGSM, NFGSM
@@ -15,6 +16,7 @@ __all__ = [
     "FGSM",
     "NFGSM",
     "PGD",
+    "AttributionMasked",
     "Corruption",
     "GaussianNoise",
     "Identity",
