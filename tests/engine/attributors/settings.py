@@ -97,7 +97,7 @@ _TABLE: dict[str, Entry] = {
         ({"draws": 6}, lambda shape: {"draws": 4, "references": references(shape), "stratified": False}),
         Traits(draws=True, shared_passes=True),
     ),
-    "Gradient": Entry(({}, {"score": "log_prob"})),
+    "Gradient": Entry(({},)),
     "GuidedIntegratedGradients": Entry(
         ({"steps": 8, "score": "logit"}, {"steps": 4, "fraction": 0.5, "max_dist": 1.0, "score": "logit"}),
         Traits(gap=0.5, finer={"steps": 64}, linear_gap=1e-5, line=True),
