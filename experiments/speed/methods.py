@@ -180,10 +180,10 @@ def _metric(case: Case, metric: metrics.AttributionMetric, forwards: int = 0) ->
     return Row(repr(metric), len(few.images), call, _passes(few, forwards + 1))
 
 
-def _insertion_deletion(case: Case) -> Row:
+def _removal(case: Case, kind: Callable[..., metrics.AttributionMetric]) -> Row:
     pixels = case.scale.size**2
     step = -(-pixels // 14)
-    return _metric(case, metrics.InsertionDeletion(step=step), 2 * (-(-pixels // step) + 1))
+    return _metric(case, kind(step=step), 2 * (-(-pixels // step) + 1))
 
 
 def _pic(case: Case) -> Row:
@@ -270,10 +270,16 @@ ROWS: dict[str, Callable[[Case], Row]] = {
     "Identity": lambda c: _perturbed(c, rs.Identity(), _passes(c, 0)),
     "GaussianNoise": lambda c: _perturbed(c, rs.GaussianNoise(0.1), _passes(c, 0)),
     "Corruption": lambda c: _perturbed(c, rs.Corruption("gaussian_blur", 3), _passes(c, 0)),
-    "InsertionDeletion": _insertion_deletion,
+    "InsertionDeletion": lambda c: _removal(c, metrics.InsertionDeletion),
     "SIC-AIC": _pic,
     "SensitivityN": _sensitivity_n,
     "Infidelity": _infidelity,
+    "LeRF-MoRF": lambda c: _removal(c, metrics.LerfMorf),
+    "MAS": lambda c: _removal(c, metrics.MagnitudeAlignedScore),
+    "DiffID": lambda c: _metric(c, metrics.DiffID(), 2 * 9),
+    "Monotonicity": lambda c: _metric(c, metrics.Monotonicity(groups=16), 16),
+    "Sparseness": lambda c: _metric(c, metrics.Sparseness()),
+    "RelevanceAccuracy": lambda c: _metric(c, metrics.RelevanceAccuracy()),
     "Stability": _stability,
     "Randomization": _randomization,
     "Localization": lambda c: _metric(c, metrics.Localization()),
