@@ -51,7 +51,8 @@ def _orders(entries: list[dict[str, Any]], label: dict[str, str], titles: dict[s
         rows: dict[tuple[str, str, str], list[str]] = {}
         for entry in entries:
             if entry["verdict"] == verdict:
-                key = (label[entry["first"]], *(_under(entry, side, titles) for side in ("for", "against")))
+                inside, outside = (_under(entry, side, titles) for side in ("for", "against"))
+                key = label[entry["first"]], inside, outside
                 rows.setdefault(key, []).append(label[entry["second"]])
         ordered = sorted(rows.items(), key=lambda row: (-row[0][1].count(","), -len(row[1])))
         pairs = sum(map(len, rows.values()))
