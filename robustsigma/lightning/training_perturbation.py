@@ -37,6 +37,13 @@ def without_cache(perturbation: Perturbation) -> Perturbation:
     return map_parts(perturbation, lambda p: replace(p, cache=None) if isinstance(p, SigmaSample) else p)
 
 
+def has_single_step(perturbation: Perturbation) -> bool:
+    """Return whether a perturbation has an FGSM or NFGSM in it, to which training may overfit."""
+    if isinstance(perturbation, Mixture):
+        return any(has_single_step(part.perturbation) for part in perturbation.parts)
+    return isinstance(perturbation, (FGSM, NFGSM))
+
+
 def pgd_probe(perturbation: Perturbation, steps: int) -> PGD | None:
     """Return PGD in the ball of the first FGSM, NFGSM or PGD in a perturbation, or None if there is none."""
     if isinstance(perturbation, Mixture):
