@@ -38,7 +38,7 @@ CONTROL = "clean/retrain"
 
 
 def scans(fast: bool) -> Evaluation:
-    """Return the evaluation of the embedded scans, with the four regimes and conditions of the figure, and 3 seeds."""
+    """Return the evaluation of the built-in scans, with the four regimes and conditions of the figure, and 3 seeds."""
     given = PRESETS.load("baggage")
     retrain = {name: p for name, p in given.retraining.retrain.items() if name in SHOWN}
     again = dataclasses.replace(given.retraining, retrain=retrain, on_the_fly={})

@@ -1,7 +1,7 @@
 """Which rankings of methods from the papers hold on the networks of finished benchmarks?
 
     python experiments/orders.py runs/mobilenetv2 runs/squeezenet      # folders of `robustsigma benchmark --out`
-    python experiments/orders.py results/orders.json                   # earlier differences, judged again
+    python experiments/orders.py results/orders.json                   # earlier differences, tested again
 
 The papers claim that SIGMA is ahead of IG, Guided IG and IG2 in SIC (Henry et al., 2025, table 1), and with masks in
 mIoU and the pointing game (table 2); that IDG is ahead of IG, Left-IG, Guided IG and AGI in AIC, SIC, insertion and
@@ -88,7 +88,7 @@ def orders(folder: Path) -> Iterator[dict[str, Any]]:
                         }
 
 
-def judge(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_verdicts(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the orders with their verdict and corrected p-value; a paper's claims are a family, its extras another."""
     families: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for order in found:
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     for folder in (path for path in options.folders if path not in files):
         found += orders(folder)
         titles |= {metric["id"]: metric["title"] for metric in read(folder)[0]["metrics"]}
-    print(shown(judge(found), titles))
+    print(shown(with_verdicts(found), titles))
     print("\n".join(summary(found)))
     measured = {"measured": [each.get("measured", each["run"]) for each in earlier]} if earlier else {}
     print(write(options, "orders", {"summary": list(summary(found)), "orders": found, **measured}, provenance))

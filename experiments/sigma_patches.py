@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from rich.console import Console
 from scipy.stats import spearmanr
-from shared.options import baseline, embedded, parser, scans
+from shared.options import baseline, parser, scans, uses_builtin_data
 from shared.output import command, interval, table, write
 from shared.scores import about
 from shared.subjects import Scene
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.fast:
         options.images, options.steps, options.paths, options.max_steps = min(options.images, 2), 2, 2, 2
     provenance, name = Provenance(command("sigma_patches", arguments)), options.name or "sigma_patches"
-    if embedded(options) and options.model is None:
+    if uses_builtin_data(options) and options.model is None:
         options.model = trained(options)
     scene = Scene(options, "sigma_patches")
     found: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from shared.options import embedded, parser
+from shared.options import parser, uses_builtin_data
 from shared.output import command, write
 from shared.scores import about
 from shared.subjects import Scene
@@ -114,7 +114,7 @@ def subjects(
     options: argparse.Namespace, results: dict[str, Any]
 ) -> Iterator[tuple[str, Classifier, torch.Tensor, torch.Tensor]]:
     """Yield name, network, images and classes; of photographs, keep in the results which they are."""
-    if embedded(options) and options.model is None:
+    if uses_builtin_data(options) and options.model is None:
         for name in options.datasets:
             yield name, *base_model(name, options.work, options.fast)
         return

@@ -70,14 +70,14 @@ def parser(about: str | None, *, images: int) -> argparse.ArgumentParser:
     return made
 
 
-def embedded(options: argparse.Namespace) -> bool:
+def uses_builtin_data(options: argparse.Namespace) -> bool:
     """Return whether the built-in scans are used."""
     return options.root is None and not options.config
 
 
 def baseline(options: argparse.Namespace) -> BaselineName:
     """Return the baseline of straight paths: white is an empty scan, black the papers' choice for photographs."""
-    return "white" if embedded(options) else "black"
+    return "white" if uses_builtin_data(options) else "black"
 
 
 def scans(fast: bool) -> Baggage:

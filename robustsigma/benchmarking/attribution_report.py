@@ -26,7 +26,7 @@ class AttributionReport:
 
     Attributes:
         results: everything that was measured; `results.cells` has an entry for each model, method and metric.
-        path: of the HTML file in the folder `out`, or None without one.
+        path: path of the HTML file in the folder `out`, or None without one.
         arrays: images of the gallery with the methods' maps.
 
     Example:
@@ -89,7 +89,7 @@ class AttributionReport:
         """
         console = Console(file=io.StringIO(), width=width, color_system=None)
         print_attribution_table(self.to_dict(), console)
-        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+        return console.file.getvalue()  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         return self.table()

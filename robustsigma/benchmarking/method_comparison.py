@@ -110,8 +110,8 @@ def benchmark(
             elsewhere. None is SIGMA, integrated gradients and Guided IG.
         metrics: what to measure. Those that compare with masks are left out where there are none. None is insertion
             and deletion, SIC and AIC, localization, completeness and cost.
-        masks: of the object in each image, for localization: arrays (N, H, W), a dataset of masks, a function of the
-            image's index, or the place of the mask in an item. None finds the masks of data that have them.
+        masks: masks of the object in each image, for localization: arrays (N, H, W), a dataset of masks, a function of
+            the image's index, or the place of the mask in an item. None finds the masks of data that have them.
         mean: that the network's images are normalized with; None if it takes pixels in [0, 1], or is a `Classifier`.
         std: likewise.
         normalized: whether the images of the data are normalized already, as of `robustsigma.evaluate`.
@@ -123,7 +123,7 @@ def benchmark(
         batch_size: images explained at once, and lost at most by an interrupt.
         checked: images on which methods run again, rounded up to whole batches: with other seeds, and on a network
             with shuffled weights. 0 leaves both checks out.
-        seed: of the choice of images, of methods and of metrics.
+        seed: seed of the choice of images, of methods and of metrics.
         out: folder of `report.html`, `results.json`, `values.csv` and every map, or None to write nothing. The folder
             is bound to the weights, the data and the methods, functions by their source: the same call resumes an
             interrupted one.
@@ -175,13 +175,13 @@ def benchmark(
         return finish(run, provenance, folder)
 
 
-def _named(methods: Mapping[str, Method] | None) -> Mapping[str, Method]:
+def _named(methods: Any) -> Mapping[str, Method]:
     if methods is None:
         return default_methods()
     if not isinstance(methods, Mapping):
         hint = "such as {'IG': IntegratedGradients()}"
         raise fail("methods", f"a mapping from names to methods, {hint}", type(methods).__name__)
-    return methods
+    return dict(methods)
 
 
 def _attributor(name: str, method: Any) -> Attributor:

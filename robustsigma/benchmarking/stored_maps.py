@@ -36,7 +36,7 @@ class StoredMaps(Attributor):
     measured.
 
     Args:
-        folder: of the maps. Of several models, `{model}` in it stands for the model's name.
+        folder: folder of the maps. Of several models, `{model}` in it stands for the model's name.
 
     Raises:
         ValueError: no such folder; maps that are missing, damaged, larger than the image or not finite.
@@ -75,7 +75,7 @@ class StoredMaps(Attributor):
         Args:
             model: name of the model.
             dataset: the dataset.
-            indices: of the images.
+            indices: indices of the images.
             images: (B, C, H, W).
         """
         known = {path.relative_to(self._root(model)).with_suffix("").as_posix(): path for path in self.files(model)}

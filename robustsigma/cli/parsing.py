@@ -43,7 +43,7 @@ _yaml_load = get_loader("yaml")
 
 
 def _load_bounded(text: str) -> Any:
-    """Load YAML; raise YAMLError for a name given twice, or if aliases or depth make more of it than anybody wrote."""
+    """Load YAML; raise YAMLError for a name given twice, or if aliases or nesting make it too large."""
     try:
         found = _yaml_load(text)
         if isinstance(found, dict) and not isinstance(found.get("config"), (str, list, type(None))):
@@ -289,7 +289,7 @@ def clearer_error(parser: ArgumentParser, error: ArgumentError) -> Exception:
     hints = [getattr(action, "_typehint", None) for action in parser._actions if action.dest == keys[0]]
     # For a class within another, jsonargparse does not say which type it should have.
     kinds = {each for hint in hints for each in _classes(hint)} if len(keys) == 1 else set()
-    if torch.nn.Module in hints:  # every network there is: the list would help nobody
+    if torch.nn.Module in hints:  # a list of all known modules would not help
         by_name = f"--{key} robustsigma.models.network --{key}.name {name[1]} --{key}.channels 3 --{key}.classes 10"
         return fail(key, f"the dotted path of a class, or a network by name as in {by_name}", repr(name[1]))
     names = {kind.__name__ for kind in kinds if not kind.__name__.startswith("_")}

@@ -1,4 +1,4 @@
-"""One pass of a network: in a dtype that it takes, and in the order of memory or the compiled code that is fast."""
+"""One pass of a network: in a dtype that it accepts, with channels last on a CPU, or compiled if asked for."""
 
 from __future__ import annotations
 

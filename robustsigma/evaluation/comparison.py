@@ -28,7 +28,7 @@ class RunFolder:
     """A finished run of `evaluate`.
 
     Attributes:
-        path: of its folder.
+        path: path of its folder.
     """
 
     path: Path

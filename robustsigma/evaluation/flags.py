@@ -193,7 +193,7 @@ def given_flags(matrix: Matrix, classes: int, names: Sequence[str] | None) -> li
     """Return the flags of models that came as they are, which may not fit the data.
 
     Args:
-        matrix: of the run.
+        matrix: matrix of the run.
         classes: number of logits.
         names: names of the data's classes, or None if the data have none.
     """

@@ -85,7 +85,7 @@ def examples(
         classifier: the base model.
         x: images (n, C, H, W), on its device.
         y: labels (n,).
-        conditions: of the matrix.
+        conditions: conditions of the matrix.
         seed: the seed of a condition, by its id.
     """
     items, images = [], []

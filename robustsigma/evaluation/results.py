@@ -70,7 +70,7 @@ def results_of(matrix: Matrix, classes: int, *, flags: list[dict[str, str]]) -> 
     Args:
         matrix: the outcomes.
         classes: number of classes.
-        flags: of the whole run.
+        flags: flags of the whole run.
     """
     return RobustnessResults(
         seeds=list(matrix.seeds),

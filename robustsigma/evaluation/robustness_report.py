@@ -27,7 +27,7 @@ class RobustnessReport:
 
     Attributes:
         results: everything that was measured; `results.cells` has an entry for each model and condition.
-        path: of the HTML file in the folder `out`, or None without one.
+        path: path of the HTML file in the folder `out`, or None without one.
         per_image: outcomes of each image by model and id of the condition; empty in a study, whose folder has them.
         arrays: images of the section `examples`, and of the other pictures of a study.
 
@@ -106,7 +106,7 @@ class RobustnessReport:
         """
         console = Console(file=io.StringIO(), width=width, color_system=None)
         print_table(self.to_dict(), console, intervals=True)
-        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+        return console.file.getvalue()  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         return self.table()

@@ -82,8 +82,8 @@ def log_picture(trainer: Any, folder: str, name: str, picture: Image.Image) -> N
 
     Args:
         trainer: Trainer whose loggers they are.
-        folder: of the files, to which `attributions/NAME/` is added.
-        name: of the picture, without the epoch.
+        folder: folder of the files, to which `attributions/NAME/` is added.
+        name: name of the picture, without the epoch.
         picture: in RGB.
     """
     step, key = trainer.global_step, f"attribution/{name}"

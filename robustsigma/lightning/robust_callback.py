@@ -17,10 +17,11 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
-from robustsigma.lightning.batch_callback import BatchCallback, Network, check_conditions, check_network
+from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
 from robustsigma.lightning.batch_images import Images, Place, write
 from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
+from robustsigma.lightning.training_perturbation import check_conditions
 
 
 class RobustCallback(BatchCallback):
@@ -47,7 +48,7 @@ class RobustCallback(BatchCallback):
         eval_net: the network that validation and test evaluate, such as "ema"; None is `net`.
         every_n_epochs: measure in every n-th epoch of a training, from the first one on.
         max_images: images measured at most, of each validation or test loader, over all processes.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         metric: a torchmetrics `Metric` of logits and class indices with one number as its result, of which each
             condition gets a copy; its class name then replaces `acc`. None is accuracy.
 

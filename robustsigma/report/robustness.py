@@ -81,9 +81,7 @@ def _accuracy(entry: dict[str, Any]) -> TableCell:
 def run_flags(results: dict[str, Any]) -> tuple[Note, ...]:
     """Return the flags of the run; a single seed is always one of them."""
     flags = text.flags(results)
-    if len(results.get("seeds") or []) == 1 and not any(
-        "seed" in f"{code} {message}".lower() for code, message in flags
-    ):
+    if len(results.get("seeds") or []) == 1 and not any("seed" in " ".join(flag).lower() for flag in flags):
         flags = (("1 seed", "Every model was trained once: how results vary between trainings is unknown."), *flags)
     return flags
 

@@ -20,10 +20,10 @@ PART = ".part"  # suffix of a file that is being written
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file beside its place and move it there in one step, so that nobody reads half of it.
+    """Write a file beside its place and move it there in one step, so that no reader sees half of it.
 
     Raises:
-        OSError: naming the file, where the disk is full or nobody may write there.
+        OSError: naming the file, where the disk is full or the place is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

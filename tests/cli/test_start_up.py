@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -60,6 +61,15 @@ def test_the_options_that_help_lists_are_those_of_lightning(verb, monkeypatch):
     shown = {f"{group}.{name}" for group, options in groups.items() for name in options}
     # `data.seed` follows `seed_everything`; `allow` is taken from the command line before it is parsed.
     assert accepted - {"data.seed"} == shown | {*groups, *own, *fit._COMMON} - {"allow"}
+
+
+def test_no_name_in_our_files_of_fit_is_refused(monkeypatch):
+    parsed: list[list[str]] = []
+    monkeypatch.setattr(lightning, "run", lambda verb, arguments: parsed.append(arguments))
+    files = sorted((Path(__file__).parents[2] / "configs" / "fit").rglob("*.yaml"))
+    for file in files:
+        fit.run("fit", ["--config", str(file), "--data.dataset.size=32", "--trainer.callbacks+=Timer", "--allow=os"])
+    assert len(parsed) == len(files) > 4
 
 
 @pytest.mark.parametrize("kind", [LitClassifier, RobustDataModule, pl.Trainer])

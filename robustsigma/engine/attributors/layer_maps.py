@@ -134,7 +134,7 @@ def as_values(maps: Any, images: Tensor, name: str) -> Tensor:
     Args:
         maps: (B, C, H, W), or one for each image, (B, 1, H, W) or (B, H, W), which is divided among the channels.
         images: (B, C, H, W).
-        name: of the maps, for errors.
+        name: name of the maps, for errors.
 
     Raises:
         ValueError: another shape, or values that are not finite.

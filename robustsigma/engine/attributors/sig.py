@@ -46,7 +46,7 @@ class SIG(StraightLineAttributor):
     It costs `steps` forward and backward passes a baseline, and one forward pass for each end.
 
     Args:
-        steps: of the path, a gradient each.
+        steps: number of steps of the path, a gradient each.
         overlap: w, in (0, 1]; 1 is the straight line. The authors' configuration has 0.4.
         baseline: where the path starts, as for `IntegratedGradients`.
         score: F. The authors' code explains the softmax.

@@ -1,4 +1,4 @@
-"""The walk of SIGMA's algorithm 1: many SPSA descents at once, from which finished rows leave."""
+"""The walk of SIGMA's algorithm 1: many SPSA descents in one batch, which finished rows leave."""
 
 from __future__ import annotations
 

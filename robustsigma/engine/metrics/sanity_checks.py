@@ -92,9 +92,9 @@ def max_sensitivity(
         context: what was explained.
         attributor: the method.
         attribution: its result on the context.
-        seed: of the method, the same as in `attribution`: only the images may differ.
+        seed: seed of the method, the same as in `attribution`: only the images may differ.
         samples: noisy copies of each image.
-        radius: of the uniform noise on each value, in units of the images.
+        radius: radius of the uniform noise on each value, in units of the images.
     """
     validation.integer("samples", samples, 1)
     validation.number("radius", radius, 0, 1, open_low=True)

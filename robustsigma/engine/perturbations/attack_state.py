@@ -25,7 +25,7 @@ class AttackState:
         on_progress: called with this object after each step of the attack.
 
     Attributes:
-        name: of the attack that runs, such as "apgd-ce".
+        name: name of the attack that runs, such as "apgd-ce".
         part: number of finished parts.
         parts: number of parts.
         within: finished fraction of the current part.

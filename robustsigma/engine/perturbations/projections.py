@@ -55,7 +55,7 @@ def onto_hyperplane(points: Tensor, weights: Tensor, offset: Tensor, norm: Norm)
         points: (B, N) in [0, 1].
         weights: (B, N) of the hyperplanes.
         offset: (B,).
-        norm: of the changes.
+        norm: norm of the changes.
     """
     gap = (weights * points).sum(1) - offset
     down = torch.where(gap >= 0, 1.0, -1.0).to(points.dtype)[:, None] * weights > 0

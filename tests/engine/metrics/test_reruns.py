@@ -14,13 +14,9 @@ from robustsigma import Gradient, IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.engine.metrics import (
     CompletenessGap,
     Cost,
-    InsertionDeletion,
-    PerformanceInformation,
-    PerSample,
     RelativeStandardError,
     Skip,
     mean_band,
-    mean_interval,
     randomization,
     shuffle_parameters,
     stability,
@@ -92,27 +88,6 @@ def test_shuffling_moves_entries_within_each_tensor_and_nothing_else():
     assert not torch.equal(dict(shuffled.named_parameters())[weight], dict(other.named_parameters())[weight])
     for name, buffer in classifier.named_buffers():
         assert torch.equal(dict(shuffled.named_buffers())[name], buffer)
-
-
-def test_a_module_keeps_values_and_why_there_are_none():
-    metrics = (InsertionDeletion(step=64), PerformanceInformation(min_confidence=0.999))
-    kept = PerSample.of(metrics)
-    for start in (0, 6):
-        images, labels, _ = metric_cases.scene(12)
-        rows = slice(start, start + 6)
-        subject = metric_cases.MetricContext(
-            metric_cases.subject().classifier, images[rows], labels[rows], seed=torch.arange(12)[rows]
-        )
-        heat = Gradient()(subject.classifier, subject.images, subject.target)
-        kept.add(torch.arange(12)[rows], *(metric(subject, heat) for metric in metrics))
-    found = kept.summaries()
-    assert set(found) == {"insertion", "deletion", "difference", "sic", "aic"}
-    values = kept.compute()["difference"]
-    assert found["difference"].interval == mean_interval(values.numpy())
-    assert found["difference"].skipped == {}
-    unsure = found["sic"].skipped["the network's confidence is too low"]
-    assert unsure == int((kept.compute()["skip/sic"] == Skip.LOW_CONFIDENCE).sum()) > 0
-    assert (found["sic"].interval.n if found["sic"].interval else 0) + sum(found["sic"].skipped.values()) == 12
 
 
 def test_bands():
