@@ -76,6 +76,7 @@ def benchmark(
     methods: Mapping[str, Method] | None = None,
     *,
     metrics: Sequence[AttributionMetric] | None = None,
+    protocols: str | Sequence[str] = (),
     masks: Masks = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -109,7 +110,9 @@ def benchmark(
             captum; a function `(model, images, target) -> maps`, see `FunctionMethod`; `StoredMaps`, maps made
             elsewhere. None is SIGMA, integrated gradients and Guided IG.
         metrics: what to measure. Those that compare with masks are left out where there are none. None is insertion
-            and deletion, SIC and AIC, localization, completeness and cost.
+            and deletion, SIC and AIC, localization, completeness and cost; beside protocols, localization and cost.
+        protocols: names of published protocols that score the same maps, or "all"; the report says which orders of
+            methods hold under all of them. See `robustsigma.benchmarking.protocol`.
         masks: masks of the object in each image, for localization: arrays (N, H, W), a dataset of masks, a function of
             the image's index, or the place of the mask in an item. None finds the masks of data that have them.
         mean: that the network's images are normalized with; None if it takes pixels in [0, 1], or is a `Classifier`.
@@ -158,10 +161,13 @@ def benchmark(
         if not isinstance(references, int):
             images_of = _references(references, models, dataset.shape, (images, labels), seed)
             chosen = {name: with_references(m, images_of) if needs_references(m) else m for name, m in chosen.items()}
+        if metrics is None:
+            metrics = [Localization(), Cost()] if protocols else default_metrics(dataset.shape)
         settings = Benchmark(
             dataset=dataset,
             methods=chosen,
-            metrics=tuple(default_metrics(dataset.shape) if metrics is None else metrics),
+            metrics=tuple(metrics),
+            protocols=protocols,
             images=max_images,
             checked=checked,
             references=references if isinstance(references, int) else 1,

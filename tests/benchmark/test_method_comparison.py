@@ -232,6 +232,12 @@ def test_the_defaults_are_methods_and_metrics_that_fit():
     assert ("PerformanceInformation" in names[0], "PerformanceInformation" in names[1]) == (True, False)
 
 
+def test_protocols_score_the_same_maps():
+    report = run(metrics=None, protocols="RISE")
+    assert {entry["id"] for entry in report.results.protocols} == {"RISE"}
+    assert {"insertion (RISE)", "iou", "seconds"} <= {metric["id"] for metric in report.results.metrics}
+
+
 def test_an_interrupted_call_resumes_and_a_folder_is_of_its_functions(tmp_path, monkeypatch):
     def method(scale):
         def inner(model, images, target):
