@@ -102,7 +102,16 @@ def test_every_method_that_makes_passes_has_a_row():
         pytest.importorskip(name)
     subject = case("vit", CPU, fast=True)
     measured = {build(subject).settings.split("(")[0] for build in ROWS.values()}
-    free = {"RandomAttribution", "Identity", "GaussianNoise", "Corruption", "Mixture", "Localization"}
+    free = {
+        "RandomAttribution",
+        "Identity",
+        "GaussianNoise",
+        "Corruption",
+        "Mixture",
+        "Localization",
+        "Sparseness",
+        "RelevanceAccuracy",
+    }
     free |= {"CompletenessGap", "RelativeStandardError", "Cost"}  # of their own they make no pass
     free |= {"CaptumMethod", "FunctionMethod", "StoredMaps"}  # others' code takes its own time
     for base in (robustsigma.Attributor, robustsigma.Perturbation, AttributionMetric):
