@@ -47,7 +47,7 @@ def methods(size: int, *, fast: bool) -> dict[str, Any]:
     """Return all methods by name; straight paths start from white, an empty scan."""
     steps, window = (4, 8) if fast else (50, 12)
     white = np.ones((size, size, 3), np.float32)
-    walk = {"max_steps": 5, "paths": 1} if fast else {"max_steps": 200, "paths": 7}
+    walk = {"max_steps": 5, "paths": 1} if fast else {"max_steps": 200, "paths": 3}
     smooth = of_pair(pair.GradientSaliency().GetSmoothedMask, nsamples=steps)
     return {
         "SIGMA": Sigma(alpha=0.01, beta=0.1, objective="logit", **walk),
@@ -75,7 +75,7 @@ _NUMPYS = np.quantile
 
 def main(arguments: list[str] | None = None) -> None:
     """Compare, print, write."""
-    options = parser(__doc__, images=60).parse_args(arguments)
+    options = parser(__doc__, images=40).parse_args(arguments)
     if options.fast:
         options.images = min(options.images, 4)
     provenance = Provenance(command("third_party_methods", arguments))
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
             methods(data.shape[1], fast=options.fast),
             max_images=options.images,
             batch_size=options.batch_size,
-            checked=0 if options.fast else 20,
+            checked=0 if options.fast else 10,
             seed=options.seed,
             out=options.work / "third_party_methods",
         )

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         NFGSM,
         PGD,
         AttackState,
+        AttributionMasked,
         AutoAttack,
         Corruption,
         GaussianNoise,
@@ -76,9 +77,9 @@ _MODULES = {
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (
-        *("APGD", "FAB", "FGSM", "FMN", "NFGSM", "PGD", "AttackState", "AutoAttack", "Corruption", "GaussianNoise"),
-        *("Identity", "Mixture", "MixtureComponent", "PathEnd", "Perturbation", "SampleCache", "SigmaSample", "Square"),
-        *("TorchAttack", "attack_at_radii"),
+        *("APGD", "FAB", "FGSM", "FMN", "NFGSM", "PGD", "AttackState", "AttributionMasked", "AutoAttack", "Corruption"),
+        *("GaussianNoise", "Identity", "Mixture", "MixtureComponent", "PathEnd", "Perturbation", "SampleCache"),
+        *("SigmaSample", "Square", "TorchAttack", "attack_at_radii"),
     ),
     "robustsigma.evaluation.model_evaluation": ("evaluate", "robust_accuracy"),
 }

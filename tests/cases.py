@@ -19,6 +19,7 @@ from robustsigma import (
     FMN,
     NFGSM,
     PGD,
+    AttributionMasked,
     AutoAttack,
     Classifier,
     Corruption,
@@ -255,6 +256,11 @@ CHEAP: dict[type[Perturbation], tuple[Perturbation, ...]] = {
         PGD(0.05, steps=2, objective="kl", eot=2),
         PGD(0.5, steps=2, norm="l2", restarts=2),
         PGD(0.5, steps=2, norm="l2", random_start=False, targeted="second"),
+    ),
+    AttributionMasked: (
+        AttributionMasked(FGSM(0.05)),
+        AttributionMasked(GaussianNoise(0.2), where="low", fraction=0.5),
+        AttributionMasked(FGSM(0.05), IntegratedGradients(steps=2), where="random", fraction=0.1),
     ),
     Corruption: (Corruption("gaussian_noise", 1), Corruption("contrast", 5), Corruption("spatter", 3)),
     APGD: (

@@ -120,11 +120,17 @@ def _guided_ig(case: Case) -> Row:
     return _attribution(case, rule, peers.pair_guided_ig(case, rule, start[0]), needed=(steps + 1, steps))
 
 
-def _perturbed(case: Case, perturbation: rs.Perturbation, needed: tuple[float, float] | None, *others: Peer) -> Row:
+def _perturbed(case: Case, perturbation: rs.Perturbation, forwards: float, backwards: float = 0, *others: Peer) -> Row:
     def call() -> Any:
         return perturbation(case.classifier, case.images, case.target, seed=case.seeds, return_info="search")
 
-    return Row(repr(perturbation), len(case.images), call, None if needed is None else lambda _: needed, others)
+    return Row(repr(perturbation), len(case.images), call, lambda _: (forwards, backwards), others)
+
+
+def _counted(case: Case, attack: rs.Perturbation) -> Row:
+    """Return the row of an attack that images leave when they are misled: the passes are those that it counts."""
+    needed = lambda info: (float(info.forwards.mean()), float(info.backwards.mean()))  # noqa: E731
+    return replace(_perturbed(case, attack, 0), needed=needed)
 
 
 def _steps(case: Case) -> int:
@@ -134,21 +140,22 @@ def _steps(case: Case) -> int:
 def _pgd(case: Case, *, adapted: bool = False) -> Row:
     arguments = {"eps": EPS, "alpha": EPS / 2, "steps": _steps(case), "random_start": False}
     ours = rs.TorchAttack("PGD", arguments) if adapted else rs.PGD(EPS, EPS / 2, _steps(case), random_start=False)
-    return _perturbed(case, ours, (_steps(case), _steps(case)), peers.attack(case, ours, "PGD", **arguments))
+    return _perturbed(case, ours, _steps(case), _steps(case), peers.attack(case, ours, "PGD", **arguments))
 
 
-def _metric(case: Case, metric: metrics.AttributionMetric, forwards: int | None) -> Row:
+def _metric(case: Case, metric: metrics.AttributionMetric, forwards: int) -> Row:
     """Return the row of a metric that needs `forwards` forward passes per image; the attribution's do not count."""
     values = rs.IntegratedGradients(2)(case.classifier, case.images, case.target)
 
     def call() -> Any:
         return metric(metrics.MetricContext(case.classifier, case.images, case.target, seed=case.seeds), values)
 
-    return Row(repr(metric), len(case.images), call, None if forwards is None else lambda _: (forwards, 0))
+    return Row(repr(metric), len(case.images), call, lambda _: (forwards, 0))
 
 
 def _removal(case: Case, kind: Callable[..., metrics.AttributionMetric]) -> Row:
-    return _metric(case, kind(step=-(-(case.scale.size**2) // 14)), None)
+    """Return the row of a metric of two curves with 15 points each."""
+    return _metric(case, kind(step=-(-(case.scale.size**2) // 14)), 31)
 
 
 def _pic(case: Case) -> Row:
@@ -166,31 +173,32 @@ ROWS: dict[str, Callable[[Case], Row]] = {
     "IG2": lambda c: _attribution(c.fewer, rs.IG2(steps=_steps(c))),
     "AGI": lambda c: _attribution(c.fewer, rs.AGI(steps=_steps(c), classes=4)),
     "CrediblePath": lambda c: _attribution(c.fewer, rs.CrediblePath(steps=3 * _steps(c), max_search=_steps(c))),
+    "AttentionRollout": lambda c: _attribution(c, rs.AttentionRollout()),  # of a ViT alone
+    "Gradient": lambda c: _attribution(c, rs.Gradient(), needed=(1, 1)),  # ours also checks the logits with a pass
+    "InputXGradient": lambda c: _attribution(c, rs.InputXGradient(), needed=(1, 1)),
+    "SmoothGrad": lambda c: _attribution(c.fewer, rs.SmoothGrad(samples=c.scale.steps), needed=(c.scale.steps,) * 2),
     "BlurIG": lambda c: _straight(c.fewer, rs.BlurIG),
     "SIG": lambda c: _straight(c.fewer, rs.SIG),
     "IDGI": lambda c: _straight(c.fewer, lambda steps: rs.IDGI(rs.IntegratedGradients(steps))),
-    "SmoothGrad": lambda c: _attribution(c.fewer, rs.SmoothGrad(samples=c.scale.steps)),
-    "AttentionRollout": lambda c: _attribution(c, rs.AttentionRollout()),
-    "AttentionAttribution": lambda c: _attribution(c, rs.AttentionAttribution(), needed=(1, 1)),
-    "LeGrad": lambda c: _attribution(c, rs.LeGrad(), needed=(1, 1)),
-    "Gradient": lambda c: _attribution(c, rs.Gradient(), needed=(1, 1)),  # ours also checks the logits with a pass
-    "InputXGradient": lambda c: _attribution(c, rs.InputXGradient(), needed=(1, 1)),
-    "FGSM": lambda c: _perturbed(c, rs.FGSM(EPS), (1, 1), peers.attack(c, rs.FGSM(EPS), "FGSM", eps=EPS)),
-    "N-FGSM": lambda c: _perturbed(c, rs.NFGSM(EPS), (1, 1)),
+    "AttentionAttribution": lambda c: _attribution(c, rs.AttentionAttribution(), needed=(1, 1)),  # of a ViT alone
+    "LeGrad": lambda c: _attribution(c, rs.LeGrad(), needed=(1, 1)),  # of a ViT alone
+    "AttributionMasked": lambda c: _perturbed(c, rs.AttributionMasked(rs.FGSM(EPS)), 2, 2),
+    "FGSM": lambda c: _perturbed(c, rs.FGSM(EPS), 1, 1, peers.attack(c, rs.FGSM(EPS), "FGSM", eps=EPS)),
+    "N-FGSM": lambda c: _perturbed(c, rs.NFGSM(EPS), 1, 1),
     "PGD": _pgd,
-    "Square": lambda c: _perturbed(c, rs.Square(EPS, _steps(c)), None),
-    "APGD": lambda c: _perturbed(c, rs.APGD(EPS, steps=_steps(c)), None),
-    "FAB": lambda c: _perturbed(c, rs.FAB(EPS, steps=_steps(c), targeted=False), None),
-    "FMN": lambda c: _perturbed(c, rs.FMN(steps=_steps(c)), None),
-    "AutoAttack": lambda c: _perturbed(c, rs.AutoAttack(EPS, steps=_steps(c), queries=_steps(c)), None),
-    "SigmaSample": lambda c: _perturbed(c, rs.SigmaSample(_walk(c, 1)), (1 + 3 * c.scale.walk, 0)),
-    "PathEnd": lambda c: _perturbed(c, rs.PathEnd(_walk(c, 1)), (1 + 3 * c.scale.walk, c.scale.walk)),
+    "Square": lambda c: _perturbed(c, rs.Square(EPS, _steps(c)), _steps(c)),
+    "APGD": lambda c: _counted(c, rs.APGD(EPS, steps=_steps(c))),
+    "FAB": lambda c: _counted(c, rs.FAB(EPS, steps=_steps(c), targets=1)),
+    "FMN": lambda c: _counted(c, rs.FMN(steps=_steps(c))),
+    "AutoAttack": lambda c: _counted(c, rs.AutoAttack(EPS, steps=_steps(c), queries=_steps(c))),
+    "SigmaSample": lambda c: _perturbed(c, rs.SigmaSample(_walk(c, 1)), 1 + 3 * c.scale.walk),
+    "PathEnd": lambda c: _perturbed(c, rs.PathEnd(_walk(c, 1)), 1 + 3 * c.scale.walk, c.scale.walk),
     "TorchAttack": lambda c: _pgd(c, adapted=True),
     "InsertionDeletion": lambda c: _removal(c.fewer, metrics.InsertionDeletion),
     "LeRF-MoRF": lambda c: _removal(c.fewer, metrics.LerfMorf),
     "MAS": lambda c: _removal(c.fewer, metrics.MagnitudeAlignedScore),
-    "DiffID": lambda c: _metric(c.fewer, metrics.DiffID(), None),
-    "Monotonicity": lambda c: _metric(c.fewer, metrics.Monotonicity(groups=16), None),
+    "DiffID": lambda c: _metric(c.fewer, metrics.DiffID(), 19),
+    "Monotonicity": lambda c: _metric(c.fewer, metrics.Monotonicity(groups=16), 17),
     "SIC-AIC": lambda c: _pic(c.fewer),
     "SensitivityN": lambda c: _metric(c.fewer, metrics.SensitivityN((0.1, 0.5), subsets=8), 17),
     "Infidelity": lambda c: _metric(c.fewer, metrics.Infidelity(samples=8), 9),

@@ -32,8 +32,8 @@ from robustsigma.report.text import DASH
 from robustsigma.runs.files import read_json, write_atomically
 from robustsigma.runs.provenance import Provenance
 
+_OF_TRANSFORMERS = ("AttentionRollout", "AttentionAttribution", "LeGrad")
 _TITLES = {"resnet18": "ResNet-18, 224²", "vit": "ViT, 224²", "small": "small CNN, 64²"}
-_OF_ATTENTION = ("AttentionRollout", "AttentionAttribution", "LeGrad")  # of a ViT alone
 _ROWS = {
     "SIGMA": "SIGMA, 7 paths",
     "SigmaSample": "SIGMA, sample only",
@@ -48,7 +48,7 @@ _ROWS = {
 
 def names(net: str, wanted: list[str] | None = None) -> list[str]:
     """Return the rows of a network."""
-    return [name for name in wanted or ROWS if net == "vit" or name not in _OF_ATTENTION]
+    return [name for name in wanted or ROWS if net == "vit" or name not in _OF_TRANSFORMERS]
 
 
 def run(path: Path, options: argparse.Namespace) -> dict[str, Any]:

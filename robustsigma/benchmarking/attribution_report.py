@@ -89,7 +89,7 @@ class AttributionReport:
         """
         console = Console(file=io.StringIO(), width=width, color_system=None)
         print_attribution_table(self.to_dict(), console)
-        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+        return console.file.getvalue()  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         return self.table()

@@ -75,7 +75,7 @@ class GivenSplit(Dataset[tuple[Tensor, int]]):
         if not callable(masks):
             expected = "arrays (N, H, W), a dataset of masks, a function of the index, or their place in an item"
             raise fail("masks", expected, repr(masks)[:80])
-        return masks  # type: ignore[no-any-return]
+        return masks
 
     def _has_items(self) -> bool:
         """Return whether items can be asked for by their index: `Dataset` itself has a method that raises."""

@@ -58,10 +58,10 @@ def measure(
 
 
 def measure_maps(
-    context: MetricContext, maps: Tensor, metrics: Sequence[AttributionMetric], *, sanity_checks: bool
+    context: MetricContext, maps: Tensor, metrics: Sequence[AttributionMetric], sanity_checks: Sequence[str]
 ) -> Arrays:
     """Return the same of maps (B, C, H, W) that were made elsewhere: what needs their method is not measured."""
-    names = ["seconds", *(["stability", "randomization"] if sanity_checks else [])]
+    names = ["seconds", *sanity_checks]
     measured = []
     for metric in metrics:
         if isinstance(metric, ResultMetric):

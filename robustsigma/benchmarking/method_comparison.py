@@ -100,7 +100,8 @@ def benchmark(
 
     Args:
         model: as of `robustsigma.evaluate`: an `nn.Module`, a `Classifier`, a LightningModule, the pair that
-            `robustsigma.models.load_model` returns, or a mapping from names to any of them.
+            `robustsigma.models.load_model` returns, a name such as "timm:resnet18", or a mapping from names to any of
+            them.
         data: as of `robustsigma.evaluate`: a `Dataset` of (image, label) or (image, label, mask), a `DataLoader`, a
             tuple of tensors (images, labels) or (images, labels, masks), a LightningDataModule or a `DatasetSpec`. Of
             data that cannot be asked for an image by its index, the first `4 * max_images` are read.
@@ -174,13 +175,13 @@ def benchmark(
         return finish(run, provenance, folder)
 
 
-def _named(methods: Mapping[str, Method] | None) -> Mapping[str, Method]:
+def _named(methods: Any) -> Mapping[str, Method]:
     if methods is None:
         return default_methods()
     if not isinstance(methods, Mapping):
         hint = "such as {'IG': IntegratedGradients()}"
         raise fail("methods", f"a mapping from names to methods, {hint}", type(methods).__name__)
-    return methods
+    return dict(methods)
 
 
 def _attributor(name: str, method: Any) -> Attributor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +30,7 @@ from robustsigma.runs.results import AttributionResults
 
 _SHOWN = 8  # images of the gallery
 _OF_TRAINING = ("allow", "architecture", "mean", "models", "std", "training")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function, in its repr
 _MOST_POINTS = 101  # of a curve in the report
 _STABILITY = MetricSpec("stability", "Stability", "higher", "rank correlation of the heatmaps of two seeds")
 _SENSITIVITY = MetricSpec(
@@ -104,7 +106,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
             for name in run.models
         ],
         methods=[
-            {"id": name, "settings": repr(method), "control": is_control(method)}
+            {"id": name, "settings": _ADDRESS.sub("", repr(method)), "control": is_control(method)}
             for name, method in settings.methods.items()
         ],
         left_out=[

@@ -223,7 +223,8 @@ class BenchmarkRun:
             try:
                 if isinstance(attributor, StoredMaps):
                     maps = attributor.load(model, self.split, places, images)
-                    arrays = measure_maps(context, maps, self.metrics, sanity_checks=shuffled is not None)
+                    checks = ["stability", "randomization", *["max_sensitivity"] * (s.sensitivity_samples > 0)]
+                    arrays = measure_maps(context, maps, self.metrics, [] if shuffled is None else checks)
                 else:
                     again = s.stability_seeds, s.sensitivity_samples
                     arrays = measure(context, attributor, self.metrics, seeds, shuffled, *again)

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
-    RandomSampler,
-    SequentialSampler,
     Subset,
-    default_collate,
 )
 
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, adapt_to_model
-from robustsigma.data.image_files import to_tensor
 from robustsigma.data.loading import subsample
 from robustsigma.engine.precision import at_least_single
 from robustsigma.engine.validation import channels_last, extent, fail, warn
 from robustsigma.evaluation.given_models import GivenModels
+from robustsigma.evaluation.unwrapped_data import as_it_is, class_names, collate, in_any_order, unwrapped
 from robustsigma.lightning.batch_images import BatchField, Place
 from robustsigma.runs import fingerprint
 
 _BATCH = 128
 _ROUNDING = 4e-6
 _SLACK = 0.02  # of un-normalized pixels, which were rounded
-_LOADERS = {"test": ("test_dataloader", "test"), "val": ("val_dataloader", "validate")}
 _SPLITS = ("test", "val", "train")
 
 
@@ -243,7 +237,7 @@ def given_images(
     Raises:
         ValueError: data that cannot be read, or a dataset that does not fit the models' cards.
     """
-    (source, split), name = _unwrapped(data), type(data).__name__
+    (source, split), name = unwrapped(data), type(data).__name__
     if isinstance(source, DatasetSpec):
         for model, card in models.cards.items():
             source = adapt_to_model(source, card.classes, card.shape, card.geometry, f"model[{model!r}]")
@@ -253,7 +247,7 @@ def given_images(
     else:
         if isinstance(source, DataLoader) and source is data:
             name = type(source.dataset).__name__
-        classes = _class_names(source)
+        classes = class_names(source)
     found = GivenImages(
         source,
         name if split in (None, "test") else f"{name} ({split})",
@@ -263,12 +257,12 @@ def given_images(
         models.unnormalizes,
         most=max_images,
         batch_size=batch_size or getattr(source, "batch_size", None) or _BATCH,
-        collate=_collate,
+        collate=collate,
         num_workers=num_workers,
         origin=source.dataset if isinstance(source, DataLoader) else source,
     )
     if isinstance(source, DataLoader):
-        if not _in_any_order(source):
+        if not in_any_order(source):
             return found
         found.source, found.collate, found.num_workers = source.dataset, source.collate_fn, source.num_workers
     elif isinstance(source, ArrayDataset):
@@ -280,7 +274,7 @@ def given_images(
         found.source, found.collate, found.name = _Pair(*pair), None, "images"
     elif isinstance(source, IterableDataset) or not hasattr(source, "__getitem__"):
         if isinstance(source, IterableDataset):
-            found.source = DataLoader(source, found.batch_size, collate_fn=_collate, num_workers=num_workers)
+            found.source = DataLoader(source, found.batch_size, collate_fn=collate, num_workers=num_workers)
         elif isinstance(source, Iterator) or not isinstance(source, Iterable):
             hint = "a Dataset, a DataLoader, a pair (images, labels), a LightningDataModule or a DatasetSpec"
             told = "; an iterator can be read only once" if isinstance(source, Iterator) else ""
@@ -290,70 +284,5 @@ def given_images(
     if not found.indices:
         raise fail("data", "at least one image", "none")
     if found.collate is None:
-        found.collate = _as_it_is
+        found.collate = as_it_is
     return found
-
-
-def _unwrapped(data: Any) -> tuple[Any, Any]:
-    """Return what a data module holds for its tests, or else for validation, and which; or the data as they are."""
-    if isinstance(getattr(data, "dataset", None), DatasetSpec) and hasattr(data, "conditions"):
-        return data.dataset, None  # of a RobustDataModule, whose loaders are one for each condition
-    if not hasattr(data, "test_dataloader"):
-        return data, None
-    data.prepare_data()
-    for split, (name, stage) in _LOADERS.items():
-        if getattr(type(data), name).__qualname__.partition(".")[0] in ("DataHooks", "LightningDataModule"):
-            continue  # not the user's own
-        data.setup(stage)
-        loaders = getattr(data, name)()
-        several = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
-        if isinstance(several, (list, tuple)):
-            if len(several) > 1:
-                raise fail("data", f"one loader of {name}", f"{len(several)}; pass the one that is meant")
-            loaders = several[0] if several else None
-        if loaders is not None:
-            return loaders, split
-    raise fail("data", "a LightningDataModule with test or validation images", f"{type(data).__name__} without")
-
-
-def _in_any_order(loader: DataLoader[Any]) -> bool:
-    """Return whether a loader shows every image of its dataset once, so that images may be asked for by their index."""
-    sampler: Any = loader.sampler
-    every = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)
-    return (
-        every
-        and not isinstance(loader.dataset, IterableDataset)
-        and type(loader.batch_sampler) is BatchSampler
-        and not loader.drop_last
-        and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
-    )
-
-
-def _class_names(source: Any) -> tuple[str, ...] | None:
-    """Return the names of the classes that a dataset, or the one in a loader or a subset, has as `classes`."""
-    while source is not None:
-        names = getattr(source, "classes", None)
-        if isinstance(names, (list, tuple)) and names and all(isinstance(each, str) for each in names):
-            return tuple(names)
-        source = getattr(source, "dataset", None)
-    return None
-
-
-def _collate(items: list[Any]) -> Any:
-    try:
-        return default_collate([_as_tensors(item) for item in items])
-    except RuntimeError as error:
-        raise fail("data", "images of one shape, such as Resize and CenterCrop make", error) from error
-
-
-def _as_tensors(item: Any) -> Any:
-    """Return an item with its PIL images as tensors, gray ones with one channel."""
-    if isinstance(item, Image.Image):
-        return to_tensor(item, 1 if item.mode in ("1", "L", "LA", "I", "I;16") else 3, None)
-    if isinstance(item, Mapping):
-        return {key: _as_tensors(part) for key, part in item.items()}
-    return [*map(_as_tensors, item)] if isinstance(item, (tuple, list)) else item
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.precision import at_least_single
 from robustsigma.engine.validation import fail
-from robustsigma.models import ModelCard
+from robustsigma.models import ModelCard, Pretrained
+from robustsigma.models import model as load
 
 Convert = Callable[[Tensor], Tensor]
 Normalized = bool | tuple[Convert, Convert]
@@ -55,6 +57,7 @@ def given_models(
         raise fail("mean and std", "None beside the functions of `normalized`, which do their work", f"{mean}, {std}")
     classifiers, cards, own = {}, {}, []
     for name, value in given.items():
+        value = load(value) if isinstance(value, (str, Path, Mapping, Pretrained)) else value
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], ModelCard):
             value, cards[name] = value
         if isinstance(value, Classifier) or isinstance(getattr(value, "classifier", None), Classifier):
@@ -73,7 +76,9 @@ def _network(name: str, value: Any) -> nn.Module:
     where = "model" if name == SINGLE else f"model[{name!r}]"
     if not isinstance(value, nn.Module):
         hint = f"the class {value.__name__}, not an instance" if isinstance(value, type) else type(value).__name__
-        raise fail(where, "a torch.nn.Module, Classifier or LightningModule, or a mapping from names to them", hint)
+        raise fail(
+            where, "a torch.nn.Module, Classifier, LightningModule or name, or a mapping from names to them", hint
+        )
     if getattr(getattr(type(value), "forward", None), "__qualname__", "") == "LightningModule.forward":
         children = [child for child, _ in value.named_children()]
         got = f"{type(value).__name__} without one; pass the network itself, such as one of {children}"

@@ -112,8 +112,8 @@ def attack_images(
         blocks.add(to_rows(found))
         advance()
     rows = blocks.all()
-    images = rows.pop("images", None)
-    return Outcomes(**rows), images
+    kept = rows.pop("images") if keep_images else None
+    return Outcomes(**rows), kept
 
 
 def transfer_images(
@@ -168,18 +168,20 @@ def measure_block(
     found: dict[tuple[str, str], Rows] = {}
     of_base: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}  # samples by the name of their condition
     moved = {each.name for each in conditions if each.attack_setting == TRANSFER}
+    devices = {classifier.mean.device for classifier in models.values()}
+    blocks = {device: (images.to(device), labels.to(device)) for device in devices}
     for condition in conditions:
         for place, (name, classifier) in enumerate(models.items()):
-            at = [part.to(classifier.mean.device) for part in (images, labels)]
+            clean, target = blocks[classifier.mean.device]
             own = condition.attack_setting == ADAPTIVE or (condition.attack_setting == NO_ATTACK and not place)
             if own:
-                made, numbers = measure(classifier, condition.perturbation, *at, seed)
+                made, numbers = measure(classifier, condition.perturbation, clean, target, seed)
                 if not place and (condition.attack_setting == NO_ATTACK or condition.name in moved):
                     of_base[condition.name] = made, numbers
             else:
                 made, numbers = of_base[condition.name]
                 if place:  # the base model has seen its own samples
-                    numbers = {**numbers, **predict(classifier, made.to(at[0].device), at[1])}
+                    numbers = {**numbers, **predict(classifier, made.to(clean.device), target)}
             found[name, condition.id] = to_rows(numbers)
             advance()
         if condition.attack_setting != ADAPTIVE:

@@ -106,7 +106,7 @@ class RobustnessReport:
         """
         console = Console(file=io.StringIO(), width=width, color_system=None)
         print_table(self.to_dict(), console, intervals=True)
-        return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+        return console.file.getvalue()  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         return self.table()

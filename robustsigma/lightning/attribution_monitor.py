@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
+from robustsigma.data.loading import load_masks
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors import Attribution, Attributor, Sigma
 from robustsigma.engine.classifier import Classifier
@@ -17,10 +19,11 @@ from robustsigma.engine.metrics import InsertionDeletion, Localization, MetricCo
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch import Batch
-from robustsigma.lightning.batch_callback import BatchCallback, Network, check_conditions, check_network
+from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
 from robustsigma.lightning.batch_images import BatchField, Images, Place
 from robustsigma.lightning.monitor_pictures import draw, log_picture
 from robustsigma.lightning.robust_callback import stage_seed
+from robustsigma.lightning.training_perturbation import check_conditions
 
 
 class Explained(NamedTuple):
@@ -67,7 +70,7 @@ class AttributionMonitor(BatchCallback):
         images: where a batch holds its images; see `RobustCallback`.
         labels: where it holds the labels.
         masks: where it holds masks of the objects, (B, H, W) or (B, 1, H, W), bool or in [0, 1]; or a function of the
-            batch. None for images without masks.
+            batch. None for images without masks, or for those of a `RobustDataModule`.
         net: the network that is explained: an attribute of the module, such as "ema", or a function of the module. None
             is the module itself, whose `forward` takes normalized images and returns logits.
         every_n_epochs: explain after every n-th epoch, from the first one on.
@@ -134,16 +137,21 @@ class AttributionMonitor(BatchCallback):
         """Keep the first images, before the step may change the batch."""
         wanted = self._fixed is None and self.batch is None and dataloader_idx == 0 and self._is_due(trainer)
         if wanted and sum(len(images) for images, *_ in self._parts) < self.max_images:
-            self._parts.append(self._parts_of(batch, pl_module))
+            self._parts.append(self._parts_of(batch, trainer, pl_module))
 
-    def _parts_of(self, batch: Any, module: Any) -> tuple[Tensor, ...]:
-        if isinstance(batch, Batch) and batch.info.clean is not None:  # the first condition of a RobustDataModule
-            batch = Batch(batch.info.clean, batch.labels, batch.indices)
+    def _parts_of(self, batch: Any, trainer: Any, module: Any) -> tuple[Tensor, ...]:
+        masks = None if self.masks is None else self.masks.get(batch)
+        if isinstance(batch, Batch):  # of a RobustDataModule, perturbed by its first condition
+            split = getattr(getattr(trainer, "datamodule", None), "split", None)
+            data = split("val") if split is not None and masks is None and self.batch is None else None
+            if data is not None and not isinstance(data, IterableDataset):
+                masks = load_masks(data, batch.indices.tolist())
+            batch = Batch(batch.images if batch.info.clean is None else batch.info.clean, batch.labels, batch.indices)
         classifier = self._classifier(module, "net", self.net)
         found: Images = self._read(batch, classifier, "val")
         parts = [found.pixels.clamp(0, 1), found.labels]
-        if self.masks is not None:
-            masks = torch.as_tensor(self.masks.get(batch)).to(found.pixels)
+        if masks is not None:
+            masks = torch.as_tensor(masks).to(found.pixels)
             parts.append(masks[:, 0] if masks.ndim == 4 else masks)
         return tuple(part[: self.max_images].detach().clone() for part in parts)
 
@@ -174,7 +182,8 @@ class AttributionMonitor(BatchCallback):
     def _first(self, trainer: Any, module: Any) -> tuple[Tensor, ...]:
         """Return the images that are explained from now on, in every process those of the first."""
         if self.batch is not None:
-            self._parts = [self._parts_of(trainer.strategy.batch_to_device(self.batch, module.device), module)]
+            batch = trainer.strategy.batch_to_device(self.batch, module.device)
+            self._parts = [self._parts_of(batch, trainer, module)]
         parts, self._parts = self._parts, []
         found = tuple(torch.cat(column)[: self.max_images].cpu() for column in zip(*parts, strict=True))
         if trainer.world_size > 1:

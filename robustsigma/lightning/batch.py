@@ -157,6 +157,7 @@ def as_batch(batch: Any) -> Batch:
     """
     if isinstance(batch, Batch):
         return batch
+    parts: list[Any]
     if isinstance(batch, Mapping):
         parts = [next((batch[key] for key in keys if key in batch), None) for keys in (_IMAGES, _LABELS)]
     else:

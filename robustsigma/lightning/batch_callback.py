@@ -12,7 +12,6 @@ from torch import nn
 
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_images import BatchField, Images, Place, check_range, read
 
@@ -100,11 +99,3 @@ def check_network(name: str, value: Any) -> Network:
         raise fail(name, "an attribute's name or a function of the module", repr(value)[:80])
     found: Network = value
     return found
-
-
-def check_conditions(given: Any) -> dict[str, Perturbation]:
-    """Return perturbations by name; raise ValueError for anything else."""
-    validation.mapping("conditions", given)
-    for name, condition in given.items():
-        validation.instance(f"conditions[{name!r}]", condition, Perturbation)
-    return dict(given)

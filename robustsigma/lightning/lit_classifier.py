@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from os import PathLike
 from typing import Any, Literal, get_args
@@ -14,7 +15,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import full_precision
@@ -23,38 +23,12 @@ from robustsigma.engine.validation import images as check_images
 from robustsigma.lightning.batch import Batch, as_batch
 from robustsigma.lightning.batch_norm import AuxiliaryNorms, BatchNormPolicy, single_values, split_forward
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO
+from robustsigma.lightning.epoch_mean import EpochMean
 from robustsigma.lightning.sample_labels import SampleLabels
 from robustsigma.lightning.trades import Trades
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.model_files import build_described
 from robustsigma.models.weight_files import common_name, first_infinite, unwrapped
-
-
-class EpochMean(Metric):
-    """The mean over the images of an epoch, of all processes, from batch means.
-
-    Lightning's own mean rounds the number of images down to a multiple of the processes. The `MeanMetric` of
-    torchmetrics either leaves NaN out, which would hide a training that diverged, or (1.9) forgets the weights.
-    """
-
-    full_state_update = False
-    total: Tensor
-    images: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(self, mean: Tensor, images: int) -> None:
-        """Add the mean over some images."""
-        # Not in place: the sums may have been made in the inference mode of a validation.
-        self.total = self.total + mean.detach() * images
-        self.images = self.images + images
-
-    def compute(self) -> Tensor:
-        """Return the mean over all images, or 0 without any."""
-        return self.total / self.images.clamp_min(1)
 
 
 class LitClassifier(pl.LightningModule):
@@ -117,12 +91,8 @@ class LitClassifier(pl.LightningModule):
         choice("schedule", schedule, ("cosine", "constant"))
         label_smoothing = number("label_smoothing", label_smoothing, 0, 1)
         choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
-        if isinstance(sample_labels, Mapping):  # from a checkpoint
-            sample_labels = SampleLabels(**sample_labels)  # type: ignore[unreachable]
-        if isinstance(trades, Mapping):
-            trades = Trades(**trades)  # type: ignore[unreachable]
-        optional("sample_labels", sample_labels, SampleLabels)
-        optional("trades", trades, Trades)
+        sample_labels = _settings("sample_labels", sample_labels, SampleLabels)
+        trades = _settings("trades", trades, Trades)
         if not callable(optimizer):
             raise fail("optimizer", "a callable that makes an optimizer from parameters", repr(optimizer)[:80])
         # The annotation has only what a command line can give: a torch.dtype would be parsed as a class there.
@@ -211,10 +181,9 @@ class LitClassifier(pl.LightningModule):
         """Return the probabilities (B, K) of a batch, or of images in [0, 1]."""
         return self._logits(batch if isinstance(batch, Tensor) else as_batch(batch).images).softmax(1)
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, images: Tensor) -> Any:
         with full_precision():  # as in attacks, whatever rounding PyTorch is set to on a GPU
-            logits: Tensor = self(images)
-        return logits
+            return self(images)
 
     def _evaluate(self, given: Any, stage: str, loader: int) -> Tensor:
         batch = self._batch(given, stage)
@@ -344,6 +313,14 @@ def _rebuilt(described: Mapping[str, Any], state: Mapping[str, Any], path: Any) 
     except (KeyError, TypeError, ValueError) as error:
         expected = "the network itself, since what this checkpoint describes is not built"
         raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", error) from error
+
+
+def _settings(name: str, value: Any, kind: type) -> Any:
+    """Return settings, or None; a checkpoint has them as a mapping."""
+    with suppress(TypeError):  # of other settings
+        value = kind(**value) if isinstance(value, Mapping) else value
+    optional(name, value, kind)
+    return value
 
 
 def _correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from robustsigma.data.datasets import CheckedStream
-from robustsigma.data.loading import load_batch
+from robustsigma.data.loading import load_batch, subsample
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import noise
 from robustsigma.engine.global_rng import key_of, temporary_seed
@@ -138,14 +138,13 @@ class KeyedDataset(Dataset[Batch]):
         at = torch.tensor(indices)
         repeats = torch.tensor([key.repeat for key in keys]) if any(key.repeat for key in keys) else None
         if self.augment is not None:
-            seeds = training_seeds(self.seed, "augment", keys[0].epoch, at, repeats).tolist()
+            seeds = apart(noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at), repeats).tolist()
             images = torch.stack([self.augment.apply(x, seed) for x, seed in zip(images, seeds, strict=True)])
         return Batch(images, labels, at, padding=sum(key.is_padding for key in keys), repeats=repeats)
 
 
-def training_seeds(seed: int, name: str, epoch: int, indices: Tensor, repeats: Tensor | None) -> Tensor:
-    """Return a seed for each image, int64 (B,); one that a sampler draws several times in an epoch has several."""
-    seeds = noise.image_seeds(seed, "train", name, epoch, indices)
+def apart(seeds: Tensor, repeats: Tensor | None) -> Tensor:
+    """Return seeds of images (B,) with new ones for those that a sampler drew before in the epoch."""
     return seeds if repeats is None else torch.where(repeats > 0, noise.fold(seeds, "repeat", repeats), seeds)
 
 
@@ -164,7 +163,7 @@ class KeyedStream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[tuple[Tensor, int, int]]:
         for image, label, key in self.stream:
             if self.augment is not None:
-                seed = training_seeds(self.seed, "augment", self.epoch, torch.tensor([key]), None)
+                seed = noise.image_seeds(self.seed, "train", "augment", self.epoch, torch.tensor([key]))
                 image = self.augment.apply(image, int(seed))
             yield image, label, key
 
@@ -228,7 +227,7 @@ class ResumableLoader(DataLoader[Batch]):
         if isinstance(self.sampler, KeySampler):
             self._served = self._served if self._served < len(self) else 0  # Lightning starts a finished epoch again
             self.sampler.skip = self._served * (self.batch_size or 1)
-            batches = super().__iter__()
+            batches: Iterator[Batch] = super().__iter__()
         else:
             batches = self._rest_of_stream(super().__iter__)
         # Of a loader without a length Lightning requests one batch before the step of the last.
@@ -240,7 +239,7 @@ class ResumableLoader(DataLoader[Batch]):
 
     def _rest_of_stream(self, start: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
         """Return an iterator without the batches that were served, or over all if those were the whole epoch."""
-        found = islice(start(), self._served, None)
+        found: Iterator[Batch] = islice(start(), self._served, None)
         first = next(found, None) if self._served else None
         if self._served and first is None:
             self._served, found = 0, iter(start())
@@ -267,6 +266,49 @@ class ResumableLoader(DataLoader[Batch]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state: the next iteration, if it is of the same epoch, leaves out what was served."""
         self._resumed = dict(state_dict)
+
+
+def make_loader(
+    dataset: Dataset[Any],
+    *,
+    augment: Albumentations | None,
+    seed: int,
+    shuffle: bool,
+    limit: int | None,
+    sampler: Sampler | None,
+    rank: int,
+    world_size: int,
+    **options: Any,
+) -> ResumableLoader:
+    """Return the loader of a process for a `CheckedStream` or a dataset of images by index.
+
+    Args:
+        dataset: where images come from.
+        augment: transform of each image, or None.
+        seed: seed of order, choice and augmentation.
+        shuffle: whether to draw a new order in each epoch.
+        limit: largest number of images, or None.
+        sampler: as in `KeySampler`.
+        rank: rank of this process.
+        world_size: number of processes.
+        options: as of DataLoader.
+
+    Raises:
+        ValueError: a stream with a limit or a sampler, or a batch larger than an epoch that leaves out smaller ones.
+    """
+    if isinstance(dataset, CheckedStream):
+        for name, value in (("limits", limit), ("sampler", sampler)):
+            if value is not None:
+                raise fail(name, f"none for {dataset.name}, whose images come in a stream", value)
+        # New workers in each epoch, which know its number.
+        keyed = KeyedStream(dataset, augment, seed)
+        return ResumableLoader(keyed, collate_fn=collate_keyed, persistent_workers=False, **options)
+    indices = subsample(len(dataset), limit, seed)  # type: ignore[arg-type]
+    keys = KeySampler(indices, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, sampler=sampler)
+    if options["drop_last"] and len(keys) < options["batch_size"]:
+        expected = f"at most {len(keys)}, the images of an epoch, with drop_last"
+        raise fail("batch_size", expected, options["batch_size"])
+    return ResumableLoader(KeyedDataset(dataset, augment, seed), sampler=keys, **options)
 
 
 def _has_length(loader: DataLoader[Any]) -> bool:

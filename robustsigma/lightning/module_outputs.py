@@ -15,7 +15,9 @@ Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
 def is_visible(net: nn.Module) -> bool:
-    """Return whether `outputs_of` sees the modules of a network; not in steps that torch.compile made of a module."""
+    """Return whether `outputs_of` sees the modules of a network; not in a LightningModule compiled as a whole."""
+    if is_compiled(net) and hasattr(net, "training_step"):
+        return False
     return not any(getattr(module, "_compiler_ctx", None) for module in net.modules())
 
 

@@ -17,10 +17,11 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
-from robustsigma.lightning.batch_callback import BatchCallback, Network, check_conditions, check_network
+from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
 from robustsigma.lightning.batch_images import Images, Place, write
 from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
+from robustsigma.lightning.training_perturbation import check_conditions
 
 
 class RobustCallback(BatchCallback):

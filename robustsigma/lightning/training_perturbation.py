@@ -1,10 +1,10 @@
-"""Variants of a training perturbation: ramped, without caches, and divided into parts."""
+"""Checks and variants of perturbations: ramped, without caches, divided into parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,15 @@ from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Identity, Mixture
 from robustsigma.engine.perturbations.mixture import part_seeds
 from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import Settings, fail, integer
+from robustsigma.engine.validation import Settings, fail, instance, integer, mapping
+
+
+def check_conditions(given: Any, name: str = "conditions") -> dict[str, Perturbation]:
+    """Return perturbations by name; raise ValueError for anything else."""
+    mapping(name, given)
+    for key, condition in given.items():
+        instance(f"{name}[{key!r}]", condition, Perturbation)
+    return dict(given)
 
 
 def map_parts(perturbation: Perturbation, change: Callable[[Perturbation], Perturbation]) -> Perturbation:

@@ -62,7 +62,7 @@ class Architecture(Settings):
     def __post_init__(self) -> None:
         if self.padding is not None:
             choice("architecture.padding", self.padding, ("same",))
-        if self.weights == PUBLISHED and not self.has_publisher:
+        if self.weights == PUBLISHED and not self.name.startswith(PUBLISHERS):
             told = "a file; published is for torchvision:NAME, timm:NAME and hf:NAME"
             raise fail("architecture.weights", told, f"{PUBLISHED} for {self.name}")
 
@@ -76,9 +76,9 @@ class Architecture(Settings):
         Raises:
             ValueError: an unknown name, arguments that the constructor does not take, or weights of another network.
         """
-        parameters = self._parameters()
+        parameters = self.parameters()
         given = dict(self.arguments)
-        if self.weights == PUBLISHED:
+        if self.weights == PUBLISHED and self.name.startswith(TORCHVISION):  # the others need no arguments
             known = published(self.name)
             given = {**({} if known is None else known.arguments), **given}
         if "channels" in parameters:
@@ -107,7 +107,7 @@ class Architecture(Settings):
             given = {"aux_logits": False, "transform_input": False, "init_weights": self.weights is None, **given}
         if self.name.startswith(HF):  # a file of the network then needs neither the folder nor the Hub
             given = {"config": hugging_face.read_config(self.name, **given).to_dict()}
-        self._parameters()
+        self.parameters()
         try:
             net = constructor(self.name)(**given)
         except (TypeError, AssertionError) as error:
@@ -121,11 +121,6 @@ class Architecture(Settings):
         # A plain attribute, from which the card of a saved file is made.
         net.architecture = Architecture(self.name, given, padding=self.padding)  # type: ignore[assignment]
         return net
-
-    @property
-    def has_publisher(self) -> bool:
-        """Whether torchvision, timm or the Hub may publish weights of this network."""
-        return self.name.startswith(PUBLISHERS)
 
     @property
     def is_foreign(self) -> bool:
@@ -153,6 +148,8 @@ class Architecture(Settings):
         found: dict[str, Any] = {}
         if self.weights is not None:
             found["file"] = fingerprint.state(self.state()[0])
+        if self.name.startswith(HF):
+            found["config"] = fingerprint.describe(hugging_face.read_config(self.name, **self.arguments).to_dict())
         if self.is_foreign:
             made = []
             for _ in range(2):
@@ -166,10 +163,6 @@ class Architecture(Settings):
                 made[0] |= {"weights": None, "logits": None}
             found |= made[0]
         return found
-
-    def takes(self, argument: str) -> bool:
-        """Return whether the constructor has an argument, or is a publisher's, which pass theirs on."""
-        return self.has_publisher or argument in self._parameters()
 
     def check_origin(self, allow: Sequence[str] = ()) -> None:
         """Raise ValueError if building this network may run code that is neither known nor allowed.
@@ -191,7 +184,8 @@ class Architecture(Settings):
         told = f"; add --allow {self.name} if you trust it" if dotted else suggest_name(self.name)
         raise fail("architecture.name", expected, f"{self.name!r}{told}")
 
-    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Return the parameters of the constructor."""
         try:
             return inspect.signature(constructor(self.name)).parameters
         except (TypeError, ValueError) as error:

@@ -18,7 +18,7 @@ from robustsigma.engine.validation import fail, warn
 
 HF = "hf:"
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-# Resizing by torchvision and by Pillow differs by one level of 255 at most.
+# Resizing by torchvision and by Pillow differs by one level of 255 in a smooth image.
 _ROUNDING = 2.5 / 255
 
 
@@ -71,6 +71,12 @@ def read_config(
                 found = auto.for_model(given.pop("model_type"), **given)
     except Exception as error:
         raise _unavailable(name, error) from error
+    (getattr(found, "model_args", None) or {}).pop("num_classes", None)  # of timm, which transformers states again
+    # Attention functions and networks of timm can be names of repositories, whose code or files would be fetched.
+    elsewhere = [str(getattr(found, key, None)) for key in ("_attn_implementation", "architecture")]
+    elsewhere = [each for each in elsewhere if "/" in each or ":" in each]
+    if elsewhere:
+        raise fail("model", "a config that names only parts of transformers and timm", f"{elsewhere[0]} in {name!r}")
     if num_classes not in (None, found.num_labels):
         found.num_labels = num_classes  # with new names; setting the same number would lose the old ones
     if channels not in (None, getattr(found, "num_channels", 3)):
@@ -99,19 +105,20 @@ def preprocessing(name: str) -> tuple[ResizeCrop, Statistics] | None:
             processor = _auto("ImageProcessor").from_pretrained(_place(name), trust_remote_code=False)
     except (OSError, ValueError):
         return None
-    of_timm = getattr(processor, "data_config", None)
-    if of_timm is not None:  # a network of timm on the Hub
-        geometry, mean, std = timm_geometry(of_timm), of_timm["mean"], of_timm["std"]
-    else:
-        settings = processor.to_dict()
-        geometry = _geometry(settings, name)
-        scale = 255 * settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 255.0
-        normalizes = settings.get("do_normalize", True)
-        mean = np.divide(settings["image_mean"] if normalizes else 0.0, scale)
-        std = np.divide(settings["image_std"] if normalizes else 1.0, scale)
-    statistics = tuple(map(float, np.atleast_1d(mean))), tuple(map(float, np.atleast_1d(std)))
-    _compare(processor, geometry, statistics, name)
-    return geometry, statistics
+    of_timm = getattr(processor, "data_config", None)  # of a network of timm on the Hub
+    geometry = _geometry(processor.to_dict(), name) if of_timm is None else timm_geometry(of_timm)
+    # Measured, as processors rescale, shift and normalize in several ways and orders.
+    black, white = (_processed(processor, Image.new("RGB", (64, 64), (v,) * 3)).mean((1, 2)) for v in (0, 255))
+    std = 1 / (white - black)
+    mean, std = (tuple(float(f"{value:.6g}") + 0.0 for value in each.tolist()) for each in (-black * std, std))
+    _compare(processor, geometry, (mean, std), name)
+    return geometry, (mean, std)
+
+
+def _processed(processor: Any, image: Image.Image) -> Tensor:
+    with _quiet():
+        pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+    return pixels.double()
 
 
 def timm_geometry(config: Mapping[str, Any]) -> ResizeCrop:
@@ -125,10 +132,10 @@ def _geometry(settings: Mapping[str, Any], name: str) -> ResizeCrop:
     size = settings.get("size") or {}
     crop = settings.get("crop_size") if settings.get("do_center_crop") else None
     square = all(each.get("height") == each.get("width") for each in (size, crop or {}))
-    if not square or not settings.get("do_resize", True):
-        raise fail("geometry", f"square images, as {name} does not resize to", f"{size}, {crop}")
     shortest = size.get("shortest_edge")
-    squeeze, resize = shortest is None, shortest or size["height"]
+    squeeze, resize = shortest is None, shortest or size.get("height")
+    if not square or resize is None or not settings.get("do_resize", True):
+        raise fail("geometry", f"a ResizeCrop, as {name} does not make squares of one size", f"{size}, {crop}")
     cropped = resize if crop is None else crop.get("height", crop.get("shortest_edge"))
     share = settings.get("crop_pct")
     if share is not None and shortest is not None:  # as ConvNeXt's: a share of small images, large ones squeezed
@@ -139,11 +146,11 @@ def _geometry(settings: Mapping[str, Any], name: str) -> ResizeCrop:
 
 def _compare(processor: Any, geometry: ResizeCrop, statistics: Statistics, name: str) -> None:
     """Warn unless a processor makes of an image what resizing, cropping and normalizing make of it."""
-    side = 2 * (geometry.resize or geometry.size)
-    coarse = np.random.default_rng(0).integers(0, 256, (13, 17, 3)).astype(np.uint8)
-    image = Image.fromarray(coarse).resize((side, side + side // 3), Image.Resampling.BILINEAR)
-    with _quiet():
-        theirs: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+    short = geometry.resize or geometry.size
+    side = short * max(2, 512 // short)  # so that no half pixels are rounded
+    coarse = np.random.default_rng(0).integers(0, 256, (3, 4, 3)).astype(np.uint8)
+    image = Image.fromarray(coarse).resize((side, 2 * side), Image.Resampling.BILINEAR)
+    theirs = _processed(processor, image)
     mean, std = (torch.tensor(each)[:, None, None] for each in statistics)
     ours = torch.from_numpy(np.array(geometry.apply(image))).permute(2, 0, 1) / 255
     if theirs.shape != ours.shape or ((theirs * std + mean) - ours).abs().max() > _ROUNDING:
@@ -168,9 +175,11 @@ def _transformers() -> Any:
 
 
 def _unavailable(name: str, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    expected = f"an image classifier at https://huggingface.co/{name.removeprefix(HF)}, or a folder of save_pretrained"
-    return fail("model", expected, f"{name!r} ({reason})")
+    reason, place = " ".join(str(error).split())[:200] or type(error).__name__, _place(name)
+    where = (
+        f"in {place}" if Path(place).exists() else f"at https://huggingface.co/{place}, or a folder of save_pretrained"
+    )
+    return fail("model", f"an image classifier {where}", f"{name!r} ({reason})")
 
 
 @contextmanager

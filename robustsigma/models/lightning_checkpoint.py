@@ -81,26 +81,20 @@ def _resolved(name: str, allow: Sequence[str]) -> Any:
 
 def part(module: nn.Module, name: str | None) -> nn.Module:
     """Return the network in a module: its attribute, such as "net" or "ema.module", or the module itself."""
+    children = ", ".join(child for child, _ in module.named_children()) or "none"
     if name is None:
-        if getattr(type(module), "forward", None) in (nn.Module.forward, _bare_forward(module)):
+        forward = getattr(type(module).forward, "__qualname__", "")
+        if forward in (nn.Module.forward.__qualname__, "LightningModule.forward"):
             told = f"None, and {type(module).__name__} has no forward"
-            raise fail("net", f"the attribute that is the network: {', '.join(_children(module)) or 'none'}", told)
+            raise fail("net", f"the attribute that is the network: {children}", told)
         return module
     try:
         found = operator.attrgetter(name)(module)
     except AttributeError:
         found = None
     if not isinstance(found, nn.Module):
-        raise fail("net", f"an attribute that is a network: {', '.join(_children(module)) or 'none'}", repr(name))
+        raise fail("net", f"an attribute that is a network: {children}", repr(name))
     return found
-
-
-def _bare_forward(module: nn.Module) -> Any:
-    return next((vars(k).get("forward") for k in type(module).__mro__ if k.__name__ == "LightningModule"), None)
-
-
-def _children(module: nn.Module) -> list[str]:
-    return [name for name, _ in module.named_children()]
 
 
 def normalization(module: nn.Module, net: nn.Module, shape: tuple[int, int, int]) -> Any:

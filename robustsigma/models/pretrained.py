@@ -96,7 +96,8 @@ class Pretrained(Settings):
             ValueError: an unknown name, or weights that cannot be downloaded, read or fitted.
             ImportError: a name needs timm or transformers, which is not installed.
         """
-        known = published(self.name, self.weights)
+        stated = None not in (self.mean, self.std, self.geometry)
+        known = published(self.name, self.weights, stated=stated)
         if known is not None and self.mean is None and self.weights is None:
             statistics(known, self.arguments)  # an error before weights are downloaded
         kind = None if known is not None or self.weights is None else constructor(self.name)
@@ -130,10 +131,10 @@ class Pretrained(Settings):
             self.name, padding=self.padding, weights=self.weights or (PUBLISHED if known else None)
         )
         given = {**({} if known is None else known.arguments), **self.arguments}
-        for name in ("num_classes", "classes") if count is not None else ():
-            if architecture.takes(name):
-                given.setdefault(name, count)
-                break
+        if count is not None:
+            takes = {"num_classes"} if known is not None else architecture.parameters().keys()
+            name = next((each for each in ("num_classes", "classes") if each in takes), None)
+            given = given if name is None else {name: count, **given}
         if state is None and known is not None and not self.name.startswith(TORCHVISION):
             net = load_fitted(self.name, given)
             if self.name.startswith(HF):

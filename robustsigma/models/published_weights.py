@@ -47,15 +47,16 @@ class Published(NamedTuple):
     entry: Any = None
 
 
-def published(name: str, weights: str | None = None) -> Published | None:
+def published(name: str, weights: str | None = None, *, stated: bool = False) -> Published | None:
     """Return what is published for "torchvision:NAME", "timm:NAME" or "hf:NAME", or None for any other network.
 
-    torchvision's weights are those with the name of the file `weights`, else the newest.
+    torchvision's weights are those with the name of the file `weights`, else the newest. With `stated`, the caller has
+    mean, std and geometry, and the image processor of a Hub network is not asked for them.
     """
     if name.startswith(TORCHVISION):
         return _of_torchvision(name.removeprefix(TORCHVISION), weights)
     if name.startswith(HF):
-        return _of_hugging_face(name)
+        return _of_hugging_face(name, stated)
     return _of_timm(name.removeprefix(TIMM)) if name.startswith(TIMM) else None
 
 
@@ -71,11 +72,11 @@ def statistics(known: Published, arguments: Mapping[str, Any]) -> tuple[tuple[fl
 
 def published_state(name: str, arguments: Mapping[str, Any], known: Published | None = None) -> tuple[State, str]:
     """Return the published weights of a network, for its own numbers of classes and channels, and their origin."""
-    known = published(name) if known is None else known
-    assert known is not None
     if not name.startswith(TORCHVISION):
         given = {k: v for k, v in arguments.items() if k not in ("num_classes", "in_chans", "channels", "config")}
         return load_fitted(name, given).state_dict(), f"the published weights of {name}"
+    known = published(name) if known is None else known
+    assert known is not None
     url = known.entry.url
     try:
         with quiet_unpickling():
@@ -146,12 +147,12 @@ def _of_timm(name: str) -> Published:
     return Published(names, timm_geometry(vars(found)), tuple(found.mean), tuple(found.std), {})
 
 
-def _of_hugging_face(name: str) -> Published:
+def _of_hugging_face(name: str, stated: bool) -> Published:
     config = hugging_face.read_config(name)
     names = hugging_face.class_names(config)
     if len(names) == 1000 and names[0].startswith("tench") and names[-1].startswith("toilet"):
         names = _imagenet_names()  # so that its predictions compare with those of torchvision and timm
-    found = hugging_face.preprocessing(name)
+    found = None if stated else hugging_face.preprocessing(name)
     if found is None:
         size = getattr(config, "image_size", None)
         return Published(names, ResizeCrop(size) if isinstance(size, int) else ResizeCrop(224, 256), None, None, {})

@@ -284,7 +284,7 @@ def test_weights_are_shuffled_by_the_runs_seed(settings, tmp_path, monkeypatch):
 def test_max_sensitivity_is_measured_on_the_checked_images(settings, tmp_path):
     of = dataclasses.replace(settings, methods={"IG": METHODS["IG"]}, metrics=METRICS[-1:], sensitivity_samples=2)
     report = run_benchmark(of, tmp_path, console=quiet())
-    found = {cell["method"]: cell for cell in report.results["cells"] if cell["metric"] == "max_sensitivity"}
+    found = {cell["method"]: cell for cell in report.results.cells if cell["metric"] == "max_sensitivity"}
     assert found["IG"]["n"] == 3
     assert found["IG"]["mean"] > 0 == found["random"]["mean"]
     assert "Max-sensitivity" in report.path.read_text()

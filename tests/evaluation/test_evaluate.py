@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import robustsigma
 from robustsigma import FGSM, PGD, Classifier, GaussianNoise, Identity, evaluate, robust_accuracy
 from robustsigma.data import Datasets
-from robustsigma.evaluation import Checks, RobustnessReport, model_evaluation
+from robustsigma.evaluation import Checks, RobustnessReport, given_evaluation
 from robustsigma.lightning import LitClassifier
 from robustsigma.models import ModelCard
 
@@ -291,7 +291,7 @@ def test_robust_accuracy_is_a_number_with_its_interval(expected):
 def blocks(monkeypatch):
     """Record the blocks that are measured; the list `stop` has the number after which an interrupt comes."""
     pytest.importorskip("matplotlib")
-    done, stop, measure = [], [], model_evaluation.measure_block
+    done, stop, measure = [], [], given_evaluation.measure_block
 
     def watched(models, images, *rest):
         if stop and len(done) == stop[0]:
@@ -299,7 +299,7 @@ def blocks(monkeypatch):
         done.append(len(images))
         return measure(models, images, *rest)
 
-    monkeypatch.setattr(model_evaluation, "measure_block", watched)
+    monkeypatch.setattr(given_evaluation, "measure_block", watched)
     return done, stop
 
 

@@ -42,13 +42,14 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Classifier": {"net": cases.mlp()},
     "RobustDataModule": {"dataset": data.Baggage(size=16, train=2, val=2, test=2)},
     "LitClassifier": {"net": cases.mlp()},
+    "RobustCallback": {"train": cases.Identity()},
 }
 SETTINGS = (
     MixtureComponent, ResizeCrop, Architecture, Pretrained, lightning.SampleLabels, data.Albumentations,
     evaluation.Training, evaluation.Retraining, evaluation.Checks, evaluation.Sweep, evaluation.Evaluation,
     benchmark.Benchmark, SampleCache, lightning.Ramp, Classifier, lightning.RobustDataModule, lightning.LitClassifier,
     lightning.RobustCheckpoint, lightning.LastCheckpoint, lightning.SafetensorsExport,
-    lightning.OverfittingMonitor,
+    lightning.OverfittingMonitor, lightning.RobustCallback, lightning.AttributionMonitor, lightning.Trades,
 )  # fmt: skip
 SOURCES = tuple(
     kind

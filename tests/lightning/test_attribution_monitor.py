@@ -248,9 +248,7 @@ def test_with_our_own_data_module_and_its_masks(tmp_path):
     source = Baggage(size=16, train=8, val=6, test=4)
     data = RobustDataModule(source, val_conditions={"noise": FGSM(0.1), "clean": Identity()}, batch_size=4)
     module = LitClassifier(network("small_cnn", 3, 5, {"width": 4}), mean=[0.5], std=[0.25])
-    watched = AttributionMonitor(
-        WALK, CONDITIONS, masks=lambda batch: load_masks(source.split("val"), batch.indices.tolist())
-    )
+    watched = AttributionMonitor(WALK, CONDITIONS)
     options = {**OPTIONS, "callbacks": watched, "logger": False, "default_root_dir": tmp_path}
     trainer = pl.Trainer(**options)
     trainer.fit(module, data)

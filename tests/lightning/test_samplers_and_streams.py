@@ -255,7 +255,7 @@ def test_streams_are_evaluated():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler": SequentialSampler(BASE)}, "sampler: expected None, as the training images come in a stream"),
+        ({"sampler": SequentialSampler(BASE)}, "sampler: expected none for train, whose images come in a stream"),
         ({"limits": {"train": 3}}, "limits: expected none for train, whose images come in a stream"),
     ],
 )

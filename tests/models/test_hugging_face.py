@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from robustsigma import FGSM, AttentionRollout, Classifier, IntegratedGradients
+import robustsigma
+from robustsigma import FGSM, AttentionRollout, Classifier, Identity, IntegratedGradients
 from robustsigma.cli import main
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.metrics.sanity_checks import shuffle_parameters
@@ -162,7 +163,7 @@ def test_attention_rollout_refuses_what_its_weights_do_not_describe(name, saved)
         AttentionRollout()(classifier, uniform(1, *card.shape), 0, seed=0)
 
 
-def test_preprocessing_is_taken_from_the_folder_or_asked_for(saved, tmp_path):
+def test_preprocessing_is_taken_from_the_folder_or_asked_for(tmp_path, monkeypatch):
     config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=1000)
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^mean and std: .* no preprocessor_config\.json lies beside the weights"):
@@ -172,14 +173,19 @@ def test_preprocessing_is_taken_from_the_folder_or_asked_for(saved, tmp_path):
     processor = transformers.ViTImageProcessor(size=SQUARE, do_normalize=False, do_rescale=False)
     processor.save_pretrained(tmp_path)
     _, card = model(tmp_path)
-    np.testing.assert_allclose((card.mean, card.std), ((0.0,), (1 / 255,)))
-    transformers.EfficientNetImageProcessor(size=SQUARE, rescale_offset=True, rescale_factor=1 / 127.5).save_pretrained(
-        tmp_path
-    )
-    with pytest.warns(UserWarning, match="EfficientNetImageProcessor of hf:.* does more than to resize"):
-        model(tmp_path)
+    np.testing.assert_allclose((card.mean, card.std), ((0.0,) * 3, (1 / 255,) * 3), rtol=1e-5)
+    transformers.EfficientNetImageProcessor(  # normalizes twice
+        size=SQUARE, rescale_offset=True, rescale_factor=1 / 127.5, image_mean=[0.0] * 3, image_std=[0.5] * 3
+    ).save_pretrained(tmp_path)
+    _, card = model(tmp_path)
+    np.testing.assert_allclose((card.mean, card.std), ((0.5,) * 3, (0.125,) * 3), rtol=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr("robustsigma.models.hugging_face._geometry", lambda *_: ResizeCrop(32, 40))
+        with pytest.warns(UserWarning, match=r"EfficientNetImageProcessor of hf:.* does more than to resize"):
+            model(tmp_path)
+        assert model(tmp_path, **given)[1].geometry == ResizeCrop(32)
     transformers.ViTImageProcessor(size={"height": 32, "width": 40}).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"^geometry: expected square images"):
+    with pytest.raises(ValueError, match=r"^geometry: expected a ResizeCrop, as hf:.* does not make squares"):
         model(tmp_path)
 
 
@@ -223,6 +229,16 @@ def test_code_of_the_hub_is_never_run(saved, tmp_path):
     with pytest.raises(ValueError, match=r"^model: expected an image classifier"):
         model(tmp_path)
     assert not (tmp_path / "ran").exists()
+    del config["auto_map"]
+    timm = {"model_type": "timm_wrapper", "architecture": "hf-hub:somebody/something", "num_classes": 3}
+    for changed in (config | {"model_type": "vit", "attn_implementation": "somebody/kernel"}, timm):
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=r"^model: .* only parts of transformers and timm, got .*somebody/"):
+            model(tmp_path)
+        card = ModelCard(Architecture("hf:x", {"config": changed}), ("a", "b"), (3, 8, 8))
+        path = save_model(tmp_path / "m.safetensors", torch.nn.Linear(1, 2), card)
+        with pytest.raises(ValueError, match=r"^model: .* only parts of transformers and timm, got .*somebody/"):
+            load_model(path)
 
 
 def test_transformers_is_asked_for(monkeypatch):
@@ -265,6 +281,36 @@ def test_every_verb_takes_it(saved, tmp_path, capsys, monkeypatch):
         code = main([verb, "--config", f"{tmp_path}/{verb}.yaml", f"--out={tmp_path}/{verb}"])
         assert code == 0, capsys.readouterr().err
         assert (tmp_path / verb / "report.html").is_file()
+
+
+def test_python_takes_its_name(saved):
+    pytest.importorskip("matplotlib")
+    images, labels = uniform(8, 3, 32, 32), torch.arange(8) % 3
+    models = {"by name": f"hf:{saved['vit']}", "described": {"name": f"hf:{saved['vit']}", "channels": 3}}
+    report = robustsigma.evaluate(models, (images, labels), {"clean": Identity()}, progress=False)
+    classifier, _ = model(models["by name"])
+    with classifier.frozen():
+        expected = (classifier.logits(images).argmax(1) == labels).float().mean()
+    for name in models:
+        assert report.accuracy(name, "clean").mean == pytest.approx(float(expected))
+    assert robustsigma.robust_accuracy(models["by name"], (images, labels), Identity()) == pytest.approx(
+        float(expected)
+    )
+    with pytest.raises(ValueError, match=r"^model: expected the name of a torchvision model"):
+        robustsigma.evaluate("torchvision:nothing", (images, labels))
+
+
+def test_networks_of_timm_on_the_hub(tmp_path):
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("test_resnet", num_classes=3).eval()
+    timm.models.save_for_hf(net, tmp_path, model_config={"label_names": ["ant", "bee", "cat"]})
+    classifier, card = model(tmp_path)
+    cfg = net.pretrained_cfg
+    assert card.geometry == ResizeCrop(160, int(160 / cfg["crop_pct"]), cfg["interpolation"])
+    assert (card.classes, card.mean) == (("ant", "bee", "cat"), tuple(cfg["mean"]))
+    x = uniform(2, 3, 64, 64)
+    with classifier.frozen(), torch.no_grad():
+        torch.testing.assert_close(classifier.logits(x), net((x - classifier.mean) / classifier.std))
 
 
 def test_a_bare_network_is_wrapped(saved):

@@ -52,8 +52,8 @@ class SelfAttention:
         _, heads, tokens, _ = self.queries.shape
         tensors = (self.queries, self.keys, self.values, self.output, *others)
         size = max(1, _MOST_WEIGHTS // (heads * tokens * tokens))
-        for parts in zip(*(tensor.split(size) for tensor in tensors), strict=True):
-            yield SelfAttention(*parts[:4], self.projection), *parts[4:]
+        for queries, keys, values, output, *rest in zip(*(tensor.split(size) for tensor in tensors), strict=True):
+            yield SelfAttention(queries, keys, values, output, self.projection), *rest
 
     @torch.no_grad()
     def check(self) -> None:

@@ -58,7 +58,8 @@ def explain_in_parts(
         before = count.forwards, count.backwards
         found = values(images, target, seeds)
         spent = count.forwards - before[0], count.backwards - before[1]
-        return found, *(split_passes(each, len(images), images.device) for each in spent)
+        forwards, backwards = (split_passes(each, len(images), images.device) for each in spent)
+        return found, forwards, backwards
 
     parts = [classifier.chunked(run, *part) for part in zip(*(each.split(size) for each in tensors), strict=True)]
     found, forwards, backwards = (torch.cat(column) for column in zip(*parts, strict=True))

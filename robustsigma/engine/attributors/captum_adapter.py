@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robustsigma.engine import validation
@@ -19,7 +20,6 @@ _DRAWING = (
     "KernelShap",
     "LayerGradientShap",
     "Lime",
-    "LimeBase",
     "NoiseTunnel",
     "ShapleyValueSampling",
 )
@@ -42,7 +42,7 @@ def _package() -> Any:
 def refusal(name: str) -> str | None:
     """Return why a public name of `captum.attr` is no method for images and classes, or None if it is one."""
     package = _package()
-    kind = getattr(package, name, None)
+    kind: Any = getattr(package, name, None)
     if not inspect.isclass(kind) or not issubclass(kind, package.Attribution):
         return "it is no attribution method"
     if not hasattr(kind, "attribute"):
@@ -99,24 +99,19 @@ class CaptumCall:
         self.maps_layer = issubclass(self.inner, package.LayerAttribution)
         self._check_layer("layer" in known)
         self._check_arguments({key: each for key, each in known.items() if key not in (*_OURS, _INNER)})
-        self.has_baselines = "baselines" in known
-        self.needs_distribution = self.has_baselines and known["baselines"].default is inspect.Parameter.empty
+        self.needs_distribution = "baselines" in known and known["baselines"].default is inspect.Parameter.empty
         given = self.arguments.get("baselines")
         if given is not None:  # raises where it is no baseline
-            checked = (
-                our_baselines.checked_references(given) if self.needs_distribution else our_baselines.checked(given)
-            )
+            check = our_baselines.checked_references if self.needs_distribution else our_baselines.checked
+            self.arguments["baselines"] = checked = check(given)
             if isinstance(checked, tuple):
                 raise validation.fail("baselines", "one baseline", f"{len(checked)}")
-            self.arguments["baselines"] = checked
         self.draws = any(kind.__name__ in _DRAWING for kind in kinds)
 
     def _check_layer(self, wanted: bool) -> None:
         if wanted and not isinstance(self.layer, str):
-            hint = "such as 'layer4'; [name for name, _ in net.named_modules()] lists them"
-            raise validation.fail(
-                "layer", f"the name of a module of the network for {self.name}, {hint}", repr(self.layer)
-            )
+            expected = f"the name of a module of the network for {self.name}, such as 'layer4'"
+            raise validation.fail("layer", expected, f"{self.layer!r}"[:80])
         if self.layer is not None and not wanted:
             raise validation.fail("layer", f"None, as {self.name} has no layer", repr(self.layer)[:80])
 
@@ -126,12 +121,10 @@ class CaptumCall:
                 near = validation.near(key, known)
                 raise validation.fail(f"arguments of {self.name}", "some of " + ", ".join(known), repr(key) + near)
         empty = inspect.Parameter.empty
-        lacking = [key for key, each in known.items() if each.default is empty and key != "baselines"]
-        lacking = [
-            key for key in lacking if key not in self.arguments and known[key].kind is not known[key].VAR_POSITIONAL
-        ]
+        needed = [key for key, each in known.items() if each.default is empty and key != "baselines"]
         if self.inner.__name__ == "ShapleyValues":  # it tries every order of the features
-            lacking += [] if "feature_mask" in self.arguments else ["feature_mask"]
+            needed.append("feature_mask")
+        lacking = [key for key in needed if key not in self.arguments]
         if lacking:
             raise validation.fail(f"arguments of {self.name}", f"all of {', '.join(lacking)}", "some without a value")
 
@@ -177,6 +170,8 @@ class CaptumCall:
                 method = kind(*first, **{key: value for key, value in values.items() if key in made})
             called = {key for _, taken in self._taken for key in taken}
             return method.attribute(images, **{key: value for key, value in values.items() if key in called})
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             if not _is_captums(error):
                 raise

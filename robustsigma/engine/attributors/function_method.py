@@ -46,11 +46,18 @@ class FunctionMethod(Attributor):
     """
 
     function: Callable[..., Any]
-    stochastic: bool = False  # type: ignore[assignment]  # a property in the base class
+    stochastic: bool = False  # a property in the base class
 
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise validation.fail("function", "a function (model, images, target) -> maps", repr(self.function)[:80])
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def __repr__(self) -> str:
+        return f"FunctionMethod({self._name}{', stochastic=True' if self.stochastic else ''})"
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
@@ -66,7 +73,7 @@ class FunctionMethod(Attributor):
         return replace(result, forwards=1 + forwards, backwards=backwards)
 
     def _maps(self, classifier: Classifier, images: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
-        name = getattr(self.function, "__name__", type(self.function).__name__)
+        name = self._name
         with temporary_seed(key_of(seeds, "function")):
             before = states()
             found = self.function(classifier, images.detach().clone(), target.clone())

@@ -13,6 +13,8 @@ from robustsigma.engine.attributors.integrated_gradients import IntegratedGradie
 from robustsigma.engine.attributors.straight_line import Line, Path, PathMethod, mean_over_paths
 from robustsigma.engine.classifier import Classifier
 
+_SUCH = "IntegratedGradients, GuidedIntegratedGradients, BlurIG or SIG"
+
 
 @dataclass(frozen=True)
 class IDGI(Attributor):
@@ -37,8 +39,7 @@ class IDGI(Attributor):
 
     def __post_init__(self) -> None:
         if not isinstance(self.attributor, PathMethod):
-            names = "IntegratedGradients, GuidedIntegratedGradients, BlurIG or SIG"
-            raise validation.fail("attributor", f"a method with a path, such as {names}", repr(self.attributor))
+            raise validation.fail("attributor", f"a method with a path, such as {_SUCH}", repr(self.attributor))
 
     @property
     def stochastic(self) -> bool:

@@ -3,6 +3,7 @@
 from robustsigma.engine.perturbations.apgd import APGD
 from robustsigma.engine.perturbations.at_radii import attack_at_radii
 from robustsigma.engine.perturbations.attack_state import AttackState
+from robustsigma.engine.perturbations.attribution_masked import AttributionMasked
 from robustsigma.engine.perturbations.autoattack import AutoAttack
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 from robustsigma.engine.perturbations.corruption import CORRUPTIONS, Corruption
@@ -28,6 +29,7 @@ __all__ = [
     "AttackCost",
     "AttackInParts",
     "AttackState",
+    "AttributionMasked",
     "AutoAttack",
     "Corruption",
     "GaussianNoise",

@@ -126,7 +126,7 @@ _TABLE: dict[str, Entry] = {
     "FunctionMethod": Entry(
         ({"function": saliency}, {"function": noisy_saliency, "stochastic": True}), Traits(draws=(1,))
     ),
-    "Gradient": Entry(({}, {"score": "log_prob"})),
+    "Gradient": Entry(({},)),
     "GuidedIntegratedGradients": Entry(
         ({"steps": 8, "score": "logit"}, {"steps": 4, "fraction": 0.5, "max_dist": 1.0, "score": "logit"}),
         Traits(gap=0.5, finer={"steps": 64}, linear_gap=1e-5, line=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 
 import cases
 import jsonargparse
@@ -308,6 +309,12 @@ def test_layers_and_networks_that_do_not_fit():
         CaptumMethod("LayerGradCam", "spare")(Classifier(unused), X)
 
 
+def test_without_captum_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(ImportError, match=r"CaptumMethod needs captum, .*: pip install 'robustsigma\[captum\]'"):
+        CaptumMethod("Saliency")
+
+
 def test_errors_of_the_network_stay_its_own():
     clf = Classifier(cases.Raising(Net(), after=2))
     clf.checked = True
@@ -322,10 +329,26 @@ def test_passes_are_bounded_and_out_of_memory_is_met():
         counter.reset()
         CaptumMethod(name, **more)(Classifier(counter, chunk_size=3), X, TARGET)
         assert counter.largest <= 3, name
-    small = cases.OutOfMemory(Net(), largest=2)
-    found = CaptumMethod("IntegratedGradients", n_steps=6)(Classifier(small), X, TARGET).values
+    small, expected = cases.OutOfMemory(Net(), largest=2), CaptumMethod(n_steps=6)(Classifier(Net()), X, TARGET).values
+    assert torch.allclose(CaptumMethod(n_steps=6)(Classifier(small), X, TARGET).values, expected)
     assert small.failures
-    torch.testing.assert_close(found, CaptumMethod(n_steps=6)(Classifier(Net()), X, TARGET).values)
+
+    class Backward(Net):
+        """Runs out of memory in the backward pass."""
+
+        def forward(self, x):
+            logits = super().forward(x)
+            if logits.requires_grad and len(x) > 2:
+                logits.register_hook(self.fail)
+            return logits
+
+        def fail(self, gradient):
+            failures.append(len(gradient))
+            raise torch.OutOfMemoryError("simulated")
+
+    failures = []
+    assert torch.allclose(CaptumMethod(n_steps=6)(Classifier(Backward()), X, TARGET).values, expected)
+    assert failures
 
 
 def test_settings_compare_copy_and_come_from_yaml():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import cases
@@ -50,6 +51,13 @@ def test_maps_that_do_not_fit(made, message):
 
     with pytest.raises(ValueError, match=message):
         FunctionMethod(method)(cases.classifier(), X)
+
+
+def test_its_text_is_short_and_the_same_in_any_process():
+    assert repr(FunctionMethod(saliency)) == "FunctionMethod(saliency)"
+    assert (
+        repr(FunctionMethod(functools.partial(saliency), stochastic=True)) == "FunctionMethod(partial, stochastic=True)"
+    )
 
 
 def test_what_is_no_function():
