@@ -60,12 +60,14 @@ def caption(results: dict[str, Any]) -> str:
     accuracy = model["accuracy"]
     threads, processes = text.count(run["hardware"]["threads"], "thread"), run["hardware"].get("processes", 1)
     shared = f"{processes} processes of {threads}" if processes > 1 else threads
+    # Results of earlier versions have no p-values.
+    done = any("p" in (cell["against_random"] or {}) for cell in results["cells"])
+    corrected = "Holm's correction for the methods in a column." if done else "Not corrected for the number of methods."
     return (
         f"{dataset['name']}, {dataset['images']} test images that the network classifies correctly{few}, accuracy "
         f"{text.percent(accuracy['mean'])} % of {accuracy['n']}, one network, {text.duration(run['seconds'])} on "
         f"{run['hardware']['device']} with {shared}, torch {run['versions']['torch']}. "
-        "Bold: significantly ahead of the second (the paired 95 % interval excludes zero). "
-        "\u2248: not significantly better than random maps."
+        f"Bold: significantly ahead of the second. \u2248: not significantly better than random maps. {corrected}"
     )
 
 

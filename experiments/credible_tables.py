@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from shared.options import baseline, parser, settings
 from shared.output import command, interval, orders, table, write
-from shared.scores import about, advantages, cells, judge
+from shared.scores import about, advantages, cells, run_benchmark
 from shared.valid_gradients import ValidGradients
 
 from robustsigma import AGI, Attributor, CrediblePath, ExpectedGradients, IntegratedGradients
@@ -101,11 +101,11 @@ def rows(found: Sequence[Mapping[str, Any]], paper: Mapping[str, Any]) -> list[l
     return made
 
 
-def curves(judged: ScoreTable, names: Sequence[str]) -> dict[str, Any]:
+def curves(scores: ScoreTable, names: Sequence[str]) -> dict[str, Any]:
     """Return Sensitivity-N over the share of pixels, with its interval, of images that have all of it."""
-    found: dict[str, Any] = {"share": judged.arrays[names[0]]["grid/sensitivity_n"].tolist()}
+    found: dict[str, Any] = {"share": scores.arrays[names[0]]["grid/sensitivity_n"].tolist()}
     for name in names:
-        of = judged.arrays[name]["curve/sensitivity_n"]
+        of = scores.arrays[name]["curve/sensitivity_n"]
         whole = of[np.isfinite(of).all(1)]
         if len(whole):
             band = (part.tolist() for part in mean_band(whole))
@@ -128,7 +128,7 @@ def draw(found: Mapping[str, Any]) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Judge, print, draw, write."""
+    """Evaluate, print, draw, write."""
     made = parser(__doc__, images=50)
     made.add_argument("--steps", type=int, default=150, help="number of steps of each method")
     made.add_argument(
@@ -144,8 +144,8 @@ def main(arguments: list[str] | None = None) -> None:
     provenance, name = Provenance(command("credible_tables", arguments)), options.name or "credible_tables"
     if options.fast:
         options.steps, options.subsets, options.images = 6, 8, min(options.images, 4)
-    judged = [InsertionDeletion(step=options.pixels), SensitivityN(subsets=options.subsets)]
-    run, tables = judge(settings(options, methods(options), judged), options.work / name)
+    metrics = [InsertionDeletion(step=options.pixels), SensitivityN(subsets=options.subsets)]
+    run, tables = run_benchmark(settings(options, methods(options), metrics), options.work / name)
     paper, found = PAPER[options.paper], [cell for cell in cells(tables) if cell["metric"] in TITLES]
     gains, lines = advantages(tables, OURS, TITLES), {model: curves(of, ["IG", OURS]) for model, of in tables.items()}
     head = [

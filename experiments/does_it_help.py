@@ -26,7 +26,20 @@ from typing import Any
 from rich.console import Console
 from study import cost, page, picture
 from study.numbers import table
-from study.setup import CLEAN, GAUSSIAN, REFERENCE, SAMPLES, TIME, VARIATIONS, Plan, Setup, by_time, load, plans
+from study.setup import (
+    CLEAN,
+    GAUSSIAN,
+    REFERENCE,
+    SAMPLES,
+    TIME,
+    VARIATIONS,
+    Plan,
+    Setup,
+    by_time,
+    in_memory,
+    load,
+    plans,
+)
 from study.trainings import Clock, Trainings
 
 from robustsigma.engine.device import best_device
@@ -135,7 +148,9 @@ def main(arguments: list[str] | None = None) -> None:
         line = f"python experiments/does_it_help.py {name}" + (" --root FOLDER" if options.root else "")
         provenance = Provenance(line)
         setup = load("fast" if options.fast else name, options.root)
-        setup = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, seeds=options.seeds))
+        dataset = setup.settings.dataset if setup.subset is None else in_memory(setup.settings.dataset, setup.subset)
+        settings = dataclasses.replace(setup.settings, seeds=options.seeds, dataset=dataset)
+        setup = dataclasses.replace(setup, settings=settings)
         out = options.out or Path("runs/does_it_help") / name
         found = {**study(setup, out, Console()), "run": provenance.record()}
         path = options.results / f"does_it_help_{name}.json"

@@ -27,7 +27,7 @@ from robustsigma.cli.evaluate import PRESETS
 from robustsigma.data import Baggage
 from robustsigma.engine.metrics import mean_interval, paired_difference
 from robustsigma.engine.metrics.interval import as_dict
-from robustsigma.evaluation import Evaluation, Training, evaluate
+from robustsigma.evaluation import Evaluation, Training, run_study
 from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture
@@ -38,7 +38,7 @@ CONTROL = "clean/retrain"
 
 
 def scans(fast: bool) -> Evaluation:
-    """Return the evaluation of the embedded scans, with the four regimes and conditions of the figure, and 3 seeds."""
+    """Return the evaluation of the built-in scans, with the four regimes and conditions of the figure, and 3 seeds."""
     given = PRESETS.load("baggage")
     retrain = {name: p for name, p in given.retraining.retrain.items() if name in SHOWN}
     again = dataclasses.replace(given.retraining, retrain=retrain, on_the_fly={})
@@ -58,8 +58,8 @@ def scans(fast: bool) -> Evaluation:
     )
 
 
-def right(run: RobustnessRun, regime: str, attack_setting: str) -> np.ndarray:
-    """Return right answers (seeds, conditions, n) of one attack_setting of the attacks."""
+def correct(run: RobustnessRun, regime: str, attack_setting: str) -> np.ndarray:
+    """Return whether predictions are correct (seeds, conditions, n) of one attack_setting of the attacks."""
     chosen = [column for column in run.conditions if column.attack_setting in ("none", attack_setting)]
     seeds = run.settings.seeds
     return np.array([[run.store.read_outcomes(s, regime, c.id).correct for c in chosen] for s in seeds], np.float64)
@@ -67,9 +67,9 @@ def right(run: RobustnessRun, regime: str, attack_setting: str) -> np.ndarray:
 
 def together(run: RobustnessRun, attack_setting: str) -> list[dict[str, Any]]:
     """Return each regime's accuracy over all conditions taken together, and how it differs from the control's."""
-    found, control = [], right(run, CONTROL, attack_setting).mean(1)
+    found, control = [], correct(run, CONTROL, attack_setting).mean(1)
     for regime in run.regimes:
-        mine = right(run, regime.id, attack_setting).mean(1)
+        mine = correct(run, regime.id, attack_setting).mean(1)
         against = None if regime.id == CONTROL else as_dict(paired_difference(mine, control))
         entry = {"regime": regime.id, "attack_setting": attack_setting, **as_dict(mean_interval(mine))}
         found.append({**entry, "against the control": against})
@@ -104,8 +104,8 @@ def lines(run: RobustnessRun, found: list[dict[str, Any]], sums: list[dict[str, 
     for entry in sums:
         if entry["against the control"] is not None and entry["regime"] != "base":
             gain: Mapping[str, Any] = entry["against the control"]
-            told = f"{entry['regime']} over the control {interval(gain)}: {verdict(gain)}"
-            yield f"All conditions, {entry['attack_setting']}: {told}"
+            result = f"{entry['regime']} over the control {interval(gain)}: {verdict(gain)}"
+            yield f"All conditions, {entry['attack_setting']}: {result}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     options, rest = parser.parse_known_args(arguments)
     provenance = Provenance(command("figure10", arguments))
     asked = PRESETS.load("baggage", rest) if rest else scans(options.fast)
-    evaluate(asked, options.work / options.name, console=Console(stderr=True))
+    run_study(asked, options.work / options.name, console=Console(stderr=True))
     run = RobustnessRun(asked, options.work / options.name, Console(quiet=True))
     found, sums = (
         cells(run),

@@ -29,19 +29,26 @@ from torch.nn import functional as F
 from robustsigma import (
     AGI,
     IDG,
+    IDGI,
     IG2,
+    SIG,
+    AttentionAttribution,
     AttentionRollout,
     Attribution,
     Attributor,
+    BlurIG,
     Classifier,
     CrediblePath,
     ExpectedGradients,
     Gradient,
     GuidedIntegratedGradients,
+    InputXGradient,
     IntegratedGradients,
     LeftIntegratedGradients,
+    LeGrad,
     RandomAttribution,
     Sigma,
+    SmoothGrad,
 )
 from robustsigma.data.baggage import Baggage
 from robustsigma.engine import noise
@@ -96,9 +103,15 @@ def methods(references: Tensor, baseline: BaselineName, *, fast: bool) -> dict[s
         "IG2": IG2(steps=steps, references=references[:4]),
         "AGI": AGI(**agi),
         "credible path": CrediblePath(**credible),
+        "IDGI": IDGI(IntegratedGradients(steps=steps, baseline=baseline)),
+        "blur IG": BlurIG(steps=steps, max_sigma=references.shape[-1] / 6),
+        "SIG": SIG(steps=steps, baseline=baseline),
         "attention rollout": AttentionRollout(),
+        "attention attribution": AttentionAttribution(),
+        "LeGrad": LeGrad(),
         "gradient": Gradient(),
-        "gradient \u00d7 image": Gradient(times_input=True),
+        "gradient \u00d7 image": InputXGradient(),
+        "SmoothGrad": SmoothGrad(samples=steps),
         "random": RandomAttribution(),
     }
 
@@ -124,7 +137,7 @@ def train(net: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, seed: 
 
 
 def baggage(weights: Path | None, *, fast: bool, seed: int) -> Scene:
-    """Return one test scan of each class that the network gets right, and the network: a given one, or a new one."""
+    """Return a correctly classified test scan of each class, and the network: a given or a new one."""
     source = Baggage(size=32, train=200, test=40) if fast else Baggage(train=2000, test=200)
     trained, tested = source.split("train"), source.split("test")
     epochs = 2 if fast else 12
@@ -140,12 +153,12 @@ def baggage(weights: Path | None, *, fast: bool, seed: int) -> Scene:
     with classifier.frozen():
         logits = classifier.logits(images)
     confidence = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-    right = logits.argmax(1) == labels
-    chosen = [_typical(confidence, right, labels == k) for k in range(2 if fast else len(source.classes))]
+    correct = logits.argmax(1) == labels
+    chosen = [_typical(confidence, correct, labels == k) for k in range(2 if fast else len(source.classes))]
     assert tested.masks is not None
     about = {
         "network": made,
-        "accuracy": right.float().mean().item(),
+        "accuracy": correct.float().mean().item(),
         "tested": len(tested),
         "source": repr(source),
         "indices": chosen,
@@ -154,9 +167,9 @@ def baggage(weights: Path | None, *, fast: bool, seed: int) -> Scene:
     return Scene(classifier.eval(), images[chosen], tested.masks[chosen], references, "white", source.classes, about)
 
 
-def _typical(confidence: Tensor, right: Tensor, member: Tensor) -> int:
-    """Return the first image of a class that is classified right with p >= 0.9, or else with the highest p."""
-    sure = (member & right & (confidence >= 0.9)).nonzero()[:, 0]
+def _typical(confidence: Tensor, correct: Tensor, member: Tensor) -> int:
+    """Return the first image of a class that is classified correctly with p >= 0.9, or else with the highest p."""
+    sure = (member & correct & (confidence >= 0.9)).nonzero()[:, 0]
     return int(sure[0]) if len(sure) else int(torch.where(member, confidence, -1).argmax())
 
 
@@ -240,8 +253,8 @@ def draw(scene: Scene, found: dict[str, Attribution], titles: list[str]) -> Figu
                 axis.contour(scene.masks[column].float().numpy(), levels=[0.5], colors=[_EDGE], linewidths=0.8)
             share = float(result.converged[column][result.walked[column]].float().mean())
             bare(axis, WRONG if share == 0 else None)
-            said = f"{share:.0%} converged" if share < 1 else ""
-            axis.set_xlabel(said, color=WRONG if share == 0 else QUIET, fontsize=6, labelpad=1)
+            note = f"{share:.0%} converged" if share < 1 else ""
+            axis.set_xlabel(note, color=WRONG if share == 0 else QUIET, fontsize=6, labelpad=1)
         axes[row, 0].set_ylabel(_row(name, result), rotation=0, ha="right", va="center", labelpad=6, fontsize=8)
     return figure
 

@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from shared.options import baseline, parser, settings
 from shared.output import command, interval, table, write
-from shared.scores import about, advantages, cells, judge
+from shared.scores import about, advantages, cells, run_benchmark
 
 from robustsigma import IDG, Attributor
 from robustsigma.engine.metrics import InsertionDeletion
@@ -55,7 +55,7 @@ def draw(found: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Judge, print, draw, write."""
+    """Evaluate, print, draw, write."""
     made = parser(__doc__, images=100)
     made.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="values of N and M")
     made.add_argument(
@@ -65,8 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
     provenance = Provenance(command("idg_ablation", arguments))
     if options.fast:
         options.counts, options.images = (5, 10), min(options.images, 4)
-    judged = InsertionDeletion(step=options.pixels, reduction="sum_abs")
-    run, tables = judge(settings(options, methods(options), [judged]), options.work / (options.name or "idg_ablation"))
+    metric = InsertionDeletion(step=options.pixels, reduction="sum_abs")
+    asked = settings(options, methods(options), [metric])
+    run, tables = run_benchmark(asked, options.work / (options.name or "idg_ablation"))
     found, gains = cells(tables), advantages(tables, SAME, ["deletion"])
     over = {gain["over"]: gain for gain in gains}
     for model in tables:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from shared.adaptive_ig import AdaptiveIG
 from shared.options import baseline, parser, settings
 from shared.output import command, interval, orders, table, write
-from shared.scores import about, advantages, cells, judge
+from shared.scores import about, advantages, cells, run_benchmark
 
 from robustsigma import IDG, Attributor, IntegratedGradients
 from robustsigma.benchmarking.run import BenchmarkRun
@@ -49,7 +49,7 @@ def methods(options: argparse.Namespace) -> dict[str, Attributor]:
     }
 
 
-def draw(run: BenchmarkRun, judged: ScoreTable, count: int) -> bytes:
+def draw(run: BenchmarkRun, scores: ScoreTable, count: int) -> bytes:
     """Return a row of maps for each of some images as a PNG file."""
     places = range(min(count, len(run.evaluated.indices)))
     images, _ = run.load_images([run.evaluated.indices[place] for place in places])
@@ -60,7 +60,7 @@ def draw(run: BenchmarkRun, judged: ScoreTable, count: int) -> bytes:
             row[0].imshow(image_of(images[place]), vmin=0, vmax=1)
             row[0].set_ylabel(label(run.dataset.classes[int(run.evaluated.labels[place])]), fontsize=7)
             for axis, name in zip(row[1:], SHOWN, strict=True):
-                overlay(axis, images[place], judged.arrays[name]["map"][place])
+                overlay(axis, images[place], scores.arrays[name]["map"][place])
             for axis, title in zip(row, ("image", *SHOWN), strict=True):
                 bare(axis)
                 if place == 0:
@@ -75,7 +75,7 @@ def rows(found: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[lis
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Judge, print, draw, write."""
+    """Evaluate, print, draw, write."""
     made = parser(__doc__, images=100)
     made.add_argument("--steps", type=int, default=50, help="number of steps of each method")
     made.add_argument(
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.fast:
         options.steps, options.images = 4, min(options.images, 4)
     metrics = [InsertionDeletion(step=options.pixels, reduction="sum_abs"), Localization(reduction="sum_abs")]
-    run, tables = judge(settings(options, methods(options), metrics), options.work / name)
+    run, tables = run_benchmark(settings(options, methods(options), metrics), options.work / name)
     shown = [
         title for title in TITLES if title in {column.metric.name for column in next(iter(tables.values())).columns}
     ]

@@ -17,7 +17,7 @@ from typing import Any
 
 from shared.options import baseline, parser, settings
 from shared.output import command, interval, orders, table, write
-from shared.scores import about, advantages, cells, judge
+from shared.scores import about, advantages, cells, run_benchmark
 
 from robustsigma import AGI, IDG, Attributor, GuidedIntegratedGradients, IntegratedGradients, LeftIntegratedGradients
 from robustsigma.engine.attributors.baselines import BaselineName
@@ -82,12 +82,12 @@ def lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _both(cell: Mapping[str, Any] | None, paper: Sequence[float] | None) -> str:
-    said = "" if paper is None else " [" + ", ".join(f"{value:.3f}" for value in paper) + "]"
-    return interval(cell) + said
+    shown = "" if paper is None else " [" + ", ".join(f"{value:.3f}" for value in paper) + "]"
+    return interval(cell) + shown
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Judge, print, write."""
+    """Evaluate, print, write."""
     made = parser(__doc__, images=100)
     made.add_argument("--steps", type=int, default=50, help="number of steps of each method")
     made.add_argument(
@@ -102,20 +102,20 @@ def main(arguments: list[str] | None = None) -> None:
         theirs = json.loads(options.given.read_text(encoding="utf-8"))
         shown = {method["id"] for method in theirs["methods"] if method["control"]} | set(METHODS)
         found = [cell for cell in theirs["cells"] if cell["metric"] in PAPER and cell["method"] in shown]
-        gains, told = [], {"benchmark": theirs["run"]}
+        gains, about_run = [], {"benchmark": theirs["run"]}
     else:
         if options.fast:
             options.steps, options.images = 4, min(options.images, 4)
-        judged = (
+        metrics = (
             InsertionDeletion(step=options.pixels, reduction="sum_abs"),
             PerformanceInformation(reduction="sum_abs"),
         )
-        asked = settings(options, methods(baseline(options), options.steps), judged)
-        run, tables = judge(asked, options.work / (options.name or "idg_table"))
+        asked = settings(options, methods(baseline(options), options.steps), metrics)
+        run, tables = run_benchmark(asked, options.work / (options.name or "idg_table"))
         found = [cell for cell in cells(tables) if cell["metric"] in PAPER]
-        gains, told = advantages(tables, "IDG", PAPER), about(run)
+        gains, about_run = advantages(tables, "IDG", PAPER), about(run)
     print("\n".join([*lines(found), *orders(gains, "IDG", TITLES)]))
-    kept = {"paper": {"networks": NETWORKS, **PAPER}, "cells": found, "IDG over others": gains, "about": told}
+    kept = {"paper": {"networks": NETWORKS, **PAPER}, "cells": found, "IDG over others": gains, "about": about_run}
     print(write(options, "idg_table", kept, provenance))
 
 

@@ -59,16 +59,16 @@ def measure(classifier: Classifier, settings: Benchmark, count: int) -> list[dic
                     values.setdefault((place, quantity, name), []).append(value)
         print(f"{start + len(rows)} of {len(found.indices)} images")
     return [
-        _entry(quantity, told, {name: torch.cat(values[place, quantity.name, name]).numpy() for name in maps})
-        for place, (metric, told) in enumerate(listed)
+        _entry(quantity, suffix, {name: torch.cat(values[place, quantity.name, name]).numpy() for name in maps})
+        for place, (metric, suffix) in enumerate(listed)
         for quantity in metric.quantities
-        if not told or quantity.name == "deletion"
+        if not suffix or quantity.name == "deletion"
     ]
 
 
-def _entry(quantity: MetricSpec, told: str, of: dict[str, np.ndarray]) -> dict[str, Any]:
+def _entry(quantity: MetricSpec, suffix: str, of: dict[str, np.ndarray]) -> dict[str, Any]:
     sign = 1 if quantity.better == "higher" else -1
-    entry: dict[str, Any] = {"metric": quantity.title + told, "better": quantity.better}
+    entry: dict[str, Any] = {"metric": quantity.title + suffix, "better": quantity.better}
     for name, values in of.items():
         finite = values[np.isfinite(values)]
         entry[name] = {"mean": float(finite.mean()) if len(finite) else None, "n": len(finite)}
@@ -86,8 +86,8 @@ def lines(entries: list[dict[str, Any]]) -> Iterator[str]:
     for entry in entries:
         shown = [_number(entry[name]["mean"]) for name in ("perfect", "random", "constant")]
         gain = entry["perfect over random"]
-        told = "no value" if gain is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*gain)
-        yield f"| {entry['metric']} | {' | '.join(shown)} | {told} |"
+        difference = "no value" if gain is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*gain)
+        yield f"| {entry['metric']} | {' | '.join(shown)} | {difference} |"
 
 
 def _number(value: float | None) -> str:

@@ -1,14 +1,15 @@
 """Which rankings of methods from the papers hold on the networks of finished benchmarks?
 
     python experiments/orders.py runs/mobilenetv2 runs/squeezenet      # folders of `robustsigma benchmark --out`
+    python experiments/orders.py results/orders.json                   # earlier differences, tested again
 
 The papers claim that SIGMA is ahead of IG, Guided IG and IG2 in SIC (Henry et al., 2025, table 1), and with masks in
 mIoU and the pointing game (table 2); that IDG is ahead of IG, Left-IG, Guided IG and AGI in AIC, SIC, insertion and
 deletion (Walker et al., 2024, table 1); and that the credible path is ahead of IG, AGI and Expected Gradients in
 insertion minus deletion (Akhtar and Jalwana, 2023, tables 1 and 2). This script computes paired differences on the same
-images from each folder's values.csv, positive where the paper's method is better, with 95 % intervals over images: a
-ranking holds where the interval is above zero. It adds the plain gradient, which is in no paper's table. Writes
-results/orders.json.
+images from each folder's values.csv, positive where the paper's method is better, with 95 % intervals over images. A
+ranking holds, or is reversed, where the difference is significant after Holm's correction; the rankings of one paper on
+all networks are a family. It adds the plain gradient, which is in no paper's table. Writes results/orders.json.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from shared.output import command, table, verdict, write
+from shared.output import command, table, write
 
-from robustsigma.engine.metrics import paired_difference
+from robustsigma.engine.metrics import Interval, holm, paired_difference, significance
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.runs.provenance import Provenance
 
@@ -44,7 +45,7 @@ CLAIMS = (
 )
 CONTROL = "gradient"
 HOLDS, REVERSED, OPEN = "holds", "reversed", "undecided"
-_SAID = {"better": HOLDS, "worse": REVERSED}
+_VERDICTS = {1: HOLDS, -1: REVERSED, 0: OPEN}
 
 Values = dict[tuple[str, str, str], dict[str, float]]  # model, method and metric; then image
 
@@ -84,8 +85,19 @@ def orders(folder: Path) -> Iterator[dict[str, Any]]:
                             "over": over,
                             "metric": metric,
                             **gain,
-                            "verdict": _SAID.get(verdict(gain), OPEN),
                         }
+
+
+def with_verdicts(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the orders with their verdict and corrected p-value; a paper's claims are a family, its extras another."""
+    families: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for order in found:
+        families.setdefault((order["paper"], order["claimed"]), []).append(order)
+    for family in families.values():
+        gains = [Interval(*(order.get(part) for part in ("mean", "low", "high", "n", "p"))) for order in family]
+        for order, p, sign in zip(family, holm(gains), significance(gains), strict=True):
+            order.update(p_holm=p, verdict=_VERDICTS[sign])
+    return found
 
 
 def shown(found: list[dict[str, Any]], titles: Mapping[str, str]) -> str:
@@ -97,7 +109,7 @@ def shown(found: list[dict[str, Any]], titles: Mapping[str, str]) -> str:
         cell = {HOLDS: f"**{sign}**", REVERSED: f"({sign})", OPEN: sign}[order["verdict"]]
         cells.setdefault((order["method"], order["metric"], order["over"]), {})[order["network"]] = cell
     rows = [
-        [f"{method} over {over}", titles[metric], *(of.get(network, "") for network in networks)]
+        [f"{method} over {over}", titles.get(metric, metric), *(of.get(network, "") for network in networks)]
         for (method, metric, over), of in cells.items()
     ]
     return table(["order", "in", *networks], rows)
@@ -109,23 +121,28 @@ def summary(found: list[dict[str, Any]]) -> Iterator[str]:
         of = [order for order in found if order["paper"] == claim.paper and order["claimed"]]
         if of:
             count = {kind: sum(order["verdict"] == kind for order in of) for kind in (HOLDS, OPEN, REVERSED)}
-            told = ", ".join(f"{kind} {number}" for kind, number in count.items())
-            yield f"{claim.paper}: of {len(of)}, {told}"
+            counts = ", ".join(f"{kind} {number}" for kind, number in count.items())
+            yield f"{claim.paper}: of {len(of)}, {counts}"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read, print, write."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("folders", type=Path, nargs="+", help="folders of finished benchmarks")
+    made.add_argument("folders", type=Path, nargs="+", help="folders of finished benchmarks, or an earlier orders.json")
     made.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
     made.add_argument("--name", help="name of the results file; the name of the script by default")
     options = made.parse_args(arguments)
     provenance = Provenance(command("orders", arguments))
-    found = [order for folder in options.folders for order in orders(folder)]
-    titles = {m["id"]: m["title"] for folder in options.folders for m in read(folder)[0]["metrics"]}
-    print(shown(found, titles))
+    files, titles = [path for path in options.folders if path.is_file()], {}
+    earlier = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    found = [order for each in earlier for order in each["orders"]]
+    for folder in (path for path in options.folders if path not in files):
+        found += orders(folder)
+        titles |= {metric["id"]: metric["title"] for metric in read(folder)[0]["metrics"]}
+    print(shown(with_verdicts(found), titles))
     print("\n".join(summary(found)))
-    print(write(options, "orders", {"summary": list(summary(found)), "orders": found}, provenance))
+    measured = {"measured": [each.get("measured", each["run"]) for each in earlier]} if earlier else {}
+    print(write(options, "orders", {"summary": list(summary(found)), "orders": found, **measured}, provenance))
 
 
 if __name__ == "__main__":

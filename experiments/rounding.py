@@ -84,8 +84,9 @@ def compare(result: Attribution, exact: Attribution, images: Tensor, *, walks: b
         off, way = (d.flatten(1).norm(dim=1) for d in (result.endpoint - exact.endpoint, exact.endpoint - images))
         found["same steps"] = (result.steps == exact.steps).double().mean(1)
         found["end off"] = torch.where(way > 0, off / way, 0)
-    told = {name: values.double()[values.isfinite()].numpy() for name, values in found.items()}  # of a flat map nothing
-    return {name: as_dict(mean_interval(values)) if len(values) else {} for name, values in told.items()}
+    # A flat map has no rank correlation.
+    defined = {name: values.double()[values.isfinite()].numpy() for name, values in found.items()}
+    return {name: as_dict(mean_interval(values)) if len(values) else {} for name, values in defined.items()}
 
 
 def look(classifier: Classifier, method: Attributor, scene: Scene, targets: Tensor) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, of in found[model].items():
             columns = list(of["single"])
             print(f"{model}, {name}, against double precision")
-            print(table(["", *columns], [[said, *(interval(row[c]) for c in columns)] for said, row in of.items()]))
+            print(table(["", *columns], [[title, *(interval(row[c]) for c in columns)] for title, row in of.items()]))
     settings = {name: repr(method) for name, method in every.items()}
     print(write(options, "rounding", {**found, "settings": settings, "about": about(scene.run)}, provenance))
 

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from shared.options import baseline, parser, settings
 from shared.output import command, interval, orders, table, write
-from shared.scores import about, advantages, cells, judge
+from shared.scores import about, advantages, cells, run_benchmark
 
 from robustsigma import IG2, Attributor, GuidedIntegratedGradients, IntegratedGradients, Sigma
 from robustsigma.benchmarking.run import BenchmarkRun
@@ -52,7 +52,7 @@ def highest(heat: np.ndarray, count: int) -> np.ndarray:
     return chosen.reshape(heat.shape)
 
 
-def draw(run: BenchmarkRun, judged: ScoreTable, count: int) -> bytes:
+def draw(run: BenchmarkRun, scores: ScoreTable, count: int) -> bytes:
     """Return for each of some images a row of maps and a row of binary maps, as a PNG file."""
     places = range(min(count, len(run.evaluated.indices)))
     images, masks = run.load_images([run.evaluated.indices[place] for place in places])
@@ -68,7 +68,7 @@ def draw(run: BenchmarkRun, judged: ScoreTable, count: int) -> bytes:
             upper[0].set_ylabel(label(run.dataset.classes[int(run.evaluated.labels[place])]), fontsize=7)
             lower[0].imshow(gray * 0 + 1 if mask is None else np.repeat(mask[..., None] * 1.0, 3, 2), vmin=0, vmax=1)
             for over, under, name in zip(upper[1:], lower[1:], SHOWN, strict=True):
-                heat = judged.arrays[name]["map"][place].astype(float)
+                heat = scores.arrays[name]["map"][place].astype(float)
                 overlay(over, images[place], heat)
                 under.imshow(highest(np.abs(heat), area), cmap="gray")
             for axis, title in zip((*upper, *lower), ("image", *SHOWN, "marked", *SHOWN), strict=True):
@@ -81,7 +81,7 @@ def draw(run: BenchmarkRun, judged: ScoreTable, count: int) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Judge, print, draw, write."""
+    """Evaluate, print, draw, write."""
     made = parser(__doc__, images=60)
     made.add_argument("--steps", type=int, default=50, help="number of steps of the other methods")
     made.add_argument("--paths", type=int, default=7, help="number of SIGMA's paths")
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.images, options.steps, options.paths, options.max_steps = min(options.images, 3), 3, 2, 3
     provenance, name = Provenance(command("sigma_maps", arguments)), options.name or "sigma_maps"
     asked = settings(options, methods(options), [PerformanceInformation(), Localization()])
-    run, tables = judge(dataclasses.replace(asked, references=3), options.work / name)
+    run, tables = run_benchmark(dataclasses.replace(asked, references=3), options.work / name)
     found = [cell for cell in cells(tables) if cell["metric"] in TITLES]
     gains = advantages(tables, "SIGMA", TITLES)
     shown = [title for title in TITLES if any(cell["metric"] == title for cell in found)]

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from shared.options import baseline, parser, settings
 from shared.output import command, interval, table, write
-from shared.scores import about, advantages, cells, judge
+from shared.scores import about, advantages, cells, run_benchmark
 
 from robustsigma import IG2, Attributor, GuidedIntegratedGradients, IntegratedGradients, Sigma
 from robustsigma.benchmarking.table import ScoreTable
@@ -72,11 +72,11 @@ def _words(value: float) -> str:
     return f"{value:g}".replace(".", "_")
 
 
-def agreement(judged: ScoreTable) -> list[dict[str, Any]]:
+def agreement(scores: ScoreTable) -> list[dict[str, Any]]:
     """Return the rank correlation of each setting's maps with those of the middle."""
-    middle = judged.arrays[MIDDLE]["map"]
+    middle = scores.arrays[MIDDLE]["map"]
     found = []
-    for method, arrays in judged.arrays.items():
+    for method, arrays in scores.arrays.items():
         pairs = zip(np.abs(arrays["map"]), np.abs(middle), strict=True)
         moving = [(a, b) for a, b in pairs if np.ptp(a) > 0 and np.ptp(b) > 0]
         values = [float(spearmanr(a.ravel(), b.ravel()).statistic) for a, b in moving]
@@ -100,7 +100,7 @@ def draw(found: Mapping[tuple[str, str], Mapping[str, Any]], names: list[str]) -
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Judge, print, draw, write."""
+    """Evaluate, print, draw, write."""
     made = parser(__doc__, images=60)
     made.add_argument(
         "--alpha", type=float, default=0.005, help="step size of the reference setting, which descends the logit"
@@ -126,24 +126,24 @@ def main(arguments: list[str] | None = None) -> None:
         methods = {key: of for key, of in methods.items() if key == MIDDLE or key.startswith(tuple(options.only))}
     metrics = [InsertionDeletion(step=options.pixels), PerformanceInformation(), Cost()]
     asked = dataclasses.replace(settings(options, methods, metrics), references=4)
-    run, tables = judge(asked, options.work / name)
+    run, tables = run_benchmark(asked, options.work / name)
     found, gains, same = cells(tables), advantages(tables, MIDDLE, ["difference", "sic"]), []
-    for model, judged in tables.items():
+    for model, scores in tables.items():
         of = {(cell["method"], cell["metric"]): cell for cell in found if cell["model"] == model}
-        close = {cell["method"]: cell for cell in agreement(judged)}
+        close = {cell["method"]: cell for cell in agreement(scores)}
         same += [{"model": model, **cell} for cell in close.values()]
-        arrived = {method: judged.note(method, "converged") for method in judged.arrays}
+        converged = {method: scores.note(method, "converged") for method in scores.arrays}
         rows = [
             [
                 method.replace("_", "."),
-                f"{arrived[method]:.2f}",
+                f"{converged[method]:.2f}",
                 interval(close[method], 2),
                 *(interval(of.get((method, key)), 2) for key in METRICS),
             ]
-            for method in judged.arrays
+            for method in scores.arrays
         ]
         print(f"{model}\n" + table(["setting", "converged", "agreement with the middle", *METRICS.values()], rows))
-        write_atomically(options.out / f"{name}.png", draw(of, [m for m in judged.arrays if (m, "difference") in of]))
+        write_atomically(options.out / f"{name}.png", draw(of, [m for m in scores.arrays if (m, "difference") in of]))
     print("seconds in the paper's table 3 (ImageNet, Disease-XAI, Security-XAI):", PAPER_SECONDS)
     kept = {"cells": found, f"{MIDDLE} over others": gains, "agreement": same, "paper": {"seconds": PAPER_SECONDS}}
     print(write(options, "sigma_parameters", {**kept, "about": about(run)}, provenance))

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from rich.console import Console
 from scipy.stats import spearmanr
-from shared.options import baseline, embedded, parser, scans
+from shared.options import baseline, parser, scans, uses_builtin_data
 from shared.output import command, interval, table, write
 from shared.scores import about
 from shared.subjects import Scene
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.fast:
         options.images, options.steps, options.paths, options.max_steps = min(options.images, 2), 2, 2, 2
     provenance, name = Provenance(command("sigma_patches", arguments)), options.name or "sigma_patches"
-    if embedded(options) and options.model is None:
+    if uses_builtin_data(options) and options.model is None:
         options.model = trained(options)
     scene = Scene(options, "sigma_patches")
     found: dict[str, Any] = {}
@@ -157,7 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
             each = [measure(*pair, side) for pair in zip(heats, maps["Attention rollout"], strict=True)]
             values = {kind: [row[kind] for row in each if row[kind] is not None] for kind in KINDS}
             found[model][key] = {kind: as_dict(mean_interval(of)) if of else {} for kind, of in values.items()}
-        print(f"{Path(model).name}, patches of {side} pixels; {found[model]['converged']:.0%} of SIGMA's paths arrived")
+        converged = f"{found[model]['converged']:.0%} of SIGMA's paths converged"
+        print(f"{Path(model).name}, patches of {side} pixels; {converged}")
         rows = [[key, *(interval(found[model][key][kind]) for kind in KINDS)] for key in maps]
         print(table(["map", "patches as the rollout's", "neighbors inside patches"], rows))
         write_atomically(options.out / f"{name}.png", draw(x[0], {key: maps[key][0] for key in SHOWN}, side))

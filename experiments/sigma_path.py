@@ -121,7 +121,7 @@ def draw(ours: Walked, theirs: Walked) -> bytes:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Walk, judge, print, draw, write."""
+    """Walk, evaluate, print, draw, write."""
     made = parser(__doc__, images=60)
     made.add_argument("--alpha", type=float, default=0.005, help="step size of SIGMA's walk down the logit")
     made.add_argument("--max-steps", type=int, default=100, help="largest number of steps of SIGMA's walk")

@@ -7,7 +7,7 @@
 It uses base models of the built-in datasets (trained as in `robustsigma quickstart`) and their test images, or any
 network and photographs that it classifies correctly. For each setting it measures the share of walks that converged,
 their steps, the accuracy on the samples, and the distance of the samples from the original images. Values are over all
-samples, or over converged ones where the name says "arrived".
+samples, or over converged ones under "only converged".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from shared.options import embedded, parser
+from shared.options import parser, uses_builtin_data
 from shared.output import command, write
 from shared.scores import about
 from shared.subjects import Scene
@@ -68,10 +68,10 @@ def measure(classifier: Classifier, x: torch.Tensor, y: torch.Tensor, sigma: Sig
     }
     columns = {name: values.cpu() for name, values in columns.items()}
     found = {name: as_dict(mean_interval(values.numpy())) for name, values in columns.items()}
-    arrived = made.converged.cpu()
-    if bool(arrived.any()):
+    converged = made.converged.cpu()
+    if bool(converged.any()):
         kept = ("steps", "ssim", "psnr")
-        found["arrived"] = {name: as_dict(mean_interval(columns[name][arrived].numpy())) for name in kept}
+        found["only converged"] = {name: as_dict(mean_interval(columns[name][converged].numpy())) for name in kept}
     return found
 
 
@@ -114,7 +114,7 @@ def subjects(
     options: argparse.Namespace, results: dict[str, Any]
 ) -> Iterator[tuple[str, Classifier, torch.Tensor, torch.Tensor]]:
     """Yield name, network, images and classes; of photographs, keep in the results which they are."""
-    if embedded(options) and options.model is None:
+    if uses_builtin_data(options) and options.model is None:
         for name in options.datasets:
             yield name, *base_model(name, options.work, options.fast)
         return

@@ -40,7 +40,7 @@ DEFAULT = Path(__file__).resolve().parents[1] / "results" / "benchmark_baggage.j
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield a row for each network of a benchmark: its cells by method and metric, and what was judged."""
+    """Yield a row for each network of a benchmark: its cells by method and metric, and what was evaluated."""
     found = json.loads(path.read_text(encoding="utf-8"))
     data, methods = found["dataset"], {method["id"]: method["settings"] for method in found["methods"]}
     for model in found["models"]:
@@ -76,10 +76,11 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
     for method, of in row["cells"].items():
         if not of:
             continue
-        told = {"sic": TABLE_1.get(method)}
+        published = {"sic": TABLE_1.get(method)}
         if method in TABLE_2:
-            told |= {"iou": [v[0] for v in TABLE_2[method]], "pointing_game": [v[1] for v in TABLE_2[method]]}
-        rows.append([method, *(interval(_of(of, key)) + (_paper(told[key]) if told.get(key) else "") for key in head)])
+            published |= {"iou": [v[0] for v in TABLE_2[method]], "pointing_game": [v[1] for v in TABLE_2[method]]}
+        cells = (interval(_of(of, key)) + (_paper(published[key]) if published.get(key) else "") for key in head)
+        rows.append([method, *cells])
     yield table(["method", *head.values()], rows)
 
 

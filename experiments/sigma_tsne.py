@@ -42,18 +42,18 @@ def distances(classifier: Classifier, points: Tensor, images: Tensor) -> tuple[T
     return (-seen[:, classes:]).clamp(min=0).sqrt(), seen[:, :classes].argmax(1)
 
 
-def outside(away: Tensor, said: Tensor, among: Tensor, targets: Tensor) -> list[float]:
+def outside(away: Tensor, predicted: Tensor, among: Tensor, targets: Tensor) -> list[float]:
     """Return how far each point is outside the class that it is taken for.
 
     Args:
         away: (P, R) distances of points to images.
-        said: (P,) classes that points are taken for; one without two images has no number.
+        predicted: (P,) predicted classes; one without two images has no number.
         among: (R, R) distances of images.
         targets: (R,) classes of images.
     """
     found = []
     nearest = among.fill_diagonal_(torch.inf)
-    for row, label in zip(away, said.tolist(), strict=True):
+    for row, label in zip(away, predicted.tolist(), strict=True):
         members = (targets == label).nonzero()[:, 0]
         if len(members) > 1:
             usual = nearest[members][:, members].amin(1).median()
@@ -109,20 +109,20 @@ def main(arguments: list[str] | None = None) -> None:
             for v in outside(among[i][None], torch.tensor([label]), among.clone(), targets)
         ]
         rows: dict[str, list[float]] = {"clean images": clean}
-        arrived = walks.converged[:, 0]
-        for title, ends in (("SIGMA's ends", walks.endpoint[arrived]), ("IG2's ends", theirs.endpoint)):
-            away, said = distances(classifier, ends, scene.images) if len(ends) else (among[:0], targets[:0])
-            rows[title] = outside(away, said, among.clone(), targets)
+        converged = walks.converged[:, 0]
+        for title, ends in (("SIGMA's ends", walks.endpoint[converged]), ("IG2's ends", theirs.endpoint)):
+            away, predicted = distances(classifier, ends, scene.images) if len(ends) else (among[:0], targets[:0])
+            rows[title] = outside(away, predicted, among.clone(), targets)
         found[model] = {
             "outside": {title: as_dict(mean_interval(values)) if values else {} for title, values in rows.items()},
             "share outside twice the usual distance": {
                 title: as_dict(mean_interval([float(v > 2) for v in values])) if values else {}
                 for title, values in rows.items()
             },
-            "converged": float(arrived.float().mean()),
+            "converged": float(converged.float().mean()),
         }
         _say(model, found[model])
-        shown = int(arrived.nonzero()[0, 0]) if bool(arrived.any()) else 0
+        shown = int(converged.nonzero()[0, 0]) if bool(converged.any()) else 0
         path = walk(classifier, sigma, x[shown], int(y[shown]), int(seeds[shown]), "log_prob").points
         every = torch.cat([scene.images, path])
         table_of, _ = distances(classifier, every, every)

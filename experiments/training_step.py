@@ -52,7 +52,7 @@ def regimes(eps: float, std: float, alpha: float, max_age: int, max_steps: int) 
     """Return the training perturbations that are timed; the first is the plain step."""
     walk = Sigma(alpha=alpha, beta=0.1, objective="logit", paths=1, max_steps=max_steps)
     gaussian, fgsm = GaussianNoise(std), FGSM(eps, random_start=True)
-    fresh, banked = SigmaSample(walk), SigmaSample(walk, cache=SampleCache(max_age=max_age))
+    fresh, cached = SigmaSample(walk), SigmaSample(walk, cache=SampleCache(max_age=max_age))
 
     def mixed(sigma: SigmaSample) -> Mixture:
         return Mixture([MixtureComponent(part, SHARE / 3) for part in (gaussian, fgsm, sigma)])
@@ -62,9 +62,9 @@ def regimes(eps: float, std: float, alpha: float, max_age: int, max_steps: int) 
         "gaussian": Mixture({gaussian: SHARE}),
         "fgsm": Mixture({fgsm: SHARE}),
         "mixed": mixed(fresh),
-        "mixed, bank": mixed(banked),
+        "mixed, cached": mixed(cached),
         "sigma": Mixture({fresh: SHARE}),
-        "sigma, bank": Mixture({banked: SHARE}),
+        "sigma, cached": Mixture({cached: SHARE}),
     }
 
 

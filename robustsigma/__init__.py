@@ -11,27 +11,44 @@ from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
     from robustsigma import benchmarking, cli, data, engine, evaluation, lightning, models, report, runs
+    from robustsigma.benchmarking.method_comparison import benchmark
+    from robustsigma.benchmarking.stored_maps import StoredMaps
     from robustsigma.engine.attributors import (
         AGI,
         IDG,
+        IDGI,
         IG2,
+        SIG,
+        AttentionAttribution,
         AttentionRollout,
         Attribution,
         Attributor,
+        BlurIG,
+        CaptumMethod,
         CrediblePath,
         ExpectedGradients,
+        FunctionMethod,
         Gradient,
         GuidedIntegratedGradients,
+        InputXGradient,
         IntegratedGradients,
         LeftIntegratedGradients,
+        LeGrad,
         RandomAttribution,
         Sigma,
+        SmoothGrad,
     )
     from robustsigma.engine.classifier import Classifier
     from robustsigma.engine.perturbations import (
+        APGD,
+        FAB,
         FGSM,
+        FMN,
         NFGSM,
         PGD,
+        AttackState,
+        AttributionMasked,
+        AutoAttack,
         Corruption,
         GaussianNoise,
         Identity,
@@ -43,21 +60,28 @@ if TYPE_CHECKING:
         SigmaSample,
         Square,
         TorchAttack,
+        attack_at_radii,
     )
+    from robustsigma.evaluation.model_evaluation import evaluate, robust_accuracy
 
 __version__ = "0.2.0"
 
 _MODULES = {
+    "robustsigma.benchmarking.method_comparison": ("benchmark",),
+    "robustsigma.benchmarking.stored_maps": ("StoredMaps",),
     "robustsigma.engine.attributors": (
-        *("AGI", "IDG", "IG2", "AttentionRollout", "Attribution", "Attributor", "CrediblePath", "ExpectedGradients"),
-        *("Gradient", "GuidedIntegratedGradients", "IntegratedGradients", "LeftIntegratedGradients"),
-        *("RandomAttribution", "Sigma"),
+        *("AGI", "IDG", "IDGI", "IG2", "SIG", "AttentionAttribution", "AttentionRollout", "Attribution", "Attributor"),
+        *("BlurIG", "CaptumMethod", "CrediblePath", "ExpectedGradients", "FunctionMethod", "Gradient"),
+        *("GuidedIntegratedGradients", "InputXGradient", "IntegratedGradients", "LeGrad", "LeftIntegratedGradients"),
+        *("RandomAttribution", "Sigma", "SmoothGrad"),
     ),
     "robustsigma.engine.classifier": ("Classifier",),
     "robustsigma.engine.perturbations": (
-        *("FGSM", "NFGSM", "PGD", "Corruption", "GaussianNoise", "Identity", "Mixture", "MixtureComponent", "PathEnd"),
-        *("Perturbation", "SampleCache", "SigmaSample", "Square", "TorchAttack"),
+        *("APGD", "FAB", "FGSM", "FMN", "NFGSM", "PGD", "AttackState", "AttributionMasked", "AutoAttack", "Corruption"),
+        *("GaussianNoise", "Identity", "Mixture", "MixtureComponent", "PathEnd", "Perturbation", "SampleCache"),
+        *("SigmaSample", "Square", "TorchAttack", "attack_at_radii"),
     ),
+    "robustsigma.evaluation.model_evaluation": ("evaluate", "robust_accuracy"),
 }
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of ours

@@ -60,9 +60,9 @@ def test_everything_public_has_a_docstring_that_names_its_arguments():
 
 
 def test_names_and_subpackages_are_imported_when_they_are_used():
-    code = "import robustsigma as rs; print(rs.evaluation.evaluate.__module__, rs.evaluation.pipeline, rs.FGSM())"
+    code = "import robustsigma as rs; print(rs.evaluation.run_study.__module__, rs.evaluation.study, rs.FGSM())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.startswith("robustsigma.evaluation.pipeline <module")
+    assert done.stdout.startswith("robustsigma.evaluation.study <module")
     assert {"evaluation", "Sigma"} <= set(dir(robustsigma))
     with pytest.raises(AttributeError, match="module 'robustsigma' has no attribute 'Sgima'"):
         robustsigma.Sgima  # noqa: B018

@@ -70,14 +70,14 @@ def parser(about: str | None, *, images: int) -> argparse.ArgumentParser:
     return made
 
 
-def embedded(options: argparse.Namespace) -> bool:
+def uses_builtin_data(options: argparse.Namespace) -> bool:
     """Return whether the built-in scans are used."""
     return options.root is None and not options.config
 
 
 def baseline(options: argparse.Namespace) -> BaselineName:
     """Return the baseline of straight paths: white is an empty scan, black the papers' choice for photographs."""
-    return "white" if embedded(options) else "black"
+    return "white" if uses_builtin_data(options) else "black"
 
 
 def scans(fast: bool) -> Baggage:
@@ -115,9 +115,9 @@ def models(options: argparse.Namespace) -> dict[str, str | Pretrained]:
     if is_saved(options.model):
         return {Path(options.model).stem: options.model}
     geometry = None if options.size is None else ResizeCrop(options.size)
-    told = {key: getattr(options, key) for key in ("weights", "classes", "mean", "std", "padding")}
+    given = {key: getattr(options, key) for key in ("weights", "classes", "mean", "std", "padding")}
     name = options.model.split(":")[-1].split(".")[-1].replace("_", " ")
-    return {name: Pretrained(options.model, geometry=geometry, **told)}
+    return {name: Pretrained(options.model, geometry=geometry, **given)}
 
 
 def settings(

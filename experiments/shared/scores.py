@@ -20,7 +20,7 @@ from robustsigma.models import Pretrained
 from robustsigma.models.pretrained import is_saved
 
 
-def judge(asked: Benchmark, folder: Path) -> tuple[BenchmarkRun, dict[str, ScoreTable]]:
+def run_benchmark(asked: Benchmark, folder: Path) -> tuple[BenchmarkRun, dict[str, ScoreTable]]:
     """Return a finished benchmark and what it measured, by network; it resumes."""
     run = BenchmarkRun(asked, folder, Console(quiet=not sys.stderr.isatty(), stderr=True))
     run.run()
@@ -64,7 +64,7 @@ def about(run: BenchmarkRun) -> dict[str, Any]:
         "tried": run.evaluated.tried,
         "source": repr(images),
         "models": {name: _shown(model) for name, model in asked.models.items()},
-        "accuracy": {name: sum(right) / len(right) for name, right in run.evaluated.correct.items()},
+        "accuracy": {name: sum(correct) / len(correct) for name, correct in run.evaluated.correct.items()},
         "methods": {name: repr(method) for name, method in run.settings.methods.items()},
         "metrics": [repr(metric) for metric in asked.metrics],
     }

@@ -1,1 +1,1 @@
-"""Speed, counted in the network's own passes, beside every peer: python -m experiments.speed --help."""
+"""The engine's speed, as a fraction of that of the network's own passes, beside other libraries."""

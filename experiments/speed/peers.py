@@ -11,21 +11,37 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.speed.cases import Case
-from experiments.speed.rows import Peer
+from experiments.speed.networks import Case
 from robustsigma import Attributor, GuidedIntegratedGradients, IntegratedGradients, Perturbation, Sigma
 from robustsigma.engine import noise
-from robustsigma.engine.metrics import Infidelity, MetricContext, PerformanceInformation
-from robustsigma.engine.precision import tf32
 
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another library's call of the same computation.
+
+    Args:
+        name: name in the table.
+        call: the call.
+        images: number of images of the call.
+        deviation: function of our result and theirs that returns their distance.
+        tolerance: largest distance at which the results count as the same.
+    """
+
+    name: str
+    call: Callable[[], Any]
+    images: int
+    deviation: Callable[[Any, Any], float]
+    tolerance: float
 
 
 def library(name: str) -> Any:
@@ -41,26 +57,15 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-12))
 
 
-def captum_ig(case: Case, rule: IntegratedGradients) -> Peer:
+def captum_ig(case: Case, steps: int) -> Peer:
     """Captum's Integrated Gradients: the same rule and points, with the classifier's own batches."""
     made, batch = library("captum.attr").IntegratedGradients, case.classifier.chunk_for(case.images)
 
     def call(of: Case = case) -> Tensor:
-        return made(of.plain).attribute(
-            of.images, target=of.target, n_steps=rule.steps, method="gausslegendre", internal_batch_size=batch
-        )
+        settings = {"n_steps": steps, "method": "gausslegendre", "internal_batch_size": batch}
+        return made(of.plain).attribute(of.images, target=of.target, **settings)
 
-    return Peer("captum", call, len(case.images), _maps_apart(case, rule, call), 1e-6)
-
-
-def in_tf32(peer: Peer) -> Peer:
-    """Return a peer that may round to TF32, as any code on a GPU does unless its user says otherwise."""
-
-    def call() -> Any:
-        with tf32():
-            return peer.call()
-
-    return replace(peer, name=f"{peer.name} in TF32", call=call, deviation=None)
+    return Peer("captum", call, len(case.images), _maps_apart(case, IntegratedGradients(steps), call), 1e-6)
 
 
 def _maps_apart(case: Case, rule: Attributor, call: Callable[[Case], Tensor]) -> Callable[[Any, Any], float]:
@@ -71,37 +76,31 @@ def _maps_apart(case: Case, rule: Attributor, call: Callable[[Case], Tensor]) ->
     return deviation
 
 
-def _gradients(case: Case, score: str) -> Callable[..., dict[str, Array]]:
-    """Return the function that PAIR's package needs: gradients of the logit or of the softmax, as arrays."""
+def _gradients(case: Case) -> Callable[..., dict[str, Array]]:
+    """Return the function that PAIR's package needs: gradients of the softmax, as arrays."""
     key = library("saliency.core").base.INPUT_OUTPUT_GRADIENTS
 
     def call(points: Array, call_model_args: int, expected_keys: Any = None) -> dict[str, Array]:
-        x = torch.as_tensor(points, dtype=case.images.dtype, device=case.device).requires_grad_(True)
-        logits = case.plain(x)
-        scores = logits if score == "logit" else logits.softmax(1)
-        return {key: torch.autograd.grad(scores[:, call_model_args].sum(), x)[0].cpu().numpy()}
+        x = torch.as_tensor(points, dtype=case.images.dtype, device=case.images.device).requires_grad_(True)
+        scores = case.plain(x).softmax(1)[:, call_model_args].sum()
+        return {key: torch.autograd.grad(scores, x)[0].cpu().numpy()}
 
     return call
 
 
 @contextmanager
 def _older_numpy() -> Iterator[None]:
-    """Restore the names that NumPy 2.4 removed and the package saliency still calls."""
+    """Take the argument that NumPy 2.4 removed and the package saliency still passes."""
     quantile = np.quantile
 
     def renamed(*args: Any, interpolation: str | None = None, **kwargs: Any) -> Any:
         return quantile(*args, **kwargs, **({} if interpolation is None else {"method": interpolation}))
 
-    missing = not hasattr(np, "trapz")
-    if missing:
-        np.trapz = np.trapezoid  # noqa: NPY201 - the old name is the point
     np.quantile = renamed
     try:
         yield
     finally:
         np.quantile = quantile
-        if missing:
-            del np.trapz  # noqa: NPY201
 
 
 def _each(case: Case, mask: Callable[[Array, int], Array]) -> Callable[[], Tensor]:
@@ -117,20 +116,12 @@ def _each(case: Case, mask: Callable[[Array, int], Array]) -> Callable[[], Tenso
     return call
 
 
-def pair_ig(case: Case, steps: int) -> Peer:
-    """PAIR's Integrated Gradients. Its rule weights both ends fully: another sum, with the same passes."""
-    method, gradients = library("saliency.core").IntegratedGradients(), _gradients(case, "logit")
-    batch = min(steps, case.classifier.chunk_for(case.images))
-    call = _each(case, lambda x, c: method.GetMask(x, gradients, c, x_steps=steps, batch_size=batch))
-    return Peer("PAIR", call, case.scale.single, None)
-
-
 def pair_guided_ig(case: Case, rule: GuidedIntegratedGradients, start: Tensor) -> Peer:
     """PAIR's Guided IG from the same baseline, (C, H, W)."""
     method, settings = library("saliency.core").GuidedIG(), {"fraction": rule.fraction, "max_dist": rule.max_dist}
 
     def call(of: Case = case) -> Tensor:
-        base, gradients = start.to(of.images).cpu().numpy(), _gradients(of, "prob")
+        base, gradients = start.to(of.images).cpu().numpy(), _gradients(of)
         return _each(of, lambda x, c: method.GetMask(x, gradients, c, base, x_steps=rule.steps, **settings))()
 
     return Peer("PAIR", call, case.scale.single, _maps_apart(case, rule, call), 1e-6)
@@ -187,10 +178,10 @@ def sigma_one_by_one(case: Case, rule: Sigma) -> Peer:
     """The published order of passes, see `sigma_loop`. The results are compared with the same patterns in both."""
     few = case.first(case.scale.single)
     shape = tuple(case.images.shape[1:])
-    source = torch.Generator(device=case.device).manual_seed(0)
+    source = torch.Generator(device=case.images.device).manual_seed(0)
 
     def draw(path: int, step: int) -> Tensor:
-        return torch.randint(0, 2, shape, generator=source, device=case.device) - 0.5
+        return torch.randint(0, 2, shape, generator=source, device=case.images.device) - 0.5
 
     def call() -> list[Any]:
         pairs = zip(few.images, few.target.tolist(), strict=True)
@@ -207,7 +198,7 @@ def sigma_one_by_one(case: Case, rule: Sigma) -> Peer:
 def _same_walk(case: Case, rule: Sigma) -> float:
     keys = noise.fold(torch.arange(rule.max_steps * rule.paths), "patterns")
     drawn = 0.5 * noise.bernoulli(keys, tuple(case.images.shape[1:]), torch.float64)
-    patterns = drawn.unflatten(0, (rule.max_steps, rule.paths)).to(case.device)
+    patterns = drawn.unflatten(0, (rule.max_steps, rule.paths)).to(case.images.device)
     ours = replace(rule, patterns=patterns)(case.classifier, case.images, case.target)
     theirs, _ = sigma_loop(
         rule, case.plain, case.images[0], int(case.target[0]), lambda path, step: patterns[step, path]
@@ -228,95 +219,3 @@ def attack(case: Case, same: Perturbation, name: str, **arguments: Any) -> Peer:
         return float(((ours - call(few)).abs() > 1e-5).double().mean())
 
     return Peer("torchattacks", call, len(case.images), differing, 1e-4)
-
-
-def spsa(case: Case, eps: float) -> Peer:
-    """Torchattacks' SPSA, which also searches with pairs of probes. The times of one pass are compared."""
-    few = case.first(case.scale.single)
-    made = library("torchattacks").SPSA(case.plain, eps=eps, nb_iter=1, nb_sample=16, max_batch_size=16)
-    return Peer("torchattacks' SPSA", lambda: made(few.images, few.target), len(few.images), None)
-
-
-def captum_infidelity(case: Case, metric: Infidelity, values: Tensor) -> Peer:
-    """Captum's infidelity on the same squares."""
-    infidelity = library("captum.metrics").infidelity
-    with case.classifier.frozen():
-        squares = metric._squares(MetricContext(case.classifier, case.images, case.target, seed=case.seeds))
-    count, _, height, width = case.images.shape
-    rows, columns = torch.arange(height, device=case.device), torch.arange(width, device=case.device)
-    top, left, bottom, right = squares[..., None].unbind(2)
-    tall, wide = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
-    inside = (tall[..., :, None] & wide[..., None, :])[:, :, None]
-    removed = case.plain.mean.expand_as(case.images[0])
-
-    def call() -> Tensor:
-        taken = [0]
-
-        def perturb(inputs: Tensor) -> tuple[Tensor, Tensor]:
-            copies = len(inputs) // count  # captum gives each image so often in a row
-            part = inside[:, taken[0] : taken[0] + copies].flatten(0, 1)
-            taken[0] += copies
-            return part.expand_as(inputs).to(inputs.dtype), torch.where(part, removed, inputs)
-
-        return infidelity(
-            case.plain,
-            perturb,
-            case.images,
-            values,
-            target=case.target,
-            n_perturb_samples=metric.samples,
-            max_examples_per_batch=case.classifier.chunk_for(case.images),
-            normalize=metric.normalize,
-        )
-
-    def deviation(ours: Any, theirs: Tensor) -> float:
-        return apart(ours.values["infidelity"], theirs)
-
-    return Peer("captum", call, count, deviation, 1e-2)
-
-
-def pair_pic(case: Case, metric: PerformanceInformation, heatmaps: Tensor) -> Peer:
-    """PAIR's SIC, which takes one image and one of two curves at a time (ours makes both from the same passes)."""
-    pic = library("saliency.metrics.pic")
-    subject = MetricContext(case.classifier, case.images, case.target, seed=case.seeds)
-    with case.classifier.frozen():
-        ends = metric._ends(subject)
-    maps = heatmaps.cpu().numpy()
-
-    def score(row: int, images: Array) -> Array:
-        x = torch.as_tensor(images).permute(0, 3, 1, 2).to(case.images) / 255
-        with torch.no_grad():
-            return case.plain(x).softmax(1)[:, int(ends.target[row])].cpu().numpy()
-
-    def call() -> list[Any]:
-        found = []
-        for row in range(case.scale.single):
-            try:
-                with _older_numpy():
-                    found.append(
-                        pic.compute_pic_metric(
-                            ends.images[row],
-                            maps[row],
-                            ends.drawn[row],
-                            lambda images, row=row: score(row, images),
-                            metric.thresholds,
-                            metric.min_confidence,
-                        ).auc
-                    )
-            except pic.ComputePicMetricError:
-                found.append(float("nan"))
-        return found
-
-    def deviation(ours: Any, theirs: list[float]) -> float:
-        # Ties and interpolation as in PAIR; the default interpolation of robustsigma is faster.
-        exact = PerformanceInformation(
-            min_confidence=metric.min_confidence,
-            tie_break="reference",
-            interpolation="exact",
-            reduction=metric.reduction,
-        )(subject, heatmaps).values["sic"]
-        pairs = [(float(a), b) for a, b in zip(exact, theirs, strict=False)]
-        assert all(np.isnan(a) == np.isnan(b) for a, b in pairs), "different images were skipped"
-        return max((abs(a - b) for a, b in pairs if not np.isnan(b)), default=0.0)
-
-    return Peer("PAIR (SIC alone)", call, case.scale.single, deviation, 1e-3)

@@ -1,154 +1,196 @@
-"""A row: one call of robustsigma, timed in turns with the limit and with peers that do the same."""
+"""The rows: attributors, perturbations and metrics, with the passes that their formulas need, and peers."""
 
 from __future__ import annotations
 
 import statistics
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from experiments.speed.cases import Case
-from experiments.speed.limit import Cost, Limit, Passes, counted, seconds
+import robustsigma as rs
+from experiments.speed import peers
+from experiments.speed.networks import Case, Cost, Limit, Passes, counted, seconds
+from experiments.speed.peers import Peer
+from robustsigma.engine import metrics, noise
 
-
-@dataclass(frozen=True)
-class Peer:
-    """Another library's call of the same computation.
-
-    Args:
-        name: name in the table.
-        call: the call.
-        images: number of images of the call.
-        deviation: function of our result and theirs that returns their distance; None where the two compute different
-            things, and the times of one pass are compared.
-        tolerance: largest deviation at which the results count as the same.
-    """
-
-    name: str
-    call: Callable[[], Any]
-    images: int
-    deviation: Callable[[Any, Any], float] | None
-    tolerance: float = 0.0
+EPS = 8 / 255
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is timed.
+    """A call that is timed.
 
     Args:
         settings: settings of the call, for people.
         images: number of images of the call.
-        call: the call that is timed.
-        needed: passes that the formula needs, as a function of the result; None uses the counted ones.
-        reported: passes that the result reports, as a function of the result; None if it reports none.
-        peers: peers that do the same.
+        call: the call.
+        needed: (forward, backward) passes of an image that the formula needs, as a function of the result; None takes
+            those that are made.
+        peers: other libraries' calls of the same.
     """
 
     settings: str
     images: int
     call: Callable[[], Any]
-    needed: Callable[[Any], Passes] | None = None
-    reported: Callable[[Any], Passes] | None = None
+    needed: Callable[[Any], tuple[float, float]] | None = None
     peers: tuple[Peer, ...] = ()
 
 
-def summary(values: Iterable[float]) -> dict[str, Any]:
-    """Return median, extremes and the values of one quantity over repeats."""
-    found = [float(value) for value in values]
-    return {"median": statistics.median(found), "low": min(found), "high": max(found), "repeats": found}
-
-
-def mean(*costs: Cost) -> Cost:
-    """Return the mean of costs sampled before and after what they are compared with."""
-    return Cost(*map(statistics.fmean, zip(*costs, strict=True)))
-
-
-def peak(call: Callable[[], Any], device: torch.device) -> float:
-    """Return the most memory in MiB that a call holds at once, beyond what was held before.
-
-    On a CPU the profiler's record of allocations is summed up, since the process's size never shrinks. It lacks the
-    scratch memory of convolution libraries.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
-        call()
-    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most / 2**20
+def summary(values: Iterable[float]) -> dict[str, float]:
+    """Return the median and the extremes of repeats."""
+    found = list(values)
+    return {"median": statistics.median(found), "low": min(found), "high": max(found)}
 
 
 def measure(row: Row, case: Case, limit: Limit, repeats: int) -> dict[str, Any]:
-    """Return the row's numbers: passes, memory, and ratios of times."""
-    kept: list[Any] = []
+    """Return the row's passes, its efficiency and its peers' times in turns, and how far their results differ."""
     with counted(case.classifier) as made:
-        memory = peak(lambda: kept.append(row.call()), case.device)
-    result = kept[0]
-    needed = made if row.needed is None else row.needed(result)
-    costs, times = [], []
-    peers = [(peer, *_first(peer, case, result)) for peer in row.peers]
-    ratios: list[list[float]] = [[] for _ in peers]
+        result = row.call()
+    needed = made if row.needed is None else Passes(*(row.images * each for each in row.needed(result)))
+    deviations = [float(peer.deviation(result, _quiet(peer))) for peer in row.peers]
+    efficiency: list[float] = []
+    ratios: list[list[float]] = [[] for _ in row.peers]
     for _ in range(repeats):
         before = limit.sample()
-        times.append(seconds(row.call, limit.least))
-        costs.append(mean(before, limit.sample()))
-        for (peer, passes, _), found in zip(peers, ratios, strict=True):
-            ratio = seconds(lambda peer=peer: _quiet(peer, case)) / peer.images / (times[-1] / row.images)
-            if peer.deviation is None:  # the times of one pass
-                ratio *= (made.total / row.images) / (passes.total / peer.images)
-            found.append(ratio)
-    turns = list(zip(times, costs, strict=True))
-    found: dict[str, Any] = {
+        time = seconds(row.call, limit.least)
+        cost = Cost(*map(statistics.fmean, zip(before, limit.sample(), strict=True)))
+        efficiency.append(cost.of(needed) / time)
+        for peer, found in zip(row.peers, ratios, strict=True):
+            found.append(seconds(lambda peer=peer: _quiet(peer)) / peer.images / (time / row.images))
+    return {
         "settings": row.settings,
         "images": row.images,
         "passes": needed.per(row.images),
         "counted": made.per(row.images),
-        "cost_in_forwards": summary(time / row.images / cost.forward for time, cost in turns),
-        "efficiency": summary(cost.of(needed) / time for time, cost in turns) if needed.forwards > 0 else None,
-        "pair_in_forwards": summary(cost.pair / cost.forward for cost in costs),
-        "memory_mib": memory,
+        "efficiency": summary(efficiency),
         "peers": [
-            {
-                "name": peer.name,
-                "images": peer.images,
-                "passes": passes.per(peer.images),
-                "times_ours": summary(ratio),
-                "per": "pass" if peer.deviation is None else "image",
-                "deviation": deviation,
-                "tolerance": peer.tolerance,
-                "agrees": deviation is None or deviation <= peer.tolerance,
-            }
-            for (peer, passes, deviation), ratio in zip(peers, ratios, strict=True)
+            {"name": peer.name, "images": peer.images, "times_ours": summary(ratio), "per": "image",
+             "deviation": deviation, "tolerance": peer.tolerance, "agrees": deviation <= peer.tolerance}
+            for peer, ratio, deviation in zip(row.peers, ratios, deviations, strict=True)
         ],
-    }
-    if row.reported is not None:
-        found["reported"] = row.reported(result).per(row.images)
-        found["reported_as_counted"] = found["reported"] == found["counted"]
-    return found
+    }  # fmt: skip
 
 
-def _first(peer: Peer, case: Case, ours: Any) -> tuple[Passes, float | None]:
-    """Call a peer once, and return its passes and the distance of its result from ours."""
-    with counted(case.plain) as passes:
-        theirs = _quiet(peer, case)
-    return passes, None if peer.deviation is None else float(peer.deviation(ours, theirs))
-
-
-def _quiet(peer: Peer, case: Case) -> Any:
+def _quiet(peer: Peer) -> Any:
     """Call a peer without its own warnings; the global generators are restored."""
-    devices = [torch.cuda.current_device()] if case.device.type == "cuda" else []
+    devices = range(torch.cuda.device_count())
     with warnings.catch_warnings(), torch.random.fork_rng(devices):
         warnings.simplefilter("ignore")
         return peer.call()
+
+
+def _attribution(case: Case, method: rs.Attributor, *others: Peer, needed: tuple[float, float] | None = None) -> Row:
+    def call() -> rs.Attribution:
+        return method(case.classifier, case.images, case.target, seed=case.seeds)
+
+    return Row(repr(method), len(case.images), call, None if needed is None else lambda _: needed, others)
+
+
+def _walk(case: Case, paths: int = 7) -> rs.Sigma:
+    """Return SIGMA's walk with a fixed number of steps: its epsilon is out of reach."""
+    fixed = {"epsilon": 1e-30, "patience": 1000, "paths": paths, "max_steps": case.scale.walk}
+    return rs.Sigma(alpha=0.01, beta=0.1, objective="logit", **fixed)
+
+
+def _sigma(case: Case) -> Row:
+    rule = _walk(case)
+
+    def needed(result: rs.Attribution) -> tuple[float, float]:  # a step: two probes, the new point and its gradient
+        steps = float(result.steps.sum()) / len(case.images)
+        return 3 * steps + 1, steps
+
+    return replace(_attribution(case, rule, peers.sigma_one_by_one(case, rule)), needed=needed)
+
+
+def _straight(case: Case, kind: Callable[[int], rs.Attributor], between: int = 0, *others: Peer) -> Row:
+    """A gradient per point; the scores of both ends, and `between` scores between the points."""
+    steps = case.scale.steps
+    return _attribution(case, kind(steps), *others, needed=(steps + 2 + between, steps))
+
+
+def _guided_ig(case: Case) -> Row:
+    steps = case.scale.steps // 2
+    # From black, pooling layers would see ties between pixels that did not move yet, which rounding decides.
+    key = noise.fold(torch.zeros(1, dtype=torch.int64), "start")
+    start = noise.uniform(key, tuple(case.images.shape[1:]), torch.float32)
+    rule = rs.GuidedIntegratedGradients(steps, fraction=0.25, max_dist=0.02, baseline=start.to(case.images))
+    return _attribution(case, rule, peers.pair_guided_ig(case, rule, start[0]), needed=(steps + 1, steps))
+
+
+def _perturbed(case: Case, perturbation: rs.Perturbation, forwards: float, backwards: float = 0, *others: Peer) -> Row:
+    def call() -> Any:
+        return perturbation(case.classifier, case.images, case.target, seed=case.seeds, return_info="search")
+
+    return Row(repr(perturbation), len(case.images), call, lambda _: (forwards, backwards), others)
+
+
+def _counted(case: Case, attack: rs.Perturbation) -> Row:
+    """Return the row of an attack that images leave when they are misled: the passes are those that it counts."""
+    needed = lambda info: (float(info.forwards.mean()), float(info.backwards.mean()))  # noqa: E731
+    return replace(_perturbed(case, attack, 0), needed=needed)
+
+
+def _steps(case: Case) -> int:
+    return max(2, case.scale.steps // 4)
+
+
+def _pgd(case: Case, *, adapted: bool = False) -> Row:
+    arguments = {"eps": EPS, "alpha": EPS / 2, "steps": _steps(case), "random_start": False}
+    ours = rs.TorchAttack("PGD", arguments) if adapted else rs.PGD(EPS, EPS / 2, _steps(case), random_start=False)
+    return _perturbed(case, ours, _steps(case), _steps(case), peers.attack(case, ours, "PGD", **arguments))
+
+
+def _metric(case: Case, metric: metrics.AttributionMetric, forwards: int) -> Row:
+    """Return the row of a metric that needs `forwards` forward passes per image; the attribution's do not count."""
+    values = rs.IntegratedGradients(2)(case.classifier, case.images, case.target)
+
+    def call() -> Any:
+        return metric(metrics.MetricContext(case.classifier, case.images, case.target, seed=case.seeds), values)
+
+    return Row(repr(metric), len(case.images), call, lambda _: (forwards, 0))
+
+
+def _pic(case: Case) -> Row:
+    metric = metrics.PerformanceInformation(min_confidence=0.0)
+    return _metric(case, metric, len(metric.thresholds) + 3)
+
+
+ROWS: dict[str, Callable[[Case], Row]] = {
+    "SIGMA": _sigma,
+    "IG": lambda c: _straight(c.fewer, rs.IntegratedGradients, 0, peers.captum_ig(c.fewer, c.scale.steps)),
+    "Left-IG": lambda c: _straight(c.fewer, rs.LeftIntegratedGradients),
+    "IDG": lambda c: _straight(c.fewer, rs.IDG, c.scale.steps - 1),
+    "EG": lambda c: _attribution(c.fewer, rs.ExpectedGradients(2 * c.scale.steps)),
+    "Guided-IG": _guided_ig,
+    "IG2": lambda c: _attribution(c.fewer, rs.IG2(steps=_steps(c))),
+    "AGI": lambda c: _attribution(c.fewer, rs.AGI(steps=_steps(c), classes=4)),
+    "CrediblePath": lambda c: _attribution(c.fewer, rs.CrediblePath(steps=3 * _steps(c), max_search=_steps(c))),
+    "AttentionRollout": lambda c: _attribution(c, rs.AttentionRollout()),  # of a ViT alone
+    "Gradient": lambda c: _attribution(c, rs.Gradient(), needed=(1, 1)),  # ours also checks the logits with a pass
+    "InputXGradient": lambda c: _attribution(c, rs.InputXGradient(), needed=(1, 1)),
+    "SmoothGrad": lambda c: _attribution(c.fewer, rs.SmoothGrad(samples=c.scale.steps), needed=(c.scale.steps,) * 2),
+    "BlurIG": lambda c: _straight(c.fewer, rs.BlurIG),
+    "SIG": lambda c: _straight(c.fewer, rs.SIG),
+    "IDGI": lambda c: _straight(c.fewer, lambda steps: rs.IDGI(rs.IntegratedGradients(steps))),
+    "AttentionAttribution": lambda c: _attribution(c, rs.AttentionAttribution(), needed=(1, 1)),  # of a ViT alone
+    "LeGrad": lambda c: _attribution(c, rs.LeGrad(), needed=(1, 1)),  # of a ViT alone
+    "AttributionMasked": lambda c: _perturbed(c, rs.AttributionMasked(rs.FGSM(EPS)), 2, 2),
+    "FGSM": lambda c: _perturbed(c, rs.FGSM(EPS), 1, 1, peers.attack(c, rs.FGSM(EPS), "FGSM", eps=EPS)),
+    "N-FGSM": lambda c: _perturbed(c, rs.NFGSM(EPS), 1, 1),
+    "PGD": _pgd,
+    "Square": lambda c: _perturbed(c, rs.Square(EPS, _steps(c)), _steps(c)),
+    "APGD": lambda c: _counted(c, rs.APGD(EPS, steps=_steps(c))),
+    "FAB": lambda c: _counted(c, rs.FAB(EPS, steps=_steps(c), targets=1)),
+    "FMN": lambda c: _counted(c, rs.FMN(steps=_steps(c))),
+    "AutoAttack": lambda c: _counted(c, rs.AutoAttack(EPS, steps=_steps(c), queries=_steps(c))),
+    "SigmaSample": lambda c: _perturbed(c, rs.SigmaSample(_walk(c, 1)), 1 + 3 * c.scale.walk),
+    "PathEnd": lambda c: _perturbed(c, rs.PathEnd(_walk(c, 1)), 1 + 3 * c.scale.walk, c.scale.walk),
+    "TorchAttack": lambda c: _pgd(c, adapted=True),
+    "InsertionDeletion": lambda c: _metric(c.fewer, metrics.InsertionDeletion(step=-(-(c.scale.size**2) // 14)), 31),
+    "SIC-AIC": lambda c: _pic(c.fewer),
+    "SensitivityN": lambda c: _metric(c.fewer, metrics.SensitivityN((0.1, 0.5), subsets=8), 17),
+    "Infidelity": lambda c: _metric(c.fewer, metrics.Infidelity(samples=8), 9),
+}

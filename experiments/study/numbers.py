@@ -81,9 +81,9 @@ def _cells(run: Trainings, matrix: Matrix) -> Iterator[dict[str, Any]]:
             "unconverged": None if converged is None else 1 - converged,
         }
     for regime in matrix.regimes:
-        for name, right in means(matrix, regime.id).items():
-            of = {"row": regime.name, "condition": name, "n": right.shape[1], "seeds": right.shape[0]}
-            yield {**of, "accuracy": as_dict(mean_interval(right)), "chance": chance, "flags": []}
+        for name, correct in means(matrix, regime.id).items():
+            of = {"row": regime.name, "condition": name, "n": correct.shape[1], "seeds": correct.shape[0]}
+            yield {**of, "accuracy": as_dict(mean_interval(correct)), "chance": chance, "flags": []}
 
 
 def means(matrix: Matrix, regime: str) -> dict[str, Correct]:

@@ -12,18 +12,18 @@ from shared.output import table as markdown
 from robustsigma.engine.validation import fail
 from robustsigma.report import text
 from robustsigma.runs.files import write_atomically
-from study.sentences import TABLES, bold, column, conclusions, difference, percent, row, short, shown
+from study.sentences import TABLES, bold, column, conclusions, correct, difference, percent, row, short, shown
 from study.setup import CLEAN, GAUSSIAN, REFERENCE, SAMPLES, TIME, VARIATIONS
 
 NAME = "does_it_help"
 _SHORT = """\
 Mean accuracy after training on SIGMA samples minus that after other training, in points, with 95 % intervals; bold
-where the interval excludes zero. The first number is the mean over all conditions except transfer (clean images, noise,
+where it is significant. The first number is the mean over all conditions except transfer (clean images, noise,
 FGSM, PGD, adaptive SIGMA), the second also leaves out SIGMA."""
 _READ = """\
 Accuracies are in % with 95 % intervals, differences in points. Intervals resample seeds and images, and differences are
-paired over both. Bold differences are significant: their interval excludes zero. Intervals are not corrected for their
-number: of a hundred true zeros, about five would be bold. With few seeds, bootstrap intervals are somewhat too narrow.
+paired over both. Bold differences are significant after Holm's correction for everything that a table compares with the
+same row; the intervals themselves are not corrected. With few seeds, bootstrap intervals are somewhat too narrow.
 Adaptive attacks are made against the tested network, transfer samples against the base model of the same seed. "Mean of
 all" averages all conditions except transfer; "mean without SIGMA" also leaves out adaptive SIGMA, because training on
 SIGMA samples stops the very walks that measure it. "All attacks at once" counts an image as correct if it is correct
@@ -41,14 +41,14 @@ def write(folder: Path) -> Path:
     paths = sorted(folder.glob(f"{NAME}_*.json"))
     if not paths:
         raise fail("results", f"a folder with {NAME}_DATASET.json", str(folder))
-    every = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    every = {path: correct(json.loads(path.read_text(encoding="utf-8"))) for path in paths}
     content = "\n".join(_page(every)) + "\n"
     return write_atomically(folder / f"{NAME}.md", content.encode())
 
 
 def _page(every: dict[Path, dict[str, Any]]) -> Iterator[str]:
     yield "# Does retraining with SIGMA samples help?\n"
-    yield "Made by `python experiments/does_it_help.py DATASET`. Each sentence follows from intervals by rule.\n"
+    yield "Made by `python experiments/does_it_help.py DATASET`. Sentences follow from paired differences by rule.\n"
     yield "## In short\n"
     yield f"{_SHORT}\n"
     head, *rows = short(list(every.values()))
@@ -133,7 +133,7 @@ def _differences(table: dict[str, Any], against: str, columns: list[str]) -> str
 
 def _costs(table: dict[str, Any]) -> str:
     head = ["", "epochs", "steps", "augmented images", "cost in plain steps", "seconds", "converged walks",
-            "steps per walk", "from the bank"]  # fmt: skip
+            "steps per walk", "from the cache"]  # fmt: skip
     rows = []
     for entry in (entry for entry in table["rows"] if "steps" in entry):
         counts = [f"{entry[key]:,.0f}" for key in ("epochs", "steps", "augmented")]

@@ -44,8 +44,8 @@ def _forest(
                 if found is not None:
                     mean, low, high = (100 * found[key] for key in ("mean", "low", "high"))
                     at = place + (number - (len(tables) - 1) / 2) * 0.3
-                    told = label if place == 0 else None
-                    axis.errorbar([mean], [at], xerr=[[mean - low], [high - mean]], ms=3.5, lw=1.1, label=told, **look)
+                    legend = label if place == 0 else None
+                    axis.errorbar([mean], [at], xerr=[[mean - low], [high - mean]], ms=3.5, lw=1, label=legend, **look)
         axis.set_title(column(name), fontsize=7.5)
         axis.tick_params(labelsize=7)
     axes[0].set_yticks(range(len(names)), [row(name) for name in names], fontsize=7.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from robustsigma.engine.metrics import Interval, holm
 from robustsigma.report import text
 from study.numbers import COMBINED, OTHERS
 from study.setup import (
@@ -30,7 +31,7 @@ _ROWS = {
     "pgd": "PGD",
     TRANSFER: "SIGMA made once (the paper)",
     REFERENCE: "SIGMA on the fly",
-    "sigma_bank": "SIGMA with a bank",
+    "sigma_cache": "SIGMA with a sample cache",
     MIXTURE: "noise + FGSM + SIGMA",
     WITHOUT_SIGMA: "noise + FGSM",
 }
@@ -90,9 +91,23 @@ def bold(interval: dict[str, float] | None) -> str:
     return f"**{points(interval)}**" if sign(interval) else points(interval)
 
 
-def sign(interval: dict[str, float]) -> int:
-    """Return 1 where an interval is above zero, -1 where it is below, else 0."""
-    return (interval["low"] > 0) - (interval["high"] < 0)
+def sign(found: dict[str, float]) -> int:
+    """Return 1 where a difference is significantly above zero, -1 where it is below, else 0."""
+    return 0 if found["p_holm"] >= 0.05 else 1 if found["mean"] > 0 else -1
+
+
+def correct(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a result whose differences have p-values corrected by Holm's method.
+
+    A family is what one table compares with one of its rows.
+    """
+    for table in found["tables"].values():
+        for against in dict.fromkeys(entry["against"] for entry in table["differences"]):
+            family = [entry for entry in table["differences"] if entry["against"] == against]
+            gains = [Interval(*(entry.get(part) for part in ("mean", "low", "high", "n", "p"))) for entry in family]
+            for entry, p in zip(family, holm(gains), strict=True):
+                entry["p_holm"] = p
+    return found
 
 
 def difference(table: Table, regime: str, against: str, condition: str) -> dict[str, float] | None:

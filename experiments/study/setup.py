@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from robustsigma import GaussianNoise, Mixture, Perturbation
-from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
+from robustsigma.data import ArrayDataset, Datasets, DatasetSpec
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.plan import Regime
@@ -25,7 +24,7 @@ from robustsigma.lightning.sample_labels import SampleLabels
 SAMPLES, TIME, VARIATIONS = "samples", "time", "variations"
 CLEAN, GAUSSIAN, REFERENCE, TRANSFER = "clean", "gaussian", "sigma", "sigma_transfer"
 MIXTURE, WITHOUT_SIGMA = "mixture", "mixture_without_sigma"
-WITH_SIGMA = (TRANSFER, REFERENCE, "sigma_bank", MIXTURE)
+WITH_SIGMA = (TRANSFER, REFERENCE, "sigma_cache", MIXTURE)
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,17 @@ def load(name: str, root: str | None = None) -> Setup:
     given["variations"] = {key: _changed(given["regimes"][REFERENCE], **change) for key, change in changes.items()}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Setup)
-    setup = Setup(**vars(parser.instantiate(parser.parse_object(given))))
-    if setup.subset is None:
-        return setup
-    return replace(setup, settings=replace(setup.settings, dataset=InMemory(setup.settings.dataset, **setup.subset)))
+    return Setup(**vars(parser.instantiate(parser.parse_object(given))))
+
+
+def in_memory(dataset: DatasetSpec, counts: Mapping[str, int]) -> Datasets:
+    """Return random images of each split of a dataset, decoded once, without masks."""
+    splits = {}
+    for name, count in counts.items():
+        split = dataset.split(name)  # type: ignore[arg-type]
+        images, labels = load_batch(split, subsample(len(split), count, 0))  # type: ignore[arg-type]
+        splits[name] = ArrayDataset((images * 255).round().to(torch.uint8), labels)
+    return Datasets(**splits, classes=dataset.classes)
 
 
 def _changed(training: dict[str, Any], walk: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -149,42 +155,3 @@ def by_time(rows: list[Plan], epochs: Mapping[str, int]) -> list[Plan]:
         else replace(row, id=f"{TIME}/{row.name}", training=replace(row.training, epochs=epochs[row.name]))
         for row in rows
     ]
-
-
-@dataclass(frozen=True)
-class InMemory(DatasetSpec):
-    """Random images of each split of another dataset, decoded once and kept in memory, without masks.
-
-    Args:
-        dataset: another one; equal datasets must have equal hashes.
-        train: largest number of training images.
-        val: largest number of validation images.
-        test: largest number of test images.
-    """
-
-    dataset: DatasetSpec
-    train: int
-    val: int
-    test: int
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes of the dataset."""
-        return self.dataset.classes
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of the dataset's images."""
-        return self.dataset.shape
-
-    def split(self, split: Split) -> ArrayDataset:
-        """Return the images of one split."""
-        self.check_split(split)
-        return _read(self.dataset, split, getattr(self, split))
-
-
-@lru_cache(maxsize=3)
-def _read(source: DatasetSpec, split: Split, most: int) -> ArrayDataset:
-    dataset = source.split(split)
-    images, labels = load_batch(dataset, subsample(len(dataset), most, 0))  # type: ignore[arg-type]
-    return ArrayDataset((images * 255).round().to(torch.uint8), labels)

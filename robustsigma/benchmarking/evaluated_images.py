@@ -23,7 +23,7 @@ class EvaluatedImages(NamedTuple):
     """The images of a benchmark.
 
     Attributes:
-        indices: of the images in their split, increasing.
+        indices: indices of the images in their split, increasing.
         labels: int64 (n,); the first one if several are correct.
         targets: predicted class by model name, int64 (n,): a correct one, and the one to explain.
         tried: number of images that the models classified.
@@ -82,7 +82,7 @@ def adapt_to_models(dataset: DatasetSpec, cards: Mapping[str, ModelCard]) -> Dat
 
     Args:
         dataset: the dataset.
-        cards: of the models, by name; without any, the dataset stays as it is.
+        cards: cards of the models, by name; without any, the dataset stays as it is.
 
     Raises:
         ValueError: naming the first model of other images or classes; or the models need different crops and the

@@ -6,13 +6,16 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from robustsigma.engine.attributors import Attributor
+from robustsigma.engine.attributors import Attribution, Attributor
+from robustsigma.engine.attributors.base import reduce_channels
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.device import wait
-from robustsigma.engine.metrics import AttributionMetric, MetricContext
+from robustsigma.engine.metrics import AttributionMetric, MetricContext, MetricResult, Skip
 from robustsigma.engine.metrics.base import constant
+from robustsigma.engine.metrics.diagnostics import ResultMetric
 from robustsigma.engine.metrics.ranking import tied_share
 from robustsigma.engine.metrics.sanity_checks import max_sensitivity, randomization, stability
 
@@ -50,14 +53,35 @@ def measure(
         measured.append(randomization(context, shuffled, attributor, result, seed=seeds))
         if sensitivity_samples:
             measured.append(max_sensitivity(context, attributor, result, seed=seeds, samples=sensitivity_samples))
-    heat = result.heatmap()
+    measured.append(MetricResult({"seconds": torch.full((len(context),), seconds, dtype=torch.float64)}))
+    return _arrays(result, result.all_converged(), measured)
+
+
+def measure_maps(
+    context: MetricContext, maps: Tensor, metrics: Sequence[AttributionMetric], sanity_checks: Sequence[str]
+) -> Arrays:
+    """Return the same of maps (B, C, H, W) that were made elsewhere: what needs their method is not measured."""
+    names = ["seconds", *sanity_checks]
+    measured = []
+    for metric in metrics:
+        if isinstance(metric, ResultMetric):
+            names += [quantity.name for quantity in metric.quantities]
+        else:
+            measured.append(metric(context, maps))
+    missing = torch.full_like(context.target, int(Skip.NOT_MEASURED))
+    unknown = torch.full_like(missing, torch.nan, dtype=torch.float64)
+    measured.append(MetricResult(dict.fromkeys(names, unknown), dict.fromkeys(names, missing)))
+    return _arrays(maps, torch.ones_like(context.target, dtype=torch.bool), measured)
+
+
+def _arrays(result: Attribution | Tensor, converged: Tensor, measured: Sequence[MetricResult]) -> Arrays:
+    values = result.values if isinstance(result, Attribution) else result
+    heat = reduce_channels(values, "abs_sum")
     arrays: Arrays = {
-        "value/seconds": np.full(len(context), seconds),
-        "skip/seconds": np.zeros(len(context), dtype=np.int64),
-        "note/converged": _numpy(result.all_converged()),
+        "note/converged": _numpy(converged),
         "note/ties": _numpy(tied_share(heat)),
         "note/constant": _numpy(constant(heat)),
-        "map": _numpy(result.heatmap("sum").float()),
+        "map": _numpy(reduce_channels(values, "sum").float()),
     }
     for found in measured:
         for name, value in found.values.items():

@@ -5,22 +5,23 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
+from robustsigma.benchmarking.attribution_report import AttributionReport
 from robustsigma.benchmarking.results import collect, gallery_arrays, score_tables
 from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.benchmarking.settings import Benchmark
 from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.engine.metrics import Skip
 from robustsigma.engine.precision import deterministic
-from robustsigma.report import AttributionReport, print_attribution_table, write_attribution_report
+from robustsigma.report import print_attribution_table, write_attribution_report
 from robustsigma.runs.files import write_arrays, write_atomically
 from robustsigma.runs.processes import Processes
 from robustsigma.runs.provenance import Provenance
+from robustsigma.runs.results import AttributionResults
 
 
 @deterministic()
@@ -39,7 +40,7 @@ def run_benchmark(
         command: line that makes the report again; the report shows it.
 
     Returns:
-        The report: the path of the HTML file, and its results.
+        The report: its results, and the path of the HTML file.
 
     Raises:
         ValueError: settings or a folder that cannot be used.
@@ -54,17 +55,26 @@ def run_benchmark(
 
     run = processes.main_process_first("benchmark", begin)
     run.run()
+    report = None
     if processes.is_main:
-        tables = score_tables(run)
-        arrays = gallery_arrays(run, tables)
-        results = dataclasses.replace(collect(run, tables), run=provenance.record())
+        report = finish(run, provenance, folder)
+        print_attribution_table(report.to_dict(), console)
+    processes.barrier("report")
+    return report or AttributionReport(AttributionResults.read(folder / "results.json"), folder / "report.html")
+
+
+def finish(run: BenchmarkRun, provenance: Provenance, folder: Path | None) -> AttributionReport:
+    """Return the report of a finished run, which is written if there is a folder."""
+    tables = score_tables(run)
+    arrays = gallery_arrays(run, tables)
+    results = dataclasses.replace(collect(run, tables), run=provenance.record())
+    path = None
+    if folder is not None:
         results.write(folder / "results.json")
         write_atomically(folder / "values.csv", _values(tables).encode())
         write_arrays(folder / "arrays.npz", arrays)
-        write_attribution_report(results.to_json(), arrays, folder)
-        print_attribution_table(results.to_json(), console)
-    processes.barrier("report")
-    return AttributionReport(folder / "report.html", json.loads((folder / "results.json").read_text("utf-8")))
+        path = write_attribution_report(results.to_json(), arrays, folder)
+    return AttributionReport(results, path, arrays)
 
 
 def _values(tables: Mapping[str, ScoreTable]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from robustsigma.benchmarking.evaluated_images import gallery_places
 from robustsigma.benchmarking.findings import findings
 from robustsigma.benchmarking.flags import SAME_MAP, cell_flags, run_flags
+from robustsigma.benchmarking.given_data import GivenDataset
 from robustsigma.benchmarking.rankings import protocol_entries, ranking_findings, rankings
 from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.benchmarking.settings import is_control
@@ -27,6 +29,8 @@ from robustsigma.runs.fingerprint import describe
 from robustsigma.runs.results import AttributionResults
 
 _SHOWN = 8  # images of the gallery
+_OF_TRAINING = ("allow", "architecture", "mean", "models", "std", "training")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function, in its repr
 _MOST_POINTS = 101  # of a curve in the report
 _STABILITY = MetricSpec("stability", "Stability", "higher", "rank correlation of the heatmaps of two seeds")
 _SENSITIVITY = MetricSpec(
@@ -75,12 +79,16 @@ def score_tables(run: BenchmarkRun) -> dict[str, ScoreTable]:
 def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResults:
     """Return the results of a finished run, without provenance."""
     settings, evaluated = run.settings, run.evaluated
-    count = len(evaluated.indices)
+    count, shown = len(evaluated.indices), describe(settings)
+    name = type(settings.dataset).__name__
+    if isinstance(settings.dataset, GivenDataset):
+        name = settings.dataset.name
+        shown = {key: value for key, value in shown.items() if key not in _OF_TRAINING}
     ranked = [entry for model, table in tables.items() for entry in rankings(model, table)]
     return AttributionResults(
-        settings=describe(settings),
+        settings=shown,
         dataset={
-            "name": type(settings.dataset).__name__,
+            "name": name,
             "split": settings.split,
             "classes": list(run.dataset.classes),
             "shape": list(run.dataset.shape),
@@ -92,13 +100,13 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         models=[
             {
                 "id": name,
-                "about": str(settings.models.get(name, f"{settings.architecture.name}, trained here")),
+                "about": _about(run, name),
                 "accuracy": as_json(share_interval(evaluated.correct[name])),
             }
             for name in run.models
         ],
         methods=[
-            {"id": name, "settings": repr(method), "control": is_control(method)}
+            {"id": name, "settings": _ADDRESS.sub("", repr(method)), "control": is_control(method)}
             for name, method in settings.methods.items()
         ],
         left_out=[
@@ -127,6 +135,13 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         rankings=ranked,
         protocols=protocol_entries(next(iter(tables.values()))),
     )
+
+
+def _about(run: BenchmarkRun, model: str) -> str:
+    if run.classifiers is not None:
+        net = run.classifiers[model].net
+        return f"{type(net).__name__}, {sum(each.numel() for each in net.parameters()):,} parameters"
+    return str(run.settings.models.get(model, f"{run.settings.architecture.name}, trained here"))
 
 
 def misclassified(correct: dict[str, list[float]]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustsigma.benchmarking.evaluated_images import EvaluatedImages, adapt_to_models, find_images
-from robustsigma.benchmarking.measure import measure
-from robustsigma.benchmarking.settings import Benchmark, needs_references
+from robustsigma.benchmarking.function_identity import function_identity
+from robustsigma.benchmarking.measure import measure, measure_maps
+from robustsigma.benchmarking.settings import Benchmark, needs_references, with_references
 from robustsigma.benchmarking.store import BenchmarkStore
+from robustsigma.benchmarking.stored_maps import StoredMaps
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.loading import load_batch, load_masks, subsample
 from robustsigma.engine import noise
-from robustsigma.engine.attributors import Attributor
+from robustsigma.engine.attributors import Attributor, FunctionMethod
+from robustsigma.engine.attributors.layer_maps import layer_of
 from robustsigma.engine.checks import check_classifier
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.device import best_device
@@ -32,12 +35,12 @@ from robustsigma.evaluation.resolve_settings import MEAN, STD, resolve_settings
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models import ModelCard, model
-from robustsigma.runs.fingerprint import code_of, describe, network
+from robustsigma.runs.fingerprint import code_of, describe, files, network
 from robustsigma.runs.processes import Processes
 from robustsigma.runs.progress import RunProgress, Step
 
 # How an attributor says that it cannot explain this kind of network; one whose numbers are not finite is an error.
-_NOT_THIS_NET, _BROKEN = "net:", "net: expected finite"
+_NOT_THIS_NET, _BROKEN = ("net:", "layer:"), "net: expected finite"
 
 
 class BenchmarkRun:
@@ -48,18 +51,56 @@ class BenchmarkRun:
         out: the folder. What an earlier run of the same settings finished there is not repeated.
         console: where progress is shown.
         processes: that share the batches.
+        classifiers: by name, in place of the models of the settings.
     """
 
-    def __init__(self, settings: Benchmark, out: Path, console: Console, processes: Processes | None = None) -> None:
+    def __init__(
+        self,
+        settings: Benchmark,
+        out: Path,
+        console: Console,
+        processes: Processes | None = None,
+        classifiers: Mapping[str, Classifier] | None = None,
+    ) -> None:
         self.settings, self.out, self.console = settings, out, console
-        self.processes = processes or Processes()
+        self.processes, self.classifiers = processes or Processes(), classifiers
         self._shuffled: dict[str, Classifier] = {}
+        self._check_layers()
+        self.store = BenchmarkStore(out, self._bound())
+
+    def _bound(self) -> dict[str, Any]:
+        """Return what the folder belongs to."""
+        s = self.settings
+        bound = {**describe(s), **code_of(s.allow, s), "data": s.dataset.fingerprint()}
         # The networks themselves count: their code may change, and a file may be replaced.
-        networks = {name: network(classifier.net, card.shape) for name, (classifier, card) in self._loaded.items()}
-        plan = settings if settings.models else self._plan
-        bound = {**describe(settings), "mean": describe(plan.mean or MEAN), "std": describe(plan.std or STD)}
-        bound |= {**code_of(settings.allow, settings), "network": networks, "data": settings.dataset.fingerprint()}
-        self.store = BenchmarkStore(out, bound)
+        if self.classifiers is not None:
+            found = self.classifiers.items()
+            bound["network"] = {name: network(each.net, s.dataset.shape) for name, each in found}
+            for key in ("mean", "std"):
+                bound[key] = {name: getattr(each, key).flatten().tolist() for name, each in found}
+        else:
+            plan = s if s.models else self._plan
+            bound |= {"mean": describe(plan.mean or MEAN), "std": describe(plan.std or STD)}
+            bound["network"] = {name: network(each.net, card.shape) for name, (each, card) in self._loaded.items()}
+        for name, method in s.methods.items():
+            if isinstance(method, StoredMaps):
+                bound.setdefault("maps", {})[name] = {model: files(method.files(model)) for model in self._model_names}
+            elif isinstance(method, FunctionMethod):
+                bound.setdefault("functions", {})[name] = function_identity(method.function)
+        return bound
+
+    @property
+    def _model_names(self) -> list[str]:
+        return list(self.classifiers or self.settings.models) or [BASE]
+
+    def _check_layers(self) -> None:
+        """Raise where no model has the layer of a method; a layer that only some have is a reason to leave it out."""
+        found = self.classifiers or {name: classifier for name, (classifier, _) in self._loaded.items()}
+        nets = [classifier.net for classifier in found.values()]
+        layers = [getattr(method, "layer", None) for method in self.settings.methods.values()]
+        for layer in layers if nets else ():
+            if layer is not None and not any(layer in dict(net.named_modules()) for net in nets):
+                layer_of(nets[0], layer)
 
     @cached_property
     def _loaded(self) -> dict[str, tuple[Classifier, ModelCard]]:
@@ -69,6 +110,8 @@ class BenchmarkRun:
     @cached_property
     def models(self) -> dict[str, Classifier]:
         """The classifiers by name; one is trained if none is given."""
+        if self.classifiers is not None:
+            return dict(self.classifiers)
         if not self.settings.models:
             return {BASE: self._trained()}
         return {name: classifier.to(best_device()) for name, (classifier, _) in self._loaded.items()}
@@ -76,6 +119,8 @@ class BenchmarkRun:
     @cached_property
     def dataset(self) -> DatasetSpec:
         """The dataset, with the classes and crops of the models."""
+        if self.classifiers is not None:
+            return self.settings.dataset
         if not self.settings.models:
             return self._plan.dataset
         return adapt_to_models(self.settings.dataset, {name: card for name, (_, card) in self._loaded.items()})
@@ -114,7 +159,7 @@ class BenchmarkRun:
         lacking = {name: method for name, method in found.items() if needs_references(method)}
         if lacking:
             images = self.references()
-            found |= {name: dataclasses.replace(each, references=images) for name, each in lacking.items()}  # type: ignore[type-var]
+            found |= {name: with_references(each, images) for name, each in lacking.items()}
         return found
 
     def references(self) -> Tensor:
@@ -174,9 +219,15 @@ class BenchmarkRun:
         shuffled = self._shuffle(model) if batch < s.checked_batches else None
         for place, method in enumerate(methods):
             step(place, len(methods))
+            attributor = self.methods[method]
             try:
-                again = s.stability_seeds, s.sensitivity_samples
-                arrays = measure(context, self.methods[method], self.metrics, seeds, shuffled, *again)
+                if isinstance(attributor, StoredMaps):
+                    maps = attributor.load(model, self.split, places, images)
+                    checks = ["stability", "randomization", *["max_sensitivity"] * (s.sensitivity_samples > 0)]
+                    arrays = measure_maps(context, maps, self.metrics, [] if shuffled is None else checks)
+                else:
+                    again = s.stability_seeds, s.sensitivity_samples
+                    arrays = measure(context, attributor, self.metrics, seeds, shuffled, *again)
             except ValueError as error:
                 if not str(error).startswith(_NOT_THIS_NET) or str(error).startswith(_BROKEN):
                     raise

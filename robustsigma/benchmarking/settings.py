@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from robustsigma.benchmarking.protocols import protocol, protocol_names
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.engine import validation
-from robustsigma.engine.attributors import Attributor, Gradient, IntegratedGradients, RandomAttribution
+from robustsigma.engine.attributors import Attributor, CaptumMethod, Gradient, IntegratedGradients, RandomAttribution
 from robustsigma.engine.metrics import AttributionMetric
 from robustsigma.evaluation.settings import Training
 from robustsigma.models import Architecture, Pretrained
@@ -19,13 +22,13 @@ RANDOM, GRADIENT = "random", "gradient"
 
 @dataclass(frozen=True)
 class Benchmark(validation.Settings):
-    """Attributors against metrics on one or more models; `preset` has those of the embedded datasets.
+    """Settings of an attribution benchmark: every method by every metric, on one or more models.
 
-    Judged are images that every model classifies right, so that the class that is explained is the object's.
+    Methods are evaluated on images that every model classifies correctly, so the explained class is the object's.
 
     Args:
         dataset: the dataset. Metrics that need masks are left out where it has none.
-        split: of the dataset, "train", "val" or "test".
+        split: split of the dataset, "train", "val" or "test".
         models: by name, the .safetensors file of a model trained here, "torchvision:NAME", or the description of a
             network that was trained elsewhere. Without any, one is trained: `architecture`, `training`, `mean` and
             `std`. All models see the same pixels: those of a dataset that says how its images are resized and cropped,
@@ -33,21 +36,21 @@ class Benchmark(validation.Settings):
         allow: dotted paths that the files of models may name as their networks, beside robustsigma's and torchvision's.
         methods: attributor by name. The controls are always among them: the plain gradient and random values are
             added where no method is one. Methods that compare with other images and name none are given `references`.
-        metrics: what to judge by. May be empty if there are protocols.
+        metrics: metrics that the methods are evaluated by. May be empty if there are protocols.
         protocols: names of published protocols that score the same maps, beside `metrics`: a list, names with commas
             between them, or "all"; see `robustsigma.benchmarking.protocol`.
-        images: how many images, drawn by the seed.
-        checked: on how many of them, rounded up to whole batches, methods run again: with other seeds, and on a
-            network whose parameters were shuffled. 0 leaves both out.
-        stability_seeds: how often a method that draws runs again with other seeds.
-        sensitivity_samples: noisy copies of each checked image, on which every method runs again to measure its
-            max-sensitivity. 0 leaves it out.
+        images: number of images, drawn by the seed.
+        checked: number of these images, rounded up to whole batches, on which methods run again: with other seeds, and
+            on a network whose parameters were shuffled. 0 leaves both out.
+        stability_seeds: number of further runs of a method that uses random numbers, each with another seed.
+        sensitivity_samples: number of noisy copies of each checked image, on which every method runs again to measure
+            its max-sensitivity. 0 leaves it out.
         references: images of the training split for methods that compare with some. Where there is none, or it is
             the one that is evaluated, images that are not evaluated.
         batch_size: images explained at once, and lost at most by an interrupt.
-        seed: of everything that is drawn.
-        architecture: of a model trained here.
-        training: of a model trained here.
+        seed: seed of all random draws.
+        architecture: architecture of a model trained here.
+        training: how a model is trained here.
         mean: per channel, of its normalization; None as in an `Evaluation`.
         std: the same.
     """
@@ -79,9 +82,7 @@ class Benchmark(validation.Settings):
             validation.instance("metrics", metric, AttributionMetric)
         for what, names in (("models", self.models), ("methods", self.methods)):
             validation.mapping(what, names)
-            for name in names:
-                if not name or not name.replace("_", "").replace("-", "").replace(" ", "").isalnum():
-                    raise validation.fail(f"name among {what}", "letters, digits, spaces, - and _", repr(name))
+            check_names(what, names)
         models: Mapping[str, object] = self.models
         for name, model in models.items():
             if not isinstance(model, (str, Pretrained)):
@@ -117,6 +118,14 @@ class Benchmark(validation.Settings):
         return -(-self.checked // self.batch_size)
 
 
+def check_names(what: str, names: Iterable[str]) -> None:
+    """Raise unless names can be those of files on any system."""
+    for name in names:
+        if not re.fullmatch(r"\w([\w .,+()=-]*[\w)+])?", name):
+            expected = "letters, digits, spaces and any of - _ . , + = ( )"
+            raise validation.fail(f"name among {what}", expected, repr(name))
+
+
 def _with_controls(methods: Mapping[str, Attributor]) -> dict[str, Attributor]:
     found = dict(methods)
     for name, kind in ((GRADIENT, Gradient), (RANDOM, RandomAttribution)):
@@ -134,4 +143,13 @@ def is_control(method: Attributor) -> bool:
 
 def needs_references(method: Attributor) -> bool:
     """Return whether a method compares with reference images and has none."""
+    if isinstance(method, CaptumMethod):
+        return method.needs_references
     return getattr(method, "references", ...) is None
+
+
+def with_references(method: Attributor, images: Tensor) -> Attributor:
+    """Return a method that compares with reference images (R, C, H, W)."""
+    if isinstance(method, CaptumMethod):
+        return method.with_references(images)
+    return replace(method, references=images)  # type: ignore[type-var]

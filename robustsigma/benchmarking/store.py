@@ -24,7 +24,7 @@ class BenchmarkStore:
 
     Args:
         folder: made if it does not exist.
-        settings: of the run, as plain JSON types. A folder with other settings is refused.
+        settings: settings of the run, as plain JSON types. A folder with other settings is refused.
 
     Raises:
         ValueError: naming the first setting that differs.

@@ -23,8 +23,8 @@ class MetricColumn:
 
     Attributes:
         metric: its name, title and direction.
-        group: of the metric, see `AttributionMetric`.
-        settings: of the metric, as text.
+        group: group of the metric, see `AttributionMetric`.
+        settings: settings of the metric, as text.
     """
 
     metric: MetricSpec
@@ -42,8 +42,8 @@ class ScoreTable:
     """All values of one model.
 
     Attributes:
-        columns: of the table.
-        arrays: of each method by name: "value/…", "skip/…", "curve/…" and notes, a row for each image.
+        columns: columns of the table.
+        arrays: arrays of each method by name: "value/…", "skip/…", "curve/…" and notes, a row for each image.
         controls: names of the methods that others are compared with.
         random: the name of the random control.
     """

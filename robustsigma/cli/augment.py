@@ -27,7 +27,7 @@ from robustsigma.models import ModelCard
 from robustsigma.report.text import printable
 from robustsigma.runs.directory import init_run_dir, output_folder, remove_leftovers
 from robustsigma.runs.files import write_atomically
-from robustsigma.runs.fingerprint import code_of, describe, files, network
+from robustsigma.runs.fingerprint import code_of, files
 from robustsigma.runs.progress import RunProgress
 
 _DESCRIPTION = (
@@ -75,14 +75,9 @@ def _augment(found: Any, made: Any) -> None:
     out, console = output_folder(found.out), Console()
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
-    settings |= {
-        "model": found.model,
-        "card": describe(card),
-        "dataset": repr(dataset),
-        "perturbation": repr(perturbation),
-    }
+    settings |= {"dataset": repr(dataset), "perturbation": repr(perturbation)}
     data = files(images.files(found.images)) if dataset is None else dataset.fingerprint()
-    settings |= {"network": network(classifier.net, card.shape), "data": data}
+    settings |= {**images.model_settings(found, classifier, card), "data": data}
     init_run_dir(parts, {**settings, **code_of(found.allow, perturbation)})
     remove_leftovers(out)
     with RunProgress(len(batches), console) as progress:
@@ -138,7 +133,7 @@ def _write(
     validation.logits(before)
     labels = before.argmax(1) if item.labels is None else item.labels.to(clean.device)
     seeds = noise.image_seeds(seed, "augment", "augment", 0, item.indices.to(clean.device))
-    made = perturbation(classifier, clean, labels, seed=seeds, return_info=True)
+    made = perturbation(classifier, clean, labels, seed=seeds, return_info="search")
     pixels = (made.images * 255).round()
     with classifier.frozen():  # of the rounded pixels that the file will hold
         after = classifier.logits(pixels / 255)

@@ -8,6 +8,7 @@ from robustsigma.cli.parsing import new_parser
 from robustsigma.cli.presets import PROCESSES_HELP, ParsedCommand, Presets
 from robustsigma.engine.validation import choice, integer
 from robustsigma.evaluation.settings import Evaluation
+from robustsigma.models.architecture import constructor
 
 PRESETS = Presets(Evaluation, "robustsigma.evaluation")
 _QUICKSTART = (
@@ -22,25 +23,24 @@ _EVALUATE = (
 def run(verb: str, arguments: list[str]) -> int | None:
     """Parse the arguments and evaluate."""
     parsed = (_quickstart if verb == "quickstart" else _evaluate)(arguments)
+    constructor(parsed.settings.architecture.name)  # raises before the folder is bound to an unknown name
 
     # Imported here: help and errors should not wait for Lightning.
     from rich.console import Console
 
     from robustsigma.cli.launch import run_in_processes
-    from robustsigma.evaluation import evaluate
-    from robustsigma.models.architecture import constructor
+    from robustsigma.evaluation import run_study
     from robustsigma.runs.directory import output_folder
     from robustsigma.runs.processes import is_main_process
 
     status = run_in_processes(parsed.processes, verb, arguments)
     if status is None:
         console = Console()
-        constructor(parsed.settings.architecture.name)  # raises before the folder is bound to an unknown name
-        report = evaluate(
+        report = run_study(
             parsed.settings, output_folder(parsed.out), console=console, command=parsed.command, allow=parsed.allow
         )
         if is_main_process():
-            console.print(f"\nThe report: [bold]{report}[/bold]", soft_wrap=True)
+            console.print(f"\nThe report: [bold]{report.path}[/bold]", soft_wrap=True)
     return status
 
 

@@ -17,7 +17,7 @@ from robustsigma.engine.device import best_device
 from robustsigma.report.text import printable
 from robustsigma.runs.directory import output_folder
 from robustsigma.runs.files import read_json, write_atomically
-from robustsigma.runs.fingerprint import describe
+from robustsigma.runs.fingerprint import code_of, describe, files
 
 _DESCRIPTION = (
     "Write a heatmap over each image, and explanations.json with the numbers. Run the same command again to resume."
@@ -47,17 +47,17 @@ def run(verb: str, arguments: list[str]) -> None:
 
 
 def _explain(found: Any, made: Any) -> None:
-    from robustsigma.report.gallery import draw_overlay  # needs matplotlib, which only the extra `report` brings
-
     method: Attributor = made.method
     classifier, card = images.model(found, made)
+    from robustsigma.report.gallery import draw_overlay  # needs matplotlib, which only the extra `report` brings
+
     target = images.class_index(found.target, card.classes, "target")
     paths, out, console = images.files(found.images), output_folder(found.out), Console()
     names, device = _unique(paths), best_device()
     settings = {**images.model_settings(found, classifier, card), "target": target, "seed": found.seed}
-    settings["method"] = describe(method)
+    settings |= {"method": describe(method), **code_of(found.allow)}
     parts = {
-        path: _Part(out, names[path], {**settings, "file": str(path), "content": images.digest([path])})
+        path: _Part(out, names[path], {**settings, "file": str(path), "content": files([path])["content"]})
         for path in paths
     }
     entries = {path: entry for path, part in parts.items() if (entry := part.read()) is not None}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +23,7 @@ from robustsigma.engine.validation import fail, near
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
 from robustsigma.models.pretrained import is_saved
-from robustsigma.runs.fingerprint import code_of, describe
+from robustsigma.runs.fingerprint import describe, network
 
 _PLAIN = Pretrained("a name")
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Pretrained) if field.name != "name")
@@ -33,7 +31,7 @@ _OPTIONS = tuple(field.name for field in dataclasses.fields(Pretrained) if field
 
 def add_model(parser: ArgumentParser) -> None:
     """Add the options that name a model to a parser."""
-    model_help = ".safetensors file of a model trained here, torchvision:resnet50, another name, or a class path"
+    model_help = ".safetensors file of a model trained here, torchvision:NAME, timm:NAME, hf:NAME, or a class path"
     parser.add_argument("--model", type=str, required=True, help=model_help)
     parser.add_argument("--allow", type=str, action="append", default=[], help=ALLOW_HELP)
     parser.add_class_arguments(Pretrained, as_group=False, skip={"name"})
@@ -54,21 +52,8 @@ def model(found: Any, made: Any) -> tuple[Classifier, ModelCard]:
 
 
 def model_settings(found: Any, classifier: Classifier, card: ModelCard) -> dict[str, Any]:
-    """Return the settings that identify a model: its name and a fingerprint of its weights."""
-    content = json.dumps([describe(dict(classifier.net.state_dict())), describe(card)])
-    return {
-        "model": found.model,
-        "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
-        **code_of(found.allow),
-    }
-
-
-def digest(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of the contents of files."""
-    found = hashlib.sha256()
-    for path in paths:
-        found.update(hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()
+    """Return the settings that identify a model: its name, card, weights and logits."""
+    return {"model": found.model, "card": describe(card), "network": network(classifier.net, card.shape)}
 
 
 def files(paths: Sequence[str]) -> list[Path]:

@@ -122,7 +122,7 @@ class _CLI(LightningCLI):
 
 def _keeps_last(callback: Any) -> bool:
     """Return whether a callback writes a `last.ckpt`, which an interrupted training resumes from."""
-    return isinstance(callback, LastCheckpoint) or any(getattr(callback, n, False) for n in ("keep_last", "save_last"))
+    return isinstance(callback, LastCheckpoint) or bool(getattr(callback, "save_last", False))
 
 
 def last_checkpoints(trainer: pl.Trainer) -> list[Path]:

@@ -1,8 +1,8 @@
 """Command-line and YAML parsing that all verbs share: parsers, the import policy, and errors that name near matches.
 
 Import policy: a YAML file with a `class_path` runs code, and so does the dotted path of a network. Files and options
-may name only what this package and `LIBRARIES` define, networks of torchvision and timm, and what the command line
-allows with `--allow NAME`. Everything else is refused before it is imported. A file cannot allow anything.
+may name only what this package and `LIBRARIES` define, networks of torchvision, timm and transformers, and what
+`--allow NAME` allows. Everything else is refused before it is imported. A file cannot allow anything.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import patch
 
+import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 from jsonargparse import _typehints as typehints  # no public interface says what a class keeps
@@ -42,7 +43,7 @@ _yaml_load = get_loader("yaml")
 
 
 def _load_bounded(text: str) -> Any:
-    """Load YAML; raise YAMLError for a name given twice, or if aliases or depth make more of it than anybody wrote."""
+    """Load YAML; raise YAMLError for a name given twice, or if aliases or nesting make it too large."""
     try:
         found = _yaml_load(text)
         if isinstance(found, dict) and not isinstance(found.get("config"), (str, list, type(None))):
@@ -221,7 +222,7 @@ def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
     try:
         Architecture(name).check_origin(allow)
     except ValueError as error:
-        known = "FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME"
+        known = "FILE.safetensors, torchvision:NAME, timm:NAME, hf:NAME or a class path allowed by --allow NAME"
         files = map(str, Path(name).parent.glob("*.safetensors"))
         raise fail(argument, known, repr(name) + (near(name, files) or suggest_name(name))) from error
 
@@ -257,6 +258,10 @@ def clearer_error(parser: ArgumentParser, error: ArgumentError) -> Exception:
     if unknown := re.search(r"[Uu]nrecognized arguments: (--?[^\s=]+)(.*)", text, re.DOTALL):
         known = [option for option in parser._option_string_actions if not option.endswith(".help")]
         return ValueError(f"unrecognized arguments: {unknown[1]}{unknown[2].rstrip()}{near(unknown[1], known)}")
+    if unknown := re.search(r"Option '([^']+)' is not accepted", text if text.startswith("Option") else ""):
+        known = [action.dest for action in parser._actions]
+        top = unknown[1].partition(".")[0]
+        return ValueError(f"unrecognized name {unknown[1]!r}{near(top, known) or near(unknown[1], known)}")
     keys = re.findall(r'Parser key "([^"]+)"', text)
     if not keys:
         return error
@@ -280,14 +285,39 @@ def clearer_error(parser: ArgumentParser, error: ArgumentError) -> Exception:
         return fail(key, f"one of {', '.join(known)}", repr(value[1]) + near(value[1], known))
     name = re.search(r"Expected a dot import path string: (\S+)", text)
     if name is None:
-        return error
+        return _wrong_type(key, text) or error
     hints = [getattr(action, "_typehint", None) for action in parser._actions if action.dest == keys[0]]
     # For a class within another, jsonargparse does not say which type it should have.
     kinds = {each for hint in hints for each in _classes(hint)} if len(keys) == 1 else set()
-    ours = sorted(kind.__name__ for kind in kinds if kind.__module__.startswith("robustsigma."))
-    expected = f"one of {', '.join(ours)}, or" if ours else "the name of a class of robustsigma, or"
-    meant_name = near(name[1], sorted({kind.__name__ for kind in kinds}))
-    return fail(key, f"{expected} the dotted path of a class", repr(name[1]) + meant_name)
+    if torch.nn.Module in hints:  # a list of all known modules would not help
+        by_name = f"--{key} robustsigma.models.network --{key}.name {name[1]} --{key}.channels 3 --{key}.classes 10"
+        return fail(key, f"the dotted path of a class, or a network by name as in {by_name}", repr(name[1]))
+    names = {kind.__name__ for kind in kinds if not kind.__name__.startswith("_")}
+    ours = {kind.__name__ for kind in kinds if kind.__module__.startswith("robustsigma.")} & names
+    expected = f"one of {', '.join(sorted(ours))}, or" if ours else "the name of a class of robustsigma, or"
+    return fail(key, f"{expected} the dotted path of a class", repr(name[1]) + near(name[1], sorted(names)))
+
+
+def _wrong_type(key: str, text: str) -> Exception | None:
+    """Return an error in plain words for a value of another type, or None for a text of another kind."""
+    if "Expected an instantiatable class" in text:
+        example = "{class_path: FGSM, init_args: {eps: 0.1}}"
+        return ValueError(f"{key}: expected class names, each with its arguments below init_args, as in {example}")
+    types = dict.fromkeys(re.findall(r"Expected a <class '(?:[\w.]*\.)?(\w+)'>", text))
+    value = re.findall(r"(?:Got|Given) value: (.+)", text)
+    if not types or not value:
+        return None
+    number = re.fullmatch(r"-?[\d.]+", value[-1])
+    words = {
+        "Sequence": f"a list in brackets, as in --{key} '[{value[-1] if number else '1, 2'}]',",
+        "Mapping": f"a name for each value, as in --{key}.NAME {value[-1]}",
+        "float": "a number",
+        "int": "an integer",
+        "bool": "true or false",
+        "str": "text",
+        "NoneType": "null",
+    }
+    return fail(key, " or ".join(words.get(each, each) for each in types), repr(value[-1]))
 
 
 def _options(path: str) -> list[str]:

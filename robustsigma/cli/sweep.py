@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from robustsigma.cli.evaluate import PRESETS
 from robustsigma.engine.validation import fail
+from robustsigma.models.architecture import constructor
 
 _DESCRIPTION = (
     "Train on Gaussian noise of every std in --sweep.stds, evaluate each model on validation images, and print the "
@@ -16,13 +17,13 @@ def run(verb: str, arguments: list[str]) -> int | None:
     parsed = PRESETS.parse(verb, _DESCRIPTION, "runs/evaluation", arguments)
     if parsed.settings.sweep is None:
         raise fail("sweep", "standard deviations to try, as in --sweep.stds '[0.05, 0.1, 0.2]'", "none")
+    constructor(parsed.settings.architecture.name)  # raises before the folder is bound to an unknown name
 
     # Imported here: help and errors should not wait for Lightning.
     from rich.console import Console
 
     from robustsigma.cli.launch import run_in_processes
     from robustsigma.evaluation.noise_sweep import sweep_noise
-    from robustsigma.models.architecture import constructor
     from robustsigma.report import print_sweep
     from robustsigma.runs.directory import output_folder
     from robustsigma.runs.processes import Processes
@@ -30,7 +31,6 @@ def run(verb: str, arguments: list[str]) -> int | None:
     status = run_in_processes(parsed.processes, verb, arguments)
     if status is None:
         console = Console()
-        constructor(parsed.settings.architecture.name)  # raises before the folder is bound to an unknown name
         processes = Processes.join()
         found = sweep_noise(parsed.settings, output_folder(parsed.out), console, processes, allow=parsed.allow)
         if processes.is_main:

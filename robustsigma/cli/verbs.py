@@ -29,7 +29,7 @@ _VERBS = {
     "augment": "write a folder of perturbed images with a manifest",
     "doctor": "print versions, devices, extras and known hazards among the installed packages",
 }
-_MODULES = {"fit": "lightning", "validate": "lightning", "test": "lightning", "quickstart": "evaluate"}
+_MODULES = {"validate": "fit", "test": "fit", "quickstart": "evaluate"}
 INTERRUPTED, TERMINATED, WRONG = 130, 143, 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk, a quota and a file
 

@@ -76,21 +76,21 @@ def _load_splits(path: str) -> dict[str, tuple[Tensor, Tensor]]:
             arrays = {split: (file[f"{split}_images"], file[f"{split}_labels"]) for split in get_args(Split)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
         raise fail("path", "an .npz file with images and labels of train, val and test", f"{path} ({error})") from error
-    found = {}
     for split, (images, labels) in arrays.items():
-        where = f"{split} of {path}"
-        if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
-            expected = f"two-dimensional images, uint8 (N, H, W) or (N, H, W, 3), in {where}"
-            raise fail("path", expected, f"{images.dtype} {images.shape}")
+        where, shape = f"{split} of {path}", images.shape
+        if images.dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
+            told = f"two-dimensional images, uint8 (N, H, W) or (N, H, W, 3), in {where}"
+            raise fail("path", told, f"{images.dtype} {shape}")
         if labels.dtype.kind not in "iu" or labels.shape not in ((len(images), 1), (len(images),)) or not len(images):
             raise fail("path", f"one whole number for each of {len(images)} images as labels in {where}", labels.shape)
         if labels.min() < 0 or labels.max() > 10**6:
             raise fail("path", f"labels from 0 in {where}", f"{labels.min()} to {labels.max()}")
-        found[split] = _channels_first(images.reshape(*images.shape[:3], -1)), _integers(labels.reshape(-1))
-    shapes = [tuple(images.shape[1:]) for images, _ in found.values()]
-    if len(set(shapes)) != 1:
-        raise fail("path", f"images of one shape in {path}", shapes)
-    return found
+        if shape[1:] != arrays["train"][0].shape[1:]:
+            raise fail("path", f"images of one shape in {path}", f"{arrays['train'][0].shape[1:]} and {shape[1:]}")
+    return {
+        split: (_channels_first(images.reshape(*images.shape[:3], -1)), _integers(labels.reshape(-1)))
+        for split, (images, labels) in arrays.items()
+    }
 
 
 def _channels_first(images: Array) -> Tensor:

@@ -42,11 +42,7 @@ class _BuiltinDigits(DatasetSpec):
         return 1, self._side, self._side
 
     def split(self, split: Split) -> ArrayDataset:
-        """Return one split, held in memory.
-
-        Raises:
-            ImportError: the package that brings the images is not installed.
-        """
+        """Return one split, held in memory."""
         self.check_split(split)
         images, labels = _load(type(self))
         part = stratified(labels.numpy(), *self._counts, self.seed)[split]

@@ -40,11 +40,7 @@ class ClassIndex:
         self._labels |= {name: label for label, name in enumerate(classes)}
 
     def find(self, text: str, name: str, where: str) -> int:
-        """Return the label of the class that a text names.
-
-        Raises:
-            ValueError: no class, or more than one, is called so. It names the argument `name` and the place `where`.
-        """
+        """Return the label of the class that a text names; otherwise the error names `name` and the place `where`."""
         if text in self._ambiguous:
             raise fail(name, f"the index of one of the classes that are called {text!r}, {where}", "the name")
         if text in self._labels:

@@ -126,17 +126,10 @@ class DatasetSpec(Settings, ABC):
 def adapt_to_model(
     spec: DatasetSpec, classes: Sequence[str], shape: tuple[int, int, int], geometry: ResizeCrop | None, name: str
 ) -> DatasetSpec:
-    """Return a dataset as a trained network takes it.
+    """Return a dataset as a network of these classes, image shape (C, H, W) and geometry takes it.
 
-    Args:
-        spec: the dataset.
-        classes: names of the network's classes. Names that are only "0", "1", ... match any others.
-        shape: (C, H, W) of the network's images.
-        geometry: how they are resized and cropped, or None.
-        name: argument that names the model, for the error.
-
-    Raises:
-        ValueError: a dataset of other images or classes.
+    Names that are only "0", "1", ... match any others. ValueError, naming the argument `name`: a dataset of other
+    images or classes.
     """
     found = spec.adapt_to_model(classes, geometry)
     theirs, ours = tuple(classes), found.classes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -14,12 +14,56 @@ from torch.utils.data import Dataset, IterableDataset
 from robustsigma.data.class_names import class_names
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
 from robustsigma.data.image_files import BROKEN, to_tensor
-from robustsigma.engine.validation import channels_last, extent, fail, target_range
+from robustsigma.engine import noise
+from robustsigma.engine.validation import channels_last, extent, fail, plain, target_range
 
 _GRAY = ("1", "L", "LA", "La")  # modes of PIL, in addition to those that begin with an I, such as "I;16"
 
 
-class CheckedDataset(Dataset[tuple[Tensor, int]]):
+class _CheckedItems:
+    """Checks of a user's items. Its subclasses have a name, a number of classes, and the shape of every image."""
+
+    name: str
+    classes: int
+    shape: tuple[int, ...]
+
+    def _checked(self, item: Any, name: str) -> tuple[Tensor, int]:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            got = f"{len(item)} parts" if isinstance(item, (tuple, list)) else type(item).__name__
+            raise fail(name, "an item (image, label)", got)
+        image, label = self._image(item[0], name), self._label(item[1], name)
+        if self.shape and tuple(image.shape) != self.shape:
+            raise fail(name, f"an image of shape {self.shape}", tuple(image.shape))
+        return image, label
+
+    def _image(self, image: Any, name: str) -> Tensor:
+        if isinstance(image, Image.Image):
+            gray = image.mode in _GRAY or image.mode.startswith("I")
+            # A gray image among color images becomes color; color is never dropped.
+            channels = 1 if gray and self.shape[:1] != (3,) else 3
+            try:
+                return to_tensor(image, channels, None)
+            except BROKEN as error:
+                raise fail(name, "a readable image, gray or RGB, of 8 or 16 bits", error) from error
+        if not isinstance(image, Tensor):
+            hint = "; torchvision.transforms.v2.functional.to_image makes a tensor of it"
+            got = type(image).__name__ + (hint if isinstance(image, np.ndarray) else "")
+            raise fail(name, "a tensor (C, H, W) or a PIL image", got)
+        if image.ndim == 3 and image.shape[-1] == 3 and channels_last(tuple(image.shape)):
+            raise fail(name, "an image (C, H, W)", f"{tuple(image.shape)}, channels last; use image.permute(2, 0, 1)")
+        if image.ndim != 3 or 0 in image.shape or not (image.is_floating_point() or image.dtype == torch.uint8):
+            raise fail(name, "a float or uint8 image (C, H, W)", f"{image.dtype} {tuple(image.shape)}")
+        return image.float().div(255) if image.dtype == torch.uint8 else image.float()
+
+    def _label(self, label: Any, name: str) -> int:
+        if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
+            label = label.item()
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < self.classes:
+            raise fail(f"label of {name}", f"an int from 0 to {self.classes - 1}", repr(label)[:80])
+        return int(label)
+
+
+class CheckedDataset(_CheckedItems, Dataset[tuple[Tensor, int]]):
     """A user's dataset whose items are checked when they are read, with images as float in [0, 1].
 
     Args:
@@ -42,14 +86,7 @@ class CheckedDataset(Dataset[tuple[Tensor, int]]):
         return len(self.inner)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        item, name = self.inner[index], f"{self.name}[{index}]"
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            got = f"{len(item)} parts" if isinstance(item, (tuple, list)) else type(item).__name__
-            raise fail(name, "an item (image, label)", got)
-        image, label = self._image(item[0], name), self._label(item[1], name)
-        if self.shape and tuple(image.shape) != self.shape:
-            raise fail(name, f"an image of shape {self.shape}", tuple(image.shape))
-        return image, label
+        return self._checked(self.inner[index], f"{self.name}[{index}]")
 
     def __getattr__(self, name: str) -> Any:
         """Look up the optional methods of a dataset."""
@@ -67,40 +104,63 @@ class CheckedDataset(Dataset[tuple[Tensor, int]]):
             raise fail(name, "values in [0, 1]", f"[{low:g}, {high:g}]")
         return mask
 
-    def _image(self, image: Any, name: str) -> Tensor:
-        if isinstance(image, Image.Image):
-            gray = image.mode in _GRAY or image.mode.startswith("I")
-            # A gray image among color images becomes color; color is never dropped.
-            channels = 1 if gray and self.shape[:1] != (3,) else 3
-            try:
-                return to_tensor(image, channels, None)
-            except BROKEN as error:
-                raise fail(name, "a readable image, gray or RGB, of 8 or 16 bits", error) from error
-        if not isinstance(image, Tensor):
-            told = "; torchvision.transforms.v2.functional.to_image makes a tensor of it"
-            got = type(image).__name__ + (told if isinstance(image, np.ndarray) else "")
-            raise fail(name, "a tensor (C, H, W) or a PIL image", got)
-        if image.ndim == 3 and image.shape[-1] == 3 and channels_last(tuple(image.shape)):
-            raise fail(name, "an image (C, H, W)", f"{tuple(image.shape)}, channels last; use image.permute(2, 0, 1)")
-        if image.ndim != 3 or 0 in image.shape or not (image.is_floating_point() or image.dtype == torch.uint8):
-            raise fail(name, "a float or uint8 image (C, H, W)", f"{image.dtype} {tuple(image.shape)}")
-        return image.float().div(255) if image.dtype == torch.uint8 else image.float()
 
-    def _label(self, label: Any, name: str) -> int:
-        if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
-            label = label.item()
-        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < self.classes:
-            raise fail(f"label of {name}", f"an int from 0 to {self.classes - 1}", repr(label)[:80])
-        return int(label)
+class CheckedStream(_CheckedItems, IterableDataset[tuple[Tensor, int, int]]):
+    """A user's stream, whose items are checked when they are read, with images as float in [0, 1].
+
+    Args:
+        inner: stream of (image, label) or (image, label, key); images and labels as for `CheckedDataset`. A key is an
+            integer from 0 on, or text, and the same for an image in each epoch. Without one, a hash of the pixels
+            stands for it.
+        name: name of the stream, for errors.
+        classes: number of classes.
+        shape: (C, H, W) of every image, or () for that of the first one.
+
+    Attributes:
+        has_keys: whether the keys are integers.
+
+    Raises:
+        ValueError: an empty stream, or an item of another kind, here or when it is read.
+    """
+
+    def __init__(self, inner: IterableDataset[Any], name: str, classes: int, shape: tuple[int, ...] = ()) -> None:
+        self.inner, self.name, self.classes, self.shape = inner, name, classes, shape
+        first = next(iter(inner), None)
+        if first is None:
+            raise fail(name, "a stream with at least one image, or None", "none")
+        self.shape = tuple(self._keyed(first, 0)[0].shape)
+        self.has_keys = len(first) == 3 and isinstance(plain(first[2]), int)
+
+    def __len__(self) -> int:
+        return len(self.inner)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int, int]]:
+        return (self._keyed(item, number) for number, item in enumerate(self.inner))
+
+    def _keyed(self, item: Any, number: int) -> tuple[Tensor, int, int]:
+        name = f"item {number} of {self.name}"
+        pair = item[:2] if isinstance(item, (tuple, list)) and len(item) == 3 else item
+        image, label = self._checked(pair, name)
+        key = plain(item[2]) if len(item) == 3 else int(noise.pixel_hash(image[None]))
+        if isinstance(key, str):
+            key = noise.name_key(key)
+        elif not isinstance(key, int) or (len(item) == 3 and not 0 <= key < 2**63):
+            raise fail(f"key of {name}", "an integer from 0 on, or text", repr(item[2])[:80])
+        return image, label, key
 
 
 class Datasets(DatasetSpec):
-    """Your own torch datasets, such as torchvision's: they need a length, and items (image, label) by index.
+    """Your own torch datasets, such as torchvision's, with a length and items (image, label) by index, or streams.
 
     An image is a float tensor (C, H, W) in [0, 1], a uint8 tensor (C, H, W) or a PIL image; all have one shape. A label
     is an int, an integer of NumPy or a tensor without dimensions. The first item of each dataset is read at once,
     others when they are needed. A dataset that has masks of the objects has a method `mask(index)` that returns (H, W)
     in [0, 1]; torch's `Subset` and `ConcatDataset` hide it.
+
+    A stream is an `IterableDataset` of (image, label) or (image, label, key), for `RobustDataModule` alone. It is
+    iterated anew in each epoch, after its `set_epoch(epoch)` if it has one, and divides its items among processes and
+    workers itself. An image's random numbers follow from its key, an integer from 0 on or text; without one, from its
+    pixels. A `SampleCache` needs integers.
 
     `evaluate` and `benchmark` resume in a run directory of datasets with the same content, and refuse one of others.
     `robustsigma.runs.fingerprint.items` says what is compared: all images of up to 256; of a larger one 256 of them and
@@ -139,6 +199,10 @@ class Datasets(DatasetSpec):
         shape: tuple[int, ...] = ()
         self._parts: dict[str, Dataset[Any]] = {}
         for name, dataset in given.items():
+            if isinstance(dataset, IterableDataset):
+                self._parts[name] = stream = CheckedStream(dataset, name, len(self._classes), shape)
+                shape = stream.shape
+                continue
             _check_indexed(name, dataset)
             items = CheckedDataset(dataset, name, len(self._classes), shape)
             shape = items.shape
@@ -149,7 +213,8 @@ class Datasets(DatasetSpec):
         self._shape = channels, height, width
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{name}={len(part)}" for name, part in self._parts.items())  # type: ignore[arg-type]
+        parts = self._parts.items()
+        counts = ", ".join(f"{n}={'stream' if isinstance(p, IterableDataset) else len(p)}" for n, p in parts)  # type: ignore[arg-type]
         return f"Datasets({counts}, classes={list(self._classes)})"
 
     @property
@@ -186,7 +251,9 @@ def _check_indexed(name: str, dataset: Any) -> None:
         count = len(dataset)
     except (TypeError, NotImplementedError):  # no length, or one that says so
         indexed = False
-    if not indexed or isinstance(dataset, (IterableDataset, Mapping)):
-        raise fail(name, "a dataset with a length and items by index, or None", type(dataset).__name__)
+    if not indexed or isinstance(dataset, Mapping):
+        raise fail(
+            name, "a dataset with a length and items by index, an IterableDataset, or None", type(dataset).__name__
+        )
     if not count:
         raise fail(name, "a dataset with at least one image, or None", "none")

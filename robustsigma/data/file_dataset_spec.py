@@ -1,36 +1,61 @@
-"""`FileDatasetSpec`: base class of the datasets whose images are files on disk."""
+"""`FileDatasetSpec`: base class of the datasets whose images are files, listed once and decoded when they are read."""
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
+from robustsigma.data.class_names import ClassIndex
+from robustsigma.data.csv_tables import Annotation
 from robustsigma.data.dataset_spec import DatasetSpec, Split
-from robustsigma.data.image_files import FileDataset, ImageRow, MaskedFileDataset, Resize, verify_images
-from robustsigma.data.splitting import missing_class_notes, split_by_fraction
+from robustsigma.data.folder_scan import shorten
+from robustsigma.data.image_files import FileDataset, ImageRow, MaskedFileDataset, Resize, without_broken
+from robustsigma.data.splitting import stratified
 from robustsigma.engine.validation import fail, integer, warn
+from robustsigma.runs.fingerprint import files as files_fingerprint
 
-Manifest = dict[Split, list[ImageRow]]
-T = TypeVar("T")
+
+class ListedImage(NamedTuple):
+    """An image as a folder or a table lists it; `where` is its place there, for messages.
+
+    `classes` are all correct ones, each by index, WordNet identifier or name.
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    mask: Path | Annotation | None
+    where: str
+
+
+class Listing(NamedTuple):
+    """All images by split (the only key is None if nothing says it), warnings, and names of classes if known."""
+
+    images: dict[Split | None, list[ListedImage]]
+    notes: list[str]
+    classes: tuple[str, ...] = ()
 
 
 class FileDatasetSpec(DatasetSpec):
-    """A dataset whose images are files on disk. A subclass lists the files of each split in `_manifest`.
+    """A dataset whose images are files on disk. A subclass lists them in `_listing`.
 
-    Subclasses have the fields `val_fraction` and `seed`, and may have `channels` (3 for color, 1 for gray) and
-    `skip_broken` (leave unreadable images out, with a warning).
+    Subclasses have the fields `val_fraction`, `test_fraction` and `seed`, and may have `channels` (3 for color, 1 for
+    gray) and `skip_broken` (leave unreadable images out, with a warning).
     """
 
     _argument = "root"  # named by errors and warnings
+    _label_argument = "root"  # named by the error of an unknown class
+    _upright = True  # whether images are turned as their EXIF orientation says
     channels: int = 3
     skip_broken: bool = False
 
     @property
     @abstractmethod
-    def _manifest(self) -> Manifest:
-        """The images of each split. The first access warns once about what a user may not expect."""
+    def _listing(self) -> Listing:
+        """All images, listed once without decoding them."""
 
     @property
     @abstractmethod
@@ -43,39 +68,114 @@ class FileDatasetSpec(DatasetSpec):
         """Folder or table of the images, for messages."""
 
     @property
+    def _tables(self) -> list[Path]:
+        return []
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, size, size)."""
         size = self._resize if isinstance(self._resize, int) else self._resize.size
         return self.channels, size, size
 
-    def split(self, split: Split) -> FileDataset:
-        """Return the images of one split, read from disk when an item is asked for.
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Splits that have images."""
+        return tuple(split for split in super().splits if split in self._parts)
 
-        Every image and mask is decoded once here, so that a broken file is reported before training starts.
+    def split(self, split: Split) -> FileDataset:
+        """Return the images of one split. A file is read when its item is asked for.
 
         Raises:
-            ValueError: a split without images, or an unreadable image or mask.
+            ValueError: a split without images. An unreadable image or mask is an error when it is read; with
+                `skip_broken`, all images are decoded here, and unreadable ones are left out.
         """
         self.check_split(split)
         if split not in self.splits:
             raise fail("split", f"images for {split!r} in {self._place}", "none")
         masked = any(row.mask is not None for rows in self._manifest.values() for row in rows)
         make = MaskedFileDataset if masked else FileDataset
-        return verify_images(make(self._manifest[split], self._resize, self.channels), self.skip_broken)
+        dataset = make(self._manifest[split], self._resize, self.channels, upright=self._upright)
+        return without_broken(dataset) if self.skip_broken else dataset
 
-    def _check_channels(self) -> None:
-        if integer("channels", self.channels, 1) not in (1, 3):
-            raise fail("channels", "1 or 3", self.channels)
+    def fingerprint(self) -> dict[str, Any]:
+        """Return names, sizes and contents of all files, see `robustsigma.runs.fingerprint.files`."""
+        rows = [row for rows in self._listing.images.values() for row in rows]
+        masks = {row.mask for row in rows if isinstance(row.mask, Path)}
+        found = {"images": {row.path for row in rows}, "masks": masks, "tables": {*self._tables}}
+        return {name: files_fingerprint(sorted(paths), _root(paths)) for name, paths in found.items() if paths}
 
-    def _draw(self, rows: Sequence[T], labels: Sequence[Any], test_fraction: float) -> dict[Split, list[T]]:
-        """Split rows at random."""
+    @cached_property
+    def _parts(self) -> dict[Split, list[ListedImage]]:
+        parts = {split: rows for split, rows in self._listing.images.items() if split is not None}
+        if not parts:
+            whole, test_fraction = self._listing.images[None], self.test_fraction  # type: ignore[attr-defined]
+            return {"test": whole} if test_fraction == 1 else self._draw(whole, test_fraction)
+        train = parts.get("train", [])
+        if "val" not in parts and len(train) > len({row.classes[0] for row in train}):
+            drawn = self._draw(train, 0)
+            parts |= {"train": drawn["train"], "val": drawn["val"]}
+        return parts
+
+    @cached_property
+    def _manifest(self) -> dict[Split, list[ImageRow]]:
+        """The images of each split. The first access warns once about what a user may not expect."""
+        index = ClassIndex(self.classes)
+
+        def labels(row: ListedImage) -> tuple[int, ...]:
+            return tuple(index.find(text, self._label_argument, row.where) for text in row.classes)
+
+        manifest = {s: [ImageRow(row.path, labels(row), row.mask) for row in rows] for s, rows in self._parts.items()}
+        checked = [split for split in manifest if split != "val" or "val" in self._listing.images]
+        lacking = _missing_class_notes(self.classes, {s: (row.labels[0] for row in manifest[s]) for s in checked})
+        notes = [*self._listing.notes, *lacking]
+        if notes:
+            warn(f"{self._argument}: {'; '.join(notes)} [{self._place}]")
+        return manifest
+
+    def _draw(self, rows: Sequence[ListedImage], test_fraction: float) -> dict[Split, list[ListedImage]]:
+        """Split rows at random, every class in proportion. A fraction above zero gives at least one row."""
         fractions = self.val_fraction, test_fraction  # type: ignore[attr-defined]
         seed: int = self.seed  # type: ignore[attr-defined]
-        return split_by_fraction(rows, labels, *fractions, seed, name=self._argument, where=self._place)
+        val, test = (max(1, round(len(rows) * each)) if each else 0 for each in fractions)
+        ranks = {name: rank for rank, name in enumerate(sorted({row.classes[0] for row in rows}))}
+        if val + test > len(rows) - len(ranks):
+            left = f"and to leave one for training in each of {len(ranks)} classes"
+            raise fail(self._argument, f"enough images to split in {self._place} {left}", len(rows))
+        parts = stratified([ranks[row.classes[0]] for row in rows], val, test, seed)
+        return {split: [rows[i] for i in part] for split, part in parts.items()}
 
-    def _warn(self, notes: Sequence[str], manifest: Manifest, checked: Sequence[Split]) -> None:
-        """Warn once of notes, and of classes that the checked splits lack."""
-        labels = {split: [row.labels[0] for row in manifest[split]] for split in checked}
-        told = [*notes, *missing_class_notes(self.classes, labels)]
-        if told:
-            warn(f"{self._argument}: {'; '.join(told)} [{self._place}]")
+    def _check_settings(self, *, only_test: bool = False) -> None:
+        """Raise ValueError for bad fields. With `only_test`, `test_fraction` may be 1."""
+        if integer("channels", self.channels, 1) not in (1, 3):
+            raise fail("channels", "1 or 3", self.channels)
+        val: Any = self.val_fraction  # type: ignore[attr-defined]
+        test: Any = self.test_fraction  # type: ignore[attr-defined]
+        whole = only_test and test == 1
+        for name, value in (("val_fraction", val), *(() if whole else (("test_fraction", test),))):
+            check_fraction(name, value)
+        if not whole and val + test >= 1:
+            raise fail("val_fraction and test_fraction", "a sum below 1", val + test)
+        integer("seed", self.seed, 0)  # type: ignore[attr-defined]
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raise ValueError unless 0 < value < 1."""
+    if not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise fail(name, "a fraction between 0 and 1, both excluded", value)
+
+
+def _root(paths: Iterable[Path]) -> Path:
+    return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def _missing_class_notes(classes: Sequence[str], labels: Mapping[Split, Iterable[int]]) -> list[str]:
+    """Return a note for each split that lacks a class: any class in "train", one that another split has elsewhere."""
+    present = {split: set(each) for split, each in labels.items()}
+    notes = []
+    for split, found in present.items():
+        wanted = set(range(len(classes))) if split == "train" else set().union(*present.values())
+        missing = [classes[label] for label in sorted(wanted - found)]
+        if missing:
+            what = {"train": "training", "val": "validation", "test": "test"}[split]
+            notes.append(f"{len(missing)} of {len(classes)} classes without a {what} image: {shorten(missing)}")
+    return notes

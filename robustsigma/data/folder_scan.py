@@ -30,25 +30,14 @@ _UNREADABLE = "Pillow cannot read them as images"
 
 
 class ScannedFiles(NamedTuple):
-    """The visible files in a folder and its subfolders.
-
-    Attributes:
-        images: files with the suffix of an image that Pillow can read.
-        others: all other files.
-    """
+    """The visible files in a folder and its subfolders: images that Pillow can read by their suffix, and others."""
 
     images: list[Path]
     others: list[Path]
 
 
 class FolderTree(NamedTuple):
-    """The images of a dataset's folder.
-
-    Attributes:
-        images: image files by split and class folder. The only key is None if the folder has no splits.
-        folders: folders that hold the class folders.
-        notes: warnings for the user.
-    """
+    """The images of a dataset's folder by split and class (the only split is None if it has none), and warnings."""
 
     images: dict[Split | None, dict[str, list[Path]]]
     folders: list[Path]
@@ -128,14 +117,8 @@ def split_folders(names: Sequence[str]) -> dict[str, Split]:
 def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) -> FolderTree:
     """Find the images of a folder of class folders, or of split folders that hold class folders.
 
-    Args:
-        root: the folder.
-        class_list: names of all classes, or None. If all folders have such names, they are classes, even "train".
-        masks: folder of masks, which may be beside the split folders, or None.
-
-    Raises:
-        ValueError: no such folder, an ambiguous one, a class in one split that the training images lack, or a reason of
-            `read_classes`.
+    If all folders have names in `class_list`, they are classes, even "train". The folder `masks` may be beside the
+    split folders. ValueError: an ambiguous folder, or a class in one split that the training images lack.
     """
     if not root.is_dir():
         raise fail("root", "an existing folder", root)
@@ -148,8 +131,8 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         inside = {tuple(subfolders(root / name)) for name in names}
         direct = any(path.parent == root / name for name, paths in found.items() for path in paths)
         if class_list is None and not direct and len(inside) == 1 and len(next(iter(inside))) > 1:
-            told = f"{shorten(names)} are taken as classes, but all hold the same folders {shorten(next(iter(inside)))}"
-            notes.append(f"{told}: if they are splits, call them train, val and test; if not, give class_list")
+            note = f"{shorten(names)} are taken as classes, but all hold the same folders {shorten(next(iter(inside)))}"
+            notes.append(f"{note}: if they are splits, call them train, val and test; if not, give class_list")
         return FolderTree({None: found}, [root], notes)
     above_masks = [] if masks is None else [masks.resolve(), *masks.resolve().parents]
     others = [name for name in names if name not in splits and (root / name).resolve() not in above_masks]
@@ -159,26 +142,25 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         raise fail("root", f"folders of splits or of classes in {root}", got)
     folders: dict[Split, Path] = {}
     for name, split in splits.items():
-        if split in folders:
+        if folders.setdefault(split, root / name) != root / name:
             raise fail("root", f"one folder for {split!r} in {root}", f"{folders[split].name} and {name}")
-        folders[split] = root / name
     skipped.images.extend(_images_beside(root))
     images: dict[Split | None, dict[str, list[Path]]] = {}
     order: tuple[Split, ...] = ("train", "test", "val")
-    for split in (each for each in order if each in folders):
+    present = [split for split in order if split in folders]
+    for split in present:
         images[split] = read_classes(folders[split], subfolders(folders[split]), classes, skipped)
-        reference = next(each for each in order if each in folders)
-        unknown = sorted(set(images[split]) - set(images[reference]))
+        unknown = sorted(set(images[split]) - set(images[present[0]]))
         if unknown:
-            raise fail("root", f"only classes of {folders[reference].name}/ in {folders[split]}", unknown)
+            raise fail("root", f"only classes of {folders[present[0]].name}/ in {folders[split]}", unknown)
     notes = skipped_notes(skipped, root)
     if "test" not in images and "val" in images:
         drawn = ", and validation images are drawn from the training images" if "train" in images else ""
         notes.append(f"there is no test folder, so {folders['val'].name}/ is the test split{drawn}")
         images["test"] = images.pop("val")
     elif "test" not in images:
-        told = "is the only split folder, so its images are split as an unsplit folder's"
-        notes.append(f"{folders['train'].name}/ {told}")
+        note = "is the only split folder, so its images are split as an unsplit folder's"
+        notes.append(f"{folders['train'].name}/ {note}")
         images = {None: images["train"]}
     return FolderTree(images, list(folders.values()), notes)
 
@@ -188,11 +170,8 @@ def read_classes(
 ) -> dict[str, list[Path]]:
     """Return the images of each class folder; add other files in it to `skipped`.
 
-    `class_list` has names that are classes even if they could be those of splits.
-
-    Raises:
-        ValueError: fewer than two class folders, class folders that are called like splits or hold split folders, or a
-            class without an image.
+    `class_list` has names that are classes even if they could be those of splits. ValueError: fewer than two class
+    folders, some that are called like splits or hold split folders, or a class without an image.
     """
     beside = _images_beside(folder)
     if len(names) < 2:
@@ -205,14 +184,14 @@ def read_classes(
     found = {name: scan(folder / name) for name in names}
     empty = {name: each.others for name, each in found.items() if not each.images}
     if empty:
-        told = [f"{name} ({count_by_suffix(paths, folder) if paths else 'empty'})" for name, paths in empty.items()]
+        listed = [f"{name} ({count_by_suffix(paths, folder) if paths else 'empty'})" for name, paths in empty.items()]
         hint = f"; {_UNREADABLE}" if any(empty.values()) else ""
-        raise fail("root", f"images of every class in {folder}", f"none of {shorten(told)}{hint}")
+        raise fail("root", f"images of every class in {folder}", f"none of {shorten(listed)}{hint}")
     for name in names:
         inner = split_folders(subfolders(folder / name))
         if len(set(inner.values())) > 1:
-            expected = f"split folders above the class folders in {folder}"
-            raise fail("root", expected, f"{shorten(list(inner))} in {name}")
+            got = f"{shorten(list(inner))} in {name}"
+            raise fail("root", f"split folders above the class folders in {folder}", got)
     skipped.images.extend(beside)
     skipped.others.extend(path for each in found.values() for path in each.others)
     return {name: each.images for name, each in found.items()}
@@ -241,15 +220,14 @@ def skipped_files_note(paths: Sequence[Path], root: Path) -> str:
 
 def count_by_suffix(paths: Sequence[Path], root: Path) -> str:
     """Return the number of files of each suffix and folder, such as "3 .heic files (2 in cat, 1 in dog)"."""
-    by_suffix: dict[str, Counter[str]] = {}
+    by_suffix: dict[str, list[str]] = {}
     for path in paths:
         folder = "the folder itself" if path.parent == root else path.parent.relative_to(root).as_posix()
-        by_suffix.setdefault(path.suffix.lower(), Counter())[folder] += 1
+        by_suffix.setdefault(path.suffix.lower(), []).append(folder)
     told = []
     for suffix, folders in sorted(by_suffix.items()):
-        total = folders.total()
-        files = f"{total} {suffix or 'suffixless'} file{'s' if total > 1 else ''}"
-        told.append(f"{files} ({shorten([f'{count} in {folder}' for folder, count in folders.items()])})")
+        places = shorten([f"{count} in {folder}" for folder, count in Counter(folders).items()])
+        told.append(f"{len(folders)} {suffix or 'suffixless'} file{'s' if len(folders) > 1 else ''} ({places})")
     return shorten(told, 8)
 
 

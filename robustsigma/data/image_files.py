@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustsigma.data.csv_tables import Annotation
-from robustsigma.data.folder_scan import shorten
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail, warn
 
@@ -25,14 +23,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decomp
 _ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 swap the sides
 
 
-@dataclass(frozen=True)
-class Squeeze:
-    """Resize both sides to `size`, whatever their ratio. Nothing is cropped, and EXIF orientation is ignored."""
-
-    size: int
-
-
-Resize = int | ResizeCrop | Squeeze  # an int: the shorter side is resized to it and the center cropped
+Resize = int | ResizeCrop  # an int: the shorter side is resized to it and the center cropped
 
 
 class ImageRow(NamedTuple):
@@ -50,15 +41,9 @@ class ImageRow(NamedTuple):
 
 
 def to_tensor(image: Image.Image, channels: int, resize: Resize | None) -> Tensor:
-    """Return a PIL image as float (channels, H, W) in [0, 1].
+    """Return a PIL image of any mode as float (channels, H, W) in [0, 1].
 
-    Args:
-        image: image of any mode. 16-bit gray is scaled, transparency is dropped.
-        channels: 1 or 3.
-        resize: how to resize and crop, or None to keep the size.
-
-    Raises:
-        ValueError: pixels that are fractions, or have more than 16 bits.
+    16-bit gray is scaled, transparency is dropped. ValueError: pixels that are fractions, or have more than 16 bits.
     """
     if image.mode == "F":
         raise ValueError("numbers with fractions, of which no file says whether 1 or 255 is white")
@@ -72,29 +57,21 @@ def to_tensor(image: Image.Image, channels: int, resize: Resize | None) -> Tenso
     image = image.convert("L" if channels == 1 else "RGB")
     if isinstance(resize, ResizeCrop):
         image = resize.apply(image)
-    elif isinstance(resize, Squeeze):
-        image = _bilinear(image, resize.size, squeeze=True)
     elif resize is not None:
         image = _bilinear(image, resize)
     array = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
     return torch.from_numpy(array).permute(2, 0, 1).float().div(255)
 
 
-def _bilinear(image: Image.Image, side: int, *, squeeze: bool = False) -> Image.Image:
-    if image.size == (side, side):
-        return image
-    resize = Image.Image.resize if squeeze else ImageOps.fit
-    return resize(image, (side, side), Image.Resampling.BILINEAR)
+def _bilinear(image: Image.Image, side: int) -> Image.Image:
+    return image if image.size == (side, side) else ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
 
 
 def read_mask(path: Path, image: Path, resize: int | ResizeCrop) -> Tensor:
     """Return a gray mask, white where it is marked, resized and cropped as its image is: float (size, size) in [0, 1].
 
-    An int resizes bilinearly, so that edges become soft; a `ResizeCrop` takes the nearest pixel.
-
-    Raises:
-        ValueError: colors, transparency, values 0 and 1 where 255 is white, or a size other than the image's. Like the
-            errors of an unreadable file (`BROKEN`), it does not name the file.
+    An int resizes bilinearly, so that edges become soft; a `ResizeCrop` takes the nearest pixel. Its errors (`BROKEN`)
+    do not name the file.
     """
     with Image.open(path) as file:
         values = _gray(ImageOps.exif_transpose(file))
@@ -144,14 +121,17 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         resize: how to resize and crop.
         channels: 1 or 3.
         name: argument that the error of an unreadable file names.
+        upright: whether to turn images as their EXIF orientation says.
 
     Example:
         >>> FileDataset([ImageRow(Path("ant.png"))], 64, channels=3)[0][0].shape
         torch.Size([3, 64, 64])
     """
 
-    def __init__(self, rows: Sequence[ImageRow], resize: Resize, channels: int, *, name: str = "root") -> None:
-        self.rows, self.resize, self.channels, self.name = list(rows), resize, channels, name
+    def __init__(
+        self, rows: Sequence[ImageRow], resize: Resize, channels: int, *, name: str = "root", upright: bool = True
+    ) -> None:
+        self.rows, self.resize, self.channels, self.name, self.upright = list(rows), resize, channels, name, upright
         self.size = resize if isinstance(resize, int) else resize.size
 
     def __len__(self) -> int:
@@ -168,8 +148,7 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
     def _tensor(self, image: Image.Image) -> Tensor:
         if isinstance(self.resize, int):  # decodes JPEG at a smaller scale, which a network's own resizing must not
             image.draft("L" if self.channels == 1 else "RGB", (2 * self.size, 2 * self.size))
-        turned = image if isinstance(self.resize, Squeeze) else ImageOps.exif_transpose(image)
-        return to_tensor(turned, self.channels, self.resize)
+        return to_tensor(ImageOps.exif_transpose(image) if self.upright else image, self.channels, self.resize)
 
     @property
     def paths(self) -> list[Path]:
@@ -196,35 +175,24 @@ class MaskedFileDataset(FileDataset):
             return torch.zeros(self.size, self.size)
         if isinstance(mask, Annotation):
             return area_average(mask.numbers(), self.size).float().clamp(0, 1)
-        assert not isinstance(self.resize, Squeeze)
         try:
             return read_mask(mask, path, self.resize)
         except BROKEN as error:
             raise fail("masks", f"a gray image of the size of {path} at {mask}", error) from error
 
 
-def verify_images(dataset: FileDataset, skip_broken: bool) -> FileDataset:
-    """Decode each image and mask once, so that a broken file is reported before training starts.
-
-    With `skip_broken`, the returned dataset lacks unreadable images, and one warning counts them.
-
-    Raises:
-        ValueError: an unreadable image without `skip_broken`, only unreadable images, or an unreadable mask.
-    """
-    rows, broken = dataset.rows, [index for index in range(len(dataset)) if not _decodes(dataset, index)]
+def without_broken(dataset: FileDataset) -> FileDataset:
+    """Return a dataset without its unreadable images, which one warning counts, or raise if no image is readable."""
+    rows, broken = dataset.rows, {index for index in range(len(dataset)) if not _decodes(dataset, index)}
     if broken:
-        message = f"root: {len(broken)} of {len(rows)} images are broken, the first is {rows[broken[0]].path}"
-        if not skip_broken or len(broken) == len(rows):
-            raise ValueError(f"{message}; remove them or set skip_broken")
-        readable = [row for index, row in enumerate(rows) if index not in set(broken)]
-        remaining = {row.labels[0] for row in readable}
-        lost = {rows[i].labels[0]: rows[i].path for i in broken if rows[i].labels[0] not in remaining}
-        gone = shorten([f"class {label} (such as {path})" for label, path in lost.items()], 3)
-        warn(f"{message}; skipped{f', so that no image is left of {gone}' if lost else ''}")
-        dataset = type(dataset)(readable, dataset.resize, dataset.channels, name=dataset.name)
-    if isinstance(dataset, MaskedFileDataset):
-        for index in range(len(dataset)):
-            dataset.mask(index)
+        message = (
+            f"{dataset.name}: {len(broken)} of {len(rows)} images are broken, the first is {rows[min(broken)].path}"
+        )
+        if len(broken) == len(rows):
+            raise ValueError(message)
+        dataset.rows = [row for index, row in enumerate(rows) if index not in broken]
+        lost = sorted({rows[index].labels[0] for index in broken} - {row.labels[0] for row in dataset.rows})
+        warn(f"{message}; skipped{f', so that no image is left of class {lost[0]}' if lost else ''}")
     return dataset
 
 

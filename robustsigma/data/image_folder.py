@@ -7,17 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from robustsigma.data.class_names import ClassIndex, are_indices, are_wnids, class_names
-from robustsigma.data.dataset_spec import Split
-from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
+from robustsigma.data.class_names import are_indices, are_wnids, class_names
+from robustsigma.data.file_dataset_spec import FileDatasetSpec, ListedImage, Listing
 from robustsigma.data.folder_scan import FolderTree, read_tree, scan, skipped_files_note
-from robustsigma.data.image_files import ImageRow
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.data.splitting import check_split_settings
 from robustsigma.engine.validation import fail, integer
-from robustsigma.runs.fingerprint import files as files_fingerprint
 
 _DEFAULT_SIZE = 64
 
@@ -50,7 +45,7 @@ class ImageFolder(FileDatasetSpec):
         masks: folder of gray masks, white on the object that decides the label, or None. A mask has the subfolders,
             the name (with any suffix) and the size of its image. It is resized and cropped as its image is, which
             makes its edges soft; with a `geometry`, to the nearest pixel. An image without a mask is unannotated: its
-            mask is all zero. An unreadable mask is an error even with `skip_broken`.
+            mask is all zero.
         geometry: how images are resized and cropped, instead of `size`.
         class_list: names of all classes, in the order of the labels. Folders are named by these names, by indices, or
             by WordNet identifiers if the classes are ImageNet's 1,000. None takes the names of a trained network if
@@ -73,10 +68,9 @@ class ImageFolder(FileDatasetSpec):
     class_list: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        self._check_channels()
+        self._check_settings(only_test=True)
         if self.size is not None:
             integer("size", self.size, 1)
-        check_split_settings(self.val_fraction, self.test_fraction, self.seed, only_test=True)
         if self.size is not None and self.geometry is not None:
             raise fail("size", "a number of pixels, or a geometry instead", "both")
         if self.class_list is not None:
@@ -85,15 +79,7 @@ class ImageFolder(FileDatasetSpec):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes: `class_list`, or the sorted names of the class folders."""
-        return self._folders if self.class_list is None else self.class_list
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """Splits that have images."""
-        found = self._tree.images
-        if None in found:
-            return ("test",) if self.test_fraction == 1 else super().splits
-        return super().splits if "train" in found else tuple(split for split in super().splits if split in found)
+        return self._listing.classes if self.class_list is None else self.class_list
 
     def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> ImageFolder:
         """Return the same images with the network's geometry and classes, if these are not given."""
@@ -102,13 +88,8 @@ class ImageFolder(FileDatasetSpec):
         if self.class_list is not None:
             return own
         named = dataclasses.replace(own, class_list=tuple(classes))
-        folders = named._folders
+        folders = named._listing.classes
         return named if are_indices(folders) or are_wnids(folders) or set(folders) <= set(classes) else own
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return names, sizes and contents of the image files, see `robustsigma.runs.fingerprint.files`."""
-        folders = {"images": Path(self.root), **({"masks": Path(self.masks)} if self.masks else {})}
-        return {name: files_fingerprint(scan(folder).images, folder) for name, folder in folders.items()}
 
     @property
     def _resize(self) -> int | ResizeCrop:
@@ -119,51 +100,23 @@ class ImageFolder(FileDatasetSpec):
         return Path(self.root)
 
     @cached_property
-    def _tree(self) -> FolderTree:
-        return read_tree(Path(self.root), self.class_list, None if self.masks is None else Path(self.masks))
-
-    @property
-    def _folders(self) -> tuple[str, ...]:
-        return tuple(next(iter(self._tree.images.values())))
-
-    @cached_property
-    def _manifest(self) -> Manifest:
-        notes = list(self._tree.notes)
-        manifest = self._split_rows()
-        if self.masks is not None:
-            masks = self._find_masks(Path(self.masks), notes)
-            manifest = {
-                split: [row._replace(mask=masks.get(row.path)) for row in rows] for split, rows in manifest.items()
-            }
-        self._warn(notes, manifest, [split for split in manifest if split != "val" or "val" in self._tree.images])
-        return manifest
-
-    def _split_rows(self) -> Manifest:
-        rows = {
-            split: [ImageRow(path, (self._label(name),)) for name, paths in folders.items() for path in paths]
-            for split, folders in self._tree.images.items()
+    def _listing(self) -> Listing:
+        tree = read_tree(Path(self.root), self.class_list, None if self.masks is None else Path(self.masks))
+        notes, where = list(tree.notes), f"as a folder of {self.root}"
+        masks = {} if self.masks is None else self._find_masks(tree, Path(self.masks), notes)
+        images = {
+            split: [
+                ListedImage(path, (name,), masks.get(path), where) for name, paths in each.items() for path in paths
+            ]
+            for split, each in tree.images.items()
         }
-        if None in rows:
-            return {"test": rows[None]} if self.test_fraction == 1 else self._split(rows[None], self.test_fraction)
-        found = {split: each for split, each in rows.items() if split is not None}
-        if "train" in found and "val" not in found:
-            drawn = self._split(found["train"], 0)
-            found |= {"train": drawn["train"], "val": drawn["val"]}
-        return found
+        return Listing(images, notes, tuple(next(iter(tree.images.values()))))
 
-    def _split(self, rows: list[ImageRow], test_fraction: float) -> Manifest:
-        return self._draw(rows, [row.labels[0] for row in rows], test_fraction)
-
-    def _label(self, folder: str) -> int:
-        if self.class_list is None:
-            return self._folders.index(folder)
-        return ClassIndex(self.class_list).find(folder, "root", f"as a folder of {self.root}")
-
-    def _find_masks(self, folder: Path, notes: list[str]) -> dict[Path, Path]:
+    def _find_masks(self, tree: FolderTree, folder: Path, notes: list[str]) -> dict[Path, Path]:
         """Return the mask of each image that has one: the file of the same place and name, with any suffix."""
         if not folder.is_dir():
             raise fail("masks", "an existing folder", folder)
-        if any(folder.resolve().is_relative_to(part.resolve()) for part in self._tree.folders):
+        if any(folder.resolve().is_relative_to(part.resolve()) for part in tree.folders):
             raise fail("masks", "a folder that is not among the images", folder)
         masks, others = scan(folder)
         by_name: dict[Path, Path] = {}
@@ -172,18 +125,17 @@ class ImageFolder(FileDatasetSpec):
             if first != mask:
                 raise fail("masks", "one mask for an image", f"{first} and {mask}")
         image_of: dict[Path, Path] = {}
-        for image in (path for part in self._tree.images.values() for paths in part.values() for path in paths):
+        for image in (path for part in tree.images.values() for paths in part.values() for path in paths):
             name = image.relative_to(self.root).with_suffix("")
             first = image_of.setdefault(name, image)
             if first != image and name in by_name:
                 raise fail("masks", f"one image for the mask {by_name[name]}", f"{first} and {image}")
-        found = {image_of[name]: mask for name, mask in by_name.items() if name in image_of}
-        if not found:
+        lost = [mask for name, mask in by_name.items() if name not in image_of]
+        if len(lost) == len(masks):
             expected = f"masks in {folder} of the same subfolders and names as the images in {self.root}"
             raise fail("masks", expected, f"{len(masks)} masks and none of them an image's")
-        lost = [mask for name, mask in by_name.items() if name not in image_of]
         if lost:
             notes.append(f"{len(lost)} of {len(masks)} masks are of no image, the first is {lost[0]}")
         if others:
             notes.append(f"masks: {skipped_files_note(others, folder)}")
-        return found
+        return {image_of[name]: mask for name, mask in by_name.items() if name in image_of}

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from robustsigma.data.class_names import ClassIndex, are_indices, are_wnids, class_names
-from robustsigma.data.csv_tables import Columns, TableRow, read_table
+from robustsigma.data.class_names import are_indices, are_wnids, class_names
+from robustsigma.data.csv_tables import path_inside, read_csv
 from robustsigma.data.dataset_spec import Split
-from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
+from robustsigma.data.file_dataset_spec import FileDatasetSpec, ListedImage, Listing
 from robustsigma.data.folder_scan import is_visible, split_name
-from robustsigma.data.image_files import ImageRow
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.data.splitting import check_split_settings
 from robustsigma.engine.validation import fail
-from robustsigma.runs.fingerprint import files as files_fingerprint
 
+_SEPARATOR = re.compile(r"\s*[;|]\s*")
+_INDICES = re.compile(r"\d+(\s+\d+)+")
 _DEFAULT_GEOMETRY = ResizeCrop(224, 256)
 
 
@@ -63,6 +62,7 @@ class ImageTable(FileDatasetSpec):
     """
 
     _argument = "table"
+    _label_argument = "label_column"
     root: str
     table: str = "labels.csv"
     images: str = "."
@@ -80,41 +80,26 @@ class ImageTable(FileDatasetSpec):
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
-        self._check_channels()
-        check_split_settings(self.val_fraction, self.test_fraction, self.seed, only_test=True)
+        self._check_settings(only_test=True)
         if self.class_list is not None:
             class_names("class_list", self.class_list)
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
         if self.class_list is not None:
             return self.class_list
-        labels = sorted({label for row in self._rows for label in row.labels})
+        labels = sorted({each for rows in self._listing.images.values() for row in rows for each in row.classes})
         if are_indices(labels):
             return tuple(map(str, range(max(map(int, labels)) + 1)))
         if are_wnids(labels):
             raise fail("class_list", "names of all classes, since the labels are WordNet identifiers", "None")
         return class_names("label_column", labels)
 
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """Splits that have images."""
-        return tuple(split for split in super().splits if self._rows_by_split[split])
-
     def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> ImageTable:
         """Return the same images with the network's class names and geometry, if these are not given."""
         names = tuple(classes) if self.class_list is None else self.class_list
         return dataclasses.replace(self, class_list=names, geometry=self.geometry or geometry)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return names, sizes and contents of the table and of its files, see `robustsigma.runs.fingerprint.files`."""
-        images, masks = {row.path for row in self._rows}, {row.mask for row in self._rows if row.mask is not None}
-        return {
-            "table": files_fingerprint([self._place], self._place.parent),
-            "images": files_fingerprint(sorted(images), Path(self.root) / self.images),
-            "masks": files_fingerprint(sorted(masks), Path(self.root) / self.masks),
-        }
 
     @property
     def _resize(self) -> ResizeCrop:
@@ -124,59 +109,40 @@ class ImageTable(FileDatasetSpec):
     def _place(self) -> Path:
         return Path(self.root) / self.table
 
-    @cached_property
-    def _all_rows(self) -> list[TableRow]:
-        columns = Columns(self.file_column, self.label_column, self.mask_column, self.split_column)
-        root = Path(self.root)
-        return read_table(self._place, columns, images=root / self.images, masks=root / self.masks)
+    @property
+    def _tables(self) -> list[Path]:
+        return [self._place]
 
     @cached_property
-    def _rows(self) -> list[TableRow]:
-        """The rows of visible files."""
-        folder = Path(self.root) / self.images
-        rows = [row for row in self._all_rows if all(map(is_visible, row.path.relative_to(folder).parts))]
-        if not rows:
-            raise fail("table", f"at least one row of a file that is not hidden in {self._place}", "none")
-        return rows
-
-    @cached_property
-    def _manifest(self) -> Manifest:
-        index = ClassIndex(self.classes)
-
-        def labels(row: TableRow) -> tuple[int, ...]:
-            return tuple(index.find(text, "label_column", row.where) for text in row.labels)
-
-        manifest = {
-            split: [ImageRow(row.path, labels(row), row.mask) for row in rows]
-            for split, rows in self._rows_by_split.items()
-        }
-        notes = []
-        hidden = len(self._all_rows) - len(self._rows)
-        if hidden:
-            notes.append(f"left out {hidden} of {len(self._all_rows)} rows, which are of hidden files")
-        named = {split_name(row.split or "") for row in self._rows}
-        if self.split_column is not None and "test" not in named:
+    def _listing(self) -> Listing:
+        """The rows of visible files. Whether the files exist is not checked."""
+        if not self._place.is_file():
+            raise fail("table", "an existing CSV file", str(self._place))
+        images, masks = (Path(self.root) / each for each in (self.images, self.masks))
+        columns = (self.file_column, self.label_column, self.mask_column, self.split_column)
+        found: dict[Split | None, list[ListedImage]] = {}
+        count = hidden = 0
+        for cells, place in read_csv(self._place, [each for each in columns if each is not None], "table"):
+            where, text, count = f"in {place}", cells[self.label_column].strip(), count + 1
+            classes = tuple(filter(None, text.split() if _INDICES.fullmatch(text) else _SEPARATOR.split(text)))
+            if not classes:
+                raise fail("label_column", f"at least one class {where}", "none")
+            path = path_inside(images, cells[self.file_column], "file_column", where)
+            mask = "" if self.mask_column is None else cells[self.mask_column]
+            mask_path = path_inside(masks, mask, "mask_column", where) if mask else None
+            named = None if self.split_column is None else cells[self.split_column].strip()
+            split = None if named is None else split_name(named)
+            if named is not None and split is None:
+                raise fail("split_column", f"train, val or test {where}", repr(named))
+            if not all(map(is_visible, path.relative_to(images).parts)):
+                hidden += 1
+                continue
+            found.setdefault(split, []).append(ListedImage(path, tuple(dict.fromkeys(classes)), mask_path, where))
+        if not found:
+            told = " of a file that is not hidden" if hidden else ""
+            raise fail("table", f"at least one row{told} in {self._place}", "none")
+        notes = [f"left out {hidden} of {count} rows, which are of hidden files"] if hidden else []
+        if self.split_column is not None and "test" not in found:
             notes.append("no row is of the test split, so the val rows are")
-        self._warn(notes, manifest, [split for split in self.splits if split != "val" or {"val", "test"} <= named])
-        return manifest
-
-    @cached_property
-    def _rows_by_split(self) -> dict[Split, list[TableRow]]:
-        if self.split_column is None:
-            if self.test_fraction == 1:
-                return {"train": [], "val": [], "test": self._rows}
-            return self._split(self._rows, self.test_fraction)
-        parts: dict[Split, list[TableRow]] = {name: [] for name in super().splits}
-        for row in self._rows:
-            split = split_name(row.split or "")
-            if split is None:
-                raise fail("split_column", f"train, val or test {row.where}", repr(row.split))
-            parts[split].append(row)
-        if not parts["test"]:
-            parts["test"], parts["val"] = parts["val"], []
-        if not parts["val"] and len(parts["train"]) > len({row.labels[0] for row in parts["train"]}):
-            parts |= self._split(parts["train"], 0) | {"test": parts["test"]}
-        return parts
-
-    def _split(self, rows: list[TableRow], test_fraction: float) -> dict[Split, list[TableRow]]:
-        return self._draw(rows, [row.labels[0] for row in rows], test_fraction)
+            found |= {"test": found.pop("val")} if "val" in found else {}
+        return Listing(found, notes)

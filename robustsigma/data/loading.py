@@ -16,19 +16,16 @@ def load_batch(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, T
     """Return images (n, C, H, W) and labels (n,) of a dataset whose items are (image, int label)."""
     if isinstance(dataset, ArrayDataset):
         return dataset.batch(indices)
-    items = [dataset[index] for index in indices]
+    batched = getattr(dataset, "__getitems__", None)  # torch's own name for it
+    items = [dataset[index] for index in indices] if batched is None else batched(list(indices))
     return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
 
 
 def load_masks(dataset: Dataset[Any], indices: Sequence[int]) -> Tensor | None:
-    """Return the masks of some images: float (n, H, W) in [0, 1], 1 on the object that decides the label.
+    """Return the masks of some images, float (n, H, W) in [0, 1], or None for a dataset without masks.
 
-    Args:
-        dataset: an `ArrayDataset`, or any dataset; it has masks if it has a method `mask(index)` that returns one.
-        indices: indices of at least one image.
-
-    Returns:
-        The masks, all zero for an unannotated image, or None for a dataset without masks.
+    A dataset has masks if it has a method `mask(index)` or is an `ArrayDataset` with some. 1 is on the object that
+    decides the label; the mask of an unannotated image is all zero.
     """
     if isinstance(dataset, ArrayDataset):
         return None if dataset.masks is None else dataset.masks[torch.as_tensor(indices, dtype=torch.int64)].float()

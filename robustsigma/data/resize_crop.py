@@ -1,4 +1,4 @@
-"""Resize the shorter side of an image and crop its center, as networks of photographs need it."""
+"""Resize an image and crop its center, as networks of photographs need it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class ResizeCrop(Settings):
         size: side of the square that is cropped from the center, in pixels.
         resize: length of the resized shorter side, at least `size`; None is `size`.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; all but "nearest" antialias.
+        squeeze: resize both sides to `resize`, whatever their ratio, instead of the shorter one.
 
     Example:
         >>> ResizeCrop(size=224, resize=256).apply(Image.open("photo.jpg")).size
@@ -32,6 +33,7 @@ class ResizeCrop(Settings):
     size: int = 224
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
+    squeeze: bool = False
 
     def __post_init__(self) -> None:
         integer("geometry.size", self.size, 1)
@@ -39,6 +41,8 @@ class ResizeCrop(Settings):
             integer("geometry.resize", self.resize, 1)
             if self.resize < self.size:
                 raise fail("geometry.resize", f"at least the size of the crop, {self.size}", self.resize)
+            if self.resize == self.size:  # so that equal geometries compare equal
+                object.__setattr__(self, "resize", None)
         choice("geometry.interpolation", self.interpolation, get_args(Interpolation))
 
     def apply(self, image: Image.Image) -> Image.Image:
@@ -53,6 +57,7 @@ class ResizeCrop(Settings):
         short = self.size if self.resize is None else self.resize
         width, height = image.size
         new = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+        new = (short, short) if self.squeeze else new
         left, top = (round((side - self.size) / 2) for side in new)
         if new[0] * new[1] > _MAX_PIXELS:  # such as a strip of 20,000 x 1 pixels: resize its crop only
             across, along = width / new[0], height / new[1]
@@ -64,4 +69,4 @@ class ResizeCrop(Settings):
 
     def __str__(self) -> str:
         resize = self.size if self.resize is None else self.resize
-        return f"{self.size} pixels of {resize} ({self.interpolation})"
+        return f"{self.size} pixels of {resize} ({self.interpolation}{', both sides' if self.squeeze else ''})"

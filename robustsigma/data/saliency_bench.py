@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from robustsigma.data.csv_tables import Annotation, is_file_name, read_annotations
-from robustsigma.data.file_dataset_spec import FileDatasetSpec, Manifest
+from robustsigma.data.file_dataset_spec import FileDatasetSpec, ListedImage, Listing
 from robustsigma.data.folder_scan import ScannedFiles, read_classes, scan, skipped_notes, subfolders
-from robustsigma.data.image_files import ImageRow, Squeeze
-from robustsigma.data.splitting import check_split_settings
+from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail, integer, several
-from robustsigma.runs.fingerprint import files as files_fingerprint
 
 
 @dataclass(frozen=True)
@@ -44,13 +41,13 @@ class SaliencyBench(FileDatasetSpec):
         test_fraction: fraction of the images that becomes "test".
         seed: seed of the split.
         skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError.
-            An unreadable annotation is an error even so.
 
     Example:
         >>> SaliencyBench("lung", size=128).shape
         (3, 128, 128)
     """
 
+    _upright = False  # annotations follow the stored pixels
     root: str
     class_list: tuple[str, ...] | None = None
     size: int = 224
@@ -61,7 +58,7 @@ class SaliencyBench(FileDatasetSpec):
 
     def __post_init__(self) -> None:
         integer("size", self.size, 1)
-        check_split_settings(self.val_fraction, self.test_fraction, self.seed)
+        self._check_settings()
         if self.class_list is None:
             return
         several("class_list", self.class_list)
@@ -75,19 +72,17 @@ class SaliencyBench(FileDatasetSpec):
         """Names of the class folders, in the given order or sorted."""
         return tuple(self._images[0])
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return names, sizes and contents of the images and tables, see `robustsigma.runs.fingerprint.files`."""
-        root = Path(self.root)
-        found = {"images": scan(self._place).images, "tables": sorted((root / "attention_label").glob("*.csv"))}
-        return {name: files_fingerprint(paths, root) for name, paths in found.items()}
-
     @property
-    def _resize(self) -> Squeeze:
-        return Squeeze(self.size)
+    def _resize(self) -> ResizeCrop:
+        return ResizeCrop(self.size, squeeze=True)
 
     @property
     def _place(self) -> Path:
         return Path(self.root) / "image"
+
+    @property
+    def _tables(self) -> list[Path]:
+        return sorted((Path(self.root) / "attention_label").glob("*.csv"))
 
     @cached_property
     def _images(self) -> tuple[dict[str, list[Path]], list[str]]:
@@ -104,27 +99,21 @@ class SaliencyBench(FileDatasetSpec):
         return images, skipped_notes(skipped, folder)
 
     @cached_property
-    def _manifest(self) -> Manifest:
+    def _listing(self) -> Listing:
         images, notes = self._images
-        files = [(path, label) for label, paths in enumerate(images.values()) for path in paths]
-        drawn = self._draw(files, [label for _, label in files], self.test_fraction)
         annotations = read_annotations(Path(self.root) / "attention_label")
         others = [scan(self._place / name).images for name in subfolders(self._place) if name not in images]
         every = [path for paths in (*images.values(), *others) for path in paths]
-        manifest = {
-            split: [ImageRow(path, (label,), annotations.get(path.name)) for path, label in part]
-            for split, part in drawn.items()
-        }
-        self._warn([*notes, *_unmatched_notes(annotations, every)], manifest, ["train", "test"])
-        return manifest
+        rows = [
+            ListedImage(path, (name,), annotations.get(path.name), f"as a folder of {self._place}")
+            for name, paths in images.items()
+            for path in paths
+        ]
+        return Listing({None: rows}, [*notes, *_unmatched_notes(annotations, every)])
 
 
 def _unmatched_notes(annotations: Mapping[str, Annotation], images: list[Path]) -> list[str]:
-    """Return a note about annotations without an image.
-
-    Raises:
-        ValueError: an annotation that fits two images, or no annotation that fits any.
-    """
+    """Return a note about annotations without an image; refuse one that fits two images, or none that fits any."""
     by_name: dict[str, Path] = {}
     for path in images:
         first = by_name.setdefault(path.name, path)
@@ -134,8 +123,8 @@ def _unmatched_notes(annotations: Mapping[str, Annotation], images: list[Path]) 
     lost = [name for name in annotations if name not in by_name]
     if not lost:
         return []
-    told = f"{len(lost)} of {len(annotations)} annotations are of images that no class folder has"
-    told += f", the first of {lost[0]}"
+    hint = f"{len(lost)} of {len(annotations)} annotations are of images that no class folder has"
+    hint += f", the first of {lost[0]}"
     if len(lost) == len(annotations):
-        raise fail("root", "annotations that name the files of images", told)
-    return [f"{told} ({annotations[lost[0]].where}); left out"]
+        raise fail("root", "annotations that name the files of images", hint)
+    return [f"{hint} ({annotations[lost[0]].where}); left out"]

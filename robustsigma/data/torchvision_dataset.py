@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.file_dataset_spec import check_fraction
 from robustsigma.data.image_files import to_tensor
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.data.splitting import check_fraction, stratified
+from robustsigma.data.splitting import stratified
 from robustsigma.engine.validation import fail, integer
 
 
@@ -118,13 +119,12 @@ class Torchvision(DatasetSpec):
         if split != "test":
             val = max(1, round(len(inner) * self.val_fraction))
             indices = stratified(_labels(inner), val, 0, self.seed)[split]
-        lazy = _Tensors(inner, indices, self.shape, self._resize)
         if self._resize is not None or not hasattr(inner, "data"):
-            return lazy
-        images = torch.empty((len(lazy), *self.shape), dtype=torch.uint8)
-        for i in range(len(lazy)):
-            images[i] = (lazy[i][0] * 255).round().byte()
-        return ArrayDataset(images, torch.from_numpy(_labels(inner)[indices]))
+            return _Tensors(inner, indices, self.shape, self._resize)
+        images = np.asarray(inner.data)  # (N, H, W), (N, H, W, C) or (N, C, H, W)
+        images = images[:, None] if images.ndim == 3 else images
+        images = images if images.shape[1:] == self.shape else images.transpose(0, 3, 1, 2)
+        return ArrayDataset(*map(torch.from_numpy, (np.ascontiguousarray(images[indices]), _labels(inner)[indices])))
 
     def _load(self, part: str) -> Any:
         return _load(self.dataset, self.root, self.download, part)

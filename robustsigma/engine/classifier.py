@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
@@ -11,29 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustsigma.engine import validation
-from robustsigma.engine.chunks import split_sizes
-from robustsigma.engine.compiled_passes import compiled, run_compiled
-from robustsigma.engine.network_state import (
-    floating_dtypes,
-    is_compiled,
-    lock_of,
-    logits_of,
-    refuse_inference,
-    set_modes,
-    takes_channels_last,
-)
+from robustsigma.engine import normalization, validation
+from robustsigma.engine.chunks import Chunks
+from robustsigma.engine.network_pass import NetworkPass
+from robustsigma.engine.network_state import evaluating, lock_of, logits_of, refuse_inference
 from robustsigma.engine.precision import at_least_single, full_precision, tf32
 from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import fail, integer, target_range
-
-# Elements of one chunk on a CPU: 170 images of 3x64x64 or 13 of 3x224x224. In chunks of twice that, an image's gradient
-# takes up to twice as long (EfficientNet-Lite0 at 224: 43 against 22 ms); in chunks of half that, as long or a little
-# longer. On a GPU the 256 images of 3x224x224 at which an H200 is fastest.
-_CPU_CHUNK_ELEMENTS = 2**21
-_GPU_CHUNK_ELEMENTS = 256 * 3 * 224**2
-# A batch of fewer elements gains nothing from another order in memory: such passes consist of overhead.
-_WORTH_REORDERING = 2**16
 
 
 class Bounds(NamedTuple):
@@ -41,27 +25,6 @@ class Bounds(NamedTuple):
 
     low: float
     high: float
-
-
-def _statistic(name: str, values: Sequence[float], positive: bool) -> Tensor:
-    try:
-        tensor = torch.as_tensor(values, dtype=torch.float32).flatten()
-    except (TypeError, ValueError, RuntimeError):
-        raise fail(name, "numbers, one per channel", repr(values)[:80]) from None
-    if len(tensor) == 0 or not torch.isfinite(tensor).all() or (positive and bool((tensor <= 0).any())):
-        raise fail(name, f"{'positive' if positive else 'finite'} numbers, one per channel", repr(values))
-    if bool((tensor > (10 if positive else 1)).any()):  # no pixel in [0, 1] has such a mean or standard deviation
-        raise fail(name, "numbers for images in [0, 1]", f"{values!r}; divide mean and std of images in 0..255 by 255")
-    return tensor.reshape(-1, 1, 1)
-
-
-def _rounded(dtype: Any) -> torch.dtype | Literal["tf32"] | None:
-    by_name = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    found: Any = by_name.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    known = isinstance(found, (str, torch.dtype)) and found in (*by_name.values(), "tf32")
-    if found is not None and not known:
-        raise fail("gradient_dtype", "bfloat16, float16, tf32 or None", repr(dtype)[:80])
-    return found
 
 
 class Classifier(nn.Module):
@@ -79,7 +42,7 @@ class Classifier(nn.Module):
             precision, in which passes run whatever PyTorch is set to (by default it rounds convolutions to TF32 on
             GPUs). Forward-only passes always run in full precision, because SIGMA's search is a difference of two
             nearly equal scores.
-        dtype: of the images that `net` is given. None takes the dtype of its parameters; where they have several,
+        dtype: dtype of the images that `net` is given. None takes the dtype of its parameters; where they have several,
             the widest that the network accepts.
         compile: run frozen passes by `torch.compile`, on a GPU as CUDA graphs. Pays for small networks on a GPU,
             whose passes consist of overhead; the first passes take seconds to minutes. Batches are padded to a few
@@ -119,53 +82,38 @@ class Classifier(nn.Module):
             raise fail("dtype", "a floating torch.dtype or None", repr(dtype)[:80])
         self.net = net
         self.chunk_size = chunk_size
-        self.gradient_dtype = _rounded(gradient_dtype)
-        self.dtype = dtype
-        self.compile_passes = validation.boolean("compile", compile)
-        self._compiled: Any = None
+        self.gradient_dtype = _gradient_dtype(gradient_dtype)
         self.checked = False  # whether `warn_once` looked at the network, or a report will
-        self._parts: tuple[int, ...] = ()  # modules and parameters of the network that the following describe
-        self._classes: int | None = None
-        self._dtypes: frozenset[torch.dtype] = frozenset()  # of its floating parameters
-        self._accepted: torch.dtype | None = None  # of several dtypes, the one that the network accepts
-        self._reorders: bool | None = None  # whether passes on a CPU may have channels last in memory
+        self._pass = NetworkPass(dtype, validation.boolean("compile", compile))
+        self._chunks = Chunks()
+        self._parts: tuple[int, ...] = ()  # modules and parameters of the network that was looked at last
+        self._classes: int | None = None  # of the last pass
         self._depth = 0  # of bodies of `frozen`
-        self._fits: int | None = None  # elements of a pass, where more did not fit
-        self.mean: Tensor
-        self.std: Tensor
+        self._given = {"mean": mean is not None, "std": std is not None}
+        self.forwards = self.backwards = 0  # of images in such bodies, so far
         parameter = next(net.parameters(), None)
         device = None if parameter is None else parameter.device
-        self._given = {"mean": mean is not None, "std": std is not None}
-        mean, std = (0.0,) if mean is None else mean, (1.0,) if std is None else std
+        self.mean: Tensor
+        self.std: Tensor
         with torch.inference_mode(False):  # also usable in a gradient where a hook in inference mode builds it
-            self.register_buffer("mean", _statistic("mean", mean, positive=False).to(device))
-            self.register_buffer("std", _statistic("std", std, positive=True).to(device))
+            self.register_buffer("mean", normalization.statistic("mean", mean, positive=False).to(device))
+            self.register_buffer("std", normalization.statistic("std", std, positive=True).to(device))
 
     @torch.inference_mode(False)  # statistics that a callback loads in a validation are used in gradients later
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
     ) -> None:
         """Take mean and std in whatever number of channels they are stored; without them keep those that were given."""
-        for name, given in self._given.items():
-            stored, own = state_dict.get(prefix + name), getattr(self, name)
-            if not isinstance(stored, Tensor) or stored.shape[1:] != (1, 1):
-                continue
-            if given and not own.is_meta and (stored.shape != own.shape or not torch.allclose(stored.to(own), own)):
-                validation.warn(f"{name}: the loaded weights replace what was given to the Classifier")
-            setattr(self, name, own.new_empty(stored.shape))
+        normalization.prepare_loading(self, state_dict, prefix, self._given)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)
         kept = [prefix + name for name, given in self._given.items() if given]
         missing[:] = [key for key in missing if key not in kept]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of images in [0, 1]; part of the autograd graph, in the net's current mode."""
-        channels = images.shape[1]
-        for name, statistic in (("mean", self.mean), ("std", self.std)):
-            if len(statistic) not in (1, channels):
-                got = f"{len(statistic)}, and images of shape {tuple(images.shape)}"
-                raise fail(name, f"1 or {channels} numbers, one per channel of the images", got)
+        normalization.check_channels({"mean": self.mean, "std": self.std}, images)
         try:
-            output = self._in_its_dtype(images)
+            output = self._pass(self.net, images, self.mean, self.std, frozen=self._depth > 0)
         except RuntimeError as error:
             wrong = validation.wrong_channels(error, images)
             if wrong is None:
@@ -178,79 +126,9 @@ class Classifier(nn.Module):
         if logits.shape[1] < 2:
             raise fail("net", "logits of at least two classes", f"shape {tuple(logits.shape)}")
         self._classes = logits.shape[1]
+        if self._depth:
+            self.forwards += len(images)
         return logits
-
-    def _in_its_dtype(self, images: Tensor) -> Any:
-        if self.dtype is not None:
-            return self._normalized_pass(images, self.dtype)
-        dtypes = self._dtypes if self._depth else floating_dtypes(self.net.parameters())
-        if len(dtypes) < 2:
-            return self._normalized_pass(images, next(iter(dtypes), images.dtype))
-        if self._accepted in dtypes:
-            return self._normalized_pass(images, self._accepted)
-        errors = []
-        # The widest first: images lose no digits where several dtypes would do.
-        for dtype in sorted(dtypes, key=lambda each: torch.finfo(each).eps):
-            try:
-                output = self._normalized_pass(images, dtype)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                errors.append(error)
-            else:
-                self._accepted = dtype
-                return output
-        names = ", ".join(sorted(map(str, dtypes)))
-        hint = "cast the network to one dtype, or name the images' with Classifier(dtype=...)"
-        raise fail("net", f"a network that takes images of a dtype of its own ({names})", f"{errors[0]}; {hint}")
-
-    def _normalized_pass(self, images: Tensor, dtype: torch.dtype) -> Any:
-        images = images.to(dtype)
-        mean, std = self.mean.to(dtype), self.std.to(dtype)
-        normalized = (images - mean).div_(std)
-        if self.compile_passes and self._depth:
-            return self._compiled_pass(normalized)
-        ordered = self._in_memory_order(normalized)
-        if ordered is normalized:
-            return self.net(normalized)
-        try:
-            return self.net(ordered)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # such as of a `view`, on a way through the network that was not taken before
-            self._reorders = False
-        # Outside the handler, whose traceback holds the failed pass's tensors. The network's own errors come again.
-        return self.net((images - mean).div_(std))
-
-    def _compiled_pass(self, images: Tensor) -> Tensor:
-        if self._compiled is None:
-            self._compiled = compiled(self.net)
-        try:
-            return run_compiled(self._compiled, images)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            validation.warn(f"compile: the network runs without it, because it does not compile ({error!r:.200})")
-            self.compile_passes = False
-        return logits_of(self.net(images))
-
-    def _in_memory_order(self, images: Tensor) -> Tensor:
-        """Return images with their channels last in memory where passes of the frozen network are faster so: on CPUs.
-
-        On GPUs full precision is slower that way: an H200 takes a tenth longer for a ResNet-18.
-        """
-        if not self._depth or self._reorders is False or images.device.type != "cpu":
-            return images
-        if images.numel() < _WORTH_REORDERING:
-            return images
-        if self._reorders is None:
-            self._reorders = takes_channels_last(self.net, images[:2].detach())
-            if not self._reorders:
-                return images
-        ordered = images.contiguous(memory_format=torch.channels_last)
-        if ordered.requires_grad:  # the backward pass through the normalization is several times faster so
-            ordered.register_hook(Tensor.contiguous)
-        return ordered
 
     def check_target(self, target: Tensor, images: Tensor, name: str = "target") -> None:
         """Raise unless every class index is one of the network's; call inside `frozen()`.
@@ -286,29 +164,18 @@ class Classifier(nn.Module):
                 "give each thread a copy of the classifier, which copies its network"
             )
         try:
-            modes = [(module, module.training) for module in modules if hasattr(module, "training")]
-            flags = [parameter for parameter in parameters if parameter.requires_grad]
             if self._depth == 0:
                 self._look(modules, parameters)
             self._depth += 1
             try:
-                set_modes([(module, False) for module, _ in modes])
-                for parameter in flags:
-                    parameter.requires_grad_(False)
                 device = self.mean.device.type
                 apart = torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False)
-                with apart[0], apart[1], apart[2], full_precision():
+                with evaluating(modules, parameters), apart[0], apart[1], apart[2], full_precision():
                     yield
             finally:
                 self._depth -= 1
                 if self._depth == 0:
-                    self._fits = None
-                set_modes(modes)
-                for module, mode in modes:
-                    if module.training is not mode:  # it was set behind the module's own `train`
-                        module.training = mode
-                for parameter in flags:
-                    parameter.requires_grad_(True)
+                    self._chunks.fits = None
         finally:
             lock.release()
 
@@ -322,19 +189,13 @@ class Classifier(nn.Module):
         if any(parameter.is_meta for parameter in parameters):
             raise fail("net", "weights with numbers", "the meta device: load its weights first")
         self.checked = self.checked and not self._parts  # what a caller set before the first pass stays
-        self._parts, self._classes, self._accepted, self._compiled = parts, None, None, None
-        self._dtypes = floating_dtypes(parameters)
-        plain = any(isinstance(module, nn.Conv2d) for module in modules) and not any(map(is_compiled, modules))
-        self._reorders = None if plain else False
+        self._parts, self._classes = parts, None
+        self._pass.reset(modules, parameters)
 
     def _refuse_cycle(self) -> None:
         if any(module is self for module in self.net.modules()):
             hint = "wrap the network inside it, as in `self.classifier = Classifier(self.net)`"
             raise fail("net", "a network that does not contain its classifier", f"{type(self.net).__name__}; {hint}")
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Compiled code is the original's: it would run a copy with the original's weights.
-        return {**self.__dict__, "_compiled": None}
 
     # The methods by which a module that contains itself recurses without end.
 
@@ -415,7 +276,8 @@ class Classifier(nn.Module):
     def _gradients(
         self, objectives: Sequence[Callable[[Tensor, Tensor], Tensor]], chunk: Tensor, at: Tensor
     ) -> tuple[Tensor, ...]:
-        with self._autocast(chunk.device.type):
+        rounded = self.gradient_dtype
+        with torch.autocast(chunk.device.type, rounded) if isinstance(rounded, torch.dtype) else nullcontext():
             logits = self(chunk)
         if not logits.requires_grad:  # a constant network has no graph and a zero gradient
             return at_least_single(logits.detach()), *(torch.zeros_like(chunk) for _ in objectives)
@@ -423,45 +285,27 @@ class Classifier(nn.Module):
         gradients = []
         for place, objective in enumerate(objectives, 1):
             kept = place < len(objectives)
+            self.backwards += len(chunk)
             (gradient,) = torch.autograd.grad(objective(wide, at), chunk, retain_graph=kept, allow_unused=True)
             gradients.append(torch.zeros_like(chunk) if gradient is None else gradient.contiguous())
         return wide.detach(), *gradients
 
-    def _autocast(self, device: str) -> AbstractContextManager[Any]:
-        """Return what the forward half of a gradient pass runs under."""
-        dtype = self.gradient_dtype
-        return torch.autocast(device, dtype) if isinstance(dtype, torch.dtype) else nullcontext()
-
     def chunk_for(self, images: Tensor) -> int:
         """Return how many images like these go through the network at once."""
-        each = max(1, images[0].numel())
-        elements = _CPU_CHUNK_ELEMENTS if images.device.type == "cpu" else _GPU_CHUNK_ELEMENTS
-        size = max(1, elements // each) if self.chunk_size is None else self.chunk_size
-        return size if self._fits is None else min(size, max(1, self._fits // each))
+        return self._chunks.size_for(images, self.chunk_size)
 
     def chunked(self, run: Callable[..., Any], images: Tensor, *others: Tensor) -> Any:
         """Return what `run` gives for images and others, called for as many rows as memory allows and joined."""
-        size = min(self.chunk_for(images), len(images))
-        while True:
-            try:
-                return self._in_chunks(run, size, images, *others)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-            # Outside the handler, whose traceback holds the failed pass's tensors.
-            torch.cuda.empty_cache()
-            size //= 2
-            self._fits = size * images[0].numel()
+        return self._chunks.run(run, self.chunk_size, images, *others)
 
-    @staticmethod
-    def _in_chunks(run: Callable[..., Any], size: int, *tensors: Tensor) -> Any:
-        if len(tensors[0]) <= size:
-            return run(*tensors)
-        lengths = split_sizes(len(tensors[0]), size)
-        parts = [run(*chunk) for chunk in zip(*(t.split(lengths) for t in tensors), strict=True)]
-        if isinstance(parts[0], tuple):
-            return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-        return torch.cat(parts)
+
+def _gradient_dtype(given: Any) -> torch.dtype | Literal["tf32"] | None:
+    by_name = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    found: Any = by_name.get(given, given) if isinstance(given, str) else given
+    known = isinstance(found, (str, torch.dtype)) and found in (*by_name.values(), "tf32")
+    if found is not None and not known:
+        raise fail("gradient_dtype", "bfloat16, float16, tf32 or None", repr(given)[:80])
+    return found
 
 
 _BARE: WeakSet[nn.Module] = WeakSet()  # networks that a warning was given for
@@ -474,7 +318,7 @@ def as_classifier(model: Any, name: str = "classifier") -> Classifier:
 
     Args:
         model: the network.
-        name: of the argument, for the error.
+        name: name of the argument, for the error.
 
     Raises:
         ValueError: `model` is not a module.
@@ -491,6 +335,6 @@ def as_classifier(model: Any, name: str = "classifier") -> Classifier:
         found.checked = True
     else:
         _BARE.add(model)
-        told = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
-        validation.warn(f"{told}. If it takes normalized images, pass Classifier(net, mean=…, std=…).")
+        message = f"{name}: {type(model).__name__} is used as a network for images in [0, 1], with mean 0 and std 1"
+        validation.warn(f"{message}. If it takes normalized images, pass Classifier(net, mean=…, std=…).")
     return found

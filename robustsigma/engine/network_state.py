@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -57,6 +58,25 @@ def set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
                     module.train(mode)
                 except NotImplementedError:  # of exported networks, which have one mode
                     module.training = mode
+
+
+@contextmanager
+def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Run the body with modules in eval mode and parameters without gradients, and restore each one's own state."""
+    modes = [(module, module.training) for module in modules if hasattr(module, "training")]
+    flags = [parameter for parameter in parameters if parameter.requires_grad]
+    try:
+        set_modes([(module, False) for module, _ in modes])
+        for parameter in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        set_modes(modes)
+        for module, mode in modes:
+            if module.training is not mode:  # it was set behind the module's own `train`
+                module.training = mode
+        for parameter in flags:
+            parameter.requires_grad_(True)
 
 
 def is_compiled(module: nn.Module) -> bool:

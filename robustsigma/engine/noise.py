@@ -100,7 +100,7 @@ def pixel_hash(images: Tensor) -> Tensor:
 
     It is the same in every floating dtype that holds the pixels exactly, on every device and with any strides; 0 and
     -0 are equal. Pairs of pixels are 64-bit words, which are summed with an odd weight for each place (multilinear
-    hashing, Lemire and Kaser, 2014): the images' shape must be told apart elsewhere.
+    hashing, Lemire and Kaser, 2014): a caller must tell images of different shapes apart.
 
     Args:
         images: float (B, C, H, W).
@@ -204,7 +204,7 @@ def perlin(keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype, scale: int 
     Args:
         keys: int64 (R,).
         shape: (C, H, W); channels are independent.
-        dtype: of the result.
+        dtype: dtype of the result.
         scale: pixels between two lattice points.
     """
     channels, height, width = shape

@@ -1,4 +1,4 @@
-"""Settings in checkpoints."""
+"""Let settings be read from checkpoints without running code."""
 
 from __future__ import annotations
 

@@ -175,19 +175,19 @@ def near(value: Any, options: Iterable[str]) -> str:
 def images(x: Any, bounds: tuple[float, float]) -> None:
     """Raise unless `x` is a finite, non-empty float (B, C, H, W) within `bounds`."""
     if not isinstance(x, Tensor):
-        told = "; torch.as_tensor(images) makes one" if isinstance(x, (np.ndarray, list)) else ""
-        raise fail("images", "a tensor (B, C, H, W)", f"{type(x).__name__}{told}")
-    shape, told = tuple(x.shape), ""
+        hint = "; torch.as_tensor(images) makes one" if isinstance(x, (np.ndarray, list)) else ""
+        raise fail("images", "a tensor (B, C, H, W)", f"{type(x).__name__}{hint}")
+    shape, hint = tuple(x.shape), ""
     if x.ndim == 3 and 0 not in shape:
-        told = f"; images{'.permute(2, 0, 1)' if channels_last(shape) else ''}.unsqueeze(0) is a batch of one image"
+        hint = f"; images{'.permute(2, 0, 1)' if channels_last(shape) else ''}.unsqueeze(0) is a batch of one image"
     if x.ndim != 4 or 0 in shape:
-        raise fail("images", "a non-empty batch (B, C, H, W)", f"shape {shape}{told}")
+        raise fail("images", "a non-empty batch (B, C, H, W)", f"shape {shape}{hint}")
     # A single channel at the end is left to the network: signals have this shape as well.
     if channels_last(shape[1:]) and shape[-1] == 3:
         raise fail("images", "a batch (B, C, H, W)", f"shape {shape}, channels last; use images.permute(0, 3, 1, 2)")
     if not x.is_floating_point():
-        told = "" if x.is_complex() or x.dtype == torch.bool else "; divide integer pixels by 255 (uint8) or 65535"
-        raise fail("images", f"a floating dtype with values in {list(bounds)}", f"{x.dtype}{told}")
+        hint = "" if x.is_complex() or x.dtype == torch.bool else "; divide integer pixels by 255 (uint8) or 65535"
+        raise fail("images", f"a floating dtype with values in {list(bounds)}", f"{x.dtype}{hint}")
     low, high = extent(x.detach())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise fail("images", "finite values", "NaN or infinity")
@@ -207,11 +207,11 @@ def wrong_channels(error: RuntimeError, x: Tensor) -> ValueError | None:
     found = _CHANNELS.search(str(error))
     if found is None or int(found[2]) != x.shape[1]:
         return None
-    told = "; use images.permute(0, 3, 1, 2)" if channels_last(tuple(x.shape[1:])) else ""
+    hint = "; use images.permute(0, 3, 1, 2)" if channels_last(tuple(x.shape[1:])) else ""
     if (found[1], found[2]) == ("3", "1"):
-        told = "; images.expand(-1, 3, -1, -1) repeats a gray channel"
+        hint = "; images.expand(-1, 3, -1, -1) repeats a gray channel"
     expected = f"(C, H, W) with {found[1]} channels, as the network takes"
-    return fail("images", expected, f"{tuple(x.shape[1:])}{told}")
+    return fail("images", expected, f"{tuple(x.shape[1:])}{hint}")
 
 
 def channels_last(shape: tuple[int, ...]) -> bool:
@@ -228,8 +228,8 @@ def target(value: Any, x: Tensor, name: str = "target") -> Tensor:
             raise fail(name, "integer class indices", repr(value)[:80]) from None
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         whole = value.is_floating_point() and bool((value == value.round()).all())
-        told = "; convert with .long()" if whole and value.ndim < 2 else ""
-        raise fail(name, "integer class indices", f"{value.dtype}{told}")
+        hint = "; convert with .long()" if whole and value.ndim < 2 else ""
+        raise fail(name, "integer class indices", f"{value.dtype}{hint}")
     if value.ndim == 0:
         value = value.expand(len(x))
     if value.shape != (len(x),):

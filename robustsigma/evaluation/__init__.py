@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
-    from robustsigma.evaluation.pipeline import evaluate
+    from robustsigma.evaluation.model_evaluation import RobustAccuracy, evaluate, robust_accuracy
+    from robustsigma.evaluation.robustness_report import RobustnessReport
     from robustsigma.evaluation.settings import Checks, Evaluation, Retraining, Sweep, Training
-    from robustsigma.report import RobustnessReport
+    from robustsigma.evaluation.study import run_study
     from robustsigma.runs.results import RobustnessResults
 
 _MODULES = {
-    "robustsigma.evaluation.pipeline": ("evaluate",),
+    "robustsigma.evaluation.model_evaluation": ("RobustAccuracy", "evaluate", "robust_accuracy"),
+    "robustsigma.evaluation.robustness_report": ("RobustnessReport",),
     "robustsigma.evaluation.settings": ("Checks", "Evaluation", "Retraining", "Sweep", "Training"),
-    "robustsigma.report": ("RobustnessReport",),
+    "robustsigma.evaluation.study": ("run_study",),
     "robustsigma.runs.results": ("RobustnessResults",),
 }
 

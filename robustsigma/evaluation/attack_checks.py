@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustsigma.engine import noise
 from robustsigma.engine.checks import Soundness, inspect_classifier
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise, Perturbation, Square
@@ -48,7 +47,7 @@ class AttackCheckResults:
 
     Attributes:
         rows: (n,) which rows of the outcomes the images are.
-        soundness: of the network.
+        soundness: soundness of the network.
         correct: (n,) correct predictions by the kind of check (`DOUBLE_STEPS`, `NOISE` or `SEARCH`) and the id of the
             condition.
         curves: by the id of the condition.
@@ -99,10 +98,10 @@ class AttackChecks:
         classifier: the model.
         images: (n, C, H, W), on its device.
         labels: (n,).
-        indices: (n,) places in the test split: an attack starts from the same random point as in the matrix.
+        seed: the seed of a condition, by its id: an attack starts from the same random point as in the matrix.
         rows: (n,) places in the outcomes.
         attacks: conditions made against the model, by their ids.
-        outcomes: of the model, by the ids of the conditions.
+        outcomes: outcomes of the model, by the ids of the conditions.
         clean: id of the condition of clean images.
         classes: number of classes.
     """
@@ -110,7 +109,7 @@ class AttackChecks:
     classifier: Classifier
     images: Tensor
     labels: Tensor
-    indices: Tensor
+    seed: Callable[[str], int | Tensor]
     rows: NDArray[np.int64]
     attacks: Mapping[str, Perturbation]
     outcomes: Mapping[str, Outcomes]
@@ -149,8 +148,7 @@ class AttackChecks:
                 yield SEARCH, name, Square(bounded[1], checks.queries)
 
     def _correct(self, perturbation: Perturbation, name: str) -> Mask:
-        seeds = noise.image_seeds(0, "test", name, 0, self.indices)
-        made = perturbation(self.classifier, self.images, self.labels, seed=seeds)
+        made = perturbation(self.classifier, self.images, self.labels, seed=self.seed(name))
         with self.classifier.frozen():
             found: Mask = (self.classifier.logits(made).argmax(1) == self.labels).cpu().numpy()
         return found

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from robustsigma.engine.metrics import Interval, holm, paired_difference, share_interval
 from robustsigma.engine.validation import choice, fail
-from robustsigma.evaluation.outcomes import Outcomes
+from robustsigma.evaluation.outcomes import GIVEN_OUTCOMES, Outcomes, given_places
 from robustsigma.evaluation.store import outcomes_path
 from robustsigma.runs.directory import read_settings
+from robustsigma.runs.files import read_arrays
 from robustsigma.runs.results import RobustnessResults
 
 _TRANSFER = "transfer"
@@ -27,7 +28,7 @@ class RunFolder:
     """A finished run of `evaluate`.
 
     Attributes:
-        path: of its folder.
+        path: path of its folder.
     """
 
     path: Path
@@ -61,8 +62,19 @@ class RunFolder:
         if members:  # a worst case
             found = [self.correct(model, member) for member in members]
             return found[0][0], np.min([correct for _, correct in found], axis=0)
+        if not self.results.seeds:  # of given models, whose outcomes are in one file
+            return self._given["indices"], self._correct_of_given(model, condition)[None]
         seeds = [Outcomes.read(outcomes_path(self.path, seed, model, condition)) for seed in self.results.seeds]
         return seeds[0].indices, np.stack([each.correct for each in seeds])
+
+    @cached_property
+    def _given(self) -> dict[str, NDArray[Any]]:
+        return read_arrays(self.path / GIVEN_OUTCOMES)
+
+    def _correct_of_given(self, model: str, condition: str) -> NDArray[np.float64]:
+        conditions = [each["id"] for each in self.results.conditions if not each.get("members")]
+        place = given_places(self.models, conditions)[model, condition]
+        return (self._given[f"{place}.predictions"] == self._given["labels"]).astype(np.float64)
 
     def settings(self, condition: str) -> str:
         """Return the settings of a condition; those of a worst case are its members'."""

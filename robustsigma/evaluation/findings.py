@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from robustsigma.engine.metrics import Interval, mean_interval, paired_difference, significance
+from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix
-from robustsigma.evaluation.plan import ADAPTIVE, BASE, Regime
+from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, Regime
 from robustsigma.report import text
 
-_PROTOCOLS = {"none": "", "retrain": "retraining", "on_the_fly": "on-the-fly training"}
+_PROTOCOLS = {"retrain": "retraining", "on_the_fly": "on-the-fly training"}
 
 
 def findings(matrix: Matrix, classes: int) -> list[str]:
     """Return the sentences that open the report."""
-    sentences = [_base(matrix, classes)]
-    against = CONTROL if matrix.has(CONTROL) else BASE
+    sentences = [_described(matrix, regime, classes) for regime in matrix.regimes if not regime.retrained]
+    against = CONTROL if matrix.has(CONTROL) else matrix.base
     for regime in matrix.regimes:
-        if regime.name == "sigma":
+        if regime.name == "sigma" and regime.retrained:
             sentences.append(_effect(matrix, regime, against))
     trained_on = [_own(matrix, regime, against) for regime in matrix.regimes]
     sentences += [line for line in (_summary(trained_on), _combined(matrix)) if line]
@@ -36,19 +37,16 @@ def _percent(found: Interval) -> str:
     return f"{text.percent(found.mean)}% ({text.percent(found.low)} to {text.percent(found.high)})"
 
 
-def _base(matrix: Matrix, classes: int) -> str:
-    parts = [
-        f"{_percent(matrix.accuracy(BASE, c.id))} under {title(c.name)}"
-        for c in matrix.not_transferred
-        if c.name != "clean"
-    ]
-    clean = [_percent(matrix.accuracy(BASE, c.id)) for c in matrix.not_transferred if c.name == "clean"]
-    head = "The base model classifies correctly " + (f"{clean[0]} of clean images, " if clean else "")
+def _described(matrix: Matrix, regime: Regime, classes: int) -> str:
+    clean, others = matrix.clean, [c for c in matrix.not_transferred if not isinstance(c.perturbation, Identity)]
+    parts = [f"{_percent(matrix.accuracy(regime.id, c.id))} under {title(c.name)}" for c in others]
+    subject = text.printable(regime.name) if regime.protocol == GIVEN else "The base model"
+    parts.insert(0, f"{_percent(matrix.accuracy(regime.id, clean.id))} of clean images")
     for name in matrix.worst:
         where = name.removeprefix(f"{WORST}/")
         within = "" if where == "all" else f" within {where}"
-        parts.append(f"{_percent(matrix.accuracy(BASE, name))} under all adaptive attacks{within} at once")
-    return head + ", ".join(parts) + f"; chance is {100 / classes:.0f}%."
+        parts.append(f"{_percent(matrix.accuracy(regime.id, name))} under all adaptive attacks{within} at once")
+    return f"{subject} classifies correctly {', '.join(parts)}; chance is {100 / classes:.2g}%."
 
 
 def _effect(matrix: Matrix, regime: Regime, against: str) -> str:
@@ -64,7 +62,7 @@ def _effect(matrix: Matrix, regime: Regime, against: str) -> str:
 def _own(matrix: Matrix, regime: Regime, against: str) -> tuple[str, bool] | None:
     """Return whether a regime significantly improved the accuracy under the condition that it was trained on."""
     condition = next((c for c in matrix.not_transferred if c.name == regime.name and c.name != "clean"), None)
-    if condition is None or regime.protocol == "none":
+    if condition is None or not regime.retrained:
         return None
     found, p = matrix.changes(against)[regime.id, condition.id]
     return f"{title(regime.name)} {_PROTOCOLS[regime.protocol]} {points(found)}", found.mean > 0 and p < 0.05
@@ -86,7 +84,7 @@ def _combined(matrix: Matrix) -> str | None:
     """Return which training has the highest accuracy averaged over conditions, as figure 10 of the paper does."""
     ranked = []
     for regime in matrix.regimes:
-        if regime.protocol != "none":
+        if regime.retrained:
             ranked.append((float(matrix.combined(regime.id).mean()), regime))
     if len(ranked) < 2:
         return None

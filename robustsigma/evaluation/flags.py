@@ -12,7 +12,7 @@ from robustsigma.engine.metrics.interval import FEW_IMAGES
 from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE
 from robustsigma.evaluation.matrix import Correct, Matrix
-from robustsigma.evaluation.plan import ADAPTIVE, BASE, NO_ATTACK, TRANSFER, Condition, Regime
+from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
 from robustsigma.evaluation.threat_model import uses_gradients
 from robustsigma.report import text
 
@@ -38,9 +38,9 @@ def _flag(code: str, message: str) -> Flag:
 
 def _unconverged(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
     found = matrix.cells[regime.id, condition.id]
-    searched = np.concatenate([o.searched for o in found])
-    missed = searched & ~np.concatenate([o.converged for o in found])
-    if searched.any() and missed.sum() > _MANY_UNCONVERGED * searched.sum():
+    attempted = np.concatenate([o.attempted for o in found])
+    missed = attempted & ~np.concatenate([o.converged for o in found])
+    if attempted.any() and missed.sum() > _MANY_UNCONVERGED * attempted.sum():
         message = (
             f"More than {_MANY_UNCONVERGED:.0%} of the searches stopped before they converged: the attack was weaker "
             "than specified, so the true accuracy may be lower than shown."
@@ -98,7 +98,7 @@ def _unsettled(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator
 
 def _transfer(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
     moved = f"{condition.name}/{TRANSFER}"
-    if regime.id == BASE or (regime.id, moved) not in matrix.cells:
+    if regime.id == matrix.base or (regime.id, moved) not in matrix.cells:
         return
     if matrix.difference((regime.id, condition.id), (regime.id, moved)).low > 0:
         message = (
@@ -167,7 +167,7 @@ def run_flags(
     """Return the flags of the whole run.
 
     Args:
-        matrix: of the run.
+        matrix: matrix of the run.
         sweep: tables of the sweep of Gaussian noise, one for each regime that it chose the noise of.
         made: what was made for training, by regime and seed (see `results.augmentation`).
     """
@@ -187,6 +187,31 @@ def run_flags(
         message = "FGSM is the only gradient attack. A single step says little about robustness: add PGD."
         flags.append(_flag("single_step", message))
     return [*flags, *_unconverged_training(matrix, made), *_noise_of_training(matrix, sweep)]
+
+
+def given_flags(matrix: Matrix, classes: int, names: Sequence[str] | None) -> list[Flag]:
+    """Return the flags of models that came as they are, which may not fit the data.
+
+    Args:
+        matrix: matrix of the run.
+        classes: number of logits.
+        names: names of the data's classes, or None if the data have none.
+    """
+    flags = []
+    if names is not None and len(names) != classes:
+        message = (
+            f"The data name {text.count(len(names), 'class')}, and the network has {classes} logits: labels may not be "
+            "the indices of its logits."
+        ).replace("classs", "classes")
+        flags.append(_flag("class_names", message))
+    poor = [r.name for r in matrix.regimes if matrix.accuracy(r.id, matrix.clean.id).low <= 1 / classes]
+    if poor:
+        message = (
+            f"Clean accuracy is not significantly above chance ({', '.join(poor)}): mean and std, or the order of the "
+            "classes, may be wrong."
+        )
+        flags.append(_flag("chance_level", message))
+    return flags
 
 
 def _unconverged_training(matrix: Matrix, made: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:

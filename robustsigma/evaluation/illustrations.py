@@ -20,7 +20,7 @@ from robustsigma.engine.perturbations import SigmaSample
 from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER, Condition
 from robustsigma.runs.progress import Step
 
-_SHOWN = 8
+SHOWN = 8
 _FRAMES = 8
 
 Pictures = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -34,7 +34,7 @@ def first_of_each_class(dataset: Dataset[Any], classes: int) -> list[int]:
         found.setdefault(label, index)
         if len(found) == classes:
             break
-    return [found[label] for label in sorted(found)][:_SHOWN]
+    return [found[label] for label in sorted(found)][:SHOWN]
 
 
 def illustrate(classifier: Classifier, dataset: DatasetSpec, conditions: Sequence[Condition], step: Step) -> Pictures:
@@ -43,7 +43,7 @@ def illustrate(classifier: Classifier, dataset: DatasetSpec, conditions: Sequenc
     Args:
         classifier: the base model.
         dataset: whose test images are shown.
-        conditions: of the matrix.
+        conditions: conditions of the matrix.
         step: called with the number of finished parts and of all parts.
     """
     tests = dataset.split("test")
@@ -54,7 +54,10 @@ def illustrate(classifier: Classifier, dataset: DatasetSpec, conditions: Sequenc
     sections: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     parts: list[Callable[[], Pictures]] = [
-        lambda: _examples(classifier, images, labels, indices, conditions),
+        # The seeds of the test conditions: the reader sees images that the matrix counts.
+        lambda: examples(
+            classifier, images, labels, conditions, lambda name: noise.image_seeds(0, "test", name, 0, indices)
+        ),
         lambda: _path(classifier, images, labels, indices, conditions),
         lambda: _explanations(classifier, images, labels, default_attributors(conditions)),
     ]
@@ -69,16 +72,27 @@ def illustrate(classifier: Classifier, dataset: DatasetSpec, conditions: Sequenc
     return sections, arrays
 
 
-def _examples(
-    classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, conditions: Sequence[Condition]
+def examples(
+    classifier: Classifier,
+    x: Tensor,
+    y: Tensor,
+    conditions: Sequence[Condition],
+    seed: Callable[[str], int | Tensor],
 ) -> Pictures:
+    """Return the section `examples`: some images under each condition that is not transfer, and its array.
+
+    Args:
+        classifier: the base model.
+        x: images (n, C, H, W), on its device.
+        y: labels (n,).
+        conditions: conditions of the matrix.
+        seed: the seed of a condition, by its id.
+    """
     items, images = [], []
     for condition in conditions:
         if condition.attack_setting == TRANSFER:
             continue
-        # The seeds of the test condition: the reader sees images that the matrix counts.
-        seeds = noise.image_seeds(0, "test", condition.id, 0, indices)
-        made = condition.perturbation(classifier, x, y, seed=seeds)
+        made = condition.perturbation(classifier, x, y, seed=seed(condition.id))
         with classifier.frozen():
             probabilities = classifier.logits(made).softmax(1)
         items.append(

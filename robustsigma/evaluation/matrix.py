@@ -15,7 +15,7 @@ from robustsigma.engine.metrics import Interval, holm, paired_difference, share_
 from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.attack_checks import SEARCH, AttackCheckResults
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.plan import ADAPTIVE, BASE, NO_ATTACK, TRANSFER, Condition, Regime
+from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
 from robustsigma.evaluation.threat_model import ball
 
 Correct = NDArray[np.float64]  # (seeds, n), 1 where the prediction is correct
@@ -64,10 +64,10 @@ class Matrix:
     """Outcomes by regime and condition, over seeds.
 
     Args:
-        regimes: rows.
+        regimes: rows; the first one is the base model.
         conditions: columns that were measured.
         cells: by (regime id, condition id) the outcomes of each seed, in the order of the seeds.
-        seeds: of the trainings.
+        seeds: seeds of the trainings; empty for models that came as they are.
         attack_checks: by regime id those of each seed; a regime may lack them.
         overfitting: by regime id, the catastrophic overfitting seen in its trainings.
     """
@@ -85,6 +85,11 @@ class Matrix:
         self.attack_checks, self.overfitting = dict(attack_checks or {}), dict(overfitting or {})
         self.worst = worst_cases(conditions)
         self._changes: dict[str, dict[tuple[str, str], tuple[Interval, float]]] = {}
+
+    @property
+    def base(self) -> str:
+        """Id of the base model, against which transferred samples were made."""
+        return self.regimes[0].id
 
     @property
     def all_ids(self) -> list[str]:
@@ -124,7 +129,7 @@ class Matrix:
         All of them are one family: `holm` corrects the p-values for their number.
         """
         if against not in self._changes:
-            keys = [(regime.id, condition) for regime in self.regimes if regime.id not in (BASE, against)
+            keys = [(regime.id, condition) for regime in self.regimes if regime.id not in (self.base, against)
                     for condition in self.all_ids]  # fmt: skip
             found = [self.difference(key, (against, key[1])) for key in keys]
             self._changes[against] = dict(zip(keys, zip(found, holm(found), strict=True), strict=True))

@@ -38,7 +38,7 @@ class SweepResults:
     """Results of a sweep.
 
     Attributes:
-        settings: of the evaluation, each swept regime with its best standard deviation.
+        settings: settings of the evaluation, each swept regime with its best standard deviation.
         entries: the table of each swept regime, in plain JSON types.
         table: the file that has them, or None without a sweep.
         base: files of the base model that the sweep started from, if the evaluation starts from the same one.
@@ -54,7 +54,7 @@ class SweepRun(RobustnessRun):
     """All trials of a sweep in one folder: each standard deviation in each swept regime, for the first seed.
 
     Args:
-        settings: of the evaluation.
+        settings: settings of the evaluation.
         sweep: what is tried.
         out: the folder. Trials that an earlier run finished there are not repeated; others may be added.
         console: where progress is shown.
@@ -148,7 +148,7 @@ def sweep_noise(
     """Finish the sweep of an evaluation in the subfolder `sweep`, and write its tables to `sweep/table.json`.
 
     Args:
-        settings: of the evaluation. Without a sweep they are only resolved.
+        settings: settings of the evaluation. Without a sweep they are only resolved.
         out: folder of the evaluation.
         console: where progress is shown.
         processes: that share the trials; this one alone if None.

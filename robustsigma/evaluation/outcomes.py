@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,9 +17,19 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.scores import target_score
+from robustsigma.engine.validation import not_finite
+from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition
 from robustsigma.lightning import Batch
 from robustsigma.runs.blocks import Blocks, Rows
 from robustsigma.runs.files import read_arrays, write_arrays
+
+GIVEN_OUTCOMES = "outcomes.npz"  # in the folder of an evaluation of given models
+
+
+def given_places(models: Iterable[str], conditions: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Return what the columns of each model and condition begin with in the file of outcomes of given models."""
+    pairs = [(model, condition) for model in models for condition in conditions]
+    return {pair: str(place) for place, pair in enumerate(pairs)}
 
 
 @dataclass(frozen=True)
@@ -26,14 +37,15 @@ class Outcomes:
     """One row per image, in the order of their indices. All arrays are (N,).
 
     Attributes:
-        indices: place in the test split.
+        indices: index of each image in the test split.
         labels: true class.
         predictions: predicted class.
         confidences: softmax of the true class.
         max_confidence: softmax of the predicted class.
-        searched: whether a search made the sample (SIGMA's walk).
+        top5: whether the true class is among the five highest logits.
+        attempted: whether a search made the sample (SIGMA's walk).
         converged: whether the search converged.
-        steps: of the search.
+        steps: number of steps of the search.
         rmse: distance to the clean image.
         linf: largest change of a pixel.
         ssim: structural similarity to the clean image.
@@ -44,7 +56,8 @@ class Outcomes:
     predictions: NDArray[np.int64]
     confidences: NDArray[np.float32]
     max_confidence: NDArray[np.float32]
-    searched: NDArray[np.bool_]
+    top5: NDArray[np.bool_]
+    attempted: NDArray[np.bool_]
     converged: NDArray[np.bool_]
     steps: NDArray[np.int64]
     rmse: NDArray[np.float32]
@@ -80,8 +93,8 @@ def attack_images(
 
     Args:
         classifier: the model, on its device.
-        batches: of the images that `blocks` does not have yet.
-        perturbation: of the condition.
+        batches: batches of the images that `blocks` does not have yet.
+        perturbation: perturbation of the condition.
         condition: its id; with each image's index, the seed of its randomness.
         blocks: the finished rows.
         advance: called after each batch.
@@ -94,25 +107,13 @@ def attack_images(
     for batch in batches:
         clean, labels, indices = (part.to(device) for part in (batch.images, batch.labels, batch.indices))
         seeds = noise.image_seeds(0, "test", condition, 0, indices)
-        made = perturbation(classifier, clean, labels, seed=seeds, return_info=True)
-        found = {
-            "indices": indices,
-            "labels": labels,
-            **predict(classifier, made.images, labels),
-            "searched": made.attempted,
-            "converged": made.converged,
-            "steps": made.steps,
-            "rmse": rmse(made.images, clean),
-            "linf": linf(made.images, clean),
-            "ssim": ssim(made.images, clean),
-        }
-        if keep_images:
-            found["images"] = made.images
-        blocks.add(_rows(found))
+        images, found = measure(classifier, perturbation, clean, labels, seeds)
+        found |= {"indices": indices, "labels": labels, **({"images": images} if keep_images else {})}
+        blocks.add(to_rows(found))
         advance()
     rows = blocks.all()
-    images = rows.pop("images", None)
-    return Outcomes(**rows), images
+    kept = rows.pop("images") if keep_images else None
+    return Outcomes(**rows), kept
 
 
 def transfer_images(
@@ -138,21 +139,87 @@ def transfer_images(
     device = classifier.mean.device
     for start in range(len(blocks), len(made.indices), batch_size):
         images, labels = (samples[key][start : start + batch_size].to(device) for key in ("images", "labels"))
-        blocks.add(_rows(predict(classifier, images, labels)))
+        blocks.add(to_rows(predict(classifier, images, labels)))
         advance()
     return dataclasses.replace(made, **blocks.all())
 
 
+def measure_block(
+    models: Mapping[str, Classifier],
+    images: Tensor,
+    labels: Tensor,
+    conditions: Sequence[Condition],
+    seed: int,
+    advance: Callable[[], None],
+) -> dict[tuple[str, str], Rows]:
+    """Show a block of images to every model under every condition.
+
+    Args:
+        models: by id, each on its device; transferred samples are made against the first one.
+        images: clean, (B, C, H, W) in [0, 1].
+        labels: (B,).
+        conditions: conditions of the matrix; those of transferred samples come after the adaptive ones.
+        seed: seed of every perturbation.
+        advance: called after each cell.
+
+    Returns:
+        The outcomes by model and condition, without labels and indices.
+    """
+    found: dict[tuple[str, str], Rows] = {}
+    of_base: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}  # samples by the name of their condition
+    moved = {each.name for each in conditions if each.attack_setting == TRANSFER}
+    devices = {classifier.mean.device for classifier in models.values()}
+    blocks = {device: (images.to(device), labels.to(device)) for device in devices}
+    for condition in conditions:
+        for place, (name, classifier) in enumerate(models.items()):
+            clean, target = blocks[classifier.mean.device]
+            own = condition.attack_setting == ADAPTIVE or (condition.attack_setting == NO_ATTACK and not place)
+            if own:
+                made, numbers = measure(classifier, condition.perturbation, clean, target, seed)
+                if not place and (condition.attack_setting == NO_ATTACK or condition.name in moved):
+                    of_base[condition.name] = made, numbers
+            else:
+                made, numbers = of_base[condition.name]
+                if place:  # the base model has seen its own samples
+                    numbers = {**numbers, **predict(classifier, made.to(clean.device), target)}
+            found[name, condition.id] = to_rows(numbers)
+            advance()
+        if condition.attack_setting != ADAPTIVE:
+            of_base.pop(condition.name)
+    return found
+
+
+def measure(
+    classifier: Classifier, perturbation: Perturbation, clean: Tensor, labels: Tensor, seed: int | Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Perturb images against a model, and return the images with the fields of the model's `Outcomes` on them."""
+    made = perturbation(classifier, clean, labels, seed=seed, return_info="search")
+    same = torch.equal(made.images, clean)  # as untouched images are: their similarity is 1
+    return made.images, {
+        **predict(classifier, made.images, labels),
+        "attempted": made.attempted,
+        "converged": made.converged,
+        "steps": made.steps,
+        "rmse": rmse(made.images, clean),
+        "linf": linf(made.images, clean),
+        "ssim": torch.ones_like(clean[:, 0, 0, 0]) if same else ssim(made.images, clean),
+    }
+
+
 def predict(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return predicted classes, confidences in the true class and confidences in the predicted class, (B,) each."""
+    """Return the fields of a model's `Outcomes` that are about its logits, (B,) each."""
     with classifier.frozen():
         logits = classifier.logits(images)
+    if logits.isnan().any():
+        raise not_finite("logits", classifier.net)
     return {
         "predictions": logits.argmax(1),
         "confidences": target_score(logits.float(), labels, "prob"),
         "max_confidence": logits.float().softmax(1).amax(1),
+        "top5": (logits > logits.gather(1, labels[:, None])).sum(1) < 5,
     }
 
 
-def _rows(found: Mapping[str, Tensor]) -> Rows:
+def to_rows(found: Mapping[str, Tensor]) -> Rows:
+    """Return tensors as arrays."""
     return {name: value.detach().cpu().numpy() for name, value in found.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustsigma.engine.perturbations import Perturbation
@@ -13,23 +13,30 @@ from robustsigma.runs.fingerprint import code_of, describe
 
 BASE = "base"
 NO_ATTACK, ADAPTIVE, TRANSFER = "none", "adaptive", "transfer"
+GIVEN = "given"  # protocol of a model that came as it is
 
 
 @dataclasses.dataclass(frozen=True)
 class Regime:
-    """One row of the matrix: how a model is trained.
+    """One row of the matrix: a model, and how it is trained.
 
     Attributes:
         id: unique; its files are named after it.
         name: shown in the report.
-        protocol: "none" for the base model, "retrain" or "on_the_fly".
-        perturbation: of its training images, or None for the base model.
+        protocol: "none" for the base model of a study, "retrain" or "on_the_fly"; "given" for a model that came as it
+            is.
+        perturbation: perturbation of its training images, or None.
     """
 
     id: str
     name: str
     protocol: str
     perturbation: Perturbation | None
+
+    @property
+    def retrained(self) -> bool:
+        """Whether training went on from the base model."""
+        return self.protocol in ("retrain", "on_the_fly")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +47,8 @@ class Condition:
         id: unique; its files are named after it.
         name: shown in the report.
         attack_setting: "adaptive" for samples made against the model under test, "transfer" for samples made against
-            the base model, "none" where all models see the same images.
-        perturbation: of the test images.
+            the base model (the first one), "none" where all models see the same images.
+        perturbation: perturbation of the test images.
     """
 
     id: str
@@ -60,12 +67,13 @@ def regimes(settings: Evaluation) -> list[Regime]:
     return found
 
 
-def conditions(settings: Evaluation) -> list[Condition]:
-    """Return the columns: those without an attack, the adaptive ones, those of transferred samples."""
-    every = {name: without_cache(p) for name, p in settings.conditions.items()}
+def conditions(perturbations: Mapping[str, Perturbation], *, transfer: bool = True) -> list[Condition]:
+    """Return the columns: those without an attack, the adaptive ones and, if asked, those of transferred samples."""
+    every = {name: without_cache(p) for name, p in perturbations.items()}
     attacks = {name: p for name, p in every.items() if p.depends_on_model}
     same = [Condition(name, name, NO_ATTACK, p) for name, p in every.items() if name not in attacks]
-    return same + [Condition(f"{n}/{kind}", n, kind, p) for kind in (ADAPTIVE, TRANSFER) for n, p in attacks.items()]
+    kinds = (ADAPTIVE, TRANSFER) if transfer else (ADAPTIVE,)
+    return same + [Condition(f"{n}/{kind}", n, kind, p) for kind in kinds for n, p in attacks.items()]
 
 
 def fingerprint(settings: Evaluation, allow: Sequence[str] = ()) -> dict[str, Any]:
@@ -76,7 +84,7 @@ def fingerprint(settings: Evaluation, allow: Sequence[str] = ()) -> dict[str, An
     part of the regimes.
 
     Args:
-        settings: of the evaluation, resolved.
+        settings: settings of the evaluation, resolved.
         allow: dotted paths whose source counts too.
     """
     found = {key: value for key, value in describe(settings).items() if key not in ("seeds", "checks", "sweep")}

@@ -25,7 +25,7 @@ def resolve_settings(settings: Evaluation) -> Evaluation:
     (`training.epochs: 0`), the labels are the indices of its logits. Complete settings come back as they are.
 
     Args:
-        settings: of an evaluation.
+        settings: settings of an evaluation.
 
     Raises:
         ValueError: a training without training images, a network of other classes, or one whose normalization is
@@ -66,7 +66,7 @@ def _normalization(settings: Evaluation, card: ModelCard | None) -> tuple[Sequen
     if known is not None:
         return statistics(known, architecture.arguments)
     told = "the numbers that images were normalized with in its training (--mean, --std)"
-    raise fail("mean and std", told, f"none for {architecture.weights or architecture.name}, which does not say them")
+    raise fail("mean and std", told, f"none for {architecture.weights or architecture.name}, which does not state them")
 
 
 def _labeled(settings: Evaluation, card: ModelCard | None) -> DatasetSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,14 @@ from robustsigma.evaluation.findings import findings, title
 from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, OverfittingEvent
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.plan import ADAPTIVE, BASE, TRANSFER, Condition, Regime
-from robustsigma.evaluation.run import RobustnessRun
-from robustsigma.evaluation.settings import Evaluation
+from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER, Condition, Regime
 from robustsigma.evaluation.threat_model import parameters, threat_model
 from robustsigma.runs.fingerprint import describe
 from robustsigma.runs.results import RobustnessResults
+
+if TYPE_CHECKING:  # it loads Lightning
+    from robustsigma.evaluation.run import RobustnessRun
+    from robustsigma.evaluation.settings import Evaluation
 
 Notes = dict[tuple[str, int], dict[str, Any]]
 
@@ -46,29 +48,42 @@ def collect(run: RobustnessRun, sweep: Sequence[dict[str, Any]] = ()) -> Robustn
     made, dataset = augmentation(matrix, notes), settings.dataset
     tried = {entry["regime"]: len(entry["rows"]) for entry in sweep}
     seconds = {r.id: [notes[r.id, seed]["seconds"] for seed in seeds] for r in run.regimes}
-    return RobustnessResults(
+    return dataclasses.replace(
+        results_of(matrix, len(dataset.classes), flags=run_flags(matrix, sweep, made)),
         settings=describe(settings),
-        seeds=seeds,
         dataset={
             "name": type(dataset).__name__,
             "classes": list(dataset.classes),
             "shape": list(dataset.shape),
             "train": len(dataset.split("train")) if "train" in dataset.splits else 0,  # type: ignore[arg-type]
-            "test": len(cells[BASE, run.conditions[0].id][0].indices),
+            "test": len(cells[matrix.base, run.conditions[0].id][0].indices),
         },
-        conditions=[_condition(each, cells[BASE, each.id]) for each in run.conditions]
-        + [_worst_case(matrix, name) for name in matrix.worst],
         regimes=[_regime(each, settings, seconds[each.id], tried.get(each.id)) for each in run.regimes],
-        cells=cell_entries(matrix),
+        augmentation=made,
+        sweep=list(sweep),
+    )
+
+
+def results_of(matrix: Matrix, classes: int, *, flags: list[dict[str, str]]) -> RobustnessResults:
+    """Return what the outcomes say, whatever the models and the data are.
+
+    Args:
+        matrix: the outcomes.
+        classes: number of classes.
+        flags: flags of the whole run.
+    """
+    return RobustnessResults(
+        seeds=list(matrix.seeds),
+        conditions=[_condition(each, matrix.cells[matrix.base, each.id]) for each in matrix.conditions]
+        + [_worst_case(matrix, name) for name in matrix.worst],
+        cells=cell_entries(matrix, classes),
         differences=differences(matrix),
-        per_seed=per_seed(matrix) if len(seeds) > 1 else [],
+        per_seed=per_seed(matrix) if len(matrix.seeds) > 1 else [],
         checks=checks(matrix),
         networks=networks(matrix),
         curves=curve_entries(matrix),
-        augmentation=made,
-        sweep=list(sweep),
-        flags=run_flags(matrix, sweep, made),
-        findings=findings(matrix, len(dataset.classes)),
+        flags=flags,
+        findings=findings(matrix, classes),
     )
 
 
@@ -118,25 +133,27 @@ def _regime(regime: Regime, settings: Evaluation, seconds: list[float], tried: i
     return {**shown, "seconds": float(np.mean(seconds))}
 
 
-def cell_entries(matrix: Matrix) -> list[dict[str, Any]]:
-    """Return every cell; a worst case has an accuracy alone."""
+def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
+    """Return every cell; a worst case has an accuracy alone, and only more than five classes have a top-5 accuracy."""
     entries = []
     for regime in matrix.regimes:
         for condition in matrix.conditions:
             found = matrix.cells[regime.id, condition.id]
-            searched = np.concatenate([each.searched for each in found])
-            converged = np.concatenate([each.converged for each in found])[searched]
-            steps = np.concatenate([each.steps for each in found])[searched]
+            attempted = np.concatenate([each.attempted for each in found])
+            converged = np.concatenate([each.converged for each in found])[attempted]
+            steps = np.concatenate([each.steps for each in found])[attempted]
             max_confidence = np.stack([each.max_confidence for each in found])
+            top5 = {"top5": as_dict(share_interval(np.stack([each.top5 for each in found])))} if classes > 5 else {}
             entries.append(
                 {
                     **_accuracy(matrix, regime, condition.id),
+                    **top5,
                     "confidence": _mean(np.stack([each.confidences for each in found])),
                     "calibration": as_dict(
                         calibration_error(max_confidence, np.stack([each.correct for each in found]))
                     ),
-                    "converged": float(converged.mean()) if searched.any() else None,
-                    "steps": float(steps.mean()) if searched.any() else None,
+                    "converged": float(converged.mean()) if attempted.any() else None,
+                    "steps": float(steps.mean()) if attempted.any() else None,
                     "quality": quality(found),
                     "flags": cell_flags(matrix, regime, condition),
                 }
@@ -164,7 +181,7 @@ def differences(matrix: Matrix) -> list[dict[str, Any]]:
     """Return the change of each regime from the base model and from the control."""
     return [
         {"regime": regime, "against": against, "condition": condition, **as_dict(found), "p_holm": corrected}
-        for against in (BASE, CONTROL)
+        for against in (matrix.base, CONTROL)
         if matrix.has(against)
         for (regime, condition), (found, corrected) in matrix.changes(against).items()
     ]
@@ -184,7 +201,7 @@ def checks(matrix: Matrix) -> list[dict[str, Any]]:
             own = matrix.checked_images(regime.id, condition.id)
             others = {kind: matrix.check(regime.id, kind, condition.id) for kind in (DOUBLE_STEPS, NOISE)}
             others["search"] = matrix.search(regime.id, condition)
-            if regime.id != BASE:
+            if regime.id != matrix.base:
                 others["transfer"] = matrix.checked_images(regime.id, f"{condition.name}/{TRANSFER}")
             parts = {
                 kind: {"accuracy": float(other.mean()), "difference": as_dict(paired_difference(own, other))}
@@ -266,7 +283,7 @@ def augmentation(matrix: Matrix, notes: Notes) -> list[dict[str, Any]]:
                         "seconds": made["seconds"],
                         "converged": made["converged"] / attempted if attempted else None,
                         "steps": round(made["steps"] / attempted, 1) if attempted else None,
-                        "bank": _cache_use(made),
+                        "cache": _cache_use(made),
                     }
                 )
     return entries

@@ -68,7 +68,7 @@ class RobustnessRun:
     ) -> None:
         self.settings, self.console, self.processes = resolve_settings(settings), console, processes or Processes()
         self.store = RobustnessStore(out, fingerprint(self.settings, allow))
-        self.regimes, self.conditions = regimes(settings), conditions(settings)
+        self.regimes, self.conditions = regimes(settings), conditions(settings.conditions)
 
     def run(self) -> None:
         """Train, test and check every model that is missing."""
@@ -215,7 +215,7 @@ class RobustnessRun:
             batch = keyed.__getitems__(indices[at : at + size])
             images, labels = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
-            made = regime.perturbation(classifier, images, labels, seed=seeds, return_info=True)
+            made = regime.perturbation(classifier, images, labels, seed=seeds, return_info="search")
             found = {"images": made.images, "labels": labels, "counts": augmentation_counts(made, images)}
             blocks.add({key: value.cpu().numpy() for key, value in found.items()})
         rows = {key: torch.from_numpy(value) for key, value in blocks.all().items()}
@@ -228,7 +228,7 @@ class RobustnessRun:
         s, dataset, is_base = self.settings, self.settings.dataset.split("test"), regime.id == BASE
         indices, size = subsample(len(dataset), s.test_images, 0), s.eval_batch_size  # type: ignore[arg-type]
         classifier = self.model(seed, regime.id).classifier.to(best_device())
-        blocks = {c.id: self.store.blocks(self.store.outcomes(seed, regime.id, c.id)) for c in missing}
+        blocks = {c.id: self.store.blocks(self.store.outcomes(seed, regime.id, c.id), len(indices)) for c in missing}
         total, done = sum(-(-(len(indices) - len(each)) // size) for each in blocks.values()), 0
 
         def advance() -> None:
@@ -271,11 +271,12 @@ class RobustnessRun:
         tested, device = outcomes[clean].indices, best_device()
         rows = np.array(subsample(len(tested), self.settings.checks.images, 0), np.int64)
         images, labels = load_batch(self.settings.dataset.split("test"), tested[rows].tolist())
+        indices = torch.tensor(tested[rows], device=device)
         checks = AttackChecks(
             self.model(seed, regime.id).classifier.to(device),
             images.to(device),
             labels.to(device),
-            torch.tensor(tested[rows], device=device),
+            lambda name: noise.image_seeds(0, "test", name, 0, indices),
             rows,
             {name: each.perturbation for name, each in live.items() if each.attack_setting == ADAPTIVE},
             outcomes,

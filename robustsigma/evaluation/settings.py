@@ -19,11 +19,11 @@ class Training(validation.Settings):
     """How the base model is trained: AdamW with a cosine schedule.
 
     Args:
-        epochs: passes over the training images. 0 takes a network that was trained elsewhere as it is; every class of
-            the dataset is then one of its own.
-        batch_size: of training.
+        epochs: passes over the training images. 0 uses a network that was trained elsewhere as it is; it must have all
+            classes of the dataset.
+        batch_size: batch size used for training.
         lr: learning rate at the start.
-        weight_decay: of AdamW.
+        weight_decay: weight decay of AdamW.
         augment: clean transforms of the training images, or None.
     """
 
@@ -39,22 +39,22 @@ class Training(validation.Settings):
 
 @dataclass(frozen=True)
 class Retraining(validation.Settings):
-    """How the base model is trained on, and on what.
+    """How the base model is trained further, and on which samples.
 
     Two protocols. "retrain" (Henry et al., 2025, section 6): `samples` training images are perturbed once against
     the base model and added, with their labels, to the training images. "on_the_fly": a `share` of each batch is
     perturbed against the model while it trains.
 
     Args:
-        retrain: perturbation of each regime of the first protocol. An `Identity` is the control: as long a training
-            without samples of use.
+        retrain: perturbation of each regime of the first protocol. An `Identity` is the control: equally long
+            training without perturbed samples.
         on_the_fly: perturbation of each regime of the second protocol.
         samples: perturbed images of the first protocol.
-        share: of the images of a batch, in the second protocol.
-        epochs: of both.
-        batch_size: of both.
+        share: share of perturbed images in a batch, in the protocol `on_the_fly`.
+        epochs: number of epochs in both protocols.
+        batch_size: batch size in both protocols.
         lr: learning rate at the start.
-        weight_decay: of AdamW.
+        weight_decay: weight decay of AdamW.
     """
 
     retrain: Mapping[str, Perturbation] = field(default_factory=dict)
@@ -85,8 +85,8 @@ class Checks(validation.Settings):
         convergence: also attack with twice the steps of each PGD.
         noise: also add Gaussian noise of the same RMSE as each attack's samples.
         queries: forward passes of a search without gradients in the ball of each FGSM and PGD; 0 leaves it out.
-        curves: also attack at a quarter and half of the eps of each FGSM and PGD, and at its doubles until no more than
-            chance is right or the ball holds every image.
+        curves: also attack at a quarter and half of the eps of each FGSM and PGD, and at its doubles until
+            accuracy falls to chance or the ball holds every image.
     """
 
     images: int = 64
@@ -106,14 +106,13 @@ class Sweep(validation.Settings):
 
     Each regime whose perturbation is a `GaussianNoise` is trained with each of them and evaluated on images that no
     training of the sweep saw, never on test images; the best then takes the place of the regime's own. So others are
-    compared with the best Gaussian noise, not with one that nobody tuned
-    (Rusak et al., 2020; Kireev et al., 2021).
+    compared with tuned Gaussian noise (Rusak et al., 2020; Kireev et al., 2021).
 
     Args:
         stds: at least two, in pixel units of [0, 1].
         images: most images to evaluate on: of the validation split, or else held out of the training images.
         by: what is highest for the best one, over the columns that are not transfer: "mean", the accuracy averaged over
-            them, or "worst", the share of images that are right under all of them. The smallest wins a tie.
+            them, or "worst", the share of images classified correctly under all of them. The smallest wins a tie.
     """
 
     stds: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
@@ -145,26 +144,26 @@ def _check_optimization(plan: Training | Retraining, *, least_epochs: int) -> No
 
 @dataclass(frozen=True)
 class Evaluation(validation.Settings):
-    """Regimes against conditions, each training repeated over seeds; `preset` has those of the embedded datasets.
+    """Settings of an evaluation: every regime under every condition, each training repeated over seeds.
 
     Args:
         dataset: the dataset.
-        architecture: of the network.
-        training: of the base model.
-        retraining: of every regime that starts from it.
-        conditions: what is done to the test images. Conditions that depend on the model are read twice: adaptive,
-            made against the model under test, and transfer, made once against the base model.
-        checks: of how far the attacks can be believed.
-        sweep: of the Gaussian noise that regimes train on, before all else; None trains on the noise as it is given.
-        seeds: of the trainings, or how many there are: 3 is [0, 1, 2]. Test images and their noise are the same for
-            all.
-        mean: per channel, of the normalization of images in [0, 1]. None is 0.5 for a network that is trained here
-            from the start; for one with `architecture.weights` what their file says if it was saved here, or what is
-            published beside a network of torchvision or timm. Of any other it has to be said.
-        std: the same; None is 0.25 for a network that is trained here from the start.
-        test_images: most test images, drawn at random; None uses all.
-        eval_batch_size: images in a batch of evaluation.
-        num_workers: loading processes.
+        architecture: the network.
+        training: how the base model is trained.
+        retraining: how every other model is trained, starting from the base model.
+        conditions: perturbation of the test images, by name. Attacks are reported twice: adaptive, made against the
+            model under test, and transfer, made once against the base model.
+        checks: checks of whether the attacks are strong enough.
+        sweep: sweep of the training noise, made before all else; None trains on the noise as it is given.
+        seeds: seeds of the trainings, or their number: 3 is [0, 1, 2]. Test images and their noise do not depend on
+            it.
+        mean: value per channel that is subtracted from images in [0, 1]. None is 0.5 for a network that is trained here
+            from scratch; for one with `architecture.weights`, the value in their file if it was saved here, or the one
+            published with a network of torchvision or timm. For any other it is required.
+        std: value per channel that is divided by; None is 0.25 for a network trained from scratch, else as for `mean`.
+        test_images: largest number of test images, drawn at random; None uses all.
+        eval_batch_size: batch size used for evaluation.
+        num_workers: number of loading processes.
     """
 
     dataset: DatasetSpec = field(default_factory=Baggage)

@@ -21,7 +21,7 @@ class RobustnessStore:
 
     Args:
         folder: made if it does not exist.
-        settings: of the run, as plain JSON types. A folder with other settings is refused.
+        settings: settings of the run, as plain JSON types. A folder with other settings is refused.
 
     Raises:
         ValueError: naming the first setting that differs.
@@ -54,9 +54,9 @@ class RobustnessStore:
         """Return the file of a model's attack checks."""
         return self._file("checks", seed, regime, ".npz")
 
-    def blocks(self, path: Path) -> Blocks:
-        """Return the finished rows of a file that is not complete yet."""
-        return Blocks(path.with_suffix(".parts"))
+    def blocks(self, path: Path, size: int = 0) -> Blocks:
+        """Return the finished rows of a file that is not complete yet, of `size` rows in all."""
+        return Blocks(path.with_suffix(".parts"), size)
 
     def _file(self, kind: str, seed: int, name: str, suffix: str) -> Path:
         return self.folder / kind / f"seed{seed}" / f"{_flat(name)}{suffix}"
@@ -100,8 +100,8 @@ class RobustnessStore:
         """Read images made against the base model.
 
         Args:
-            seed: of the training.
-            name: of the condition.
+            seed: seed of the training.
+            name: name of the condition.
             outcomes: file of the test that makes them, which is repeated only where the file does not exist.
 
         Raises:

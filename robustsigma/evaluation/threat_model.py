@@ -22,8 +22,8 @@ class ThreatModel:
     Attributes:
         norm: in which the change is bounded, "unbounded", or None if that is unknown or nothing is attacked.
         eps: its bound, in pixel units of [0, 1], or None.
-        knowledge: of the model, in words.
-        goal: of the attack, in words.
+        knowledge: knowledge of the model, in words.
+        goal: goal of the attack, in words.
     """
 
     norm: str | None
@@ -51,7 +51,7 @@ def threat_model(perturbation: Perturbation, attack_setting: str) -> ThreatModel
     """Return the threat model of a condition.
 
     Args:
-        perturbation: of the test images.
+        perturbation: perturbation of the test images.
         attack_setting: "none", "adaptive" or "transfer".
     """
     norm, eps = ball(perturbation) or (None, None)

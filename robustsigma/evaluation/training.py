@@ -45,9 +45,9 @@ class TrainingData(RobustDataModule):
     """A `RobustDataModule` whose training images may have samples added; the report flags an unsound network.
 
     Args:
-        args: of RobustDataModule.
+        args: positional arguments of RobustDataModule.
         added: samples to add to the training images, or None.
-        kwargs: of RobustDataModule.
+        kwargs: keyword arguments of RobustDataModule.
     """
 
     reports_network = True
@@ -77,7 +77,7 @@ class CheckpointSaver(pl.Callback):
     """Saves a checkpoint at the end of an epoch, if `FLUSH_INTERVAL` has passed since the last one.
 
     Args:
-        path: of the checkpoint.
+        path: path of the checkpoint.
     """
 
     def __init__(self, path: Path) -> None:

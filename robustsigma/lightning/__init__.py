@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from robustsigma.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
+    from robustsigma.lightning.attribution_monitor import AttributionMonitor
     from robustsigma.lightning.augmentation_statistics import AugmentationStatistics
     from robustsigma.lightning.batch import Batch, BatchInfo
     from robustsigma.lightning.checkpoints import AtomicCheckpointIO, LastCheckpoint, RobustCheckpoint
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from robustsigma.lightning.robust_callback import RobustCallback
     from robustsigma.lightning.safetensors_export import SafetensorsExport
     from robustsigma.lightning.sample_labels import SampleLabels
+    from robustsigma.lightning.trades import Trades
     from robustsigma.lightning.training_perturbation import Ramp
 
 _MODULES = {
+    "robustsigma.lightning.attribution_monitor": ("AttributionMonitor",),
     "robustsigma.lightning.augmentation_statistics": ("AugmentationStatistics",),
     "robustsigma.lightning.batch": ("Batch", "BatchInfo"),
     "robustsigma.lightning.checkpoints": ("AtomicCheckpointIO", "LastCheckpoint", "RobustCheckpoint"),
@@ -31,6 +34,7 @@ _MODULES = {
     "robustsigma.lightning.robust_callback": ("RobustCallback",),
     "robustsigma.lightning.safetensors_export": ("SafetensorsExport",),
     "robustsigma.lightning.sample_labels": ("SampleLabels",),
+    "robustsigma.lightning.trades": ("Trades",),
     "robustsigma.lightning.training_perturbation": ("Ramp",),
 }
 

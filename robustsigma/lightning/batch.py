@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.perturbations import Perturbed
+from robustsigma.engine.validation import fail
+
+_IMAGES = ("image", "images", "pixel_values", "x")
+_LABELS = ("label", "labels", "target", "targets", "y")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +69,16 @@ class BatchInfo:
 class Batch:
     """What the loaders of a `RobustDataModule` yield. B images.
 
-    It unpacks as `images, labels = batch`.
+    It is indexed and unpacked as `images, labels = batch`.
 
     Attributes:
         images: float (B, C, H, W) in [0, 1]; perturbed in the steps of a LightningModule.
-        labels: int64 (B,).
-        indices: int64 (B,), position of each image in its split, from which its noise seed derives.
+        labels: int64 (B,); or probabilities (B, K), in a batch of your own loader.
+        indices: int64 (B,), position of each image in its split, or its key in a stream, from which its noise seed
+            derives.
         padding: how many images at the end only pad this process's part of an epoch; see `is_padding`.
         info: how the images were made.
+        repeats: int64 (B,), how often a sampler drew each image before in this epoch; None for never.
 
     Example:
         >>> batch = Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), torch.arange(2))
@@ -86,12 +92,16 @@ class Batch:
     indices: Tensor
     padding: int = 0
     info: BatchInfo = field(default_factory=BatchInfo)
+    repeats: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.images, self.labels))
+
+    def __getitem__(self, place: int) -> Tensor:
+        return (self.images, self.labels)[place]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device; copies to a CUDA device do not block."""
@@ -113,7 +123,7 @@ class Batch:
     def changed(self) -> Tensor:
         """Where the image differs from the clean one: bool (B,)."""
         if self.info.clean is None:
-            return torch.zeros_like(self.labels, dtype=torch.bool)
+            return torch.zeros(len(self), dtype=torch.bool, device=self.labels.device)
         return (self.images != self.info.clean).flatten(1).any(1)
 
     @property
@@ -121,7 +131,7 @@ class Batch:
         """Where the image comes from a search with a goal, such as a new or cached SIGMA sample: bool (B,)."""
         made, stats = self.info.perturbed, self.info.cache_stats
         if made is None:
-            return torch.zeros_like(self.labels, dtype=torch.bool)
+            return torch.zeros(len(self), dtype=torch.bool, device=self.labels.device)
         found = made.attempted & self.changed
         return found if stats is None else found | stats.hits
 
@@ -132,3 +142,34 @@ def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{each.name: _map_tensors(getattr(value, each.name), change) for each in fields(value)})
     return value
+
+
+def as_batch(batch: Any) -> Batch:
+    """Return a batch of any loader as a `Batch`.
+
+    Args:
+        batch: a `Batch`; (images, labels, ...); or a mapping with images as "image", "images", "pixel_values" or "x",
+            and labels as "label", "labels", "target", "targets" or "y". Images are float (B, C, H, W), or uint8, which
+            is divided by 255. Labels are integers (B,) or probabilities (B, K), as CutMix and MixUp make them.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(batch, Batch):
+        return batch
+    parts: list[Any]
+    if isinstance(batch, Mapping):
+        parts = [next((batch[key] for key in keys if key in batch), None) for keys in (_IMAGES, _LABELS)]
+    else:
+        parts = list(batch[:2]) if isinstance(batch, (tuple, list)) else []
+    if len(parts) < 2 or not all(isinstance(part, Tensor) for part in parts):
+        got = f"a {type(batch).__name__} of {[*batch]}" if isinstance(batch, Mapping) else type(batch).__name__
+        expected = f"tensors (images, labels), a mapping with one of {_IMAGES} and one of {_LABELS}, or a Batch"
+        raise fail("batch", expected, got)
+    images, labels = parts
+    soft = labels.ndim == 2 and labels.is_floating_point()
+    if len(labels) != len(images) or not (soft or (labels.ndim == 1 and not labels.is_floating_point())):
+        expected = f"integers ({len(images)},) or probabilities ({len(images)}, K)"
+        raise fail("labels", expected, f"{labels.dtype} {tuple(labels.shape)}")
+    images = images / 255 if images.dtype == torch.uint8 else images
+    return Batch(images, labels if soft else labels.long(), torch.arange(len(images), device=images.device))

@@ -24,7 +24,7 @@ class BatchField:
     """A part of a batch.
 
     Args:
-        name: of the argument that tells the place, for errors.
+        name: name of the argument that tells the place, for errors.
         place: index, key or attribute; or a pair of functions `(get, put)`, where `get(batch)` returns the part and
             `put(batch, value)` returns the batch with another one, or None if it changes the batch in place; or `get`
             alone, for a part that is only read.

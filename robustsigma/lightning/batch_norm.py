@@ -115,3 +115,12 @@ def split_forward(
     if whole and auxiliary is not None and len(parts) == 1:
         logits = logits + 0 * sum(p.sum() for p in (*classifier.parameters(), *auxiliary.parameters()))
     return logits
+
+
+def explain_single_value(error: BaseException) -> None:
+    """Add what to do to PyTorch's error for a batch of one image, whichever module raised it."""
+    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
+        told = (
+            "BatchNorm cannot train on one image of one pixel; drop_last=True, of the DataLoader or RobustDataModule,"
+        )
+        error.args = (f"{error}. {told} leaves out a last batch that is smaller than the others",)

@@ -85,7 +85,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class RobustCheckpoint(ModelCheckpoint):
-    """Keeps the weights of the epoch with the best accuracy under a validation condition, and the last ones.
+    """Keeps the weights of the epoch with the best accuracy under a validation condition.
 
     Robust accuracy often falls late in a training (robust overfitting). Keeping the best epoch is worth nearly as much
     as any other remedy (Rice, Wong and Kolter, 2020). After each validation it logs `best_CONDITION_acc`, the best so
@@ -96,20 +96,17 @@ class RobustCheckpoint(ModelCheckpoint):
         condition: one of the data module's `val_conditions`.
         dirpath: folder of the checkpoints; None is the logger's folder.
         save_top_k: number of best checkpoints to keep.
-        keep_last: whether to keep the state at the end of the last epoch, as `LastCheckpoint` does.
 
     Raises:
         ValueError: at the start of the training, if the data module has no such condition.
 
     Example:
-        >>> callback = RobustCheckpoint("FGSM", keep_last=False)
+        >>> callback = RobustCheckpoint("FGSM")
         >>> callback.monitor
         'val_FGSM_acc'
     """
 
-    def __init__(
-        self, condition: str = "pgd", *, dirpath: str | None = None, save_top_k: int = 1, keep_last: bool = True
-    ) -> None:
+    def __init__(self, condition: str = "pgd", *, dirpath: str | None = None, save_top_k: int = 1) -> None:
         instance("condition", condition, str)
         _check_path(dirpath)
         save_top_k = integer("save_top_k", save_top_k, 1)
@@ -122,7 +119,7 @@ class RobustCheckpoint(ModelCheckpoint):
             save_top_k=save_top_k,
             enable_version_counter=False,  # a resumed training overwrites the file of an epoch that it repeats
         )
-        self.keep_last, self.condition = keep_last, condition
+        self.condition = condition
         self._best: float | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -140,14 +137,6 @@ class RobustCheckpoint(ModelCheckpoint):
         self._best = last if self._best is None else max(self._best, last)
         names = {f"best_{self.condition}_acc": self._best, f"last_{self.condition}_acc": last}
         pl_module.log_dict(names, add_dataloader_idx=False, sync_dist=True)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the last weights."""
-        super().on_train_epoch_end(trainer, pl_module)
-        if self.keep_last and self.dirpath is not None and not getattr(trainer, "fast_dev_run", False):
-            path = Path(self.dirpath) / "last.ckpt"
-            trainer.save_checkpoint(path)
-            self.last_model_path = str(path)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs."""

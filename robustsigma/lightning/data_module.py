@@ -15,24 +15,26 @@ from typing import Any, ClassVar, NoReturn
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
 
 from robustsigma.data.dataset_spec import DatasetSpec, Split
-from robustsigma.data.datasets import Datasets
-from robustsigma.data.loading import subsample
+from robustsigma.data.datasets import CheckedStream, Datasets
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import global_rng, noise
 from robustsigma.engine.device import wait
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import fail, integer, mapping, optional, plain
+from robustsigma.engine.validation import fail, integer, optional, plain
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
-from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
+from robustsigma.lightning.batch_norm import explain_single_value
+from robustsigma.lightning.loaders import KeyedDataset, KeyedStream, ResumableLoader, apart, make_loader
 from robustsigma.lightning.sample_caches import ProcessRank, SampleCaches
-from robustsigma.lightning.training_perturbation import Ramp, without_cache
+from robustsigma.lightning.training_perturbation import Ramp, check_conditions, without_cache
 from robustsigma.runs.fingerprint import items
 
+_PACKAGE = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
+_OTHER_IMAGES = "the checkpoint's sample cache is of other training images; it is dropped"
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 
 
@@ -42,19 +44,18 @@ class RobustDataModule(pl.LightningDataModule):
     Training batches go through `train_perturbation`; `val_dataloader` and `test_dataloader` return one loader for each
     condition. An image's randomness derives from (seed, stage, condition, epoch, its index in the split), so results
     depend neither on the batch size nor on the number of workers or processes. The network is frozen meanwhile: eval
-    mode, no dropout, no updates of BatchNorm statistics, no gradients of parameters.
+    mode, no updates of BatchNorm statistics, no gradients of parameters.
 
     Pass the module to the Trainer as its `datamodule`: batches of a loader that is passed instead are clean, with a
     warning. The LightningModule needs an attribute `classifier`, a `robustsigma.Classifier`. If its steps use another
     network, such as an average of its weights, a warning says so. `predict` uses the clean images of the test split.
 
-    If the training perturbation has a `SigmaSample` with a sample cache, its samples are kept here and in checkpoints;
-    see `robustsigma.lightning.sample_caches.SampleCaches`. A cached sample is that of the image as it was augmented
-    when the sample was made.
+    Samples of a `SigmaSample` with a sample cache are kept here and in checkpoints, of the images as they were
+    augmented when the samples were made; see `robustsigma.lightning.sample_caches.SampleCaches`.
 
-    A training can resume from any checkpoint, also in the middle of an epoch, and ends as if it had not been
-    interrupted. The states of the global generators, from which dropout draws, are restored (those of the first
-    process). If the dataset has changed, cached samples are dropped with a warning.
+    A training resumes from any checkpoint, also in the middle of an epoch, as if it had not been interrupted. The
+    global generators, from which dropout draws, are restored (those of the first process). If the dataset has changed,
+    cached samples are dropped with a warning.
 
     Several processes (DDP) train on the batches that one process with the sum of their batch sizes would have, with the
     same results, unless the network has dropout, or BatchNorm without the Trainer's `sync_batchnorm`.
@@ -67,10 +68,13 @@ class RobustDataModule(pl.LightningDataModule):
         val_conditions: the same for validation.
         ramp: growth of the training perturbation over the first epochs; None uses full strength from the start.
         augment: transforms of the training images, on the CPU workers.
+        sampler: what draws the training images of each epoch by their indices instead of a shuffle, such as torch's
+            `WeightedRandomSampler`, by `seed` and the epoch. It draws for all processes, which divide its draws. An
+            image that is drawn several times is augmented and perturbed differently each time.
         batch_size: number of images in a batch, in every stage.
         drop_last: whether to leave out the last training batch of an epoch if it is smaller than the others. BatchNorm
             may fail on a batch of one image, except in `LitClassifier`.
-        num_workers: number of loading processes; built-in datasets are in memory and need none.
+        num_workers: number of loading processes; built-in datasets need none.
         limits: largest number of images by split ("train", "val", "test"), drawn by the seed.
         seed: seed of the order, the augmentation and the perturbations.
 
@@ -80,10 +84,8 @@ class RobustDataModule(pl.LightningDataModule):
     Example:
         >>> from robustsigma import FGSM, Identity, Mixture
         >>> from robustsigma.data import Baggage
-        >>> attack = FGSM(8 / 255)
-        >>> data = RobustDataModule(
-        ...     Baggage(), train_perturbation=Mixture({attack: 0.5}), conditions={"clean": Identity(), "FGSM": attack}
-        ... )
+        >>> conditions = {"clean": Identity(), "FGSM": FGSM(8 / 255)}
+        >>> data = RobustDataModule(Baggage(), train_perturbation=Mixture({FGSM(): 0.5}), conditions=conditions)
     """
 
     reports_network: ClassVar[bool] = False  # whether a report flags an unsound network, in place of a warning
@@ -97,6 +99,7 @@ class RobustDataModule(pl.LightningDataModule):
         val_conditions: Mapping[str, Perturbation] | None = None,
         ramp: Ramp | None = None,
         augment: Albumentations | None = None,
+        sampler: Sampler | None = None,
         batch_size: int = 128,
         drop_last: bool = False,
         num_workers: int = 0,
@@ -109,6 +112,7 @@ class RobustDataModule(pl.LightningDataModule):
         optional("train_perturbation", train_perturbation, Perturbation)
         optional("ramp", ramp, Ramp)
         optional("augment", augment, Albumentations)
+        optional("sampler", sampler, Sampler)
         optional("limits", limits, Mapping)
         if ramp is not None:
             ramp.check(train_perturbation)
@@ -118,11 +122,14 @@ class RobustDataModule(pl.LightningDataModule):
         self.ramp, self.augment = ramp, augment
         self.batch_size, self.drop_last = integer("batch_size", batch_size, 1), drop_last
         self.num_workers = integer("num_workers", num_workers, 0)
-        self.limits = dict(limits or {})
-        for split, most in self.limits.items():
+        for split in limits or ():
             DatasetSpec.check_split(split)
-            self.limits[split] = integer(f"limits[{split!r}]", most, 1)
-        self.seed = integer("seed", seed, 0)
+        self.limits = {split: integer(f"limits[{split!r}]", most, 1) for split, most in (limits or {}).items()}
+        self.seed, self.sampler = integer("seed", seed, 0), sampler
+        if isinstance(sampler, DistributedSampler):
+            raise fail("sampler", "one of all images, which are then divided among processes", type(sampler).__name__)
+        if sampler is not None and "train" in self.limits:
+            raise fail("limits", "none for train, where a sampler draws the images", self.limits["train"])
         self._reset()
 
     def _reset(self) -> None:
@@ -133,26 +140,24 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked = AttackedNetwork()
 
     def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: FrameType | None = None, **rest: Any) -> None:
-        """Keep a subclass's arguments as Lightning does, but as plain types, and without datasets in memory.
-
-        A checkpoint that holds NumPy's numbers could not be read again, and datasets fit in none.
-        """
+        """Keep a subclass's arguments as Lightning does, but no datasets, and plain types, which can be read again."""
         caller = currentframe()
         frame = frame or (caller.f_back if caller else None)
         arguments = frame.f_locals.items() if frame else ()
-        in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset)]
+        in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset | Sampler)]
         ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
         super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, **rest)
         self.hparams.update({name: plain(value) for name, value in self.hparams.items()})
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainer" and type(value).__module__.startswith("lightning."):
-            raise _wrong_package(f"a Trainer of the package {type(value).__module__.split('.')[0]}")
+            raise fail("trainer", _PACKAGE, f"a Trainer of the package {type(value).__module__.split('.')[0]}")
         super().__setattr__(name, value)
 
     def __iter__(self) -> NoReturn:
         # A Trainer of the package `lightning` takes a data module of pytorch_lightning for a loader.
-        raise _wrong_package("iteration over the data module itself, as by a Trainer of the package lightning")
+        got = "iteration over the data module itself, as by a Trainer of the package lightning"
+        raise fail("trainer", _PACKAGE, got)
 
     def setup(self, stage: str) -> None:
         """Forget an earlier training."""
@@ -165,7 +170,8 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked.finish()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Leave no hooks at the network."""
+        """Leave no hooks at the network, and say what to do about a batch of one image."""
+        explain_single_value(exception)
         self._attacked.remove_hooks()
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,14 +191,13 @@ class RobustDataModule(pl.LightningDataModule):
         self._resumed = dict(state_dict)
         self.sample_caches.load_state_dict(self._resumed.pop("sample_caches", {}))
         if self.trainer is not None:
-            # Lightning's own preparation may draw, so generators are restored when training starts.
-            callback = pl.callbacks.LambdaCallback(on_train_start=lambda *_: self._restore_generators())
+            # Lightning's own preparation may draw, so generators are restored when training starts. Once, as the
+            # Trainer may run something else later.
+            states = [self._resumed.pop("generators")] if "generators" in self._resumed else []
+            callback = pl.callbacks.LambdaCallback(
+                on_train_start=lambda *_: global_rng.set_states(states.pop()) if states else None
+            )
             self.trainer.callbacks.append(callback)  # type: ignore[attr-defined]
-
-    def _restore_generators(self) -> None:
-        states = self._resumed.pop("generators", None)  # once, as the Trainer may run something else later
-        if states is not None:
-            global_rng.set_states(states)
 
     def prepare_data(self) -> None:
         """Download missing data, in one process."""
@@ -208,17 +213,17 @@ class RobustDataModule(pl.LightningDataModule):
         images = self._resumed.pop("images", None)
         if images is not None and self._fingerprint(self._training) != images:
             self.sample_caches = SampleCaches(self.seed)
-            told = "ckpt_path: the checkpoint's sample cache is of other training images; it is dropped"
-            warnings.warn(told, stacklevel=2)
+            warnings.warn(f"ckpt_path: {_OTHER_IMAGES}", stacklevel=2)
         # Lightning restores a loader too, but not if the optimizer asked for the number of batches before.
-        position = self._resumed.pop("loader", None)
-        if position is not None:
-            self._training.load_state_dict(position)
+        if "loader" in self._resumed:
+            self._training.load_state_dict(self._resumed.pop("loader"))
         return self._training
 
     def _fingerprint(self, training: ResumableLoader) -> dict[str, Any]:
+        keyed = training.dataset
+        if isinstance(keyed, KeyedStream):
+            return {"stream": keyed.stream.name}  # which may never end
         if self._images is None:
-            keyed = training.dataset
             self._images = items(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
         return self._images
 
@@ -246,38 +251,46 @@ class RobustDataModule(pl.LightningDataModule):
         found.on_start = None
         return found
 
-    def _subsample(self, dataset: Dataset[Any], split: Split) -> list[int]:
-        return subsample(len(dataset), self.limits.get(split), self.seed)  # type: ignore[arg-type]
-
-    def _loader(self, dataset: Dataset[Any], split: Split, indices: list[int] | None = None) -> ResumableLoader:
-        indices = self._subsample(dataset, split) if indices is None else indices
+    def _loader(self, dataset: Dataset[Any], split: Split) -> ResumableLoader:
         train, trainer = split == "train", self.trainer
-        keyed = KeyedDataset(dataset, self.augment if train else None, self.seed)
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sampler = KeySampler(indices, shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
-        drop_last = train and self.drop_last
-        if drop_last and len(sampler) < self.batch_size:
-            expected = f"at most {len(sampler)}, the images of an epoch, with drop_last"
-            raise fail("batch_size", expected, self.batch_size)
-        found = ResumableLoader(
-            keyed,
+        if isinstance(dataset, IterableDataset):
+            dataset = self._stream(dataset, split)
+        found = make_loader(
+            dataset,
+            augment=self.augment if train else None,
+            seed=self.seed,
+            shuffle=train,
+            limit=self.limits.get(split),
+            sampler=self.sampler if train else None,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
             batch_size=self.batch_size,
-            sampler=sampler,
             num_workers=self.num_workers,
-            drop_last=drop_last,
+            drop_last=train and self.drop_last,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
-        found.on_start = partial(self._warn_if_clean, split)
+        found.on_start = partial(self._start, split, found.dataset)
         return found
 
-    def _warn_if_clean(self, split: Split) -> None:
-        """Warn where batches that should be perturbed are not passed to this data module."""
+    def _stream(self, dataset: IterableDataset[Any], split: Split) -> CheckedStream:
+        if not isinstance(dataset, CheckedStream):
+            dataset = CheckedStream(dataset, split, len(self.dataset.classes), self.dataset.shape)
+        perturbation = self.train_perturbation or Identity()
+        if split == "train" and without_cache(perturbation) != perturbation and not dataset.has_keys:
+            expected = "a stream of (image, label, key) whose keys are integers from 0 on, for a SampleCache"
+            raise fail("train", expected, "items without such keys")
+        return dataset
+
+    def _start(self, split: Split, keyed: Any) -> None:
+        """Start an epoch, and warn where batches that should be perturbed are not passed to this data module."""
         trainer = self.trainer
+        if split == "train" and isinstance(keyed, KeyedStream):
+            keyed.set_epoch(trainer.current_epoch if trainer else 0)
         if trainer is not None and trainer.state.status == TrainerStatus.RUNNING:
             hooks = trainer._data_connector._datahook_selector  # a Trainer's `datamodule` may be that of its last run
             if hooks is None or hooks.datamodule is self:
                 return
-        train = {} if self.train_perturbation is None else {"train": self.train_perturbation}
+        train = {"train": self.train_perturbation or Identity()}
         perturbations = {"train": train, "val": self.val_conditions, "test": self.conditions}[split]
         if any(not isinstance(each, Identity) for each in perturbations.values()):
             warnings.warn(
@@ -293,30 +306,27 @@ class RobustDataModule(pl.LightningDataModule):
         if trainer is None or trainer.predicting:
             return batch
         if not isinstance(batch, Batch):
-            expected = "a Batch of the loaders of a RobustDataModule; override `split` to give it other images"
-            raise fail("batch", expected, type(batch).__name__)
+            raise fail("batch", "a Batch of the loaders of a RobustDataModule; override `split`", type(batch).__name__)
         classifier = classifier_of(trainer.lightning_module)
         if self.reports_network:
             classifier.checked = True
         # In an evaluation the epoch is always 0, so that accuracies of two epochs do not differ by their noise.
         epoch = trainer.current_epoch if trainer.training else 0
         if trainer.training:
-            step, stage, name = "training", "train", "train"
-            perturbation = self.train_perturbation or Identity()
+            step, stage, name, perturbation = "training", "train", "train", self.train_perturbation or Identity()
             perturbation = perturbation if self.ramp is None else self.ramp.at(perturbation, epoch)
         else:
             step, stage = ("test", "test") if trainer.testing else ("validation", "val")
             conditions = self.conditions if trainer.testing else self.val_conditions
             name, perturbation = list(conditions.items())[dataloader_idx]
-        seeds = noise.image_seeds(self.seed, stage, name, epoch, batch.indices)
+        seeds = apart(noise.image_seeds(self.seed, stage, name, epoch, batch.indices), batch.repeats)
         wait(batch.images.device)  # the time of the step before is not that of the perturbation
         start, stats = time.perf_counter(), None
         if trainer.training:
-            process = ProcessRank(trainer.global_rank, trainer.world_size)
-            call = perturbation, classifier, batch
-            made, stats = self.sample_caches.apply(*call, seeds=seeds, epoch=epoch, process=process)
+            options: dict[str, Any] = {"process": ProcessRank(trainer.global_rank, trainer.world_size), "epoch": epoch}
+            made, stats = self.sample_caches.apply(perturbation, classifier, batch, seeds=seeds, **options)
         else:
-            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info=True)
+            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")
         info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
         if perturbation.depends_on_model:
             # Of a training one step is observed, of evaluations one in each epoch.
@@ -326,29 +336,15 @@ class RobustDataModule(pl.LightningDataModule):
 
 
 def data_module_of(trainer: pl.Trainer, callback: str) -> RobustDataModule:
-    """Return the data module of a Trainer, for a callback that needs a `RobustDataModule`.
-
-    Raises:
-        ValueError: it is another one.
-    """
+    """Return the data module of a Trainer; raise ValueError unless it is a `RobustDataModule`, for a callback."""
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, RobustDataModule):
         raise fail("datamodule", f"a RobustDataModule, for the {callback}", type(data).__name__)
     return data
 
 
-def _wrong_package(got: str) -> ValueError:
-    expected = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
-    return fail("trainer", expected, got)
-
-
 def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
-    if given is None:
-        return {"clean": Identity()}
-    mapping(name, given)
-    if not given:
+    found = check_conditions({"clean": Identity()} if given is None else given, name)
+    if not found:
         raise fail(name, "at least one condition", "none")
-    for key, perturbation in given.items():
-        if not isinstance(perturbation, Perturbation):
-            raise fail(f"{name}[{key!r}]", "a Perturbation", type(perturbation).__name__)
-    return {key: without_cache(perturbation) for key, perturbation in given.items()}
+    return {key: without_cache(perturbation) for key, perturbation in found.items()}

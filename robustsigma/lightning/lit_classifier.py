@@ -1,4 +1,4 @@
-"""A LightningModule for image classification, for the batches of a `RobustDataModule`."""
+"""A LightningModule for image classification, for the batches of a `RobustDataModule` or of any loader."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from os import PathLike
 from typing import Any, Literal, get_args
@@ -14,51 +15,28 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import choice, fail, number, optional
-from robustsigma.lightning.batch import Batch
+from robustsigma.engine.validation import images as check_images
+from robustsigma.lightning.batch import Batch, as_batch
 from robustsigma.lightning.batch_norm import AuxiliaryNorms, BatchNormPolicy, single_values, split_forward
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO
+from robustsigma.lightning.epoch_mean import EpochMean
 from robustsigma.lightning.sample_labels import SampleLabels
+from robustsigma.lightning.trades import Trades
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.model_files import build_described
 from robustsigma.models.weight_files import common_name, first_infinite, unwrapped
 
 
-class EpochMean(Metric):
-    """The mean over the images of an epoch, of all processes, from batch means.
-
-    Lightning's own mean rounds the number of images down to a multiple of the processes. The `MeanMetric` of
-    torchmetrics either leaves NaN out, which would hide a training that diverged, or (1.9) forgets the weights.
-    """
-
-    full_state_update = False
-    total: Tensor
-    images: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(self, mean: Tensor, images: int) -> None:
-        """Add the mean over some images."""
-        # Not in place: the sums may have been made in the inference mode of a validation.
-        self.total = self.total + mean.detach() * images
-        self.images = self.images + images
-
-    def compute(self) -> Tensor:
-        """Return the mean over all images, or 0 without any."""
-        return self.total / self.images.clamp_min(1)
-
-
 class LitClassifier(pl.LightningModule):
-    """Trains a network by cross-entropy on the images of a `RobustDataModule`.
+    """Trains a network by cross-entropy on the images of a `RobustDataModule`, or of any loader.
 
-    It logs `train_loss`, `train_acc`, and `val_CONDITION_acc` and `test_CONDITION_acc` for each condition.
+    It logs `train_loss`, `train_acc`, and `val_CONDITION_acc` and `test_CONDITION_acc` for each condition. Batches of
+    other loaders are (images, labels) or mappings, with images in [0, 1] or of uint8, and classes or probabilities as
+    labels (see `robustsigma.lightning.batch.as_batch`); their condition is "clean".
 
     A checkpoint holds all arguments except the optimizer. `load_from_checkpoint(path)` rebuilds a network of
     robustsigma, torchvision or timm that was made by its name; pass any other as `net=`.
@@ -74,6 +52,7 @@ class LitClassifier(pl.LightningModule):
             With a loader without a length, a cosine needs the Trainer's `max_steps`.
         label_smoothing: fraction of the label's weight that is spread over all classes.
         sample_labels: labels and weight of SIGMA samples; None is `SampleLabels()`, which treats them as other images.
+        trades: adds TRADES' divergence to the cross-entropy; None is the cross-entropy alone.
         batch_norm: how BatchNorm treats a batch of clean and perturbed images. "joint" is one forward pass with common
             statistics. "separate" passes clean and perturbed images one after the other, each with its own batch
             statistics; the running ones follow both. "auxiliary" uses in addition a second set of BatchNorm layers for
@@ -103,6 +82,7 @@ class LitClassifier(pl.LightningModule):
         schedule: Literal["cosine", "constant"] = "cosine",
         label_smoothing: float = 0.0,
         sample_labels: SampleLabels | None = None,
+        trades: Trades | None = None,
         batch_norm: BatchNormPolicy = "joint",
         chunk_size: int | None = None,
         gradient_dtype: Literal["bfloat16", "tf32"] | None = None,
@@ -111,9 +91,8 @@ class LitClassifier(pl.LightningModule):
         choice("schedule", schedule, ("cosine", "constant"))
         label_smoothing = number("label_smoothing", label_smoothing, 0, 1)
         choice("batch_norm", batch_norm, get_args(BatchNormPolicy))
-        if isinstance(sample_labels, Mapping):  # from a checkpoint
-            sample_labels = SampleLabels(**sample_labels)  # type: ignore[unreachable]
-        optional("sample_labels", sample_labels, SampleLabels)
+        sample_labels = _settings("sample_labels", sample_labels, SampleLabels)
+        trades = _settings("trades", trades, Trades)
         if not callable(optimizer):
             raise fail("optimizer", "a callable that makes an optimizer from parameters", repr(optimizer)[:80])
         # The annotation has only what a command line can give: a torch.dtype would be parsed as a class there.
@@ -124,12 +103,14 @@ class LitClassifier(pl.LightningModule):
         self.schedule = schedule
         self.label_smoothing = label_smoothing
         self.sample_labels = sample_labels or SampleLabels()
-        self.batch_norm = batch_norm
+        self.trades, self.batch_norm = trades, batch_norm
         self.auxiliary = AuxiliaryNorms(self.classifier) if batch_norm == "auxiliary" else None
         self.means = nn.ModuleDict()
+        self._checked: set[str] = set()  # stages whose images were looked at
 
     def setup(self, stage: str) -> None:
         """Start a second set of BatchNorm layers as a copy of the classifier's, which may have loaded weights."""
+        self._checked.clear()
         if stage == "fit" and self.auxiliary is not None:
             self.auxiliary.start(self.classifier)
 
@@ -150,9 +131,11 @@ class LitClassifier(pl.LightningModule):
         """Return logits (B, K) of images in [0, 1]."""
         return self.classifier(images)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss."""
-        _check_batch(batch)
+        batch = self._batch(batch, "train")
+        # Before the first pass in training mode changes running statistics.
+        made = None if self.trades is None else self.trades.perturbed(self.classifier, batch.images, self.current_epoch)
         if self.batch_norm == "joint":
             with single_values(batch.images):
                 logits = self(batch.images)
@@ -162,9 +145,21 @@ class LitClassifier(pl.LightningModule):
         size = len(batch) - batch.padding
         logits, labels = logits[:size], batch.labels[:size]
         loss = self.sample_labels.loss(logits, labels, batch.sampled[:size], self.label_smoothing)
+        if self.trades is not None and made is not None:
+            with single_values(made):
+                other = self(made) if self.auxiliary is None else self.auxiliary(self.classifier, made)
+            loss = loss + self.trades.divergence(logits, other[:size])
         self._log_mean("train_loss", loss, size)
-        self._log_mean("train_acc", (logits.detach().argmax(1) == labels).float().sum() / max(1, size), size)
+        self._log_mean("train_acc", _correct(logits.detach(), labels).sum() / max(1, size), size)
         return loss * self._loss_scale(size)
+
+    def _batch(self, batch: Any, stage: str) -> Batch:
+        """Return a batch of any loader; of each stage, the first one's pixels are checked."""
+        found = as_batch(batch)
+        if stage not in self._checked:
+            check_images(found.images, self.classifier.bounds)
+            self._checked.add(stage)
+        return found
 
     def _loss_scale(self, size: int) -> Tensor | float:
         """Return the factor of a process's loss that makes their mean the mean over the images of all processes."""
@@ -174,28 +169,29 @@ class LitClassifier(pl.LightningModule):
         sizes = torch.tensor(float(size), device=self.device)
         return world_size * size / torch.as_tensor(self.trainer.strategy.reduce(sizes, reduce_op="sum"))
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Log the accuracy under the batch's condition; return logits."""
-        return self._evaluate(batch, "val")
+        return self._evaluate(batch, "val", dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Log the accuracy under the batch's condition; return logits."""
-        return self._evaluate(batch, "test")
+        return self._evaluate(batch, "test", dataloader_idx)
 
-    def predict_step(self, batch: Batch | Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the probabilities (B, K) of a batch, or of images in [0, 1]."""
-        return self._logits(batch if isinstance(batch, Tensor) else batch.images).softmax(1)
+        return self._logits(batch if isinstance(batch, Tensor) else as_batch(batch).images).softmax(1)
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _logits(self, images: Tensor) -> Any:
         with full_precision():  # as in attacks, whatever rounding PyTorch is set to on a GPU
-            logits: Tensor = self(images)
-        return logits
+            return self(images)
 
-    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
-        _check_batch(batch)
+    def _evaluate(self, given: Any, stage: str, loader: int) -> Tensor:
+        batch = self._batch(given, stage)
         logits = self._logits(batch.images)
-        accuracy = (logits.argmax(1) == batch.labels).float().mean()
-        self._log_mean(f"{stage}_{batch.info.condition}_acc", accuracy, len(batch), prog_bar=stage == "val")
+        # Each condition of a RobustDataModule has a loader; others are told apart as Lightning does it.
+        place = f"/dataloader_idx_{loader}" if loader and batch is not given else ""
+        name = f"{stage}_{batch.info.condition}_acc{place}"
+        self._log_mean(name, _correct(logits, batch.labels).mean(), len(batch), prog_bar=stage == "val")
         return logits
 
     def _log_mean(self, name: str, value: Tensor, size: int, *, prog_bar: bool = True) -> None:
@@ -232,6 +228,7 @@ class LitClassifier(pl.LightningModule):
             "schedule": self.schedule,
             "label_smoothing": self.label_smoothing,
             "sample_labels": asdict(self.sample_labels),
+            "trades": None if self.trades is None else asdict(self.trades),
             "batch_norm": self.batch_norm,
             "chunk_size": self.classifier.chunk_size,
             "gradient_dtype": str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype,
@@ -318,7 +315,14 @@ def _rebuilt(described: Mapping[str, Any], state: Mapping[str, Any], path: Any) 
         raise fail("net", f"{expected}: load_from_checkpoint(path, net=…)", error) from error
 
 
-def _check_batch(batch: Any) -> None:
-    if not isinstance(batch, Batch):
-        passed = "one of a RobustDataModule, passed as in trainer.fit(model, datamodule=data)"
-        raise fail("batch", f"{passed}; Datasets(…) makes its dataset", type(batch).__name__)
+def _settings(name: str, value: Any, kind: type) -> Any:
+    """Return settings, or None; a checkpoint has them as a mapping."""
+    with suppress(TypeError):  # of other settings
+        value = kind(**value) if isinstance(value, Mapping) else value
+    optional(name, value, kind)
+    return value
+
+
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 for each image whose largest logit is that of its (most probable) class, float (B,)."""
+    return (logits.argmax(1) == (labels.argmax(1) if labels.ndim == 2 else labels)).float()

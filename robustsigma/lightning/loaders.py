@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
-from robustsigma.data.loading import load_batch
+from robustsigma.data.datasets import CheckedStream
+from robustsigma.data.loading import load_batch, subsample
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import noise
+from robustsigma.engine.global_rng import key_of, temporary_seed
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch import Batch
 
@@ -24,11 +28,13 @@ class Key(NamedTuple):
         epoch: epoch of the training; 0 elsewhere.
         image: index of the image.
         is_padding: whether the image only pads a process's part of the epoch, as another process has it too.
+        repeat: how often a sampler drew the image before in this epoch.
     """
 
     epoch: int
     image: int
     is_padding: bool = False
+    repeat: int = 0
 
 
 class KeySampler(DistributedSampler[Any]):
@@ -45,17 +51,27 @@ class KeySampler(DistributedSampler[Any]):
         seed: seed of the order.
         rank: rank of this process.
         world_size: number of processes.
+        sampler: what draws the order of all processes in each epoch, instead of a shuffle; it yields some of `indices`.
 
     Raises:
         ValueError: in an evaluation of fewer images than processes, which would wait for each other forever.
     """
 
-    def __init__(self, indices: Sequence[int], *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        indices: Sequence[int],
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        sampler: Sampler | None = None,
+    ) -> None:
         if not shuffle and 0 < len(indices) < world_size:
             raise fail("images", f"one or more for each of {world_size} processes", len(indices))
-        images: Any = range(len(indices))  # DistributedSampler uses only its length
-        super().__init__(images, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
-        self.indices = indices
+        images: Any = range(len(indices if sampler is None else sampler))  # type: ignore[arg-type]
+        super().__init__(images, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # uses its length only
+        self.indices, self.drawn_by, self.count = indices, sampler, len(images)
         self.skip = 0  # number of keys that the next iteration leaves out at its start
 
     def __iter__(self) -> Iterator[Key]:
@@ -67,8 +83,31 @@ class KeySampler(DistributedSampler[Any]):
         if not self.shuffle:
             return (Key(0, index) for index in self.indices[self.rank :: self.num_replicas])
         places = range(self.rank, self.total_size, self.num_replicas)
+        if self.drawn_by is not None:
+            order, repeats = self._drawn(self.drawn_by)
+            at = [place % self.count for place in places]
+            keys = zip(places, (order[i] for i in at), (repeats[i] for i in at), strict=True)
+            return (Key(self.epoch, image, place >= self.count, repeat) for place, image, repeat in keys)
         drawn = zip(places, super().__iter__(), strict=True)
         return (Key(self.epoch, self.indices[i], place >= len(self.indices)) for place, i in drawn)
+
+    def _drawn(self, sampler: Sampler) -> tuple[list[int], list[int]]:
+        """Return the order of an epoch and how often each image came before: the same in every process and resume."""
+        seed = key_of(torch.tensor([self.seed]), f"sampler {self.epoch}")
+        generator = getattr(sampler, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(seed)
+        with temporary_seed(seed):
+            order = [int(index) if isinstance(index, (int, Tensor)) else index for index in sampler]
+        known, seen, repeats = set(self.indices), Counter[int](), []
+        wrong = [index for index in order if not isinstance(index, int) or index not in known]
+        if wrong or len(order) != self.count:
+            got = f"{wrong[0]!r:.80}" if wrong else f"{len(order)} of them"
+            raise fail("sampler", f"{self.count} indices of the {len(known)} training images, its length", got)
+        for index in order:
+            repeats.append(seen[index])
+            seen[index] += 1
+        return order, repeats
 
     def __len__(self) -> int:
         return super().__len__() if self.shuffle else len(range(self.rank, len(self.indices), self.num_replicas))
@@ -97,10 +136,52 @@ class KeyedDataset(Dataset[Batch]):
         indices = [key.image for key in keys]
         images, labels = load_batch(self.dataset, indices)
         at = torch.tensor(indices)
+        repeats = torch.tensor([key.repeat for key in keys]) if any(key.repeat for key in keys) else None
         if self.augment is not None:
-            seeds = noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at).tolist()
+            seeds = apart(noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at), repeats).tolist()
             images = torch.stack([self.augment.apply(x, seed) for x, seed in zip(images, seeds, strict=True)])
-        return Batch(images, labels, at, padding=sum(key.is_padding for key in keys))
+        return Batch(images, labels, at, padding=sum(key.is_padding for key in keys), repeats=repeats)
+
+
+def apart(seeds: Tensor, repeats: Tensor | None) -> Tensor:
+    """Return seeds of images (B,) with new ones for those that a sampler drew before in the epoch."""
+    return seeds if repeats is None else torch.where(repeats > 0, noise.fold(seeds, "repeat", repeats), seeds)
+
+
+class KeyedStream(IterableDataset[Any]):
+    """A stream whose items are (image, label, key), augmented as in an epoch.
+
+    Args:
+        stream: stream of a user.
+        augment: transform of each image, or None.
+        seed: seed of the augmentation, together with the epoch and the key.
+    """
+
+    def __init__(self, stream: CheckedStream, augment: Albumentations | None, seed: int) -> None:
+        self.stream, self.augment, self.seed, self.epoch = stream, augment, seed, 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int, int]]:
+        for image, label, key in self.stream:
+            if self.augment is not None:
+                seed = noise.image_seeds(self.seed, "train", "augment", self.epoch, torch.tensor([key]))
+                image = self.augment.apply(image, int(seed))
+            yield image, label, key
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start an epoch, for the user's stream too if it shuffles by epochs."""
+        self.epoch = epoch
+        set_epoch = getattr(self.stream.inner, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(epoch)
+
+
+def collate_keyed(items: Sequence[tuple[Tensor, int, int]]) -> Batch:
+    """Return items of a `KeyedStream` as a batch, whose indices are the keys."""
+    images, labels, keys = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(keys))
 
 
 def _unchanged(batch: Batch) -> Batch:
@@ -136,31 +217,102 @@ class ResumableLoader(DataLoader[Batch]):
         if self.on_start is not None:
             self.on_start()
         resumed, self._resumed, self._served = self._resumed, None, 0
-        if resumed is not None and isinstance(self.sampler, KeySampler) and resumed["epoch"] == self.sampler.epoch:
+        if resumed is not None and resumed["order"] and resumed["epoch"] == self._epoch:
             before, now = resumed["order"], self._order()
             changed = {name: value for name, value in before.items() if value != now.get(name)}
             if changed:
                 expected = f"one from the end of an epoch, or the settings of the checkpoint: {changed}"
-                raise fail("ckpt_path", expected, {name: now[name] for name in changed})
-            served = resumed["served"]
-            self._served = served if served < len(self) else 0  # Lightning starts a finished epoch again
+                raise fail("ckpt_path", expected, {name: now.get(name) for name in changed})
+            self._served = resumed["served"]
+        if isinstance(self.sampler, KeySampler):
+            self._served = self._served if self._served < len(self) else 0  # Lightning starts a finished epoch again
             self.sampler.skip = self._served * (self.batch_size or 1)
-        for batch in super().__iter__():
-            self._served += 1
+            batches: Iterator[Batch] = super().__iter__()
+        else:
+            batches = self._rest_of_stream(super().__iter__)
+        # Of a loader without a length Lightning requests one batch before the step of the last.
+        ahead = not _has_length(self)
+        for batch in batches:
+            self._served += not ahead
             yield batch
+            self._served += ahead
+
+    def _rest_of_stream(self, start: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+        """Return an iterator without the batches that were served, or over all if those were the whole epoch."""
+        found: Iterator[Batch] = islice(start(), self._served, None)
+        first = next(found, None) if self._served else None
+        if self._served and first is None:
+            self._served, found = 0, iter(start())
+        return found if first is None else chain([first], found)
+
+    @property
+    def _epoch(self) -> int:
+        return getattr(self.dataset if isinstance(self.dataset, KeyedStream) else self.sampler, "epoch", 0)
 
     def _order(self) -> dict[str, Any]:
         """Return what decides which images the next batch has."""
+        if isinstance(self.dataset, KeyedStream):
+            return {"batch_size": self.batch_size, "num_workers": self.num_workers}
         if not isinstance(self.sampler, KeySampler):
             return {}
         sampler = self.sampler
-        processes, images = sampler.num_replicas, len(sampler.indices)
+        processes, images = sampler.num_replicas, sampler.count
         return {"batch_size": self.batch_size, "images": images, "processes": processes, "seed": sampler.seed}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the epoch; Lightning keeps it in checkpoints."""
-        return {"epoch": getattr(self.sampler, "epoch", 0), "served": self._served, "order": self._order()}
+        return {"epoch": self._epoch, "served": self._served, "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state: the next iteration, if it is of the same epoch, leaves out what was served."""
         self._resumed = dict(state_dict)
+
+
+def make_loader(
+    dataset: Dataset[Any],
+    *,
+    augment: Albumentations | None,
+    seed: int,
+    shuffle: bool,
+    limit: int | None,
+    sampler: Sampler | None,
+    rank: int,
+    world_size: int,
+    **options: Any,
+) -> ResumableLoader:
+    """Return the loader of a process for a `CheckedStream` or a dataset of images by index.
+
+    Args:
+        dataset: where images come from.
+        augment: transform of each image, or None.
+        seed: seed of order, choice and augmentation.
+        shuffle: whether to draw a new order in each epoch.
+        limit: largest number of images, or None.
+        sampler: as in `KeySampler`.
+        rank: rank of this process.
+        world_size: number of processes.
+        options: as of DataLoader.
+
+    Raises:
+        ValueError: a stream with a limit or a sampler, or a batch larger than an epoch that leaves out smaller ones.
+    """
+    if isinstance(dataset, CheckedStream):
+        for name, value in (("limits", limit), ("sampler", sampler)):
+            if value is not None:
+                raise fail(name, f"none for {dataset.name}, whose images come in a stream", value)
+        # New workers in each epoch, which know its number.
+        keyed = KeyedStream(dataset, augment, seed)
+        return ResumableLoader(keyed, collate_fn=collate_keyed, persistent_workers=False, **options)
+    indices = subsample(len(dataset), limit, seed)  # type: ignore[arg-type]
+    keys = KeySampler(indices, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, sampler=sampler)
+    if options["drop_last"] and len(keys) < options["batch_size"]:
+        expected = f"at most {len(keys)}, the images of an epoch, with drop_last"
+        raise fail("batch_size", expected, options["batch_size"])
+    return ResumableLoader(KeyedDataset(dataset, augment, seed), sampler=keys, **options)
+
+
+def _has_length(loader: DataLoader[Any]) -> bool:
+    try:
+        return len(loader) >= 0
+    except (TypeError, NotImplementedError):
+        return False

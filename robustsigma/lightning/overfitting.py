@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from robustsigma.data.dataset_spec import Split
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine import noise
-from robustsigma.engine.perturbations import PGD, Perturbation
+from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import choice, fail, integer, number, optional
 from robustsigma.lightning.attacked_network import classifier_of
 from robustsigma.lightning.batch import Batch
-from robustsigma.lightning.data_module import RobustDataModule, data_module_of
-from robustsigma.lightning.training_perturbation import has_single_step, pgd_probe, without_cache, without_single_step
+from robustsigma.lightning.data_module import data_module_of
+from robustsigma.lightning.training_perturbation import pgd_probe, without_cache
 
-Action = Literal["warn", "stop", "fall_back"]
+Action = Literal["warn", "stop"]
 
 _STEPS = 10  # of the default probe
 _LOST = 0.75  # fraction of the best accuracy under the probe
@@ -64,10 +64,8 @@ class OverfittingMonitor(pl.Callback):
     Args:
         probe: attack that reveals overfitting; a ramp does not change it. None is PGD of 10 steps in the ball of the
             first FGSM, NFGSM or PGD of the data module's `train_perturbation`.
-        action: what to do when it triggers. "warn" warns, once for each fall. "stop" warns and ends the training.
-            "fall_back" warns, restores the weights and the optimizer's state of the last check that did not trigger
-            (the learning rate stays as scheduled), and trains with PGD of the probe's steps (10 for another probe) and
-            the same eps in place of each FGSM and NFGSM, as the same attack would overfit again.
+        action: what to do when it triggers: "warn" warns, once for each fall; "stop" also ends the training.
+            `RobustCheckpoint` keeps the weights from before.
         drop: fall of accuracy that triggers, in (0, 1]; Wong et al. stop at 0.2.
         images: number of images in the fixed batch, drawn by the data module's seed and not augmented.
         split: split that they come from.
@@ -75,10 +73,10 @@ class OverfittingMonitor(pl.Callback):
 
     Raises:
         ValueError: at the start of the training, if its data module is no `RobustDataModule`, or has no training
-            perturbation that `probe` or `action` needs.
+            perturbation that `probe` needs.
 
     Example:
-        >>> monitor = OverfittingMonitor(action="fall_back", images=512)
+        >>> monitor = OverfittingMonitor(action="stop", images=512)
     """
 
     def __init__(
@@ -92,17 +90,14 @@ class OverfittingMonitor(pl.Callback):
         every: int | None = None,
     ) -> None:
         optional("probe", probe, Perturbation)
-        choice("action", action, ("warn", "stop", "fall_back"))
+        choice("action", action, get_args(Action))
         choice("split", split, ("train", "val", "test"))
         self.probe, self.action, self.split = probe, action, split
         self.drop = number("drop", drop, 0, 1, open_low=True)
         self.images = integer("images", images, 1)
         self.every = None if every is None else integer("every", every, 1)
         self.checks: list[OverfittingCheck] = []
-        self.fell_back = False
-        self._good: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
         self._batch: tuple[Tensor, Tensor, Tensor] | None = None
-        self._original: Perturbation | None = None
 
     @property
     def triggered(self) -> list[OverfittingCheck]:
@@ -114,22 +109,15 @@ class OverfittingMonitor(pl.Callback):
         data = data_module_of(trainer, type(self).__name__)
         if data.train_perturbation is None:
             raise fail("train_perturbation", "a Perturbation, for the OverfittingMonitor", "None")
-        self._original = data.train_perturbation
-        self._probe(self._original)
-        if self.action == "fall_back" and not has_single_step(self._original):
-            raise fail("train_perturbation", "an FGSM in it, to fall back from", repr(self._original))
+        self._probe(data.train_perturbation)
         dataset = data.split(self.split)
+        if isinstance(dataset, IterableDataset):
+            raise fail("split", "one whose images have indices, for the OverfittingMonitor", f"{self.split}, a stream")
         found = subsample(len(dataset), data.limits.get(self.split), data.seed)  # type: ignore[arg-type]
         indices = [found[i] for i in subsample(len(found), self.images, data.seed)]
         images, labels = load_batch(dataset, indices)
         device = pl_module.device
         self._batch = images.to(device), labels.to(device), torch.tensor(indices, device=device)
-        if self.fell_back:  # before an interrupt
-            self._replace_single_step(data)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the weights to fall back to: those of the start, or of the checkpoint."""
-        self._keep(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -144,19 +132,16 @@ class OverfittingMonitor(pl.Callback):
             self._check(trainer, pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Restore the data module's perturbation, and free memory."""
-        if self._original is not None:
-            data_module_of(trainer, type(self).__name__).train_perturbation = self._original
-        self._good = self._batch = self._original = None
+        """Free memory."""
+        self._batch = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs."""
-        return {"checks": [asdict(check) for check in self.checks], "fell_back": self.fell_back}
+        return {"checks": [asdict(check) for check in self.checks]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state."""
         self.checks = [OverfittingCheck(**check) for check in state_dict["checks"]]
-        self.fell_back = state_dict["fell_back"]
 
     def _probe(self, attack: Perturbation) -> Perturbation:
         probe = self.probe or pgd_probe(attack, _STEPS)
@@ -180,15 +165,10 @@ class OverfittingMonitor(pl.Callback):
         first = triggered and not (self.checks and self.checks[-1].triggered)
         self.checks.append(OverfittingCheck(trainer.current_epoch, trainer.global_step, **found, triggered=triggered))
         pl_module.log_dict({f"monitor_{name}_acc": value for name, value in found.items()}, sync_dist=True)
-        if not triggered:
-            self._keep(trainer, pl_module)
-            return
         if first and trainer.is_global_zero:
             warnings.warn(self._message(fall["probe"]), CatastrophicOverfitting, stacklevel=2)
-        if self.action == "stop":
+        if triggered and self.action == "stop":
             trainer.should_stop = True
-        elif self.action == "fall_back" and not self.fell_back:
-            self._fall_back(trainer, pl_module, data)
 
     def _is_far(self, best: float, fall: float) -> bool:
         assert self._batch is not None
@@ -207,32 +187,8 @@ class OverfittingMonitor(pl.Callback):
 
     def _message(self, fall: float) -> str:
         now = self.checks[-1]
-        effects = {"warn": "training continues", "stop": "training stops", "fall_back": "earlier weights are restored"}
         return (
             f"catastrophic overfitting in epoch {now.epoch}: accuracy under the probe fell by {100 * fall:.0f} points "
             f"to {100 * now.probe:.0f} %, under the training attack it is {100 * now.attack:.0f} %; "
-            f"{effects[self.action]}"
+            f"training {'stops' if self.action == 'stop' else 'continues'}"
         )
-
-    def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.action == "fall_back" and not self.fell_back:
-            states = [optimizer.state_dict() for optimizer in trainer.optimizers]
-            self._good = copy.deepcopy((pl_module.state_dict(), states))
-
-    def _fall_back(self, trainer: pl.Trainer, pl_module: pl.LightningModule, data: RobustDataModule) -> None:
-        assert self._good is not None
-        weights, states = self._good
-        pl_module.load_state_dict(weights, strict=pl_module.strict_loading)
-        for optimizer, state in zip(trainer.optimizers, states, strict=True):
-            rates = [group["lr"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(state)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate  # as scheduled
-        self.fell_back, self._good = True, None
-        self._replace_single_step(data)
-
-    def _replace_single_step(self, data: RobustDataModule) -> None:
-        assert data.train_perturbation is not None
-        probe = self._probe(data.train_perturbation)
-        steps = probe.steps if isinstance(probe, PGD) else _STEPS
-        data.train_perturbation = without_single_step(data.train_perturbation, steps)

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from importlib.util import find_spec
-from operator import attrgetter
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Perturbation
+from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
-from robustsigma.lightning.batch_images import BatchField, Images, Place, check_range, read, write
+from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
+from robustsigma.lightning.batch_images import Images, Place, write
+from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
-
-# A Trainer takes a callback outside of a list only if it is an instance of its own package's class.
-# A folder that is called `lightning` is no such package: it has no origin.
-_SPECS = {name: find_spec(name) for name in ("pytorch_lightning", "lightning")}
-_PACKAGES = [importlib.import_module(name) for name, spec in _SPECS.items() if spec is not None and spec.origin]
-_Callback: Any = type("_Callback", tuple(package.Callback for package in _PACKAGES), {})
-
-Network = str | Callable[[Any], nn.Module] | None
+from robustsigma.lightning.training_perturbation import check_conditions
 
 
-class RobustCallback(_Callback):
+class RobustCallback(BatchCallback):
     """Train on perturbed images and log the accuracy under every condition, in a Lightning project as it is.
 
     In training, `training_step` receives the batch with some images perturbed, after every `on_after_batch_transfer`.
@@ -55,7 +48,7 @@ class RobustCallback(_Callback):
         eval_net: the network that validation and test evaluate, such as "ema"; None is `net`.
         every_n_epochs: measure in every n-th epoch of a training, from the first one on.
         max_images: images measured at most, of each validation or test loader, over all processes.
-        seed: of all random numbers.
+        seed: seed of all random numbers.
         metric: a torchmetrics `Metric` of logits and class indices with one number as its result, of which each
             condition gets a copy; its class name then replaces `acc`. None is accuracy.
 
@@ -91,34 +84,24 @@ class RobustCallback(_Callback):
         metric: Metric | None = None,
     ) -> None:
         validation.optional("train", train, Perturbation)
-        validation.mapping("conditions", {} if conditions is None else conditions)
-        self.train, self.conditions = train, dict(conditions or {})
-        for name, condition in self.conditions.items():
-            validation.instance(f"conditions[{name!r}]", condition, Perturbation)
+        self.train, self.conditions = train, check_conditions({} if conditions is None else conditions)
         if train is None and not self.conditions:
             raise fail("train", "a perturbation to train on, or conditions to measure", "neither")
-        Classifier(nn.Identity(), mean=mean, std=std)  # checks the statistics
-        self.mean, self.std = mean, std
-        self.images, self.labels = BatchField("images", images), BatchField("labels", labels)
+        options: dict[str, Any] = {"every_n_epochs": every_n_epochs, "max_images": max_images, "seed": seed}
+        super().__init__(mean=mean, std=std, images=images, labels=labels, **options)
         if train is not None and not self.images.writable:
             raise fail("images", "a pair (get, put), as training writes images back", "a function that reads them")
-        for name, value in (("net", net), ("eval_net", eval_net)):
-            if not (value is None or isinstance(value, str) or callable(value)) or isinstance(value, nn.Module):
-                raise fail(name, "an attribute's name or a function of the module", repr(value)[:80])
-        self.net, self.eval_net = net, net if eval_net is None else eval_net
-        self.every_n_epochs = validation.integer("every_n_epochs", every_n_epochs, 1)
-        self.max_images = validation.integer("max_images", max_images, 1)
-        self.seed = validation.integer("seed", seed, -(2**63), 2**63 - 1)
+        self.net = check_network("net", net)
+        self.eval_net = check_network("eval_net", net if eval_net is None else eval_net)
         validation.optional("metric", metric, Metric)
         self.metric = metric
-        self._reset()
-        self._warned: set[str] = set()
 
     def _reset(self) -> None:
-        self._classifiers: dict[Any, Classifier] = {}
-        self._checked: set[str] = set()  # stages whose images were looked at
+        super()._reset()
         self._metrics: dict[tuple[str, int], Metric] = {}  # by condition and loader
         self._measured: dict[int, int] = {}  # images of each loader in this process
+        self._logged: dict[str, bool] = {}  # names that were logged, and whether of clean images
+        self._unseen = True  # whether every image was measured, and no logits of the step were seen
         self._batch: Images | None = None  # what the step under way is given
         self._watch, self._outputs = ExitStack(), list[tuple[str, Tensor]]()
         self._replaced: tuple[Any, Any] | None = None  # the module and its own attribute `training_step`
@@ -154,7 +137,8 @@ class RobustCallback(_Callback):
         self._reset()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Restore the module."""
+        """Restore the module, and say what to do about a batch of one image."""
+        explain_single_value(exception)
         self.teardown(trainer, pl_module, "")
 
     def _step(self, trainer: Any, module: Any, step: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -163,13 +147,15 @@ class RobustCallback(_Callback):
         found = self._read(batch, classifier, "train")
         seed = stage_seed(self.seed, "train", "", trainer.current_epoch)
         assert self.train is not None
-        made = self.train(classifier, found.pixels.clamp(0, 1), found.labels, seed=seed)
+        watched = first and self.train.depends_on_model and is_visible(classifier.net)
+        with outputs_of(classifier.net) if watched else nullcontext([]) as attacked:
+            made = self.train(classifier, found.pixels.clamp(0, 1), found.labels, seed=seed)
         batch = write(batch, self.images, found, made, classifier)
-        if not first or self.net is None or not is_visible(classifier.net):
+        if not attacked:
             return step(batch, *args, **kwargs)
-        with outputs_of(classifier.net) as outputs:
+        with outputs_of(classifier.net) as trained:
             result = step(batch, *args, **kwargs)
-        if not outputs:
+        if not {name for name, _ in attacked} & {name for name, _ in trained}:
             told = f"net={self.net!r}: the attacks in training are made against it, but training_step does not run it"
             self._warn("net", f"{told}. Name the network that is trained, or ignore this if that is meant.")
         return result
@@ -178,10 +164,8 @@ class RobustCallback(_Callback):
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start to count."""
-        self._metrics, self._measured = {}, {}
-        if trainer.sanity_checking or not self.conditions:
-            return
-        if trainer.state.fn == "fit" and trainer.current_epoch % self.every_n_epochs:
+        self._metrics, self._measured, self._logged, self._unseen = {}, {}, {}, True
+        if not self.conditions or not self._is_due(trainer):
             return
         loaders = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
         for loader in range(len(loaders)):
@@ -196,6 +180,7 @@ class RobustCallback(_Callback):
         self._batch = None
         left = -(-self.max_images // trainer.world_size) - self._measured.get(dataloader_idx, 0)
         if not self.conditions or left <= 0 or not (self._metrics or trainer.sanity_checking):
+            self._unseen = False
             return
         classifier = self._classifier(pl_module, "eval_net", self.eval_net)
         found = self._read(batch, classifier, _stage(trainer))
@@ -204,6 +189,7 @@ class RobustCallback(_Callback):
         if batch_idx == 0 and "eval_net" not in self._warned and is_visible(pl_module):
             self._outputs = self._watch.enter_context(outputs_of(pl_module))
         self._batch = Images(*(part[:left] for part in found))
+        self._unseen = self._unseen and len(found.labels) <= left
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -238,13 +224,33 @@ class RobustCallback(_Callback):
             place = f"/dataloader_idx_{loader}" if loaders > 1 else ""
             # `compute` sums over processes; `sync_dist` keeps Lightning's advice away.
             value = metric.compute()
-            pl_module.log(f"{_stage(trainer)}/{name}_{kind}{place}", value, sync_dist=True, add_dataloader_idx=False)
+            key = f"{_stage(trainer)}/{name}_{kind}{place}"
+            pl_module.log(key, value, sync_dist=True, add_dataloader_idx=False)
+            self._logged[key] = isinstance(self.conditions[name], Identity)
         self._metrics = {}
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Compare the clean accuracy with one that the step logs, where its logits were not seen."""
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items() if value.numel() == 1}
+        mine = [logged[key] for key, is_clean in self._logged.items() if is_clean]
+        kept = re.compile(rf"^{_stage(trainer)}(?!.*top).*acc")
+        found = {key: value for key, value in logged.items() if kept.match(key) and key not in self._logged}
+        if not (self._unseen and len(self._measured) == 1 and self.metric is None and mine and found):
+            return
+        slack = 0.5 / (self._measured[0] * trainer.world_size) + 0.01
+        if any(abs(value / scale - mine[0]) < slack for value in found.values() for scale in (1, 100)):
+            return
+        key, value = next(iter(found.items()))
+        told = (
+            f"eval_net={self.eval_net!r}: its accuracy is {mine[0]:.3g}, but {key!r} is {value:.3g} on the same images"
+        )
+        self._warn("eval_net", f"{told}. Name the network that the step evaluates, or ignore another kind of accuracy.")
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
+    on_test_end = on_validation_end
 
     def _compare(self, trainer: Any, classifier: Classifier, theirs: list[tuple[str, Tensor]]) -> None:
         """Warn unless one of the outputs of the user's step is the classifier's logits."""
@@ -254,6 +260,7 @@ class RobustCallback(_Callback):
             ours = classifier.logits(pixels)
         theirs = [(name, logits[: len(ours)].to(ours)) for name, logits in theirs if logits.ndim == 2]
         theirs = [(name, logits) for name, logits in theirs if logits.shape == ours.shape]
+        self._unseen = self._unseen and not theirs
         # The step may run in half precision or TF32.
         tolerance = (0.05 if "16" in str(trainer.precision) else 0.01) * float(ours.abs().max())
         if not theirs or any(torch.allclose(logits, ours, rtol=0, atol=tolerance) for _, logits in theirs):
@@ -264,43 +271,6 @@ class RobustCallback(_Callback):
         told = f"{which}: its logits are not those of {name!r}, which your step computes"
         numbers = f"accuracy {mine:.3g} and {own:.3g} on the same {len(labels)} images"
         self._warn("eval_net", f"{told}: {numbers}. Name the network that the step evaluates.")
-
-    # Both
-
-    def _classifier(self, module: Any, argument: str, network: Network) -> Classifier:
-        """Return the classifier of a network, outside the module, so that the module's state stays as it is."""
-        net = module
-        if isinstance(network, str):
-            try:
-                net = attrgetter(network)(module)
-            except AttributeError:
-                near = validation.near(network, [name for name, _ in module.named_modules() if name])
-                raise fail(argument, f"an attribute of {type(module).__name__}", f"{network!r}{near}") from None
-        elif network is not None:
-            net = network(module)
-        elif type(module).forward.__qualname__ == "LightningModule.forward":
-            children = [name for name, _ in module.named_children()]
-            got = f"None, and {type(module).__name__} has no `forward`"
-            raise fail(argument, f"the name of the network, such as one of {children}", got)
-        found = self._classifiers.get(argument)
-        if found is None or found.net is not net:
-            found = self._classifiers[argument] = Classifier(net, mean=self.mean, std=self.std)
-        found.mean, found.std = found.mean.to(module.device), found.std.to(module.device)
-        return found
-
-    def _read(self, batch: Any, classifier: Classifier, stage: str) -> Images:
-        found = read(batch, self.images, self.labels, classifier)
-        if stage not in self._checked:
-            self._checked.add(stage)
-            told = check_range(found, classifier)
-            if told is not None:
-                self._warn("range", told)
-        return found
-
-    def _warn(self, key: str, message: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            validation.warn(f"RobustCallback: {message}")
 
 
 def stage_seed(seed: int, stage: str, condition: str = "", epoch: int = 0) -> int:

@@ -87,7 +87,7 @@ class SampleCaches:
         Args:
             perturbation: training perturbation.
             classifier: network to perturb against.
-            batch: clean batch; images that are padding neither use nor fill a cache.
+            batch: clean batch; images that are padding, or there twice, neither use nor fill a cache.
             seeds: int64 (B,), per image.
             epoch: current epoch.
             process: which part of a batch of several processes this is; each process keeps the samples of all.
@@ -98,10 +98,11 @@ class SampleCaches:
         images, labels = batch.images, batch.labels
         rules = [part.cache for part in batch_parts(perturbation, seeds, seeds) if part.cache is not None]
         if not rules:
-            return perturbation(classifier, images, labels, seed=seeds, return_info=True), CacheStats.empty(images)
+            return perturbation(classifier, images, labels, seed=seeds, return_info="search"), CacheStats.empty(images)
         period = max(rule.max_age for rule in rules) + 1
         parts = list(batch_parts(perturbation, seeds, self._draws(batch.indices, epoch, period)))
-        requested, own = [], ~batch.is_padding
+        again = (batch.indices[:, None] == batch.indices).tril(-1).any(1)  # drawn twice by a sampler
+        requested, own = [], ~batch.is_padding & ~again
         for part in parts:
             if part.cache is not None:
                 if part.name not in self.caches:
@@ -113,7 +114,7 @@ class SampleCaches:
             rows = part.rows[missed]
             if len(rows):
                 made = part.perturbation(
-                    classifier, images[rows], labels[rows], seed=part.seeds[missed], return_info=True
+                    classifier, images[rows], labels[rows], seed=part.seeds[missed], return_info="search"
                 )
                 result = result.put(rows, made)
         _store(requested, result, classifier, batch, epoch, process)

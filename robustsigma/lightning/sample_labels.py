@@ -49,7 +49,7 @@ class SampleLabels(validation.Settings):
 
         Args:
             logits: (B, K).
-            labels: int64 (B,).
+            labels: int64 (B,), or probabilities (B, K).
             sampled: bool (B,), where the image is a sample.
             label_smoothing: smoothing of other images, and of samples that keep the original label.
         """
@@ -60,6 +60,6 @@ class SampleLabels(validation.Settings):
         own = {"original": label_smoothing, "smoothed": self.smoothing, "uniform": 1.0}[self.labels]
         spread = torch.where(sampled, own, label_smoothing).to(logits.dtype)
         weight = torch.where(sampled, self.weight, 1.0).to(logits.dtype)
-        negative = -logits.log_softmax(1)
-        losses = (1 - spread) * negative.gather(1, labels[:, None])[:, 0] + spread * negative.mean(1)
+        own_losses = F.cross_entropy(logits, labels, reduction="none")
+        losses = (1 - spread) * own_losses - spread * logits.log_softmax(1).mean(1)
         return (weight * losses).mean()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.perturbations.path_samples import SampleCache
+from robustsigma.engine.validation import fail
 
 _NONE = -1
 _COLUMNS = ("owners", "epochs", "fooled", "images")
@@ -84,6 +85,8 @@ class StoredSamples:
             return
         self._to(indices.device)
         if int(indices.max()) >= len(self.slots):
+            if int(indices.max()) >= 2**31:
+                raise fail("train", "keys below 2**31 in a stream, for a SampleCache", int(indices.max()))
             self.slots = _grown(self.slots, int(indices.max()) + 1, _NONE)
         self._make_room(indices, images.shape[1:])
         slots = self.slots[indices]

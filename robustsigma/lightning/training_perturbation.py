@@ -1,19 +1,27 @@
-"""Variants of a training perturbation: ramped, without caches, divided into parts, and with PGD in place of FGSM."""
+"""Checks and variants of perturbations: ramped, without caches, divided into parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Mixture, Perturbation, SigmaSample
+from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Identity, Mixture, Perturbation, SigmaSample
 from robustsigma.engine.perturbations.mixture import part_seeds
 from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import Settings, fail, integer
+from robustsigma.engine.validation import Settings, fail, instance, integer, mapping
+
+
+def check_conditions(given: Any, name: str = "conditions") -> dict[str, Perturbation]:
+    """Return perturbations by name; raise ValueError for anything else."""
+    mapping(name, given)
+    for key, condition in given.items():
+        instance(f"{name}[{key!r}]", condition, Perturbation)
+    return dict(given)
 
 
 def map_parts(perturbation: Perturbation, change: Callable[[Perturbation], Perturbation]) -> Perturbation:
@@ -29,19 +37,9 @@ def without_cache(perturbation: Perturbation) -> Perturbation:
     return map_parts(perturbation, lambda p: replace(p, cache=None) if isinstance(p, SigmaSample) else p)
 
 
-def without_single_step(perturbation: Perturbation, steps: int) -> Perturbation:
-    """Return the perturbation with PGD of the same eps in place of each FGSM and NFGSM, to which training may overfit.
-
-    Args:
-        perturbation: training perturbation.
-        steps: number of steps of PGD.
-    """
-    return map_parts(perturbation, lambda p: PGD(p.eps, steps=steps) if isinstance(p, (FGSM, NFGSM)) else p)
-
-
 def has_single_step(perturbation: Perturbation) -> bool:
-    """Return whether a perturbation has an FGSM or NFGSM in it."""
-    return without_single_step(perturbation, 1) != perturbation
+    """Return whether a perturbation has an FGSM or NFGSM in it, to which a training may overfit."""
+    return map_parts(perturbation, lambda p: Identity() if isinstance(p, (FGSM, NFGSM)) else p) != perturbation
 
 
 def pgd_probe(perturbation: Perturbation, steps: int) -> PGD | None:

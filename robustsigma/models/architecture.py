@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -14,8 +15,11 @@ from torch import nn
 
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.validation import Settings, choice, fail, near
+from robustsigma.models import hugging_face
+from robustsigma.models.hugging_face import HF
 from robustsigma.models.published_weights import (
     PUBLISHED,
+    PUBLISHERS,
     TIMM,
     TORCHVISION,
     TRAINED_ON_HALVES,
@@ -38,9 +42,11 @@ class Architecture(Settings):
 
     Args:
         name: "small_cnn"; "torchvision:resnet18" or another of torchvision's classification models; "timm:NAME" if timm
-            is installed; or the dotted path of a class or function, which is imported.
-        arguments: arguments of the constructor, except the numbers of channels and classes.
-        weights: file of weights that training starts from; "published" for those that torchvision or timm publish; or
+            is installed; "hf:NAME" for an image classifier of transformers, by its id on the Hugging Face Hub or by a
+            folder of `save_pretrained`; or the dotted path of a class or function, which is imported.
+        arguments: arguments of the constructor, except the numbers of channels and classes; for "hf:NAME" values of the
+            config.
+        weights: file of weights that training starts from; "published" for those of torchvision, timm or the Hub; or
             None for fresh ones. A last layer of another number of classes stays fresh.
         padding: "same" for a network whose weights come from TensorFlow (see `with_same_padding`), or None.
 
@@ -56,8 +62,8 @@ class Architecture(Settings):
     def __post_init__(self) -> None:
         if self.padding is not None:
             choice("architecture.padding", self.padding, ("same",))
-        if self.weights == PUBLISHED and not self.has_publisher:
-            told = "a file; published is for torchvision:NAME and timm:NAME"
+        if self.weights == PUBLISHED and not self.name.startswith(PUBLISHERS):
+            told = "a file; published is for torchvision:NAME, timm:NAME and hf:NAME"
             raise fail("architecture.weights", told, f"{PUBLISHED} for {self.name}")
 
     def build(self, channels: int, classes: int) -> nn.Module:
@@ -70,9 +76,9 @@ class Architecture(Settings):
         Raises:
             ValueError: an unknown name, arguments that the constructor does not take, or weights of another network.
         """
-        parameters = self._parameters()
+        parameters = self.parameters()
         given = dict(self.arguments)
-        if self.weights == PUBLISHED:
+        if self.weights == PUBLISHED and self.name.startswith(TORCHVISION):  # the others need no arguments
             known = published(self.name)
             given = {**({} if known is None else known.arguments), **given}
         if "channels" in parameters:
@@ -99,7 +105,9 @@ class Architecture(Settings):
         if self.name.startswith(TORCHVISION) and self.name.removeprefix(TORCHVISION) in TRAINED_ON_HALVES:
             # Without these, Inception and GoogLeNet normalize twice and return more than logits.
             given = {"aux_logits": False, "transform_input": False, "init_weights": self.weights is None, **given}
-        self._parameters()
+        if self.name.startswith(HF):  # a file of the network then needs neither the folder nor the Hub
+            given = {"config": hugging_face.read_config(self.name, **given).to_dict()}
+        self.parameters()
         try:
             net = constructor(self.name)(**given)
         except (TypeError, AssertionError) as error:
@@ -115,14 +123,9 @@ class Architecture(Settings):
         return net
 
     @property
-    def has_publisher(self) -> bool:
-        """Whether torchvision or timm may publish weights of this network."""
-        return self.name.startswith((TORCHVISION, TIMM))
-
-    @property
     def is_foreign(self) -> bool:
-        """Whether other code than this package, torchvision and timm builds it."""
-        return not self.name.startswith(("small_cnn", TORCHVISION, TIMM, *_KNOWN))
+        """Whether other code than this package, torchvision, timm and transformers builds it."""
+        return not self.name.startswith(("small_cnn", *PUBLISHERS, *_KNOWN))
 
     @property
     def trained(self) -> bool:
@@ -145,6 +148,8 @@ class Architecture(Settings):
         found: dict[str, Any] = {}
         if self.weights is not None:
             found["file"] = fingerprint.state(self.state()[0])
+        if self.name.startswith(HF):
+            found["config"] = fingerprint.describe(hugging_face.read_config(self.name, **self.arguments).to_dict())
         if self.is_foreign:
             made = []
             for _ in range(2):
@@ -159,10 +164,6 @@ class Architecture(Settings):
             found |= made[0]
         return found
 
-    def takes(self, argument: str) -> bool:
-        """Return whether the constructor has an argument, or is torchvision's or timm's, which pass theirs on."""
-        return self.has_publisher or argument in self._parameters()
-
     def check_origin(self, allow: Sequence[str] = ()) -> None:
         """Raise ValueError if building this network may run code that is neither known nor allowed.
 
@@ -170,20 +171,21 @@ class Architecture(Settings):
             allow: dotted paths of modules, classes or functions; what is below one of them is allowed.
         """
         named = any(self.name == each or self.name.startswith(f"{each}.") for each in allow)
-        if named or self.name == "small_cnn" or self.name.startswith(TORCHVISION):
+        if named or self.name == "small_cnn" or self.name.startswith((TORCHVISION, HF)):  # none runs code of a hub
             return
         if self.name.startswith(TIMM) and self.name.removeprefix(TIMM).replace("_", "").replace(".", "").isalnum():
             return
         if self.name.startswith(_KNOWN) and _is_network(constructor(self.name)):
             return
         expected = (
-            "a network of robustsigma, torchvision or timm, or of code that the command line allows (--allow NAME)"
+            "a network of robustsigma, torchvision, timm or hf:, or of code that the command line allows (--allow NAME)"
         )
         dotted = all(part.isidentifier() for part in self.name.split(".")) and "." in self.name
         told = f"; add --allow {self.name} if you trust it" if dotted else suggest_name(self.name)
         raise fail("architecture.name", expected, f"{self.name!r}{told}")
 
-    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Return the parameters of the constructor."""
         try:
             return inspect.signature(constructor(self.name)).parameters
         except (TypeError, ValueError) as error:
@@ -196,6 +198,8 @@ def constructor(name: str) -> Any:
     """Return what builds a network, by its name; a dotted path is imported. Raise ValueError for an unknown one."""
     if name == "small_cnn":
         return SmallCNN
+    if name.startswith(HF):
+        return functools.partial(hugging_face.build, name)
     if name.startswith(TIMM):
         return timm_builder(name.removeprefix(TIMM))
     if name.startswith(TORCHVISION):
@@ -210,7 +214,7 @@ def constructor(name: str) -> Any:
     try:
         return _import(name)
     except (ImportError, AttributeError, ValueError) as error:
-        expected = '"small_cnn", "torchvision:NAME", "timm:NAME" or the dotted path of a class'
+        expected = '"small_cnn", "torchvision:NAME", "timm:NAME", "hf:NAME" or the dotted path of a class'
         why = f" ({error})" if "." in name else ""
         raise fail("architecture.name", expected, f"{name!r}{why}{suggest_name(name)}") from error
 
@@ -238,7 +242,9 @@ def _unshared(net: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
 
 def suggest_name(name: str) -> str:
     """Return a question that suggests a known name in place of an unknown one, or ""."""
-    import torchvision  # here, as it takes a second
+    if own := near(name, ["small_cnn"]):
+        return own  # without the second that torchvision takes
+    import torchvision
 
     known = torchvision.models.list_models(torchvision.models)
     publisher, colon, model = name.rpartition(":")
@@ -246,14 +252,11 @@ def suggest_name(name: str) -> str:
         return f"; {TORCHVISION}{model} is one"
     if f"{publisher}:" == TORCHVISION or not colon:
         return near(f"{TORCHVISION}{model}", ["small_cnn", *(TORCHVISION + each for each in known)])
-    return near(name, [TORCHVISION + model, TIMM + model])
+    return near(name, [each + model for each in PUBLISHERS])
 
 
 def _is_network(made: Any) -> bool:
-    """Return whether this is a class of networks in a known module, or a model of torchvision.
-
-    Other members of a module, such as its imports, must not be called for a file.
-    """
+    """Return whether this is a network's class in a known module, or a model of torchvision, and not one's import."""
     if inspect.isclass(made) and issubclass(made, nn.Module):
         return made.__module__.startswith(_KNOWN)
     name = getattr(made, "__name__", "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
+from robustsigma.models.hugging_face import HF
 from robustsigma.models.weight_files import SUFFIX, first_infinite, plain_names, unwrapped
 from robustsigma.runs.files import write_atomically
 
@@ -94,41 +96,31 @@ def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
 
 
 def _computed(net: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict with the weights that hooks compute in place of their parts; empty without such weights."""
+    """Return a state dict with what hooks compute in eval mode in place of its parts; empty without hooks."""
     made: dict[str, Tensor] = {}
     sources: list[str] = []
-    for path, module in net.named_modules():
-        prefix = f"{path}." if path else ""
-        for name in getattr(module, "parametrizations", {}) if parametrize.is_parametrized(module) else ():
-            made[prefix + name] = _parametrized(module, name)
-            sources.append(f"{prefix}parametrizations.{name}.")
-        for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, WeightNorm):
-                name, weight = hook.name, hook.compute_weight(module)
-            elif isinstance(hook, SpectralNorm):
-                name, weight = hook.name, hook.compute_weight(module, do_power_iteration=False)
-            elif isinstance(hook, BasePruningMethod):
-                name, weight = hook._tensor_name, hook.apply_mask(module)
-            else:
-                continue
-            made[prefix + name] = weight
-            sources += [f"{prefix}{name}_{end}" for end in ("g", "v", "u", "orig", "mask")]
-    kept = {key: value for key, value in state.items() if not key.startswith(tuple(sources))}
-    return {**kept, **made} if made else {}
-
-
-def _parametrized(module: nn.Module, name: str) -> Tensor:
-    """Return a weight as a module in eval mode computes it."""
-    parts = [part for part in module.parametrizations[name].modules() if part.training]  # type: ignore[index,union-attr]
+    modes = [(module, module.training) for module in net.modules()]
     try:
-        for part in parts:
-            part.training = False
+        for module, _ in modes:
+            module.training = False
         with torch.no_grad():
-            weight: Tensor = getattr(module, name)
-        return weight
+            for path, module in net.named_modules():
+                prefix = f"{path}." if path else ""
+                for name in module.parametrizations if parametrize.is_parametrized(module) else ():
+                    made[prefix + name] = getattr(module, name)
+                    sources.append(f"{prefix}parametrizations.{name}.")
+                for hook in module._forward_pre_hooks.values():
+                    if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+                        hook(module, None)
+                        name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
+                        made[prefix + name] = getattr(module, name)
+                        sources += [f"{prefix}{name}_{end}" for end in ("g", "v", "u", "orig", "mask")]
     finally:
-        for part in parts:
-            part.training = True
+        for module, mode in modes:
+            module.training = mode
+    return (
+        {**{key: value for key, value in state.items() if not key.startswith(tuple(sources))}, **made} if made else {}
+    )
 
 
 def load_model(
@@ -148,16 +140,9 @@ def load_model(
         ValueError: no such file, another kind of file, a network that is not allowed, or weights that do not fit or
             are not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise fail("model", "an existing .safetensors file", str(path))
-    try:
-        with safe_open(path, "pt") as file:
-            card = _parse_card((file.metadata() or {}).get(_KEY), path)
-            tensors = {name.replace("_orig_mod.", ""): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        hint = "" if path.suffix == SUFFIX else f"; for a state dict give --model ARCHITECTURE --weights {path}"
-        raise fail("model", "a safetensors file", f"{path} ({error}){hint}") from error
+    with _opened(path, "model") as file:
+        card = _parse_card(file, path, "model")
+        tensors = {name.replace("_orig_mod.", ""): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     infinite = first_infinite(tensors)
     if infinite:
         raise fail("model", "finite weights", f"others in {infinite} of {path}")
@@ -182,34 +167,37 @@ def load_model(
 
 
 def read_card(path: str | Path, name: str = "model") -> ModelCard | None:
-    """Return the card of a file of weights, or None for one that `save_model` did not write. Weights are not read.
-
-    Raises:
-        ValueError: no such file, or an invalid card. It names the argument `name`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise fail(name, "an existing file of weights", str(path))
-    if path.suffix != SUFFIX:
+    """Return the card of a file of weights, or None for one that `save_model` did not write. Weights are not read."""
+    if Path(path).is_file() and Path(path).suffix != SUFFIX:
         return None
+    with _opened(path, name) as file:
+        return _parse_card(file, path, name) if _KEY in (file.metadata() or {}) else None
+
+
+@contextmanager
+def _opened(path: str | Path, name: str) -> Iterator[Any]:
+    other = Path(path).suffix != SUFFIX
+    if not Path(path).is_file():
+        raise fail(name, f"an existing {'file of weights' if other else '.safetensors file'}", str(path))
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
+            yield file
     except SafetensorError as error:
-        raise fail(name, "a safetensors file", f"{path} ({error})") from error
-    return None if text is None else _parse_card(text, path, name)
+        hint = f"; for a state dict or checkpoint give --model NAME --weights {path}" if other else ""
+        raise fail(name, "a safetensors file", f"{path} ({error}){hint}") from error
 
 
 def build_described(
     architecture: Architecture, tensors: Mapping[str, Tensor], where: object, size: tuple[int, int] | None = None
 ) -> nn.Module:
-    """Return the network that a file describes, with weights to be overwritten.
+    """Return the network that a file describes, of (channels, classes) if given, with weights to be overwritten.
 
-    A file may describe a larger network than it holds, so the network is first built without memory and compared.
-    `size` are the numbers of channels and classes, or None if they are among the arguments.
+    A file may describe a larger network than it holds, so it is first built without memory and compared.
     """
     # The weights are in this file, so that the builder must neither read nor download others.
     given = {key: value for key, value in architecture.arguments.items() if key not in _WEIGHT_ARGUMENTS}
+    if architecture.name.startswith(HF) and "config" not in given:
+        raise fail("architecture.arguments", f"a config, so that {where} needs no download", architecture.name)
     architecture = dataclasses.replace(architecture, arguments=given)
 
     def build() -> nn.Module:
@@ -240,7 +228,8 @@ def _compare(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], wher
         raise fail("model", f"weights that fit {type(net).__name__}", f"{where} ({len(other)} others: {first})")
 
 
-def _parse_card(text: str | None, path: Path, name: str = "model") -> ModelCard:
+def _parse_card(file: Any, path: str | Path, name: str) -> ModelCard:
+    text = (file.metadata() or {}).get(_KEY)
     if text is None:
         raise fail(name, "a file saved by robustsigma", str(path))
     try:
@@ -279,14 +268,12 @@ def _check(card: ModelCard) -> None:
 
 
 def count_logits(classifier: Classifier, shape: tuple[int, int, int], name: str) -> int:
-    """Return the number of logits that a classifier in eval mode gives for images of a shape (C, H, W).
-
-    Raises:
-        ValueError: a network that does not take such images. It names the argument `name`.
-    """
+    """Return the number of logits that a classifier in eval mode gives for images of a shape (C, H, W)."""
     try:
         with classifier.frozen():
             return classifier.logits(torch.zeros(1, *shape, device=classifier.mean.device)).shape[1]
-    except (RuntimeError, TypeError, AssertionError) as error:
+    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+        if str(error).startswith("net: "):
+            raise
         told = f"an image size that {type(classifier.net).__name__} takes"
         raise fail(name, told, f"{shape} ({(str(error).splitlines() or [''])[0][:160]})") from error

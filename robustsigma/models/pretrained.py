@@ -13,13 +13,15 @@ from torch import nn
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import Settings, fail, integer
-from robustsigma.models.architecture import Architecture
+from robustsigma.models.architecture import Architecture, constructor
+from robustsigma.models.hugging_face import HF
+from robustsigma.models.lightning_checkpoint import is_lightning, load_checkpoint, normalization, part
 from robustsigma.models.model_files import ModelCard, count_logits, load_model
 from robustsigma.models.published_weights import (
     PUBLISHED,
-    TIMM,
+    TORCHVISION,
     Published,
-    load_timm,
+    load_fitted,
     published,
     published_state,
     statistics,
@@ -27,31 +29,40 @@ from robustsigma.models.published_weights import (
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.weight_files import SUFFIX, State, fit_state, read_state, stored_statistics
 
+Shape = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class Pretrained(Settings):
     """A network that was trained elsewhere: its weights, and how a photograph becomes its input.
 
     Args:
-        name: "torchvision:resnet50", "timm:NAME" if timm is installed, or the dotted path of a class or function,
-            which is imported and called: name only code that you trust.
+        name: "torchvision:resnet50"; "timm:NAME" if timm is installed; "hf:NAME" if transformers is, with an id on the
+            Hugging Face Hub such as "hf:google/vit-base-patch16-224" or a folder of `save_pretrained`; or the dotted
+            path of a class or function, which is imported and called: name only code that you trust.
         weights: safetensors file, state dict of `torch.save` or Lightning checkpoint, which is read with
-            `weights_only`. None takes the published weights, from the cache or the site of torchvision or timm. The
-            network of a dotted path has its weights already.
+            `weights_only`. If the name is that of a LightningModule's class, its checkpoint, whose hyperparameters are
+            the constructor's arguments. None takes the published weights, from the cache or the site of their
+            publisher. The network of a dotted path has its weights already.
         arguments: arguments of the constructor.
         classes: names by label, or their number, or a text file with one name per line. None takes the published
             names, or numbers.
         geometry: how photographs are resized and cropped. None is the published one, or 224 pixels of 256.
         mean: mean per channel of the normalization of images in [0, 1]. None takes it from the file of weights if that
-            is of a `Classifier` (as a checkpoint of a `LitClassifier` is), else the published one.
+            is of a `Classifier` (as a checkpoint of a `LitClassifier` is), else the published one, else that of the
+            `Normalize` that the module has.
         std: standard deviation per channel, as `mean`.
         channels: channels of the images.
         padding: "same" for weights that come from TensorFlow, or None.
+        net: attribute of the built module that is the network, such as "net" or "ema.module"; None is the module
+            itself, or the network of its `Classifier`.
+        strict: whether a checkpoint of a LightningModule must hold all of its weights and no others.
 
     Example:
         >>> classifier, card = Pretrained("torchvision:resnet50").load()
         >>> card.classes[0]
         'tench'
+        >>> mine = Pretrained("myproject.LitNet", weights="last.ckpt", net="ema", mean=[0.5], std=[0.5])
     """
 
     name: str
@@ -63,6 +74,8 @@ class Pretrained(Settings):
     std: Sequence[float] | None = None
     channels: int = 3
     padding: Literal["same"] | None = None
+    net: str | None = None
+    strict: bool = True
 
     def __post_init__(self) -> None:
         integer("channels", self.channels, 1)
@@ -73,23 +86,37 @@ class Pretrained(Settings):
         weights = "published weights" if self.weights is None else f"weights of {Path(self.weights).name}"
         return f"{self.name}, {weights}"
 
-    def load(self) -> tuple[Classifier, ModelCard]:
+    def load(self, allow: Sequence[str] = ()) -> tuple[Classifier, ModelCard]:
         """Return the classifier in eval mode, and its card.
+
+        Args:
+            allow: dotted paths of code that a Lightning checkpoint may hold, such as classes of its hyperparameters.
 
         Raises:
             ValueError: an unknown name, or weights that cannot be downloaded, read or fitted.
-            ImportError: timm is named and not installed.
+            ImportError: a name needs timm or transformers, which is not installed.
         """
-        known = published(self.name, self.weights)
-        state = None if self.weights is None else read_state(self.weights)
-        self._statistics(known, state)  # an error before weights are downloaded
+        stated = None not in (self.mean, self.std, self.geometry)
+        known = published(self.name, self.weights, stated=stated)
+        if known is not None and self.mean is None and self.weights is None:
+            statistics(known, self.arguments)  # an error before weights are downloaded
+        kind = None if known is not None or self.weights is None else constructor(self.name)
         names, count = self._names()
+        state = None
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator and overwritten
-            net = self._net(known, count, state)
-        mean, std = self._statistics(known, state, net)
+            if is_lightning(kind) and Path(str(self.weights)).suffix != SUFFIX:
+                module = load_checkpoint(kind, str(self.weights), self.arguments, strict=self.strict, allow=allow)
+            else:
+                state = None if self.weights is None else read_state(self.weights)
+                module = self._build(known, count, state)
+        net = part(module, self.net)
+        own = getattr(module, "classifier", None)
+        if self.net is None and isinstance(own, Classifier):  # as modules of RobustDataModule have
+            net = own.net
         geometry = self.geometry or (ResizeCrop(224, 256) if known is None else known.geometry)
-        classifier = Classifier(net, mean=mean, std=std).eval()
         shape = (self.channels, geometry.size, geometry.size)
+        mean, std = self._statistics(known, state, module, net, shape)
+        classifier = Classifier(net, mean=mean, std=std).eval()
         found = count_logits(classifier, shape, "geometry")
         if count is not None and count != found:
             raise fail("classes", f"{found}, as many as there are logits", count)
@@ -99,17 +126,19 @@ class Pretrained(Settings):
         architecture = getattr(net, "architecture", None)
         return classifier, ModelCard(architecture, names, shape, tuple(mean), tuple(std), geometry)
 
-    def _net(self, known: Published | None, count: int | None, state: State | None) -> nn.Module:
+    def _build(self, known: Published | None, count: int | None, state: State | None) -> nn.Module:
         architecture = Architecture(
             self.name, padding=self.padding, weights=self.weights or (PUBLISHED if known else None)
         )
         given = {**({} if known is None else known.arguments), **self.arguments}
-        for name in ("num_classes", "classes") if count is not None else ():
-            if architecture.takes(name):
-                given.setdefault(name, count)
-                break
-        if state is None and self.name.startswith(TIMM):  # timm fits its weights to the arguments
-            net = load_timm(self.name.removeprefix(TIMM), given)
+        if count is not None:
+            takes = {"num_classes"} if known is not None else architecture.parameters().keys()
+            name = next((each for each in ("num_classes", "classes") if each in takes), None)
+            given = given if name is None else {name: count, **given}
+        if state is None and known is not None and not self.name.startswith(TORCHVISION):
+            net = load_fitted(self.name, given)
+            if self.name.startswith(HF):
+                given = {"config": net.config.to_dict()}  # type: ignore[operator, union-attr]
             net.architecture = Architecture(self.name, given, padding=self.padding)  # type: ignore[assignment]
             return with_same_padding(net) if self.padding == "same" else net
         net = architecture.make(given)
@@ -138,26 +167,36 @@ class Pretrained(Settings):
         return tuple(map(str, names)), len(names)
 
     def _statistics(
-        self, known: Published | None, state: State | None, net: nn.Module | None = None
+        self, known: Published | None, state: State | None, module: nn.Module, net: nn.Module, shape: Shape
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if self.mean is not None and self.std is not None:
             return tuple(self.mean), tuple(self.std)
+        own = getattr(module, "classifier", None)
+        if isinstance(own, Classifier) and own.net is net:
+            return tuple(own.mean.flatten().tolist()), tuple(own.std.flatten().tolist())
         stored = None if state is None else stored_statistics(state, net)
         if stored is not None:
             return stored
-        if known is None:
+        if known is not None:
+            return statistics(known, self.arguments)
+        found = normalization(module, net, shape)
+        if found is None:
             told = "the numbers that images were normalized with in training, since none are published beside it"
             raise fail("mean and std", told, f"none for {self.name}")
-        return statistics(known, self.arguments)
+        return found
 
 
-def model(name: str | Path | Pretrained, *, allow: Sequence[str] = (), **options: Any) -> tuple[Classifier, ModelCard]:
+def model(
+    description: str | Path | Pretrained | Mapping[str, Any], *, allow: Sequence[str] = (), **options: Any
+) -> tuple[Classifier, ModelCard]:
     """Return a classifier in eval mode, and its card.
 
     Args:
-        name: file that `save_model` wrote; or a network that was trained elsewhere, as a `Pretrained` or by its name,
-            such as "torchvision:resnet50".
-        allow: dotted paths that a file may name as its network, in addition to this package's and torchvision's.
+        description: file that `save_model` wrote; or a network that was trained elsewhere, by its name, such as
+            "torchvision:resnet50", by a folder of `save_pretrained`, as a `Pretrained` or as a mapping of its
+            arguments.
+        allow: dotted paths that a file may name as its network, in addition to this package's and torchvision's, and
+            that a checkpoint may hold.
         options: arguments of `Pretrained` except the name. None stands for the default.
 
     Raises:
@@ -165,18 +204,24 @@ def model(name: str | Path | Pretrained, *, allow: Sequence[str] = (), **options
 
     Example:
         >>> classifier, card = model("torchvision:resnet18", weights="last.ckpt", classes=10)
+        >>> classifier, card = model("hf:google/vit-base-patch16-224")
+        >>> classifier, card = model({"name": "myproject.LitNet", "weights": "last.ckpt", "mean": [0.5], "std": [0.5]})
     """
     given = {key: value for key, value in options.items() if value is not None}
-    if isinstance(name, Pretrained):
+    if isinstance(description, Mapping):
+        description = Pretrained(**description)
+    if isinstance(description, Pretrained):
         if given:
             raise fail(next(iter(given)), "no option beside the description of the model", given)
-        return name.load()
-    if not is_saved(name):
-        return Pretrained(str(name), **given).load()
+        return description.load(allow)
+    if (Path(description) / "config.json").is_file():
+        description = f"{HF}{description}"
+    if not is_saved(description):
+        return Pretrained(str(description), **given).load(allow)
     if given:
-        told = f"no option beside {name}, which says itself how to use it"
+        told = f"no option beside {description}, which says itself how to use it"
         raise fail(next(iter(given)), told, next(iter(given.values())))
-    return load_model(name, allow=allow)
+    return load_model(description, allow=allow)
 
 
 def is_saved(name: str | Path) -> bool:

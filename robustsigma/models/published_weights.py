@@ -1,10 +1,9 @@
-"""Weights that torchvision and timm publish, with their statistics, geometry and class names."""
+"""Weights that torchvision, timm and the Hugging Face Hub publish, with statistics, geometry and class names."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,12 @@ from torch import nn
 
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail, near
+from robustsigma.models import hugging_face
+from robustsigma.models.hugging_face import HF, timm_geometry
 from robustsigma.models.weight_files import State, quiet_unpickling
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
+PUBLISHERS = (TORCHVISION, TIMM, HF)
 PUBLISHED = "published"  # stands for published weights in place of a file
 # These were trained on images in [-1, 1]. torchvision's `transform_input` gets them from images that were normalized
 # with ImageNet's statistics; here a mean and std of 0.5 give them directly.
@@ -31,48 +33,50 @@ class Published(NamedTuple):
     Attributes:
         classes: names by label.
         geometry: resizing and cropping of its images.
-        mean: mean of its normalization per channel.
-        std: standard deviation of its normalization per channel.
+        mean: mean of its normalization per channel, or None if it is not published.
+        std: standard deviation of its normalization per channel, as `mean`.
         arguments: arguments that the constructor needs for these weights.
         entry: torchvision's description of the weights, or None.
     """
 
     classes: tuple[str, ...]
     geometry: ResizeCrop
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
     arguments: dict[str, Any]
     entry: Any = None
 
 
-def published(name: str, weights: str | None = None) -> Published | None:
-    """Return what is published for "torchvision:NAME" or "timm:NAME", or None for any other network.
+def published(name: str, weights: str | None = None, *, stated: bool = False) -> Published | None:
+    """Return what is published for "torchvision:NAME", "timm:NAME" or "hf:NAME", or None for any other network.
 
-    torchvision's weights are those with the name of the file `weights`, else the newest.
+    torchvision's weights are those with the name of the file `weights`, else the newest. With `stated`, the caller has
+    mean, std and geometry, and the image processor of a Hub network is not asked for them.
     """
     if name.startswith(TORCHVISION):
         return _of_torchvision(name.removeprefix(TORCHVISION), weights)
+    if name.startswith(HF):
+        return _of_hugging_face(name, stated)
     return _of_timm(name.removeprefix(TIMM)) if name.startswith(TIMM) else None
 
 
 def statistics(known: Published, arguments: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std of a published network's normalization, for the arguments that it is built with."""
+    """Return mean and std of a published network's normalization, for its arguments, or raise if there are none."""
     if arguments.get("transform_input"):  # the network undoes ImageNet's statistics
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    if known.mean is None or known.std is None:
+        told = "the numbers that images were normalized with in training (--mean, --std)"
+        raise fail("mean and std", told, "none, as no preprocessor_config.json lies beside the weights")
     return known.mean, known.std
 
 
 def published_state(name: str, arguments: Mapping[str, Any], known: Published | None = None) -> tuple[State, str]:
-    """Return the published weights of a network, for its own numbers of classes and channels, and their origin.
-
-    Raises:
-        ValueError: weights that cannot be downloaded. It says from where, and where to put them.
-    """
+    """Return the published weights of a network, for its own numbers of classes and channels, and their origin."""
+    if not name.startswith(TORCHVISION):
+        given = {k: v for k, v in arguments.items() if k not in ("num_classes", "in_chans", "channels", "config")}
+        return load_fitted(name, given).state_dict(), f"the published weights of {name}"
     known = published(name) if known is None else known
     assert known is not None
-    if name.startswith(TIMM):
-        given = {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans")}
-        return load_timm(name.removeprefix(TIMM), given).state_dict(), f"the published weights of {name}"
     url = known.entry.url
     try:
         with quiet_unpickling():
@@ -83,9 +87,11 @@ def published_state(name: str, arguments: Mapping[str, Any], known: Published | 
     return dict(state), url
 
 
-def load_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """Return a network of timm with its published weights, or raise ValueError that says where they are."""
-    timm = _timm()
+def load_fitted(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return a network of timm or transformers with its published weights, which they fit to the arguments."""
+    if name.startswith(HF):
+        return hugging_face.load(name, arguments)
+    timm, name = _timm(), name.removeprefix(TIMM)
     try:
         found: nn.Module = timm.create_model(name, pretrained=True, **arguments)
     except Exception as error:  # the hub's client may raise anything
@@ -137,14 +143,27 @@ def _of_timm(name: str) -> Published:
     found = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if found is None:
         raise fail("model", "the name of a timm model that has weights", repr(name))
-    size = found.input_size[-1]
-    names = tuple(map(str, range(found.num_classes)))
-    if found.num_classes == 1000:
-        import torchvision
+    names = _imagenet_names() if found.num_classes == 1000 else tuple(map(str, range(found.num_classes)))
+    return Published(names, timm_geometry(vars(found)), tuple(found.mean), tuple(found.std), {})
 
-        names = tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
-    geometry = ResizeCrop(size, max(size, math.floor(size / (found.crop_pct or 1.0))), found.interpolation)
-    return Published(names, geometry, tuple(found.mean), tuple(found.std), {})
+
+def _of_hugging_face(name: str, stated: bool) -> Published:
+    config = hugging_face.read_config(name)
+    names = hugging_face.class_names(config)
+    if len(names) == 1000 and names[0].startswith("tench") and names[-1].startswith("toilet"):
+        names = _imagenet_names()  # so that its predictions compare with those of torchvision and timm
+    found = None if stated else hugging_face.preprocessing(name)
+    if found is None:
+        size = getattr(config, "image_size", None)
+        return Published(names, ResizeCrop(size) if isinstance(size, int) else ResizeCrop(224, 256), None, None, {})
+    geometry, (mean, std) = found
+    return Published(names, geometry, mean, std, {})
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    import torchvision
+
+    return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def _timm() -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.utils import _pair
 
 
 def with_same_padding(net: nn.Module) -> nn.Module:
@@ -22,9 +22,11 @@ def with_same_padding(net: nn.Module) -> nn.Module:
         >>> net = with_same_padding(torchvision.models.mobilenet_v2())
     """
     for layer in net.modules():
-        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) and _differs(layer):
-            layer.padding = 0 if isinstance(layer, nn.MaxPool2d) else (0, 0)
-            layer.register_forward_pre_hook(_pad)
+        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) and not isinstance(layer.padding, str):
+            strided = max(_pair(layer.stride)) > 1 or any(side % 2 == 0 for side in _pair(layer.kernel_size))
+            if strided and max(_pair(layer.padding)) > 0:
+                layer.padding = 0 if isinstance(layer, nn.MaxPool2d) else (0, 0)
+                layer.register_forward_pre_hook(_pad)
     return net
 
 
@@ -38,12 +40,6 @@ def same_amounts(side: int, kernel: int, stride: int, dilation: int) -> tuple[in
     return total // 2, total - total // 2
 
 
-def _differs(layer: nn.Conv2d | nn.MaxPool2d) -> bool:
-    if isinstance(layer.padding, str) or max(_pair(layer.padding)) == 0:
-        return False
-    return max(_pair(layer.stride)) > 1 or any(side % 2 == 0 for side in _pair(layer.kernel_size))
-
-
 def _pad(layer: nn.Module, inputs: Any) -> Any:
     assert isinstance(layer, (nn.Conv2d, nn.MaxPool2d))
     settings = (_pair(each) for each in (layer.kernel_size, layer.stride, layer.dilation))
@@ -52,7 +48,3 @@ def _pad(layer: nn.Module, inputs: Any) -> Any:
     left, right = same_amounts(inputs[0].shape[-1], *columns)
     value = float("-inf") if isinstance(layer, nn.MaxPool2d) else 0.0
     return (F.pad(inputs[0], (left, right, top, bottom), value=value),)
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -40,15 +40,9 @@ def quiet_unpickling() -> Iterator[None]:
 
 
 def read_state(path: str | Path, name: str = "weights") -> State:
-    """Return the tensors of a file by name. Code in the file is not run.
+    """Return the tensors of a safetensors file, or of a state dict that `torch.save` wrote, also one in a checkpoint.
 
-    Args:
-        path: safetensors file, or a state dict that `torch.save` wrote, also one in a checkpoint under "state_dict",
-            "model" or the like. `torch.load` is called with `weights_only`.
-        name: argument that the error names.
-
-    Raises:
-        ValueError: no such file, another kind of file, or one that holds other things than tensors.
+    Code in the file is not run. ValueError, naming the argument `name`: no such file, or one that holds other things.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,8 +52,7 @@ def read_state(path: str | Path, name: str = "weights") -> State:
             tensors = path.suffix == SUFFIX
             found: Any = load_file(path) if tensors else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler may raise anything for a file that is no pickle
-        expected = "a safetensors file, or a state dict that torch.load reads with weights_only=True"
-        raise fail(name, expected, f"{path} ({_reason(error)})") from error
+        raise not_readable(name, path, error) from error
     while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
         inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
         if inner is None:
@@ -74,6 +67,12 @@ def read_state(path: str | Path, name: str = "weights") -> State:
     if unusual:
         raise fail(name, f"real, dense tensors in {path}", f"another in {unusual[0][:60]!r}")
     return dict(found)
+
+
+def not_readable(name: str, path: str | Path, error: Exception) -> ValueError:
+    """Return the error for a file of weights that cannot be read."""
+    expected = "a safetensors file, or a state dict that torch.load reads with weights_only=True"
+    return fail(name, expected, f"{path} ({_reason(error)})")
 
 
 def _reason(error: Exception) -> str:
@@ -130,30 +129,17 @@ def plain_names(net: nn.Module, names: Iterable[str] | None = None) -> dict[str,
 
 
 def first_infinite(state: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor that holds NaN or infinity, or None.
-
-    Raises:
-        ValueError: a network on the meta device, whose weights have no numbers.
-    """
+    """Return the name of the first tensor that holds NaN or infinity, or None; refuse the meta device."""
     if any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in state.values()):
         raise fail("net", "weights with numbers", "the meta device: call to_empty and load weights first")
     return next((name for name, tensor in state.items() if not _is_finite(tensor)), None)
 
 
 def fit_state(net: nn.Module, state: State, origin: str, *, classes: int | None = None) -> None:
-    """Load weights into a network. Their precision is converted.
+    """Load weights into a network, in its precision, without a prefix that all names share; `origin` is for errors.
 
-    A prefix that all names share, such as "module.", is removed. Auxiliary heads for training are ignored.
-
-    Args:
-        net: network, changed in place.
-        state: the weights.
-        origin: where they come from, for the error.
-        classes: None, or the number of logits of a network that will be trained further: a last layer of another
-            number keeps its fresh weights.
-
-    Raises:
-        ValueError: weights of another network, or that are not finite.
+    With `classes`, the number of logits of a network that will be trained further, a last layer of another number keeps
+    its fresh weights. ValueError: weights of another network, or that are not finite.
     """
     net = unwrapped(net)
     names = {plain: name for name, plain in plain_names(net).items()}
@@ -190,10 +176,7 @@ def _without_prefix(state: State, own: Mapping[str, Any]) -> State:
 
 
 def stored_statistics(state: State, net: nn.Module | None = None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return the mean and std of the `Classifier` whose state dict this is, or None for that of a bare network.
-
-    Tensors of `net`, the network that the weights are for, are no statistics.
-    """
+    """Return mean and std of the `Classifier` whose state dict this is, or None; tensors of `net` itself are none."""
     own = {} if net is None else net.state_dict()
     for name in (key for key in state if key.rpartition(".")[2] == "mean" and key not in own):
         prefix = name.removesuffix("mean")

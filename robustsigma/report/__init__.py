@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,50 +11,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "AttributionReport",
-    "RobustnessReport",
     "print_attribution_table",
     "print_sweep",
     "print_table",
     "write_attribution_report",
+    "write_page",
     "write_report",
 ]
-
-
-@dataclass(frozen=True)
-class _Report(os.PathLike[str]):
-    """A finished report, which is accepted wherever the path of its HTML file is."""
-
-    path: Path
-    results: dict[str, Any] = field(repr=False)
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the report, which also holds `results.json`."""
-        return self.path.parent
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    __str__ = __fspath__
-
-
-class RobustnessReport(_Report):
-    """The report of `evaluate`: accuracies of regimes under conditions, with flags, differences and findings.
-
-    Attributes:
-        path: of the HTML file; the figures are beside it, in `figures/`.
-        results: the contents of `results.json`, in plain JSON types (schema 1).
-    """
-
-
-class AttributionReport(_Report):
-    """The report of `run_benchmark`: scores of methods by metrics on each model, with flags and findings.
-
-    Attributes:
-        path: of the HTML file; the figures are beside it, in `figures/`.
-        results: the contents of `results.json`, in plain JSON types (schema 1).
-    """
 
 
 def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
@@ -79,16 +40,28 @@ def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Pa
     return _page().write_robustness(results, arrays, Path(out))
 
 
-def print_table(results: dict[str, Any], console: Console | None = None) -> None:
+def write_page(results: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> Path:
+    """Write the page of `write_report` or `write_attribution_report` alone, and return its path.
+
+    Args:
+        results: as in these.
+        arrays: as in these.
+        path: file to write, atomically.
+    """
+    return _page().write_page(results, arrays, path)
+
+
+def print_table(results: dict[str, Any], console: Console | None = None, *, intervals: bool = False) -> None:
     """Print the accuracies of an evaluation with the flags of each cell, and its sweep.
 
     Args:
         results: what an evaluation wrote, as in `write_report`.
         console: where to print; standard output if None.
+        intervals: whether to print the interval of each accuracy.
     """
     from robustsigma.report import terminal
 
-    terminal.print_robustness(results, console)
+    terminal.print_robustness(results, console, intervals=intervals)
 
 
 def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:
@@ -108,7 +81,7 @@ def write_attribution_report(results: dict[str, Any], arrays: dict[str, np.ndarr
 
     Args:
         results: what a benchmark wrote, in plain JSON types (schema 1, kind "attribution").
-        arrays: of the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for methods
+        arrays: the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for methods
             that were left out, and optionally `masks` (N, H, W) of bool; may be empty if there is no gallery.
         out: folder of the report; it is created if needed.
     """

@@ -124,14 +124,16 @@ def _score(entry: dict[str, Any], rank: float | None, write: Callable[[Any], str
     hints += [f"{count} skipped: {reason}" for reason, count in (entry.get("skipped") or {}).items()]
     if against:
         ends = f"{write(against.get('low'))} to {write(against.get('high'))}, n = {number(against.get('n'))}"
-        said = _VERDICTS.get(verdict, "compared with")
-        hints.append(f"{said} a random map, difference {write(against.get('mean'))} ({ends})")
+        comparison = _VERDICTS.get(verdict, "compared with")
+        hints.append(f"{comparison} a random map, difference {write(against.get('mean'))} ({ends})")
     if entry.get("best"):
         hints.append("best, significantly ahead of the second" if best else "best, not significantly ahead")
     hints += [f"{code}: {message}" for code, message in flags]
     tone = tone or ("best" if best else "mark" if mark else "")
     fill = None if rank is None or mark else SHADE * rank
     remark = "" if entry.get("n") in (None, usual) else f"n {number(entry['n'])}"
+    if not entry.get("n") and any(reason.startswith("not measured") for reason in entry.get("skipped") or {}):
+        return TableCell("not measured", tone=tone, hint="; ".join(hints))
     return TableCell(write(entry.get("mean")), details, mark, tone, fill, "; ".join(hints), flags, remark=remark)
 
 

@@ -16,7 +16,7 @@ from robustsigma.report import text
 from robustsigma.report.table import TableLayout
 from robustsigma.report.validation import Floats
 
-RIGHT, WRONG, INK, QUIET, LINE, FRAME = "#00805e", "#c8420b", "#1d2a35", "#5d6b78", "#0b5a9c", "#b8c2cc"
+CORRECT, WRONG, INK, QUIET, LINE, FRAME = "#00805e", "#c8420b", "#1d2a35", "#5d6b78", "#0b5a9c", "#b8c2cc"
 _STYLE = {
     "text.usetex": False,
     "font.family": "DejaVu Sans",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from robustsigma.report import attribution, robustness, text
+from robustsigma.report import attribution, robustness, text, training
 from robustsigma.report.canvas import INK, QUIET, grid, label, line_styles, percent_axis
 from robustsigma.report.table import HeadingGroup, headings
 from robustsigma.report.validation import floats
@@ -78,7 +78,7 @@ def sweep(results: dict[str, Any]) -> Figure:
         by = str(entry.get("by"))
         for head, style in zip(columns, line_styles(head.id for head in columns).values(), strict=True):
             _band(axis, stds, _transposed([row["accuracy"].get(head.id) for row in rows]), head.label, style)
-        chosen = robustness.CHOSEN_BY.get(by, (by,))[0].lower()
+        chosen = training.CHOSEN_BY.get(by, (by,))[0].lower()
         _band(axis, stds, _transposed([row.get("score") for row in rows]), chosen, {"color": INK, "marker": "*"}, 2.4)
         axis.axvline(float(entry["best"]), color=INK, linewidth=0.9, linestyle="--")
         axis.set_xticks(stds, [f"{std:.3g}" for std in stds])
@@ -128,9 +128,9 @@ def metric_curves(results: dict[str, Any], model: str) -> Figure | None:
         handles = [
             axis.plot([], [], markersize=3.6, linewidth=1.4, **styles.get(line["method"], {}))[0] for line in ranked
         ]
-        said = [f"{text.score(values[m])}  {label(names.get(m, m), 25)}" for m in (line["method"] for line in ranked)]
+        texts = [f"{text.score(values[m])}  {label(names.get(m, m), 25)}" for m in (line["method"] for line in ranked)]
         head = f"{'score in the table' if curve['id'] in better else 'area'}, {'low' if sign > 0 else 'high'} is better"
-        axis.legend(handles, said, title=head, fontsize=7.4, title_fontsize=7.2, frameon=False, loc="center left",
+        axis.legend(handles, texts, title=head, fontsize=7.4, title_fontsize=7.2, frameon=False, loc="center left",
                     bbox_to_anchor=(1.01, 0.5), alignment="left")  # fmt: skip
     for axis in axes[len(panels) :]:
         axis.remove()

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from robustsigma.report import attribution, text
 from robustsigma.report.canvas import (
+    CORRECT,
     LINE,
     QUIET,
-    RIGHT,
     WRONG,
     bare,
     image_of,
@@ -68,7 +68,7 @@ def examples(results: dict[str, Any], images: Floats) -> Figure:
         _row_title(axes[row, 0], *heads.get(item["condition"], (item["condition"],)))
         for column, (axis, lines) in enumerate(zip(axes[row], captions[row], strict=True)):
             axis.imshow(image_of(images[row, column]), vmin=0, vmax=1)
-            color = RIGHT if item["predictions"][column] == labels[column] else WRONG
+            color = CORRECT if item["predictions"][column] == labels[column] else WRONG
             bare(axis, color)
             axis.set_xlabel("\n".join(lines), color=color, fontsize=7.5, labelpad=3, linespacing=1.1)
     _column_titles(results, axes, labels)

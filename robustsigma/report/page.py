@@ -31,6 +31,15 @@ def write_robustness(results: dict[str, Any], arrays: dict[str, np.ndarray], out
     return _publish(robustness_page(results, pictures), pictures, out, _ROBUSTNESS_FIGURES)
 
 
+def write_page(results: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> Path:
+    """Write the page alone, see `robustsigma.report.write_page`."""
+    if results.get("kind") == "attribution":
+        page = attribution_page(results, draw_attribution(results, arrays))
+    else:
+        page = robustness_page(results, draw_robustness(results, arrays))
+    return write_atomically(path, page.encode("utf-8"))
+
+
 def write_attribution(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
     """Write the report and its figures, see `robustsigma.report.write_attribution_report`."""
     pictures = draw_attribution(results, arrays)
@@ -43,6 +52,7 @@ def robustness_page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
     return _render(
         "robustness.html.j2", results, pictures, robustness.sections(results), {"seeds": seeds},
         tiles=robustness.tiles(results), flags=robustness.run_flags(results), seeds=seeds,
+        given=all(entry.get("protocol") == "given" for entry in results["regimes"]),
         quality=robustness.QUALITY,
     )  # fmt: skip
 

@@ -21,8 +21,8 @@ def exhibits(results: dict[str, Any], names: dict[str, str]) -> list[Exhibit]:
     """Return what the page's first section shows: for each model, the orders by how many protocols they hold under.
 
     Args:
-        results: of a benchmark; without protocols nothing is shown.
-        names: of the methods, by id.
+        results: results of a benchmark; without protocols nothing is shown.
+        names: names of the methods, by id.
     """
     entries, found = results.get("rankings") or [], []
     titles = {metric["id"]: text.printable(metric["title"]) for metric in results["metrics"]}

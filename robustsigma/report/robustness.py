@@ -14,11 +14,14 @@ from robustsigma.report.table import (
     Note,
     TableCell,
     TableLayout,
+    difference_cell,
     group_by,
     headings,
     listing,
+    mean_cell,
 )
-from robustsigma.report.text import DASH, interval, measure, number, percent, points
+from robustsigma.report.text import DASH, interval, measure, number, percent
+from robustsigma.report.training import sweeps, training_samples
 from robustsigma.runs.results import RobustnessResults
 
 SETTINGS = {
@@ -38,11 +41,6 @@ QUALITY = {
     "linf": ("L\u221e", "largest change of any pixel"),
     "ssim": ("SSIM", "structural similarity; 1 is the same image"),
 }
-HELD_OUT = {"val": "the validation split", "train": "the training images, left out of every training of the sweep"}
-CHOSEN_BY = {
-    "mean": ("Mean", "the accuracy averaged over the columns"),
-    "worst": ("Worst case", "the share of images classified correctly under every column"),
-}
 _TIED = 4  # tied regimes that a tile names
 _DEAD = 0.1  # share of useless gradients from which on a cell is highlighted
 
@@ -58,7 +56,7 @@ def accuracy_table(results: dict[str, Any]) -> TableLayout:
         headings(results["conditions"], "attack_setting"), SETTINGS, lambda key, _: key * (key != "none")
     )
     regimes = headings(results["regimes"], "protocol")
-    rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key == "none" else f", {title.lower()}")
+    rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key in text.BASES else f", {title.lower()}")
     cells = {(entry["regime"], entry["condition"]): _accuracy(entry) for entry in results["cells"]}
     title = f"Accuracy in % on {(results.get('dataset') or {}).get('name', 'the test set')}"
     return TableLayout("Model", columns, rows, cells, title, "matrix")
@@ -83,7 +81,7 @@ def _accuracy(entry: dict[str, Any]) -> TableCell:
 def run_flags(results: dict[str, Any]) -> tuple[Note, ...]:
     """Return the flags of the run; a single seed is always one of them."""
     flags = text.flags(results)
-    if len(results.get("seeds") or []) == 1 and not any("seed" in f"{code} {said}".lower() for code, said in flags):
+    if len(results.get("seeds") or []) == 1 and not any("seed" in " ".join(flag).lower() for flag in flags):
         flags = (("1 seed", "Every model was trained once: how results vary between trainings is unknown."), *flags)
     return flags
 
@@ -99,7 +97,7 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
         "gradients": _gradients(results, names),
         "calibration": _calibration(results, table),
         "quality": _quality(results, table),
-        "augmentation": _augmentation(results, names),
+        "augmentation": training_samples(results, names),
         "seeds": _per_seed(results, table, names),
         "models": _models(results, table),
         "numbers": _numbers(results),
@@ -134,7 +132,7 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     table = accuracy_table(results)
     names, groups = _names(table), {group.key: group.heads for group in table.columns}
     means = {key: cell.fill for key, cell in table.cells.items() if cell.fill is not None}
-    base = next((head for group in table.rows if group.key == "none" for head in group.heads), None)
+    base = next((head for group in table.rows if group.key in text.BASES for head in group.heads), None)
     worst: dict[str, tuple[float, str]] = {}
     for regime in table.row_heads:
         joint = groups.get("worst", ())[:1]  # a common threat model comes before all attacks together
@@ -147,11 +145,12 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     found = []
     clean = groups.get("none", ())[:1]
     if base and clean and (base.id, clean[0].id) in means:
-        title = f"{base.label} model, {clean[0].label}"
+        title = f"{_model(base)}, {clean[0].label}"
         found.append((title, f"{percent(means[base.id, clean[0].id])}%", "without an attack"))
     if base and base.id in worst:
-        found.append((f"{base.label} model, worst case", f"{percent(worst[base.id][0])}%", worst[base.id][1]))
-    trained = [head.id for group in table.rows if group.key != "none" for head in group.heads if head.id in worst]
+        found.append((f"{_model(base)}, worst case", f"{percent(worst[base.id][0])}%", worst[base.id][1]))
+    heads = [head for group in table.rows if group.key not in text.BASES for head in group.heads]
+    trained = [head.id for head in heads if head.id in worst]
     if trained:
         value = f"{percent(max(worst[regime][0] for regime in trained))}%"
         # Regimes that differ by less than the digit shown share the first place.
@@ -166,15 +165,19 @@ def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     return found
 
 
+def _model(head: Heading) -> str:
+    return head.label if head.label.endswith("model") else f"{head.label} model"
+
+
 def _threats(results: dict[str, Any], table: TableLayout) -> TableLayout:
     """Return the threat model and every parameter of each condition; older results have settings only."""
     entries = {entry["id"]: entry for entry in results["conditions"]}
     rows = []
     for head, setting in _settings(table):
         threat, known = entries[head.id].get("threat") or {}, entries[head.id].get("parameters")
-        said = ", ".join(f"{key} = {value}" for key, value in text.flatten(known or {}) if key) or head.hint
+        parameters = ", ".join(f"{key} = {value}" for key, value in text.flatten(known or {}) if key) or head.hint
         words = [str(threat.get(key) or DASH) for key in ("norm", "knowledge", "goal")]
-        rows.append((head.label, setting, words[0], number(threat.get("eps")), *words[1:], said or DASH))
+        rows.append((head.label, setting, words[0], number(threat.get("eps")), *words[1:], parameters or DASH))
     columns = ("Condition", "Setting", "Norm", "eps", "Knowledge", "Goal", "Parameters")
     return listing(columns, ("", "", rows), words={*columns} - {"eps"})
 
@@ -219,15 +222,9 @@ def _change(entry: dict[str, Any], span: tuple[float, float]) -> TableCell:
         tone, sign = ("better", "\u25b2 ") if mean > 0 else ("worse", "\u25bc ")
     scaled = (None if end is None else 4 + 92 * (end - span[0]) / (span[1] - span[0]) for end in (0, low, mean, high))
     bar = None if mean is None else tuple(None if place is None else round(place, 2) for place in scaled)
-    cell = _difference(entry)
+    cell = difference_cell(entry)
     hint = f"n = {number(entry.get('n'))}, p = {number(p, 2)} with Holm's correction"
     return replace(cell, text=sign + cell.text, tone=tone, bar=bar, hint=hint)
-
-
-def _difference(estimate: dict[str, Any]) -> TableCell:
-    """Return a difference in points with its interval."""
-    low, high = (points(estimate.get(key)) for key in ("low", "high"))
-    return TableCell(points(estimate.get("mean")), () if DASH in (low, high) else (f"{low} to {high}",))
 
 
 def _checks(results: dict[str, Any], table: TableLayout, names: dict[str, str]) -> TableLayout:
@@ -249,7 +246,7 @@ def _beside(part: dict[str, Any] | None) -> TableCell:
     if part is None:
         return TableCell()
     difference = part.get("difference") or {}
-    found, low = _difference(difference), text.finite(difference.get("low"))
+    found, low = difference_cell(difference), text.finite(difference.get("low"))
     details = tuple(f"{found.text} ({ends})" for ends in found.details)
     return TableCell(percent(part["accuracy"]), details, tone="worse" if low is not None and low > 0 else "")
 
@@ -273,7 +270,7 @@ def _gradients(results: dict[str, Any], names: dict[str, str]) -> TableLayout:
 def _calibration(results: dict[str, Any], table: TableLayout) -> TableLayout:
     """Return the expected calibration errors, of the conditions that have one."""
     cells = {
-        (entry["regime"], entry["condition"]): _estimate(entry["calibration"], percent)
+        (entry["regime"], entry["condition"]): mean_cell(entry["calibration"], percent)
         for entry in results["cells"]
         if entry.get("calibration")
     }
@@ -281,16 +278,11 @@ def _calibration(results: dict[str, Any], table: TableLayout) -> TableLayout:
     return TableLayout("Model", columns, table.rows, cells)
 
 
-def _estimate(found: dict[str, Any] | None, write: Any) -> TableCell:
-    """Return a mean with its interval."""
-    return TableCell(write((found or {}).get("mean")), interval(found, write))
-
-
 def _quality(results: dict[str, Any], table: TableLayout) -> TableLayout:
     """Return how far the images of each condition are from the originals."""
     entries = {entry["id"]: entry.get("quality") or {} for entry in results["conditions"]}
     rows = [
-        (head.label, setting, *(_estimate(entries[head.id].get(key), measure) for key in QUALITY),
+        (head.label, setting, *(mean_cell(entries[head.id].get(key), measure) for key in QUALITY),
          number((next(iter(entries[head.id].values())) or {}).get("n")))
         for head, setting in _settings(table) if entries[head.id]
     ]  # fmt: skip
@@ -309,56 +301,6 @@ def _explanations(results: dict[str, Any]) -> list[Exhibit]:
     table = listing(("Method", "Converged, %", "Median gap", "Largest gap"), ("", "", rows))
     alt = "Heatmaps of each attribution method over the same images"
     return [Exhibit(tables=(table,), picture="explanations", alt=alt)] if rows else []
-
-
-def sweeps(results: dict[str, Any]) -> list[Exhibit]:
-    """Return the sweep of the training noise of each regime: one table with a row for each standard deviation.
-
-    Args:
-        results: what an evaluation measured, of which only the part `sweep` is read.
-    """
-    return [_sweep(entry, place) for place, entry in enumerate(results.get("sweep") or [])]
-
-
-def _sweep(entry: dict[str, Any], place: int) -> Exhibit:
-    title = text.regime_name(text.name(entry["name"]), str(entry.get("protocol")))
-    by, part = str(entry.get("by")), str(entry.get("held_out"))
-    name, meaning = CHOSEN_BY.get(by, (by, by))
-    columns = [head for _, head in headings(entry["columns"])]
-    settings = [str(column.get("attack_setting", "none")) for column in entry["columns"]]
-    labels = [head.label + f" {kind}" * (kind != "none") for head, kind in zip(columns, settings, strict=True)]
-    rows = []
-    for row in entry["rows"]:
-        behind = row.get("behind") or {}
-        estimates = [*(row["accuracy"].get(head.id) for head in columns), row.get("score")]
-        cells = [*(_estimate(found, percent) for found in estimates), _difference(behind)]
-        cells.append(TableCell(text.duration(row.get("seconds"))))
-        tone, mark = ("better", " \u25b2 best") if row.get("best") else ("", "")
-        rows.append((number(row["std"]) + mark, *(replace(cell, tone=tone) for cell in cells)))
-    table = listing(("Std", *labels, name, "Against the best", "Training"), (title, "", rows))
-    lead = (
-        f"{title}: trained with seed {entry.get('seed', DASH)}, evaluated on {number(entry.get('images'))} images of "
-        f"{HELD_OUT.get(part, part)}; the best by {name.lower()}, {meaning}."
-    )
-    alt = "Accuracy in each column over the standard deviation of the training noise"
-    table = replace(table, title=f"Std of the Gaussian noise for training, accuracy in %: {title}")
-    return Exhibit("", lead, (table,), "sweep" if place == 0 else "", alt)
-
-
-def _augmentation(results: dict[str, Any], names: dict[str, str]) -> TableLayout:
-    """Return how many samples were made for training, how many converged, and how many came from a sample cache."""
-    entries = results.get("augmentation") or []
-    banked = any(entry.get("bank") for entry in entries)
-    heads = ["Model", "Seed", "Samples", "Converged, %", "Mean steps", "Time"]
-    heads += ["From the cache, %", "Mean age, epochs", "Too old, %", "Stale, %"] * banked
-    writers = {"hit_rate": percent, "mean_age": number, "expired": percent, "stale": percent}
-    rows = []
-    for entry in entries:
-        bank = [write((entry.get("bank") or {}).get(key)) for key, write in writers.items()] * banked
-        made = (number(entry.get("samples")), percent(entry.get("converged")), number(entry.get("steps")))
-        name, seconds = names.get(entry["regime"], entry["regime"]), text.duration(entry.get("seconds"))
-        rows.append((name, entry.get("seed", DASH), *made, seconds, *bank))
-    return listing(heads, ("", "", rows))
 
 
 def _per_seed(results: dict[str, Any], table: TableLayout, names: dict[str, str]) -> TableLayout:

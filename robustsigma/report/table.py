@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from robustsigma.report.text import DASH, name, printable
+from robustsigma.report.text import DASH, interval, name, points, printable
 
 Note = tuple[str, str]  # code and message of a flag
 
@@ -148,7 +148,7 @@ def listing(
     """Return a table of rows that have no ids of their own.
 
     Args:
-        heads: of the columns; the first one is that of the row headings.
+        heads: headings of the columns, the first of the row headings.
         bands: title, hint and rows of each group of rows. A row is a label, or a label with its detail, followed by one
             cell, or its text, for each further column.
         words: the columns that hold text.
@@ -164,3 +164,14 @@ def listing(
                 cells[found[-1].id, column.id] = value if isinstance(value, TableCell) else TableCell(str(value))
         groups.append(HeadingGroup("", title, hint, tuple(found)))
     return TableLayout(heads[0], (HeadingGroup("", "", "", columns),), tuple(groups), cells)
+
+
+def mean_cell(estimate: dict[str, Any] | None, write: Callable[[Any], str]) -> TableCell:
+    """Return a mean with its interval."""
+    return TableCell(write((estimate or {}).get("mean")), interval(estimate, write))
+
+
+def difference_cell(estimate: dict[str, Any]) -> TableCell:
+    """Return a difference in points with its interval."""
+    low, high = (points(estimate.get(key)) for key in ("low", "high"))
+    return TableCell(points(estimate.get("mean")), () if DASH in (low, high) else (f"{low} to {high}",))

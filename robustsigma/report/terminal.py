@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,16 +12,19 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from robustsigma.report import attribution, rankings, robustness, text
+from robustsigma.report import attribution, rankings, robustness, text, training
 from robustsigma.report.table import Note, TableCell, TableLayout
 
 _STYLES = {"best": "bold", "better": "bold green", "control": "dim"}
 
 
-def print_robustness(results: dict[str, Any], console: Console | None = None) -> None:
+def print_robustness(results: dict[str, Any], console: Console | None = None, *, intervals: bool = False) -> None:
     """Print the accuracies, the flags and the sweep of the training noise, see `robustsigma.report.print_table`."""
     console = console or Console()
     table = robustness.accuracy_table(results)
+    if intervals:
+        shown = {key: replace(cell, remark=" ".join(cell.details)) for key, cell in table.cells.items()}
+        table = replace(table, cells=shown)
     print_layout(console, table)
     _print_lines(console, [*robustness.run_flags(results), *table.footnotes])
     print_sweep(results, console)
@@ -29,7 +33,7 @@ def print_robustness(results: dict[str, Any], console: Console | None = None) ->
 def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:
     """Print the sweep of the training noise of each regime, see `robustsigma.report.print_sweep`."""
     console = console or Console()
-    for exhibit in robustness.sweeps(results):
+    for exhibit in training.sweeps(results):
         print_layout(console, exhibit.tables[0])
         console.print(Text(text.printable(exhibit.lead), style="dim"))
 

@@ -8,10 +8,12 @@ from typing import Any
 
 MINUS, DASH, TIMES, THIN_SPACE = "\u2212", "\u2013", "\u00d7", "\u202f"
 PROTOCOLS = {
+    "given": ("", ""),
     "none": ("Not retrained", "the base model, from which all others start"),
     "retrain": ("Retrained", "on samples made before training"),
     "on_the_fly": ("On the fly", "on samples made against the model while it trains"),
 }
+BASES = ("given", "none")  # protocols of models that were not trained on
 NAMES = {
     "fgsm": "FGSM",
     "sigma": "SIGMA",
@@ -106,7 +108,7 @@ def name(value: Any) -> str:
 def regime_name(label: str, protocol: str) -> str:
     """Return the label of a regime followed by its protocol, such as "SIGMA, retrained"."""
     known = PROTOCOLS.get(protocol, (printable(protocol),))[0].lower()
-    return label if protocol == "none" else f"{label}, {known}"
+    return label if protocol in BASES else f"{label}, {known}"
 
 
 def printable(value: Any) -> str:

@@ -19,37 +19,57 @@ Rows = dict[str, np.ndarray]
 class Blocks:
     """Rows of arrays in the order in which they were added, saved every `FLUSH_INTERVAL` seconds.
 
+    Rows are copied into a few long arrays: small ones that stay would keep the memory between them from being reused.
+
     Args:
-        folder: made when there is something to save. Rows that an earlier process saved there come first.
+        folder: made when there is something to save. Rows that an earlier process saved there come first. None saves
+            nothing.
+        size: number of rows that are expected in all.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None, size: int = 0) -> None:
         self.folder = folder
         # Rows of later files follow those of earlier ones: without one of them, all are in the wrong place.
         remedy = f"delete the folder {folder}, and the same command makes its rows again"
-        self._rows: list[Rows] = [read_arrays(path, remedy=remedy) for path in sorted(folder.glob("*.npz"))]
-        self._saved = self._files = len(self._rows)
-        self._time = time.monotonic()
+        files = () if folder is None else sorted(folder.glob("*.npz"))
+        self._columns: Rows = {}
+        self._size, self._count = size, 0
+        for path in files:
+            self._append(read_arrays(path, remedy=remedy))
+        self._saved, self._files, self._time = self._count, len(files), time.monotonic()
 
     def __len__(self) -> int:
-        return sum(len(next(iter(rows.values()))) for rows in self._rows)
+        return self._count
+
+    def _append(self, rows: Rows) -> None:
+        start, self._count = self._count, self._count + len(next(iter(rows.values())))
+        for name, values in rows.items():
+            column = self._columns.get(name)
+            if column is None or len(column) < self._count:
+                # A little more than needed, as each growth copies what is there.
+                longer = np.empty((max(self._size, self._count + start // 2), *values.shape[1:]), values.dtype)
+                longer[:start] = 0 if column is None else column[:start]
+                column = self._columns[name] = longer
+            column[start : self._count] = values
 
     def add(self, rows: Rows) -> None:
         """Add rows, at least one."""
-        self._rows.append(rows)
+        self._append(rows)
         if time.monotonic() - self._time >= FLUSH_INTERVAL:
-            path = self.folder / f"{self._files:05}.npz"
-            write_arrays(path, _joined(self._rows[self._saved :]), compress=False)
-            self._saved, self._files, self._time = len(self._rows), self._files + 1, time.monotonic()
+            self.flush()
+
+    def flush(self) -> None:
+        """Save the rows that are not saved yet."""
+        if self.folder is not None and self._saved < self._count:
+            rows = {name: column[self._saved : self._count] for name, column in self._columns.items()}
+            write_arrays(self.folder / f"{self._files:05}.npz", rows, compress=False)
+            self._saved, self._files, self._time = self._count, self._files + 1, time.monotonic()
 
     def all(self) -> Rows:
         """Return all rows; an empty dict if there are none."""
-        return _joined(self._rows) if self._rows else {}
+        return {name: column[: self._count] for name, column in self._columns.items()}
 
     def remove(self) -> None:
         """Remove the folder, once the rows are in a file of their own."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _joined(rows: list[Rows]) -> Rows:
-    return {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -21,7 +21,7 @@ def output_folder(name: str | Path) -> Path:
     """Return the folder of a command's results, which is made and tried before anything is computed.
 
     Args:
-        name: of the folder; a leading `~` is the home folder.
+        name: name of the folder; a leading `~` is the home folder.
 
     Raises:
         ValueError: a file of this name, or a folder that cannot be written to.
@@ -56,7 +56,7 @@ def init_run_dir(folder: Path, settings: dict[str, Any]) -> None:
     Temporary files that a killed process left there are removed.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         settings: as plain JSON types; written to `settings.json`.
 
     Raises:

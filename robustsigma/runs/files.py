@@ -20,10 +20,10 @@ PART = ".part"  # suffix of a file that is being written
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file beside its place and move it there in one step, so that nobody reads half of it.
+    """Write a file beside its place and move it there in one step, so that no reader sees half of it.
 
     Raises:
-        OSError: naming the file, where the disk is full or nobody may write there.
+        OSError: naming the file, where the disk is full or the place is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def read_arrays(path: Path, *, remedy: str | None = None) -> dict[str, np.ndarra
     """Return the arrays of an .npz file by name.
 
     Args:
-        path: of the file.
+        path: path of the file.
         remedy: what to do if the file is damaged; None advises to delete it.
 
     Raises:
@@ -88,7 +88,7 @@ def read_json(path: Path, *, remedy: str | None = None) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         remedy: what to do if the file is damaged; None advises to delete it.
 
     Raises:
@@ -108,7 +108,7 @@ def damaged(path: Path, expected: str, error: Exception, remedy: str | None = No
     """Return the error for a file of a run that cannot be read.
 
     Args:
-        path: of the file.
+        path: path of the file.
         expected: what it should be.
         error: raised by reading it.
         remedy: what to do; None advises to delete the file.

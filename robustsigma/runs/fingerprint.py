@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.precision import full_precision
+from robustsigma.engine.validation import fail
 
 # Of larger datasets, so many items or files are read, evenly spaced and with both ends.
 _MOST = 256
@@ -93,6 +95,8 @@ def items(dataset: Any) -> dict[str, Any]:
         `count`, and hashes: `labels` and `images` of the items that were read, with masks where there are any, and
         `arrays`. Images that differ from one reading to the next, as random transforms make them, have none.
     """
+    if isinstance(dataset, IterableDataset):
+        raise fail("dataset", "images with a length and by index, for a run that can resume", "a stream")
     count = len(dataset)
     places = _spaced(count)
     labels, images = hashlib.sha256(), hashlib.sha256()

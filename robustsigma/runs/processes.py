@@ -35,7 +35,7 @@ class Processes:
     """The processes of one run; all of them make the same calls in the same order.
 
     Args:
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of processes.
         store: a torch.distributed.Store that all of them see; a single process needs none.
     """

@@ -7,11 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from robustsigma.runs.processes import Processes
 
-Step = Callable[[int, int], None]
+Step = Callable[[int, int | None], None]
 
 
 class RunProgress:
@@ -26,8 +34,9 @@ class RunProgress:
     def __init__(self, jobs: int, console: Console, processes: Processes | None = None) -> None:
         processes = processes or Processes()
         self.jobs, self.done, self.console, self._count = jobs, 0, console, processes.counter()
-        columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn())
-        bars = console.is_terminal and processes.world_size == 1
+        columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
+        bars = (console.is_terminal or console.is_jupyter) and processes.world_size == 1
         self.bars = Progress(*columns, console=console, transient=True) if bars else None
         self.overall: TaskID | None = None
 
@@ -47,7 +56,7 @@ class RunProgress:
         start = time.perf_counter()
         task = self.bars.add_task(name, total=None) if self.bars else None
 
-        def step(done: int, total: int) -> None:
+        def step(done: int, total: int | None) -> None:
             if self.bars and task is not None:
                 self.bars.update(task, completed=done, total=total)
 

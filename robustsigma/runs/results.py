@@ -22,7 +22,7 @@ class Results:
     """Results of a run; each field is a key of `results.json`, and every entry is a dict of plain JSON types.
 
     Attributes:
-        settings: of the run.
+        settings: settings of the run.
         dataset: name, classes and shape.
         cells: the measured values with their intervals and flags.
         curves: values over a grid.
@@ -83,14 +83,14 @@ class RobustnessResults(Results):
     """Results of an evaluation: regimes (rows) under conditions (columns).
 
     Attributes:
-        settings: of the run.
+        settings: settings of the run.
         dataset: name, classes and shape.
         cells: the measured values with their intervals and flags.
         curves: values over a grid.
         flags: reasons to doubt the whole run; each has a `code` and a `message`.
         findings: sentences about the measured values.
         run: command, time, versions and hardware.
-        seeds: of the trainings.
+        seeds: seeds of the trainings.
         conditions: columns, worst cases among them.
         regimes: rows.
         differences: paired differences in accuracy from the base model and from the control; `p_holm` is the p-value,
@@ -102,7 +102,7 @@ class RobustnessResults(Results):
         sweep: accuracy for each standard deviation of the training noise.
         examples: predictions of some images under each condition.
         path: one walk of SIGMA.
-        explanations: of some images.
+        explanations: explanations of some images.
 
     Example:
         >>> RobustnessResults.from_json({"schema": 1, "conditions": [], "regimes": [], "cells": []}).seeds
@@ -142,7 +142,7 @@ class AttributionResults(Results):
     """Results of a benchmark: attribution methods by metrics, for each model.
 
     Attributes:
-        settings: of the run.
+        settings: settings of the run.
         dataset: name, classes and shape.
         cells: the measured values with their intervals and flags.
         curves: values over a grid.

@@ -88,9 +88,8 @@ def made(settings, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("made")
     report = run_benchmark(settings, out, console=quiet(), command="robustsigma benchmark")
     assert isinstance(report, AttributionReport)
-    assert Path(report) == report.path == out / "report.html"
-    assert report.folder == out
-    assert report.results == json.loads((out / "results.json").read_text())
+    assert report.path == out / "report.html"
+    assert report.to_dict() == json.loads((out / "results.json").read_text())
     return out
 
 
@@ -285,13 +284,13 @@ def test_weights_are_shuffled_by_the_runs_seed(settings, tmp_path, monkeypatch):
 def test_max_sensitivity_is_measured_on_the_checked_images(settings, tmp_path):
     of = dataclasses.replace(settings, methods={"IG": METHODS["IG"]}, metrics=METRICS[-1:], sensitivity_samples=2)
     report = run_benchmark(of, tmp_path, console=quiet())
-    found = {cell["method"]: cell for cell in report.results["cells"] if cell["metric"] == "max_sensitivity"}
+    found = {cell["method"]: cell for cell in report.results.cells if cell["metric"] == "max_sensitivity"}
     assert found["IG"]["n"] == 3
     assert found["IG"]["mean"] > 0 == found["random"]["mean"]
     assert "Max-sensitivity" in report.path.read_text()
 
 
-def test_references_of_the_judged_split_are_images_that_are_not_judged(settings, tmp_path):
+def test_references_of_the_evaluated_split_are_images_that_are_not_evaluated(settings, tmp_path):
     of = dataclasses.replace(settings, split="train", dataset=dataclasses.replace(SOURCE, train=60), references=60)
     run = BenchmarkRun(of, tmp_path, quiet())
     references, others = run.references(), run.split.batch(run.evaluated.indices)[0]
@@ -299,7 +298,7 @@ def test_references_of_the_judged_split_are_images_that_are_not_judged(settings,
     assert not (references[:, None] == others).flatten(2).all(2).any()
 
 
-def test_several_models_are_judged_on_the_same_images(settings, tmp_path):
+def test_several_models_are_evaluated_on_the_same_images(settings, tmp_path):
     models = {**settings.models, "b": saved(tmp_path / "b.safetensors", 3, scale=0.9)}
     few = dataclasses.replace(settings, models=models, images=2, metrics=METRICS[:1], methods={"IG": METHODS["IG"]})
     run_benchmark(few, tmp_path / "out", console=quiet())
@@ -376,7 +375,7 @@ def test_configs_parse(name, capsys):
     assert "expected" in capsys.readouterr().err
 
 
-def test_judged_images_are_those_that_all_models_get_right():
+def test_evaluated_images_are_those_that_all_models_classify_correctly():
     dataset = Digits().split("test")
 
     class Knows(torch.nn.Module):

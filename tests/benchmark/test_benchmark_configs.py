@@ -38,8 +38,8 @@ def test_it_runs(path, model, tmp_path):
     settings = PRESETS.parse("benchmark", "", "runs", ["--config", str(path)]).settings
     small = replace(settings, dataset=SOURCE, models={"a": model}, images=2, checked=min(1, settings.checked))
     found = run_benchmark(small, tmp_path, console=Console(file=io.StringIO())).results
-    judged = {cell["method"] for cell in found["cells"]}
-    assert judged | {left["method"] for left in found["left_out"]} == set(settings.methods)
-    assert len(judged) >= len(settings.methods) - 1  # the attention rollout wants attention
+    evaluated = {cell["method"] for cell in found["cells"]}
+    assert evaluated | {left["method"] for left in found["left_out"]} == set(settings.methods)
+    assert len(evaluated) >= len(settings.methods) - 1  # the attention rollout wants attention
     assert {metric["id"] for metric in found["metrics"]} >= {"insertion", "sic", "forwards"}
     assert json.loads((tmp_path / "results.json").read_text())["run"]["command"] is None

@@ -100,12 +100,12 @@ def test_right_is_who_says_any_of_the_right_classes_and_that_is_explained(settin
     assert sum(run.evaluated.correct["described"]) == 6
 
 
-def test_references_are_images_that_are_not_judged(settings, tmp_path, folder):
+def test_references_are_images_that_are_not_evaluated(settings, tmp_path, folder):
     run = run_of({**settings, "references": 20}, tmp_path / "out")
     references = run.methods["EG"].references.tensor
-    judged = torch.stack([run.split[i][0] for i in run.evaluated.indices])
+    evaluated = torch.stack([run.split[i][0] for i in run.evaluated.indices])
     assert len(references) == 9 - len(run.evaluated.indices)
-    assert not any(torch.equal(a, b) for a in references for b in judged)
+    assert not any(torch.equal(a, b) for a in references for b in evaluated)
     said = json.loads((folder / "said.json").read_text())
     rows = [("file", "label"), *((f"{i}.png", label) for i, label in enumerate(said))]
     with (folder / "right.csv").open("w", newline="") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 
-import judged
+import metric_cases
 import numpy as np
 import pytest
 import torch
@@ -28,7 +28,7 @@ every = pytest.mark.parametrize("name", list(PROTOCOLS))
 
 @every
 def test_a_protocol_gives_its_quantities_under_its_name(name):
-    listed, subject = PROTOCOLS[name], judged.subject()
+    listed, subject = PROTOCOLS[name], metric_cases.subject()
     found = {}
     for metric in protocol(name):
         result = metric(subject, Gradient()(subject.classifier, subject.images, subject.target))
@@ -42,8 +42,10 @@ def test_a_protocol_gives_its_quantities_under_its_name(name):
 
 @every
 def test_a_named_quantity_has_the_metrics_values(name):
-    subject = judged.subject()
-    maps = torch.rand(4, judged.SIDE, judged.SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    subject = metric_cases.subject()
+    maps = torch.rand(
+        4, metric_cases.SIDE, metric_cases.SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     for named, plain in zip(protocol(name), PROTOCOLS[name].metrics, strict=True):
         expected = plain(subject, maps)
         for key, value in named(subject, maps).values.items():
@@ -84,15 +86,15 @@ def test_the_command_line():
 
 
 def test_a_run_under_all_protocols_says_which_orders_hold(tmp_path):
-    images, labels, masks = judged.scene(30)
+    images, labels, masks = metric_cases.scene(30)
     dataset = Datasets(
         test=ArrayDataset((255 * images).round().byte(), labels, masks), classes=("red", "green", "blue")
     )
-    model = Pretrained("judged.Colors", classes=3, mean=[0.0], std=[1.0], geometry=ResizeCrop(16))
+    model = Pretrained("metric_cases.Colors", classes=3, mean=[0.0], std=[1.0], geometry=ResizeCrop(16))
     settings = Benchmark(
         dataset,
         models={"colors": model},
-        allow=("judged",),
+        allow=("metric_cases",),
         methods={"IG": IntegratedGradients(steps=4), "IG coarse": IntegratedGradients(steps=1), "grad": Gradient()},
         protocols="all",
         images=20,
@@ -100,7 +102,7 @@ def test_a_run_under_all_protocols_says_which_orders_hold(tmp_path):
     )
     console = Console(file=io.StringIO(), width=200)
     report = run_benchmark(settings, tmp_path, console=console)
-    results = report.results
+    results = report.results.to_json()
     pairs = {(entry["first"], entry["second"]): entry for entry in results["rankings"]}
     assert len(pairs) == 6, "three methods and random maps"
     assert [entry["id"] for entry in results["protocols"]] == list(PROTOCOLS)

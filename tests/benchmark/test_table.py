@@ -67,7 +67,7 @@ def test_only_images_with_both_values_are_compared():
     assert found.advantage("a", "b", UP) is None
     assert found.against_random("a", UP) is None
     assert found.ranked(UP) == ["b"]
-    assert found.skipped("a", "difference") == {"the network is not sure enough of the image": N}
+    assert found.skipped("a", "difference") == {"the network's confidence is too low": N}
     assert [flag["code"] for flag in cell_flags(found, "a", UP)] == ["all_skipped"]
 
 
@@ -137,7 +137,7 @@ def test_the_area_under_a_curve_is_that_over_its_own_grid():
 
 
 @pytest.mark.parametrize(("images", "flagged"), [(8, True), (29, True), (30, False)])
-def test_few_judged_images_are_flagged(images, flagged):
+def test_few_evaluated_images_are_flagged(images, flagged):
     found = table(good=arrays(0.5))
     for values in found.arrays.values():
         values.update({name: value[:images] for name, value in values.items()})

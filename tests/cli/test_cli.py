@@ -145,12 +145,12 @@ MISTAKES = {
     ),
     "a model without its publisher": (
         ["explain", IMAGE, "--model=resnet50"],
-        "model: expected FILE.safetensors, torchvision:NAME, timm:NAME or a class path allowed by --allow NAME, got",
+        "torchvision:NAME, timm:NAME, hf:NAME or a class path allowed by --allow NAME, got",
     ),
     "the same in a benchmark": (["benchmark", "--models.x", "resnet50"], "models.x: expected FILE.safetensors, "),
     "a state dict as model": (
         ["explain", IMAGE, "--model={made}/text.txt"],
-        "for a state dict give --model ARCHITECTURE --weights .*text.txt",
+        "for a state dict or checkpoint give --model NAME --weights .*text.txt",
     ),
     "no seed": (["evaluate", "--seeds", "0"], "seeds: expected an integer of at least 1, got 0"),
     "a checkpoint to test that is not there": (
@@ -257,6 +257,42 @@ def test_what_is_misspelled_gets_the_name_that_was_meant(mistake, made, tmp_path
     assert main([argument.format(made=made) for argument in arguments]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "Seed set to" not in line]
     assert line.endswith(f"; did you mean '{meant.format(made=made)}'?")
+
+
+UNCLEAR = {
+    "number in place of a list": (["explain", IMAGE, MODEL, "--mean=127"], "as in --mean '[127]'"),
+    "word in place of a list": (["evaluate", "--seeds=x"], "seeds: expected an integer or a list in brackets"),
+    "word in place of a number": (["evaluate", "--training.lr=high"], "training.lr: expected a number, got 'high'"),
+    "model without a name": (["benchmark", "--models=m.safetensors"], "as in --models.NAME m.safetensors"),
+    "group of a file": (["evaluate", "--config=trainig: {epochs: 3}"], "'trainig.epochs'; did you mean 'training'?"),
+    "group of a file of fit": (["fit", "--config=trainr: {max_epochs: 3}"], "trainr; did you mean 'trainer'?"),
+    "option in a file of fit": (
+        ["fit", "--config=data: {batchsize: 3}"],
+        "data.batchsize; did you mean 'data.batch_size'?",
+    ),
+    "argument beside class_path": (
+        ["evaluate", "--config=conditions: {f: {class_path: FGSM, eps: 0.1}}"],
+        "below init_args",
+    ),
+    "argument beside class_path in fit": (
+        ["fit", *FIT, "--config=data: {conditions: {f: {class_path: FGSM, eps: 0.1}}}"],
+        "below init_args",
+    ),
+    "name of a network": (
+        ["fit", "--model.net=small_cnn", "--data.dataset=Baggage"],
+        "--model.net robustsigma.models.network --model.net.name small_cnn",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", UNCLEAR)
+def test_a_value_of_another_type_gets_what_to_write(mistake, made, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments, told = UNCLEAR[mistake]
+    assert main([argument.format(made=made) if "{made}" in argument else argument for argument in arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "Seed set to" not in line]
+    assert told in line
+    assert "Parser key" not in line
 
 
 def test_a_word_gets_the_names_that_it_is_part_of():

@@ -90,7 +90,7 @@ MISTAKES = {
         "weights: expected those of",
     ),
     "weights as a model": (["--model={made}/w.pth"], "model: expected a safetensors file"),
-    "no statistics": (["--model=torchvision.models.VisionTransformer"], "mean and std: expected the numbers"),
+    "no statistics": (["--model=torchvision.models.squeezenet1_1"], "mean and std: expected the numbers"),
     "no such network": (["--model=torchvision:resnet49"], "the name of a torchvision model"),
     "no such class": (["--model=nothing.Here", "--mean=[0]", "--std=[1]"], "model: expected FILE.safetensors"),
     "no such allowed class": (

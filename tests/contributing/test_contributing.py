@@ -77,7 +77,7 @@ EDITS = {
     },
     "metric": {
         "robustsigma/engine/metrics/__init__.py": _listing("robustsigma.engine.metrics.foo"),
-        "tests/judged.py": _both(
+        "tests/metric_cases.py": _both(
             _importing("robustsigma.engine.metrics"),
             _writing(
                 '    Foo: (Foo(), Foo(reduction="sum_abs")),\n',

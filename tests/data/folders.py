@@ -12,6 +12,15 @@ def picture(path, value, size=(20, 14), mode="RGB"):
     Image.new(mode, size, value).save(path)
 
 
+def read_everything(dataset):
+    """Read every image and mask, as a training does, and return the dataset."""
+    for index in range(len(dataset)):
+        dataset[index]
+        if hasattr(dataset, "mask"):
+            dataset.mask(index)
+    return dataset
+
+
 def class_folders(root, count=20):
     for c, name in enumerate(("ant", "bee")):
         for i in range(count):

@@ -218,11 +218,58 @@ def test_other_items_are_refused(item, message):
 
 
 @pytest.mark.parametrize(
-    "given", [Stream(), Both(), Bare(), Endless(), Unsure(), iter(()), 3, {0: 1}, {1, 2}, Endless, torch.tensor(0.5)]
+    "given", [Bare(), Endless(), Unsure(), iter(()), 3, {0: 1}, {1, 2}, Endless, torch.tensor(0.5)]
 )
 def test_what_has_no_length_or_no_items_by_index_is_refused(given):
-    with pytest.raises(ValueError, match=r"^val: expected a dataset with a length and items by index, or None, got "):
+    with pytest.raises(
+        ValueError, match=r"^val: expected a dataset with a length and items by index, an Iter.*, or None, got "
+    ):
         Datasets(_tensors(), given, classes=CLASSES)
+
+
+class Keyed(IterableDataset):
+    def __init__(self, *items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+def test_a_stream_is_checked_as_it_is_read():
+    image = torch.full((1, 2, 2), 51, dtype=torch.uint8)
+    stream = Datasets(Keyed((image, 1, 7), (image, np.int64(2), np.int64(8))), classes=CLASSES).split("train")
+    assert [(x.dtype, label, key) for x, label, key in stream] == [(torch.float32, 1, 7), (torch.float32, 2, 8)]
+    assert stream.has_keys
+    texts = Datasets(Keyed((image, 1, "a"), (image, 1, "b")), classes=CLASSES).split("train")
+    assert len({key for *_, key in texts}) == 2
+    assert not texts.has_keys
+    other = torch.zeros(1, 2, 2, dtype=torch.uint8)
+    (first, second, third) = Datasets(Keyed((image, 1), (other, 1), (image, 0)), classes=CLASSES).split("train")
+    assert first[2] == third[2] != second[2]  # of the pixels
+    with pytest.raises(TypeError):
+        len(stream)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ((), "train: expected a stream with at least one image, or None, got none"),
+        (((torch.zeros(1, 2, 2), 5),), "label of item 0 of train: expected an int from 0 to 2"),
+        (((torch.zeros(1, 2, 2), 0, -1),), "key of item 0 of train: expected an integer from 0 on, or text, got -1"),
+        (((torch.zeros(1, 2, 2), 0, 0.5),), "key of item 0 of train: expected an integer from 0 on, or text"),
+        (((torch.zeros(1, 2, 2), 0), (torch.zeros(1, 3, 2), 0)), r"item 1 of train: expected an image of shape"),
+        ((7,), r"item 0 of train: expected an item \(image, label\)"),
+    ],
+)
+def test_other_streams_are_refused(items, message):
+    with pytest.raises(ValueError, match=message):
+        list(Datasets(Keyed(*items), classes=CLASSES).split("train"))
+
+
+def test_a_run_that_can_resume_refuses_a_stream():
+    stream = Datasets(Keyed((torch.zeros(1, 2, 2), 0)), classes=CLASSES)
+    with pytest.raises(ValueError, match="dataset: expected images with a length and by index"):
+        stream.fingerprint()
 
 
 def test_no_dataset_and_no_images():

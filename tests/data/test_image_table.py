@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from folders import read_everything
 from PIL import Image
 
 from robustsigma.data import ImageFolder, ImageTable
@@ -155,14 +156,14 @@ def test_paths_cannot_leave_their_folder(tmp_path, path, column):
         ('file,label\n"a.png,0\n', "table: expected rows"),
         ("file,label\na.png,cat\nb.png,7\n", "label_column: expected a class by its name"),
         (f"file,label\na.png,{WNIDS[0]}\n", "class_list: expected names of all classes"),
-        ("file,label\na.png,0\nb.png,1\n", "root: 2 of 2 images are broken"),
+        ("file,label\na.png,0\nb.png,1\n", "root: expected a readable image at .*a.png"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, content, told):
     (tmp_path / "labels.csv").write_text(content)
     given = ("cat", "dog") if "cat" in content else None
     with pytest.raises(ValueError, match=f"^{told}"):
-        ImageTable(str(tmp_path), class_list=given).split("test")
+        read_everything(ImageTable(str(tmp_path), class_list=given).split("test"))
 
 
 def test_more_that_is_refused(tmp_path):
@@ -171,6 +172,9 @@ def test_more_that_is_refused(tmp_path):
     (tmp_path / "labels.csv").write_bytes(b"file,label\na.png,\xff\xfe\n")
     with pytest.raises(ValueError, match=r"^table: expected rows of UTF-8"):
         ImageTable(str(tmp_path)).split("test")
+    (tmp_path / "labels.csv").write_text("file,label\na.png,0\nb.png,1\n")
+    with pytest.raises(ValueError, match=r"^root: 2 of 2 images are broken, the first is .*a\.png$"):
+        ImageTable(str(tmp_path), skip_broken=True).split("test")
     for field in ({"channels": 2}, {"test_fraction": 1.5}, {"val_fraction": 0}, {"seed": -1}, {"class_list": "ab"}):
         with pytest.raises(ValueError, match=rf"^{next(iter(field))}: expected"):
             ImageTable(str(tmp_path), **field)

@@ -129,9 +129,9 @@ def test_a_mask_that_says_something_else_is_refused(tmp_path, mode, value, size,
     for split in SPLITS:
         if images / "bee" / "03.png" in clean.split(split).paths:
             with pytest.raises(ValueError, match=rf"masks: expected a gray image .*bee.03\.png, got .*{says}"):
-                source.split(split)
+                folders.read_everything(source.split(split))
         else:
-            source.split(split)
+            folders.read_everything(source.split(split))
 
 
 def test_masks_must_be_of_one_image_each(tmp_path):

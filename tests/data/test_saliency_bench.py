@@ -25,7 +25,7 @@ def root(tmp_path):
 
 def _everything(root, **options):
     for split in SPLITS:
-        SaliencyBench(str(root), **options).split(split)
+        folders.read_everything(SaliencyBench(str(root), **options).split(split))
 
 
 def test_the_split_is_60_20_20_and_stratified(root):
@@ -151,7 +151,7 @@ def test_bad_numbers_name_their_row(root, attention, says):
     caught = []
     for split in SPLITS:  # the images of the other splits are not concerned
         try:
-            SaliencyBench(str(root), skip_broken=True).split(split)
+            folders.read_everything(SaliencyBench(str(root), skip_broken=True).split(split))
         except ValueError as error:
             caught.append(error)
     assert len(caught) == 1
@@ -258,6 +258,9 @@ def test_too_few_classes_or_images(tmp_path):
         SaliencyBench(str(tmp_path)).split("train")
     for name in ("cat", "dog"):
         folders.picture(tmp_path / "image" / name / "0.png", (1, 2, 3))
+    folders.table(tmp_path / "attention_label" / "first.csv", [("0.jpg", [[1]])])
+    folders.picture(tmp_path / "image" / "cat" / "0.png", (1, 2, 3))
+    (tmp_path / "image" / "dog" / "0.png").rename(tmp_path / "image" / "dog" / "0.jpg")
     with pytest.raises(ValueError, match=r"root: expected enough images to split in .* 2 classes, got 2"):
         SaliencyBench(str(tmp_path)).split("train")
     (tmp_path / "image" / "test").mkdir()
@@ -271,9 +274,9 @@ def test_broken_images(root):
     refused = 0
     for split in SPLITS:
         try:
-            SaliencyBench(str(root)).split(split)
+            folders.read_everything(SaliencyBench(str(root)).split(split))
         except ValueError as error:
-            assert "images are broken, the first is" in str(error)  # noqa: PT017 which split it is in is not known
+            assert f"root: expected a readable image at {bad}" in str(error)  # noqa: PT017 its split is not known
             with pytest.warns(UserWarning, match=r"1 of \d+ images are broken, the first is .*dog_04"):
                 kept = SaliencyBench(str(root), skip_broken=True).split(split)
             assert bad not in kept.paths

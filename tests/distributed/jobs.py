@@ -7,14 +7,16 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import multiprocessing, nn
+from torchmetrics import Metric
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, MixtureComponent, Sigma, SigmaSample
 from robustsigma.data import Baggage
-from robustsigma.engine.metrics import PerSample, rmse
+from robustsigma.engine.metrics import rmse
 from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
 
@@ -32,11 +34,33 @@ CONDITIONS = {
 BATCH, EPOCHS = 8, 3
 
 
+class PerSample(Metric):
+    """Values of each image, gathered over processes and put in the order of the images' indices."""
+
+    full_state_update = False
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = ("indices", *names)
+        for name in self.names:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, **values: torch.Tensor) -> None:
+        for name in self.names:
+            getattr(self, name).append(values[name].detach())
+
+    def compute(self) -> dict[str, torch.Tensor]:
+        columns = {name: getattr(self, name) for name in self.names}
+        joined = {name: torch.cat(v) if isinstance(v, list) else v for name, v in columns.items()}
+        _, first = np.unique(joined["indices"].numpy(), return_index=True)  # padding repeats images
+        return {name: value[torch.from_numpy(first)] for name, value in joined.items()}
+
+
 class PredictionRecorder(pl.Callback):
     """Records label, prediction and RMSE of every test image; several processes gather theirs at the end."""
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.metrics = {name: PerSample(("labels", "predictions", "steps", "rmse")) for name in CONDITIONS}
+        self.metrics = {name: PerSample("labels", "predictions", "steps", "rmse") for name in CONDITIONS}
         self.outcomes: dict[str, dict[str, torch.Tensor]] = {}
 
     def on_test_batch_end(
@@ -45,7 +69,7 @@ class PredictionRecorder(pl.Callback):
     ) -> None:  # fmt: skip
         found = {"labels": batch.labels, "predictions": outputs.argmax(1), "steps": batch.info.perturbed.steps}
         found["rmse"] = rmse(batch.images, batch.info.clean)
-        self.metrics[batch.info.condition].update(batch.indices, found)
+        self.metrics[batch.info.condition].update(indices=batch.indices, **found)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.outcomes = {name: metric.compute() for name, metric in self.metrics.items()}

@@ -106,9 +106,9 @@ def loaded(code: str, names: tuple[str, ...]) -> list[str]:
 
 
 def test_imports_load_no_optional_or_heavy_library():
-    """Neither the package, the entry point and the settings of `evaluate`, nor the engine but for one module."""
+    """Neither the package, the entry point and the settings of `evaluate`, nor the engine."""
     assert loaded("import robustsigma, robustsigma.cli", (*HEAVY, "torch")) == []
     assert loaded("import robustsigma.cli.evaluate", tuple({*HEAVY} - {"scipy"})) == []
     modules = [".".join(("robustsigma", *path.relative_to(ROOT).with_suffix("").parts)) for path in ENGINE]
-    names = (name.removesuffix(".__init__") for name in modules if not name.endswith(".per_sample"))
+    names = (name.removesuffix(".__init__") for name in modules)
     assert loaded("import " + ", ".join(names), (*FORBIDDEN, *HEAVY)) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cases
-import judged
+import metric_cases
 import numpy as np
 import pytest
 import torch
@@ -51,10 +51,11 @@ SCALARS = {
 
 def settings() -> list[Any]:
     """Return the default settings of every public attributor, perturbation and metric, and of what holds them."""
-    public = (getattr(attributors, name) for name in attributors.__all__)
+    adapters = ("CaptumMethod", "FunctionMethod")
+    public = (getattr(attributors, name) for name in attributors.__all__ if name not in adapters)
     kinds = [each for each in public if isinstance(each, type) and issubclass(each, Attributor)]
     found = [kind() for kind in kinds if kind is not Attributor]
-    found += [made[0] for made in (*cases.CHEAP.values(), *judged.CHEAP.values())]
+    found += [made[0] for made in (*cases.CHEAP.values(), *metric_cases.CHEAP.values())]
     return [
         *found,
         Evaluation(),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from robustsigma import FGSM, Classifier, Gradient, IntegratedGradients, Sigma
-from robustsigma.engine import classifier as module
+from robustsigma.engine import network_pass as module
 
 SIZE = 16
 
@@ -95,7 +95,7 @@ def test_the_networks_own_results_in_either_memory_order(name):
             torch.testing.assert_close(each, wanted, rtol=1e-9, atol=1e-12)
             assert each[1].is_contiguous()
             assert torch.equal(each[1], found[0][1])  # the first pass has the bits of later ones
-    assert classifier._reorders is BODIES[name]
+    assert classifier._pass.channels_last is BODIES[name]
 
 
 def test_a_later_way_through_the_network_that_cannot_read_channels_last():
@@ -106,7 +106,7 @@ def test_a_later_way_through_the_network_that_cannot_read_channels_last():
     classifier = Classifier(net)
     with classifier.frozen():
         classifier.logits(images)
-        assert classifier._reorders
+        assert classifier._pass.channels_last
         net.flag = True
         torch.testing.assert_close(classifier.score_and_gradient(images, labels), expected(net, images, labels))
 
@@ -141,7 +141,7 @@ def test_compiled_networks_keep_their_order(compiled):
     classifier = Classifier(net)
     with classifier.frozen():
         torch.testing.assert_close(classifier.score_and_gradient(images, labels), wanted)
-    assert classifier._reorders is False
+    assert classifier._pass.channels_last is False
 
 
 @pytest.mark.parametrize("change", ["copy", "assign", "statistics", "replaced"])

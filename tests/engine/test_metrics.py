@@ -11,6 +11,7 @@ from scipy.stats import binomtest, ttest_1samp
 from robustsigma.engine.metrics import (
     Interval,
     holm,
+    interval,
     linf,
     mean_interval,
     p_value,
@@ -117,6 +118,27 @@ def test_bad_values(values, message):
 def test_bad_pair():
     with pytest.raises(ValueError, match=r"second: expected shape \(2,\), as of first, got \(3,\)"):
         paired_difference([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.random((1, 2400)) < 0.003,
+        lambda rng: (rng.random((1, 2400)) < rng.random((3, 1)) * 0.2).astype(float),
+        lambda rng: rng.exponential(1.0, (1, 2400)),
+        lambda rng: rng.normal(0.0, 1.0, (4, 2400)) + rng.normal(0.0, 0.1, (4, 1)),
+    ],
+    ids=["rare", "trainings", "skewed", "continuous trainings"],
+)
+def test_many_images_have_the_interval_of_the_bootstrap(draw, monkeypatch):
+    values = draw(np.random.default_rng(0))
+    fast = mean_interval(values)
+    monkeypatch.setattr(interval, "_MANY_IMAGES", 10**9)
+    exact = mean_interval(values)
+    width = exact.high - exact.low
+    assert fast.mean == exact.mean
+    assert fast.low == pytest.approx(exact.low, abs=0.06 * width)
+    assert fast.high == pytest.approx(exact.high, abs=0.06 * width)
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (10, 2), (40, 10), (7, 7)])

@@ -201,10 +201,11 @@ def test_sample_costs_three_forwards_a_step_and_no_backward():
     clf, x, y = cases.classifier(counter), cases.images(6), cases.labels(6)
     Identity()(clf, x, y, seed=0)
     counter.reset()
-    result = SigmaSample(WALK)(clf, x, y, seed=cases.seeds(6), return_info=True)
+    result = SigmaSample(WALK)(clf, x, y, seed=cases.seeds(6), return_info="search")
     assert result.steps.sum() > 6
     assert counter.forwards == 3 * int(result.steps.sum()) + 6  # and one to know where the walk starts
     assert counter.backwards == 0
+    assert float(result.forwards.sum()) == counter.forwards
 
 
 def test_attribution_costs_one_backward_a_step_more():

@@ -22,11 +22,11 @@ SIGMA = Regime("sigma/retrain", "sigma", "retrain", SigmaSample())
 FGSM_RUN = Regime("fgsm/on_the_fly", "fgsm", "on_the_fly", FGSM(0.1))
 
 
-def outcomes_of(right, n=N, searched=0, converged=None, steps=5, shift=0):
+def outcomes_of(right, n=N, attempted=0, converged=None, steps=5, shift=0):
     """Return outcomes where the first `right` images, from `shift` on, are answered rightly."""
     correct = np.roll(np.arange(n) < right, shift)
     labels = np.arange(n) % 3
-    walked = np.arange(n) < searched
+    walked = np.arange(n) < attempted
     reached = np.ones(n, bool) if converged is None else ~walked | (np.arange(n) < converged)
     return Outcomes(
         indices=np.arange(n),
@@ -34,7 +34,8 @@ def outcomes_of(right, n=N, searched=0, converged=None, steps=5, shift=0):
         predictions=np.where(correct, labels, (labels + 1) % 3),
         confidences=np.where(correct, 0.8, 0.1).astype(np.float32),
         max_confidence=np.full(n, 0.8, np.float32),
-        searched=walked,
+        top5=np.ones(n, bool),
+        attempted=walked,
         converged=reached,
         steps=np.where(walked, steps, 0),
         rmse=np.full(n, 0.1, np.float32),

@@ -148,7 +148,11 @@ def _checks(attacks, n=6):
         known = outcomes_of(n, n)
         wrong = np.where(right, known.labels, known.labels + 1)
         outcomes[name] = dataclasses.replace(known, rmse=rmse, predictions=wrong)
-    return AttackChecks(clf, images, labels, torch.arange(n), np.arange(n), attacks, outcomes, "clean", 3)
+
+    def seed(name):
+        return noise.image_seeds(0, "test", name, 0, torch.arange(n))
+
+    return AttackChecks(clf, images, labels, seed, np.arange(n), attacks, outcomes, "clean", 3)
 
 
 def test_an_examination_makes_what_is_asked_for(tmp_path):
@@ -215,7 +219,11 @@ def test_further_attacks_draw_as_those_of_the_matrix():
             return super().perturb(classifier, images, labels, seeds)
 
     indices = torch.arange(10, 16)
-    attack_checks = dataclasses.replace(_checks({"pgd/adaptive": Spy(0.1, steps=1)}), indices=indices)
+
+    def seed(name):
+        return noise.image_seeds(0, "test", name, 0, indices)
+
+    attack_checks = dataclasses.replace(_checks({"pgd/adaptive": Spy(0.1, steps=1)}), seed=seed)
     drawn.clear()
     attack_checks.run(Checks(noise=False, queries=0, curves=False), lambda *_: None)
     assert torch.equal(drawn[0], noise.image_seeds(0, "test", "pgd/adaptive", 0, indices))

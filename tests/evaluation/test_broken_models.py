@@ -8,7 +8,7 @@ from rich.console import Console
 
 from robustsigma import FGSM, PGD, GaussianNoise, Identity, Sigma, SigmaSample
 from robustsigma.data import Digits
-from robustsigma.evaluation import Checks, Evaluation, Training, evaluate
+from robustsigma.evaluation import Checks, Evaluation, Training, run_study
 from robustsigma.models import Architecture
 
 pytest.importorskip("matplotlib")
@@ -39,7 +39,7 @@ def _run(model, out):
         test_images=100,
         checks=Checks(images=100, queries=60),
     )
-    evaluate(settings, out, console=Console(file=io.StringIO()))
+    run_study(settings, out, console=Console(file=io.StringIO()))
     results = json.loads((out / "results.json").read_text("utf-8"))
     codes = {cell["condition"]: {flag["code"] for flag in cell["flags"]} for cell in results["cells"]}
     return results, codes, (out / "report.html").read_text("utf-8")

@@ -5,9 +5,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from matrix_case import N, outcomes_of
 
+from robustsigma import FGSM, PGD, evaluate
 from robustsigma.cli import main
 from robustsigma.engine.metrics import holm, paired_difference
 from robustsigma.evaluation.comparison import compare
@@ -157,6 +159,30 @@ def test_errors(tmp_path, change, options, told):
 def test_a_folder_without_a_run(tmp_path, capsys):
     assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
     assert "the folder of a finished run of evaluate" in capsys.readouterr().err
+
+
+def test_runs_of_given_models(tmp_path):
+    images, labels = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 4
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        nets = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4)) for _ in range(2)]
+    attacks = {"FGSM": FGSM(4 / 255), "PGD": PGD(4 / 255, steps=2)}
+    for name, net in zip("ab", nets, strict=True):
+        evaluate(net, (images, labels), attacks, checks=None, out=tmp_path / name, progress=False)
+    both = evaluate(dict(zip("ab", nets, strict=True)), (images, labels), attacks, checks=None, progress=False)
+    found = compare(tmp_path / "a", tmp_path / "b")
+    assert [each.condition for each in found.changes] == [
+        "clean",
+        "FGSM/adaptive",
+        "PGD/adaptive",
+        "worst/L\u221e 0.0157",
+    ]
+    for each in found.changes[:3]:
+        before, after = (both.accuracy(name, each.condition).mean for name in "ab")
+        assert (each.before.mean, each.after.mean) == (before, after)
+        assert each.difference.mean == pytest.approx(after - before)
+    assert main(["card", str(tmp_path / "a")]) == 0
+    assert json.loads((tmp_path / "a" / "card.json").read_text())["weights"]["given"] != "unknown"
 
 
 def test_a_card_withdraws_what_has_a_flag(tmp_path):

@@ -1,419 +1,426 @@
-import io
-import json
-import random
-import re
-import shutil
-import signal
-from dataclasses import fields, replace
-from pathlib import Path
+"""`evaluate` takes any model and any data, gives what a loop written by hand gives, and resumes."""
 
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from importlib.util import find_spec
+
+import cases
+import given_case
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
-from rich.console import Console
-from safetensors.torch import load_file
+from given_case import DATA, IMAGES, LABELS, MEAN, PLACES, STD, Items, N
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from robustsigma import FGSM, GaussianNoise, Identity, Sigma, SigmaSample
-from robustsigma.data import Baggage
-from robustsigma.evaluation import Checks, Evaluation, Retraining, RobustnessReport, Training, evaluate
-from robustsigma.evaluation.illustrations import default_attributors
-from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.evaluation.plan import Condition
-from robustsigma.evaluation.run import RobustnessRun
-from robustsigma.evaluation.training import TrainingProgress
-from robustsigma.models import Architecture, load_model
+import robustsigma
+from robustsigma import FGSM, PGD, Classifier, GaussianNoise, Identity, evaluate, robust_accuracy
+from robustsigma.data import Datasets
+from robustsigma.evaluation import Checks, RobustnessReport, given_evaluation
+from robustsigma.lightning import LitClassifier
+from robustsigma.models import ModelCard
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("jinja2")
-
-WALK = SigmaSample(Sigma(objective="logit", alpha=0.01, beta=0.1, paths=1, max_steps=3))
-CONDITIONS = {"clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.03), "sigma": WALK}
-SETTINGS = Evaluation(
-    dataset=Baggage(size=16, train=60, val=10, test=30),
-    architecture=Architecture("small_cnn", {"width": 4}),
-    training=Training(epochs=2, batch_size=16, lr=0.01),
-    retraining=Retraining(
-        retrain={"clean": Identity(), "sigma": WALK}, on_the_fly={"fgsm": FGSM(0.03)}, samples=20, epochs=1
-    ),
-    conditions=CONDITIONS,
-    test_images=24,
-    checks=Checks(images=12, queries=5),
-)
-REGIMES = ("base", "clean/retrain", "sigma/retrain", "fgsm/on_the_fly")
-ATTACKS = ("fgsm", "sigma")
-WORST = "worst/all"
-COLUMNS = ("clean", "gaussian", "fgsm/adaptive", "sigma/adaptive", "fgsm/transfer", "sigma/transfer")
+pytestmark = pytest.mark.filterwarnings("ignore:quantized..linear_dynamic")  # PyTorch's own
+CONDITIONS = {"clean": Identity(), "noise": GaussianNoise(0.1), "FGSM": FGSM(0.03, random_start=True)}
+FEW = Checks(images=8, queries=3)
+NORMALIZATION = {"mean": MEAN, "std": STD}
+QUIET = {"progress": False, "checks": None}
 
 
-def _generators():
-    return torch.get_rng_state().tolist(), repr(np.random.get_state()), random.getstate()  # noqa: NPY002
+def by_hand(classifier, condition, seed=0, images=IMAGES, labels=LABELS, batch_size=16):
+    """Return predictions and confidences."""
+    found = []
+    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        made = condition(classifier, x, y, seed=seed)
+        with torch.no_grad(), classifier.frozen():
+            found.append(classifier.logits(made).softmax(1).float())
+    probabilities = torch.cat(found)
+    return probabilities.argmax(1).numpy(), probabilities.gather(1, labels[:, None])[:, 0].numpy()
 
 
-def _evaluate(settings, out):
-    report = evaluate(settings, out, console=Console(file=io.StringIO()))
-    assert isinstance(report, RobustnessReport)
-    assert Path(report) == report.path == out / "report.html"
-    assert report.results == json.loads((out / "results.json").read_text("utf-8"))
-    assert str(report) == str(out / "report.html")
-    return report.results
+class Plain(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = cases.cnn_bn_dropout()
+
+    def forward(self, images):
+        return self.net(images)
 
 
-def _go_on(settings, out):
-    RobustnessRun(settings, out, Console(file=io.StringIO())).run()
-
-
-def _read(out, regime, column, seed=0):
-    return Outcomes.read(
-        out / "outcomes" / f"seed{seed}" / regime.replace("/", ".") / f"{column.replace('/', '.')}.npz"
+def _vit():
+    timm = pytest.importorskip("timm")
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=8, patch_size=4, embed_dim=24, depth=2, num_heads=2, num_classes=3
     )
 
 
-def _same_outcomes(first, second):
-    for field in fields(Outcomes):
-        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name), err_msg=field.name)
+# Each kind of network, in training mode where it has one.
+MODELS = {
+    "plain": cases.mlp,
+    "BatchNorm and dropout": cases.cnn_bn_dropout,
+    "ViT": _vit,
+    "LightningModule": Plain,
+    "compiled": lambda: torch.compile(cases.cnn_bn_dropout(), backend="eager"),
+    "DataParallel": lambda: nn.DataParallel(cases.cnn_bn_dropout()),
+    "double": lambda: cases.cnn_bn_dropout().double(),
+    "quantized": lambda: torch.ao.quantization.quantize_dynamic(cases.mlp(), {nn.Linear}),
+    "TorchScript": lambda: torch.jit.trace(cases.mlp(), IMAGES[:1]),
+}
 
 
-def _numbers(results):
-    """Return what a second run must give again: all but how long it took, and when."""
-    kept = {key: value for key, value in results.items() if key != "run"}
-    kept["regimes"] = [{k: v for k, v in regime.items() if k != "seconds"} for regime in kept["regimes"]]
-    kept["augmentation"] = [{k: v for k, v in entry.items() if k != "seconds"} for entry in kept["augmentation"]]
-    return kept
+@pytest.mark.third_party_rng  # timm draws weights
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:The .grad attribute of a Tensor",
+    "ignore:torch.quantize_per",  # PyTorch's own
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_kind_of_model_is_tested_as_by_hand_and_not_changed(name):
+    net = MODELS[name]()
+    classifier = Classifier(net, **NORMALIZATION)
+    labels = given_case.labels_of(net)
+    expected = {key: by_hand(classifier, condition, labels=labels) for key, condition in CONDITIONS.items()}
+    net.train()
+    before = None if name == "quantized" else cases.state_of(net)
+    hidden = torch.get_rng_state()
+    report = evaluate(net, (IMAGES, labels), CONDITIONS, **NORMALIZATION, checks=FEW, progress=False, batch_size=16)
+    assert torch.equal(torch.get_rng_state(), hidden)
+    assert before is None or cases.state_of(net) == before
+    for key, (predictions, confidences) in expected.items():
+        found = report.outcomes("model", key)
+        assert found.predictions.tolist() == predictions.tolist()
+        np.testing.assert_allclose(found.confidences, confidences, rtol=1e-5, atol=1e-6)
+        assert report.accuracy("model", key).mean == pytest.approx((predictions == labels.numpy()).mean())
+    assert report.accuracy("model", "clean").mean == pytest.approx(29 / 37)
+    assert ("zero_gradient" in {flag["code"] for flag in report.flags}) == (name == "quantized")
 
 
-def _names(calls):
-    return [(kind, regime) for kind, _, regime in calls]
+def test_models_that_know_their_statistics_need_no_others():
+    plain = evaluate(cases.mlp(), (IMAGES, LABELS), CONDITIONS, **NORMALIZATION, **QUIET)
+    classifier = Classifier(cases.mlp(), **NORMALIZATION)
+    for model in (classifier, LitClassifier(cases.mlp(), **NORMALIZATION)):
+        found = evaluate(model, (IMAGES, LABELS), CONDITIONS, **QUIET)
+        assert found.results.cells == plain.results.cells
+        with pytest.raises(ValueError, match="mean and std: expected None, since the Classifier has its own"):
+            evaluate(model, (IMAGES, LABELS), mean=MEAN, **QUIET)
+    card = ModelCard(None, ("a", "b", "c"), (3, 8, 8))
+    data = Datasets(test=TensorDataset(IMAGES, LABELS), classes=("a", "b", "c"))
+    assert evaluate((classifier, card), data, CONDITIONS, **QUIET).results.cells == plain.results.cells
+    other = replace(card, classes=("a", "c", "b"))
+    with pytest.raises(ValueError, match=r"model\['model'\]: expected a model of the dataset's classes, 'b' at"):
+        evaluate((classifier, other), data, CONDITIONS, **QUIET)
 
 
-@pytest.fixture(scope="session")
-def done(tmp_path_factory):
-    """Return the folder of a finished evaluation, which no test may write to, its results, and the generators."""
-    out, before = tmp_path_factory.mktemp("evaluation") / "run", _generators()
-    results = _evaluate(SETTINGS, out)
-    return out, results, (before, _generators())
+@pytest.fixture(scope="module")
+def expected():
+    return evaluate(cases.mlp(), (IMAGES, LABELS), CONDITIONS, **NORMALIZATION, progress=False, checks=FEW)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_every_kind_of_data_gives_the_same(name, expected):
+    data, places = DATA[name](), PLACES.get(name, {})
+    found = evaluate(cases.mlp(), data, CONDITIONS, **NORMALIZATION, progress=False, checks=FEW, **places)
+    assert found.results.dataset["test"] == N
+    assert ("(val)" in found.results.dataset["name"]) == (name == "data module without a test")
+    for condition in CONDITIONS:
+        assert found.accuracy("model", condition).mean == expected.accuracy("model", condition).mean
+    assert found.results.dataset["classes"] == (["a", "b", "c"] if "spec" in name or "robust" in name else [*"012"])
+    generator = getattr(data, "generator", None)
+    assert generator is None or torch.equal(generator.get_state(), torch.Generator().get_state())
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_some_images_of_every_kind_of_data_are_tested(name):
+    options = {**NORMALIZATION, **QUIET, **PLACES.get(name, {}), "max_images": 10}
+    found = evaluate(cases.mlp(), DATA[name](), {"clean": Identity()}, **options).outcomes("model", "clean")
+    first = name in ("stream", "loader of a stream", "list of batches", "loader with a sampler")
+    assert found.indices.tolist() == (list(range(10)) if first else robustsigma.data.loading.subsample(N, 10, 0))
+    if name != "loader with a sampler":
+        assert found.labels.tolist() == LABELS[found.indices].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_the_result_does_not_depend_on_batch_size_or_order(batch_size, expected):
+    order = torch.randperm(N, generator=cases.generator(3))
+    options = {**NORMALIZATION, **QUIET, "batch_size": batch_size}
+    found = evaluate(cases.mlp(), (IMAGES[order], LABELS[order]), CONDITIONS, **options)
+    for condition in CONDITIONS:
+        mine, theirs = found.outcomes("model", condition), expected.outcomes("model", condition)
+        assert mine.predictions.tolist() == theirs.predictions[order].tolist()
+        np.testing.assert_allclose(mine.confidences, theirs.confidences[order], rtol=1e-4)
+
+
+def test_normalized_images_are_attacked_as_pixels(expected):
+    mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
+    given = (IMAGES - mean) / std
+    by_statistics = evaluate(cases.mlp(), (given, LABELS), CONDITIONS, **NORMALIZATION, **QUIET, normalized=True)
+    pair = (lambda x: x * std + mean, lambda x: (x - mean) / std)
+    by_functions = evaluate(cases.mlp(), (given, LABELS), CONDITIONS, **QUIET, normalized=pair)
+    for found in (by_statistics, by_functions):
+        for condition in ("clean", "FGSM"):
+            mine, theirs = found.outcomes("model", condition), expected.outcomes("model", condition)
+            np.testing.assert_allclose(mine.confidences, theirs.confidences, rtol=2e-3)
+            assert (mine.linf <= 0.03 + 1e-6).all()
+    with pytest.warns(UserWarning, match="in \\[0, 1\\] before un-normalization"):
+        evaluate(cases.mlp(), (IMAGES, LABELS), CONDITIONS, mean=0.1, std=0.5, **QUIET, normalized=True)
+
+
+def test_a_block_is_decoded_once_for_all_models_and_conditions():
+    data = Items(lambda index: (IMAGES[index], int(LABELS[index])))
+    models = {"a": cases.mlp(), "b": cases.cnn_bn_dropout()}
+    evaluate(models, data, CONDITIONS, **NORMALIZATION, **QUIET)
+    assert data.reads == N + 2 + cases.CLASSES  # the first two tell shape and classes, some more are shown
+
+
+def test_samples_of_the_first_model_are_shown_to_the_others():
+    models = {"first": cases.mlp(), "second": cases.linear()}
+    found = evaluate(models, (IMAGES, LABELS), CONDITIONS, **NORMALIZATION, **QUIET)
+    ids = [entry["id"] for entry in found.results.conditions]
+    assert ids == ["clean", "noise", "FGSM/adaptive", "FGSM/transfer"]
+    first, second = (Classifier(net, **NORMALIZATION) for net in models.values())
+    made = CONDITIONS["FGSM"](first, IMAGES, LABELS, seed=0)
+    with second.frozen():
+        moved = second.logits(made).argmax(1)
+    assert found.outcomes("second", "FGSM/transfer").predictions.tolist() == moved.tolist()
+    assert found.outcomes("second", "FGSM").predictions.tolist() == by_hand(second, CONDITIONS["FGSM"])[0].tolist()
+    assert {entry["regime"] for entry in found.results.differences} == {"second"}
+    assert "first classifies correctly" in found.findings[0]
+    assert "second classifies correctly" in found.findings[1]
+    assert [e["id"] for e in evaluate(cases.mlp(), (IMAGES, LABELS), CONDITIONS, **QUIET).results.conditions] == ids[:3]
+
+
+def test_defaults_are_clean_noise_and_attacks_that_are_checked():
+    report = evaluate(cases.mlp(), (IMAGES, LABELS), **NORMALIZATION, progress=False)
+    names = [entry["name"] for entry in report.results.conditions]
+    assert names == ["clean", "Gaussian noise", "FGSM", "PGD", "L\u221e 0.0314"]
+    assert {entry["condition"] for entry in report.results.checks} == {"FGSM/adaptive", "PGD/adaptive"}
+    assert report.results.curves
+    assert report.path is None
+
+
+def test_top5_counts_where_there_are_more_than_five_classes():
+    net = cases.linear(classes=8)
+    with torch.no_grad():
+        ranks = Classifier(net, **NORMALIZATION)(IMAGES).argsort(1, descending=True)
+    labels = ranks[torch.arange(N), torch.arange(N) % 8]  # the rank of the label is known
+    report = evaluate(net, (IMAGES, labels), {"clean": Identity()}, **NORMALIZATION, **QUIET)
+    assert report.outcomes("model", "clean").top5.tolist() == [place % 8 < 5 for place in range(N)]
+    (cell,) = report.results.cells
+    assert cell["top5"]["mean"] == pytest.approx(np.mean([place % 8 < 5 for place in range(N)]))
+    few = evaluate(cases.mlp(), (IMAGES, LABELS), {"clean": Identity()}, **QUIET)
+    assert "top5" not in few.results.cells[0]
+
+
+@pytest.mark.parametrize("wrap", [cases.Probabilities, cases.PassCounter])
+def test_flags_of_the_checks_are_those_of_the_model(wrap):
+    report = evaluate(wrap(cases.mlp()), (IMAGES, LABELS), CONDITIONS, **NORMALIZATION, checks=FEW, progress=False)
+    found = {(flag["code"], flag.get("condition")) for flag in report.flags}
+    assert (("probabilities", "FGSM/adaptive") in found) == (wrap is cases.Probabilities)
+    assert ("chance_level", None) not in found
+    assert "single_step" in report.table()
+
+
+def test_poor_accuracy_and_foreign_classes_are_flagged():
+    data = Datasets(test=TensorDataset(IMAGES, (LABELS + 1) % 3), classes=("a", "b", "c", "d"))
+    report = evaluate(cases.mlp(), data, {"noise": GaussianNoise(0.1)}, **NORMALIZATION, **QUIET)
+    assert {"chance_level", "class_names"} <= {flag["code"] for flag in report.flags}
+    assert [entry["name"] for entry in report.results.conditions] == ["clean", "noise"], "clean images are added"
+
+
+def test_the_report_is_shown_and_saved(expected, tmp_path):
+    table = expected.table(width=100)
+    assert all(name in table for name in ("clean", "noise", "FGSM", "78.4"))
+    low, high = (100 * getattr(expected.accuracy("model", "clean"), end) for end in ("low", "high"))
+    assert f"{low:.1f}" in table
+    assert f"{high:.1f}" in table
+    assert "Accuracy in %" in str(expected)
+    html = expected._repr_html_()
+    assert len(html) < 5000
+    assert "78.4" in html
+    assert expected.to_dict() == json.loads(expected.save(tmp_path / "a" / "r.json").read_text("utf-8"))
+    pytest.importorskip("matplotlib")
+    page = expected.save(tmp_path / "r.html").read_text("utf-8")
+    assert "FGSM" in page
+    assert "retraining" not in page.split("How to read this report")[0]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "r.html"}
+    with pytest.raises(ValueError, match=r"path: expected a file that ends in \.html or \.json"):
+        expected.save("r.txt")
+    with pytest.raises(ValueError, match="did you mean 'noise'"):
+        expected.accuracy("model", "nois")
+
+
+def test_names_in_a_notebook_are_text():
+    report = evaluate({"<b>&": cases.mlp()}, (IMAGES, LABELS), {"<i>": GaussianNoise(0.1)}, **QUIET)
+    assert "<b>&" not in report._repr_html_()
+    assert "&lt;i&gt;" in report._repr_html_()
+
+
+@pytest.mark.skipif(find_spec("pandas") is None, reason="pandas is optional")
+def test_a_data_frame_has_a_row_for_each_cell(expected):
+    frame = expected.to_pandas()
+    assert list(frame["condition"]) == ["clean", "noise", "FGSM/adaptive"]
+    assert frame.loc[0, "accuracy"] == expected.accuracy("model", "clean").mean
+
+
+def test_pandas_is_asked_for_where_it_is_missing(expected, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        expected.to_pandas()
+
+
+def test_robust_accuracy_is_a_number_with_its_interval(expected):
+    found = robust_accuracy(cases.mlp(), (IMAGES, LABELS), CONDITIONS["FGSM"], **NORMALIZATION, progress=False)
+    assert found == expected.accuracy("model", "FGSM").mean
+    assert found.interval == expected.accuracy("model", "FGSM")
+    assert f"{found:.3f}" == f"{float(found):.3f}"
+    again = pickle.loads(pickle.dumps(found))
+    assert (again, again.interval) == (found, found.interval)
+    with pytest.raises(ValueError, match="model: expected one model"):
+        robust_accuracy({"a": cases.mlp()}, (IMAGES, LABELS), FGSM(0.1))
+
+
+# Folders
 
 
 @pytest.fixture
-def calls(monkeypatch):
-    """Record every training and test."""
-    found, train, test, diagnose = [], RobustnessRun._train, RobustnessRun._test, RobustnessRun._check_attacks
+def blocks(monkeypatch):
+    """Record the blocks that are measured; the list `stop` has the number after which an interrupt comes."""
+    pytest.importorskip("matplotlib")
+    done, stop, measure = [], [], given_evaluation.measure_block
 
-    def watched_train(self, seed, regime, step):
-        found.append(("train", seed, regime.id))
-        train(self, seed, regime, step)
+    def watched(models, images, *rest):
+        if stop and len(done) == stop[0]:
+            raise KeyboardInterrupt
+        done.append(len(images))
+        return measure(models, images, *rest)
 
-    def watched_test(self, seed, regime, missing, step):
-        found.append(("test", seed, f"{regime.id}: {', '.join(column.id for column in missing)}"))
-        test(self, seed, regime, missing, step)
-
-    def watched_check_attacks(self, seed, regime, step):
-        found.append(("diagnose", seed, regime.id))
-        return diagnose(self, seed, regime, step)
-
-    monkeypatch.setattr(RobustnessRun, "_check_attacks", watched_check_attacks)
-    monkeypatch.setattr(RobustnessRun, "_train", watched_train)
-    monkeypatch.setattr(RobustnessRun, "_test", watched_test)
-    return found
+    monkeypatch.setattr(given_evaluation, "measure_block", watched)
+    return done, stop
 
 
-def test_the_folder_holds_what_is_promised(done):
-    out, results, _ = done
-    assert "<html" in (out / "report.html").read_text("utf-8")
-    assert results["schema"] == 1
-    assert list((out / "figures").iterdir())
-    with np.load(out / "arrays.npz", allow_pickle=False) as arrays:
-        assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
-        assert arrays.files
-    assert [regime["id"] for regime in results["regimes"]] == list(REGIMES)
-    assert [column["id"] for column in results["conditions"]] == [*COLUMNS, WORST]
-    assert results["dataset"]["test"] == 24
-    assert {(cell["regime"], cell["condition"]) for cell in results["cells"]} == {
-        (r, c) for r in REGIMES for c in (*COLUMNS, WORST)
+def run(out, *, net=None, data=None, **changes):
+    options = {"checks": FEW, "progress": False, "batch_size": 8, **NORMALIZATION, **changes}
+    models = {"a": cases.mlp() if net is None else net, "b": cases.linear()}
+    return evaluate(models, (IMAGES, LABELS) if data is None else data, CONDITIONS, out=out, **options)
+
+
+@pytest.mark.parametrize("data", ["tensors", "loader of a stream"])
+def test_an_interrupted_evaluation_resumes_and_ends_as_a_whole_one(data, blocks, tmp_path):
+    done, stop = blocks
+    whole = run(tmp_path / "whole", data=DATA[data]())
+    assert isinstance(whole, RobustnessReport)
+    assert whole.path.read_text("utf-8").startswith("<!DOCTYPE html>")
+    assert done == [8, 8, 8, 8, 5]
+    done.clear()
+    stop.append(2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", data=DATA[data]())
+    stop.clear()
+    parts = run(tmp_path / "parts", data=DATA[data](), batch_size=16 if data == "tensors" else None)
+    assert done == ([8, 8, 16, 5] if data == "tensors" else [8, 8, 8, 8, 5])
+    assert parts.results.findings == whole.results.findings
+    assert [cell["accuracy"] for cell in parts.results.cells] == [cell["accuracy"] for cell in whole.results.cells]
+    done.clear()
+    again = run(tmp_path / "whole", data=DATA[data]())
+    assert done == []
+    assert {**again.to_dict(), "run": 0} == {**whole.to_dict(), "run": 0}
+    assert not list(tmp_path.rglob("*.parts"))
+
+
+def test_a_folder_is_bound_to_weights_data_and_conditions(tmp_path):
+    pytest.importorskip("matplotlib")
+    run(tmp_path / "out", checks=None)
+    run(tmp_path / "out", checks=Checks(images=4, queries=0, curves=False))  # changes no cell
+    other = cases.mlp()
+    other[1].bias.data += 0.1
+    changes = {
+        "the network weights": {"net": other},
+        r"the data \(images and labels\)": {"data": (IMAGES, (LABELS + 1) % 3)},
+        "the settings": {"seed": 1},
     }
-    assert {entry["regime"] for entry in results["networks"]} == set(REGIMES)
-    assert {(e["regime"], e["condition"]) for e in results["checks"]} == {
-        (r, f"{a}/adaptive") for r in REGIMES for a in ATTACKS
-    }
-    assert {(e["regime"], e["condition"]) for e in results["curves"]} == {(r, "fgsm/adaptive") for r in REGIMES}
+    for told, change in changes.items():
+        with pytest.raises(ValueError, match=f"out: expected a new folder, or {told} of the run in"):
+            run(tmp_path / "out", checks=None, **change)
 
 
-def test_flags_of_the_run_see_its_size_and_its_training_samples(done):
-    _, results, _ = done
-    codes = [flag["code"] for flag in results["flags"]]
-    (share,) = (e["converged"] for e in results["augmentation"] if e["regime"] == "sigma/retrain")
-    assert share < 0.95
-    assert {"few_images_in_all", "unconverged_training"} <= set(codes)
+# Mistakes
 
 
-def test_trainings_on_one_step_are_watched(done):
-    out, _, _ = done
-    looks = {}
-    for regime in REGIMES:
-        (notes,) = (out / "models" / "seed0").rglob(f"{regime.replace('/', '.')}.json")
-        looks[regime] = json.loads(notes.read_text())["overfitting"]
-    assert [regime for regime in REGIMES if looks[regime]] == ["fgsm/on_the_fly"]
-    (look,) = looks["fgsm/on_the_fly"]  # one epoch
-    assert 0 <= look["probe"] <= 1
-    assert not look["triggered"]
+def _bad(images=IMAGES, labels=LABELS):
+    return lambda: (cases.mlp(), (images, labels), {})
 
 
-def test_worst_cases_are_the_means_of_each_images_minimum(done):
-    out, results, _ = done
-    for cell in results["cells"]:
-        if cell["condition"] == WORST:
-            each = [_read(out, cell["regime"], f"{attack}/adaptive").correct for attack in ATTACKS]
-            assert cell["accuracy"]["mean"] == pytest.approx(np.minimum(*each).mean(), abs=1e-12)
+class NoForward(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.backbone = cases.mlp()
 
 
-def test_conditions_have_a_threat_model_and_every_parameter(done):
-    found = {column["id"]: column for column in done[1]["conditions"]}
-    assert found["fgsm/adaptive"]["threat"] == {
-        "norm": "L\u221e", "eps": 0.03, "knowledge": "weights of the model under test", "goal": "any wrong class"
-    }  # fmt: skip
-    assert found["fgsm/transfer"]["threat"]["knowledge"] == "weights of the base model alone"
-    assert found["sigma/adaptive"]["threat"]["norm"] == "unbounded"
-    assert found["sigma/adaptive"]["parameters"]["sigma"]["max_steps"] == 3
-    assert found["gaussian"]["parameters"] == {"attack": "GaussianNoise", "std": 0.1}
-    assert found[WORST]["members"] == ["fgsm/adaptive", "sigma/adaptive"]
+MISTAKES = {
+    r"images: .* normalized images need normalized=True": _bad(IMAGES * 4 - 2),
+    r"images: .* divide by 255, or pass uint8": _bad(IMAGES * 255),
+    r"images: expected finite values": _bad(torch.full_like(IMAGES, torch.nan)),
+    r"images: .* channels last; use permute": _bad(IMAGES.permute(0, 2, 3, 1)),
+    r"images: expected a floating dtype or uint8, got torch.int64": _bad(IMAGES.long()),
+    r"images: expected a tensor \(B, C, H, W\) at 0 of a batch, got shape \(37, 8, 8\)": _bad(IMAGES[:, 0]),
+    r"labels: expected class indices in \[0, 2\], got \[0, 3\]": _bad(labels=torch.arange(N) % 4),
+    r"labels: expected class indices in \[0, 2\], got \[-1, ": _bad(labels=LABELS - 1),
+    r"labels: expected integers": _bad(labels=LABELS.float()),
+    r"data: expected as many labels as images, got 36 and 37": _bad(labels=LABELS[1:]),
+    r"images: expected pixels in \[0, 1\] after un-normalization": lambda: (
+        cases.mlp(), (IMAGES * 9, LABELS), {"normalized": True, **NORMALIZATION}
+    ),
+    r"mean: expected 1 or 3 numbers, one per channel of the images, got 2": lambda: (
+        cases.mlp(), (IMAGES, LABELS), {"normalized": True, "mean": (0.5, 0.5), "std": 1.0}
+    ),
+    r"mean and std: expected those that the images were normalized with": lambda: (
+        cases.mlp(), (IMAGES, LABELS), {"normalized": True}
+    ),
+    r"normalized: expected True, False or a pair": lambda: (cases.mlp(), (IMAGES, LABELS), {"normalized": "yes"}),
+    r"mean and std: expected None beside the functions": lambda: (
+        cases.mlp(), (IMAGES, LABELS), {"normalized": (torch.neg, torch.neg), **NORMALIZATION}
+    ),
+    r"model: expected a torch.nn.Module.* the class Plain, not an instance": lambda: (Plain, (IMAGES, LABELS), {}),
+    r"model: expected a LightningModule whose `forward`.*\['backbone'\]": lambda: (NoForward(), (IMAGES, LABELS), {}),
+    r"model: expected one model, or a mapping": lambda: ({}, (IMAGES, LABELS), {}),
+    r"model: expected networks of the same classes, got a: 3, b: 4": lambda: (
+        {"a": cases.mlp(), "b": cases.mlp(classes=4)}, (IMAGES, LABELS), {}
+    ),
+    r"data: expected a Dataset, a DataLoader.*; an iterator can be read only once": lambda: (
+        cases.mlp(), iter([(IMAGES, LABELS)]), {}
+    ),
+    r"data: expected a Dataset, a DataLoader.*got int": lambda: (cases.mlp(), 7, {}),
+    r"data: expected at least one image": lambda: (cases.mlp(), TensorDataset(IMAGES[:0], LABELS[:0]), {}),
+    r"data: expected images of one shape": lambda: (
+        cases.mlp(), Items(lambda i: (torch.zeros(3, 8 + i % 2, 8), 0)), {}
+    ),
+    r"images: expected the place of the images in a batch": lambda: (
+        cases.mlp(), DataLoader(Items(lambda i: {"x": IMAGES[i], "y": 0})), {}
+    ),
+    r"data: expected a LightningDataModule with test or validation images": lambda: (
+        cases.mlp(), pl.LightningDataModule(), {}
+    ),
+    r"conditions\['a'\]: expected a Perturbation": lambda: (
+        cases.mlp(), (IMAGES, LABELS), {"conditions": {"a": torch.neg}}
+    ),
+    r"conditions: expected names that differ": lambda: (
+        cases.mlp(), (IMAGES, LABELS), {"conditions": {"a": FGSM(0.1), "A": PGD(0.1)}}
+    ),
+    r"max_images: expected an integer of at least 1": lambda: (cases.mlp(), (IMAGES, LABELS), {"max_images": 0}),
+    r"checks: expected a Checks or None": lambda: (cases.mlp(), (IMAGES, LABELS), {"checks": True}),
+    r"net: expected finite logits": lambda: (
+        cases.constant((0.0, torch.nan, 1.0)), (IMAGES, LABELS), {}
+    ),
+}  # fmt: skip
 
 
-def test_the_confidence_of_the_answer_is_kept(done):
-    for regime in REGIMES:
-        found = _read(done[0], regime, "fgsm/adaptive")
-        right = found.correct > 0
-        np.testing.assert_allclose(found.max_confidence[right], found.confidences[right], atol=1e-6)
-        assert (found.max_confidence[~right] >= found.confidences[~right]).all()
-
-
-def test_evaluate_leaves_the_global_generators_alone(done):
-    before, after = done[2]
-    assert before == after
-
-
-def test_cells_are_the_means_of_the_stored_outcomes(done):
-    out, results, _ = done
-    for cell in results["cells"]:
-        if cell["condition"] == WORST:
-            continue
-        found = _read(out, cell["regime"], cell["condition"])
-        assert cell["accuracy"]["mean"] == pytest.approx((found.predictions == found.labels).mean(), abs=1e-12)
-        assert cell["accuracy"]["low"] <= cell["accuracy"]["mean"] <= cell["accuracy"]["high"]
-        assert cell["n"] == len(found.indices) == 24
-        assert cell["confidence"]["mean"] == pytest.approx(found.confidences.mean(dtype=np.float64), abs=1e-6)
-        assert cell["quality"]["rmse"]["mean"] == pytest.approx(found.rmse.mean(dtype=np.float64), abs=1e-6)
-        if cell["condition"].startswith("sigma/"):
-            assert found.searched.all()
-            assert cell["steps"] == pytest.approx(found.steps.mean())
-            assert cell["converged"] == pytest.approx(found.converged.mean())
-        else:
-            assert cell["steps"] is None
-            assert cell["converged"] is None
-
-
-def test_differences_are_those_of_the_cells(done):
-    out, results, _ = done
-    assert len(results["differences"]) == 5 * (
-        len(COLUMNS) + 1
-    )  # three regimes against the base, two against the control
-    for entry in results["differences"]:
-        if entry["condition"] == WORST:
-            continue
-        first = _read(out, entry["regime"], entry["condition"])
-        second = _read(out, entry["against"], entry["condition"])
-        np.testing.assert_array_equal(first.indices, second.indices)
-        assert entry["mean"] == pytest.approx((first.correct - second.correct).mean(), abs=1e-12)
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_transfer_to_the_base_model_is_the_attack_on_it(done, attack):
-    _same_outcomes(_read(done[0], "base", f"{attack}/adaptive"), _read(done[0], "base", f"{attack}/transfer"))
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.third_party_rng  # weights, before they are loaded
-def test_transfer_cells_were_tested_on_the_stored_samples(done, attack):
-    out = done[0]
-    samples = load_file(out / "samples" / "seed0" / f"{attack}.safetensors")
-    base = _read(out, "base", f"{attack}/adaptive")
-    clean = torch.stack([SETTINGS.dataset.split("test")[int(i)][0] for i in samples["indices"]])
-    np.testing.assert_array_equal(samples["indices"].numpy(), base.indices)
-    np.testing.assert_allclose((samples["images"] - clean).abs().flatten(1).amax(1).numpy(), base.linf, atol=1e-6)
-    for regime in REGIMES:
-        classifier, _ = load_model(out / "models" / "seed0" / f"{regime.replace('/', '.')}.safetensors")
-        with torch.no_grad():
-            logits = classifier.logits(samples["images"])
-        found = _read(out, regime, f"{attack}/transfer")
-        np.testing.assert_array_equal(found.labels, samples["labels"].numpy())
-        np.testing.assert_array_equal(found.predictions, logits.argmax(1).numpy())
-        probabilities = logits.softmax(1).gather(1, samples["labels"][:, None])[:, 0]
-        np.testing.assert_allclose(found.confidences, probabilities.numpy(), atol=1e-5)
-        for name in ("searched", "converged", "steps", "rmse", "linf", "ssim"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(base, name), err_msg=name)
-
-
-def test_adaptive_cells_were_made_against_the_tested_model(done):
-    changed = [_read(done[0], r, "fgsm/adaptive").confidences for r in REGIMES[1:]]
-    moved = [_read(done[0], r, "fgsm/transfer").confidences for r in REGIMES[1:]]
-    assert all((a != b).any() for a, b in zip(changed, moved, strict=True))
-
-
-def test_a_second_run_does_nothing_again(done, tmp_path, monkeypatch):
-    def refuse(self, *_):
-        raise AssertionError("this was done before")
-
-    monkeypatch.setattr(RobustnessRun, "_train", refuse)
-    monkeypatch.setattr(RobustnessRun, "_test", refuse)
-    monkeypatch.setattr(RobustnessRun, "_check_attacks", refuse)
-    shutil.copytree(done[0], tmp_path / "run")
-    told = io.StringIO()
-    report = evaluate(SETTINGS, tmp_path / "run", console=Console(file=told, width=100))
-    assert _numbers(report.results) == _numbers(done[1])
-    jobs = [line for line in told.getvalue().splitlines() if re.match(r" *\d+/\d+ ", line)]
-    assert len(jobs) == 3 * len(REGIMES) + 1
-    assert re.fullmatch(r"1/1  pictures for the report  \d+\.\d s", jobs[-1]), "the last minutes are not silent"
-
-
-def test_pictures_take_the_walk_of_the_column_or_a_short_one():
-    columns = [Condition(name, name, "adaptive", perturbation) for name, perturbation in CONDITIONS.items()]
-    assert default_attributors(columns)["SIGMA"] == replace(WALK.sigma, paths=7)
-    short = default_attributors(columns[:3])["SIGMA"]
-    assert short == replace(SigmaSample().sigma, paths=7)
-    assert short.max_steps <= 60
-
-
-def test_only_what_is_missing_is_done_again(done, tmp_path, calls):
-    out = shutil.copytree(done[0], tmp_path / "run")
-    (out / "outcomes" / "seed0" / "clean.retrain" / "sigma.transfer.npz").unlink()
-    (out / "outcomes" / "seed0" / "base" / "fgsm.transfer.npz").unlink()
-    (out / "models" / "seed0" / "sigma.retrain.safetensors").unlink()
-    _go_on(SETTINGS, out)
-    assert _names(calls) == [
-        ("test", "base: fgsm/transfer"), ("test", "clean/retrain: sigma/transfer"), ("train", "sigma/retrain")
-    ]  # fmt: skip
-    for regime in REGIMES:
-        for column in COLUMNS:
-            _same_outcomes(_read(out, regime, column), _read(done[0], regime, column))
-        name = f"models/seed0/{regime.replace('/', '.')}.safetensors"
-        before, after = load_file(done[0] / name), load_file(out / name)
-        assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
-
-
-def test_checks_may_change_and_are_made_again_alone(done, tmp_path, calls):
-    out = shutil.copytree(done[0], tmp_path / "run")
-    (out / "checks" / "seed0" / "base.npz").unlink()
-    _go_on(SETTINGS, out)
-    assert _names(calls) == [("diagnose", "base")]
-    with np.load(out / "checks" / "seed0" / "base.npz") as again, np.load(done[0] / "checks/seed0/base.npz") as first:
-        assert set(again.files) == set(first.files)
-        for name in first.files:
-            np.testing.assert_array_equal(again[name], first[name])
-    calls.clear()
-    found = _evaluate(replace(SETTINGS, checks=Checks(images=6, queries=0, noise=False, curves=False)), out)
-    assert _names(calls) == [("diagnose", regime) for regime in REGIMES]
-    assert {entry["n"] for entry in found["checks"]} == {6}
-    assert not any("noise" in entry or "search" in entry for entry in found["checks"])
-    assert found["curves"] == []
-    calls.clear()
-    found = _evaluate(replace(SETTINGS, checks=Checks(images=0)), out)
-    assert (calls, found["checks"], found["networks"]) == ([], [], [])
-
-
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(done, tmp_path, monkeypatch, calls):
-    batches, handler = [], signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-
-        def interrupt(self, trainer, *_):
-            batches.append(trainer.global_step)
-            if len(calls) == 4:  # the base model was trained, tested and checked
-                raise KeyboardInterrupt
-
-        patch.setattr(TrainingProgress, "on_train_batch_end", interrupt)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                _go_on(SETTINGS, tmp_path)
-            assert signal.getsignal(signal.SIGINT) is handler, "another interrupt would be ignored"
-        finally:
-            signal.signal(signal.SIGINT, handler)
-    assert calls[-1] == ("train", 0, "clean/retrain")
-    assert not list((tmp_path / "models").rglob("clean*"))
-    calls.clear()
-    _go_on(SETTINGS, tmp_path)
-    assert ("train", 0, "base") not in calls
-    for regime in REGIMES:
-        for column in COLUMNS:
-            _same_outcomes(_read(tmp_path, regime, column), _read(done[0], regime, column))
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"training": replace(SETTINGS.training, lr=0.02)}, r"training\.lr = 0\.02 \(the folder has 0\.01\)"),
-        ({"test_images": 5}, "test_images = 5"),
-        ({"dataset": replace(SETTINGS.dataset, train=61)}, r"dataset\.train = 61"),
-        ({"conditions": {**CONDITIONS, "fgsm": FGSM(0.02)}}, r"conditions\.fgsm\.eps = 0\.02"),
-    ],
-)
-def test_a_folder_of_other_settings_is_refused(done, change, named):
-    with pytest.raises(ValueError, match=f"out: expected .*{named}"):
-        _go_on(replace(SETTINGS, **change), done[0])
-
-
-def test_a_seed_can_be_added(done, tmp_path, calls):
-    out = shutil.copytree(done[0], tmp_path / "run")
-    results = _evaluate(replace(SETTINGS, seeds=(0, 1)), out)
-    assert {seed for _, seed, _ in calls} == {1}
-    assert results["seeds"] == [0, 1]
-    assert len(results["per_seed"]) == 2 * len(REGIMES) * (len(COLUMNS) + 1)
-    for regime in REGIMES:
-        _same_outcomes(_read(out, regime, "fgsm/adaptive"), _read(done[0], regime, "fgsm/adaptive"))
-        first, second = (_read(out, regime, "gaussian", seed) for seed in (0, 1))
-        np.testing.assert_array_equal(first.rmse, second.rmse)  # the same noise on the same images
-        assert (first.confidences != second.confidences).any()
-    cell = results["cells"][0]
-    both = [_read(out, cell["regime"], cell["condition"], seed).correct.mean() for seed in (0, 1)]
-    assert cell["accuracy"]["mean"] == pytest.approx(np.mean(both), abs=1e-12)
-    assert "1 seed" not in {flag["code"] for flag in results["flags"]}
-
-
-@pytest.mark.parametrize(
-    ("build", "named"),
-    [
-        (lambda: replace(SETTINGS, seeds=()), "seeds"),
-        (lambda: replace(SETTINGS, seeds=(0, 0)), "seeds"),
-        (lambda: replace(SETTINGS, seeds=(-1,)), "seeds"),
-        (lambda: replace(SETTINGS, seeds=(0.5,)), "seeds"),
-        (lambda: replace(SETTINGS, conditions={"fgsm": FGSM(0.1)}), "conditions"),
-        (
-            lambda: replace(SETTINGS, conditions={"clean": Identity(), "../up": FGSM(0.1)}),
-            "name of a condition or regime",
-        ),
-        (lambda: replace(SETTINGS, conditions={"": Identity()}), "name of a condition or regime"),
-        (lambda: replace(SETTINGS, retraining=Retraining(retrain={"a/b": FGSM(0.1)})), "name of a condition or regime"),
-        (
-            lambda: replace(SETTINGS, conditions={"fgsm": FGSM(0.1), "clean": Identity(), "FGSM": FGSM(0.2)}),
-            "conditions",
-        ),
-        (
-            lambda: replace(SETTINGS, retraining=Retraining(on_the_fly={"A": FGSM(0.1), "a": FGSM(0.2)})),
-            r"retraining\.on_the_fly",
-        ),
-        (lambda: replace(SETTINGS, test_images=0), "test_images"),
-        (lambda: replace(SETTINGS, eval_batch_size=0), "eval_batch_size"),
-        (lambda: replace(SETTINGS, num_workers=-1), "num_workers"),
-        (lambda: Checks(images=-1), "images"),
-        (lambda: Checks(queries=0.5), "queries"),
-        (lambda: Training(epochs=-1), "epochs"),
-        (lambda: Retraining(epochs=0), "epochs"),
-        (lambda: replace(SETTINGS, training=Training(epochs=0)), r"training\.epochs"),
-        (lambda: Training(batch_size=1.5), "batch_size"),
-        (lambda: Training(lr=0), "lr"),
-        (lambda: Training(weight_decay=-1), "weight_decay"),
-        (lambda: Retraining(samples=0), "samples"),
-        (lambda: Retraining(share=0), "share"),
-        (lambda: Retraining(share=1.5), "share"),
-        (lambda: Retraining(lr=float("nan")), "lr"),
-    ],
-)
-def test_bad_arguments(build, named):
-    with pytest.raises(ValueError, match=rf"^{named}: expected .*got "):
-        build()
+@pytest.mark.parametrize("message", MISTAKES)
+def test_a_mistake_is_told_with_what_to_do(message, tmp_path):
+    model, data, options = MISTAKES[message]()
+    with pytest.raises(ValueError, match=f"^{message}"):
+        evaluate(model, data, **{"conditions": {"clean": Identity()}, **QUIET, **options})

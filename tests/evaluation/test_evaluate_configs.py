@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from robustsigma.cli.evaluate import PRESETS
 from robustsigma.data import Baggage
-from robustsigma.evaluation import evaluate
+from robustsigma.evaluation import run_study
 from robustsigma.models import Architecture, network
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "evaluate").glob("*.yaml"))
@@ -43,7 +43,7 @@ def test_it_runs(path, tmp_path):
     )
     if small.sweep is not None:
         small = replace(small, sweep=replace(small.sweep, stds=small.sweep.stds[:2], images=5))
-    found = evaluate(small, tmp_path / "out", console=Console(file=io.StringIO())).results
+    found = run_study(small, tmp_path / "out", console=Console(file=io.StringIO())).to_dict()
     regimes = {regime["id"] for regime in found["regimes"]}
     assert {f"{name}/retrain" for name in settings.retraining.retrain} <= regimes
     assert {f"{name}/on_the_fly" for name in settings.retraining.on_the_fly} <= regimes

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage
 from robustsigma.data.dataset_spec import ArrayDataset
-from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, evaluate
+from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, run_study
 from robustsigma.evaluation._held_out import HeldOut, held_out
 from robustsigma.evaluation.flags import run_flags
 from robustsigma.evaluation.noise_sweep import SweepRun, best_of, sweep_noise
@@ -118,7 +118,7 @@ def _outcomes(out, trial, column, seed=0):
     return Outcomes.read(_path(out, trial, column, seed))
 
 
-def test_every_std_is_judged_on_the_same_validation_images(done):
+def test_every_std_is_evaluated_on_the_same_validation_images(done):
     """That no test image was seen, the source itself asserts."""
     out, _ = done
     held, val = HeldOut(SOURCE, "val", 14), SOURCE.split("val")
@@ -259,10 +259,10 @@ def test_without_a_validation_split_training_images_are_held_out(tmp_path):
     source = Unvalidated(16, 48, 20, 16)
     train = source.split("train")
     held = held_out(source, 400)
-    judged, rest = held.split("test"), held.split("train")
-    assert (held.part, len(judged), len(rest)) == ("train", 9, 39)  # a fifth at most
-    assert torch.equal(judged.masks, train.masks[held.indices(48)])
-    rows = [{image.numpy().tobytes() for image in part.images} for part in (judged, rest, train)]
+    evaluated, rest = held.split("test"), held.split("train")
+    assert (held.part, len(evaluated), len(rest)) == ("train", 9, 39)  # a fifth at most
+    assert torch.equal(evaluated.masks, train.masks[held.indices(48)])
+    rows = [{image.numpy().tobytes() for image in part.images} for part in (evaluated, rest, train)]
     assert rows[0].isdisjoint(rows[1])
     assert rows[0] | rows[1] == rows[2]
     found = sweep_noise(replace(SETTINGS, dataset=source, sweep=Sweep((0.05, 0.3))), tmp_path, _quiet())
@@ -289,11 +289,11 @@ def test_datasets_that_are_no_arrays_are_held_out_as_well():
 def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatch):
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
-    module = sys.modules[evaluate.__module__]
+    module = sys.modules[run_study.__module__]
     monkeypatch.setattr(module, "illustrate", lambda *_: ({}, {}))  # it would take long
     out = _copy(done, tmp_path)
     console = Console(file=io.StringIO(), width=200)
-    page = evaluate(SETTINGS, out, console=console).path.read_text("utf-8")
+    page = run_study(SETTINGS, out, console=console).path.read_text("utf-8")
     results = json.loads((out / "results.json").read_text("utf-8"))
     assert _untimed(results["sweep"]) == _untimed(done[1].entries)
     trained = [name for kind, name in calls if kind == "train"]
@@ -314,7 +314,7 @@ def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatc
     first, second = (load_file(run / "models" / "seed0" / "base.safetensors") for run in (out, tmp_path / "alone"))
     assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
     with pytest.raises(ValueError, match=r"out: expected .*retraining\.\w+\.gaussian\.std = .* \(the folder has"):
-        evaluate(replace(SETTINGS, sweep=None), out, console=_quiet())
+        run_study(replace(SETTINGS, sweep=None), out, console=_quiet())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage, ImageFolder
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, evaluate
+from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Training, run_study
 from robustsigma.evaluation.noise_sweep import sweep_noise
 from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.run import RobustnessRun
@@ -80,12 +80,12 @@ def _published(monkeypatch, folder):
 @pytest.mark.third_party_rng  # a network that is not trained here draws its weights
 def test_test_images_alone_are_evaluated_to_the_report(images, weights, tmp_path):
     pytest.importorskip("matplotlib")
-    report = evaluate(_given(images, weights), tmp_path / "out", console=QUIET)
-    dataset, settings = report.results["dataset"], report.results["settings"]
+    report = run_study(_given(images, weights), tmp_path / "out", console=QUIET)
+    dataset, settings = report.results.dataset, report.results.settings
     assert (dataset["train"], dataset["test"]) == (0, 6)
     assert dataset["classes"] == list(NAMES), "the labels are the logits, not the sorted folders"
     assert (settings["mean"], settings["std"]) == (list(CARD.mean), list(CARD.std))
-    assert [regime["id"] for regime in report.results["regimes"]] == ["base"]
+    assert [regime["id"] for regime in report.results.regimes] == ["base"]
     assert "6 test images" in report.path.read_text("utf-8")
 
 
@@ -107,7 +107,7 @@ NEEDS = {
 @pytest.mark.parametrize("told", NEEDS)
 def test_what_needs_training_images_is_refused_before_anything_is_done(told, images, weights, tmp_path):
     settings, out = _given(images, weights, **NEEDS[told]), tmp_path / "out"
-    for run in (lambda: evaluate(settings, out, console=QUIET), lambda: sweep_noise(settings, out, QUIET)):
+    for run in (lambda: run_study(settings, out, console=QUIET), lambda: sweep_noise(settings, out, QUIET)):
         with pytest.raises(ValueError, match=f"^{told}"):
             run()
     assert not out.exists()
@@ -183,13 +183,13 @@ def test_published_weights_are_evaluated(tmp_path, monkeypatch):
     # Sorted, they would be the labels 0 to 2 of some network of three classes.
     source = ImageFolder(_folder(tmp_path / "images", ("volcano", "goldfish", "tench")), size=64, test_fraction=1)
     settings = _given(source, "published", Architecture(NET), checks=Checks(images=0))
-    report = evaluate(settings, tmp_path / "out", console=QUIET)
+    report = run_study(settings, tmp_path / "out", console=QUIET)
     base = load_file(tmp_path / "out" / "models" / "seed0" / "base.safetensors")
     assert all(torch.equal(base[name], state[name]) for name in state)
     found = resolve_settings(settings)
     assert (found.mean, found.std) == IMAGENET
     assert [found.dataset.split("test")[place][1] for place in (0, 2, 4)] == [1, 0, 980]
-    assert len(report.results["dataset"]["classes"]) == 1000
+    assert len(report.results.dataset["classes"]) == 1000
     assert resolve_settings(replace(settings, mean=(0.1,), std=(0.2,))).mean == (0.1,)
     assert resolve_settings(replace(settings, dataset=replace(source, size=None))).dataset.geometry == ResizeCrop(
         224, 256

@@ -31,11 +31,11 @@ from robustsigma.evaluation.plan import Condition, Regime
 from robustsigma.evaluation.results import augmentation, cell_entries, differences, overfitting_events, per_seed
 from robustsigma.report import text
 
-BANKED = Regime("bank/on_the_fly", "bank", "on_the_fly", SigmaSample(cache=SampleCache()))
+CACHED = Regime("cached/on_the_fly", "cached", "on_the_fly", SigmaSample(cache=SampleCache()))
 
 
 @pytest.mark.parametrize(
-    ("searched", "converged", "flagged"),
+    ("attempted", "converged", "flagged"),
     [
         (0, 0, False),
         (100, 100, False),
@@ -46,14 +46,14 @@ BANKED = Regime("bank/on_the_fly", "bank", "on_the_fly", SigmaSample(cache=Sampl
         (20, 18, True),
     ],
 )
-def test_unconverged_is_more_than_a_twentieth_of_the_searches(searched, converged, flagged):
-    outcomes = outcomes_of(0, searched=searched, converged=converged)
+def test_unconverged_is_more_than_a_twentieth_of_the_searches(attempted, converged, flagged):
+    outcomes = outcomes_of(0, attempted=attempted, converged=converged)
     matrix = matrix_of([[150, outcomes, outcomes]], [CLEAN, WALK, WALK_MOVED])
     for column in (WALK, WALK_MOVED):
         assert codes_of(cell_flags(matrix, BASE, column)) == (["unconverged"] if flagged else [])
     entry = cell_entries(matrix)[1]
-    assert entry["converged"] == (converged / searched if searched else None)
-    assert entry["steps"] == (5 if searched else None)
+    assert entry["converged"] == (converged / attempted if attempted else None)
+    assert entry["steps"] == (5 if attempted else None)
     assert codes_of(entry["flags"]) == (["unconverged"] if flagged else [])
 
 
@@ -213,17 +213,17 @@ def test_augmentation_counts_what_was_made():
     nothing = {"samples": 0, "attempted": 0, "converged": 0, "steps": 0, "seconds": 0.0}
     walked = {"samples": 90, "attempted": 80, "converged": 60, "steps": 300, "seconds": 2.0}
     plain = {**nothing, "samples": 50, "seconds": 1.0}
-    bank = {**walked, "requested": 200, "hits": 120, "expired": 20, "stale": 10, "ages": 180}
-    matrix = matrix_of([[100]] * 4, [CLEAN], (BASE, SIGMA, FGSM_RUN, BANKED))
-    made = {"base": nothing, "sigma/retrain": walked, "fgsm/on_the_fly": plain, BANKED.id: bank}
+    cached = {**walked, "requested": 200, "hits": 120, "expired": 20, "stale": 10, "ages": 180}
+    matrix = matrix_of([[100]] * 4, [CLEAN], (BASE, SIGMA, FGSM_RUN, CACHED))
+    made = {"base": nothing, "sigma/retrain": walked, "fgsm/on_the_fly": plain, CACHED.id: cached}
     entries = augmentation(matrix, {(regime, 0): {"augmentation": counts} for regime, counts in made.items()})
     assert entries == [
         {"regime": "sigma/retrain", "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8,
-         "bank": None},
+         "cache": None},
         {"regime": "fgsm/on_the_fly", "seed": 0, "samples": 50, "seconds": 1.0, "converged": None, "steps": None,
-         "bank": None},
-        {"regime": BANKED.id, "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8,
-         "bank": {"hit_rate": 0.6, "mean_age": 1.5, "expired": 0.1, "stale": 0.05}},
+         "cache": None},
+        {"regime": CACHED.id, "seed": 0, "samples": 90, "seconds": 2.0, "converged": 0.75, "steps": 3.8,
+         "cache": {"hit_rate": 0.6, "mean_age": 1.5, "expired": 0.1, "stale": 0.05}},
     ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def test_a_budget_of_plain_steps_becomes_epochs(study):
     assert study.cost.Cost(ratio=1.0, once=150.0).epochs(budget, 40) == 11
 
 
-def _result(ahead):
+def _result(study, ahead):
     """Return a result in which SIGMA on the fly is ahead of each control by this much, +-0.01."""
     rows = [{"name": name} for name in ("base", "clean", "gaussian", "sigma")]
     accuracy = {"mean": 0.4, "low": 0.3, "high": 0.5}
@@ -99,13 +99,24 @@ def _result(ahead):
             "mean": ahead,
             "low": ahead - 0.01,
             "high": ahead + 0.01,
+            "n": 300,
         }
         for against in ("clean", "gaussian")
         for name in ("clean", "sigma/adaptive", "combined", "others")
     ]  # fmt: skip
     table = {"rows": rows, "cells": cells, "differences": differences}
     tables = {"samples": table, "time": table, "variations": table}
-    return {"dataset": {"title": "scans"}, "tables": tables, "sweep": []}
+    return study.page.correct({"dataset": {"title": "scans"}, "tables": tables, "sweep": []})
+
+
+def test_a_table_is_corrected_for_what_it_compares_with_one_row(study):
+    found = _result(study, 0.0)
+    entries = found["tables"]["samples"]["differences"]
+    entries[0].update(mean=0.012, low=0.001, high=0.023)  # alone, its interval excludes zero
+    alone = [entry for entry in entries if entry["against"] == "clean"]
+    study.page.correct(found)
+    assert entries[0]["p_holm"] == pytest.approx(len(alone) * 0.0325, rel=0.01)
+    assert "**" not in study.page.bold(entries[0])
 
 
 @pytest.mark.parametrize(
@@ -118,14 +129,14 @@ def _result(ahead):
 )
 def test_conclusions_follow_the_intervals(study, ahead, cell, verb):
     cell = cell.replace("-", text.MINUS)
-    head, *rows = study.page.short([_result(ahead)])
+    head, *rows = study.page.short([_result(study, ahead)])
     assert rows == [
         # with and without SIGMA's own condition
         ["scans", f"on the fly, matched by {by}", f"{cell} / {cell}", f"{cell} / {cell}", "not measured / not measured"]
         for by in ("samples", "time")
     ]
     assert len(head) == 5
-    told = list(study.page.conclusions(_result(ahead)))
+    told = list(study.page.conclusions(_result(study, ahead)))
     effects = [line for line in told if line.startswith("SIGMA on the fly, matched")]
     assert len(effects) == 4
     assert all(f"{verb} clean images" in line for line in effects)
@@ -133,7 +144,7 @@ def test_conclusions_follow_the_intervals(study, ahead, cell, verb):
 
 
 def test_samples_that_were_cut_and_a_sweep_that_ended_too_soon_are_told(study):
-    found = _result(0.0)
+    found = _result(study, 0.0)
     found["tables"]["samples"]["rows"][-1] |= {"converged": 0.03, "walk_steps": 19.8}
     tried = [{"std": std} for std in (0.1, 0.2, 0.3)]
     found["sweep"] = [{"best": 0.3, "rows": tried}]

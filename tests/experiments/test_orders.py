@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from scripts import results, script
 
@@ -54,3 +55,25 @@ def test_orders_are_paired(tmp_path, capsys):
     assert "| SIGMA over IG2 | SIC | +0.009 |  |" in printed
     assert "SIGMA, tables 1 and 2: of 4, holds 1, undecided 1, reversed 2" in printed
     assert "IDG, table 1: of 1, holds 1, undecided 0, reversed 0" in printed
+
+    # Judged again from the stored differences; those of earlier versions have no p-value.
+    for order in found["orders"]:
+        order.pop("p", None)
+    (tmp_path / "old.json").write_text(json.dumps(found))
+    script("orders").main([str(tmp_path / "old.json"), "--out", str(tmp_path)])
+    again = results(tmp_path, "orders")
+    assert [order["verdict"] for order in again["orders"]] == [order["verdict"] for order in found["orders"]]
+    assert again["measured"] == [found["run"]]
+
+
+def test_many_orders_are_corrected_for_their_number(tmp_path):
+    rows = np.random.default_rng(0).normal(0.05, 0.2, (20, 100))  # each alone is significant or nearly so
+    folders = [
+        _benchmark(tmp_path / str(k), f"net{k}", {("SIGMA", "sic"): row.tolist(), ("IG", "sic"): [0.0] * 100})
+        for k, row in enumerate(rows)
+    ]
+    script("orders").main([*folders, "--out", str(tmp_path)])
+    found = results(tmp_path, "orders")["orders"]
+    alone = sum(order["low"] > 0 for order in found)
+    assert 0 < sum(order["verdict"] == "holds" for order in found) < alone
+    assert all((order["verdict"] == "holds") == (order["p_holm"] < 0.05) for order in found)

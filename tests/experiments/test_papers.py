@@ -202,3 +202,17 @@ def test_rounding(run):
     ranks = {name: row["ranks"]["mean"] for name, row in found["net"]["IG"].items()}
     assert ranks["single"] > ranks["TF32"] == ranks["gradients in TF32"] > ranks["gradients in bfloat16"] > 0.9
     assert "net, IG, against double precision" in printed
+
+
+@pytest.mark.reference
+def test_methods_of_other_packages(run):
+    for package in ("captum", "saliency"):
+        pytest.importorskip(package)
+    found, printed = run("third_party_methods")
+    names = [entry["id"] for entry in found["methods"]]
+    assert {name.split()[0] for name in names} == {"SIGMA", "IG", "captum", "PAIR", "gradient", "random"}
+    assert not found["left_out"]
+    assert all(_cell(found, name, "difference")["n"] == 4 for name in names)
+    ours, theirs = (_cell(found, name, "difference")["mean"] for name in ("IG", "captum IG"))
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert "PAIR XRAI" in printed

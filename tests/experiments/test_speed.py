@@ -6,13 +6,11 @@ from pathlib import Path
 import cases
 import pytest
 import torch
-from PIL import Image
-from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PEERS = ("captum", "saliency", "torchattacks", "albumentations")
+PEERS = ("captum", "saliency", "torchattacks")
 
 
 @pytest.fixture(autouse=True)
@@ -22,97 +20,65 @@ def _importable(monkeypatch):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path):
     from experiments.speed.run import main
 
     def call(*options):
-        code = main(["--fast", "--repeats", "1", "--threads", str(torch.get_num_threads()),
-                     "--work", str(tmp_path / "work"), "--out", str(tmp_path), *options])  # fmt: skip
-        path = tmp_path / f"speed_{DEVICE}.json"
-        return code, json.loads(path.read_text())
+        threads = str(torch.get_num_threads())
+        code = main(["--fast", "--repeats", "1", "--threads", threads, "--out", str(tmp_path), *options])
+        return code, json.loads((tmp_path / f"speed_{DEVICE}.json").read_text())
 
     return call
 
 
-def check(results, folder):
+def check(results):
     for net in results["nets"].values():
-        assert {"forward", "pair"} == set(net["limit"]["best"])
+        assert set(net["limit"]) == {"forward", "pair"}
         for row in net["rows"].values():
-            assert row.get("reported_as_counted", True)
-            peers = [peer["times_ours"] for peer in row.get("peers", [])]
-            for found in [row.get("efficiency"), row.get("cost_in_forwards"), *peers]:
-                if found is not None:
-                    assert 0 < found["low"] <= found["median"] <= found["high"]
-            if "counted" in row and row["efficiency"] is not None and not row["settings"].startswith("randomization"):
-                assert row["passes"]["forwards"] <= row["counted"]["forwards"]
-                assert row["passes"]["backwards"] <= row["counted"]["backwards"]
-    for path in folder.glob("speed_*.png"):
-        with Image.open(path) as picture:
-            assert min(picture.size) > 100
+            for found in [row["efficiency"], *(peer["times_ours"] for peer in row["peers"])]:
+                assert 0 < found["low"] <= found["median"] <= found["high"]
+            # Left-IG stops early, which its formula does not know.
+            assert row["passes"]["forwards"] <= row["counted"]["forwards"]
+            assert row["passes"]["backwards"] <= row["counted"]["backwards"]
 
 
 @pytest.mark.third_party_rng  # torchattacks' generators are lent and given back, weights are drawn
-def test_the_fast_form_runs_and_goes_on(run, tmp_path, capsys):
+def test_the_fast_form_runs_and_resumes(run, tmp_path, capsys):
     for name in PEERS:
         pytest.importorskip(name)
-    rows = ["--rows", "SIGMA", "IG", "IG-bfloat16", "PGD", "Infidelity", "Gaps"]
-    code, results = run("--nets", "small", *rows)
+    code, results = run("--nets", "small", "--rows", "SIGMA", "IG", "PGD")
     assert code == 0
-    check(results, tmp_path)
+    check(results)
     found = results["nets"]["small"]["rows"]
-    assert set(found) == {"SIGMA", "IG", "IG-bfloat16", "PGD", "Infidelity", "Gaps"}
-    peers = {name: {peer["name"]: peer for peer in row.get("peers", [])} for name, row in found.items()}
+    peers = {name: {peer["name"]: peer for peer in row["peers"]} for name, row in found.items()}
     assert peers["SIGMA"]["one by one"]["deviation"] < 1e-6
     assert peers["IG"]["captum"]["deviation"] < 1e-6
-    assert 1e-6 < peers["IG-bfloat16"]["full precision"]["deviation"] < 0.1
-    assert found["IG-bfloat16"]["counted"] == found["IG"]["counted"]
-    # The published code makes one forward pass more a step, and one more a path.
-    paths, steps = 2, 2 * 2
-    assert found["SIGMA"]["counted"] == {"forwards": 1 + 3 * steps, "backwards": steps}
-    assert peers["SIGMA"]["one by one"]["passes"] == {"forwards": paths + 4 * steps, "backwards": steps}
-    assert {path.name for path in tmp_path.glob("*.png")} == {
-        f"speed_{DEVICE}_efficiency.png",
-        f"speed_{DEVICE}_gap.png",
-    }
-    printed = capsys.readouterr().out
-    assert "[6/6] small Gaps" in printed
-    assert "| SIGMA, 7 paths |" in printed
+    assert peers["PGD"]["torchattacks"]["deviation"] < 1e-3
+    passes = found["SIGMA"]["counted"]
+    assert found["SIGMA"]["passes"] == passes
+    assert passes["forwards"] == 1 + 3 * passes["backwards"] > 1 + 3 * 6  # 7 paths
+    assert "| SIGMA, 7 paths |" in capsys.readouterr().out
 
-    before = (tmp_path / "work" / DEVICE / "small" / "IG.json").read_bytes()
     _, again = run("--nets", "small", "--rows", "IG")
-    assert again["nets"] == results["nets"]  # nothing was measured again, nothing was lost
-    assert (tmp_path / "work" / DEVICE / "small" / "IG.json").read_bytes() == before
+    assert again == results  # nothing was measured again, nothing was lost
+    with pytest.raises(ValueError, match="measured with other settings"):
+        run("--nets", "small", "--repeats", "2")
 
 
-def test_forms_are_the_same_network():
-    from experiments.speed.limit import forms
-
-    net = cases.cnn_bn_dropout()
-    found = forms(net)
-    assert set(found) == {"plain", "folded", "channels_last", "both"}
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in found["both"].modules())
-    x = cases.images()
-    for form in found.values():
-        torch.testing.assert_close(form(x), found["plain"](x), rtol=1e-4, atol=1e-5)
-    assert net.training  # the network itself is left alone
-    assert set(forms(cases.mlp())) == {"plain", "channels_last"}
-
-
-def test_the_limit_is_the_cheapest_form():
-    from experiments.speed.limit import Cost, Limit, Passes
+def test_the_limit_is_the_cheapest_order_and_batch():
+    from experiments.speed.networks import Cost, Limit, Passes
 
     limit = Limit(cases.cnn_bn_dropout(), cases.images(1), (1, 2), least=0.0)
-    for kind, (form, batch) in limit.best.items():
-        assert limit.seconds[form, batch, kind] == min(s for key, s in limit.seconds.items() if key[2] == kind)
-    assert len(limit.ratios()) == 4 * 2 * 2
-    plain = [entry["ratio"] for entry in limit.ratios() if entry["form"] == "plain" and entry["kind"] == "pair"]
-    assert min(plain) == 1
+    for order, batch in limit.best.values():
+        assert order in ("contiguous", "channels last")
+        assert batch in (1, 2)
+    assert min(limit.sample()) > 0
     # A backward pass costs what a pair costs beyond its forward pass.
     assert Cost(forward=2, pair=5).of(Passes(10, 4)) == 10 * 2 + 4 * 3
 
 
 def test_passes_are_counted():
-    from experiments.speed.limit import counted
+    from experiments.speed.networks import counted
 
     net, x = cases.mlp(), cases.images(5).requires_grad_(True)
     with counted(net) as passes:
@@ -126,69 +92,38 @@ def test_passes_are_counted():
     assert not net._forward_pre_hooks
 
 
-def test_peak_memory():
-    from experiments.speed.rows import peak
-
-    def call():
-        first = torch.zeros(2**18)
-        second = first + 1
-        del first
-        return second * 2
-
-    assert peak(call, CPU) == pytest.approx(2, rel=0.01)
-
-
-def test_every_method_has_a_row():
+def test_every_method_that_makes_passes_has_a_row():
     import robustsigma
-    from experiments.speed.cases import case
-    from experiments.speed.methods import ROWS
+    from experiments.speed.networks import case
+    from experiments.speed.rows import ROWS
     from robustsigma.engine.metrics import AttributionMetric
 
     for name in PEERS:
         pytest.importorskip(name)
     subject = case("vit", CPU, fast=True)
     measured = {build(subject).settings.split("(")[0] for build in ROWS.values()}
+    free = {"RandomAttribution", "Identity", "GaussianNoise", "Corruption", "Mixture", "Localization"}
+    free |= {"CompletenessGap", "RelativeStandardError", "Cost"}  # of their own they make no pass
+    free |= {"CaptumMethod", "FunctionMethod", "StoredMaps"}  # others' code takes its own time
     for base in (robustsigma.Attributor, robustsigma.Perturbation, AttributionMetric):
-        assert {kind.__name__ for kind in cases.concrete(base)} <= measured
+        assert {kind.__name__ for kind in cases.concrete(base)} - free <= measured
 
 
 @pytest.mark.slow
 @pytest.mark.third_party_rng
-def test_every_row(run, tmp_path):
+def test_every_row(run):
     for name in PEERS:
         pytest.importorskip(name)
     code, results = run()
     assert code == 0
-    check(results, tmp_path)
+    check(results)
     assert set(results["nets"]) == {"small", "resnet18", "vit"}
-    rows = results["nets"]["resnet18"]["rows"]
-    assert rows["Training"]["regimes"]["sigma"]["passes"]["forwards"] > 0
-    assert set(rows["Data"]["parts"]) == {"generation", "loading", "loading and augmentation"}
-    assert len(list(tmp_path.glob("*.png"))) == 4
-
-
-def test_rows_of_tf32_are_for_gpus():
-    from experiments.speed.methods import GPU_ONLY
-    from experiments.speed.run import names
-
-    assert set(names("small", None, torch.device("cuda"))) - set(names("small", None, CPU)) == set(GPU_ONLY)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("speed_*.json")), ids=lambda path: path.stem)
-def test_the_page_says_what_was_measured(path):
-    from experiments.speed.markdown import markdown
+def test_the_page_has_the_measured_table(path):
+    from experiments.speed.run import table
 
     results = json.loads(path.read_text(encoding="utf-8"))
-    assert markdown(results) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    check(results, ROOT / "results")
-
-
-@pytest.mark.third_party_rng  # a layer draws its weights
-def test_passes_are_counted_in_operations_and_beside_matrix_products():
-    from experiments.speed.limit import Limit
-
-    convolution = cases._made(nn.Conv2d, 3, 8, 3, bias=False)
-    net, images = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten()), cases.images(2)
-    limit = Limit(net, images, (2,), least=0.0)
-    assert limit.operations() == 2 * 8 * 3 * 9 * 6 * 6
-    assert all(0 < share < 2 for share in limit.share_of_matmul().values())
+    assert table(results) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    check(results)

@@ -21,8 +21,8 @@ def test_the_fast_form_runs(tmp_path, capsys):
     assert rows["plain"]["ratio"] == 1
     assert all(row["milliseconds"] > 0 for row in rows.values())
     assert rows["mixed"]["hit_rate"] is rows["plain"]["steps_of_a_walk"] is None
-    for kind in ("mixed, bank", "sigma, bank"):
+    for kind in ("mixed, cached", "sigma, cached"):
         assert 0 <= rows[kind]["hit_rate"] + rows[kind]["expired"] + rows[kind]["stale"] <= 1
-    assert rows["sigma, bank"]["hit_rate"] > 0
+    assert rows["sigma, cached"]["hit_rate"] > 0
     assert rows["sigma"]["steps_of_a_walk"] > 1
-    assert "sigma, bank" in capsys.readouterr().out
+    assert "sigma, cached" in capsys.readouterr().out

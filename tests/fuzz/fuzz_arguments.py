@@ -9,11 +9,11 @@ from functools import lru_cache
 from typing import Any
 
 import cases
-import judged
+import metric_cases
 import torch
 from hypothesis import strategies as st
 from outcome import settled
-from settings import cheap, every_kind, network
+from settings import cheap, entry_of, every_kind, network
 from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
 from robustsigma import data, lightning
@@ -26,7 +26,7 @@ from robustsigma.engine.perturbations import MixtureComponent, SampleCache
 from robustsigma.evaluation import settings as evaluation
 from robustsigma.models import Architecture, Pretrained
 
-METRIC = judged.CHEAP[judged.InsertionDeletion][0]
+METRIC = metric_cases.CHEAP[metric_cases.InsertionDeletion][0]
 # What constructors cannot do without.
 NEEDED: dict[str, dict[str, Any]] = {
     "CorruptionArrays": {"root": "nowhere", "name": "gaussian_noise", "severity": 1},
@@ -42,13 +42,14 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Classifier": {"net": cases.mlp()},
     "RobustDataModule": {"dataset": data.Baggage(size=16, train=2, val=2, test=2)},
     "LitClassifier": {"net": cases.mlp()},
+    "RobustCallback": {"train": cases.Identity()},
 }
 SETTINGS = (
     MixtureComponent, ResizeCrop, Architecture, Pretrained, lightning.SampleLabels, data.Albumentations,
     evaluation.Training, evaluation.Retraining, evaluation.Checks, evaluation.Sweep, evaluation.Evaluation,
     benchmark.Benchmark, SampleCache, lightning.Ramp, Classifier, lightning.RobustDataModule, lightning.LitClassifier,
     lightning.RobustCheckpoint, lightning.LastCheckpoint, lightning.SafetensorsExport,
-    lightning.OverfittingMonitor,
+    lightning.OverfittingMonitor, lightning.RobustCallback, lightning.AttributionMonitor, lightning.Trades,
 )  # fmt: skip
 SOURCES = tuple(
     kind
@@ -65,7 +66,7 @@ ODD: tuple[Any, ...] = (
 
 def _kinds() -> list[tuple[type, dict[str, Any]]]:
     """Return every public class of settings, with what it needs."""
-    kinds = [*every_kind(), *cases.CHEAP, *judged.every_kind(), *SOURCES, *SETTINGS]
+    kinds = [*every_kind(), *cases.CHEAP, *metric_cases.every_kind(), *SOURCES, *SETTINGS]
     return [(kind, NEEDED.get(kind.__name__, {})) for kind in kinds]
 
 
@@ -113,12 +114,12 @@ NETS = {"mlp": cases.mlp, "saturated": cases.saturated, "linear": cases.linear, 
 def _settings(kind: type) -> list[Any]:
     if kind in cases.CHEAP:
         return list(cases.CHEAP[kind])
-    if kind in judged.CHEAP:
-        return list(judged.CHEAP[kind])
+    if kind in metric_cases.CHEAP:
+        return list(metric_cases.CHEAP[kind])
     return list(cheap(kind))
 
 
-CALLED = [*every_kind(), *cases.CHEAP, *judged.every_kind()]
+CALLED = [*every_kind(), *cases.CHEAP, *metric_cases.every_kind()]
 
 
 @st.composite
@@ -139,7 +140,7 @@ def calls(draw: Any) -> tuple[Any, dict[str, Any]]:
         "net": draw(st.sampled_from(sorted(NETS))),
         "images": draw(st.sampled_from(sorted(IMAGES))),
         "odd": (odd, draw(st.integers(0, 50))),
-        "transformer": kind.__name__ == "AttentionRollout",
+        "transformer": kind in every_kind() and entry_of(kind).traits.network == "transformer",
     }
 
 
@@ -168,7 +169,7 @@ def _call(setting: Any, how: dict[str, Any]) -> list[tuple[str, torch.Tensor, fl
     setting = dataclasses.replace(setting, **how["changed"])
     x = IMAGES[how["images"]]
     if isinstance(setting, AttributionMetric):
-        return _judge(setting, how)
+        return _evaluate(setting, how)
     classifier = _classifier(how["net"], tuple(x.shape[1:]), how["transformer"]).to(torch.float32)
     y, seed = cases.labels(len(x)), 3
     what, place = how["odd"]
@@ -189,9 +190,9 @@ def _call(setting: Any, how: dict[str, Any]) -> list[tuple[str, torch.Tensor, fl
 ATTRIBUTION = cases.IntegratedGradients(steps=2)
 
 
-def _judge(metric: Any, how: dict[str, Any]) -> list[tuple[str, torch.Tensor, float, float]]:
+def _evaluate(metric: Any, how: dict[str, Any]) -> list[tuple[str, torch.Tensor, float, float]]:
     """Return the values of a metric; where there is none, it says why."""
-    subject = judged.subject(3)
+    subject = metric_cases.subject(3)
     attribution = ATTRIBUTION(subject.classifier, subject.images, subject.target)
     what, place = how["odd"]
     if what != "nothing":

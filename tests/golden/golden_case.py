@@ -19,7 +19,7 @@ for folder in ("", "engine", "engine/attributors"):  # make.py has no pytest to 
         sys.path.append(str(TESTS / folder))
 
 import cases  # noqa: E402
-import judged  # noqa: E402
+import metric_cases  # noqa: E402
 import settings  # noqa: E402
 
 from robustsigma import FGSM, GaussianNoise, Gradient, Identity, IntegratedGradients, Sigma, SigmaSample  # noqa: E402
@@ -68,10 +68,12 @@ class Engine:
         made = perturbation(self.classifier("mlp"), self.images, self.labels, seed=self.seeds, return_info=True)
         return {"change": made.images - self.images, "steps": made.steps}
 
-    def _metric(self, metric: judged.AttributionMetric) -> dict[str, Tensor]:
-        images, labels, masks = (part.to(self.device) for part in judged.scene(4, dtype=self.dtype))
-        net = cases.Classifier(judged.Colors().to(self.dtype), **self.options).to(self.device)
-        subject = judged.MetricContext(net, images, labels, masks=masks, seed=torch.arange(4, device=self.device) + 100)
+    def _metric(self, metric: metric_cases.AttributionMetric) -> dict[str, Tensor]:
+        images, labels, masks = (part.to(self.device) for part in metric_cases.scene(4, dtype=self.dtype))
+        net = cases.Classifier(metric_cases.Colors().to(self.dtype), **self.options).to(self.device)
+        subject = metric_cases.MetricContext(
+            net, images, labels, masks=masks, seed=torch.arange(4, device=self.device) + 100
+        )
         walk = Sigma(alpha=0.05, beta=0.1, epsilon=0.05, objective="logit", paths=2, max_steps=6)
         return dict(metric(subject, walk(net, images, labels, seed=torch.full_like(labels, 3))).values)
 
@@ -79,7 +81,7 @@ class Engine:
 METHODS = {
     "attributor": {kind.__name__: made for kind, made in settings.CHEAP_ATTRIBUTORS.items()},
     "perturbation": {kind.__name__: made for kind, made in cases.CHEAP.items()},
-    "metric": {kind.__name__: made for kind, made in judged.CHEAP.items()},
+    "metric": {kind.__name__: made for kind, made in metric_cases.CHEAP.items()},
 }
 NAMES = [
     f"{part}/{kind}/{place}"

@@ -131,6 +131,18 @@ def test_a_bare_network_without_normalization_is_the_classifiers():
     assert _run("fit", Bare(0.0, 1.0), train_perturbation=FGSM(0.03), val_conditions=ATTACKS) == []
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own
+@pytest.mark.parametrize("kind", [Module, Ema, Bare])
+def test_a_compiled_network_is_observed_too(kind):
+    module = kind()
+    module.classifier.net.compile(backend="eager")
+    code = module.classifier.net._compiled_call_impl
+    found = _run("test", module, conditions=ATTACKS) + _run("fit", module, train_perturbation=FGSM(0.03))
+    assert len(found) == (0 if kind is Module else 2)
+    assert module.classifier.net._compiled_call_impl is code
+
+
 def test_noise_attacks_no_network():
     assert _run("test", Ema(), conditions={"noise": GaussianNoise(0.1)}) == []
 
@@ -207,11 +219,9 @@ def test_what_perturbs_nothing_or_predicts_is_silent():
     list(RobustDataModule(SOURCE, conditions=ATTACKS).predict_dataloader())
 
 
-def test_plain_batches_name_what_is_expected():
+def test_plain_batches_of_a_data_module_name_what_is_expected():
     images = torch.utils.data.TensorDataset(torch.rand(4, 3, 16, 16), torch.zeros(4, dtype=torch.int64))
     loader = torch.utils.data.DataLoader(images, batch_size=2)
-    with pytest.raises(ValueError, match=r"^batch: expected one of a RobustDataModule, .*datamodule=data"):
-        _plain().fit(LitClassifier(_net()), loader)
 
     class Own(RobustDataModule):
         def train_dataloader(self):

@@ -1,4 +1,4 @@
-"""RobustCallback in two processes."""
+"""RobustCallback and AttributionMonitor in two processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import multiprocessing, nn
 from torch.utils.data import DataLoader
 
-from robustsigma import FGSM, GaussianNoise, Identity, Mixture
-from robustsigma.lightning import RobustCallback
+from robustsigma import FGSM, GaussianNoise, Identity, IntegratedGradients, Mixture
+from robustsigma.lightning import AttributionMonitor, RobustCallback
 
 
 class Module(pl.LightningModule):
@@ -66,7 +66,11 @@ def fit(rank: int, world: int, port: int, folder: Path) -> None:
     conditions = {"clean": Identity(), "noise": GaussianNoise(0.2), "FGSM": FGSM(0.05)}
     train = Mixture({FGSM(0.05, random_start=True): 0.4, GaussianNoise(0.1): 0.4})
     module, callback = Module(), RobustCallback(train, conditions, mean=MEAN, std=STD, max_images=14)
-    trainer = pl.Trainer(callbacks=callback, **options)
+    drawn = normalize(torch.rand(4, 3, 8, 8)), torch.arange(4) % 3  # other images in each process
+    own = (normalize(Pictures(4).images), torch.arange(4) % 3) if rank == 0 else drawn
+    options_of_both = {"mean": MEAN, "std": STD, "batch": own, "max_images": 3}
+    monitor = AttributionMonitor(IntegratedGradients(steps=4), {"FGSM": FGSM(0.05)}, **options_of_both)
+    trainer = pl.Trainer(callbacks=[callback, monitor], **options)
     data = Numbered(24, 0, normalize), Pictures(20, 1, normalize)
     trainer.fit(module, *(DataLoader(each, 12 // world, shuffle=False) for each in data))
     torch.save((module.given, dict(trainer.callback_metrics)), folder / f"{world}_{rank}.pt")
@@ -87,7 +91,8 @@ def test_two_processes_do_what_one_does(tmp_path):
     assert {name: float(value) for name, value in mine.items()} == pytest.approx(
         {name: float(value) for name, value in logged.items()}
     )
-    assert len(logged) == 3
+    assert len(logged) == 3 + 2
+    assert len([*tmp_path.rglob("*.png")]) == 1  # the same file of both runs, written by the first process alone
     assert sorted([*first, *second]) == sorted(given)
     for number, image in {**first, **second}.items():
         torch.testing.assert_close(image, given[number], rtol=0, atol=1e-6)

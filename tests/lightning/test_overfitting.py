@@ -6,11 +6,11 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, MixtureComponent, SigmaSample
+from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, MixtureComponent
 from robustsigma.data import ArrayDataset, Baggage
 from robustsigma.lightning import CatastrophicOverfitting, LitClassifier, OverfittingMonitor, Ramp, RobustDataModule
 from robustsigma.lightning.overfitting import OverfittingCheck
-from robustsigma.lightning.training_perturbation import has_single_step, pgd_probe, without_single_step
+from robustsigma.lightning.training_perturbation import pgd_probe
 
 EPS, GREY = 0.1, 128 / 255
 ATTACK = FGSM(EPS)
@@ -138,38 +138,6 @@ def test_it_measures_as_strong_as_the_ramp_makes_the_training(tmp_path):
     assert [attack.parts[0].share for name, attack in mixed.under if name == "attack"] == pytest.approx([0.4, 0.8])
 
 
-def test_it_falls_back_to_the_sound_weights_and_trains_on_with_pgd(tmp_path):
-    seen = []
-
-    class Spy(pl.Callback):
-        def on_train_epoch_start(self, trainer, pl_module):
-            seen.append((trainer.datamodule.train_perturbation, pl_module.classifier.net.depth.item()))
-
-    monitor = OverfittingMonitor(action="fall_back", images=8)
-    with pytest.warns(CatastrophicOverfitting, match="earlier weights are restored"):
-        _, data, _ = _fit(tmp_path, monitor, Overfit(2), Spy())
-    assert seen == [(FGSM(EPS), 0.0)] * 3 + [(PGD(EPS, steps=10), 0.0)] * 2
-    assert [c.triggered for c in monitor.checks] == [False, False, True, False, False]
-    assert monitor.fell_back
-    assert data.train_perturbation == FGSM(EPS)  # its own again, after the training
-
-
-def test_falling_back_keeps_the_schedule_and_restores_momentum(tmp_path):
-    momenta, rates = [], []
-
-    class Spy(pl.Callback):
-        def on_train_epoch_start(self, trainer, pl_module):
-            optimizer, weight = trainer.optimizers[0], pl_module.classifier.net.everywhere
-            rates.append(optimizer.param_groups[0]["lr"])
-            momenta.append(optimizer.state[weight].get("momentum_buffer", torch.tensor(0.0)).item())
-
-    with pytest.warns(CatastrophicOverfitting):
-        _fit(tmp_path, OverfittingMonitor(action="fall_back", images=8), Overfit(2), Spy(), rate=1e-3)
-    cosine = [1e-3 * (1 + math.cos(math.pi * 2 * epoch / 10)) / 2 for epoch in range(5)]
-    assert rates == pytest.approx(cosine)
-    assert momenta[3] == momenta[2] != 0  # that of the end of epoch 1
-
-
 def test_a_network_that_loses_everything_has_not_overfitted_to_its_attack(tmp_path):
     monitor = OverfittingMonitor(images=8)
     _fit(tmp_path, monitor, Overfit(2, "everywhere", -1.0))
@@ -209,35 +177,29 @@ def test_every_check_draws_the_same_noise(tmp_path):
 
 
 def test_a_resumed_training_remembers(tmp_path):
-    first = OverfittingMonitor(action="fall_back", images=8)
+    first, second = OverfittingMonitor(images=8), OverfittingMonitor(images=8)
     with pytest.warns(CatastrophicOverfitting):
         _, _, trainer = _fit(tmp_path, first, Overfit(1), epochs=2)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
-    second = OverfittingMonitor(action="fall_back", images=8)
-    model, _, _ = _fit(tmp_path, second, Overfit(1), epochs=4, checkpoint=tmp_path / "half.ckpt")
+    _fit(tmp_path, second, Overfit(1), epochs=4, checkpoint=tmp_path / "half.ckpt")  # warned of this fall before
     assert second.checks[:2] == first.checks
-    assert [c.triggered for c in second.checks] == [False, True, False, False]
-    assert model.classifier.net.depth == 0  # it trained on PGD from the start
+    assert [c.triggered for c in second.checks] == [False, True, True, True]
 
 
-def test_probes_and_single_steps_are_found_inside_mixtures():
+def test_probes_are_found_inside_mixtures():
     noise = GaussianNoise(0.1)
     assert pgd_probe(FGSM(0.1, random_start=True), 10) == pgd_probe(NFGSM(0.1), 10) == PGD(0.1, steps=10)
     assert pgd_probe(PGD(0.2, norm="l2", steps=3), 10) == PGD(0.2, norm="l2", steps=10)
     assert pgd_probe(Mixture({noise: 0.5, FGSM(0.2): 0.5}), 10) == PGD(0.2, steps=10)
     assert pgd_probe(noise, 10) is None
     nested = Mixture([MixtureComponent(Mixture({FGSM(0.1): 0.5}), 0.5), MixtureComponent(noise, 0.2)])
-    assert without_single_step(nested, 3) == Mixture(
-        [MixtureComponent(Mixture({PGD(0.1, steps=3): 0.5}), 0.5), MixtureComponent(noise, 0.2)]
-    )
-    assert has_single_step(nested)
-    assert not has_single_step(Mixture({noise: 0.5}))
+    assert pgd_probe(nested, 3) == PGD(0.1, steps=3)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"action": "panic"}, "action: expected"),
+        ({"action": "fall_back"}, "action: expected"),
         ({"drop": 0}, "drop: expected"),
         ({"images": 0}, "images: expected"),
         ({"split": "training"}, "split: expected"),
@@ -255,7 +217,6 @@ def test_bad_arguments_are_named(options, message):
     [
         (None, {}, "train_perturbation: expected a Perturbation"),
         (GaussianNoise(0.1), {}, "probe: expected a Perturbation, as training has no FGSM"),
-        (SigmaSample(), {"probe": PGD(), "action": "fall_back"}, "train_perturbation: expected an FGSM"),
     ],
 )
 def test_a_training_that_it_cannot_watch_is_named(tmp_path, perturbation, options, message):
@@ -270,8 +231,7 @@ def test_a_foreign_data_module_is_named(tmp_path):
 
 def test_state_is_plain(tmp_path):
     monitor = OverfittingMonitor()
-    monitor.checks, monitor.fell_back = [OverfittingCheck(0, 1, 0.5, 0.6, False)], True
+    monitor.checks = [OverfittingCheck(0, 1, 0.5, 0.6, False)]
     fresh = OverfittingMonitor()
     fresh.load_state_dict(monitor.state_dict())
     assert fresh.checks == monitor.checks
-    assert fresh.fell_back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -239,11 +240,55 @@ def test_a_wrong_eval_net_is_named():
     fit(normalized(conditions={"clean": Identity()}, eval_net=lambda m: m.ema), Module(ema=small_net()))
 
 
+ATTACK = Mixture({FGSM(0.05): 1.0})
+
+
 def test_a_net_that_the_training_does_not_run_is_named():
     with pytest.warns(UserWarning, match="net='ema': .* but training_step does not run it") as caught:
-        fit(normalized(train=HALF, net="ema"), Module(ema=small_net()))
+        fit(normalized(train=ATTACK, net="ema"), Module(ema=small_net()))
     assert sum("RobustCallback" in str(each.message) for each in caught) == 1
-    fit(normalized(train=HALF, net="net"))
+    fit(normalized(train=ATTACK, net="net"))
+    fit(normalized(train=HALF, net="ema"), Module(ema=small_net()))  # noise attacks no network
+
+
+def test_a_forward_that_the_training_does_not_run_is_named():
+    class Student(Module):
+        """Trains another network than the one that `forward` evaluates."""
+
+        def forward(self, images):
+            return self.ema(images)
+
+        def validation_step(self, batch, batch_idx):
+            self(batch[0])
+
+    with pytest.warns(UserWarning, match="net=None: .* but training_step does not run it"):
+        fit(normalized(train=ATTACK), Student(ema=small_net()))
+
+
+@pytest.mark.unsound_networks
+@pytest.mark.parametrize(("own", "warned"), [(True, False), (False, True)])
+def test_a_network_that_no_hook_sees_is_told_by_the_users_accuracy(own, warned):
+    """The step evaluates a network that is no part of the module, and logs its accuracy."""
+
+    class Hidden(Module):
+        def validation_step(self, batch, batch_idx):
+            net = self.net if own else hidden[0]
+            correct = (net(batch[0]).argmax(1) == batch[1]).float().mean()
+            self.log("val/acc", correct)
+            self.log("val/top5_acc", 1.0)
+
+    hidden = [nn.Sequential(nn.Flatten(), nn.Linear(192, 3))]
+    hidden[0][1].bias.data = torch.tensor([0.0, 9.0, 0.0])
+    module = Hidden()
+    module.net[-1].bias.data = torch.tensor([0.0, 0.0, 9.0])  # every image is of class 2, of which there are fewer
+    callback = normalized(conditions={"clean": Identity(), "FGSM": FGSM(0.1)})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = pl.Trainer(callbacks=callback, **OPTIONS)
+        trainer.validate(module, loader(14, seed=1), verbose=False)
+    told = [str(each.message) for each in caught if "RobustCallback: eval_net" in str(each.message)]
+    assert len(told) == warned
+    assert not told or "val/acc" in told[0]
 
 
 @pytest.mark.parametrize(
@@ -331,3 +376,18 @@ def test_compiled_modules(whole):
     module.eval()
     expected = float((module(data[0]).argmax(1) == data[1]).float().mean())
     assert float(trainer.callback_metrics["val/clean_acc"]) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.unsound_networks
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_compiled_networks_are_compared_too():
+    def compiled():
+        net = small_net()
+        net.compile(backend="eager")
+        return net
+
+    conditions = {"clean": Identity()}
+    fit(normalized(conditions=conditions, eval_net="ema"), Module(compiled(), compiled()))
+    with pytest.warns(UserWarning, match="its logits are not those of 'ema'"):
+        fit(normalized(conditions=conditions), Module(compiled(), compiled()))

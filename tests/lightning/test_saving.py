@@ -21,7 +21,6 @@ from robustsigma.lightning import (
     SafetensorsExport,
     SampleLabels,
 )
-from robustsigma.lightning.overfitting import OverfittingMonitor
 from robustsigma.models import ModelCard, load_model, network, save_model
 
 pytestmark = [
@@ -167,20 +166,6 @@ def test_strict_loading_is_honored(tmp_path):
         LitClassifier.load_from_checkpoint(path, batch_norm="auxiliary", strict=False)
     with pytest.raises(ValueError, match="ckpt_path: expected weights that fit"):
         LitClassifier.load_from_checkpoint(path, batch_norm="auxiliary")
-
-
-def test_falling_back_honors_strict_loading(tmp_path):
-    monitor, model = OverfittingMonitor(action="fall_back", images=4), Distilled(small(), small())
-    fit = trainer(tmp_path, monitor, enable_checkpointing=False)
-
-    class Fall(pl.Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            if batch_idx == 0:
-                monitor._fall_back(trainer, pl_module, trainer.datamodule)
-
-    fit.callbacks.append(Fall())
-    fit.fit(model, data())
-    assert monitor.fell_back
 
 
 # Hyper-parameters

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture
 from robustsigma.data import Datasets
-from robustsigma.lightning import Batch, LitClassifier, OverfittingMonitor, RobustDataModule
+from robustsigma.lightning import Batch, LitClassifier, OverfittingMonitor, RobustCallback, RobustDataModule
 from robustsigma.lightning.batch_norm import AuxiliaryNorms, single_values, split_forward
 from robustsigma.models import SmallCNN
 
@@ -101,6 +101,34 @@ def test_the_last_smaller_batch_can_be_left_out():
     assert [len(batch.labels) for batch in data(batch_size=4, drop_last=True).val_dataloader()[0]] == [4, 4, 1]
     with pytest.raises(ValueError, match="batch_size: expected at most 9"):
         data(batch_size=10, drop_last=True).train_dataloader()
+
+
+class Own(pl.LightningModule):
+    """A module of the user's, whose BatchNorm is PyTorch's."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = Classifier(net())
+
+    def forward(self, images):
+        return self.classifier(images)
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        return nn.functional.cross_entropy(self(images), labels)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")
+def test_a_last_batch_of_one_image_tells_what_to_do():
+    with pytest.raises(ValueError, match=r"Expected more than 1 value per channel .*drop_last=True, of the DataLoader"):
+        trainer(limit_val_batches=0).fit(Own(), data(batch_size=4))
+    callback = RobustCallback(GaussianNoise(0.1))
+    with pytest.raises(ValueError, match=r"Expected more than 1 value per channel .*drop_last=True, of the DataLoader"):
+        trainer(callback, limit_val_batches=0).fit(Own(), DataLoader(ITEMS, 4))
+    trainer(limit_val_batches=0).fit(Own(), data(batch_size=4, drop_last=True))
 
 
 # Schedules

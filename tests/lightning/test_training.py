@@ -92,7 +92,7 @@ def test_padding_is_not_counted():
     assert (found.samples, found.attempted, found.converged, found.steps) == (1, 1, 1, 3)
 
 
-def test_what_was_not_searched_has_not_converged():
+def test_what_was_not_attempted_has_not_converged():
     x, yes = torch.zeros(2, 1, 2, 2), torch.ones(2, dtype=torch.bool)
     assert augmentation_counts(Perturbed(x, ~yes, yes, yes.long()), x)[:, 2].tolist() == [0, 0]
 

@@ -158,7 +158,7 @@ def make_results():
         "augmentation": [
             {"regime": r["id"], "seed": seed, "converged": 0.93 if r["name"] == "sigma" else None,
              "steps": 17.4 if r["name"] == "sigma" else None, "samples": 24000, "seconds": 61.0 + seed,
-             "bank": {"hit_rate": 0.62, "mean_age": 1.5, "expired": 0.11, "stale": 0.07}
+             "cache": {"hit_rate": 0.62, "mean_age": 1.5, "expired": 0.11, "stale": 0.07}
              if r["name"] == "mixture" else None}
             for r in regimes if r["name"] in ("fgsm", "sigma", "mixture") for seed in seeds
         ],

@@ -116,13 +116,13 @@ def test_the_threat_model_has_norm_eps_knowledge_goal_and_every_parameter(result
     assert ["gaussian", *["\u2013"] * 5, "sigma = 0.1, the best of 5 swept"] in rows
 
 
-def test_the_use_of_a_bank_is_shown_where_there_is_one(results):
+def test_the_use_of_a_cache_is_shown_where_there_is_one(results):
     title = SECTIONS["augmentation"]
     (table,) = render(results).tables(title)
     mixture = [[cell["text"].strip() for cell in row] for row in table if row[0]["text"].startswith("mixture")]
     assert all(row[-4:] == ["62.0", "1.5", "11.0", "7.0"] for row in mixture)
     for entry in results["augmentation"]:
-        entry.pop("bank")  # as in results of an older version
+        entry.pop("cache")  # as in results of an older version
     assert len(render(results).tables(title)[0][0]) == len(table[0]) - 4
 
 

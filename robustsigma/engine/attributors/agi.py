@@ -44,11 +44,11 @@ class AGI(Attributor):
 
     u_{k+1} = clip(u_k + step_size * sgn(grad log p_false(u_k))), values = sum over k of
     (u_k - u_{k+1}) * grad p_target(u_k), mean over false classes: they sum to the drop of p up to the error of a
-    Riemann sum. False classes are the result's paths; `converged` says which of them came to be predicted. A step costs
+    Riemann sum. False classes are the result's paths; `converged` marks those that came to be predicted. A step costs
     1 forward pass and 2 backward passes a class. `published.AuthorsAGI` reproduces the authors' code.
 
     Args:
-        step_size: of the ascent, in pixel units of [0, 1].
+        step_size: step size of the ascent, in pixel units of [0, 1].
         steps: m, the most steps of a path.
         classes: number of false classes, drawn for each image by its seed (all where there are fewer); or the classes
             themselves, of which an image's own target is left out.

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
+from robustsigma.engine.attributors.attention import SelfAttention
+from robustsigma.engine.attributors.attention_hooks import watched
+from robustsigma.engine.attributors.patch_maps import PatchAttributor, check_tokens, no_blocks
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.scores import target_score
-from robustsigma.engine.validation import fail
 
 HeadFusion = Literal["mean", "max", "min"]
 
-# Attention weights (images x heads x tokens x tokens) held at once: 256 MiB in float32.
-_MOST_WEIGHTS = 2**26
-
-
-class _Rollout:
-    """Multiplies the layers' matrices up while the network runs: A_L ... A_2 A_1 for each image of one chunk."""
-
-    def __init__(self, method: AttentionRollout, count: int) -> None:
-        self.method, self.count = method, count
-        self.product: Tensor | None = None
-
-    def __call__(self, queries: Tensor, keys: Tensor) -> None:
-        images, heads, tokens, _ = queries.shape
-        expected = tokens if self.product is None else self.product.shape[1]
-        if images != self.count or tokens != expected or keys.shape != queries.shape:
-            got = f"queries {tuple(queries.shape)} and keys {tuple(keys.shape)}"
-            raise validation.fail("net", f"attention over the {expected} tokens of each of {self.count} images", got)
-        size = max(1, _MOST_WEIGHTS // (heads * tokens * tokens))
-        parts = zip(queries.split(size), keys.split(size), strict=True)
-        layer = torch.cat([self.method.mix(weights(q, k)) for q, k in parts])
-        self.product = layer if self.product is None else layer @ self.product
-
 
 @dataclass(frozen=True)
-class AttentionRollout(Attributor):
+class AttentionRollout(PatchAttributor):
     """Attention rollout (Abnar and Zuidema, 2020, section 3): the class token's row of the product over layers.
 
     Each layer's matrix is r I + (1 - r) A with rows scaled to sum to 1, A the attention weights fused over heads; the
@@ -55,17 +29,19 @@ class AttentionRollout(Attributor):
     completeness: `drop` is 0, so that `gap()` is the sum of values. The rollout is spread evenly over channels, so that
     `heatmap()` is the rollout.
 
-    Only networks with a class token in front and global self-attention qualify: torchvision's `VisionTransformer`,
-    and blocks with `qkv`, `num_heads` and `scale` as timm's have. Others are refused, because these weights do not
+    Only networks with a class token in front and global self-attention qualify: torchvision's `VisionTransformer`, and
+    those built of timm's or Hugging Face's attention blocks. Others are refused, because these weights do not
     describe them: attention with a bias, mask or windows of its own, and networks whose class token is not all
     that the head reads, or sees the image other than through attention (pooled patch tokens, convolutions).
 
     Args:
-        head_fusion: of the weights over heads: "mean" is the paper's; "max" and "min" are in common use.
+        head_fusion: how weights are fused over heads: "mean" is the paper's; "max" and "min" are in common use.
         residual: r, the weight of the skip connection.
         discard: share of the lowest fused weights of each image and layer that is set to 0, the class token's
             column excepted, in [0, 1). 0 is the paper's.
     """
+
+    score = "prob"  # of `confidence` alone
 
     head_fusion: HeadFusion = "mean"
     residual: float = 0.5
@@ -78,27 +54,25 @@ class AttentionRollout(Attributor):
         if self.discard == 1:
             raise validation.fail("discard", "a share below 1", self.discard)
 
-    def attribute(
-        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
-    ) -> Attribution:
-        """Return the rollout: one more forward pass, and a backward pass that checks the network."""
-        named: list[Any] = [getattr(module, "num_prefix_tokens", None) for module in classifier.net.modules()]
-        prefix = next((count for count in named if count is not None), 1)
-        validation.integer("net.num_prefix_tokens", prefix, 1)
+    def tokens(self, classifier: Classifier, images: Tensor, target: Tensor) -> Tensor:
+        """Return the class token's row; the backward pass checks the network."""
+        first: SelfAttention | None = None
+        product: Tensor | None = None
 
-        def run(chunk: Tensor) -> Tensor:
-            rollout, at = _Rollout(self, len(chunk)), chunk.detach().requires_grad_(True)
-            with watched(classifier.net, rollout):
-                seen = classifier(at)
-            if rollout.product is None:
-                raise validation.fail("net", "attention blocks that take part in the forward pass", "none that ran")
-            _check_token(seen, at)
-            return rollout.product[:, 0, prefix:]
+        def visit(seen: SelfAttention) -> None:
+            nonlocal first, product
+            check_tokens(seen, first, images)
+            layer = torch.cat([self.mix(part.weights()) for (part,) in seen.split()])
+            # A product as the network runs: A_L ... A_2 A_1.
+            first, product = first or seen, layer if product is None else layer @ product
 
-        patches = classifier.chunked(run, images)
-        heat = _on_image(patches.to(images.dtype), images.shape[2], images.shape[3])
-        values = (heat / images.shape[1]).expand_as(images).clone()
-        return single_point_result(values, target, images, target_score(logits, target, "prob"), passes=(2, 1))
+        at = images.detach().requires_grad_(True)
+        with watched(classifier.net, visit, detach=True):
+            logits = classifier(at)
+        if product is None:
+            raise no_blocks()
+        _check_token(logits, at)
+        return product[:, 0]
 
     def mix(self, attention: Tensor) -> Tensor:
         """Return a layer's matrix (B, N, N) from its attention weights (B, heads, N, N)."""
@@ -126,139 +100,3 @@ def _check_token(logits: Tensor, images: Tensor) -> None:
     if gradient.any():
         expected = "a class token that reads the image through attention, and a head that reads only that token"
         raise validation.fail("net", expected, "logits that depend on the patches in another way, such as pooling")
-
-
-def _on_image(patches: Tensor, height: int, width: int) -> Tensor:
-    """Return (B, 1, H, W) from one value a patch (B, n); the grid of square patches has the image's proportions."""
-    count = patches.shape[1]
-    rows, columns = (round((count * ratio) ** 0.5) for ratio in (height / width, width / height))
-    if count == 0 or rows * columns != count:
-        raise validation.fail("net", f"a class token and a grid of patches over {height}x{width}", f"{count} patches")
-    grid = patches.reshape(-1, 1, rows, columns)
-    return F.interpolate(grid, (height, width), mode="bilinear", align_corners=False)
-
-
-# Called once for each attention block with queries, already scaled, and keys (B, heads, N, D).
-Visit = Callable[[Tensor, Tensor], None]
-
-_FOUND = "self-attention blocks: torch.nn.MultiheadAttention, or modules with `qkv`, `num_heads` and `scale`"
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-@torch.no_grad()
-def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return softmax(Q K^T) V of the first image, (1, N, E)."""
-    attention = weights(queries[:1], keys[:1])
-    return (attention @ values[:1].to(attention.dtype)).transpose(1, 2).flatten(2)
-
-
-def _check(expected: Tensor, actual: Any) -> None:
-    """Raise unless a block gave what its weights say of the first image: else they do not describe it."""
-    tolerance = 0.05 if isinstance(actual, Tensor) and actual.element_size() == 2 else 1e-3
-    same = isinstance(actual, Tensor) and actual[:1].shape == expected.shape
-    if not same or (actual[:1] - expected).abs().max() > tolerance * (expected.abs().max() + 1e-6):
-        got = "attention that computes something else, such as a relative position bias, a mask or windows"
-        raise fail("net", "attention blocks that compute softmax(Q K^T) V", got)
-
-
-def _watch_multihead(block: nn.MultiheadAttention, visit: Visit) -> list[RemovableHandle]:
-    """Compute queries and keys from what the block is given: its own weights are lost in fused kernels."""
-    if not block._qkv_same_embed_dim or block.bias_k is not None or block.add_zero_attn:
-        raise fail("net", "attention over its own tokens only", "MultiheadAttention with other keys or extra tokens")
-
-    running: list[Tensor] = []  # what the block that runs is to give
-
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        query, key = (args[i] if i < len(args) else kwargs[name] for i, name in enumerate(("query", "key")))
-        masks = (*args[3:4], *args[5:6], kwargs.get("key_padding_mask"), kwargs.get("attn_mask"))
-        if query is not key or not all(map(_plain, masks)):
-            raise fail("net", "self-attention without masks", "other keys, or a mask")
-        tokens = query if block.batch_first else query.transpose(0, 1)
-        every = F.linear(tokens, block.in_proj_weight, block.in_proj_bias)
-        queries, keys, values = every.unflatten(2, (3, block.num_heads, block.head_dim)).permute(2, 0, 3, 1, 4)
-        queries = queries * block.head_dim**-0.5
-        visit(queries, keys)
-        running.append(_attended(queries, keys, values))
-
-    def after(_: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
-        first = output[0] if block.batch_first else output[0].transpose(0, 1)
-        expected = running.pop().to(block.out_proj.weight.dtype)
-        _check(F.linear(expected, block.out_proj.weight, block.out_proj.bias), first)
-
-    return [block.register_forward_pre_hook(before, with_kwargs=True), block.register_forward_hook(after)]
-
-
-def _watch_qkv(block: Any, visit: Visit) -> list[RemovableHandle]:
-    """Take queries and keys from the block's own `qkv` (timm's layout: q, k, v, then heads)."""
-    running: list[Tensor] = []  # what the block that runs is to hand to the layer after its attention
-
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not all(map(_plain, (*args[1:], *kwargs.values()))):
-            raise fail("net", "self-attention without masks or rotary positions", "an attention block given more")
-
-    def projected(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        queries, keys, values = output.unflatten(2, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        norms = (getattr(block, name, None) or nn.Identity() for name in ("q_norm", "k_norm"))
-        queries, keys = (norm(x) for norm, x in zip(norms, (queries, keys), strict=True))
-        queries = queries * block.scale
-        visit(queries, keys)
-        running.append(_attended(queries, keys, values))
-
-    def attended(_: nn.Module, args: tuple[Any, ...]) -> None:
-        if running and args and isinstance(args[0], Tensor) and args[0].ndim == 3:
-            _check(running.pop(), args[0])
-
-    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if running:  # no layer followed the attention
-            _check(running.pop(), output)
-
-    followers = [child for name, child in block.named_children() if name not in ("qkv", "q_norm", "k_norm")]
-    return [
-        block.register_forward_pre_hook(before, with_kwargs=True),
-        block.qkv.register_forward_hook(projected),
-        *(child.register_forward_pre_hook(attended) for child in followers),
-        block.register_forward_hook(after),
-    ]
-
-
-def _blocks(net: nn.Module) -> list[Any]:
-    kinds = ("qkv", "num_heads", "scale")
-    found = [
-        module
-        for module in net.modules()
-        if isinstance(module, nn.MultiheadAttention) or all(hasattr(module, name) for name in kinds)
-    ]
-    if not found:
-        raise fail("net", _FOUND, "a network without any")
-    return found
-
-
-def _detached(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    return (output[0].detach(), *output[1:]) if isinstance(output, tuple) else output.detach()
-
-
-@contextmanager
-def watched(net: nn.Module, visit: Visit) -> Iterator[None]:
-    """Call `visit` for every attention block that runs in the body, in the order in which they run.
-
-    Hooks change no value, and are gone afterwards, also when the body raises. No gradient passes through a block, so
-    that what gradient there is shows other ways from the image to the logits.
-
-    Raises:
-        ValueError: a net without attention blocks, or with attention that these weights would not describe.
-    """
-    with ExitStack() as handles:
-        for block in _blocks(net):
-            watch = _watch_multihead if isinstance(block, nn.MultiheadAttention) else _watch_qkv
-            for handle in (*watch(block, visit), block.register_forward_hook(_detached)):
-                handles.enter_context(handle)
-        yield
-
-
-@torch.no_grad()
-def weights(queries: Tensor, keys: Tensor) -> Tensor:
-    """Return softmax(Q K^T), (B, heads, N, N), rows summing to 1; at least in float32."""
-    return (queries @ keys.transpose(2, 3)).to(torch.promote_types(queries.dtype, torch.float32)).softmax(3)

@@ -36,6 +36,13 @@ def split_passes(passes: int, images: int, device: torch.device) -> Tensor:
     return passes // images + (torch.arange(images, device=device) < passes % images)
 
 
+def standard_error(sums: Tensor, draws: int) -> Tensor:
+    """Return the standard error (...) of a mean over draws, from their sum and the sum of their squares, (2, ...)."""
+    total, squares = sums
+    spread = (squares - total.square() / draws).clamp(min=0)
+    return (spread / (draws - 1) / draws).sqrt()
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution(ShortRepr):
     """An attribution and what is needed to evaluate it. B images, P paths, S steps of the longest path.

@@ -150,7 +150,7 @@ def references(source: Any, images: Tensor, seeds: Tensor, bounds: tuple[float, 
         source: what `checked_references` returned.
         images: (B, C, H, W).
         seeds: (B,).
-        bounds: of pixels.
+        bounds: valid pixel range.
         stand_ins: number of uniform noise images, the same in every call, that are used where `source` is None.
     """
     shape = tuple(images.shape[1:])

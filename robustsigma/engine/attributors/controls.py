@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,32 +14,34 @@ from robustsigma.engine.scores import SCORES, Score, target_score
 
 @dataclass(frozen=True)
 class Gradient(Attributor):
-    """dF/dx of the target's score (Simonyan et al., 2014, section 3; with the input: Shrikumar et al., 2016).
+    """dF/dx of the target's score (Simonyan et al., 2014, section 3).
 
-    There is no completeness: `drop` is 0, so that `gap()` is the |sum of values|. With the input, the sum is F on a
-    network that is positively homogeneous (piecewise linear without biases), and nothing in particular elsewhere.
+    There is no completeness: `drop` is 0, so that `gap()` is the |sum of values|.
 
     Args:
-        times_input: multiply by the image: x_i * dF/dx_i, which vanishes on black pixels.
         score: F.
     """
 
-    times_input: bool = False
     score: Score = "logit"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.times_input, bool):
-            raise validation.fail("times_input", "a bool", repr(self.times_input))
         validation.choice("score", self.score, SCORES)
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Return the gradient: one forward pass and one backward pass, after the forward pass of every method."""
-        _, gradient = classifier.score_and_gradient(images, target, self.score)
-        gradient = gradient.to(images.dtype)
-        values = gradient * images if self.times_input else gradient
-        return single_point_result(values, target, images, target_score(logits, target, self.score), passes=(2, 1))
+        result = self.without_logits(classifier, images, target)
+        return replace(result, forwards=result.forwards + 1)
+
+    def without_logits(self, classifier: Classifier, images: Tensor, target: Tensor) -> Attribution:
+        """Return the same from one pass each way."""
+        logits, gradient = classifier.score_and_gradient(images, target, self.score)
+        values = self._values(gradient.to(images.dtype), images)
+        return single_point_result(values, target, images, target_score(logits, target, self.score), passes=(1, 1))
+
+    def _values(self, gradient: Tensor, images: Tensor) -> Tensor:
+        return gradient
 
 
 @dataclass(frozen=True)

@@ -52,16 +52,16 @@ class CrediblePath(Attributor):
     Args:
         steps: points in all, steps // number of blurs for each baseline; 150 in the paper.
         blurs: standard deviation of the blur for each baseline, as shares of the image's shorter side.
-        step_size: of the search at first, in pixel units of [0, 1]. Like the next two, not in the paper's text.
+        step_size: first step size of the search, in pixel units of [0, 1]. Like the next two, not in the paper's text.
         gap: least distance of every pixel from the image's, at most 0.25.
         tolerance: ||z(x) - z(x')|| to be reached, as a share of ||z(x)||.
         max_search: steps of the search.
-        objective: what the search descends: "logits", 1/2 ||z(x) - z(u)||^2, or "cross_entropy" of the target, as in
-            algorithm 1.
+        objective: loss that the search descends: "logits", 1/2 ||z(x) - z(u)||^2, or "cross_entropy" of the target,
+            as in algorithm 1.
         reverse: a gradient counts where it is not smaller than the one at the image, as the caption of figure 2 has it,
             instead of not larger (definition 7).
-        divisor: of the summed gradients: "count" is the paper's, how many counted for the feature, "steps" the
-            Riemann sum's.
+        divisor: divisor of the summed gradients: "count" is the number of gradients that counted for the feature, as in
+            the paper; "steps" is the number of points, as in a Riemann sum.
         score: F.
         alphas: points in [0, 1] to use instead of uniformly drawn ones; a shape that expands to (B, blurs, points).
     """

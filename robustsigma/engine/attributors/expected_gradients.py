@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.attributors.base import Attribution, Attributor, split_passes
+from robustsigma.engine.attributors.base import Attribution, Attributor, split_passes, standard_error
 from robustsigma.engine.attributors.baselines import BaselineFn, checked_references, references
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
 from robustsigma.engine.attributors.straight_line import Line
@@ -94,13 +94,8 @@ class ExpectedGradients(Attributor):
             converged=torch.ones(shape, dtype=torch.bool, device=device),
             forwards=1 + self.draws + split_passes(len(drawn), count, device),
             backwards=torch.full((count,), self.draws, device=device),
-            stderr=self._stderr(maps).to(images.dtype) if self.draws > 1 else None,
+            stderr=standard_error(maps, self.draws).to(images.dtype) if self.draws > 1 else None,
         )
-
-    def _stderr(self, maps: Tensor) -> Tensor:
-        total, squares = maps
-        spread = (squares - total.square() / self.draws).clamp(min=0)
-        return (spread / (self.draws - 1) / self.draws).sqrt()
 
     def _index(self, size: int, seeds: Tensor) -> Tensor:
         if isinstance(self.index, FrozenTensor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution
 from robustsigma.engine.attributors.baselines import Baseline, BaselineAttributor
+from robustsigma.engine.attributors.integrated_gradients import quadrature
+from robustsigma.engine.attributors.straight_line import Line, LineGradients, PathMethod, straight_lines
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
 
@@ -79,8 +82,29 @@ def _length(delta: Tensor) -> Tensor:
     return torch.linalg.vector_norm(delta, 1, dim=1)
 
 
+@dataclass(frozen=True, eq=False)
+class GuidedLine(Line):
+    """A path that the gradients at its points lead from a baseline to each image; settings as below."""
+
+    fraction: float = 1.0
+    max_dist: float = 0.0
+
+    def gradients(self, at: Tensor) -> Iterator[LineGradients]:
+        """Yield the gradients at as many steps' starts as `at` (B, S) has points, with the step in float64."""
+        path = _Path(self.base, self.images, self.fraction, self.max_dist)
+        steps = at.shape[1]
+        for step in range(steps):
+            points = path.point.to(self.images).reshape(self.images.shape)
+            logits, gradient = self.classifier.score_and_gradient(points, self.target, self.score)
+            change = path.advance(gradient.flatten(1), (step + 1) / steps).reshape(self.images.shape)
+            scores = target_score(logits, self.target, self.score).to(self.images.dtype)
+            yield LineGradients(
+                slice(None), slice(step, step + 1), change[:, None], scores[:, None], gradient.to(self.images)[:, None]
+            )
+
+
 @dataclass(frozen=True)
-class GuidedIntegratedGradients(BaselineAttributor):
+class GuidedIntegratedGradients(BaselineAttributor, PathMethod):
     """Guided IG: of all features, those of the smallest |dF/dx_i| move first (Kapishnikov et al., 2021, algorithm 1).
 
     The path leads from a baseline to the image in `steps` steps of equal L1 length, with a gradient each, and no
@@ -88,7 +112,7 @@ class GuidedIntegratedGradients(BaselineAttributor):
     error of a Riemann sum at the steps' starts. Positions are kept in float64.
 
     Args:
-        steps: of the path. The defaults are those of the authors' code; their notebooks use 25, 0.5 and 1.0.
+        steps: number of steps. The defaults are those of the authors' code; their notebooks use 25, 0.5 and 1.0.
         fraction: share of the features that move at a time.
         max_dist: largest distance from the straight line, as a share of it; 0 follows it, 1 does not bound.
         baseline: where the path starts, as for `IntegratedGradients`.
@@ -107,24 +131,32 @@ class GuidedIntegratedGradients(BaselineAttributor):
         validation.number("fraction", self.fraction, 0, 1)
         validation.number("max_dist", self.max_dist, 0, 1)
 
+    def lines(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> list[Line]:
+        """Return the guided path from each baseline, for methods that sum other things along it."""
+        straight = straight_lines(self, classifier, images, target, logits, seeds)
+        return [GuidedLine(**vars(line), fraction=self.fraction, max_dist=self.max_dist) for line in straight]
+
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Return Guided IG; `steps` forward and backward passes a baseline, and the image's own forward pass."""
         bases = torch.stack(baselines.make(self.baseline, images, seeds, classifier.bounds), 1)
         count, paths = bases.shape[:2]
-        base, at = bases.flatten(0, 1), target.repeat_interleave(paths)
-        path = _Path(base, images.repeat_interleave(paths, 0), self.fraction, self.max_dist)
-        values = torch.zeros_like(path.point)
-        curve = []
-        for step in range(1, self.steps + 1):
-            along, gradient = classifier.score_and_gradient(path.point.to(images).reshape(base.shape), at, self.score)
-            curve.append(target_score(along, at, self.score).to(images.dtype))
-            flat = gradient.flatten(1)
-            values.addcmul_(path.advance(flat, step / self.steps), flat.double())
         first = target_score(logits, target, self.score).to(images.dtype)
+        repeated = (each.repeat_interleave(paths, 0) for each in (images, target, first))
+        goal, at, high = repeated
+        line = GuidedLine(
+            classifier, goal, bases.flatten(0, 1), at, self.score, high, high, None, self.fraction, self.max_dist
+        )
+        values = torch.zeros_like(goal, dtype=torch.float64)
+        curve = []
+        for part in line.gradients(line.expanded(quadrature("left", self.steps)[0])):
+            values.addcmul_(part.delta[:, 0], part.gradients[:, 0].double())
+            curve.append(part.scores[:, 0])
         # From the image to the baseline, as every method's curve starts at the image.
-        confidence = torch.stack([first.repeat_interleave(paths), *reversed(curve)], 1).unflatten(0, (count, paths))
+        confidence = torch.stack([high, *reversed(curve)], 1).unflatten(0, (count, paths))
         shaped = values.to(images.dtype).reshape(bases.shape)
         maps = shaped.abs().sum(2)
         return Attribution(

@@ -26,7 +26,7 @@ def schedule(rises: Tensor, samples: int, place: Literal["middle", "left"] = "mi
     Args:
         rises: non-negative, (B, N).
         samples: M.
-        place: of a sample in its part, its "middle" or its "left" end.
+        place: place of a sample in its part, its "middle" or its "left" end.
     """
     intervals = rises.shape[1]
     wide = rises.double()
@@ -64,8 +64,8 @@ class IDG(StraightLineAttributor):
         intervals: N of the forward passes that find where F rises; None takes `steps`, the paper's choice.
         sampling: "adaptive" puts samples where F rises, "uniform" at the middles of equal parts.
         follow: "rises" puts adaptive samples where F rises, "changes" also where it falls.
-        place: of a sample in its part of the line: the "middle" or, as in the paper's algorithm 1, the "left" end. A
-            first sample there lies on the baseline, where `factor="difference"` finds no growth.
+        place: place of a sample in its part of the line: the "middle" or, as in the paper's algorithm 1, the "left"
+            end. A first sample there lies on the baseline, where `factor="difference"` finds no growth.
         factor: dF/da. "exact" is the gradient along the line, which costs nothing more; "difference" is the paper's
             backward difference between neighboring samples.
         baseline: x', as for `IntegratedGradients`.

@@ -167,7 +167,7 @@ def layers(classifier: Classifier, layer: str | None) -> list[nn.Module]:
 def negative_feature_distance(
     classifier: Classifier, layer: str | None, references: Tensor, classes: int
 ) -> Iterator[tuple[Classifier, Tensor]]:
-    """Yield a classifier of closeness and the references' logits (R, K); hooks are gone afterwards, whatever happens.
+    """Yield a classifier of distances and the references' logits (R, K); the hooks are removed at the end.
 
     Its logits (B, K + R) are the classifier's own K = `classes` and, for each of the references (R, C, H, W),
     -||h(x) - h(r)||^2, where h is the input of `layer`. Call inside `frozen()`; R forward passes.

@@ -43,7 +43,7 @@ class IntegratedGradients(StraightLineAttributor):
 
     Args:
         steps: points of the quadrature, a gradient each; at most 5,000.
-        rule: of the quadrature. Gauss-Legendre has the smallest completeness gap on smooth networks.
+        rule: quadrature rule. Gauss-Legendre has the smallest completeness gap on smooth networks.
             "inclusive_mean" gives both end points full weight, which is off by O(1 / steps): the rule of PAIR's
             saliency library and of the IDG authors, for comparisons with their maps.
         baseline: x': "black", "white", "mean" (each channel's mean over the image), "gaussian" (0.5 + 0.25 times

@@ -1,4 +1,4 @@
-"""The walk of SIGMA's algorithm 1: many SPSA descents at once, from which finished rows leave."""
+"""The walk of SIGMA's algorithm 1: many SPSA descents in one batch, which finished rows leave."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImageRange:
         mode: "original" maps each point affinely from its own [min, max] to that of its row's image, "full" to all of
             the bounds; "clip" clips, and "none" clips only the points of the path.
         images: (R, C, H, W), at which the rows start.
-        bounds: of pixels.
+        bounds: valid pixel range.
     """
 
     def __init__(self, mode: RangeMode, images: Tensor, bounds: tuple[float, float]) -> None:

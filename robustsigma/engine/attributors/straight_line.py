@@ -11,27 +11,52 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.attributors import baselines
-from robustsigma.engine.attributors.base import Attribution
+from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import BaselineAttributor
 from robustsigma.engine.chunks import split_sizes
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
 
 
-class StraightLineAttributor(BaselineAttributor):
+class PathMethod(Attributor):
+    """Base class of methods that sum gradients at `steps` points of paths that lead to the images."""
+
+    steps: int
+
+    @abstractmethod
+    def lines(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> list[Line]:
+        """Return the paths, at the cost of a forward pass each; the classifier is frozen."""
+
+
+def straight_lines(
+    method: BaselineAttributor, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+) -> list[Line]:
+    """Return the line from each baseline; the arguments are those of `attribute`."""
+    high = target_score(logits, target, method.score).to(images.dtype)
+    lines = []
+    for base in baselines.make(method.baseline, images, seeds, classifier.bounds):
+        low = classifier.score(base, target, method.score).to(images.dtype)
+        lines.append(Line(classifier, images, base, target, method.score, high, low))
+    return lines
+
+
+class StraightLineAttributor(BaselineAttributor, PathMethod):
     """Base class of methods that integrate along the line from each baseline; values are the mean over baselines."""
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Return the mean over baselines; besides the passes of the lines, both ends cost one forward pass each."""
-        high = target_score(logits, target, self.score).to(images.dtype)
-        bases = baselines.make(self.baseline, images, seeds, classifier.bounds)
-        paths = []
-        for base in bases:
-            low = classifier.score(base, target, self.score).to(images.dtype)
-            paths.append(self.integrate(Line(classifier, images, base, target, self.score, high, low)))
-        return mean_over_paths(paths, forwards=1 + len(bases))
+        lines = self.lines(classifier, images, target, logits, seeds)
+        return mean_over_paths([self.integrate(line) for line in lines], forwards=1 + len(lines))
+
+    def lines(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> list[Line]:
+        """Return the line from each baseline."""
+        return straight_lines(self, classifier, images, target, logits, seeds)
 
     @abstractmethod
     def integrate(self, line: Line) -> Path:

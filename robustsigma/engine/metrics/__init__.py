@@ -1,7 +1,5 @@
 """Metrics of attributions and of perturbed images, one value per image, and intervals for their means."""
 
-from typing import TYPE_CHECKING, Any
-
 from robustsigma.engine.metrics.base import (
     AttributionMetric,
     Curve,
@@ -38,9 +36,6 @@ from robustsigma.engine.metrics.sanity_checks import max_sensitivity, randomizat
 from robustsigma.engine.metrics.sensitivity_n import SensitivityN
 from robustsigma.engine.metrics.sparseness import Sparseness
 
-if TYPE_CHECKING:
-    from robustsigma.engine.metrics.per_sample import PerSample, Summary
-
 __all__ = [
     "AttributionMetric",
     "CompletenessGap",
@@ -58,14 +53,12 @@ __all__ = [
     "MetricResult",
     "MetricSpec",
     "Monotonicity",
-    "PerSample",
     "PerformanceInformation",
     "RelativeStandardError",
     "RelevanceAccuracy",
     "SensitivityN",
     "Skip",
     "Sparseness",
-    "Summary",
     "aggregate",
     "calibration_error",
     "corruption_errors",
@@ -85,12 +78,3 @@ __all__ = [
     "ssim",
     "stability",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import `PerSample` and `Summary` when they are first used, since torchmetrics takes seconds to import."""
-    if name in ("PerSample", "Summary"):
-        from robustsigma.engine.metrics import per_sample
-
-        return getattr(per_sample, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,6 +36,7 @@ class Skip(enum.IntEnum):
     NOT_STOCHASTIC = 8
     NO_GAIN = 9
     NOT_FINITE = 10
+    NOT_MEASURED = 11
 
     @property
     def reason(self) -> str:
@@ -45,7 +46,7 @@ class Skip(enum.IntEnum):
 
 _REASONS = {
     Skip.NO: "has a value",
-    Skip.LOW_CONFIDENCE: "the network is not sure enough of the image",
+    Skip.LOW_CONFIDENCE: "the network's confidence is too low",
     Skip.NO_INFORMATION: "blurred, the image compresses no better",
     Skip.BLUR_EXPLAINS: "blurred, the image keeps its score",
     Skip.NO_VARIANCE: "one of the two sides does not vary",
@@ -55,6 +56,7 @@ _REASONS = {
     Skip.NOT_STOCHASTIC: "the method uses no random numbers",
     Skip.NO_GAIN: "the full image scores no higher than the empty one",
     Skip.NOT_FINITE: "a score or the value is not finite",
+    Skip.NOT_MEASURED: "not measured, as the maps were made elsewhere",
 }
 
 
@@ -82,8 +84,8 @@ class Curve(ShortRepr):
     Attributes:
         x: (K,) the grid.
         y: (B, K), NaN in all of an image's places where it was skipped.
-        x_title: what x is.
-        y_title: what y is.
+        x_title: title of the x axis.
+        y_title: title of the y axis.
     """
 
     x: Tensor
@@ -134,7 +136,7 @@ class MetricContext:
         target: class of each image, an int or B of them; None takes the predicted class.
         masks: bool (B, H, W) or numbers in [0, 1], the object that decides the class (1) and the rest (0); None for
             unannotated images.
-        seed: of all random numbers of metrics: an int, which is combined with each image's own pixels, or int64 (B,), a
+        seed: seed of all random draws of metrics: an int, which is combined with each image's pixels, or int64 (B,), a
             seed for each image; see `robustsigma.engine.noise.seeds`.
 
     Attributes:
@@ -232,8 +234,8 @@ class AttributionMetric(validation.Settings, ABC):
             found = self.measure(context, attribution)
         names, given = {quantity.name for quantity in self.quantities}, {*found.values}
         if names != given:
-            told = ", ".join(sorted(given)) or "none"
-            raise validation.fail(f"{type(self).__name__}.measure", f"values {', '.join(sorted(names))}", told)
+            got = ", ".join(sorted(given)) or "none"
+            raise validation.fail(f"{type(self).__name__}.measure", f"values {', '.join(sorted(names))}", got)
         return found.accounted()
 
     @abstractmethod

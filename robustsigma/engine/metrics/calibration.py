@@ -29,22 +29,22 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 
         confidence: (n,) softmax of the predicted class, in [0, 1]; or (seeds, n), repeated trainings on the
             same images: the mean of their errors, with seeds and images resampled.
         correct: 1 where the prediction is correct, else 0; of the same shape.
-        bins: how many.
-        seed: of the resampling.
+        bins: number of bins.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: no values, another shape, or values out of their range.
     """
     validation.integer("bins", bins, 1)
-    top, right = (np.atleast_2d(np.asarray(values, np.float64)) for values in (confidence, correct))
-    if top.size == 0 or top.ndim > 2 or top.shape != right.shape:
+    top, matches = (np.atleast_2d(np.asarray(values, np.float64)) for values in (confidence, correct))
+    if top.size == 0 or top.ndim > 2 or top.shape != matches.shape:
         got = f"{np.shape(confidence)} and {np.shape(correct)}"
         raise validation.fail("confidence, correct", "equal shapes (n,) or (seeds, n), at least one value", got)
     _within("confidence", top, (top >= 0) & (top <= 1), "values in [0, 1]")
-    _within("correct", right, (right == 0) | (right == 1), "values 0 or 1")
+    _within("correct", matches, (matches == 0) | (matches == 1), "values 0 or 1")
     seeds, n = top.shape
     gaps = np.zeros((seeds, n, bins))  # each image's part of its bin's n_b * (accuracy_b - confidence_b)
-    np.put_along_axis(gaps, bin_of(top, bins)[..., None], (right - top)[..., None], axis=2)
+    np.put_along_axis(gaps, bin_of(top, bins)[..., None], (matches - top)[..., None], axis=2)
     found = float(np.abs(gaps.sum(1)).sum(1).mean() / n)
     generator = np.random.default_rng(seed)
     errors, chance = np.empty(_RESAMPLES), np.zeros(_RESAMPLES)

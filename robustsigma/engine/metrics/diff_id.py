@@ -39,7 +39,7 @@ class DiffID(AttributionMetric):
         tie_break: the order of equal features; see `robustsigma.engine.metrics.ranking.ranks`.
         features: "pixels", or "values": each channel of each pixel, ordered by absolute value, as in the code of SIG; a
             map (B, H, W) is then that of every channel.
-        reduction: of the channels, where the features are pixels.
+        reduction: how channels become one, where the features are pixels.
 
     Example:
         >>> DiffID(retention="confidence", features="values").quantities[2].title

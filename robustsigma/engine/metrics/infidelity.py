@@ -30,7 +30,7 @@ class Infidelity(HeatmapMetric):
         normalize: multiply each attribution by the factor that fits best, as captum's option of that name does, so
             that methods of any unit compare.
         score: whose fall is predicted.
-        reduction: of the channels; signs count.
+        reduction: how channels become one; signs count.
     """
 
     samples: int = 100

@@ -25,14 +25,14 @@ class InsertionDeletion(HeatmapMetric):
     last step is shorter, which RISE's code ignores.
 
     Args:
-        insertion: what insertion starts from; see `robustsigma.engine.metrics.masked_scores.baseline_images`.
-        deletion: what deletion ends with.
-        step: pixels at a time; None takes the width of the image, as RISE does.
-        score: of the curves.
+        insertion: baseline that insertion starts from; see `robustsigma.engine.metrics.masked_scores.baseline_images`.
+        deletion: baseline that deletion ends with.
+        step: number of pixels at a time; None takes the width of the image, as RISE does.
+        score: score whose curves are drawn.
         normalized: also map each curve so that its empty image has 0 and its full image 1; images whose full image
             scores no higher are skipped.
         tie_break: the order of equal pixels; see `robustsigma.engine.metrics.ranking.ranks`.
-        reduction: of the channels.
+        reduction: how channels become one.
     """
 
     insertion: MaskBaseline = "blur"

@@ -26,9 +26,9 @@ class LerfMorf(HeatmapMetric):
     Args:
         baseline: what removed pixels become; see `robustsigma.engine.metrics.masked_scores.baseline_images`.
         step: pixels at a time; None takes the width of the image.
-        score: of the curves.
+        score: score of the curves.
         tie_break: the order of equal pixels; see `robustsigma.engine.metrics.ranking.ranks`.
-        reduction: of the channels.
+        reduction: how channels become one.
 
     Example:
         >>> LerfMorf(baseline="blur").quantities[0].title

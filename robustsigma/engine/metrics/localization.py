@@ -34,9 +34,9 @@ class Localization(HeatmapMetric):
     A constant map has 0 in all of them. Images with an empty mask are skipped.
 
     Args:
-        threshold: of `iou_fixed`, in (0, 1].
+        threshold: threshold of `iou_fixed`, in (0, 1].
         marked: a pixel belongs to the object where a soft mask is at least this, in (0, 1].
-        reduction: of the channels.
+        reduction: how channels become one.
     """
 
     threshold: float = 0.5

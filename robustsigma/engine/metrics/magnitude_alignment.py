@@ -40,7 +40,7 @@ class MagnitudeAlignedScore(HeatmapMetric):
         deletion: what deletion ends with.
         step: pixels at a time; None takes the width of the image, as the authors do.
         tie_break: the order of equal pixels; see `robustsigma.engine.metrics.ranking.ranks`.
-        reduction: of the channels.
+        reduction: how channels become one.
 
     Example:
         >>> [quantity.name for quantity in MagnitudeAlignedScore().quantities]

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from robustsigma.engine.metrics.local_delaunay import Triangles, along_edges, look_up, search
 from robustsigma.engine.validation import choice, fail
 
 Array = np.ndarray[Any, Any]
 Interpolation = Literal["fast", "exact"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
-
-# From which qhull is faster: hidden pixels for each revealed one next to them, and such ones for each pixel left over.
-_SPARSE, _COSTLY = 3, 3
-_STEPS: tuple[Callable[[Array, Array], Triangles], ...] = (
-    along_edges,
-    look_up,
-    *(partial(search, reach=reach) for reach in (4, 8, 24)),
-)
 
 
 def interpolate_masked(image: Array, revealed: Array, interpolation: Interpolation = "fast") -> Array:
@@ -57,7 +46,7 @@ def interpolate_masked(image: Array, revealed: Array, interpolation: Interpolati
     hidden = np.argwhere(~revealed)
     result = image.copy()
     if len(hidden):
-        fill = _local if interpolation == "fast" else _triangulated
+        fill = _from_borders if interpolation == "fast" else _triangulated
         values = fill(image, revealed, hidden)
         if whole:  # single precision before rounding, as griddata's callers store it, so that ties are the same ones
             values = values.astype(np.float32).round()
@@ -75,27 +64,11 @@ def _triangulated(image: Array, points: Array, hidden: Array) -> Array:
     return np.where(np.isnan(values), image.mean((0, 1)), values)
 
 
-def _local(image: Array, revealed: Array, hidden: Array) -> Array:
-    """Return the same values (n, C), but for ties, from each hidden pixel's surroundings where that is faster."""
+def _from_borders(image: Array, revealed: Array, hidden: Array) -> Array:
+    """Return the same values (n, C), but for ties, from the revealed pixels next to hidden ones."""
     from scipy.ndimage import minimum_filter
 
     # All triangles at a revealed pixel whose eight neighbors are revealed are halves of squares between them.
     border = revealed & ~minimum_filter(revealed, 3, mode="nearest")
     border[np.ix_([0, -1], [0, -1])] = True
-    points = int(border.sum())
-    if _SPARSE * points < len(hidden):
-        return _triangulated(image, border, hidden)
-    pixels = image.reshape(-1, image.shape[2]).astype(float)
-    values = np.empty((len(hidden), image.shape[2]))
-    left = np.arange(len(hidden))
-    for step in _STEPS:
-        triangles = step(revealed, hidden[left])
-        found = triangles.found
-        values[left[found]] = np.einsum("nk,nkc->nc", triangles.weights[found], pixels[triangles.corners[found]])
-        left = left[~found]
-        if not len(left):
-            return values
-        if step is not along_edges and _COSTLY * len(left) > points:
-            break
-    values[left] = _triangulated(image, border, hidden[left])
-    return values
+    return _triangulated(image, border, hidden)

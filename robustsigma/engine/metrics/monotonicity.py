@@ -27,7 +27,7 @@ class Monotonicity(HeatmapMetric):
         baseline: what removed pixels become; see `robustsigma.engine.metrics.masked_scores.baseline_images`.
         score: whose change is measured.
         tie_break: the order of equal pixels; see `robustsigma.engine.metrics.ranking.ranks`.
-        reduction: of the channels.
+        reduction: how channels become one.
 
     Example:
         >>> Monotonicity(groups=16).quantities[0].better

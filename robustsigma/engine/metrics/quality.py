@@ -27,7 +27,7 @@ def rmse(x: Tensor, original: Tensor) -> Tensor:
 
     Args:
         x: float (B, C, H, W).
-        original: of the same shape.
+        original: images of the same shape.
 
     Raises:
         ValueError: another shape.
@@ -41,7 +41,7 @@ def linf(x: Tensor, original: Tensor) -> Tensor:
 
     Args:
         x: float (B, C, H, W).
-        original: of the same shape.
+        original: images of the same shape.
 
     Raises:
         ValueError: another shape.
@@ -58,7 +58,7 @@ def ssim(x: Tensor, original: Tensor, *, data_range: float = 1.0, sigma: float =
 
     Args:
         x: float (B, C, H, W).
-        original: of the same shape.
+        original: images of the same shape.
         data_range: the highest value less the lowest that a pixel may have.
         sigma: standard deviation of the window, in pixels.
 

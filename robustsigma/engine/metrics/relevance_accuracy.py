@@ -32,7 +32,7 @@ class RelevanceAccuracy(HeatmapMetric):
 
     Args:
         marked: a pixel belongs to the object where a soft mask is at least this, in (0, 1].
-        reduction: of the channels.
+        reduction: how channels become one.
 
     Example:
         >>> [quantity.name for quantity in RelevanceAccuracy().quantities]

@@ -35,7 +35,7 @@ def removal_curve(
         step: pixels at a time; the last step may be shorter.
         first: what is shown at the start: "image" or a baseline.
         last: what is shown at the end.
-        score: of the target.
+        score: score of the target.
     """
 
     def compute() -> Tensor:

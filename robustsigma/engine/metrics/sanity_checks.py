@@ -30,7 +30,7 @@ def stability(
         attributor: the method; skipped if it is not stochastic.
         attribution: its result.
         seeds: number of further runs.
-        reduction: of the channels.
+        reduction: how channels become one.
     """
     validation.integer("seeds", seeds, 1)
     if not attributor.stochastic:
@@ -65,8 +65,8 @@ def randomization(
         shuffled: the network after `shuffle_parameters`.
         attributor: the method.
         attribution: its result on the context.
-        seed: of the method, the same as in `attribution`: only the network may differ.
-        reduction: of the channels.
+        seed: seed of the method, the same as in `attribution`: only the network may differ.
+        reduction: how channels become one.
     """
     other = attributor(shuffled, context.images, seed=seed)
     return _named("randomization", spearman(attribution.heatmap(reduction), other.heatmap(reduction)))
@@ -92,9 +92,9 @@ def max_sensitivity(
         context: what was explained.
         attributor: the method.
         attribution: its result on the context.
-        seed: of the method, the same as in `attribution`: only the images may differ.
+        seed: seed of the method, the same as in `attribution`: only the images may differ.
         samples: noisy copies of each image.
-        radius: of the uniform noise on each value, in units of the images.
+        radius: radius of the uniform noise on each value, in units of the images.
     """
     validation.integer("samples", samples, 1)
     validation.number("radius", radius, 0, 1, open_low=True)
@@ -119,7 +119,7 @@ def shuffle_parameters(classifier: Classifier, seed: int) -> Classifier:
 
     Args:
         classifier: left as it was.
-        seed: of the orders, one for each parameter's name.
+        seed: seed of the orders, one for each parameter's name.
     """
     shuffled = copy.deepcopy(classifier)
     with torch.no_grad():

@@ -34,7 +34,7 @@ class SensitivityN(HeatmapMetric):
         subsets: sets drawn for each image and share.
         baseline: what removed pixels become: "mean", "blur" or "black".
         score: F.
-        reduction: of the channels; a pixel is a feature, and signs count.
+        reduction: how channels become one; a pixel is a feature, and signs count.
     """
 
     fractions: tuple[float, ...] = _FRACTIONS

@@ -19,7 +19,7 @@ class Sparseness(HeatmapMetric):
     values. It says nothing about whether the map is right: it is not compared with random maps.
 
     Args:
-        reduction: of the channels.
+        reduction: how channels become one.
 
     Example:
         >>> Sparseness().quantities[0].title

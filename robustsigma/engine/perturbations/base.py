@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, final, overload
+from typing import Any, Literal, final, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 from robustsigma.engine import noise, validation
 from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier, as_classifier
-from robustsigma.engine.perturbations.ball import Norm
+from robustsigma.engine.perturbations.attack_state import AttackState
+from robustsigma.engine.perturbations.projections import Norm, lengths
+from robustsigma.engine.precision import at_least_single
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.short_repr import ShortRepr
 
@@ -29,12 +33,30 @@ class Perturbed(ShortRepr):
         attempted: (B,) bool, True where a search with a goal was run (SIGMA's walk).
         converged: (B,) bool, True where the search reached its goal; False where none was run.
         steps: (B,) int64, steps of the search.
+        forwards: (B,) float, passes that each image took, those of gradients included. Where a method does not
+            count them for each image, the mean of its batch.
+        backwards: (B,) float, backward passes.
+        seconds: (B,) float, the time of the call, divided among the images by their passes.
+        found_by: (B,) int64, which attack of an `AutoAttack` misled the network, counted from 1; 0 where the clean
+            image did, -1 where none did. Other attacks in parts are one attack. None for perturbations without parts.
+        zero_gradient: (B,) bool, True where the difference of logits had no gradient; None as for `found_by`.
+        success: (B,) bool, True where the network misclassifies the returned image.
+        distance: (B,) float, between the returned image and the clean one, in `norm`.
+        norm: the perturbation's own, else "l2".
     """
 
     images: Tensor
     attempted: Tensor
     converged: Tensor
     steps: Tensor
+    forwards: Tensor | None = None
+    backwards: Tensor | None = None
+    seconds: Tensor | None = None
+    found_by: Tensor | None = None
+    zero_gradient: Tensor | None = None
+    success: Tensor | None = None
+    distance: Tensor | None = None
+    norm: Norm = "l2"
 
     @staticmethod
     def plain(images: Tensor) -> Perturbed:
@@ -43,9 +65,43 @@ class Perturbed(ShortRepr):
         return Perturbed(images, no, no, no.long())
 
     def put(self, rows: Tensor, part: Perturbed) -> Perturbed:
-        """Return a copy in which `part` replaces the given rows."""
-        pairs = {name: (getattr(self, name), getattr(part, name)) for name in self.__dataclass_fields__}
-        return Perturbed(**{name: a.index_copy(0, rows, b.to(a.dtype)) for name, (a, b) in pairs.items()})
+        """Return a copy in which `part` replaces the given rows; passes that one of the two lacks are 0."""
+        found = {}
+        for name in ("images", "attempted", "converged", "steps", "forwards", "backwards"):
+            a, b = getattr(self, name), getattr(part, name)
+            if b is not None:
+                a = b.new_zeros(len(self.images)) if a is None else a
+                found[name] = a.index_copy(0, rows, b.to(a.dtype))
+        return replace(self, **found)
+
+    def smallest_distance(self) -> Tensor:
+        """Return the radius at which each image is misled, (B,): its distance, infinite without success."""
+        if self.distance is None or self.success is None:
+            raise validation.fail("return_info", "True, for results with distances", "another")
+        return torch.where(self.success, self.distance, torch.inf)
+
+    def accuracy(self, radii: float | Sequence[float] | Tensor) -> Tensor:
+        """Return the fraction of images that withstand each radius, (R,).
+
+        After a minimum-norm attack (`FMN`, `FAB` without a radius) or `at_radii` this is the accuracy over the radius;
+        after an attack of one radius it is too high at the smaller ones.
+        """
+        at = torch.as_tensor(radii, dtype=torch.float64).flatten()
+        # To rounding: an image in single precision may lie a little outside the ball that it was projected to.
+        return (self.smallest_distance().double().cpu() > at[:, None] * (1 + 1e-5) + 1e-7).double().mean(1)
+
+    def median_distance(self) -> float:
+        """Return the median of the distances, infinite where fewer than half of the images were misled."""
+        ordered = self.smallest_distance().sort().values
+        return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
+
+    def area(self, largest: float) -> float:
+        """Return the mean accuracy over the radii from 0 to `largest`, in [0, 1]: the area under the curve / largest.
+
+        The area under the accuracy up to a radius is the mean of the distances that are cut off at that radius.
+        """
+        validation.number("largest", largest, 0, open_low=True)
+        return float(self.smallest_distance().clamp(max=largest).double().mean() / largest)
 
 
 class Perturbation(validation.Settings, ABC):
@@ -70,6 +126,9 @@ class Perturbation(validation.Settings, ABC):
         *,
         seed: int | Tensor,
         return_info: Literal[False] = False,
+        eps: float | Tensor | None = None,
+        target: Labels | None = None,
+        state: AttackState | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -80,7 +139,10 @@ class Perturbation(validation.Settings, ABC):
         labels: Labels,
         *,
         seed: int | Tensor,
-        return_info: Literal[True],
+        return_info: Literal[True, "search"],
+        eps: float | Tensor | None = None,
+        target: Labels | None = None,
+        state: AttackState | None = None,
     ) -> Perturbed: ...
 
     @final
@@ -91,7 +153,10 @@ class Perturbation(validation.Settings, ABC):
         labels: Labels,
         *,
         seed: int | Tensor,
-        return_info: bool = False,
+        return_info: bool | Literal["search"] = False,
+        eps: float | Tensor | None = None,
+        target: Labels | None = None,
+        state: AttackState | None = None,
     ) -> Tensor | Perturbed:
         """Perturb images against a classifier in eval mode; its own mode is restored afterwards.
 
@@ -102,7 +167,12 @@ class Perturbation(validation.Settings, ABC):
             labels: class indices, one int for all images or B of them.
             seed: an int, which is combined with a hash of each image's pixels, or int64 (B,), one seed for each
                 image; see `robustsigma.engine.noise.seeds`.
-            return_info: whether to return a `Perturbed`, which also says whether searches converged.
+            return_info: whether to return a `Perturbed`, with one more forward pass for its `success`; "search"
+                leaves out `success` and `distance`, and this pass.
+            eps: radius in place of the setting `eps`, one for all images or (B,).
+            target: class in place of the setting `targeted` of `PGD`, one for all images or B of them.
+            state: records how far an attack in parts is (APGD, FAB, Square, AutoAttack), and resumes it when it is
+                handed in again.
 
         Returns:
             The perturbed images (B, C, H, W), within the classifier's bounds and detached; or a `Perturbed`.
@@ -115,18 +185,79 @@ class Perturbation(validation.Settings, ABC):
         """
         classifier = as_classifier(classifier)
         validation.images(images, classifier.bounds)
-        target = validation.target(labels, images, "labels")
+        labels = validation.target(labels, images, "labels")
+        attack = self._for_call(images, eps, target, state)
         with classifier.frozen():
-            clean, target = classifier.prepare_input(images), target.clone()
+            clean, labels = classifier.prepare_input(images), labels.clone()
             seeds = noise.seeds(seed, clean).clone()
-            classifier.check_target(target, clean, "labels")
+            classifier.check_target(labels, clean, "labels")
+            if target is not None:
+                classifier.check_target(attack.targeted, clean, "target")  # type: ignore[attr-defined]
             if self.depends_on_model and not classifier.checked:
-                warn_once(classifier, clean, target)
-            info = self.perturb(classifier, clean, target, seeds)
+                warn_once(classifier, clean, labels)
+            info = attack.count_passes(classifier, clean, labels, seeds)
             result = info.images.detach().to(images.dtype).clamp(*classifier.bounds)
-        if result.aminmax().min.isnan():  # all other values were clamped
-            raise validation.not_finite("gradients or scores", self)
-        return replace(info, images=result) if return_info else result
+            if result.aminmax().min.isnan():  # all other values were clamped
+                raise validation.not_finite("gradients or scores", self)
+            if not return_info:
+                return result
+            info = replace(info, images=result)
+            return info if return_info == "search" else attack._judge(classifier, info, clean, labels)
+
+    def _for_call(
+        self, images: Tensor, eps: float | Tensor | None, target: Labels | None, state: AttackState | None
+    ) -> Any:
+        """Return a copy of the settings in which arguments of one call replace settings; a (B, 1, 1, 1) radius."""
+        given: dict[str, Any] = {}
+        if eps is not None:
+            if not isinstance(getattr(self, "eps", None), (int, float)):
+                raise validation.fail("eps", f"None for {type(self).__name__}, which has no radius", repr(eps)[:80])
+            radii = torch.as_tensor(eps, dtype=at_least_single(images[:1]).dtype, device=images.device).detach()
+            if radii.shape not in ((), (len(images),)) or not bool((radii.isfinite() & (radii >= 0)).all()):
+                got = f"shape {tuple(radii.shape)} in [{radii.min():g}, {radii.max():g}]" if radii.numel() else "none"
+                raise validation.fail("eps", f"finite radii of at least 0, one or ({len(images)},)", got)
+            if getattr(self, "norm", "linf") == "linf" and bool((radii > 1).any()):
+                raise validation.fail("eps", "radii in [0, 1], as pixels are", f"{radii.max():g}; divide by 255")
+            given["eps"] = radii.expand(len(images)).reshape(-1, 1, 1, 1)
+        if target is not None:
+            if not hasattr(self, "targeted") or isinstance(self.targeted, bool):
+                raise validation.fail("target", f"None for {type(self).__name__}, which takes no target", repr(target))
+            given["targeted"] = validation.target(target, images, "target")
+        if state is not None:
+            if not self.in_parts:
+                raise validation.fail("state", f"None for {type(self).__name__}, which is of one part", "one")
+            given["_state"] = state
+        if not given:
+            return self
+        attack = copy.copy(self)
+        for name, value in given.items():
+            object.__setattr__(attack, name, value)
+        return attack
+
+    def count_passes(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
+        """Return what `perturb` does, with passes and seconds; the classifier is frozen."""
+        start, forward, gradient = time.perf_counter(), classifier.forwards, classifier.backwards
+        info = self.perturb(classifier, images, labels, seeds)
+        counts = {"forwards": classifier.forwards - forward}
+        counts["backwards"] = classifier.backwards - gradient
+        missing = {name: n / len(images) for name, n in counts.items() if getattr(info, name) is None}
+        info = replace(info, **{name: images.new_full((len(images),), mean) for name, mean in missing.items()})
+        assert info.forwards is not None
+        assert info.backwards is not None
+        share = info.forwards + info.backwards
+        share = share / share.sum() if counts["forwards"] else torch.full_like(share, 1 / len(images))
+        return replace(info, seconds=share * (time.perf_counter() - start))
+
+    def _judge(self, classifier: Classifier, info: Perturbed, clean: Tensor, labels: Tensor) -> Perturbed:
+        """Return the results with success and distance."""
+        success = classifier.logits(at_least_single(info.images)).argmax(1) != labels
+        norm: Norm = getattr(self, "norm", None) or "l2"
+        return replace(info, success=success, distance=lengths(info.images.to(clean.dtype) - clean, norm), norm=norm)
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether the attack runs in parts, after which an `AttackState` can resume it."""
+        return False
 
     @property
     def depends_on_model(self) -> bool:

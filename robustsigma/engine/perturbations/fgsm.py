@@ -10,18 +10,22 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations.ball import Ball, Norm
+from robustsigma.engine.perturbations.ball import Ball
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
+from robustsigma.engine.perturbations.losses import mean_gradient
+from robustsigma.engine.perturbations.projections import Norm
 
 Label = Literal["true", "predicted"]
 
 
-def one_step_gradient(classifier: Classifier, point: Tensor, labels: Tensor, label: Label) -> Tensor:
-    """Return the gradient of the loss of the true or the predicted label at `point`; one forward and one backward."""
-    if label == "true":
-        return classifier.loss_gradient(point, labels)[1]
-    # The prediction of the same pass: hiding the label costs nothing.
-    return classifier.gradient_of(lambda z, _: F.cross_entropy(z, z.argmax(1), reduction="sum"), point, labels)[1]
+def one_step_gradient(classifier: Classifier, point: Tensor, labels: Tensor, label: Label, eot: int = 1) -> Tensor:
+    """Return the gradient of the loss of the true or the predicted label at `point`; `eot` passes of each kind."""
+
+    def loss(logits: Tensor, at: Tensor) -> Tensor:
+        # The prediction of the same pass: hiding the label costs nothing.
+        return F.cross_entropy(logits, at if label == "true" else logits.argmax(1), reduction="none")
+
+    return mean_gradient(classifier, loss, point, labels, eot)[1]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class FGSM(Perturbation):
         label: label whose loss is raised, "true" or "predicted". A network trained on one-step attacks of the true
             label can read the label from the attack (label leaking: Kurakin et al., 2017, section 4.3). "predicted",
             the class predicted at the point where the gradient is taken, hides it.
+        eot: number of passes whose gradients are averaged, for networks with random outputs.
 
     Example:
         >>> adversarial = FGSM(8 / 255)(classifier, images, labels, seed=0)
@@ -43,18 +48,20 @@ class FGSM(Perturbation):
     eps: float = 8 / 255
     random_start: bool = False
     label: Label = "true"
+    eot: int = 1
     norm: ClassVar[Norm] = "linf"
 
     def __post_init__(self) -> None:
         validation.number("eps", self.eps, 0, 1)
         validation.choice("label", self.label, get_args(Label))
+        validation.integer("eot", self.eot, 1)
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images; one forward and one backward pass."""
         ball = Ball(images, self.eps, self.norm, classifier.bounds)
         point = ball.start(seeds) if self.random_start else images
         step = 1.25 * self.eps if self.random_start else self.eps
-        gradient = one_step_gradient(classifier, point, labels, self.label)
+        gradient = one_step_gradient(classifier, point, labels, self.label, self.eot)
         return Perturbed.plain(ball.project(point + ball.step(gradient, step)))
 
 
@@ -69,6 +76,7 @@ class NFGSM(Perturbation):
         eps: step in pixel units of [0, 1]; the radius of the desired robustness.
         k: half width of the noise in units of eps.
         label: label whose loss is raised, "true" or "predicted"; see `FGSM`.
+        eot: number of passes whose gradients are averaged, for networks with random outputs.
 
     Example:
         >>> hard = NFGSM(8 / 255)(classifier, images, labels, seed=0)
@@ -77,15 +85,17 @@ class NFGSM(Perturbation):
     eps: float = 8 / 255
     k: float = 2.0
     label: Label = "true"
+    eot: int = 1
 
     def __post_init__(self) -> None:
         validation.number("eps", self.eps, 0, 1)
         validation.number("k", self.k, 0)
         validation.choice("label", self.label, get_args(Label))
+        validation.integer("eot", self.eot, 1)
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return perturbed images; one forward and one backward pass."""
         noisy = Ball(images, self.k * self.eps, "linf", classifier.bounds)
         point = noisy.start(seeds)
-        gradient = one_step_gradient(classifier, point, labels, self.label)
+        gradient = one_step_gradient(classifier, point, labels, self.label, self.eot)
         return Perturbed.plain((point + noisy.step(gradient, self.eps)).clamp(*classifier.bounds))

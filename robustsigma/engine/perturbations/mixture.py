@@ -62,7 +62,7 @@ class Mixture(Perturbation):
         result = Perturbed.plain(images)
         for part, (rows, keys) in zip(self.parts, self.assigned(seeds), strict=True):
             if len(rows):
-                result = result.put(rows, part.perturbation.perturb(classifier, images[rows], labels[rows], keys))
+                result = result.put(rows, part.perturbation.count_passes(classifier, images[rows], labels[rows], keys))
         return result
 
     def assigned(self, seeds: Tensor, draws: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:

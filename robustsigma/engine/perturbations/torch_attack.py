@@ -15,8 +15,8 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import key_of, temporary_seed
 from robustsigma.engine.perturbations import torchattacks_adapter
-from robustsigma.engine.perturbations.ball import NORMS, Norm
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
+from robustsigma.engine.perturbations.projections import Norm
 
 
 @dataclass(frozen=True, init=False)
@@ -72,7 +72,7 @@ class TorchAttack(Perturbation):
         if twice := given.keys() & keywords.keys():
             raise validation.fail("arguments", "each to be given once", ", ".join(sorted(twice)))
         if norm is not None:
-            validation.choice("norm", norm, (*NORMS, *torchattacks_adapter.SPELLINGS))
+            validation.choice("norm", norm, (*torchattacks_adapter.SPELLINGS.values(), *torchattacks_adapter.SPELLINGS))
             norm = torchattacks_adapter.SPELLINGS.get(norm, norm)
         if eps is not None:
             validation.number("eps", eps, 0)
@@ -93,6 +93,8 @@ class TorchAttack(Perturbation):
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images; the number of passes depends on the attack."""
+        if isinstance(self.eps, Tensor):
+            raise validation.fail("eps", "the setting of TorchAttack alone", "an argument of the call")
         if self.bound is not None and self.bound[0] == "linf" and self.bound[1] > 1:
             raise validation.fail("eps", "a radius in [0, 1], as pixels are", f"{self.bound[1]:g}; divide by 255")
         classes = classifier.logits(images[:1]).shape[1]

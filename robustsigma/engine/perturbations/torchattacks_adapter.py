@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations.ball import Norm
+from robustsigma.engine.perturbations.projections import Norm
 from robustsigma.engine.precision import at_least_single
 
 SPELLINGS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}  # theirs and ours
@@ -60,7 +60,13 @@ class Victim(nn.Module):
             logits: Tensor = classifier(_Contiguous.apply(images))
         except torch.OutOfMemoryError:
             return None
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: _count(classifier, len(gradient)))
         return logits
+
+
+def _count(classifier: Classifier, images: int) -> None:
+    classifier.backwards += images
 
 
 class _Contiguous(torch.autograd.Function):

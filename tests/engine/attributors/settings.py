@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import cases
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from vit import TinyViT
 
 import robustsigma.engine.attributors as public
-from robustsigma import Attributor
+from robustsigma import SIG, Attributor, BlurIG, GuidedIntegratedGradients, InputXGradient, IntegratedGradients
 
 Shape = tuple[int, int, int]
 DEFAULT_SHAPE: Shape = (CHANNELS, SIZE, SIZE)
@@ -66,6 +67,23 @@ def references(shape: Shape, count: int = 3) -> Tensor:
     return cases.images(count, channels=shape[0], size=size, seed=50)[:, :, : shape[1], : shape[2]].contiguous()
 
 
+def saliency(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+    """Return |dF/dx|, as code that knows nothing of attributors does."""
+    images.requires_grad_(True)
+    score = model(images).gather(1, target[:, None]).sum()
+    return torch.autograd.grad(score, images)[0].abs()
+
+
+def noisy_saliency(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+    """Return the same with random numbers, as one map for each image."""
+    maps = saliency(model, images, target)
+    return (maps * torch.rand(maps.shape, dtype=maps.dtype)).sum(1)
+
+
+def _window(shape: Shape) -> Shape:
+    return shape[0], min(2, shape[1]), min(2, shape[2])
+
+
 _LINE = Traits(gap=0.02, finer={"steps": 32}, linear_gap=1e-5, line=True)
 _WALK: dict[str, Any] = {"alpha": 0.5, "beta": 0.3, "epsilon": 0.2, "objective": "log_prob", "max_steps": 4}
 
@@ -77,8 +95,21 @@ _TABLE: dict[str, Entry] = {
         ),
         Traits(gap=0.4, finer={"step_size": 0.002, "steps": 150}, linear_gap=0.1, draws=(0,)),
     ),
+    "AttentionAttribution": Entry(({}, {"score": "log_prob"}), Traits(dummy=False, network="transformer")),
     "AttentionRollout": Entry(
         ({}, {"head_fusion": "max", "discard": 0.3}), Traits(dummy=False, targeted=False, network="transformer")
+    ),
+    "CaptumMethod": Entry(
+        (
+            {"n_steps": 6},
+            lambda shape: {"name": "Occlusion", "sliding_window_shapes": _window(shape), "strides": _window(shape)},
+            lambda shape: {"name": "GradientShap", "n_samples": 1, "baselines": references(shape)},
+        ),
+        Traits(draws=(2,)),
+    ),
+    "BlurIG": Entry(
+        ({"steps": 8, "max_sigma": 2.0}, {"steps": 6, "max_sigma": 1.0}),
+        Traits(gap=0.1, finer={"steps": 32}, linear_gap=1e-5),
     ),
     "CrediblePath": Entry(
         (
@@ -92,7 +123,10 @@ _TABLE: dict[str, Entry] = {
         ({"draws": 6}, lambda shape: {"draws": 4, "references": references(shape), "stratified": False}),
         Traits(draws=True, shared_passes=True),
     ),
-    "Gradient": Entry(({}, {"times_input": True, "score": "log_prob"})),
+    "FunctionMethod": Entry(
+        ({"function": saliency}, {"function": noisy_saliency, "stochastic": True}), Traits(draws=(1,))
+    ),
+    "Gradient": Entry(({},)),
     "GuidedIntegratedGradients": Entry(
         ({"steps": 8, "score": "logit"}, {"steps": 4, "fraction": 0.5, "max_dist": 1.0, "score": "logit"}),
         Traits(gap=0.5, finer={"steps": 64}, linear_gap=1e-5, line=True),
@@ -104,6 +138,15 @@ _TABLE: dict[str, Entry] = {
             {"steps": 4, "follow": "changes", "place": "left"},
         ),
         Traits(line=True),
+    ),
+    "IDGI": Entry(
+        (
+            {"attributor": IntegratedGradients(steps=6)},
+            {"attributor": GuidedIntegratedGradients(steps=4, score="logit")},
+            {"attributor": BlurIG(steps=4, max_sigma=2.0, score="log_prob")},
+            {"attributor": SIG(steps=4, baseline=("black", "white"))},
+        ),
+        Traits(gap=1e-5, linear_gap=1e-5),
     ),
     "IG2": Entry(
         (
@@ -118,14 +161,27 @@ _TABLE: dict[str, Entry] = {
             shared_passes=True,
         ),
     ),
+    "InputXGradient": Entry(({}, {"score": "log_prob"})),
     "IntegratedGradients": Entry(({"steps": 8}, {"steps": 6, "rule": "midpoint"}), _LINE),
+    "LeGrad": Entry(({}, {"score": "log_prob"}), Traits(dummy=False, network="transformer")),
     "LeftIntegratedGradients": Entry(
         ({"steps": 8}, {"steps": 6, "fraction": 0.55}), Traits(gap=0.4, finer={"steps": 64}, linear_gap=1e-5, line=True)
     ),
     "RandomAttribution": Entry(({},), Traits(draws=True, dummy=False, targeted=False)),
+    "SIG": Entry(
+        ({"steps": 6, "score": "logit"}, {"steps": 8, "overlap": 0.9, "score": "logit"}),
+        Traits(gap=0.3, finer={"steps": 64}, linear_gap=1e-5, line=True),
+    ),
     "Sigma": Entry(
         ({**_WALK, "paths": 2}, {**_WALK, "paths": 1, "noise": "perlin", "noise_scale": 3, "range_mode": "clip"}),
         Traits(gap=1e-5, linear_gap=1e-5, draws=True),
+    ),
+    "SmoothGrad": Entry(
+        (
+            {"attributor": InputXGradient(), "samples": 3},
+            {"attributor": IntegratedGradients(steps=2, baseline="gaussian"), "samples": 4, "std": 0.3},
+        ),
+        Traits(draws=True),
     ),
 }
 
@@ -141,7 +197,8 @@ def traits_of(attributor: Attributor) -> Traits:
 
 def every_kind() -> list[type[Attributor]]:
     """Return the concrete methods of the public list."""
-    found = (getattr(public, name) for name in public.__all__)
+    names = (name for name in public.__all__ if name != "CaptumMethod" or find_spec("captum"))
+    found = (getattr(public, name) for name in names)
     return [
         kind for kind in found if isinstance(kind, type) and issubclass(kind, Attributor) and kind is not Attributor
     ]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vit import TinyViT, torchvision_vit
 
 from robustsigma import AttentionRollout, Classifier
-from robustsigma.engine.attributors.attention_rollout import watched, weights
+from robustsigma.engine.attributors.attention_hooks import watched
 
 
 def softmax_of(tokens, weight, bias, heads):
@@ -77,7 +77,7 @@ def test_weights_are_softmax_of_queries_and_keys(make):
     expected, found = by_hand(net, x, blocks), []
     for context in (torch.no_grad, torch.inference_mode, torch.enable_grad):  # fused kernels and plain ones
         found.clear()
-        with context(), watched(net, lambda q, k: found.append(weights(q, k))):
+        with context(), watched(net, lambda seen: found.append(seen.weights())):
             net(x)
         assert len(found) == len(expected)
         for ours, theirs in zip(found, expected, strict=True):
@@ -87,7 +87,7 @@ def test_weights_are_softmax_of_queries_and_keys(make):
 def test_weights_equal_those_that_torch_returns():
     net, blocks = _torchvision()
     found = []
-    with torch.no_grad(), watched(net, lambda q, k: found.append(weights(q, k))), inputs_of([blocks[1][0]]) as seen:
+    with torch.no_grad(), watched(net, lambda seen: found.append(seen.weights())), inputs_of([blocks[1][0]]) as seen:
         net(cases.images(2, dtype=torch.float64))
     _, theirs = blocks[1][0](seen[0], seen[0], seen[0], need_weights=True, average_attn_weights=False)
     torch.testing.assert_close(found[1], theirs.detach(), rtol=1e-12, atol=1e-14)
@@ -101,7 +101,7 @@ def test_both_layouts_and_torchs_own_encoder(batch_first):
     cases._fill(layer, 8)
     tokens = cases.images(2, channels=1, size=8, dtype=torch.float64)[:, 0]  # (2, 8, 8): not (N, N), so 2 != 8 tells
     found = []
-    with torch.no_grad(), watched(layer, lambda q, k: found.append(weights(q, k))):
+    with torch.no_grad(), watched(layer, lambda seen: found.append(seen.weights())):
         layer(tokens if batch_first else tokens.transpose(0, 1))
     block = layer.self_attn
     expected = softmax_of(tokens, block.in_proj_weight, block.in_proj_bias, 2).detach()
@@ -111,7 +111,7 @@ def test_both_layouts_and_torchs_own_encoder(batch_first):
 def test_norms_of_queries_and_keys_are_applied():
     net = TinyViT(qk_norm=True).double().eval()
     found, block = [], net.blocks[0].attn
-    with torch.no_grad(), watched(net, lambda q, k: found.append(weights(q, k))), inputs_of([block]) as seen:
+    with torch.no_grad(), watched(net, lambda seen: found.append(seen.weights())), inputs_of([block]) as seen:
         net(cases.images(2, dtype=torch.float64))
     q, k, _ = block.qkv(seen[0]).reshape(2, 17, 3, 2, 4).permute(2, 0, 3, 1, 4)
     expected = (block.q_norm(q) @ block.k_norm(k).transpose(2, 3) / 2).softmax(3)
@@ -157,7 +157,7 @@ def test_registers_are_left_out_and_the_grid_follows_the_image():
     x = cases.images(2, size=16)[:, :, :8]
     result = AttentionRollout()(Classifier(net), x)
     found = []
-    with torch.no_grad(), watched(net, lambda q, k: found.append(weights(q, k).double())):
+    with torch.no_grad(), watched(net, lambda seen: found.append(seen.weights().double())):
         net.eval()(x)
     grid = rolled(found)[:, 2:].reshape(2, 1, 4, 8)
     expected = F.interpolate(grid, (8, 16), mode="bilinear", align_corners=False)[:, 0]
@@ -203,7 +203,7 @@ def test_a_device_out_of_memory_gets_half_the_images():
 def test_many_weights_are_split(monkeypatch):
     clf, x = Classifier(TinyViT()), cases.images(5)
     whole = AttentionRollout()(clf, x).values
-    monkeypatch.setattr("robustsigma.engine.attributors.attention_rollout._MOST_WEIGHTS", 2 * 17 * 17)
+    monkeypatch.setattr("robustsigma.engine.attributors.attention._MOST_WEIGHTS", 2 * 17 * 17)
     torch.testing.assert_close(AttentionRollout()(clf, x).values, whole)
 
 
@@ -212,7 +212,7 @@ def test_hooks_leave_outputs_alone_and_go_away_on_errors():
     x, before = cases.images(), cases.state_of(net)
     with torch.no_grad():
         plain = net(x)
-        with watched(net, lambda q, k: None):
+        with watched(net, lambda seen: None):
             assert torch.equal(net(x), plain)
     with pytest.raises(RuntimeError, match="midway"):
         AttentionRollout()(Classifier(cases.Raising(net, after=1)), x)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cases
-import judged
+import metric_cases
 import pytest
 import torch
 from jsonargparse import ArgumentParser
@@ -23,11 +23,13 @@ from robustsigma.engine.metrics.published import CumulativeMonotonicity, Salienc
 
 METRICS = [
     pytest.param(metric, id=f"{kind.__name__}{place}")
-    for kind in judged.every_kind()
-    for place, metric in enumerate(judged.CHEAP.get(kind, ()))
+    for kind in metric_cases.every_kind()
+    for place, metric in enumerate(metric_cases.CHEAP.get(kind, ()))
 ]
 every = pytest.mark.parametrize("metric", METRICS)
-of_maps = pytest.mark.parametrize("metric", [m for m in METRICS if not isinstance(m.values[0], judged.OF_RESULTS)])
+of_maps = pytest.mark.parametrize(
+    "metric", [m for m in METRICS if not isinstance(m.values[0], metric_cases.OF_RESULTS)]
+)
 CONTEXTS = {
     "no_grad": torch.no_grad,
     "inference": torch.inference_mode,
@@ -52,7 +54,7 @@ def same(got: MetricResult, expected: MetricResult, **tolerance: float) -> None:
 
 
 def test_every_concrete_metric_is_public_and_has_cheap_settings():
-    assert cases.concrete(AttributionMetric) == set(judged.every_kind()) == set(judged.CHEAP)
+    assert cases.concrete(AttributionMetric) == set(metric_cases.every_kind()) == set(metric_cases.CHEAP)
 
 
 @every
@@ -73,7 +75,7 @@ def test_is_a_frozen_dataclass_that_survives_pickle_repr_and_yaml(metric, tmp_pa
 
 @every
 def test_gives_what_it_declares(metric):
-    subject = judged.subject()
+    subject = metric_cases.subject()
     found = metric(subject, explained(subject))
     assert set(found.values) == {quantity.name for quantity in metric.quantities}
     for quantity in metric.quantities:
@@ -92,12 +94,12 @@ def test_gives_what_it_declares(metric):
 
 @every
 def test_the_same_seed_gives_the_same_bits_and_a_batch_equals_singles(metric):
-    subject = judged.subject(dtype=torch.float64)
+    subject = metric_cases.subject(dtype=torch.float64)
     result = explained(subject)
     whole = metric(subject, result)
-    same(metric(judged.subject(dtype=torch.float64), result), whole)
+    same(metric(metric_cases.subject(dtype=torch.float64), result), whole)
     for row in range(4):
-        images, labels, masks = (part[row : row + 1] for part in judged.scene(4, dtype=torch.float64))
+        images, labels, masks = (part[row : row + 1] for part in metric_cases.scene(4, dtype=torch.float64))
         single = MetricContext(subject.classifier, images, labels, masks=masks, seed=subject.seeds[row : row + 1])
         alone = metric(single, explained(single))
         for name, value in whole.values.items():
@@ -106,17 +108,17 @@ def test_the_same_seed_gives_the_same_bits_and_a_batch_equals_singles(metric):
 
 @every
 def test_chunks_do_not_matter(metric):
-    whole = judged.subject(dtype=torch.float64)
-    parts = judged.subject(dtype=torch.float64, chunk_size=3)
+    whole = metric_cases.subject(dtype=torch.float64)
+    parts = metric_cases.subject(dtype=torch.float64, chunk_size=3)
     result = explained(whole)
     same(metric(parts, result), metric(whole, result), rtol=1e-7, atol=1e-9)
 
 
 @every
 def test_any_context(metric):
-    expected = metric(judged.subject(), explained(judged.subject()))
-    images, labels, masks = judged.scene(4)
-    classifier, seeds = cases.Classifier(judged.Colors()), torch.arange(4) + 100
+    expected = metric(metric_cases.subject(), explained(metric_cases.subject()))
+    images, labels, masks = metric_cases.scene(4)
+    classifier, seeds = cases.Classifier(metric_cases.Colors()), torch.arange(4) + 100
     for context in CONTEXTS.values():
         with context():
             subject = MetricContext(classifier, images, labels, masks=masks, seed=seeds)
@@ -158,7 +160,7 @@ def test_leaves_everything_as_it_was_when_the_network_raises(metric):
 
 @of_maps
 def test_takes_plain_maps(metric):
-    subject = judged.subject()
+    subject = metric_cases.subject()
     values = explained(subject).values
     whole = metric(subject, values)
     same(metric(subject, explained(subject)), whole)
@@ -170,7 +172,7 @@ def test_takes_plain_maps(metric):
 
 @every
 def test_bad_attributions(metric):
-    subject = judged.subject()
+    subject = metric_cases.subject()
     good = explained(subject)
     for bad in (good.values[:3], good.values[..., :5], good.values[0], good.values.long(), None, "map"):
         with pytest.raises(ValueError, match=r"^attribution: expected"):
@@ -184,7 +186,7 @@ def test_bad_attributions(metric):
         bare = MetricContext(subject.classifier, subject.images, subject.target)
         with pytest.raises(ValueError, match=r"^masks: expected the context's masks"):
             metric(bare, good)
-    if isinstance(metric, judged.OF_RESULTS):
+    if isinstance(metric, metric_cases.OF_RESULTS):
         with pytest.raises(ValueError, match="an Attribution, for"):
             metric(subject, good.values)
 
@@ -258,7 +260,7 @@ def _signed(metric: AttributionMetric, subject: MetricContext, attribution) -> d
 
 @pytest.fixture(scope="module")
 def many() -> MetricContext:
-    return judged.subject(60)
+    return metric_cases.subject(60)
 
 
 @of_maps
@@ -295,11 +297,13 @@ def test_a_perfect_map_beats_a_random_one_and_a_constant_one_is_never_rewarded(m
 
 
 def test_a_subject_computes_what_attributions_share_once():
-    counter = cases.PassCounter(judged.Colors())
-    images, labels, masks = judged.scene(3)
+    counter = cases.PassCounter(metric_cases.Colors())
+    images, labels, masks = metric_cases.scene(3)
     subject = MetricContext(cases.Classifier(counter), images, labels, masks=masks)
     for metric in (
-        judged.CHEAP[kind][0] for kind in judged.every_kind() if kind.__name__ in ("SensitivityN", "Infidelity")
+        metric_cases.CHEAP[kind][0]
+        for kind in metric_cases.every_kind()
+        if kind.__name__ in ("SensitivityN", "Infidelity")
     ):
         counter.reset()
         metric(subject, masks.float())
@@ -309,9 +313,9 @@ def test_a_subject_computes_what_attributions_share_once():
 
 
 def test_gradient_has_no_completeness_and_one_path():
-    subject = judged.subject()
+    subject = metric_cases.subject()
     result = Gradient()(subject.classifier, subject.images, subject.target)
-    for kind in judged.OF_RESULTS:
-        found = judged.CHEAP[kind][0](subject, result)
+    for kind in metric_cases.OF_RESULTS:
+        found = metric_cases.CHEAP[kind][0](subject, result)
         skipped = {name for name in found.values if (found.skipped(name) != 0).all()}
         assert skipped == (set(found.values) if kind.__name__ != "Cost" else set())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import cases
-import judged
+import metric_cases
 import numpy as np
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_on_a_linear_network_the_curves_are_sums():
 
 
 def test_normalized_curves_go_from_0_to_1_and_are_skipped_where_they_cannot():
-    subject = judged.subject(6)
+    subject = metric_cases.subject(6)
     found = InsertionDeletion(normalized=True)(subject, subject.masks)
     for name, first, last in (("insertion", 0.0, 1.0), ("deletion", 1.0, 0.0)):
         curve = found.curves[name].y[found.skipped(name) == 0]
@@ -91,8 +91,8 @@ def test_normalized_curves_go_from_0_to_1_and_are_skipped_where_they_cannot():
 
 
 def test_passes_are_those_of_the_formula():
-    counter = cases.PassCounter(judged.Colors())
-    images, labels, masks = judged.scene(3)
+    counter = cases.PassCounter(metric_cases.Colors())
+    images, labels, masks = metric_cases.scene(3)
     subject = MetricContext(Classifier(counter), images, labels)
     counter.reset()
     InsertionDeletion(step=10)(subject, masks.float())
@@ -102,7 +102,7 @@ def test_passes_are_those_of_the_formula():
 
 def test_a_step_that_does_not_divide_the_image_ends_with_the_whole_of_it():
     """The area is that under the curve as it is drawn, whose last piece is shorter than the others."""
-    subject = judged.subject(2)
+    subject = metric_cases.subject(2)
     found = InsertionDeletion(step=100)(subject, subject.masks)
     for name in ("insertion", "deletion"):
         y = found.curves[name].y

@@ -120,6 +120,6 @@ def test_bad_arguments(name, value):
 def test_the_best_threshold_takes_equal_pixels_together(seed):
     """Of eight equally high pixels four are the object: no threshold tells them apart, whatever their drawn order."""
     mask = padded([[1.0] * 4 + [0.0] * 4])
-    judged = MetricContext(cases.classifier(), cases.images(1), masks=mask, seed=seed)
-    assert Localization()(judged, padded([[1.0] * 8])).values["iou_best"].item() == 0.5
-    assert Localization()(judged, padded([[1.0] * 8, [0.4, 0.3, 0.2, 0.1] * 2])).values["iou_best"].item() == 0.5
+    context = MetricContext(cases.classifier(), cases.images(1), masks=mask, seed=seed)
+    assert Localization()(context, padded([[1.0] * 8])).values["iou_best"].item() == 0.5
+    assert Localization()(context, padded([[1.0] * 8, [0.4, 0.3, 0.2, 0.1] * 2])).values["iou_best"].item() == 0.5

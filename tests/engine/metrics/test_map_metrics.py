@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import cases
-import judged
+import metric_cases
 import numpy as np
 import pytest
 import torch
@@ -68,8 +68,8 @@ def test_relevance_accuracy_is_quantus():
 
 
 def test_random_maps_have_the_objects_share():
-    scene = judged.subject(200)
-    maps = torch.rand(200, judged.SIDE, judged.SIDE, generator=cases.generator(2))
+    scene = metric_cases.subject(200)
+    maps = torch.rand(200, metric_cases.SIDE, metric_cases.SIDE, generator=cases.generator(2))
     for name, values in RelevanceAccuracy()(scene, maps).values.items():
         assert values.mean().item() == pytest.approx(25 / 256, abs=0.01), name
 

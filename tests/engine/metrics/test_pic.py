@@ -149,8 +149,8 @@ def subject(
     return MetricContext(net, images, target, seed=seed)
 
 
-def random_maps(judged: MetricContext, seed: int = 5) -> Tensor:
-    count, _, height, width = judged.images.shape
+def random_maps(context: MetricContext, seed: int = 5) -> Tensor:
+    count, _, height, width = context.images.shape
     return torch.rand(count, height, width, generator=cases.generator(seed), dtype=torch.float64)
 
 
@@ -165,9 +165,9 @@ def same(first: MetricResult, second: MetricResult, tolerance: float = 0.0) -> N
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_object_beats_a_random_map(channels, dtype):
-    judged = subject(4, channels=channels, dtype=dtype, seed=cases.seeds())
-    best = PerformanceInformation()(judged, object_mask().expand(4, -1, -1).contiguous())
-    chance = PerformanceInformation()(judged, random_maps(judged))
+    context = subject(4, channels=channels, dtype=dtype, seed=cases.seeds())
+    best = PerformanceInformation()(context, object_mask().expand(4, -1, -1).contiguous())
+    chance = PerformanceInformation()(context, random_maps(context))
     for name in ("sic", "aic"):
         assert (best.skips[name] == Skip.NO).all()
         assert (best.values[name] > chance.values[name] + 0.05).all()
@@ -175,7 +175,7 @@ def test_the_object_beats_a_random_map(channels, dtype):
 
 
 def test_curves_are_what_the_values_are_the_area_of():
-    found = PerformanceInformation()(judged := subject(), random_maps(judged))
+    found = PerformanceInformation()(context := subject(), random_maps(context))
     for name in ("sic", "aic"):
         curve = found.curves[name]
         assert curve.y.shape == (2, 1001)
@@ -191,30 +191,30 @@ def test_curves_are_what_the_values_are_the_area_of():
 
 @pytest.mark.parametrize("tie_break", ["random", "index"])
 def test_reveals_what_the_reference_does_where_no_pixels_are_equal(tie_break):
-    heatmaps = random_maps(judged := subject())
+    heatmaps = random_maps(context := subject())
     expected = PerformanceInformation(tie_break="reference")
     metric = PerformanceInformation(tie_break=tie_break)
-    assert (metric._masks(judged, heatmaps) == expected._masks(judged, heatmaps)).all()
-    same(metric(judged, heatmaps), expected(judged, heatmaps))
+    assert (metric._masks(context, heatmaps) == expected._masks(context, heatmaps)).all()
+    same(metric(context, heatmaps), expected(context, heatmaps))
 
 
 def test_a_constant_map_is_revealed_no_faster_than_a_random_one():
     constant, metric = torch.zeros(2, 24, 20), PerformanceInformation()
-    revealed = metric._masks(judged := subject(seed=torch.tensor([1, 2])), constant)
-    expected = metric._masks(judged, random_maps(judged))
+    revealed = metric._masks(context := subject(seed=torch.tensor([1, 2])), constant)
+    expected = metric._masks(context, random_maps(context))
     assert (revealed.sum((2, 3)) == expected.sum((2, 3))).all()
     assert (revealed[0] != revealed[1]).any()
-    assert PerformanceInformation(tie_break="reference")._masks(judged, constant).all()  # what this guards against
+    assert PerformanceInformation(tie_break="reference")._masks(context, constant).all()  # what this guards against
 
 
 def test_a_batch_equals_its_images_alone():
-    judged = subject(3, seed=cases.seeds(3))
-    heatmaps = random_maps(judged)
+    context = subject(3, seed=cases.seeds(3))
+    heatmaps = random_maps(context)
     heatmaps[1] = 0  # ties are broken by the image's own seed
-    together = PerformanceInformation()(judged, heatmaps)
+    together = PerformanceInformation()(context, heatmaps)
     for i in range(3):
         alone = MetricContext(
-            judged.classifier, judged.images[i : i + 1], judged.target[i : i + 1], seed=judged.seeds[i : i + 1]
+            context.classifier, context.images[i : i + 1], context.target[i : i + 1], seed=context.seeds[i : i + 1]
         )
         found = PerformanceInformation()(alone, heatmaps[i : i + 1])
         for name in ("sic", "aic"):
@@ -235,32 +235,32 @@ def test_each_image_draws_its_own_start():
 
 def test_what_no_attribution_changes_is_computed_once():
     seen = []
-    judged = subject()
-    judged.classifier.net.register_forward_pre_hook(lambda module, x: seen.append(len(x[0])))
-    heatmaps = random_maps(judged)
-    first = PerformanceInformation()(judged, heatmaps)
+    context = subject()
+    context.classifier.net.register_forward_pre_hook(lambda module, x: seen.append(len(x[0])))
+    heatmaps = random_maps(context)
+    first = PerformanceInformation()(context, heatmaps)
     assert sum(seen) == 2 * (2 + 13)
-    second = PerformanceInformation(monotone=False)(judged, heatmaps)
+    second = PerformanceInformation(monotone=False)(context, heatmaps)
     assert sum(seen) == 2 * (2 + 13 + 13)
     assert (second.values["sic"] <= first.values["sic"]).all()
 
 
 def test_the_network_is_shown_eight_bits():
     seen = []
-    judged = subject()
-    judged.classifier.net.register_forward_pre_hook(lambda module, x: seen.append(x[0].clone()))
-    PerformanceInformation()(judged, random_maps(judged))
+    context = subject()
+    context.classifier.net.register_forward_pre_hook(lambda module, x: seen.append(x[0].clone()))
+    PerformanceInformation()(context, random_maps(context))
     levels = torch.cat(seen) * 255
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
 
 
-def flat(judged: MetricContext) -> MetricContext:
-    return MetricContext(judged.classifier, torch.full_like(judged.images, 0.5), 0)
+def flat(context: MetricContext) -> MetricContext:
+    return MetricContext(context.classifier, torch.full_like(context.images, 0.5), 0)
 
 
-def indifferent(judged: MetricContext) -> MetricContext:
-    judged.classifier.net.weight.data.zero_()
-    return MetricContext(judged.classifier, judged.images, 1)
+def indifferent(context: MetricContext) -> MetricContext:
+    context.classifier.net.weight.data.zero_()
+    return MetricContext(context.classifier, context.images, 1)
 
 
 @pytest.mark.parametrize(
@@ -275,8 +275,8 @@ def indifferent(judged: MetricContext) -> MetricContext:
     ids=["unsure", "other-class", "unsure-first", "flat", "indifferent"],
 )
 def test_skipped_images_say_why_and_are_nan(make, min_confidence, sic, aic):
-    judged = make()
-    found = PerformanceInformation(min_confidence=min_confidence)(judged, random_maps(judged))
+    context = make()
+    found = PerformanceInformation(min_confidence=min_confidence)(context, random_maps(context))
     for name, why in (("sic", sic), ("aic", aic)):
         assert (found.skipped(name) == why).all()
         assert (found.values[name].isnan() == (why != Skip.NO)).all()
@@ -284,19 +284,19 @@ def test_skipped_images_say_why_and_are_nan(make, min_confidence, sic, aic):
 
 
 def test_a_skipped_image_leaves_the_others_alone():
-    images = (judged := subject()).images.clone()
+    images = (context := subject()).images.clone()
     images[0] = 0.5
-    mixed = MetricContext(judged.classifier, images, judged.target, seed=judged.seeds)
-    found, expected = (PerformanceInformation()(s, random_maps(judged)) for s in (mixed, judged))
+    mixed = MetricContext(context.classifier, images, context.target, seed=context.seeds)
+    found, expected = (PerformanceInformation()(s, random_maps(context)) for s in (mixed, context))
     assert found.values["sic"].isnan().tolist() == [True, False]
     torch.testing.assert_close(found.values["sic"][1], expected.values["sic"][1], rtol=0, atol=1e-6)
 
 
 def test_fast_interpolation_gives_nearly_the_same_areas():
-    heatmaps = random_maps(judged := subject(4, seed=cases.seeds()))
-    fast, exact = (PerformanceInformation(interpolation=way)(judged, heatmaps) for way in ("fast", "exact"))
+    heatmaps = random_maps(context := subject(4, seed=cases.seeds()))
+    fast, exact = (PerformanceInformation(interpolation=way)(context, heatmaps) for way in ("fast", "exact"))
     assert (fast.values["sic"] - exact.values["sic"]).abs().max() < 0.03
-    assert len([key for key in judged._shared if key[0] == "pic ends"]) == 2  # each from a start of its own
+    assert len([key for key in context._shared if key[0] == "pic ends"]) == 2  # each from a start of its own
 
 
 def test_aggregate_leaves_skipped_images_out():
@@ -318,7 +318,7 @@ def test_aggregate_leaves_skipped_images_out():
         (lambda: PerformanceInformation(min_confidence=-1), "min_confidence"),
         (lambda: PerformanceInformation(interpolation="cubic"), "interpolation"),
         (lambda: PerformanceInformation(tie_break="last"), "tie_break"),
-        (lambda: PerformanceInformation()(judged := subject(channels=2), random_maps(judged)), "images"),
+        (lambda: PerformanceInformation()(context := subject(channels=2), random_maps(context)), "images"),
         (lambda: aggregate(torch.full((2, 3), torch.nan)), "curves"),
         (lambda: aggregate(torch.zeros(3)), "curves"),
         (lambda: aggregate(torch.zeros(2, 3), "max"), "how"),
@@ -335,17 +335,17 @@ def test_equals_pair(monotone, monkeypatch):
     """PAIR's own package on fresh images, maps and masks, with ties."""
     monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # numpy 2.4 took it away
     pair = pytest.importorskip("saliency.metrics.pic")
-    judged = subject(3, seed=cases.seeds(3))
-    heatmaps = (random_maps(judged) * 40).round()
+    context = subject(3, seed=cases.seeds(3))
+    heatmaps = (random_maps(context) * 40).round()
     metric = PerformanceInformation(
         tie_break="reference", interpolation="exact", monotone=monotone, mask_fraction=0.02, min_confidence=0.5
     )
-    found, ends = metric(judged, heatmaps), metric._ends(judged)
+    found, ends = metric(context, heatmaps), metric._ends(context)
 
     def score(name: str, images: np.ndarray) -> np.ndarray:
         x = torch.tensor(images).permute(0, 3, 1, 2) / 255
-        with judged.classifier.frozen():
-            logits = judged.classifier.logits(x)
+        with context.classifier.frozen():
+            logits = context.classifier.logits(x)
         return (logits.softmax(1)[:, 0] if name == "sic" else (logits.argmax(1) == 0)).double().numpy()
 
     for name in ("sic", "aic"):

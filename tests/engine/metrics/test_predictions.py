@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import cases
-import judged
+import metric_cases
 import numpy as np
 import pytest
 import torch
@@ -81,15 +81,15 @@ def test_sensitivity_n_is_the_definition():
 def test_metrics_of_other_settings_share_nothing_of_a_subject(kind, settings):
     few = {"subsets": 9, "fractions": (0.1, 0.5)} if kind is SensitivityN else {"samples": 9}
     maps = torch.rand(4, 16, 16, generator=cases.generator(GENERATOR), dtype=torch.float64)
-    subject = judged.subject()
+    subject = metric_cases.subject()
     for changed in settings:
         metric = kind(**few | changed)
-        for name, alone in metric(judged.subject(), maps).values.items():
+        for name, alone in metric(metric_cases.subject(), maps).values.items():
             torch.testing.assert_close(metric(subject, maps).values[name], alone, equal_nan=True)
 
 
 def test_what_does_not_vary_has_no_correlation():
-    subject = judged.subject(2)
+    subject = metric_cases.subject(2)
     constant = SensitivityN(subsets=5)(subject, torch.full((2, 16, 16), 0.1))
     flat = MetricContext(cases.classifier(cases.constant()), cases.images(2))
     for found in (constant, SensitivityN(subsets=5)(flat, torch.rand(2, 8, 8, generator=cases.generator(0)))):
@@ -98,7 +98,7 @@ def test_what_does_not_vary_has_no_correlation():
 
 
 def test_a_constant_map_predicts_no_more_than_zeros():
-    subject = judged.subject(3)
+    subject = metric_cases.subject(3)
     constant, zero = (Infidelity(samples=9)(subject, torch.full((3, 16, 16), value)) for value in (2.0, 0.0))
     torch.testing.assert_close(constant.values["infidelity"], zero.values["infidelity"])
 

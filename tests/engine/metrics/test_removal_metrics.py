@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import cases
-import judged
+import metric_cases
 import numpy as np
 import pytest
 import torch
@@ -50,16 +50,16 @@ def test_lerf_and_morf_of_a_linear_network_are_sums():
 
 
 def test_lerf_is_the_insertion_curve_backwards():
-    subject = judged.subject(4, dtype=torch.float64)
-    heat = random_map(4, judged.SIDE)
+    subject = metric_cases.subject(4, dtype=torch.float64)
+    heat = random_map(4, metric_cases.SIDE)
     lerf = LerfMorf(baseline="mean")(subject, heat).values["lerf"]
     torch.testing.assert_close(lerf, InsertionDeletion(insertion="mean")(subject, heat).values["insertion"])
 
 
 def test_metrics_of_the_same_curve_share_its_passes():
-    counter = cases.PassCounter(judged.Colors())
-    images, labels, _ = judged.scene(3)
-    subject, heat = MetricContext(Classifier(counter), images, labels), random_map(3, judged.SIDE)
+    counter = cases.PassCounter(metric_cases.Colors())
+    images, labels, _ = metric_cases.scene(3)
+    subject, heat = MetricContext(Classifier(counter), images, labels), random_map(3, metric_cases.SIDE)
     counter.reset()
     InsertionDeletion()(subject, heat)
     assert counter.forwards == 2 * 3 * 17
@@ -89,8 +89,8 @@ def mas_by_hand(curve: np.ndarray, heat: np.ndarray, step: int, *, insertion: bo
 
 
 def test_mas_is_its_definition():
-    subject = judged.subject(12, dtype=torch.float64)
-    heat = random_map(12, judged.SIDE) + subject.masks
+    subject = metric_cases.subject(12, dtype=torch.float64)
+    heat = random_map(12, metric_cases.SIDE) + subject.masks
     found = MagnitudeAlignedScore()(subject, heat)
     plain = InsertionDeletion()(subject, heat)
     evaluated = 0
@@ -98,7 +98,7 @@ def test_mas_is_its_definition():
         for row in range(12):
             if found.skipped(f"mas_{name}")[row] == 0:
                 curve = plain.curves[name].y[row].numpy()
-                expected = mas_by_hand(curve, heat[row].numpy(), judged.SIDE, insertion=name == "insertion")
+                expected = mas_by_hand(curve, heat[row].numpy(), metric_cases.SIDE, insertion=name == "insertion")
                 assert found.values[f"mas_{name}"][row].item() == pytest.approx(expected, abs=1e-9)
                 evaluated += 1
     assert evaluated > 12
@@ -126,9 +126,9 @@ def test_mas_is_skipped_where_it_has_no_meaning():
     flat = MetricContext(cases.classifier(cases.constant()), cases.images(2))
     found = MagnitudeAlignedScore()(flat, random_map(2, 8))
     assert all((found.skipped(name) == Skip.NO_GAIN).all() for name in found.values)
-    subject = judged.subject(2)
+    subject = metric_cases.subject(2)
     for value in (0.0, 3.0):
-        found = MagnitudeAlignedScore()(subject, torch.full((2, judged.SIDE, judged.SIDE), value))
+        found = MagnitudeAlignedScore()(subject, torch.full((2, metric_cases.SIDE, metric_cases.SIDE), value))
         assert all((found.skipped(name) == Skip.NO_VARIANCE).all() for name in found.values)
 
 
@@ -177,14 +177,14 @@ def test_monotonicity_is_one_where_attributions_are_effects():
 
 
 def test_monotonicity_of_random_maps_is_zero_on_average():
-    subject = judged.subject(60)
-    values = Monotonicity()(subject, random_map(60, judged.SIDE)).values["monotonicity"]
+    subject = metric_cases.subject(60)
+    values = Monotonicity()(subject, random_map(60, metric_cases.SIDE)).values["monotonicity"]
     assert abs(values.mean().item()) < 3 * values.std().item() / 60**0.5
 
 
 def test_cumulative_monotonicity_is_spearmans_and_rewards_random_maps():
-    subject = judged.subject(20, dtype=torch.float64)
-    heat = random_map(20, judged.SIDE)
+    subject = metric_cases.subject(20, dtype=torch.float64)
+    heat = random_map(20, metric_cases.SIDE)
     found, plain = CumulativeMonotonicity()(subject, heat), InsertionDeletion()(subject, heat)
     for name, sign in (("insertion", 1), ("deletion", -1)):
         curve = plain.curves[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import cases
-import judged
+import metric_cases
 import numpy as np
 import pytest
 import torch
@@ -14,13 +14,9 @@ from robustsigma import Gradient, IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.engine.metrics import (
     CompletenessGap,
     Cost,
-    InsertionDeletion,
-    PerformanceInformation,
-    PerSample,
     RelativeStandardError,
     Skip,
     mean_band,
-    mean_interval,
     randomization,
     shuffle_parameters,
     stability,
@@ -34,7 +30,7 @@ def explained(subject, method):
 
 
 def test_bookkeeping_is_the_results_own():
-    subject = judged.subject()
+    subject = metric_cases.subject()
     result = explained(subject, WALK)
     assert result.stderr is not None
     gap = (result.values.flatten(1).sum(1) - result.drop).abs() / result.drop.abs()
@@ -53,7 +49,7 @@ def test_bookkeeping_is_the_results_own():
 
 
 def test_stability():
-    subject = judged.subject()
+    subject = metric_cases.subject()
     for method, skip in ((Gradient(), Skip.NOT_STOCHASTIC), (IntegratedGradients(), Skip.NOT_STOCHASTIC)):
         found = stability(subject, method, explained(subject, method))
         assert found.values["stability"].isnan().all()
@@ -69,8 +65,8 @@ def test_stability():
 
 def test_a_method_that_ignores_the_network_is_found_out():
     net = cases.mlp(size=16)
-    images, labels, _ = judged.scene(4)
-    subject = judged.MetricContext(cases.classifier(net), images, labels)
+    images, labels, _ = metric_cases.scene(4)
+    subject = metric_cases.MetricContext(cases.classifier(net), images, labels)
     shuffled = shuffle_parameters(subject.classifier, 5)
     same = randomization(subject, shuffled, RandomAttribution(), explained(subject, RandomAttribution()), seed=7)
     torch.testing.assert_close(same.values["randomization"], torch.ones(4, dtype=torch.float64))
@@ -92,27 +88,6 @@ def test_shuffling_moves_entries_within_each_tensor_and_nothing_else():
     assert not torch.equal(dict(shuffled.named_parameters())[weight], dict(other.named_parameters())[weight])
     for name, buffer in classifier.named_buffers():
         assert torch.equal(dict(shuffled.named_buffers())[name], buffer)
-
-
-def test_a_module_keeps_values_and_why_there_are_none():
-    metrics = (InsertionDeletion(step=64), PerformanceInformation(min_confidence=0.999))
-    kept = PerSample.of(metrics)
-    for start in (0, 6):
-        images, labels, _ = judged.scene(12)
-        rows = slice(start, start + 6)
-        subject = judged.MetricContext(
-            judged.subject().classifier, images[rows], labels[rows], seed=torch.arange(12)[rows]
-        )
-        heat = Gradient()(subject.classifier, subject.images, subject.target)
-        kept.add(torch.arange(12)[rows], *(metric(subject, heat) for metric in metrics))
-    found = kept.summaries()
-    assert set(found) == {"insertion", "deletion", "difference", "sic", "aic"}
-    values = kept.compute()["difference"]
-    assert found["difference"].interval == mean_interval(values.numpy())
-    assert found["difference"].skipped == {}
-    unsure = found["sic"].skipped["the network is not sure enough of the image"]
-    assert unsure == int((kept.compute()["skip/sic"] == Skip.LOW_CONFIDENCE).sum()) > 0
-    assert (found["sic"].interval.n if found["sic"].interval else 0) + sum(found["sic"].skipped.values()) == 12
 
 
 def test_bands():

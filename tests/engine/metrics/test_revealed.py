@@ -8,7 +8,6 @@ from scipy.interpolate import griddata
 from scipy.ndimage import gaussian_filter
 
 from robustsigma.engine.metrics import masked_interpolation as module
-from robustsigma.engine.metrics.local_delaunay import search
 from robustsigma.engine.metrics.masked_interpolation import interpolate_masked
 from robustsigma.engine.metrics.pic import information
 
@@ -44,20 +43,16 @@ def test_exact_is_griddata_of_each_channel_to_the_last_bit(size, share):
         np.testing.assert_array_equal(interpolate_masked(image, mask, "exact"), expected)
 
 
-@pytest.mark.parametrize("everywhere", [False, True], ids=["as-chosen", "without-qhull-first"])
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("size", SIZES)
-def test_fast_uses_a_delaunay_triangulation(size, share, everywhere, monkeypatch):
+def test_fast_uses_a_delaunay_triangulation(size, share):
     """Every Delaunay triangulation interpolates y^2 + x^2 to the same values, and no other one to lower ones."""
-    if everywhere:
-        monkeypatch.setattr(module, "_SPARSE", np.inf)
-        monkeypatch.setattr(module, "_COSTLY", 0)
     y, x = np.mgrid[: size[0], : size[1]]
     lifted = (y**2 + x**2)[..., None].astype(float)
     for mask in masks(*size, share):
         hidden = np.argwhere(~mask)
         if len(hidden):
-            found, expected = (f(lifted, mask, hidden) for f in (module._local, module._triangulated))
+            found, expected = (f(lifted, mask, hidden) for f in (module._from_borders, module._triangulated))
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
@@ -70,26 +65,13 @@ def test_fast_keeps_a_plane(share):
         np.testing.assert_array_equal(interpolate_masked(plane, mask, "fast"), plane)
 
 
-def test_most_pixels_need_no_triangulation_of_the_image(monkeypatch):
-    def refuse(*args: object) -> None:
-        raise AssertionError("triangulated")
-
-    monkeypatch.setattr(module, "_triangulated", refuse)
-    for share in (0.5, 0.75):
-        mask = masks(40, 33, share)[0]
-        result = interpolate_masked(noise(40, 33), mask)
-        assert (result[mask] == noise(40, 33)[mask]).all()
-
-
-def test_a_triangle_is_not_found_where_its_circle_leaves_the_window():
-    """A revealed pixel in the image's last row lies in the circle, but one row beyond a window of four."""
-    mask, hidden = np.zeros((12, 24), bool), np.array([[6, 10]])
-    mask[[7, 5, 9], [7, 12, 7]] = True
-    mask[11, 10] = True
-    assert not search(mask, hidden, 4).found.any()
-    found = search(mask, hidden, 8)
-    assert found.found.all()
-    assert 11 * 24 + 10 in found.corners
+def test_pixels_amid_revealed_ones_are_not_triangulated(monkeypatch):
+    counts = []
+    monkeypatch.setattr(module, "_triangulated", lambda image, points, hidden: counts.append(points.sum()) or hidden)
+    mask = np.ones((40, 33), bool)
+    mask[20, 16] = False
+    module._from_borders(noise(40, 33), mask, np.argwhere(~mask))
+    assert counts == [8 + 4]  # the pixel's neighbors and the corners
 
 
 @pytest.mark.parametrize("interpolation", ["fast", "exact"])

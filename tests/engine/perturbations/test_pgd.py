@@ -17,7 +17,7 @@ from robustsigma.engine.perturbations.ball import Ball, unit
 RESTARTED = PGD(0.02, steps=2, restarts=4)
 
 
-def judged(clf, images, y):
+def losses(clf, images, y):
     """Return which images are wrong, and the loss of their label."""
     with clf.frozen():
         logits = clf.logits(images)
@@ -46,7 +46,7 @@ def test_l2_stays_in_the_ball_and_in_bounds(eps, random_start):
     assert moved.max() <= 1
     if eps:
         assert length(moved - x).min() > 0.9 * eps or eps == 2.0
-        assert judged(clf, moved, y)[1].mean() > judged(clf, x, y)[1].mean() + 0.1
+        assert losses(clf, moved, y)[1].mean() > losses(clf, x, y)[1].mean() + 0.1
 
 
 def test_l2_step_on_a_linear_net_in_closed_form():
@@ -91,7 +91,7 @@ def test_restarts_keep_the_worst_result(settings):
     single = dataclasses.replace(attack, restarts=1)
     runs = [single(clf, x, y, seed=seed)]
     runs += [single(clf, x, y, seed=noise.fold(seed, "restart", r)) for r in range(1, attack.restarts)]
-    wrong, loss = zip(*(judged(clf, run, y) for run in runs), strict=True)
+    wrong, loss = zip(*(losses(clf, run, y) for run in runs), strict=True)
     wrong, loss = torch.stack(wrong), torch.stack(loss)
     first = torch.where(wrong.any(0), wrong.int().argmax(0), loss.argmax(0))  # the first that is wrong ends the search
     wanted = torch.stack(runs)[first, torch.arange(count)]
@@ -104,7 +104,7 @@ def test_restarts_keep_the_worst_result(settings):
 def test_more_restarts_are_never_weaker():
     clf, x = cases.classifier(cases.cnn_bn_dropout()), cases.images(256)
     y, seed = predicted(clf, x), cases.seeds(256)
-    results = [judged(clf, PGD(0.05, steps=2, restarts=r)(clf, x, y, seed=seed), y) for r in (1, 2, 8)]
+    results = [losses(clf, PGD(0.05, steps=2, restarts=r)(clf, x, y, seed=seed), y) for r in (1, 2, 8)]
     for (wrong, loss), (more_wrong, more_loss) in pairwise(results):
         assert (more_wrong | ~wrong).all()
         kept = ~more_wrong
@@ -116,7 +116,7 @@ def test_broken_images_are_not_attacked_again():
     counter = cases.PassCounter(cases.cnn_bn_dropout())
     clf, x, seed = cases.classifier(counter), cases.images(64), cases.seeds(64)
     y = predicted(clf, x)
-    single = judged(clf, dataclasses.replace(RESTARTED, restarts=1)(clf, x, y, seed=seed), y)[0]
+    single = losses(clf, dataclasses.replace(RESTARTED, restarts=1)(clf, x, y, seed=seed), y)[0]
     left = int((~single).sum())
     assert 0 < left < 64
     counter.reset()

@@ -1,0 +1,152 @@
+"""The images and masks of a user as a dataset that a benchmark reads by index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from robustsigma.data.dataset_spec import DatasetSpec, Split
+from robustsigma.data.loading import load_masks
+from robustsigma.engine.validation import extent, fail
+from robustsigma.evaluation.given_images import GivenImages
+from robustsigma.lightning.batch_images import BatchField
+from robustsigma.runs.fingerprint import items
+
+Masks = Any  # arrays, a dataset, a function of the index, or the place in an item
+
+
+class GivenSplit(Dataset[tuple[Tensor, int]]):
+    """Images in [0, 1] with their labels, and masks if there are any.
+
+    Args:
+        given: the images.
+        masks: arrays (N, H, W), a dataset of masks, a function of the index, or the place of the mask in an item. None
+            finds the masks of a dataset that has them: by a method `mask(index)`, or as the third part of an item.
+        most: images of data that cannot be asked for an image by its index; they are kept in memory.
+    """
+
+    def __init__(self, given: GivenImages, masks: Masks, most: int) -> None:
+        self.given, self.inner = given, given.origin
+        self._kept = None
+        if given.count is None:
+            given.most = most
+            blocks = list(given.blocks())
+            if not blocks:
+                raise fail("data", "at least one image", "none")
+            self._kept = torch.cat([each.images for each in blocks]), torch.cat([each.labels for each in blocks])
+        reader = self._reader(masks)
+        if reader is not None:
+            self.mask = lambda index: _mask(reader(index), tuple(self[index][0].shape[1:]), index)
+            self.mask(0)
+        if hasattr(self.inner, "correct_labels"):
+            self.correct_labels = self.inner.correct_labels
+
+    def __len__(self) -> int:
+        return len(self._kept[1]) if self._kept is not None else self.given.count or 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        if self._kept is not None:
+            images, labels = (part[torch.tensor(indices)] for part in self._kept)
+        else:
+            images, labels = self.given.load(indices)
+        return list(zip(images.cpu(), labels.tolist(), strict=True))
+
+    def _reader(self, masks: Masks) -> Callable[[int], Any] | None:
+        if masks is None:
+            if hasattr(self.inner, "masks") or hasattr(self.inner, "mask"):
+                found = load_masks(self.inner, [0])
+                return None if found is None else lambda index: load_masks(self.inner, [index])
+            return self._in_item(2) if self._has_third_part() else None
+        if isinstance(masks, (int, str)) and not isinstance(masks, bool):
+            return self._in_item(masks)
+        if hasattr(masks, "__getitem__") and hasattr(masks, "__len__"):
+            if len(masks) != len(self) and not (self._kept and len(masks) > len(self)):
+                raise fail("masks", f"{len(self)}, one for each image", len(masks))
+            return masks.__getitem__
+        if not callable(masks):
+            expected = "arrays (N, H, W), a dataset of masks, a function of the index, or their place in an item"
+            raise fail("masks", expected, repr(masks)[:80])
+        return masks
+
+    def _has_items(self) -> bool:
+        """Return whether items can be asked for by their index: `Dataset` itself has a method that raises."""
+        get = getattr(type(self.given.source), "__getitem__", Dataset.__getitem__)
+        return self._kept is None and get is not Dataset.__getitem__
+
+    def _has_third_part(self) -> bool:
+        if not self._has_items():
+            return False
+        item = self.given.source[0]
+        shaped = isinstance(item, (tuple, list)) and len(item) == 3
+        return shaped and (isinstance(item[2], Image.Image) or getattr(item[2], "ndim", 0) in (2, 3))
+
+    def _in_item(self, place: int | str) -> Callable[[int], Any]:
+        if not self._has_items():
+            raise fail("masks", "arrays or a function of the index, as these data have no items", repr(place))
+        source, collate, field = self.given.source, self.given.collate, BatchField("masks", place)
+        assert collate is not None  # of a dataset with items
+        return lambda index: field.get(collate([source[index]]))
+
+
+def _mask(value: Any, size: tuple[int, ...], index: int) -> Tensor:
+    """Return a mask (H, W) in [0, 1]."""
+    found = torch.as_tensor(np.array(value) if isinstance(value, Image.Image) else value)
+    shape = tuple(found.shape)
+    while found.ndim > 2 and len(found) == 1:
+        found = found[0]
+    if tuple(found.shape) != size:
+        raise fail(f"masks[{index}]", f"shape {size}, that of the image", shape)
+    low, high = extent(found.float())
+    scale = 255 if found.dtype == torch.uint8 and high > 1 else 1
+    if not 0 <= low <= high <= scale:
+        raise fail(f"masks[{index}]", "True and False, values in [0, 1], or uint8", f"[{low:g}, {high:g}]")
+    return found.float() / scale
+
+
+class GivenDataset(DatasetSpec):
+    """A user's images as a dataset of one split.
+
+    Args:
+        split: the images.
+        classes: names of the classes.
+    """
+
+    def __init__(self, split: GivenSplit, classes: tuple[str, ...]) -> None:
+        self.images, self.name, self._classes = split, split.given.name, classes
+        channels, height, width = split[0][0].shape
+        self._shape = channels, height, width
+
+    def __repr__(self) -> str:
+        return "GivenDataset()"  # equal images in another container are the same data
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The given names."""
+        return self._classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the first image."""
+        return self._shape
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The only split."""
+        return ("test",)
+
+    def split(self, split: Split) -> GivenSplit:
+        """Return the images."""
+        return self.images
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies the images and masks, see `robustsigma.runs.fingerprint.items`."""
+        return items(self.images)

@@ -1,0 +1,288 @@
+"""The images of a user, whatever holds them, as blocks of pixels in [0, 1] with class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+)
+
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, adapt_to_model
+from robustsigma.data.loading import subsample
+from robustsigma.engine.precision import at_least_single
+from robustsigma.engine.validation import channels_last, extent, fail, warn
+from robustsigma.evaluation.given_models import GivenModels
+from robustsigma.evaluation.unwrapped_data import as_it_is, class_names, collate, in_any_order, unwrapped
+from robustsigma.lightning.batch_images import BatchField, Place
+from robustsigma.runs import fingerprint
+
+_BATCH = 128
+_ROUNDING = 4e-6
+_SLACK = 0.02  # of un-normalized pixels, which were rounded
+_SPLITS = ("test", "val", "train")
+
+
+class Block(NamedTuple):
+    """Some images: their places in the data (B,), pixels (B, C, H, W) in [0, 1] and class indices (B,)."""
+
+    indices: Tensor
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass
+class GivenImages:
+    """The images of an evaluation.
+
+    Args:
+        source: batches in a fixed order; or a dataset, whose items `collate` makes a batch of.
+        name: name of the data.
+        classes: names of the classes, or None if the data have none.
+        fields: places of images and labels in a batch.
+        to_pixels: turns floating images into pixels.
+        unnormalizes: whether it changes anything.
+        indices: indices of the images that are used, or None for a source of batches.
+        most: largest number of images, of a source of batches.
+        batch_size: images in a block, of a dataset.
+        collate: makes a batch of items of a dataset.
+        num_workers: loading processes of a dataset.
+        origin: the dataset itself, which may have masks.
+    """
+
+    source: Any
+    name: str
+    classes: tuple[str, ...] | None
+    fields: tuple[BatchField, BatchField]
+    to_pixels: Callable[[Tensor], Tensor]
+    unnormalizes: bool
+    indices: list[int] | None = None
+    most: int | None = None
+    batch_size: int = 128
+    collate: Callable[[list[Any]], Any] | None = None
+    num_workers: int = 0
+    origin: Any = None
+    _warned: bool = False
+
+    @property
+    def count(self) -> int | None:
+        """Number of images, or None if only their end tells it."""
+        return None if self.indices is None else len(self.indices)
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        """Yield the images in order, from a place on."""
+        if self.indices is not None:
+            yield from self._of_dataset(self.indices[start:], self.num_workers)
+            return
+        generator = getattr(self.source, "generator", None)  # a shuffling loader draws from it
+        state = None if generator is None else generator.get_state()
+        try:
+            yield from self._of_batches(start)
+        finally:
+            if generator is not None:
+                generator.set_state(state)
+
+    def _of_dataset(self, indices: list[int], num_workers: int) -> Iterator[Block]:
+        loader = DataLoader(
+            Subset(self.source, indices), self.batch_size, collate_fn=self.collate, num_workers=num_workers
+        )
+        done = 0
+        for batch in loader:
+            block = self._block(batch, torch.tensor(indices[done : done + self.batch_size]))
+            done += len(block.labels)
+            yield block
+
+    def _of_batches(self, start: int) -> Iterator[Block]:
+        seen = 0
+        for batch in self.source:
+            if self.most is not None and seen >= self.most:
+                return
+            block = self._block(batch)
+            places = torch.arange(seen, seen + len(block.labels))
+            seen += len(places)
+            kept = (places >= start) & (places < (seen if self.most is None else self.most))
+            if kept.any():
+                yield Block(places[kept], block.images[kept], block.labels[kept])
+
+    def load(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return images and labels of some rows, which are increasing."""
+        wanted = torch.tensor(rows)
+        if self.indices is not None:
+            blocks = list(self._of_dataset([self.indices[row] for row in rows], 0))
+            return torch.cat([each.images for each in blocks]), torch.cat([each.labels for each in blocks])
+        found: list[Block] = []
+        for block in self.blocks():
+            kept = torch.isin(block.indices, wanted)
+            found.append(Block(*(part[kept] for part in block)))
+            if int(block.indices[-1]) >= rows[-1]:
+                break
+        if not found:
+            raise fail("data", "at least one image", "none")
+        return torch.cat([each.images for each in found]), torch.cat([each.labels for each in found])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies the content, in plain JSON types: of a source of batches, of its first images."""
+        if self.indices is not None:
+            return fingerprint.items(_Items(self, self.source))
+        first = next(self.blocks())
+        return {"first": fingerprint.describe(first.images), "labels": fingerprint.describe(first.labels)}
+
+    def _block(self, batch: Any, indices: Tensor | None = None) -> Block:
+        images, labels = (field.get(batch) for field in self.fields)
+        pixels = self._pixels(images)
+        classes = _labels(labels, len(pixels))
+        return Block(torch.arange(len(pixels)) if indices is None else indices, pixels, classes)
+
+    def _pixels(self, given: Any) -> Tensor:
+        if not isinstance(given, Tensor) or given.ndim != 4 or 0 in given.shape:
+            got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+            hint = "name their place in a batch with images=…, or convert them to tensors"
+            raise fail("images", f"a tensor (B, C, H, W) at {self.fields[0].place!r} of a batch", f"{got}; {hint}")
+        if given.shape[-1] == 3 and channels_last(tuple(given.shape[1:])):
+            got = f"shape {tuple(given.shape)}, channels last; use permute(0, 3, 1, 2)"
+            raise fail("images", "a batch (B, C, H, W)", got)
+        if given.dtype == torch.uint8:
+            return given.float() / 255
+        if not given.is_floating_point():
+            raise fail("images", "a floating dtype or uint8", f"{given.dtype}")
+        pixels = at_least_single(self.to_pixels(given))
+        if self.unnormalizes:  # rounding moved bytes a little, and an image's seed is a hash of its pixels
+            levels = (255 * pixels).round() / 255
+            pixels = torch.where((pixels - levels).abs() < _ROUNDING, levels, pixels)
+        if pixels.shape != given.shape:
+            raise fail("normalized", f"a function to pixels {tuple(given.shape)}", tuple(pixels.shape))
+        low, high = extent(pixels)
+        if not low - low == high - high == 0:
+            raise fail("images", "finite values", "NaN or infinity")
+        slack = _SLACK if self.unnormalizes else 1e-6
+        if low < -slack or high > 1 + slack:
+            raise self._out_of_range(low, high)
+        if self.unnormalizes and not self._warned and len(given) > 1 and given.min() >= 0 and given.max() <= 1:
+            self._warned = True
+            warn("normalized: the images are in [0, 1] before un-normalization; leave it out if they are pixels")
+        return pixels.clamp(0, 1)
+
+    def _out_of_range(self, low: float, high: float) -> ValueError:
+        got = f"[{low:.3g}, {high:.3g}]"
+        if self.unnormalizes:
+            hint = "mean and std are those of the Normalize transform, for images in [0, 1]"
+            return fail("images", "pixels in [0, 1] after un-normalization", f"{got}; {hint}")
+        if low >= 0 and high > 3:
+            hint = "divide by 255, or pass uint8"
+        else:
+            hint = "normalized images need normalized=True with the mean and std of their Normalize transform"
+        return fail("images", "values in [0, 1], or uint8", f"{got}; {hint}")
+
+
+class _Items(Dataset[tuple[Tensor, Tensor]]):
+    """The used items of a dataset as (pixels, label), for their fingerprint."""
+
+    def __init__(self, images: GivenImages, dataset: Any) -> None:
+        self.images, self.dataset = images, dataset
+        self.indices = images.indices or []
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        pixels, labels = self.images.load([row])
+        return pixels[0], labels[0]
+
+
+class _Pair(Dataset[Any]):
+    """Images and labels in memory, read a batch at a time."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.tensors = images, labels
+
+    def __len__(self) -> int:
+        return len(self.tensors[1])
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        return tuple(each[torch.tensor(indices)] for each in self.tensors)
+
+
+def _labels(given: Any, count: int) -> Tensor:
+    """Return class indices; of probabilities (B, K), also one-hot ones, the most probable class."""
+    try:
+        labels = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise fail("labels", "class indices", repr(given)[:80]) from None
+    if labels.ndim == 2:
+        labels = labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0]
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (count,):
+        got = f"{labels.dtype} {tuple(labels.shape)}"
+        raise fail("labels", f"integers ({count},), one class index per image, or probabilities ({count}, K)", got)
+    return labels.long()
+
+
+def given_images(
+    data: Any,
+    models: GivenModels,
+    places: tuple[Place, Place],
+    max_images: int | None,
+    batch_size: int | None,
+    num_workers: int,
+    seed: int,
+) -> GivenImages:
+    """Return the images of any data; arguments as of `evaluate`.
+
+    Raises:
+        ValueError: data that cannot be read, or a dataset that does not fit the models' cards.
+    """
+    (source, split), name = unwrapped(data), type(data).__name__
+    if isinstance(source, DatasetSpec):
+        for model, card in models.cards.items():
+            source = adapt_to_model(source, card.classes, card.shape, card.geometry, f"model[{model!r}]")
+        classes: tuple[str, ...] | None = source.classes
+        split = next(each for each in _SPLITS if each in source.splits)
+        source = source.split(split)
+    else:
+        if isinstance(source, DataLoader) and source is data:
+            name = type(source.dataset).__name__
+        classes = class_names(source)
+    found = GivenImages(
+        source,
+        name if split in (None, "test") else f"{name} ({split})",
+        classes,
+        (BatchField("images", places[0]), BatchField("labels", places[1])),
+        models.to_pixels,
+        models.unnormalizes,
+        most=max_images,
+        batch_size=batch_size or getattr(source, "batch_size", None) or _BATCH,
+        collate=collate,
+        num_workers=num_workers,
+        origin=source.dataset if isinstance(source, DataLoader) else source,
+    )
+    if isinstance(source, DataLoader):
+        if not in_any_order(source):
+            return found
+        found.source, found.collate, found.num_workers = source.dataset, source.collate_fn, source.num_workers
+    elif isinstance(source, ArrayDataset):
+        found.source, found.collate = _Pair(source.images, source.labels), None
+    elif isinstance(source, (tuple, list)) and len(source) == 2 and all(hasattr(part, "ndim") for part in source):
+        pair = [torch.as_tensor(part) for part in source]
+        if len(pair[0]) != len(pair[1]):
+            raise fail("data", "as many labels as images", f"{len(pair[1])} and {len(pair[0])}")
+        found.source, found.collate, found.name = _Pair(*pair), None, "images"
+    elif isinstance(source, IterableDataset) or not hasattr(source, "__getitem__"):
+        if isinstance(source, IterableDataset):
+            found.source = DataLoader(source, found.batch_size, collate_fn=collate, num_workers=num_workers)
+        elif isinstance(source, Iterator) or not isinstance(source, Iterable):
+            hint = "a Dataset, a DataLoader, a pair (images, labels), a LightningDataModule or a DatasetSpec"
+            told = "; an iterator can be read only once" if isinstance(source, Iterator) else ""
+            raise fail("data", hint, type(source).__name__ + told)
+        return found
+    found.indices = subsample(len(found.source), max_images, seed)
+    if not found.indices:
+        raise fail("data", "at least one image", "none")
+    if found.collate is None:
+        found.collate = as_it_is
+    return found

@@ -1,0 +1,188 @@
+"""`evaluate` and `robust_accuracy`: the robustness of models that a user has, on data that a user has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from robustsigma.engine import validation
+from robustsigma.engine.global_rng import temporary_seed
+from robustsigma.engine.metrics import Interval
+from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise, Identity, Perturbation
+from robustsigma.engine.precision import deterministic
+from robustsigma.engine.validation import fail
+from robustsigma.evaluation.given_evaluation import GivenEvaluation
+from robustsigma.evaluation.given_images import given_images
+from robustsigma.evaluation.given_models import Normalized, given_models, on_device
+from robustsigma.evaluation.robustness_report import RobustnessReport
+from robustsigma.evaluation.settings import Checks
+from robustsigma.lightning.batch_images import Place
+from robustsigma.runs.directory import output_folder
+from robustsigma.runs.provenance import Provenance
+
+_CHECKS = Checks()
+
+
+def default_conditions() -> dict[str, Perturbation]:
+    """Return the conditions of `evaluate` where none are named: clean, Gaussian noise, FGSM and PGD at 8/255."""
+    return {
+        "clean": Identity(),
+        "Gaussian noise": GaussianNoise(0.1),
+        "FGSM": FGSM(8 / 255),
+        "PGD": PGD(8 / 255),
+    }
+
+
+@deterministic()
+def evaluate(
+    model: Any,
+    data: Any,
+    conditions: Mapping[str, Perturbation] | None = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    normalized: Normalized = False,
+    images: Place = 0,
+    labels: Place = 1,
+    max_images: int | None = None,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    seed: int = 0,
+    checks: Checks | None = _CHECKS,
+    out: str | Path | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> RobustnessReport:
+    """Measure the accuracy of models under every condition, and how far the attacks can be believed.
+
+    Models are used in eval mode and come back as they were: modes, flags, hooks, gradients and device. Global random
+    generators come back too. Each image has a seed of its own, from `seed` and its pixels, so the result does not
+    depend on batch size or order: it is that of `condition(classifier, images, labels, seed=seed)`.
+
+    Args:
+        model: an `nn.Module` from normalized images to logits, a `Classifier`, a LightningModule (its `forward`), the
+            pair that `robustsigma.models.load_model` returns, a name or file that `robustsigma.models.model` takes,
+            such as "hf:google/vit-base-patch16-224"; or a mapping from names to any of them. Of several models the
+            first is the base model: attacks are then made against each model (adaptive), and against the
+            base model and shown to all (transfer).
+        data: a `Dataset` of (image, label) or a `DataLoader`; a pair of tensors (images, labels); a
+            LightningDataModule (its test images, or else its validation images); a `DatasetSpec` (likewise, with
+            classes and crop of the model's card); or any other collection of batches. Images are in [0, 1] or uint8.
+        conditions: perturbations by name. Clean images are added if no condition is `Identity()`. None is clean,
+            Gaussian noise of std 0.1, FGSM and PGD with eps 8/255.
+        mean: that the network's images are normalized with, a number per channel; None if the network takes pixels in
+            [0, 1], or is a `Classifier`.
+        std: likewise.
+        normalized: whether the images of the data are normalized already: they are un-normalized, and attacked as
+            pixels. A pair of functions `(to_pixels, to_network)` replaces mean and std; the second one has to be
+            differentiable.
+        images: where a batch holds its images: an index, a key, an attribute, or a function of the batch.
+        labels: likewise; class indices (B,), or probabilities (B, K), of which the largest counts.
+        max_images: images at most. They are drawn by `seed`; of data without a length, or in an order that a sampler
+            decides, they are the first ones.
+        batch_size: images shown to every model and condition at once; None is that of the loader, or 128.
+        num_workers: loading processes of a `Dataset`.
+        seed: seed of the choice of images and of every perturbation.
+        checks: further attacks on a few images that show whether the others can be believed, whose results are flags;
+            None leaves them out.
+        out: folder of `report.html`, `results.json` and the outcome of every image, or None to write nothing. The
+            folder is bound to the weights, the data (of a stream, its first images) and the conditions: the same call
+            resumes an interrupted one.
+        device: where to compute; None is where each model is.
+        progress: whether to show a bar with the time left, on standard error.
+
+    Raises:
+        ValueError: an argument that cannot be used, images outside their range, labels that are no index of a logit,
+            or a folder of another evaluation.
+
+    Example:
+        >>> report = robustsigma.evaluate(net, test_set, {"PGD": PGD(8 / 255)}, mean=(0.5,), std=(0.25,))
+        >>> print(report)
+        >>> report.accuracy("model", "PGD").mean
+    """
+    validation.optional("checks", checks, Checks)
+    for name, value, low in (("max_images", max_images, 1), ("batch_size", batch_size, 1)):
+        if value is not None:
+            validation.integer(name, value, low)
+    validation.integer("seed", seed, -(2**63), 2**63 - 1)
+    provenance, models = Provenance(None), given_models(model, mean, std, normalized)
+    folder = None if out is None else output_folder(out)
+    with temporary_seed(seed % 2**32), on_device(models.classifiers, device):
+        found = given_images(data, models, (images, labels), max_images, batch_size, num_workers, seed)
+        settings = {"images": max_images, "seed": seed, "normalized": normalized, "places": [images, labels]}
+        run = GivenEvaluation(models, found, _checked(conditions), settings, checks or Checks(images=0), folder)
+        return run.report(Console(stderr=True, quiet=not progress), provenance)
+
+
+class RobustAccuracy(float):
+    """The accuracy of a model under an attack, a float in [0, 1].
+
+    Attributes:
+        interval: with its 95% interval and the number of images.
+        flags: reasons to doubt it.
+
+    Example:
+        >>> found = RobustAccuracy(Interval(0.5, 0.4, 0.6, 100))
+        >>> found < 0.6, found.interval.low
+        (True, 0.4)
+    """
+
+    interval: Interval
+    flags: list[dict[str, str]]
+
+    def __new__(cls, interval: Interval, flags: Sequence[dict[str, str]] = ()) -> RobustAccuracy:
+        """Return the mean of an interval with the rest as its attributes."""
+        found = super().__new__(cls, interval.mean)
+        found.interval, found.flags = interval, list(flags)
+        return found
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return self.interval, self.flags
+
+    def __repr__(self) -> str:
+        it = self.interval
+        return f"{it.mean:.4f} (95% interval {it.low:.4f} to {it.high:.4f}, {it.n} images)"
+
+
+def robust_accuracy(
+    model: Any, data: Any, attack: Perturbation, *, checks: Checks | None = None, **options: Any
+) -> RobustAccuracy:
+    """Return the accuracy of one model under one attack, with its interval.
+
+    Args:
+        model: as of `evaluate`, but one.
+        data: as of `evaluate`.
+        attack: any perturbation.
+        checks: as of `evaluate`; without them there are few flags.
+        options: further arguments of `evaluate`.
+
+    Raises:
+        ValueError: as `evaluate`.
+
+    Example:
+        >>> found = robust_accuracy(net, test_set, PGD(8 / 255), mean=(0.5,), std=(0.25,), max_images=500)
+        >>> print(f"{found:.1%}", found.interval.low)
+    """
+    if isinstance(model, Mapping):
+        raise fail("model", "one model; evaluate(…) takes several", f"a mapping of {len(model)}")
+    report = evaluate(model, data, {"clean": Identity(), "attack": attack}, checks=checks, **options)
+    (name,) = (entry["id"] for entry in report.results.regimes)
+    flags = [flag for flag in report.flags if flag.get("condition") != "clean"]
+    return RobustAccuracy(report.accuracy(name, "attack"), flags)
+
+
+def _checked(conditions: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
+    if conditions is None:
+        return default_conditions()
+    validation.mapping("conditions", conditions)
+    for name, perturbation in conditions.items():
+        validation.instance(f"conditions[{name!r}]", perturbation, Perturbation)
+    if any(isinstance(each, Identity) for each in conditions.values()):
+        return dict(conditions)
+    if "clean" in conditions:
+        raise fail("conditions", "an Identity() among them, or the name 'clean' free for it", "neither")
+    return {"clean": Identity(), **conditions}

@@ -1,0 +1,89 @@
+"""What a data module, a loader or a dataset of a user holds, and batches of its items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
+
+from robustsigma.data.dataset_spec import DatasetSpec
+from robustsigma.data.image_files import to_tensor
+from robustsigma.engine.validation import fail
+
+_LOADERS = {"test": ("test_dataloader", "test"), "val": ("val_dataloader", "validate")}
+
+
+def unwrapped(data: Any) -> tuple[Any, Any]:
+    """Return what a data module holds for its tests, or else for validation, and which; or the data as they are."""
+    if isinstance(getattr(data, "dataset", None), DatasetSpec) and hasattr(data, "conditions"):
+        return data.dataset, None  # of a RobustDataModule, whose loaders are one for each condition
+    if not hasattr(data, "test_dataloader"):
+        return data, None
+    data.prepare_data()
+    for split, (name, stage) in _LOADERS.items():
+        if getattr(type(data), name).__qualname__.partition(".")[0] in ("DataHooks", "LightningDataModule"):
+            continue  # not the user's own
+        data.setup(stage)
+        loaders = getattr(data, name)()
+        several = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
+        if isinstance(several, (list, tuple)):
+            if len(several) > 1:
+                raise fail("data", f"one loader of {name}", f"{len(several)}; pass the one that is meant")
+            loaders = several[0] if several else None
+        if loaders is not None:
+            return loaders, split
+    raise fail("data", "a LightningDataModule with test or validation images", f"{type(data).__name__} without")
+
+
+def in_any_order(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader shows every image of its dataset once, so that images may be asked for by their index."""
+    sampler: Any = loader.sampler
+    every = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)
+    return (
+        every
+        and not isinstance(loader.dataset, IterableDataset)
+        and type(loader.batch_sampler) is BatchSampler
+        and not loader.drop_last
+        and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    )
+
+
+def class_names(source: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes that a dataset, or the one in a loader or a subset, has as `classes`."""
+    while source is not None:
+        names = getattr(source, "classes", None)
+        if isinstance(names, (list, tuple)) and names and all(isinstance(each, str) for each in names):
+            return tuple(names)
+        source = getattr(source, "dataset", None)
+    return None
+
+
+def collate(items: list[Any]) -> Any:
+    """Return a batch of items as torch does, with PIL images as tensors."""
+    try:
+        return default_collate([_as_tensors(item) for item in items])
+    except RuntimeError as error:
+        raise fail("data", "images of one shape, such as Resize and CenterCrop make", error) from error
+
+
+def _as_tensors(item: Any) -> Any:
+    """Return an item with its PIL images as tensors, gray ones with one channel."""
+    if isinstance(item, Image.Image):
+        return to_tensor(item, 1 if item.mode in ("1", "L", "LA", "I", "I;16") else 3, None)
+    if isinstance(item, Mapping):
+        return {key: _as_tensors(part) for key, part in item.items()}
+    return [*map(_as_tensors, item)] if isinstance(item, (tuple, list)) else item
+
+
+def as_it_is(batch: Any) -> Any:
+    """Return a batch that a dataset has made already."""
+    return batch

@@ -1,0 +1,101 @@
+"""Base class of callbacks that read the batches and networks of any Lightning project."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from operator import attrgetter
+from typing import Any
+
+from torch import nn
+
+from robustsigma.engine import validation
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.validation import fail
+from robustsigma.lightning.batch_images import BatchField, Images, Place, check_range, read
+
+# A Trainer takes a callback outside of a list only if it is an instance of its own package's class.
+# A folder that is called `lightning` is no such package: it has no origin.
+_SPECS = {name: find_spec(name) for name in ("pytorch_lightning", "lightning")}
+_PACKAGES = [importlib.import_module(name) for name, spec in _SPECS.items() if spec is not None and spec.origin]
+_Callback: Any = type("_Callback", tuple(package.Callback for package in _PACKAGES), {})
+
+Network = str | Callable[[Any], nn.Module] | None
+
+
+class BatchCallback(_Callback):
+    """A callback of either Lightning package that finds images and labels in a batch, and networks in a module."""
+
+    def __init__(
+        self,
+        *,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        images: Place,
+        labels: Place,
+        every_n_epochs: int,
+        max_images: int,
+        seed: int,
+    ) -> None:
+        Classifier(nn.Identity(), mean=mean, std=std)  # checks the statistics
+        self.mean, self.std = mean, std
+        self.images, self.labels = BatchField("images", images), BatchField("labels", labels)
+        self.every_n_epochs = validation.integer("every_n_epochs", every_n_epochs, 1)
+        self.max_images = validation.integer("max_images", max_images, 1)
+        self.seed = validation.integer("seed", seed, -(2**63), 2**63 - 1)
+        self._warned: set[str] = set()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._classifiers: dict[str, Classifier] = {}
+        self._checked: set[str] = set()  # stages whose images were looked at
+
+    def _is_due(self, trainer: Any) -> bool:
+        """Return whether the validation or test that starts is to be measured."""
+        if trainer.sanity_checking:
+            return False
+        return trainer.state.fn != "fit" or trainer.current_epoch % self.every_n_epochs == 0
+
+    def _classifier(self, module: Any, argument: str, network: Network) -> Classifier:
+        """Return the classifier of a network, outside the module, so that the module's state stays as it is."""
+        net = module
+        if isinstance(network, str):
+            try:
+                net = attrgetter(network)(module)
+            except AttributeError:
+                near = validation.near(network, [name for name, _ in module.named_modules() if name])
+                raise fail(argument, f"an attribute of {type(module).__name__}", f"{network!r}{near}") from None
+        elif network is not None:
+            net = network(module)
+        elif type(module).forward.__qualname__ == "LightningModule.forward":
+            children = [name for name, _ in module.named_children()]
+            got = f"None, and {type(module).__name__} has no `forward`"
+            raise fail(argument, f"the name of the network, such as one of {children}", got)
+        found = self._classifiers.get(argument)
+        if found is None or found.net is not net:
+            found = self._classifiers[argument] = Classifier(net, mean=self.mean, std=self.std)
+        found.mean, found.std = found.mean.to(module.device), found.std.to(module.device)
+        return found
+
+    def _read(self, batch: Any, classifier: Classifier, stage: str) -> Images:
+        found = read(batch, self.images, self.labels, classifier)
+        if stage not in self._checked:
+            self._checked.add(stage)
+            told = check_range(found, classifier)
+            if told is not None:
+                self._warn("range", told)
+        return found
+
+    def _warn(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            validation.warn(f"{type(self).__name__}: {message}")
+
+
+def check_network(name: str, value: Any) -> Network:
+    """Return what names a network in a module; raise ValueError for anything else."""
+    if not (value is None or isinstance(value, str) or callable(value)) or isinstance(value, nn.Module):
+        raise fail(name, "an attribute's name or a function of the module", repr(value)[:80])
+    found: Network = value
+    return found
