@@ -252,10 +252,10 @@ CHEAP: dict[type[Perturbation], tuple[Perturbation, ...]] = {
         PGD(0.05, steps=3),
         PGD(0.05, step_size=0.02, steps=2, random_start=False),
         PGD(0.05, steps=2, restarts=3, targeted="random"),
-        PGD(0.05, steps=2, targeted=1),
-        PGD(0.05, steps=2, objective="kl", eot=2),
         PGD(0.5, steps=2, norm="l2", restarts=2),
         PGD(0.5, steps=2, norm="l2", random_start=False, targeted="second"),
+        PGD(0.05, steps=2, targeted=1),
+        PGD(0.05, steps=2, objective="kl", eot=2),
     ),
     AttributionMasked: (
         AttributionMasked(FGSM(0.05)),

@@ -21,15 +21,20 @@ import torch
 FLOOR = 0.1
 ANY_CPU, SINGLE, BFLOAT16, JUMPING, CUDA, CUDA_SINGLE = 1e-9, 5e-4, 0.1, 0.75, 1e-6, 5e-3
 JUMPS = (
+    "APGD",
     "AttributionMasked",
     "CrediblePath",
+    "FAB",
     "FGSM",
+    "FunctionMethod",
     "GuidedIntegratedGradients",
     "IDGI",
     "NFGSM",
     "PGD",
     "TorchAttack",
 )
+# Ranks of near ties, sparse steps in L1, and noise that torch draws anew for each dtype: they jump with any rounding.
+JUMPS_IN_SINGLE = ("attributor/FunctionMethod/1", "metric/Monotonicity/1", "perturbation/APGD/2")
 STORED = dict(np.load(golden.FILE, allow_pickle=False))
 every = pytest.mark.parametrize("name", golden.NAMES)
 
@@ -67,7 +72,8 @@ def test_double_precision(name):
 
 @every
 def test_single_precision(name):
-    compare(name, golden.stored(engine(torch.float32).result(name)), SINGLE)
+    tolerance = JUMPING if name in JUMPS_IN_SINGLE else SINGLE
+    compare(name, golden.stored(engine(torch.float32).result(name)), tolerance)
 
 
 @pytest.mark.parametrize("name", [name for name in golden.NAMES if not name.startswith("metric")])
