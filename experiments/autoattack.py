@@ -6,12 +6,14 @@
 The reference is fra31/auto-attack in the form of the package pyautoattack (`pip install 'robustsigma[test]'`). Both run
 "standard" on the same test images and network in one process, one after the other. Passes are counted at the network;
 seconds are CPU time. `--weights` is a file of github.com/akamaster/pytorch_resnet_cifar10, and `--root` a zip file or a
-folder with one folder of images for each of CIFAR-10's classes. Writes results/autoattack.json after each radius.
+folder with one folder of images for each of CIFAR-10's classes. Finished cells are kept in `--work`, so several calls
+with `--only` can share the work. Writes results/autoattack.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 import zipfile
@@ -31,6 +33,7 @@ from robustsigma.data.loading import load_batch
 from robustsigma.engine.metrics import mean_interval
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.models import CifarResNet
+from robustsigma.runs.files import write_atomically
 from robustsigma.runs.provenance import Provenance
 
 TRAININGS: dict[str, Perturbation] = {
@@ -38,8 +41,8 @@ TRAININGS: dict[str, Perturbation] = {
     "FGSM": FGSM(0.2, random_start=True),
     "PGD": PGD(0.2, steps=7),
 }
-RADII = (0.05, 0.1, 0.2)
-CIFAR_RADII = (1 / 255, 1.25 / 255, 1.75 / 255)
+RADII = {"plain": (0.1, 0.15, 0.2), "FGSM": (0.2, 0.25, 0.3), "PGD": (0.25, 0.3, 0.35)}
+CIFAR_RADII = (1.25 / 255, 1.5 / 255, 2 / 255)
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Case = tuple[str, Classifier, Tensor, Tensor, tuple[float, ...]]  # name, network, images, labels, radii
@@ -106,8 +109,10 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
     dataset = MNIST5k().split("test")
     images, labels = load_batch(dataset, list(range(min(options.images, len(dataset)))))
     for name, perturbation in TRAININGS.items():
-        yield f"small CNN, {name}", trained(perturbation, options.epochs), images, labels, RADII
-    if options.weights:
+        if options.only and name not in options.only:
+            continue
+        yield f"small CNN, {name}", trained(perturbation, options.epochs), images, labels, RADII[name]
+    if options.weights and (not options.only or "ResNet-20" in options.only):
         net = CifarResNet()
         net.load_state_dict(torch.load(options.weights, weights_only=True))
         net = Classifier(net, mean=CIFAR_MEAN, std=CIFAR_STD).eval()
@@ -173,7 +178,9 @@ def main(arguments: list[str] | None = None) -> None:
     options_of.add_argument("--root", help="zip file or folder of its test images, needed with --weights")
     options_of.add_argument("--images", type=int, default=500, help="number of images")
     options_of.add_argument("--epochs", type=int, default=10, help="epochs of training on MNIST5k")
-    options_of.add_argument("--only", nargs="+", help="names of networks to attack")
+    options_of.add_argument("--only", nargs="+", help="plain, FGSM, PGD or ResNet-20: networks to attack")
+    options_of.add_argument("--radius", type=int, nargs="+", help="places of radii to attack within, from 0")
+    options_of.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of unfinished work")
     options_of.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
     options_of.add_argument("--name", help="name of the results file; the name of the script by default")
     options_of.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
@@ -183,13 +190,18 @@ def main(arguments: list[str] | None = None) -> None:
     provenance = Provenance(command("autoattack", arguments))
     found: dict[str, Any] = {"images": options.images, "threads": torch.get_num_threads(), "networks": {}}
     for name, classifier, images, labels, radii in cases(options):
-        if options.only and name not in options.only:
-            continue
         rows = found["networks"].setdefault(name, [])
-        for eps in radii:
-            rows.append(compare(classifier, images, labels, eps, not options.fast))
-            path = write(options, "autoattack", found, provenance)
+        for place, eps in enumerate(radii):
+            if options.radius and place not in options.radius:
+                continue
+            cell = options.work / "autoattack" / f"{name}_{eps:.5f}_{len(images)}_{options.epochs}.json"
+            if not cell.is_file():
+                row = compare(classifier, images, labels, eps, not options.fast)
+                cell.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(cell, json.dumps(row).encode())
+            rows.append(json.loads(cell.read_text(encoding="utf-8")))
             print(f"{name}, {eps:.4f}: {rows[-1]}", flush=True)
+    path = write(options, "autoattack", found, provenance)
     lines = [
         [name, f"{row['eps']:.4f}", *(f"{row[who]['accuracy']['mean']:.3f}" for who in ("own", "reference")),
          f"{row['same_images']:.3f}", *(f"{row[who]['seconds']:.0f}" for who in ("own", "reference"))]

@@ -21,8 +21,9 @@ from robustsigma.report import text
 from robustsigma.report.canvas import bare, image_of, line_styles, overlay, percent_axis, png, styled
 from robustsigma.runs.files import write_atomically
 
+_NAMES = {"gaussian": "noise"}
 _REGIMES = {
-    "base": "base model",
+    "base": "nothing",
     "sigma/on_the_fly": "SIGMA",
     "fgsm/on_the_fly": "FGSM",
     "mixture/on_the_fly": "mixture",
@@ -31,15 +32,14 @@ _REGIMES = {
 
 def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
     """Return the four panels."""
-    figure = Figure(figsize=(11.5, 2.9))
-    ratios = (1, 1, 1, 2.3)
-    first, second, third, bars = figure.subplots(1, 4, width_ratios=ratios, gridspec_kw={"wspace": 0.12})
+    figure = Figure(figsize=(12, 2.9), layout="constrained")
+    first, second, third, bars = figure.subplots(1, 4, width_ratios=(1, 1, 1, 2.2))
     path, images = results["path"], arrays["path"]
     target, confidence = results["dataset"]["classes"][path["target"]], path["confidence"]
     first.imshow(image_of(images[0]))
     first.set(title="image", xlabel=f"{target}: {confidence[0]:.0%}")
     overlay(second, images[0], arrays["path_attribution"])
-    second.set(title="heatmap", xlabel="what decides")
+    second.set(title="heatmap", xlabel="orange: speaks for it")
     third.imshow(image_of(images[-1]))
     third.set(title="zero-confidence sample", xlabel=f"{target}: {confidence[-1]:.0%}")
     for axis in (first, second, third):
@@ -57,8 +57,8 @@ def _accuracies(axis: Any, results: dict[str, Any]) -> None:
         at = np.arange(len(shown)) + (place - (len(regimes) - 1) / 2) * width
         color = line_styles(regimes)[regime]["color"]
         axis.bar(at, [cells[regime, each["id"]] for each in shown], 0.92 * width, color=color, label=_REGIMES[regime])
-    axis.set_xticks(np.arange(len(shown)), [text.name(each["name"]) for each in shown])
-    axis.set_title("accuracy after training on the fly with …")
+    axis.set_xticks(np.arange(len(shown)), [_NAMES.get(each["name"], text.name(each["name"])) for each in shown])
+    axis.set_title("accuracy, by what the training augments with")
     percent_axis(axis)
     axis.legend(fontsize=7.5, frameon=False, ncols=2)
 

@@ -153,6 +153,11 @@ def _metric(case: Case, metric: metrics.AttributionMetric, forwards: int) -> Row
     return Row(repr(metric), len(case.images), call, lambda _: (forwards, 0))
 
 
+def _removal(case: Case, kind: Callable[..., metrics.AttributionMetric]) -> Row:
+    """Return the row of a metric of two curves with 15 points each."""
+    return _metric(case, kind(step=-(-(case.scale.size**2) // 14)), 31)
+
+
 def _pic(case: Case) -> Row:
     metric = metrics.PerformanceInformation(min_confidence=0.0)
     return _metric(case, metric, len(metric.thresholds) + 3)
@@ -189,7 +194,11 @@ ROWS: dict[str, Callable[[Case], Row]] = {
     "SigmaSample": lambda c: _perturbed(c, rs.SigmaSample(_walk(c, 1)), 1 + 3 * c.scale.walk),
     "PathEnd": lambda c: _perturbed(c, rs.PathEnd(_walk(c, 1)), 1 + 3 * c.scale.walk, c.scale.walk),
     "TorchAttack": lambda c: _pgd(c, adapted=True),
-    "InsertionDeletion": lambda c: _metric(c.fewer, metrics.InsertionDeletion(step=-(-(c.scale.size**2) // 14)), 31),
+    "InsertionDeletion": lambda c: _removal(c.fewer, metrics.InsertionDeletion),
+    "LeRF-MoRF": lambda c: _removal(c.fewer, metrics.LerfMorf),
+    "MAS": lambda c: _removal(c.fewer, metrics.MagnitudeAlignedScore),
+    "DiffID": lambda c: _metric(c.fewer, metrics.DiffID(), 19),
+    "Monotonicity": lambda c: _metric(c.fewer, metrics.Monotonicity(groups=16), 17),
     "SIC-AIC": lambda c: _pic(c.fewer),
     "SensitivityN": lambda c: _metric(c.fewer, metrics.SensitivityN((0.1, 0.5), subsets=8), 17),
     "Infidelity": lambda c: _metric(c.fewer, metrics.Infidelity(samples=8), 9),

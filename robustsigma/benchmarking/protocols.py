@@ -31,6 +31,7 @@ class Protocol:
         metrics: with every choice of the protocol.
         ranks_by: names of the quantities that its authors rank methods by.
         differences: where paper, code and this package differ, and what is taken.
+        also: names of further quantities that they report.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Protocol:
     metrics: tuple[AttributionMetric, ...]
     ranks_by: tuple[str, ...]
     differences: str
+    also: tuple[str, ...] = ()
 
     def quantity(self, name: str) -> str:
         """Return the name that a quantity of the metrics has in a benchmark, such as "insertion (RISE)"."""
@@ -77,6 +79,7 @@ _LISTED = (
         f"The code blurs with a standard deviation of 11 in an 11 x 11 window. {_NORMALIZED_ZERO} Where the full image "
         "scores no higher than the empty one, the code divides by a negative number or takes .5; here the image is "
         "skipped. The authors' survey code of 2026 blurs with 31 x 31 and leaves such images out, as here.",
+        ("mas_difference",),
     ),
     Protocol(
         "DiffID-2026",
@@ -86,6 +89,7 @@ _LISTED = (
         "The code orders the values of all channels, not pixels, and replaces them by the mean of the values that are "
         "left, at ratios of .1 to .9; insertion keeps the most relevant values. It reports accuracy after the "
         "replacement and stores confidence as well (`DiffID(retention='confidence')`). Equal values go by their index.",
+        ("diffid_insertion", "diffid_deletion"),
     ),
     Protocol(
         "PIC",
@@ -101,9 +105,11 @@ _LISTED = (
         "Zhang et al., 2023; the evaluation code of the benchmark",
         (SaliencyBenchLocalization(reduction="sum"),),
         ("iou", "pointing_game"),
-        "The paper leaves the threshold open; the code takes every positive pixel for the IoU and the precision, and "
-        "values above .5 for the recall. A dense positive map has the object's share of the image as its IoU, and a "
-        "constant map always hits. Maps are summed over channels, so that signs count. Needs masks.",
+        "The paper leaves the threshold open; the code takes every positive pixel for IoU and precision, so that "
+        "a dense positive map has the object's share of the image as its IoU. A constant map always hits. The code's "
+        "recall, of values above .5, depends on the unit of a map and is left out. Maps are summed over channels, so "
+        "that signs count. Needs masks.",
+        ("precision",),
     ),
     Protocol(
         "LeRF/MoRF",
@@ -132,10 +138,12 @@ def protocol(name: str) -> tuple[AttributionMetric, ...]:
 
     Example:
         >>> [quantity.name for metric in protocol("RISE") for quantity in metric.quantities]
-        ['insertion (RISE)', 'deletion (RISE)', 'difference (RISE)']
+        ['insertion (RISE)', 'deletion (RISE)']
     """
     validation.choice("protocol", name, tuple(PROTOCOLS))
-    return tuple(ProtocolMetric(name, metric) for metric in PROTOCOLS[name].metrics)
+    listed = PROTOCOLS[name]
+    reported = (*listed.ranks_by, *listed.also)
+    return tuple(ProtocolMetric(name, metric, reported) for metric in listed.metrics)
 
 
 def protocol_names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ def rankings(model: str, table: ScoreTable) -> Iterator[dict[str, Any]]:
 
     A protocol is for an order if the first method is significantly better in at least one of the quantities by which
     the protocol ranks, and against it if it is significantly worse in one; it may be both. The comparisons of all pairs
-    in all these quantities are one family for Holm's correction. A protocol without a value of a pair does not count.
+    in all these quantities are one family for Holm's correction. A quantity that cannot distinguish any method from
+    random maps has no say. A protocol without a value of a pair does not count.
 
     Args:
         model: its name.
@@ -41,20 +42,22 @@ def rankings(model: str, table: ScoreTable) -> Iterator[dict[str, Any]]:
         "contradicted" if some are for and some against it, "undecided" if no protocol is either; `for` and `against`:
         ids of the metrics; `protocols`: "for", "against", "both" or "undecided" by name.
     """
-    columns = protocol_columns(table)
-    pairs = [
-        (first, second, name, column)
-        for first, second in combinations(table.arrays, 2)
-        for name, ranked in columns.items()
-        for column in ranked
-    ]
-    gains = [table.advantage(first, second, column) for first, second, _, column in pairs]
-    signs: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
-    for (first, second, name, column), gain, sign in zip(pairs, gains, significance(gains), strict=True):
-        if gain is not None:
-            signs.setdefault((first, second), {})[name, column.metric.name] = sign
-    for (first, second), found in signs.items():
-        sides = {name: {sign for (of, _), sign in found.items() if of == name and sign} for name, _ in found}
+    columns = [(name, column) for name, ranked in protocol_columns(table).items() for column in ranked]
+    informative = {column.metric.name for _, column in columns if table.is_informative(column)}
+    pairs = list(combinations(table.arrays, 2)) if columns else []
+    gains = {
+        (pair, name, column.metric.name): gain
+        for pair in pairs
+        for name, column in columns
+        if (gain := table.advantage(*pair, column)) is not None
+    }
+    counted = [key for key in gains if key[2] in informative]
+    signs = dict(zip(counted, significance([gains[key] for key in counted]), strict=True))
+    for pair in pairs:
+        mine = [(n, c.metric.name) for n, c in columns if (pair, n, c.metric.name) in gains]
+        found = {key: signs.get((pair, *key), 0) for key in mine}
+        first, second = pair
+        sides = {name: {sign for (of, _), sign in found.items() if of == name and sign} for name, _ in mine}
         balance = sum(sum(side) for side in sides.values())
         if balance < 0 or (balance == 0 and sum(found.values()) < 0):
             first, second = second, first
@@ -74,7 +77,7 @@ def rankings(model: str, table: ScoreTable) -> Iterator[dict[str, Any]]:
 def _verdict(sides: Mapping[str, set[int]]) -> str:
     if any(-1 in side for side in sides.values()):
         return CONTRADICTED  # the order is such that a protocol is for it
-    if all(1 in side for side in sides.values()):
+    if sides and all(1 in side for side in sides.values()):
         return EVERY
     return SOME if any(sides.values()) else UNDECIDED
 

@@ -35,13 +35,14 @@ def run(verb: str, arguments: list[str]) -> int:
     from robustsigma.report.comparison import junit, print_comparison, sarif
     from robustsigma.runs.files import write_atomically, write_json
 
-    comparison = compare(found.first, found.second, models=found.models, conditions=found.conditions)
-    failures = comparison.failures(below=found.fail_below, if_worse=found.fail_if_worse)
-    print_comparison(comparison, failures, Console())
+    compared = compare(found.first, found.second, models=found.models, conditions=found.conditions)
+    failures = compared.failures(below=found.fail_below, if_worse=found.fail_if_worse)
+    comparison = compared.to_dict(failures)
+    print_comparison(comparison, Console())
     if found.junit:
-        write_atomically(Path(found.junit), junit(comparison, failures).encode())
+        write_atomically(Path(found.junit), junit(comparison).encode())
     if found.sarif:
-        write_json(Path(found.sarif), sarif(comparison, failures), indent=1)
+        write_json(Path(found.sarif), sarif(comparison), indent=1)
     if found.json:
-        write_json(Path(found.json), comparison.to_dict(), indent=1)
+        write_json(Path(found.json), comparison, indent=1)
     return REFUSED if failures else 0

@@ -305,7 +305,7 @@ def _wrong_type(key: str, text: str) -> Exception | None:
         return ValueError(f"{key}: expected class names, each with its arguments below init_args, as in {example}")
     types = dict.fromkeys(re.findall(r"Expected a <class '(?:[\w.]*\.)?(\w+)'>", text))
     value = re.findall(r"(?:Got|Given) value: (.+)", text)
-    if not types or not value:
+    if not types or not value or "is not allowed" in text:  # the import policy's error says more
         return None
     number = re.fullmatch(r"-?[\d.]+", value[-1])
     words = {

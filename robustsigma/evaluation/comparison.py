@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,11 +146,18 @@ class Comparison:
             if 100 * each.difference.mean < low - 1e-9 or (if_worse and each.verdict == "worse")
         ]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the comparison in plain JSON types."""
-        changes = [{**asdict(each), "flags": list(each.flags), "verdict": each.verdict} for each in self.changes]
-        return {"schema": 1, "first": str(self.first), "second": str(self.second), "changes": changes,
-                "left_out": list(self.left_out)}  # fmt: skip
+    def to_dict(self, failures: Collection[Change] = ()) -> dict[str, Any]:
+        """Return the comparison in plain JSON types.
+
+        Args:
+            failures: changes that a gate refuses.
+        """
+        changes = [
+            {**asdict(each), "flags": list(each.flags), "verdict": each.verdict, "refused": each in failures}
+            for each in self.changes
+        ]
+        folders = {"first": self.first.as_posix(), "second": self.second.as_posix()}
+        return {"schema": 1, **folders, "changes": changes, "left_out": list(self.left_out)}
 
 
 def compare(

@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from robustsigma.engine.perturbations import PGD, Identity, Perturbation, SigmaSample, Square, TorchAttack
+from robustsigma.engine.perturbations import (
+    FAB,
+    FMN,
+    PGD,
+    Identity,
+    Perturbation,
+    SigmaSample,
+    Square,
+    TorchAttack,
+)
 from robustsigma.runs.fingerprint import describe
 
-LINF, L2 = "L\u221e", "L2"
+LINF, L2, L1 = "L\u221e", "L2", "L1"
 UNBOUNDED = "unbounded"
 _BLACK_BOX = ("Square", "SPSA", "Pixle", "OnePixel")  # of torchattacks: they ask the model for outputs alone
 _NEAR = 0.01  # of a 255th: what rounding to four digits leaves
-_KNOWN = {"linf": LINF, "l2": L2}
+_KNOWN = {"linf": LINF, "l2": L2, "l1": L1}
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,12 @@ def threat_model(perturbation: Perturbation, attack_setting: str) -> ThreatModel
     if isinstance(perturbation, SigmaSample):
         goal = f"confidence in the label of at most {perturbation.sigma.epsilon:g}"
         return ThreatModel(UNBOUNDED, None, knowledge, goal)
-    aimed = getattr(perturbation, "targeted", None)
-    return ThreatModel(norm, eps, knowledge, f"a wrong class, chosen: {aimed}" if aimed else "any wrong class")
+    aimed = perturbation.targeted if isinstance(perturbation, PGD) else None
+    if aimed is not None:
+        return ThreatModel(norm, eps, knowledge, f"a wrong class, chosen: {aimed}")
+    if isinstance(perturbation, FMN) or (isinstance(perturbation, FAB) and eps is None):
+        return ThreatModel(_KNOWN[perturbation.norm], None, knowledge, "any wrong class, by the smallest change")
+    return ThreatModel(norm, eps, knowledge, "any wrong class")
 
 
 def uses_gradients(perturbation: Perturbation) -> bool:
@@ -84,4 +97,6 @@ def parameters(perturbation: Perturbation) -> dict[str, Any]:
 
 def step_size(attack: PGD) -> float:
     """Return the size of each step of an attack."""
-    return 2.5 * attack.eps / attack.steps if attack.step_size is None else attack.step_size
+    if attack.step_size is not None:
+        return attack.step_size
+    return attack.eps / 4 if attack.objective == "kl" else 2.5 * attack.eps / attack.steps

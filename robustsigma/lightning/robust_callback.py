@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -148,7 +148,8 @@ class RobustCallback(BatchCallback):
         seed = stage_seed(self.seed, "train", "", trainer.current_epoch)
         assert self.train is not None
         watched = first and self.train.depends_on_model and is_visible(classifier.net)
-        with outputs_of(classifier.net) if watched else nullcontext([]) as attacked:
+        watch: AbstractContextManager[list[Any]] = outputs_of(classifier.net) if watched else nullcontext([])
+        with watch as attacked:
             made = self.train(classifier, found.pixels.clamp(0, 1), found.labels, seed=seed)
         batch = write(batch, self.images, found, made, classifier)
         if not attacked:

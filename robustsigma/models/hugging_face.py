@@ -109,8 +109,8 @@ def preprocessing(name: str) -> tuple[ResizeCrop, Statistics] | None:
     geometry = _geometry(processor.to_dict(), name) if of_timm is None else timm_geometry(of_timm)
     # Measured, as processors rescale, shift and normalize in several ways and orders.
     black, white = (_processed(processor, Image.new("RGB", (64, 64), (v,) * 3)).mean((1, 2)) for v in (0, 255))
-    std = 1 / (white - black)
-    mean, std = (tuple(float(f"{value:.6g}") + 0.0 for value in each.tolist()) for each in (-black * std, std))
+    scale = 1 / (white - black)
+    mean, std = (tuple(float(f"{value:.6g}") + 0.0 for value in each.tolist()) for each in (-black * scale, scale))
     _compare(processor, geometry, (mean, std), name)
     return geometry, (mean, std)
 

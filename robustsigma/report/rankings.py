@@ -51,9 +51,10 @@ def _orders(entries: list[dict[str, Any]], label: dict[str, str], titles: dict[s
         rows: dict[tuple[str, str, str], list[str]] = {}
         for entry in entries:
             if entry["verdict"] == verdict:
-                key = (label[entry["first"]], *(_under(entry, side, titles) for side in ("for", "against")))
+                inside, outside = (_under(entry, side, titles) for side in ("for", "against"))
+                key = label[entry["first"]], inside, outside
                 rows.setdefault(key, []).append(label[entry["second"]])
-        ordered = sorted(rows.items(), key=lambda row: -len(row[1]))
+        ordered = sorted(rows.items(), key=lambda row: (-row[0][1].count(","), -len(row[1])))
         pairs = sum(map(len, rows.values()))
         cells = [(first, ", ".join(seconds), inside, outside) for (first, inside, outside), seconds in ordered]
         bands.append((f"{title}: {text.count(pairs, 'pair')}", hint, cells or [(DASH, DASH, DASH, DASH)]))
@@ -65,9 +66,26 @@ def _under(entry: dict[str, Any], side: str, titles: dict[str, str]) -> str:
     if entry["verdict"] == "contradicted":
         return ", ".join(titles.get(metric, metric) for metric in entry[side]) or DASH
     said = [text.printable(name) for name, which in entry["protocols"].items() if which == side]
-    if said and len(said) == len(entry["protocols"]):
-        return f"all {len(said)}" if len(said) > 1 else said[0]
-    return ", ".join(said) or DASH
+    count = len(entry["protocols"])
+    if said and len(said) == count:
+        return f"all {count}" if count > 1 else said[0]
+    return f"{len(said)} of {count}: {', '.join(said)}" if said else DASH
+
+
+def lines(results: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str]]:
+    """Return the same for a terminal: for each model, band and method, the methods that it is better than."""
+    found = []
+    several = len(results["models"]) > 1
+    for verdict, (title, _) in _BANDS.items():
+        pairs: dict[tuple[str, str], list[str]] = {}
+        for entry in results.get("rankings") or []:
+            if entry["verdict"] == verdict:
+                first, second = (names.get(entry[place], entry[place]) for place in ("first", "second"))
+                pairs.setdefault((entry["model"] if several else "", first), []).append(second)
+        better = "; ".join(f"{m + ': ' if m else ''}{first} over {', '.join(s)}" for (m, first), s in pairs.items())
+        if results.get("rankings"):
+            found.append((title, better or "none"))
+    return found
 
 
 def protocols(results: dict[str, Any]) -> TableLayout:

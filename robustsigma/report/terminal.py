@@ -42,8 +42,7 @@ def print_attribution(results: dict[str, Any], console: Console | None = None) -
     """Print the scores of each model and the flags, see `robustsigma.report.print_attribution_table`."""
     console = console or Console()
     tables = attribution.score_tables(results)
-    for exhibit in rankings.exhibits(results, attribution.names(results)):
-        print_layout(console, exhibit.tables[0])
+    _print_lines(console, rankings.lines(results, attribution.names(results)))
     for model, table in zip(results["models"], tables, strict=True):
         print_layout(console, table)
         _print_lines(

@@ -34,7 +34,7 @@ def test_a_protocol_gives_its_quantities_under_its_name(name):
         result = metric(subject, Gradient()(subject.classifier, subject.images, subject.target))
         assert set(result.values) == {quantity.name for quantity in metric.quantities}
         found.update(result.values)
-    assert {listed.quantity(each) for each in listed.ranks_by} <= set(found)
+    assert {listed.quantity(each) for each in (*listed.ranks_by, *listed.also)} == set(found)
     assert all(each.endswith(f" ({name})") for each in found)
     assert listed.source
     assert listed.differences
@@ -117,7 +117,8 @@ def test_a_run_under_all_protocols_says_which_orders_hold(tmp_path):
     assert "cleanig/metric/diffid.py" in page
     printed = io.StringIO()
     print_attribution_table(results, Console(file=printed, width=250))
-    assert printed.getvalue().index("is better than") < printed.getvalue().index("Insertion (RISE)")
+    for line in ("Under every protocol", "Under some protocols only", "Contradicted"):
+        assert line in printed.getvalue()
     assert json.loads((tmp_path / "results.json").read_text())["rankings"] == results["rankings"]
 
 
@@ -128,20 +129,30 @@ def table(**methods: tuple[float, float, float]) -> ScoreTable:
     """Return a table of made-up means of RISE's insertion and deletion and of PIC's SIC, with little noise."""
     names = (("insertion (RISE)", "higher"), ("deletion (RISE)", "lower"), ("sic (PIC)", "higher"))
     columns = [MetricColumn(MetricSpec(name, name, better, "x"), "faithfulness", "") for name, better in names]
-    noise = np.random.default_rng(0)
+    noise, methods = np.random.default_rng(0), {**methods, "random": (0.1, 0.9, 0.1)}
     arrays = {
-        method: {f"value/{name}": mean + 0.01 * noise.standard_normal(N) for (name, _), mean in zip(names, means)}  # noqa: B905
+        method: {
+            f"value/{name}": mean + 0.01 * noise.standard_normal(N)
+            for (name, _), mean in zip(names, means, strict=True)
+        }
         for method, means in methods.items()
     }
-    return ScoreTable(columns, arrays, frozenset(), "random")
+    return ScoreTable(columns, arrays, frozenset(("random",)), "random")
+
+
+def entries(found: ScoreTable) -> list[dict]:
+    """Return the entries of pairs without the random maps."""
+    return [entry for entry in rankings("net", found) if "random" not in (entry["first"], entry["second"])]
 
 
 def only(found: ScoreTable) -> dict:
-    (entry,) = rankings("net", found)
+    (entry,) = entries(found)
     return entry
 
 
 def test_verdicts():
+    found = table(a=(0.4, 0.3, 0.5), b=(0.3, 0.4, 0.4))
+    assert {e["verdict"] for e in rankings("net", found)} == {"every"}, "also over random maps"
     entry = only(table(b=(0.2, 0.5, 0.3), a=(0.4, 0.3, 0.5)))
     assert (entry["first"], entry["second"], entry["verdict"]) == ("a", "b", "every")
     assert entry["protocols"] == {"RISE": "for", "PIC": "for"}
@@ -167,11 +178,12 @@ def test_all_comparisons_are_one_family():
         found = table(**{f"m{place}": (0.4, 0.4, 0.5) for place in range(count)})
         for place, arrays in enumerate(found.arrays.values()):
             arrays["value/sic (PIC)"] = 1e-6 * draw.standard_normal(N) + (difference if place == 0 else 0)
+        found.arrays["random"]["value/sic (PIC)"] -= 1
         return found
 
     two, many = made(2), made(9)
     assert only(two)["verdict"] == "some"
-    assert not any("sic (PIC)" in entry["for"] for entry in rankings("net", many))
+    assert not any("sic (PIC)" in entry["for"] for entry in entries(many))
 
 
 def test_a_protocol_without_values_does_not_count():
@@ -182,10 +194,20 @@ def test_a_protocol_without_values_does_not_count():
     assert entry["verdict"] == "every"
 
 
+def test_a_quantity_that_knows_no_method_from_random_maps_has_no_say():
+    found = table(a=(0.1, 0.3, 0.5), b=(0.1, 0.4, 0.4))
+    found.arrays["b"]["value/insertion (RISE)"] -= 0.05  # worse than random, and than a
+    assert only(found)["for"] == ["deletion (RISE)", "sic (PIC)"]
+    for method in "ab":
+        found.arrays[method]["value/deletion (RISE)"] += 0.6
+    entry = only(ScoreTable(found.columns, found.arrays, found.controls, "random"))
+    assert (entry["verdict"], entry["protocols"]) == ("some", {"RISE": "undecided", "PIC": "for"})
+
+
 def test_findings_count_the_verdicts():
-    entries = [*rankings("net", table(a=(0.4, 0.3, 0.5), b=(0.3, 0.4, 0.4), c=(0.3, 0.4, 0.6)))]
-    assert [entry["verdict"] for entry in entries] == ["every", "contradicted", "some"]
-    assert ranking_findings(entries) == [
+    made = entries(table(a=(0.4, 0.3, 0.5), b=(0.3, 0.4, 0.4), c=(0.3, 0.4, 0.6)))
+    assert [entry["verdict"] for entry in made] == ["every", "contradicted", "some"]
+    assert ranking_findings(made) == [
         "Of 3 pairs of methods, controls among them, 1 has the same order under all 2 protocols, 1 under some while "
         "the others are undecided; protocols contradict each other on 1, and 0 are undecided."
     ]

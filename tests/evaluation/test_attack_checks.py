@@ -8,7 +8,7 @@ import pytest
 import torch
 from matrix_case import ATTACK, BASE, CLEAN, MOVED, PGD_COLUMN, WALK, codes_of, matrix_of, outcomes_of
 
-from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample, Square, TorchAttack
+from robustsigma import FAB, FGSM, FMN, PGD, AutoAttack, GaussianNoise, Identity, SigmaSample, Square, TorchAttack
 from robustsigma.engine import noise
 from robustsigma.engine.checks import Soundness
 from robustsigma.evaluation.attack_checks import AttackCheckResults, AttackChecks, AttackCurve, radii
@@ -304,6 +304,23 @@ def test_the_search_finds_what_a_corner_of_the_ball_holds():
             PGD(0.1, targeted="second"),
             "adaptive",
             ("L\u221e", 0.1, "weights of the model under test", "a wrong class, chosen: second"),
+        ),
+        (
+            PGD(0.1, targeted=0),
+            "adaptive",
+            ("L\u221e", 0.1, "weights of the model under test", "a wrong class, chosen: 0"),
+        ),
+        (AutoAttack(1.0, "l2"), "adaptive", ("L2", 1.0, "weights of the model under test", "any wrong class")),
+        (FAB(3.0, "l1"), "adaptive", ("L1", 3.0, "weights of the model under test", "any wrong class")),
+        (
+            FMN("l2"),
+            "adaptive",
+            ("L2", None, "weights of the model under test", "any wrong class, by the smallest change"),
+        ),
+        (
+            Square(3.0, norm="l1"),
+            "adaptive",
+            ("L1", 3.0, "outputs of the model under test, no gradients", "any wrong class"),
         ),
         (
             SigmaSample(),

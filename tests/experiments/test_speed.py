@@ -104,6 +104,7 @@ def test_every_method_that_makes_passes_has_a_row():
     measured = {build(subject).settings.split("(")[0] for build in ROWS.values()}
     free = {"RandomAttribution", "Identity", "GaussianNoise", "Corruption", "Mixture", "Localization"}
     free |= {"CompletenessGap", "RelativeStandardError", "Cost"}  # of their own they make no pass
+    free |= {"Sparseness", "RelevanceAccuracy"}
     free |= {"CaptumMethod", "FunctionMethod", "StoredMaps"}  # others' code takes its own time
     for base in (robustsigma.Attributor, robustsigma.Perturbation, AttributionMetric):
         assert {kind.__name__ for kind in cases.concrete(base)} - free <= measured

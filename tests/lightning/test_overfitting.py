@@ -10,7 +10,7 @@ from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, MixtureCompone
 from robustsigma.data import ArrayDataset, Baggage
 from robustsigma.lightning import CatastrophicOverfitting, LitClassifier, OverfittingMonitor, Ramp, RobustDataModule
 from robustsigma.lightning.overfitting import OverfittingCheck
-from robustsigma.lightning.training_perturbation import pgd_probe
+from robustsigma.lightning.training_perturbation import has_single_step, pgd_probe
 
 EPS, GREY = 0.1, 128 / 255
 ATTACK = FGSM(EPS)
@@ -194,6 +194,8 @@ def test_probes_are_found_inside_mixtures():
     assert pgd_probe(noise, 10) is None
     nested = Mixture([MixtureComponent(Mixture({FGSM(0.1): 0.5}), 0.5), MixtureComponent(noise, 0.2)])
     assert pgd_probe(nested, 3) == PGD(0.1, steps=3)
+    assert has_single_step(nested)
+    assert not has_single_step(Mixture({noise: 0.5}))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.attention import SelfAttention
-from robustsigma.engine.attributors.attention_hooks import watched
-from robustsigma.engine.attributors.patch_maps import PatchAttributor, check_tokens, no_blocks
+from robustsigma.engine.attributors.patch_maps import PatchAttributor, seen_blocks
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import SCORES, Score, target_score
 from robustsigma.engine.validation import fail
@@ -44,17 +43,9 @@ class AttentionAttribution(PatchAttributor):
 
     def tokens(self, classifier: Classifier, images: Tensor, target: Tensor) -> Tensor:
         """Return the class token's row of R."""
-        blocks: list[SelfAttention] = []
-
-        def visit(seen: SelfAttention) -> None:
-            check_tokens(seen, blocks[0] if blocks else None, images)
-            blocks.append(seen)
-
         at = images.detach().requires_grad_(True)
-        with watched(classifier.net, visit):
+        with seen_blocks(classifier.net, images) as blocks:
             total = target_score(classifier(at), target, self.score).sum()
-        if not blocks:
-            raise no_blocks()
         # The images' own gradient is not needed; with it the pass is a whole one, as it is counted.
         inputs = [*(block.output for block in blocks), at]
         *gradients, _ = torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)

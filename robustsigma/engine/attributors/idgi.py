@@ -21,8 +21,8 @@ class IDGI(Attributor):
     """IDGI_i = sum over steps k of g_ki^2 / |g_k|^2 * (F(x_{k+1}) - F(x_k)) (Yang et al., 2023, algorithm 1).
 
     Along the path of another method, each step's change of F goes to the pixels as the square of the gradient at its
-    start, so the values sum to F(image) - F(baseline). Where a gradient is zero, its step's change goes to
-    no pixel, and `converged` is False.
+    start, so the values sum to F(image) - F(baseline). Where a gradient is zero, for which the formula
+    divides 0 by 0, its step's change goes with the next step's; `converged` is False where there is none.
 
     Steps are equal, whatever rule or schedule the method has. It costs a forward and a backward pass for each step and
     path, and one forward pass for each end.
@@ -56,19 +56,26 @@ class IDGI(Attributor):
     def _summed(self, line: Line) -> Path:
         starts = line.expanded(quadrature("left", self.attributor.steps)[0])
         values, curve = torch.zeros_like(line.images), torch.empty_like(starts)
-        converged = torch.ones_like(line.high, dtype=torch.bool)
-        # The last point's squares, as shares of their sum, wait for the next point's score.
-        waiting, before = torch.zeros_like(line.images), line.low.clone()
+        # Of the last point: the squares of its gradient as shares of their sum, whether there are any, and F. What F
+        # changed by since the last point that had any is owed to the next one.
+        shares, found = torch.zeros_like(line.images), torch.zeros_like(line.high, dtype=torch.bool)
+        before, owed = line.low.clone(), torch.zeros_like(line.low)
+
+        def share_out(rows: slice, score: Tensor) -> None:
+            change = owed[rows] + score - before[rows]
+            values[rows] += shares[rows] * change.reshape(-1, 1, 1, 1)
+            owed[rows] = torch.where(found[rows], 0, change)
+            before[rows] = score
+
         for part in line.gradients(starts):
             rows = part.rows
-            # The largest is 1, so that no square vanishes for its size alone.
-            largest = part.gradients.abs().amax((2, 3, 4), keepdim=True)
-            squares = (part.gradients / torch.where(largest > 0, largest, 1)).square()
-            shares = squares / squares.sum((2, 3, 4), keepdim=True).clamp(min=1)
-            changes = torch.cat([before[rows, None], part.scores], 1).diff(dim=1)[..., None, None, None]
-            values[rows] += waiting[rows] * changes[:, 0] + (shares[:, :-1] * changes[:, 1:]).sum(1)
-            waiting[rows], before[rows] = shares[:, -1], part.scores[:, -1]
-            converged[rows] &= (largest > 0).flatten(1).all(1)
             curve[rows, part.columns] = part.scores
-        values += waiting * (line.high - before).reshape(-1, 1, 1, 1)
-        return Path(line, values, curve, converged=converged)
+            for score, gradient in zip(part.scores.unbind(1), part.gradients.unbind(1), strict=True):
+                share_out(rows, score)
+                # The largest is 1, so that no square vanishes for its size alone.
+                largest = gradient.abs().amax((1, 2, 3), keepdim=True)
+                squares = (gradient / torch.where(largest > 0, largest, 1)).square()
+                shares[rows] = squares / squares.sum((1, 2, 3), keepdim=True).clamp(min=1)
+                found[rows] = (largest > 0).flatten()
+        share_out(slice(None), line.high)
+        return Path(line, values, curve, converged=found)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustsigma.engine import validation
-from robustsigma.engine.attributors.attention import SelfAttention
-from robustsigma.engine.attributors.attention_hooks import attention_blocks, first_of, watched
-from robustsigma.engine.attributors.patch_maps import PatchAttributor, check_tokens, no_blocks
+from robustsigma.engine.attributors.attention_hooks import attention_blocks, first_of
+from robustsigma.engine.attributors.base import Attribution
+from robustsigma.engine.attributors.patch_maps import PatchAttributor, seen_blocks
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.network_state import logits_of
 from robustsigma.engine.scores import SCORES, Score, target_score
@@ -28,9 +28,8 @@ class LeGrad(PatchAttributor):
 
     The tokens that layer l gives go through the network's own head (its last norm, pooling and classifier), whose score
     is F_l. The layer's map is the mean over heads and query tokens of (dF_l/dA_l)+, A_l its attention weights;
-    the result is the mean over layers, without the tokens in front of the patches, laid out as the grid of patches and
-    interpolated bilinearly to the image. The paper then scales each map to [0, 1], which is left to whoever
-    draws it.
+    the result is the mean over layers, without the tokens in front of the patches, laid out as the grid of patches,
+    interpolated bilinearly to the image and scaled to [0, 1].
 
     There is no completeness: `drop` is 0, so that `gap()` is the sum of values. The map is spread evenly over
     channels, so that `heatmap()` is the map.
@@ -52,19 +51,21 @@ class LeGrad(PatchAttributor):
     def __post_init__(self) -> None:
         validation.choice("score", self.score, SCORES)
 
+    def attribute(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> Attribution:
+        """Return the map: one more forward pass and a backward pass."""
+        result = super().attribute(classifier, images, target, logits, seeds)
+        above = result.values - result.values.amin((1, 2, 3), keepdim=True)
+        highest = above.amax((1, 2, 3), keepdim=True)
+        return replace(result, values=above / torch.where(highest > 0, highest, 1) / images.shape[1])
+
     def tokens(self, classifier: Classifier, images: Tensor, target: Tensor) -> Tensor:
         """Return the mean over layers for every token."""
-        blocks: list[SelfAttention] = []
-
-        def visit(seen: SelfAttention) -> None:
-            check_tokens(seen, blocks[0] if blocks else None, images)
-            blocks.append(seen)
-
         at = images.detach().requires_grad_(True)
-        with watched(classifier.net, visit), _every_layer_through_the_head(classifier.net, len(images)) as outputs:
+        net = classifier.net
+        with seen_blocks(net, images) as blocks, _every_layer_through_the_head(net, len(images)) as outputs:
             classifier(at)
-        if not blocks:
-            raise no_blocks()
         (logits,) = outputs
         if len(logits) != len(blocks) * len(images):
             raise fail("net", _LAYERS, "attention blocks without such a layer around them")

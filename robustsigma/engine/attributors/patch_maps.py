@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.attention import SelfAttention
+from robustsigma.engine.attributors.attention_hooks import watched
 from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
@@ -71,3 +74,18 @@ def check_tokens(seen: SelfAttention, first: SelfAttention | None, images: Tenso
 def no_blocks() -> ValueError:
     """Return the error for a network whose attention blocks did not run."""
     return fail("net", "attention blocks that take part in the forward pass", "none that ran")
+
+
+@contextmanager
+def seen_blocks(net: nn.Module, images: Tensor) -> Iterator[list[SelfAttention]]:
+    """Yield the list to which every attention block of a pass in the body is added; raise where none ran."""
+    blocks: list[SelfAttention] = []
+
+    def visit(seen: SelfAttention) -> None:
+        check_tokens(seen, blocks[0] if blocks else None, images)
+        blocks.append(seen)
+
+    with watched(net, visit):
+        yield blocks
+    if not blocks:
+        raise no_blocks()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -116,11 +114,13 @@ class ProtocolMetric(AttributionMetric):
 
     Args:
         protocol: its name.
-        metric: what it measures.
+        metric: what it measures; curves are left out.
+        reported: names of the metric's quantities that the protocol has.
     """
 
     protocol: str
     metric: AttributionMetric
+    reported: tuple[str, ...]
 
     def __post_init__(self) -> None:
         validation.instance("metric", self.metric, AttributionMetric)
@@ -129,16 +129,21 @@ class ProtocolMetric(AttributionMetric):
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:
-        """Those of the metric, named with the protocol."""
+        """Those of the metric that are reported, named with the protocol."""
         return tuple(
-            replace(each, name=self._named(each.name), title=self._named(each.title)) for each in self.metric.quantities
+            replace(each, name=self._named(each.name), title=self._named(each.title))
+            for each in self.metric.quantities
+            if each.name in self.reported
         )
 
     def measure(self, context: MetricContext, attribution: Attribution | Tensor) -> MetricResult:
-        """Compute the metric; its curves are left out."""
+        """Compute the metric."""
         found = self.metric.measure(context, attribution)
-        parts: Sequence[Any] = (found.values, found.skips)
-        return MetricResult(*({self._named(name): each for name, each in part.items()} for part in parts))
+        values, skips = (
+            {self._named(name): each for name, each in part.items() if name in self.reported}
+            for part in (found.values, found.skips)
+        )
+        return MetricResult(values, skips)
 
     def _named(self, name: str) -> str:
         return f"{name} ({self.protocol})"

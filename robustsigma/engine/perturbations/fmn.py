@@ -13,7 +13,9 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Ball
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 from robustsigma.engine.perturbations.losses import margin, mean_gradient
-from robustsigma.engine.perturbations.projections import DUAL, NORMS, Norm, lengths, onto_l1_ball
+from robustsigma.engine.perturbations.projections import DUAL, NORMS, Norm, lengths
+
+_STUCK = 1.001  # an estimate of the radius below so many times the last one
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class FMN(Perturbation):
     """Fast minimum-norm attack (Pintor et al., 2021): the nearest misclassified image that it finds.
 
     Each step follows the gradient of the margin and is projected onto a ball whose radius shrinks at misclassified
-    points and grows at others. Images that withstand it, or are misclassified, are returned as they are.
+    points and grows at others, also where the authors' code would keep it without success. Images that withstand it, or
+    are misclassified, are returned as they are.
 
     Args:
         norm: "linf", "l2" or "l1".
@@ -67,22 +70,17 @@ class FMN(Perturbation):
             found = torch.where(nearer.view(-1, 1, 1, 1), images + change, found)
             misled |= wrong
             to_boundary = margin(logits, labels).abs() / lengths(gradient, DUAL[self.norm]).clamp(min=1e-12)
-            grown = torch.where(misled, radius * (1 + gamma), length + to_boundary)
+            estimate = length + to_boundary
+            # Where bounds cut the change, the estimate may stay below the boundary for ever, as in the authors' code.
+            grows = misled | (estimate <= radius * _STUCK) if step else misled
+            grown = torch.where(grows, radius * (1 + gamma), estimate)
             radius = torch.where(wrong, torch.minimum(radius * (1 - gamma), nearest), grown).clamp(max=whole)
             slope = lengths(gradient, "l2").clamp(min=1e-12).view(-1, 1, 1, 1)
-            moved = _onto_ball(change + size * gradient / slope, radius, self.norm)
-            change = (images + moved).clamp(low, high) - images
+            ball = Ball(images, radius.view(-1, 1, 1, 1), self.norm, classifier.bounds)
+            change = ball.project(images + change + size * gradient / slope) - images
         return Perturbed.plain(found)
 
     @property
     def _schedule(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Length of a step and change of the radius: the first value and the last in units of it."""
         return (self.step_size, 0.01), (self.gamma, 0.02)
-
-
-def _onto_ball(change: Tensor, radius: Tensor, norm: Norm) -> Tensor:
-    """Return changes projected onto balls, without regard to bounds."""
-    if norm == "l1":
-        flat = change.flatten(1)
-        return onto_l1_ball(flat, torch.full_like(flat, torch.inf), radius.double()).view_as(change)
-    return Ball(torch.zeros_like(change), radius.view(-1, 1, 1, 1), norm, (-math.inf, math.inf)).project(change)

@@ -160,8 +160,8 @@ def test_idgi_along_a_guided_path():
     torch.testing.assert_close(result.values, idgi_of(scores, gradients[:-1]), rtol=1e-8, atol=1e-10)
 
 
-def test_idgi_reports_gradients_that_vanish():
-    """ReLU(z - c) is flat near black: the step's rise goes to no pixel."""
+def test_a_step_of_idgi_whose_gradient_vanishes_goes_with_the_next():
+    """ReLU(z - c) is flat near black, and rises within the first step that has a gradient or the one before."""
 
     class Flat(torch.nn.Module):
         def forward(self, x):
@@ -169,9 +169,13 @@ def test_idgi_reports_gradients_that_vanish():
             return torch.cat([total, -total], 1)
 
     result = IDGI(IntegratedGradients(4))(Classifier(Flat()), X, 0)
-    assert not result.converged.any()
-    assert torch.isfinite(result.values).all()
-    assert IDGI()(smooth(), X).converged.all()
+    assert (result.confidence[:, 0, -2] == 0).all()
+    assert (result.drop > 1).all()
+    assert result.gap().max() < 1e-10
+    assert result.converged.all()
+    last = IDGI(IntegratedGradients(1))(Classifier(Flat()), X, 0)  # its only gradient is at black
+    assert not last.converged.any()
+    assert not last.values.any()
 
 
 @pytest.mark.parametrize("method", [CrediblePath(), IDGI(), "IntegratedGradients", None])
