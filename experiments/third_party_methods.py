@@ -40,6 +40,7 @@ def of_pair(mask: Callable[..., Array], **arguments: Any) -> Callable[[nn.Module
         found = [mask(x, gradients, y, **arguments) for x, y in zip(pixels, target.tolist(), strict=True)]
         return np.stack([each if each.ndim == 2 else each.transpose(2, 0, 1) for each in found])
 
+    explain.__name__ = mask.__qualname__  # as the report shows it
     return explain
 
 

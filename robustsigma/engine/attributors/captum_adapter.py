@@ -45,13 +45,14 @@ def refusal(name: str) -> str | None:
     kind: Any = getattr(package, name, None)
     if not inspect.isclass(kind) or not issubclass(kind, package.Attribution):
         return "it is no attribution method"
-    if not hasattr(kind, "attribute"):
+    attribute: Any = getattr(kind, "attribute", None)
+    if attribute is None:
         return "it is a base class"
     if issubclass(kind, package.NeuronAttribution):
         return "it explains a neuron of a layer, not a class"
     if "Permutation" in name:
         return "it exchanges pixels between the images of a batch, so that a map would depend on the other images"
-    if next(iter(_parameters(kind.attribute))) != "inputs":
+    if next(iter(_parameters(attribute))) != "inputs":
         return "it explains text or data loaders, not images"
     made = _parameters(kind.__init__).values()
     if any(each.default is each.empty and each.name not in (*_OURS, _INNER) for each in made):
