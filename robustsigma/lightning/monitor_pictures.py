@@ -26,7 +26,7 @@ def draw(method: str, found: Mapping[str, Explained], labels: Tensor, masks: Ten
     """
     from matplotlib.figure import Figure
 
-    from robustsigma.report.canvas import QUIET, RIGHT, WRONG, bare, image_of, label, overlay, png, styled
+    from robustsigma.report.canvas import CORRECT, QUIET, WRONG, bare, image_of, label, overlay, png, styled
 
     rows = sum(3 if each.attribution.stderr is not None else 2 for each in found.values())
     with styled():
@@ -45,7 +45,7 @@ def draw(method: str, found: Mapping[str, Explained], labels: Tensor, masks: Ten
                 axis.imshow(image_of(image), vmin=0, vmax=1)
                 guess, right = int(predictions[column]), bool(predictions[column] == labels[column])
                 told = f"{own[column]:.0%}" if right else f"class {guess}: {float(confidences[column]):.0%}"
-                _finish(axis, told, RIGHT if right else WRONG, frame=True)
+                _finish(axis, told, CORRECT if right else WRONG, frame=True)
             _row_title(line[0], label(name, 14))
             line = next(lines)
             for column, (axis, image) in enumerate(zip(line, images.cpu().numpy(), strict=True)):
