@@ -17,7 +17,7 @@ from robustsigma.engine.scores import Score
 
 @dataclass(frozen=True, eq=False)
 class SpectralCurve(Curve):
-    """The path on which singular components of image - base appear, the largest first; settings as below."""
+    """The path on which singular components of image - base appear, the largest first; `overlap` is that of `SIG`."""
 
     overlap: float = 1.0
 
