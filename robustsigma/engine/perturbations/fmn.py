@@ -23,7 +23,8 @@ class FMN(Perturbation):
     """Fast minimum-norm attack (Pintor et al., 2021): the nearest misclassified image that it finds.
 
     Each step follows the gradient of the margin and is projected onto a ball whose radius shrinks at misclassified
-    points and grows at others, also where the authors' code would keep it without success. Images that withstand it, or are misclassified, are returned as they are.
+    points and grows at others, also where the authors' code would keep it without success. Images that withstand it, or
+    are misclassified, are returned as they are.
 
     Args:
         norm: "linf", "l2" or "l1".
