@@ -81,7 +81,8 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
     code = BLOCKS[place].replace(
         "max_epochs=20", 'max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False'
     )
-    assert (code != BLOCKS[place]) == ("Trainer" in code)
+    code = code.replace("AutoAttack(8 / 255)", "AutoAttack(8 / 255, steps=2, queries=5)")
+    assert (code != BLOCKS[place]) == ("Trainer" in code or "AutoAttack(" in code)
     with quiet():
         exec(compile(code, f"block {place}", "exec"), names)
     if "for method in" in code:
@@ -106,6 +107,9 @@ def test_runs(place, capsys, tmp_path, monkeypatch):
         assert len([*tmp_path.rglob("attributions/Sigma/*.png")]) == 1
     if "trainer.test" in code:
         assert set(names["trainer"].callback_metrics) >= {"test_clean_acc", "test_noise_acc", "test_SIGMA_acc"}
+    if "AutoAttack(" in code:
+        assert list(names["attack"].accuracies(names["info"].found_by)) == ["clean", *names["attack"].attacks]
+        assert names["state"].fraction == 1
     if "class Saliency" in code:
         found = names["Saliency"]()(names["classifier"], images, labels)
         assert (found.values.flatten(1).sum(1) > 0).all()
@@ -133,7 +137,7 @@ def test_the_plain_loop_loads_no_lightning():
 
 
 def test_there_is_python_in_it():
-    assert len(BLOCKS) == 12
+    assert len(BLOCKS) == 14
 
 
 def test_what_is_said_of_retraining_is_what_the_study_says():

@@ -52,25 +52,27 @@ def attack_at_radii(
         classifier.check_target(labels, images, "labels")
         x = classifier.prepare_input(images)
         seeds, wrong = noise.seeds(seed, x), classifier.logits(x).argmax(1) != labels
-    none = torch.zeros(len(images), device=images.device)
-    result = replace(
-        Perturbed.plain(images.detach().clone()),
-        forwards=none + 1,
-        backwards=none,
-        seconds=none,
-        distance=none,
-        success=wrong,
-        norm=getattr(attack, "norm", None) or "l2",
-    )
+    passes = torch.zeros(4, len(images), device=images.device)  # forwards, backwards, seconds, distances
+    passes[0] += 1
+    found = images.detach().clone()
     for radius in sorted(radii):
         rows = (~wrong).nonzero()[:, 0]
         if not len(rows):
             break
         made = attack(classifier, images[rows], labels[rows], seed=seeds[rows], eps=radius, return_info=True)
-        wrong = wrong.index_copy(0, rows, made.success)
-        sums = ("forwards", "backwards", "seconds")
-        new = {name: getattr(result, name).index_add(0, rows, getattr(made, name).float()) for name in sums}
-        new["distance"] = result.distance.index_copy(0, rows, made.distance.to(none.dtype))
-        new["images"] = result.images.index_copy(0, rows, made.images)
-        result = replace(result, **new, success=wrong)
-    return result
+        told = [value for value in (made.forwards, made.backwards, made.seconds, made.distance) if value is not None]
+        passes[3, rows] = 0
+        passes[:, rows] += torch.stack([value.to(passes) for value in told])
+        assert made.success is not None
+        found[rows], wrong[rows] = made.images, made.success
+    norm = getattr(attack, "norm", None) or "l2"
+    forwards, backwards, seconds, distance = passes
+    return replace(
+        Perturbed.plain(found),
+        forwards=forwards,
+        backwards=backwards,
+        seconds=seconds,
+        success=wrong,
+        distance=distance,
+        norm=norm,
+    )

@@ -76,7 +76,7 @@ class AutoAttack(AttackInParts):
         if self.version == "plus":
             ce, dlr = (APGD(eps, norm, a.loss, self.steps, restarts=5) for a in (ce, dlr))
             whole = FAB(eps, norm, self.steps, restarts=5, targeted=False)
-            first = {"apgd-ce": ce, "apgd-dlr": dlr, "fab": whole, "square": square}
+            first: dict[str, APGD | FAB | Square] = {"apgd-ce": ce, "apgd-dlr": dlr, "fab": whole, "square": square}
             return {**first, "apgd-t": aimed, "fab-t": fab}
         if norm == "l1":
             ce = APGD(eps, norm, "ce", self.steps, restarts=5, wide_start=True)

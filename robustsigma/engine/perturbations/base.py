@@ -192,7 +192,7 @@ class Perturbation(validation.Settings, ABC):
             seeds = noise.seeds(seed, clean).clone()
             classifier.check_target(labels, clean, "labels")
             if target is not None:
-                classifier.check_target(attack.targeted, clean, "target")  # type: ignore[attr-defined]
+                classifier.check_target(attack.targeted, clean, "target")
             if self.depends_on_model and not classifier.checked:
                 warn_once(classifier, clean, labels)
             info = attack.count_passes(classifier, clean, labels, seeds)
@@ -238,15 +238,14 @@ class Perturbation(validation.Settings, ABC):
         """Return what `perturb` does, with passes and seconds; the classifier is frozen."""
         start, forward, gradient = time.perf_counter(), classifier.forwards, classifier.backwards
         info = self.perturb(classifier, images, labels, seeds)
-        counts = {"forwards": classifier.forwards - forward}
-        counts["backwards"] = classifier.backwards - gradient
-        missing = {name: n / len(images) for name, n in counts.items() if getattr(info, name) is None}
-        info = replace(info, **{name: images.new_full((len(images),), mean) for name, mean in missing.items()})
-        assert info.forwards is not None
-        assert info.backwards is not None
-        share = info.forwards + info.backwards
-        share = share / share.sum() if counts["forwards"] else torch.full_like(share, 1 / len(images))
-        return replace(info, seconds=share * (time.perf_counter() - start))
+        passes = classifier.forwards - forward, classifier.backwards - gradient
+        even = [images.new_full((len(images),), count / len(images)) for count in passes]
+        forwards, backwards = info.forwards, info.backwards
+        forwards, backwards = even[0] if forwards is None else forwards, even[1] if backwards is None else backwards
+        share = forwards + backwards
+        share = share / share.sum() if passes[0] else torch.full_like(share, 1 / len(images))
+        seconds = share * (time.perf_counter() - start)
+        return replace(info, forwards=forwards, backwards=backwards, seconds=seconds)
 
     def _judge(self, classifier: Classifier, info: Perturbed, clean: Tensor, labels: Tensor) -> Perturbed:
         """Return the results with success and distance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -144,7 +145,7 @@ class FAB(AttackInParts):
             return both[:, 1] - both[:, 0], gradient
         classes = state.logits.shape[1]
 
-        def objective(rank: int):  # noqa: ANN202
+        def objective(rank: int) -> Callable[[Tensor, Tensor], Tensor]:
             return lambda z, y: _difference(z, torch.stack([y, (y + rank) % classes], 1))
 
         logits, *gradients = classifier.gradients_of(
