@@ -39,7 +39,8 @@ def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
     choice(f"model of {found.path}", name, found.models)
     results, settings = found.results, read_settings(found.path) or {}
     cells = {cell["condition"]: cell for cell in results.cells if cell["regime"] == name}
-    claims, withdrawn = [], []
+    claims: list[dict[str, Any]] = []
+    withdrawn: list[dict[str, Any]] = []
     for condition in found.conditions.values():
         cell, flags = cells.get(condition["id"]), found.flags(name, condition["id"])
         if cell is not None:

@@ -192,7 +192,8 @@ def compare(
     changes = []
     for (old, new, condition, tables), gain, p in zip(found, gains, holm(gains), strict=True):
         codes = {flag["code"] for flag in (*a.flags(old, condition), *b.flags(new, condition))}
-        changes.append(Change(new, condition, *map(share_interval, tables), gain, p, tuple(sorted(codes))))
+        before, after = map(share_interval, tables)
+        changes.append(Change(new, condition, before, after, gain, p, tuple(sorted(codes))))
     return Comparison(a.path, b.path, tuple(changes), tuple(left_out))
 
 

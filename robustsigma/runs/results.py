@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Entries = list[dict[str, Any]]
+_ENDS = ("mean", "low", "high", "n")
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,9 @@ class RobustnessResults(Results):
         corrected: Entries = []
         for against in dict.fromkeys(entry["against"] for entry in self.differences):
             family = [entry for entry in self.differences if entry["against"] == against]
-            ends = [[each.get(key) for key in ("mean", "low", "high", "n")] for each in family]
-            p_values = holm([None if None in each else Interval(*each) for each in ends])
+            known = [all(each.get(key) is not None for key in _ENDS) for each in family]
+            p_values = holm([Interval(**{key: each[key] for key in _ENDS}) if found else None
+                             for each, found in zip(family, known, strict=True)])  # fmt: skip
             corrected += [{**entry, "p_holm": p} for entry, p in zip(family, p_values, strict=True)]
         object.__setattr__(self, "differences", corrected)
 

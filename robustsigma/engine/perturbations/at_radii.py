@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def attack_at_radii(
         passes[:, rows] += torch.stack([value.to(passes) for value in told])
         assert made.success is not None
         found[rows], wrong[rows] = made.images, made.success
-    norm = getattr(attack, "norm", None) or "l2"
+    norm: Any = getattr(attack, "norm", None) or "l2"
     forwards, backwards, seconds, distance = passes
     return replace(
         Perturbed.plain(found),

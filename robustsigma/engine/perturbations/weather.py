@@ -53,13 +53,12 @@ def _streaked(flakes: Tensor, keys: Tensor, length: int, spread: float) -> Tenso
     """Return flakes (B, 1, H, W) with half a Gaussian of motion blur, downward by 45 to 135 degrees."""
     angle = math.pi * (0.25 + 0.5 * noise.uniform(noise.fold(keys, "slant"), (), torch.float32))
     steps = torch.arange(length + 1, dtype=torch.float32, device=flakes.device)
-    weights = (-0.5 * (steps / spread) ** 2).exp()
-    weights = (weights / weights.sum()).tolist()
+    falling = (-0.5 * (steps / spread) ** 2).exp()
     height, width = flakes.shape[-2:]
     grid = F.affine_grid(torch.eye(2, 3, device=flakes.device)[None], [1, 1, height, width], align_corners=False)
     pace = torch.stack([2 * angle.cos() / width, 2 * angle.sin() / height], -1)[:, None, None]  # a pixel
     result = torch.zeros_like(flakes)
-    for step, weight in enumerate(weights):
+    for step, weight in enumerate((falling / falling.sum()).tolist()):
         moved = F.grid_sample(flakes, grid - step * pace, padding_mode="reflection", align_corners=False)
         result += weight * moved
     return result
