@@ -34,7 +34,7 @@ def caption(results: dict[str, Any]) -> str:
     threads = text.count(run["hardware"]["threads"], "thread")
     return (
         f"{dataset['name']}, {dataset['test']} test images, {seeds}, accuracy in % with 95 % bootstrap intervals, "
-        f"{text.duration(run['seconds'])} on {run['hardware']['device']} with {threads}, "
+        f"{run['hardware']['device']} with {threads}, "
         f"torch {run['versions']['torch']}."
     )
 

@@ -90,7 +90,7 @@ def growth(call, times, warm, net=None):
 def classifier(seed, method=""):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if method == "AttentionRollout":
+        if method in ("AttentionAttribution", "AttentionRollout", "LeGrad"):
             net = VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=5)
         else:
             net = network("small_cnn", 3, 5, {"width": 4})
