@@ -23,6 +23,7 @@ from robustsigma.engine.metrics.masked_interpolation import interpolate_masked
 from robustsigma.engine.metrics.ranking import spearman
 
 Needed = Callable[[Any], Passes]
+TINY = 1e-7
 EPS = 8 / 255
 GPU_ONLY = ("IG-tf32", "SIGMA-tf32")
 # Attributors.
@@ -260,7 +261,11 @@ ROWS: dict[str, Callable[[Case], Row]] = {
     "FGSM": _fgsm,
     "N-FGSM": lambda c: _perturbed(c, rs.NFGSM(EPS), _passes(c, 1, 1)),
     "PGD": _pgd,
-    "Square": lambda c: _perturbed(c, rs.Square(EPS, _steps(c)), _passes(c, _steps(c))),
+    # Within a radius that misleads no network: images that are misled leave these attacks.
+    "Square": lambda c: _perturbed(c, rs.Square(TINY, _steps(c)), _passes(c, 1 + _steps(c))),
+    "APGD": lambda c: _perturbed(c, rs.APGD(TINY, steps=_steps(c)), _passes(c, 2 + _steps(c), _steps(c))),
+    "FAB": lambda c: _perturbed(c, rs.FAB(TINY, steps=_steps(c), targets=1), _passes(c, 1 + 2 * _steps(c), _steps(c))),
+    "FMN": lambda c: _perturbed(c, rs.FMN(steps=_steps(c)), _passes(c, _steps(c), _steps(c))),
     "SigmaSample": lambda c: _perturbed(
         c, rs.SigmaSample(_one_path(c)), _passes(c, 1 + 3 * c.scale.walk), peers.spsa(c, EPS)
     ),
