@@ -27,7 +27,7 @@ SETTINGS = [pytest.param(p, id=f"{cls.__name__}{i}") for cls in PUBLIC for i, p 
 every = pytest.mark.parametrize("perturbation", SETTINGS)
 
 STOCHASTIC = {
-    *("GaussianNoise0", "FGSM1", "NFGSM0", "NFGSM1", "PGD0", "PGD2", "PGD3", "PGD4", "PGD5", "SigmaSample0"),
+    *("GaussianNoise0", "FGSM1", "NFGSM0", "NFGSM1", "PGD0", "PGD2", "PGD3", "PGD5", "PGD6", "SigmaSample0"),
     *("SigmaSample1", "PathEnd0", "PathEnd1", "Mixture0", "Corruption0", "Corruption2", "TorchAttack0", "TorchAttack1"),
     *("Square0", "Square1", "Square2", "APGD0", "APGD1", "APGD2", "APGD3", "AutoAttack0", "AutoAttack1"),
 }

@@ -20,7 +20,17 @@ import torch
 
 FLOOR = 0.1
 ANY_CPU, SINGLE, BFLOAT16, JUMPING, CUDA, CUDA_SINGLE = 1e-9, 5e-4, 0.1, 0.75, 1e-6, 5e-3
-JUMPS = ("CrediblePath", "FGSM", "GuidedIntegratedGradients", "NFGSM", "PGD", "TorchAttack")
+JUMPS = (
+    "APGD",
+    "AutoAttack",
+    "CrediblePath",
+    "FAB",
+    "FGSM",
+    "GuidedIntegratedGradients",
+    "NFGSM",
+    "PGD",
+    "TorchAttack",
+)
 STORED = dict(np.load(golden.FILE, allow_pickle=False))
 every = pytest.mark.parametrize("name", golden.NAMES)
 
