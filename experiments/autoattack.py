@@ -42,7 +42,7 @@ TRAININGS: dict[str, Perturbation] = {
     "PGD": PGD(0.2, steps=7),
 }
 RADII = {"plain": (0.1, 0.15, 0.2), "FGSM": (0.2, 0.25, 0.3), "PGD": (0.25, 0.3, 0.35)}
-CIFAR_RADII = (1.25 / 255, 1.5 / 255, 2 / 255)
+CIFAR_RADII = (1 / 255, 1.25 / 255, 1.5 / 255)
 CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Case = tuple[str, Classifier, Tensor, Tensor, tuple[float, ...]]  # name, network, images, labels, radii

@@ -266,7 +266,7 @@ CHEAP: dict[type[Perturbation], tuple[Perturbation, ...]] = {
     APGD: (
         APGD(0.05, steps=4),
         APGD(0.5, "l2", "dlr", steps=3, restarts=2),
-        APGD(3.0, "l1", "dlr-targeted", steps=6, targets=2, wide_start=True),
+        APGD(3.0, "l1", "dlr-targeted", steps=3, targets=2, wide_start=True),
         APGD(0.05, loss="margin", steps=2, eot=2),
     ),
     FAB: (FAB(0.05, steps=3, targets=2), FAB(None, "l2", steps=3), FAB(3.0, "l1", steps=2, restarts=2, targeted=False)),

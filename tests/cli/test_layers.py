@@ -84,6 +84,7 @@ def check(said: Any, found: Any) -> int:
     return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_file_over_a_preset_says_what_its_classes_are(verb):
     presets, count = VERBS[verb], 0

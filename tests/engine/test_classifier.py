@@ -431,3 +431,15 @@ def test_what_was_seen_of_another_network_is_forgotten():
     clf.net = cases.linear(classes=2)
     with pytest.raises(ValueError, match=r"^labels: expected"):
         FGSM()(clf, cases.images(), 2, seed=0)
+
+
+def test_a_network_that_is_cast_after_its_first_pass_gets_images_of_its_new_dtype():
+    clf = cases.classifier(cases.cnn_bn_dropout().double())
+    images = cases.images(2)
+    with clf.frozen():
+        before = clf.logits(images)
+    clf.net.float()  # in place: its parameters are the same objects
+    with clf.frozen():
+        after = clf.logits(images)
+    assert after.dtype == torch.float32
+    torch.testing.assert_close(after.double(), before.double(), rtol=1e-4, atol=1e-5)

@@ -61,6 +61,7 @@ def test_the_same_batches(workers):
     assert not torch.equal(first, second)  # each epoch has its own order and augmentation
 
 
+@pytest.mark.slow
 @pytest.mark.third_party_rng  # initial weights
 def test_the_same_trained_weights(tmp_path):
     expected = _trained(0, tmp_path)

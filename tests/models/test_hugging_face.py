@@ -247,6 +247,7 @@ def test_transformers_is_asked_for(monkeypatch):
         model("hf:somebody/something")
 
 
+@pytest.mark.slow
 def test_every_verb_takes_it(saved, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr("sys.argv", ["robustsigma"])

@@ -43,6 +43,7 @@ def test_what_has_no_file_is_left_out(name):
     assert code_of([name]) == code_of([]) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["evaluate", "sweep"])
 def test_a_changed_file_is_refused(verb, mine, tmp_path, monkeypatch, capsys):
     name, folder = mine
@@ -60,6 +61,7 @@ def test_a_changed_file_is_refused(verb, mine, tmp_path, monkeypatch, capsys):
     assert main(arguments[:1] + arguments[3:]) == 2, "without --allow it is not known which code it was"
 
 
+@pytest.mark.slow
 def test_samples_of_changed_code_are_refused(mine, tmp_path, monkeypatch, capsys):
     name, folder = mine
     monkeypatch.setattr("sys.argv", ["robustsigma"])

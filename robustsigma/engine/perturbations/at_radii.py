@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.perturbations.base import Labels, Perturbation, Perturbed
+from robustsigma.engine.perturbations.projections import Norm
 
 
 def attack_at_radii(
@@ -66,7 +66,7 @@ def attack_at_radii(
         passes[:, rows] += torch.stack([value.to(passes) for value in told])
         assert made.success is not None
         found[rows], wrong[rows] = made.images, made.success
-    norm: Any = getattr(attack, "norm", None) or "l2"
+    norm: Norm = getattr(attack, "norm", None) or "l2"
     forwards, backwards, seconds, distance = passes
     return replace(
         Perturbed.plain(found),

@@ -141,7 +141,7 @@ class AutoAttack(AttackInParts):
             found.append(Flag("zero_gradient", message))
         accuracies = list(self.accuracies(found_by).items())
         for (_, before), (name, after) in pairwise(accuracies):
-            if name == "square" and before - after > _BETTER:
+            if name == "square" and before - after > _BETTER + 1e-9:
                 message = (
                     f"The gradient-free search lowered the accuracy by {100 * (before - after):.1f} points after the "
                     "gradient attacks: gradients may be masked. Use more queries, or an attack made for this network."

@@ -27,7 +27,8 @@ class TorchAttack(Perturbation):
     batches with equal seeds give equal results, but an image's result depends on the rest of its batch
     (`batch_dependent`). Computed in single precision. Needs the extra: pip install 'robustsigma[attacks]'.
 
-    "AutoAttack" runs 100 steps of APGD and FAB and 9 target classes, as Croce and Hein (2020) do; torchattacks itself
+    The class `AutoAttack` of this package follows the reference code. Here, "AutoAttack"
+    runs 100 steps of APGD and FAB and 9 target classes, as Croce and Hein (2020) do; torchattacks itself
     runs 10 steps and every other class. Change this with `steps`, which only this adapter knows, and `n_classes`, the
     number of targets plus one. It still differs from the reference code (fra31/auto-attack): Square's schedule of
     sizes is compressed into its 5000 queries (the reference runs the first half of a schedule of 10,000), the default

@@ -83,6 +83,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 def test_memory_grows_with_the_chunk_and_not_with_the_points(method):
     x = cases.images(16, size=16)
