@@ -171,6 +171,20 @@ def compare(classifier: Classifier, images: Tensor, labels: Tensor, eps: float, 
     }
 
 
+def shown(found: dict[str, Any]) -> str:
+    """Return the results as a table: accuracies in %, thousands of passes (forward and backward), CPU seconds."""
+    lines = []
+    for name, rows in found["networks"].items():
+        for row in rows:
+            both = [row[who] for who in ("own", "reference")]
+            accuracies = [f"{100 * of['accuracy']['mean']:.1f}" for of in both]
+            passes = [f"{(of['forwards'] + of['backwards']) / 1000:,.0f}" for of in both]
+            seconds = [f"{of['seconds']:.0f}" for of in both]
+            lines.append([name, f"{row['eps']:.4f}", *accuracies, *passes, *seconds])
+    heads = [f"{what}, {who}" for what in ("%", "passes", "s") for who in ("ours", "reference")]
+    return table(["network", "eps", *heads], lines)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
     options_of = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -202,12 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(json.loads(cell.read_text(encoding="utf-8")))
             print(f"{name}, {eps:.4f}: {rows[-1]}", flush=True)
     path = write(options, "autoattack", found, provenance)
-    lines = [
-        [name, f"{row['eps']:.4f}", *(f"{row[who]['accuracy']['mean']:.3f}" for who in ("own", "reference")),
-         f"{row['same_images']:.3f}", *(f"{row[who]['seconds']:.0f}" for who in ("own", "reference"))]
-        for name, rows in found["networks"].items() for row in rows
-    ]  # fmt: skip
-    print(table(["network", "eps", "own", "reference", "same images", "own s", "reference s"], lines))
+    print(shown(found))
     print(path)
 
 

@@ -1,7 +1,9 @@
 """The comparison of AutoAttack with the reference code, in its fast form."""
 
+import json
+
 import pytest
-from scripts import results, script
+from scripts import EXPERIMENTS, results, script
 
 
 @pytest.mark.reference
@@ -20,3 +22,12 @@ def test_both_attacks_are_measured(tmp_path):
     assert row["own"]["after"]["square"] == row["own"]["accuracy"]["mean"]
     # Of 20 images and a few steps, the two may differ by one or two.
     assert abs(row["points_above"]) <= 10
+
+
+def test_the_page_has_the_measured_table():
+    found = json.loads((EXPERIMENTS.parent / "results" / "autoattack.json").read_text(encoding="utf-8"))
+    rows = [row for rows in found["networks"].values() for row in rows]
+    assert script("autoattack").shown(found) in (EXPERIMENTS.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    ahead = [row["own"]["accuracy"]["mean"] - row["reference"]["accuracy"]["mean"] for row in rows]
+    assert max(map(abs, ahead)) < 0.0021, "the page says 0.2 points"
+    assert all(row["own"]["seconds"] < row["reference"]["seconds"] for row in rows)
