@@ -1,6 +1,6 @@
 """Draw the README's picture: an image, its heatmap, its zero-confidence sample, and what retraining changed.
 
-    robustsigma quickstart --out runs/quickstart_baggage
+    robustsigma quickstart --full --out runs/quickstart_baggage
     python experiments/overview.py runs/quickstart_baggage     # writes docs/overview.png
 
 The walk is the one in the report of the quickstart. The bars are its accuracies on clean images, under noise and under

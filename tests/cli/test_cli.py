@@ -3,6 +3,7 @@ import importlib
 import json
 import platform
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustsigma.cli import main
+from robustsigma.cli import evaluate, main
 from robustsigma.cli.evaluate import PRESETS
 from robustsigma.cli.explain import _unique
 from robustsigma.data import Baggage
@@ -678,3 +679,15 @@ def test_a_training_without_callbacks_keeps_what_the_message_of_an_interrupt_pro
     capsys.readouterr()
     assert main([*arguments, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
     assert "starts from scratch" not in capsys.readouterr().out
+
+
+def test_the_quickstart_is_short_unless_a_dataset_or_all_is_asked_for(capsys):
+    quick, full, digits = (evaluate._quickstart(given) for given in ([], ["--full"], ["--dataset", "digits"]))
+    assert capsys.readouterr().out.count("minutes") == 4
+    assert Path(quick.settings.architecture.weights).is_file()
+    assert quick.settings.training.epochs == 0 < full.settings.training.epochs
+    assert [*quick.settings.retraining.on_the_fly] == ["fgsm", "sigma"]
+    assert full.settings == PRESETS.load("baggage")
+    assert digits.settings == PRESETS.load("digits")
+    assert (quick.out, full.out, digits.out) == ("quickstart", "quickstart-baggage", "quickstart-digits")
+    assert evaluate._quickstart(shlex.split(full.command)[2:]).settings == full.settings
