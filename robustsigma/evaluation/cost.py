@@ -34,6 +34,6 @@ def cost_lines(
             minutes = sum(cost.minutes(each, images.to(each.mean.device), count or len(images)) for each in models)
         what = text.count(count or len(images), "image") + (f" and {len(models)} models" if len(models) > 1 else "")
         yield (
-            f"{condition.name}: at most {cost.forwards:,} forward and {cost.backwards:,} backward passes per image; "
-            f"at most {text.duration(60 * minutes)} for {what}."
+            f"{condition.name}: at most {cost.forwards:,} forward and {cost.backwards:,} backward passes per image, "
+            f"which take at most {text.duration(60 * minutes)} for {what}."
         )

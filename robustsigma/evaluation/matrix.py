@@ -111,7 +111,7 @@ class Matrix:
     def distances(self, regime: str, condition: str) -> Correct:
         """Return the distance at which a minimum-norm attack misled the network, infinite where none, (seeds, n)."""
         found = self.cells[regime, condition]
-        return np.stack([np.where(each.correct > 0, np.inf, each.distance) for each in found])
+        return np.stack([np.where(each.correct > 0, np.inf, np.asarray(each.distance, np.float64)) for each in found])
 
     def correct(self, regime: str, condition: str) -> Correct:
         """Return (seeds, n), 1 where the prediction is correct; for a worst case, where it is under every member."""

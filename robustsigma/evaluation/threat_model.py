@@ -86,7 +86,7 @@ def threat_model(perturbation: Perturbation, attack_setting: str) -> ThreatModel
 def smallest_change(perturbation: Perturbation) -> Norm | None:
     """Return the norm in which a minimum-norm attack looks for the nearest error; None for other perturbations."""
     nearest = isinstance(perturbation, FMN) or (isinstance(perturbation, FAB) and perturbation.eps is None)
-    return perturbation.norm if nearest else None  # type: ignore[attr-defined, no-any-return]
+    return perturbation.norm if nearest else None  # type: ignore[attr-defined]
 
 
 def averages(perturbation: Perturbation) -> bool:

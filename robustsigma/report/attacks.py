@@ -6,7 +6,7 @@ from typing import Any
 
 from robustsigma.report import text
 from robustsigma.report.table import Exhibit, Heading, TableCell, TableLayout, listing, mean_cell
-from robustsigma.report.text import measure, number, percent
+from robustsigma.report.text import interval, measure, number, percent
 
 
 def threats(results: dict[str, Any], settings: list[tuple[Heading, str]]) -> TableLayout:
@@ -67,9 +67,9 @@ def distance_cell(entry: dict[str, Any], flags: tuple[tuple[str, str], ...]) -> 
     """Return the cell of a minimum-norm attack in the table of accuracies: a distance instead of an accuracy."""
     misled = percent((entry.get("misled") or {}).get("mean"))
     middle = text.finite((entry.get("median") or {}).get("mean"))
-    shown = "none found" if middle is None else measure(middle)  # for half of the images
-    details, hint = (f"median {entry.get('norm') or 'distance'}",), f"{misled}% are misled at any distance"
-    return TableCell(shown, details, hint=hint, flags=flags)
+    shown = "no median" if middle is None else f"{entry.get('norm') or ''} {measure(middle)}"
+    details = (f"{misled}% misled",) if middle is None else interval(entry["median"], measure)
+    return TableCell(shown, details, hint=f"{misled}% are misled at any distance", flags=flags)
 
 
 def with_own_group(conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ SETTINGS = {
     "none": ("Clean and noise", "the same samples for every model"),
     "adaptive": ("Adaptive", "samples made against the model under test"),
     "worst": ("Worst case", "correct under every one of the adaptive attacks"),
-    "distance": ("Distance, not accuracy", "to the nearest error; half of the images are misled by a smaller change"),
+    "distance": ("Minimum norm", "median distance to the nearest error, not an accuracy"),
     "transfer": ("Transfer", "samples made once, against the base model"),
 }
 STRONGER = {
