@@ -15,7 +15,7 @@ from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE
 from robustsigma.evaluation.matrix import Correct, Matrix
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
-from robustsigma.evaluation.threat_model import averages, uses_gradients
+from robustsigma.evaluation.threat_model import averages, ball, smallest_change, threat_model, uses_gradients
 from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
@@ -37,7 +37,7 @@ def cell_flags(matrix: Matrix, regime: Regime, condition: Condition, classes: in
         checks.append(_label_leak)
     checks.append(_network)
     if condition.attack_setting == ADAPTIVE:
-        checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve]
+        checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve, _far]
     found = [flag for check in checks for flag in check(matrix, regime, condition)]
     if condition.attack_setting == ADAPTIVE and isinstance(condition.perturbation, AutoAttack) and classes:
         known = {flag["code"] for flag in found}
@@ -184,6 +184,31 @@ def _curve(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Fla
     if curve.complete and isinstance(condition.perturbation, PGD) and last.low > curve.chance:
         message = "Accuracy stays above chance although the radius includes every image: the gradients are masked."
         yield _flag("masked", message)
+
+
+def _far(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    """Check that a minimum-norm attack succeeds, and compare it with the others in its norm, at their radii."""
+    if smallest_change(condition.perturbation) is None:
+        return
+    norm = threat_model(condition.perturbation, ADAPTIVE).norm
+    distances = matrix.distances(regime.id, condition.id)
+    if np.isinf(distances).mean() > _MANY_UNCONVERGED:
+        message = (
+            f"The attack may change the image at will and yet fails for more than {_MANY_UNCONVERGED:.0%} of the "
+            "images: it has too few steps, or the gradients are masked."
+        )
+        yield _flag("unconverged", message)
+    for other in matrix.conditions:
+        bounded = ball(other.perturbation)
+        if bounded is not None and bounded[0] == norm:
+            left = (distances > bounded[1] * (1 + 1e-5) + 1e-7).astype(np.float64)
+            if paired_difference(left, matrix.correct(regime.id, other.id)).low > 0:
+                message = (
+                    "Another attack finds significantly more errors within its radius than this one within the same: "
+                    "the distances are too large. The gradients may be masked."
+                )
+                yield _flag("masked", message)
+                return
 
 
 def run_flags(

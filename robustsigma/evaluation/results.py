@@ -165,7 +165,10 @@ def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
                     "flags": cell_flags(matrix, regime, condition, classes),
                 }
             )
-        entries += [{**_accuracy(matrix, regime, name), "flags": []} for name in matrix.worst]
+        own = {entry["condition"]: entry["flags"] for entry in entries if entry["regime"] == regime.id}
+        for name, members in matrix.worst.items():
+            told = [[flag for flag in own[each] if flag["code"] == "not_evaluated"] for each in members]
+            entries.append({**_accuracy(matrix, regime, name), "flags": told[0] if all(told) else []})
     return entries
 
 

@@ -77,7 +77,7 @@ def accuracy_over_distance(results: dict[str, Any]) -> Figure:
         axis.set(xlabel=f"radius in {mine[0].get('norm') or 'the norm of the attack'}", ylabel="accuracy")
         axis.set_xlim(left=0)
         percent_axis(axis)
-        axis.legend(fontsize=7.5, frameon=False, loc="upper right")
+        axis.legend(fontsize=7.5, frameon=False, loc="best")
     return figure
 
 
