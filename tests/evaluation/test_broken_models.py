@@ -16,6 +16,7 @@ pytest.importorskip("jinja2")
 
 GRADIENT = ("fgsm/adaptive", "pgd/adaptive")
 EVERY = (*GRADIENT, "sigma/adaptive")
+WORST = ("worst/all", "worst/L\u221e 0.1")
 PLAIN = ("clean", "noise", "fgsm/transfer", "pgd/transfer", "sigma/transfer")
 WALK = SigmaSample(Sigma(objective="logit", alpha=0.3, beta=0.3, epsilon=0.2, paths=1, max_steps=100))
 
@@ -64,7 +65,7 @@ def test_a_plain_model_has_no_flag(tmp_path):
         ("Saturated", "zero_gradient", GRADIENT, "loss gradients are zero or not finite"),
         ("Shattered", "masked", GRADIENT, "A search without gradients finds significantly more errors"),
         ("Randomized", "random_outputs", PLAIN, "Two equal passes give different logits"),
-        ("Randomized", "not_evaluated", EVERY, "this attack does not average over them"),
+        ("Randomized", "not_evaluated", (*EVERY, *WORST), "this attack does not average over them"),
         ("BatchStatistics", "batch_dependent", (*PLAIN, *EVERY), "depend on the other images of its batch"),
         ("Probabilities", "probabilities", EVERY, "returns probabilities, not logits"),
     ],
