@@ -93,7 +93,7 @@ def evaluate(
             folder is bound to the weights, the data (of a stream, its first images) and the conditions: the same call
             resumes an interrupted one.
         device: where to compute; None is where each model is.
-        progress: whether to show a bar with the time left, on standard error.
+        progress: whether to show a bar with the time left, and what AutoAttack and its like will cost, on standard error.
 
     Raises:
         ValueError: an argument that cannot be used, images outside their range, labels that are no index of a logit,

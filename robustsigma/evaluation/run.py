@@ -111,7 +111,8 @@ class RobustnessRun:
                     for c in missing if c.attack_setting == TRANSFER]  # fmt: skip
             self.processes.wait(lambda: all(path.is_file() for path in made))
         with progress.job(f"{title}: {len(missing)} conditions") as step:
-            self._test(seed, regime, missing, step, progress)
+            self._say_cost(seed, regime, missing, progress)
+            self._test(seed, regime, missing, step)
 
     def train(self, seed: int, regime: Regime) -> None:
         """Train one model, if it is missing; a regime needs its base model."""
@@ -224,7 +225,16 @@ class RobustnessRun:
         totals = AugmentationTotals(*rows["counts"].sum(0).tolist()) + seconds
         return AddedSamples(rows["images"], rows["labels"]), totals
 
-    def _test(self, seed: int, regime: Regime, missing: list[Condition], step: Step, progress: RunProgress) -> None:
+    def _say_cost(self, seed: int, regime: Regime, missing: list[Condition], progress: RunProgress) -> None:
+        costly, dataset = [each for each in missing if each.perturbation.in_parts], self.settings.dataset.split("test")
+        if costly:
+            indices = subsample(len(dataset), self.settings.test_images, 0)  # type: ignore[arg-type]
+            images, _ = load_batch(dataset, indices[: self.settings.eval_batch_size])
+            models = [self.model(seed, regime.id).classifier.to(best_device())]
+            for line in cost_lines(costly, models, images, len(indices), len(self.settings.dataset.classes)):
+                progress.say(line)
+
+    def _test(self, seed: int, regime: Regime, missing: list[Condition], step: Step) -> None:
         """Test one model; every training is tested on the same images with the same noise."""
         s, dataset, is_base = self.settings, self.settings.dataset.split("test"), regime.id == BASE
         indices, size = subsample(len(dataset), s.test_images, 0), s.eval_batch_size  # type: ignore[arg-type]
@@ -233,12 +243,6 @@ class RobustnessRun:
         advance = Advance(step, sum(-(-(len(indices) - len(each)) // size) for each in blocks.values()))
         for condition in missing:
             kept, path = blocks[condition.id], self.store.outcomes(seed, regime.id, condition.id)
-            if condition.perturbation.in_parts and len(kept) < len(indices):
-                first, _ = load_batch(dataset, indices[:size])
-                for line in cost_lines(
-                    [condition], [classifier], first, len(indices) - len(kept), len(s.dataset.classes)
-                ):
-                    progress.say(line)
             if condition.attack_setting == TRANSFER:
                 source = self.store.outcomes(seed, BASE, f"{condition.name}/{ADAPTIVE}")
                 found = Outcomes.read(source)  # also those of the base model, against which the samples were made
