@@ -113,7 +113,7 @@ def test_the_threat_model_has_norm_eps_knowledge_goal_and_every_parameter(result
             "attack = PGD, steps = 40, walk.alpha = 0.01"] in rows  # fmt: skip
     assert [row[2:4] for row in rows if row[:2] == ["SIGMA", "adaptive"]] == [["unbounded", "\u2013"]]
     # Results of an older version have settings in place of parameters.
-    assert ["gaussian", *["\u2013"] * 5, "sigma = 0.1, the best of 5 swept"] in rows
+    assert ["gaussian", *["\u2013"] * 6, "sigma = 0.1, the best of 5 swept"] in rows
 
 
 def test_the_use_of_a_cache_is_shown_where_there_is_one(results):
