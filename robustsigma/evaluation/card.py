@@ -25,6 +25,7 @@ def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
     Returns:
         `model`, `dataset` with the hash of its images and labels, `weights` (SHA-256 by training seed), `claims` and
         `withdrawn` (each a condition with its threat model, parameters, accuracy with its 95 % interval, and flags),
+        `distances` (of minimum-norm attacks: median distance and area under the accuracy up to a radius, with flags),
         `limitations` (flags of the whole run) and `run` (command, time, versions and hardware).
 
     Raises:
@@ -56,6 +57,18 @@ def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
                 "flags": list({flag["code"]: flag for flag in flags}.values()),
             }
             (withdrawn if flags else claims).append(claim)
+    parameters = {each["id"]: each.get("parameters") for each in results.conditions}
+    distances = [
+        {
+            **{key: each[key] for key in ("condition", "norm", "n", "median", "area", "misled")},
+            "radius": each["radii"][-1],
+            "parameters": parameters[each["condition"]],
+            "passes": cells[each["condition"]].get("passes"),
+            "flags": cells[each["condition"]]["flags"],
+        }
+        for each in results.distances
+        if each["regime"] == name
+    ]
     entry = next(each for each in results.regimes if each["id"] == name)
     return {
         "schema": 1,
@@ -65,6 +78,7 @@ def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
         "weights": _weights(found, name, settings),
         "claims": claims,
         "withdrawn": withdrawn,
+        "distances": distances,
         "limitations": results.flags,
         "run": results.run,
     }

@@ -53,8 +53,9 @@ class RunFolder:
 
     @cached_property
     def conditions(self) -> dict[str, dict[str, Any]]:
-        """Its conditions by id, without those of transferred samples, which depend on another model."""
-        return {e["id"]: e for e in self.results.conditions if e["attack_setting"] != _TRANSFER}
+        """Its conditions by id, without minimum-norm attacks and transferred samples, which depend on another model."""
+        kept = [e for e in self.results.conditions if e["attack_setting"] != _TRANSFER and not e.get("minimum_norm")]
+        return {entry["id"]: entry for entry in kept}
 
     def correct(self, model: str, condition: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the indices of the images (n,), and 1 where the prediction is correct, (seeds, n)."""
@@ -167,7 +168,8 @@ def compare(
 
     Where both runs have the same number of trainings, these are paired as well; else each image's outcomes are averaged
     over trainings, and the intervals are over images alone. The p-values are corrected by Holm's method; the family is
-    everything that is compared. Transferred samples are left out, since they depend on the run's base model.
+    everything that is compared. Transferred samples are left out, since they depend on the run's base model, and so are
+    minimum-norm attacks, whose result is a distance.
 
     Args:
         first: folder of the run before.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from robustsigma.engine.metrics import Interval, mean_interval, paired_difference, significance
 from robustsigma.engine.perturbations import Identity
-from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix
+from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, has_distances
 from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, Regime
+from robustsigma.evaluation.threat_model import threat_model
 from robustsigma.report import text
 
 _PROTOCOLS = {"retrain": "retraining", "on_the_fly": "on-the-fly training"}
@@ -46,7 +49,14 @@ def _described(matrix: Matrix, regime: Regime, classes: int) -> str:
         where = name.removeprefix(f"{WORST}/")
         within = "" if where == "all" else f" within {where}"
         parts.append(f"{_percent(matrix.accuracy(regime.id, name))} under all adaptive attacks{within} at once")
-    return f"{subject} classifies correctly {', '.join(parts)}; chance is {100 / classes:.2g}%."
+    described = f"{subject} classifies correctly {', '.join(parts)}; chance is {100 / classes:.2g}%."
+    for condition in filter(has_distances, matrix.conditions):
+        middle = float(np.median(matrix.distances(regime.id, condition.id)))
+        norm = threat_model(condition.perturbation, condition.attack_setting).norm
+        change = f"half of the images by a change of at most {middle:.3g} ({norm})"
+        described += f" {title(condition.name)} misleads it in "
+        described += f"{change if np.isfinite(middle) else 'fewer than half of the images'}."
+    return described
 
 
 def _effect(matrix: Matrix, regime: Regime, against: str) -> str:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from robustsigma.engine.metrics import paired_difference, share_interval
 from robustsigma.engine.metrics.interval import FEW_IMAGES
-from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise
+from robustsigma.engine.perturbations import APGD, FAB, FGSM, FMN, PGD, AutoAttack, GaussianNoise
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE
 from robustsigma.evaluation.matrix import Correct, Matrix
+from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
-from robustsigma.evaluation.threat_model import uses_gradients
+from robustsigma.evaluation.threat_model import averages, ball, smallest_change, threat_model, uses_gradients
 from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
@@ -21,15 +23,27 @@ _MANY_UNCONVERGED = 0.05
 Flag = dict[str, str]
 
 
-def cell_flags(matrix: Matrix, regime: Regime, condition: Condition) -> list[Flag]:
-    """Return the flags of a cell."""
+def cell_flags(matrix: Matrix, regime: Regime, condition: Condition, classes: int = 0) -> list[Flag]:
+    """Return the flags of a cell.
+
+    Args:
+        matrix: matrix of the run.
+        regime: its row.
+        condition: its column.
+        classes: number of classes; 0 if that is unknown, which an AutoAttack's flags need.
+    """
     checks: list[Callable[[Matrix, Regime, Condition], Iterator[Flag]]] = [_unconverged]
     if condition.attack_setting != NO_ATTACK:
         checks.append(_label_leak)
     checks.append(_network)
     if condition.attack_setting == ADAPTIVE:
-        checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve]
-    return [flag for check in checks for flag in check(matrix, regime, condition)]
+        checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve, _far]
+    found = [flag for check in checks for flag in check(matrix, regime, condition)]
+    if condition.attack_setting == ADAPTIVE and isinstance(condition.perturbation, AutoAttack) and classes:
+        known = {flag["code"] for flag in found}
+        found += [f for f in _autoattack(matrix.cells[regime.id, condition.id], condition.perturbation, classes)
+                  if f["code"] not in known]  # fmt: skip
+    return found
 
 
 def _flag(code: str, message: str) -> Flag:
@@ -59,23 +73,34 @@ def _label_leak(matrix: Matrix, regime: Regime, condition: Condition) -> Iterato
 def _network(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
     """Yield the flags of `inspect_classifier`.
 
-    Random and batch-dependent outputs affect every condition. Bad gradients affect only attacks that use them, so not
-    SIGMA's walk.
+    Random and batch-dependent outputs affect every condition, but random ones no attack that averages over them. Bad
+    gradients affect only attacks that use them, so not SIGMA's walk.
     """
-    found = matrix.soundness(regime.id)
+    found, adaptive = matrix.soundness(regime.id), condition.attack_setting == ADAPTIVE
     for flag in found.flags if found else []:
-        if flag.code in ("random_outputs", "batch_dependent") or (
-            flag.code == "probabilities" and condition.attack_setting == ADAPTIVE
-        ):
+        if flag.code == "random_outputs" and adaptive:
+            if not averages(condition.perturbation):
+                message = (
+                    "The network's outputs are random, and this attack does not average over them: robustness was not "
+                    "evaluated, and this accuracy says nothing about it. Use an attack with eot=20, or "
+                    'AutoAttack(version="rand").'
+                )
+                yield _flag("not_evaluated", message)
+        elif flag.code in ("random_outputs", "batch_dependent") or (flag.code == "probabilities" and adaptive):
             yield _flag(flag.code, flag.message)
-        elif (
-            flag.code == "zero_gradient"
-            and condition.attack_setting == ADAPTIVE
-            and uses_gradients(condition.perturbation)
-        ):
+        elif flag.code == "zero_gradient" and adaptive and uses_gradients(condition.perturbation):
             # The fraction is in a table, so that all cells share one footnote.
             message = "More than 10% of the loss gradients are zero or not finite: the gradients are probably masked."
             yield _flag(flag.code, message)
+
+
+def _autoattack(found: Sequence[Outcomes], attack: AutoAttack, classes: int) -> list[Flag]:
+    """Return the flags of an AutoAttack's own results, over all seeds."""
+    parts = [(each.found_by, each.zero_gradient) for each in found]
+    if any(one is None for pair in parts for one in pair):
+        return []
+    found_by, zero = (torch.from_numpy(np.concatenate(each)) for each in zip(*parts, strict=True))
+    return [_flag(flag.code, flag.message) for flag in attack.flags(found_by, zero, classes)]
 
 
 def _overfitted(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
@@ -161,6 +186,31 @@ def _curve(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Fla
         yield _flag("masked", message)
 
 
+def _far(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    """Check that a minimum-norm attack succeeds, and compare it with the others in its norm, at their radii."""
+    if smallest_change(condition.perturbation) is None:
+        return
+    norm = threat_model(condition.perturbation, ADAPTIVE).norm
+    distances = matrix.distances(regime.id, condition.id)
+    if np.isinf(distances).mean() > _MANY_UNCONVERGED:
+        message = (
+            f"The attack may change the image at will and yet fails for more than {_MANY_UNCONVERGED:.0%} of the "
+            "images: it has too few steps, or the gradients are masked."
+        )
+        yield _flag("unconverged", message)
+    for other in matrix.conditions:
+        bounded = ball(other.perturbation)
+        if bounded is not None and bounded[0] == norm:
+            left = (distances > bounded[1] * (1 + 1e-5) + 1e-7).astype(np.float64)
+            if paired_difference(left, matrix.correct(regime.id, other.id)).low > 0:
+                message = (
+                    "Another attack finds significantly more errors within its radius than this one within the same: "
+                    "the distances are too large. The gradients may be masked."
+                )
+                yield _flag("masked", message)
+                return
+
+
 def run_flags(
     matrix: Matrix, sweep: Sequence[Mapping[str, Any]] = (), made: Sequence[Mapping[str, Any]] = ()
 ) -> list[Flag]:
@@ -172,7 +222,7 @@ def run_flags(
         made: what was made for training, by regime and seed (see `results.augmentation`).
     """
     flags = []
-    kinds = {type(condition.perturbation).__name__ for condition in matrix.conditions}
+    attacks = [condition.perturbation for condition in matrix.conditions]
     if len(matrix.seeds) == 1:
         message = (
             "Every model was trained once: the intervals reflect the choice of images, not the randomness of training. "
@@ -183,7 +233,8 @@ def run_flags(
     if images < FEW_IMAGES:
         message = f"Only {text.count(images, 'test image')} per cell: too few for reliable intervals."
         flags.append(_flag("few_images_in_all", message))
-    if "FGSM" in kinds and "PGD" not in kinds:
+    many_steps = (PGD, APGD, FAB, FMN, AutoAttack)
+    if any(isinstance(each, FGSM) for each in attacks) and not any(isinstance(each, many_steps) for each in attacks):
         message = "FGSM is the only gradient attack. A single step says little about robustness: add PGD."
         flags.append(_flag("single_step", message))
     return [*flags, *_unconverged_training(matrix, made), *_noise_of_training(matrix, sweep)]

@@ -16,12 +16,13 @@ from robustsigma.engine import validation
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.attack_checks import AttackCheckResults, AttackChecks
+from robustsigma.evaluation.cost import cost_lines
 from robustsigma.evaluation.flags import given_flags, run_flags
 from robustsigma.evaluation.given_images import GivenImages
 from robustsigma.evaluation.given_models import GivenModels
 from robustsigma.evaluation.illustrations import SHOWN, examples
 from robustsigma.evaluation.matrix import Matrix
-from robustsigma.evaluation.outcomes import GIVEN_OUTCOMES, Outcomes, given_places, measure_block
+from robustsigma.evaluation.outcomes import GIVEN_OUTCOMES, Advance, Outcomes, given_places, measure_block
 from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, TRANSFER, Regime, conditions
 from robustsigma.evaluation.results import results_of
 from robustsigma.evaluation.robustness_report import RobustnessReport
@@ -97,7 +98,7 @@ class GivenEvaluation:
         with RunProgress(1 + bool(self.checks.images) * len(self.models) + 1, console) as progress:
             title = f"{len(self.models)} models" if len(self.models) > 1 else "1 model"
             with progress.job(f"{title} under {len(self.conditions)} conditions") as step:
-                cells = self._outcomes(step)
+                cells = self._outcomes(step, progress)
             matrix = Matrix(self.regimes, self.conditions, {key: [each] for key, each in cells.items()}, ())
             for name in self.models if self.checks.images else ():
                 with progress.job(f"{name}: checks of the attacks") as step:
@@ -133,7 +134,7 @@ class GivenEvaluation:
             "settings": f"{type(net).__name__}, {parameters:,} parameters",
         }
 
-    def _outcomes(self, step: Step) -> dict[tuple[str, str], Outcomes]:
+    def _outcomes(self, step: Step, progress: RunProgress) -> dict[tuple[str, str], Outcomes]:
         """Return the outcomes of every cell, which are measured block by block, for all cells at once."""
         path = None if self.folder is None else self.folder / GIVEN_OUTCOMES
         blocks = Blocks(None if path is None else path.with_suffix(".parts"), self.images.count or 0)
@@ -141,7 +142,7 @@ class GivenEvaluation:
             rows = read_arrays(path)
             blocks.remove()  # of a run that was killed before it could
         else:
-            self._measure(blocks, step)
+            self._measure(blocks, step, progress)
             rows = blocks.all()
             if path is not None:
                 write_arrays(path, rows)
@@ -149,25 +150,27 @@ class GivenEvaluation:
         places = self._places()
         shared = {key: rows[key] for key in ("indices", "labels")}
         fields = [each.name for each in dataclasses.fields(Outcomes) if each.name not in shared]
-        return {key: Outcomes(**shared, **{f: rows[f"{at}.{f}"] for f in fields}) for key, at in places.items()}
+        return {
+            key: Outcomes(**shared, **{f: rows[f"{at}.{f}"] for f in fields if f"{at}.{f}" in rows})
+            for key, at in places.items()
+        }
 
     def _places(self) -> dict[tuple[str, str], str]:
         return given_places(self.models, [condition.id for condition in self.conditions])
 
-    def _measure(self, blocks: Blocks, step: Step) -> None:
-        places, start, done = self._places(), len(blocks), 0
-        count = self.images.count
-        total = None if count is None else -(-(count - start) // self.images.batch_size) * len(places)
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            step(done, total)
-
+    def _measure(self, blocks: Blocks, step: Step, progress: RunProgress) -> None:
+        places, start = self._places(), len(blocks)
+        left = None if self.images.count is None else self.images.count - start
+        advance = Advance(step, None if left is None else -(-left // self.images.batch_size) * len(places))
+        told = progress.console.quiet
         try:
             for block in self.images.blocks(start):
                 low, high = validation.extent(block.labels)
                 validation.target_range((low, high), self.classes, "labels")
+                if not told:
+                    told = True
+                    for line in cost_lines(self.conditions, self.models.values(), block.images, left, self.classes):
+                        progress.say(line)
                 found = measure_block(self.models, block.images, block.labels, self.conditions, self.seed, advance)
                 rows: Rows = {"indices": block.indices.numpy(), "labels": block.labels.cpu().numpy()}
                 for key, columns in found.items():

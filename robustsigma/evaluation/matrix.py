@@ -16,7 +16,7 @@ from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.attack_checks import SEARCH, AttackCheckResults
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
-from robustsigma.evaluation.threat_model import ball
+from robustsigma.evaluation.threat_model import ball, smallest_change
 
 Correct = NDArray[np.float64]  # (seeds, n), 1 where the prediction is correct
 CONTROL = "clean/retrain"
@@ -93,8 +93,8 @@ class Matrix:
 
     @property
     def all_ids(self) -> list[str]:
-        """Ids of the conditions that were measured, and of the worst cases over them."""
-        return [*(each.id for each in self.conditions), *self.worst]
+        """Ids of the conditions whose accuracy counts, and of the worst cases over them: no minimum-norm attacks."""
+        return [*(each.id for each in self.conditions if not has_distances(each)), *self.worst]
 
     @property
     def clean(self) -> Condition:
@@ -105,8 +105,13 @@ class Matrix:
 
     @property
     def not_transferred(self) -> list[Condition]:
-        """The conditions whose samples are made against the model under test, or against none."""
-        return [each for each in self.conditions if each.attack_setting != TRANSFER]
+        """The conditions whose samples are made against the model under test, or against none; no minimum-norm ones."""
+        return [each for each in self.conditions if each.attack_setting != TRANSFER and not has_distances(each)]
+
+    def distances(self, regime: str, condition: str) -> Correct:
+        """Return the distance at which a minimum-norm attack misled the network, infinite where none, (seeds, n)."""
+        found = self.cells[regime, condition]
+        return np.stack([np.where(each.correct > 0, np.inf, np.asarray(each.distance, np.float64)) for each in found])
 
     def correct(self, regime: str, condition: str) -> Correct:
         """Return (seeds, n), 1 where the prediction is correct; for a worst case, where it is under every member."""
@@ -190,9 +195,17 @@ class Matrix:
         )
 
 
+def has_distances(condition: Condition) -> bool:
+    """Return whether a condition tells distances to the nearest error, as minimum-norm attacks do."""
+    return smallest_change(condition.perturbation) is not None
+
+
 def worst_cases(conditions: Sequence[Condition]) -> dict[str, tuple[str, ...]]:
-    """Return the members of each worst case by its id: the adaptive attacks, and those of them in the same ball."""
-    attacks = [each for each in conditions if each.attack_setting == ADAPTIVE]
+    """Return the members of each worst case by its id: the adaptive attacks, and those of them in the same ball.
+
+    Minimum-norm attacks are in none, as they have no radius.
+    """
+    attacks = [each for each in conditions if each.attack_setting == ADAPTIVE and not has_distances(each)]
     balls: dict[tuple[str, float], list[str]] = {}
     for each in attacks:
         found = ball(each.perturbation)

@@ -68,7 +68,7 @@ def evaluate(
             pair that `robustsigma.models.load_model` returns, a name or file that `robustsigma.models.model` takes,
             such as "hf:google/vit-base-patch16-224"; or a mapping from names to any of them. Of several models the
             first is the base model: attacks are then made against each model (adaptive), and against the
-            base model and shown to all (transfer).
+            base model and shown to all (transfer), but for minimum-norm attacks such as `FMN`.
         data: a `Dataset` of (image, label) or a `DataLoader`; a pair of tensors (images, labels); a
             LightningDataModule (its test images, or else its validation images); a `DatasetSpec` (likewise, with
             classes and crop of the model's card); or any other collection of batches. Images are in [0, 1] or uint8.
@@ -93,7 +93,8 @@ def evaluate(
             folder is bound to the weights, the data (of a stream, its first images) and the conditions: the same call
             resumes an interrupted one.
         device: where to compute; None is where each model is.
-        progress: whether to show a bar with the time left, on standard error.
+        progress: whether to show a bar with the time left, and beforehand what AutoAttack and other attacks in parts
+            cost, on standard error.
 
     Raises:
         ValueError: an argument that cannot be used, images outside their range, labels that are no index of a logit,

@@ -17,7 +17,7 @@ from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.perturbations import GaussianNoise
 from robustsigma.engine.precision import deterministic
 from robustsigma.evaluation._held_out import held_out
-from robustsigma.evaluation.matrix import Correct
+from robustsigma.evaluation.matrix import Correct, has_distances
 from robustsigma.evaluation.plan import TRANSFER, Regime, fingerprint
 from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.run import RobustnessRun
@@ -76,7 +76,9 @@ class SweepRun(RobustnessRun):
         changed: dict[str, Any] = {"dataset": self.held_out, "retraining": bare, "seeds": settings.each_seed[:1]}
         changed |= {"sweep": None, "test_images": None}
         super().__init__(dataclasses.replace(settings, **changed), out, console, processes, allow)
-        self.conditions = [each for each in self.conditions if each.attack_setting != TRANSFER]
+        self.conditions = [
+            each for each in self.conditions if each.attack_setting != TRANSFER and not has_distances(each)
+        ]
         self.seed = self.settings.each_seed[0]
         self.trials = {which: {std: _trial(which, std) for std in sweep.stds} for which in settings.swept}
 

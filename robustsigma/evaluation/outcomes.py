@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -15,13 +15,16 @@ from torch import Tensor
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import linf, rmse, ssim
-from robustsigma.engine.perturbations import Perturbation
+from robustsigma.engine.perturbations import AttackState, Perturbation
+from robustsigma.engine.perturbations.projections import lengths
 from robustsigma.engine.scores import target_score
 from robustsigma.engine.validation import not_finite
 from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition
+from robustsigma.evaluation.threat_model import smallest_change
 from robustsigma.lightning import Batch
 from robustsigma.runs.blocks import Blocks, Rows
 from robustsigma.runs.files import read_arrays, write_arrays
+from robustsigma.runs.progress import Step
 
 GIVEN_OUTCOMES = "outcomes.npz"  # in the folder of an evaluation of given models
 
@@ -34,7 +37,7 @@ def given_places(models: Iterable[str], conditions: Sequence[str]) -> dict[tuple
 
 @dataclass(frozen=True)
 class Outcomes:
-    """One row per image, in the order of their indices. All arrays are (N,).
+    """One row per image, in the order of their indices. All arrays are (N,), or None where they were not measured.
 
     Attributes:
         indices: index of each image in the test split.
@@ -49,6 +52,10 @@ class Outcomes:
         rmse: distance to the clean image.
         linf: largest change of a pixel.
         ssim: structural similarity to the clean image.
+        passes: forward and backward passes that the sample took; None in files of earlier versions.
+        found_by: which attack of an `AutoAttack` misled the network, as of `Perturbed`; None without parts.
+        zero_gradient: whether the difference of logits had no gradient, likewise.
+        distance: to the clean image in the norm of a minimum-norm attack, for which alone it is measured.
     """
 
     indices: NDArray[np.int64]
@@ -63,6 +70,10 @@ class Outcomes:
     rmse: NDArray[np.float32]
     linf: NDArray[np.float32]
     ssim: NDArray[np.float32]
+    passes: NDArray[np.float32] | None = None
+    found_by: NDArray[np.int64] | None = None
+    zero_gradient: NDArray[np.bool_] | None = None
+    distance: NDArray[np.float32] | None = None
 
     @property
     def correct(self) -> NDArray[np.float64]:
@@ -71,12 +82,34 @@ class Outcomes:
 
     def write(self, path: Path) -> None:
         """Write an .npz file in one step."""
-        write_arrays(path, {f.name: getattr(self, f.name) for f in fields(self)})
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        write_arrays(path, {name: column for name, column in columns.items() if column is not None})
 
     @staticmethod
     def read(path: Path) -> Outcomes:
         """Read an .npz file; a damaged file is a ValueError."""
         return Outcomes(**read_arrays(path))
+
+
+class Advance:
+    """Counts finished batches, and how far an attack in parts is with the current one.
+
+    Args:
+        step: called with the number of finished batches and of all.
+        total: number of all, or None.
+    """
+
+    def __init__(self, step: Step, total: int | None) -> None:
+        self.step, self.total, self.done = step, total, 0
+
+    def __call__(self) -> None:
+        """Count a batch."""
+        self.done += 1
+        self.step(self.done, self.total)
+
+    def within(self, state: AttackState) -> None:
+        """Show the progress of an attack on the current batch."""
+        self.step(self.done + state.fraction, self.total)
 
 
 def attack_images(
@@ -85,7 +118,7 @@ def attack_images(
     perturbation: Perturbation,
     condition: str,
     blocks: Blocks,
-    advance: Callable[[], None],
+    advance: Advance,
     *,
     keep_images: bool,
 ) -> tuple[Outcomes, NDArray[np.float32] | None]:
@@ -97,7 +130,7 @@ def attack_images(
         perturbation: perturbation of the condition.
         condition: its id; with each image's index, the seed of its randomness.
         blocks: the finished rows.
-        advance: called after each batch.
+        advance: called after each batch, and within one by attacks in parts.
         keep_images: whether to return the perturbed images as well.
 
     Returns:
@@ -107,7 +140,7 @@ def attack_images(
     for batch in batches:
         clean, labels, indices = (part.to(device) for part in (batch.images, batch.labels, batch.indices))
         seeds = noise.image_seeds(0, "test", condition, 0, indices)
-        images, found = measure(classifier, perturbation, clean, labels, seeds)
+        images, found = measure(classifier, perturbation, clean, labels, seeds, advance)
         found |= {"indices": indices, "labels": labels, **({"images": images} if keep_images else {})}
         blocks.add(to_rows(found))
         advance()
@@ -122,7 +155,7 @@ def transfer_images(
     made: Outcomes,
     batch_size: int,
     blocks: Blocks,
-    advance: Callable[[], None],
+    advance: Advance,
 ) -> Outcomes:
     """Return a model's outcomes on samples that were made against another model.
 
@@ -132,7 +165,7 @@ def transfer_images(
         made: outcomes of the model that the samples were made against: how they were made is the same here.
         batch_size: images per batch.
         blocks: the finished rows.
-        advance: called after each batch.
+        advance: called after each batch, and within one by attacks in parts.
     """
     if not np.array_equal(made.indices, samples["indices"].numpy()):
         raise RuntimeError("the stored samples are not of the images that are tested")
@@ -150,7 +183,7 @@ def measure_block(
     labels: Tensor,
     conditions: Sequence[Condition],
     seed: int,
-    advance: Callable[[], None],
+    advance: Advance,
 ) -> dict[tuple[str, str], Rows]:
     """Show a block of images to every model under every condition.
 
@@ -160,7 +193,7 @@ def measure_block(
         labels: (B,).
         conditions: conditions of the matrix; those of transferred samples come after the adaptive ones.
         seed: seed of every perturbation.
-        advance: called after each cell.
+        advance: called after each cell, and within one by attacks in parts.
 
     Returns:
         The outcomes by model and condition, without labels and indices.
@@ -175,7 +208,7 @@ def measure_block(
             clean, target = blocks[classifier.mean.device]
             own = condition.attack_setting == ADAPTIVE or (condition.attack_setting == NO_ATTACK and not place)
             if own:
-                made, numbers = measure(classifier, condition.perturbation, clean, target, seed)
+                made, numbers = measure(classifier, condition.perturbation, clean, target, seed, advance)
                 if not place and (condition.attack_setting == NO_ATTACK or condition.name in moved):
                     of_base[condition.name] = made, numbers
             else:
@@ -190,12 +223,26 @@ def measure_block(
 
 
 def measure(
-    classifier: Classifier, perturbation: Perturbation, clean: Tensor, labels: Tensor, seed: int | Tensor
+    classifier: Classifier,
+    perturbation: Perturbation,
+    clean: Tensor,
+    labels: Tensor,
+    seed: int | Tensor,
+    advance: Advance,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Perturb images against a model, and return the images with the fields of the model's `Outcomes` on them."""
-    made = perturbation(classifier, clean, labels, seed=seed, return_info="search")
+    state = AttackState(advance.within) if perturbation.in_parts else None
+    made = perturbation(classifier, clean, labels, seed=seed, return_info="search", state=state)
     same = torch.equal(made.images, clean)  # as untouched images are: their similarity is 1
+    norm = smallest_change(perturbation)
+    found = {
+        "passes": made.forwards + made.backwards if made.forwards is not None and made.backwards is not None else None,
+        "found_by": made.found_by,
+        "zero_gradient": made.zero_gradient,
+        "distance": None if norm is None else lengths(made.images - clean, norm),
+    }
     return made.images, {
+        **{name: value for name, value in found.items() if value is not None},
         **predict(classifier, made.images, labels),
         "attempted": made.attempted,
         "converged": made.converged,

@@ -8,6 +8,7 @@ from typing import Any
 
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.evaluation.settings import Evaluation
+from robustsigma.evaluation.threat_model import smallest_change
 from robustsigma.lightning.training_perturbation import without_cache
 from robustsigma.runs.fingerprint import code_of, describe
 
@@ -68,12 +69,16 @@ def regimes(settings: Evaluation) -> list[Regime]:
 
 
 def conditions(perturbations: Mapping[str, Perturbation], *, transfer: bool = True) -> list[Condition]:
-    """Return the columns: those without an attack, the adaptive ones and, if asked, those of transferred samples."""
+    """Return the columns: those without an attack, the adaptive ones and, if asked, those of transferred samples.
+
+    A minimum-norm attack is not transferred: its samples lie at the boundary of the network that they were made for.
+    """
     every = {name: without_cache(p) for name, p in perturbations.items()}
     attacks = {name: p for name, p in every.items() if p.depends_on_model}
     same = [Condition(name, name, NO_ATTACK, p) for name, p in every.items() if name not in attacks]
     kinds = (ADAPTIVE, TRANSFER) if transfer else (ADAPTIVE,)
-    return same + [Condition(f"{n}/{kind}", n, kind, p) for kind in kinds for n, p in attacks.items()]
+    pairs = [(kind, n, p) for kind in kinds for n, p in attacks.items() if kind == ADAPTIVE or not smallest_change(p)]
+    return same + [Condition(f"{name}/{kind}", name, kind, p) for kind, name, p in pairs]
 
 
 def fingerprint(settings: Evaluation, allow: Sequence[str] = ()) -> dict[str, Any]:

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from robustsigma.engine.metrics import mean_interval, paired_difference, share_interval
 from robustsigma.engine.metrics.calibration import calibration_error
 from robustsigma.engine.metrics.interval import as_dict
+from robustsigma.engine.perturbations import AutoAttack
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE, AttackCheckResults
+from robustsigma.evaluation.distances import distance_entries
 from robustsigma.evaluation.findings import findings, title
 from robustsigma.evaluation.flags import cell_flags, run_flags
-from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, OverfittingEvent
+from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, OverfittingEvent, has_distances
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER, Condition, Regime
 from robustsigma.evaluation.threat_model import parameters, threat_model
@@ -82,6 +85,7 @@ def results_of(matrix: Matrix, classes: int, *, flags: list[dict[str, str]]) -> 
         checks=checks(matrix),
         networks=networks(matrix),
         curves=curve_entries(matrix),
+        distances=distance_entries(matrix),
         flags=flags,
         findings=findings(matrix, classes),
     )
@@ -103,6 +107,7 @@ def _condition(condition: Condition, base: list[Outcomes]) -> dict[str, Any]:
         "threat": dataclasses.asdict(threat_model(condition.perturbation, condition.attack_setting)),
         "parameters": parameters(condition.perturbation),
         "quality": quality(base) if moved else {},
+        **({"minimum_norm": True} if has_distances(condition) else {}),
     }
 
 
@@ -155,10 +160,15 @@ def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
                     "converged": float(converged.mean()) if attempted.any() else None,
                     "steps": float(steps.mean()) if attempted.any() else None,
                     "quality": quality(found),
-                    "flags": cell_flags(matrix, regime, condition),
+                    "passes": passes(found),
+                    **attacks_of(condition, found),
+                    "flags": cell_flags(matrix, regime, condition, classes),
                 }
             )
-        entries += [{**_accuracy(matrix, regime, name), "flags": []} for name in matrix.worst]
+        own = {entry["condition"]: entry["flags"] for entry in entries if entry["regime"] == regime.id}
+        for name, members in matrix.worst.items():
+            told = [[flag for flag in own[each] if flag["code"] == "not_evaluated"] for each in members]
+            entries.append({**_accuracy(matrix, regime, name), "flags": told[0] if all(told) else []})
     return entries
 
 
@@ -166,6 +176,20 @@ def _accuracy(matrix: Matrix, regime: Regime, condition: str) -> dict[str, Any]:
     seeds, n = matrix.correct(regime.id, condition).shape
     names = {"regime": regime.id, "condition": condition, "n": n, "seeds": seeds}
     return {**names, "accuracy": as_dict(matrix.accuracy(regime.id, condition))}
+
+
+def passes(found: Sequence[Outcomes]) -> float | None:
+    """Return the mean number of passes per image, None in runs of earlier versions; large numbers are whole."""
+    known = [float(each.passes.mean()) for each in found if each.passes is not None]
+    return None if len(known) < len(found) else round(float(np.mean(known)), 1 if np.mean(known) < 10 else None)
+
+
+def attacks_of(condition: Condition, found: Sequence[Outcomes]) -> dict[str, dict[str, float]]:
+    """Return the accuracy after each attack of an `AutoAttack` on the tested model, else nothing."""
+    attack, parts = condition.perturbation, [each.found_by for each in found if each.found_by is not None]
+    if not isinstance(attack, AutoAttack) or condition.attack_setting != ADAPTIVE or not parts:
+        return {}
+    return {"attacks": attack.accuracies(torch.from_numpy(np.concatenate(parts)))}
 
 
 def quality(found: Sequence[Outcomes]) -> dict[str, dict[str, float]]:
@@ -196,7 +220,8 @@ def checks(matrix: Matrix) -> list[dict[str, Any]]:
     entries = []
     for regime in matrix.regimes:
         for condition in matrix.conditions:
-            if condition.attack_setting != ADAPTIVE or not matrix.attack_checks.get(regime.id):
+            known = matrix.attack_checks.get(regime.id)
+            if condition.attack_setting != ADAPTIVE or has_distances(condition) or not known:
                 continue
             own = matrix.checked_images(regime.id, condition.id)
             others = {kind: matrix.check(regime.id, kind, condition.id) for kind in (DOUBLE_STEPS, NOISE)}

@@ -63,6 +63,9 @@ class RobustnessReport:
     def accuracy(self, model: str, condition: str) -> Interval:
         """Return the accuracy of a model under a condition in [0, 1], with its 95% interval.
 
+        After a minimum-norm attack (`FMN`) it is the share of images that no change of any size misled; see
+        `results.distances` for the accuracy at each radius.
+
         Args:
             model: name of the model, "model" for one that came without a name.
             condition: name of the condition, made against this model; or an id, such as "PGD/transfer" or a worst case.
@@ -142,6 +145,7 @@ class RobustnessReport:
             found |= {"accuracy": cell["accuracy"]["mean"], **{end: cell["accuracy"][end] for end in ("low", "high")}}
             for key in ("top5", "confidence"):
                 found[key] = (cell.get(key) or {}).get("mean")
+            found["passes"] = cell.get("passes")
             rows.append({**found, "flags": ", ".join(flag["code"] for flag in cell["flags"])})
         return pd.DataFrame(rows)
 

@@ -22,7 +22,8 @@ from robustsigma.engine.device import best_device
 from robustsigma.engine.perturbations import Identity, Mixture, MixtureComponent
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.attack_checks import AttackCheckResults, AttackChecks
-from robustsigma.evaluation.outcomes import Outcomes, attack_images, transfer_images
+from robustsigma.evaluation.cost import cost_lines
+from robustsigma.evaluation.outcomes import Advance, Outcomes, attack_images, transfer_images
 from robustsigma.evaluation.plan import ADAPTIVE, BASE, TRANSFER, Condition, Regime, conditions, fingerprint, regimes
 from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training
@@ -110,6 +111,7 @@ class RobustnessRun:
                     for c in missing if c.attack_setting == TRANSFER]  # fmt: skip
             self.processes.wait(lambda: all(path.is_file() for path in made))
         with progress.job(f"{title}: {len(missing)} conditions") as step:
+            self._say_cost(seed, regime, missing, progress)
             self._test(seed, regime, missing, step)
 
     def train(self, seed: int, regime: Regime) -> None:
@@ -223,19 +225,22 @@ class RobustnessRun:
         totals = AugmentationTotals(*rows["counts"].sum(0).tolist()) + seconds
         return AddedSamples(rows["images"], rows["labels"]), totals
 
+    def _say_cost(self, seed: int, regime: Regime, missing: list[Condition], progress: RunProgress) -> None:
+        costly, dataset = [each for each in missing if each.perturbation.in_parts], self.settings.dataset.split("test")
+        if costly:
+            indices = subsample(len(dataset), self.settings.test_images, 0)  # type: ignore[arg-type]
+            images, _ = load_batch(dataset, indices[: self.settings.eval_batch_size])
+            models = [self.model(seed, regime.id).classifier.to(best_device())]
+            for line in cost_lines(costly, models, images, len(indices), len(self.settings.dataset.classes)):
+                progress.say(line)
+
     def _test(self, seed: int, regime: Regime, missing: list[Condition], step: Step) -> None:
         """Test one model; every training is tested on the same images with the same noise."""
         s, dataset, is_base = self.settings, self.settings.dataset.split("test"), regime.id == BASE
         indices, size = subsample(len(dataset), s.test_images, 0), s.eval_batch_size  # type: ignore[arg-type]
         classifier = self.model(seed, regime.id).classifier.to(best_device())
         blocks = {c.id: self.store.blocks(self.store.outcomes(seed, regime.id, c.id), len(indices)) for c in missing}
-        total, done = sum(-(-(len(indices) - len(each)) // size) for each in blocks.values()), 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            step(done, total)
-
+        advance = Advance(step, sum(-(-(len(indices) - len(each)) // size) for each in blocks.values()))
         for condition in missing:
             kept, path = blocks[condition.id], self.store.outcomes(seed, regime.id, condition.id)
             if condition.attack_setting == TRANSFER:

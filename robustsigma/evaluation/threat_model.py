@@ -9,12 +9,14 @@ from robustsigma.engine.perturbations import (
     FAB,
     FMN,
     PGD,
+    AutoAttack,
     Identity,
     Perturbation,
     SigmaSample,
     Square,
     TorchAttack,
 )
+from robustsigma.engine.perturbations.projections import Norm
 from robustsigma.runs.fingerprint import describe
 
 LINF, L2, L1 = "L\u221e", "L2", "L1"
@@ -75,9 +77,25 @@ def threat_model(perturbation: Perturbation, attack_setting: str) -> ThreatModel
     aimed = perturbation.targeted if isinstance(perturbation, PGD) else None
     if aimed is not None:
         return ThreatModel(norm, eps, knowledge, f"a wrong class, chosen: {aimed}")
-    if isinstance(perturbation, FMN) or (isinstance(perturbation, FAB) and eps is None):
-        return ThreatModel(_KNOWN[perturbation.norm], None, knowledge, "any wrong class, by the smallest change")
+    nearest = smallest_change(perturbation)
+    if nearest is not None:
+        return ThreatModel(_KNOWN[nearest], None, knowledge, "any wrong class, by the smallest change")
     return ThreatModel(norm, eps, knowledge, "any wrong class")
+
+
+def smallest_change(perturbation: Perturbation) -> Norm | None:
+    """Return the norm in which a minimum-norm attack looks for the nearest error; None for other perturbations."""
+    nearest = isinstance(perturbation, FMN) or (isinstance(perturbation, FAB) and perturbation.eps is None)
+    return perturbation.norm if nearest else None  # type: ignore[attr-defined]
+
+
+def averages(perturbation: Perturbation) -> bool:
+    """Return whether an attack averages over the random outputs of a network (EOT)."""
+    if isinstance(perturbation, TorchAttack):
+        return perturbation.name.startswith("EOT") or perturbation.arguments.get("version") == "rand"
+    if isinstance(perturbation, AutoAttack):
+        return perturbation.version == "rand"
+    return int(getattr(perturbation, "eot", 1)) > 1
 
 
 def uses_gradients(perturbation: Perturbation) -> bool:

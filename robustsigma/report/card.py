@@ -8,7 +8,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from robustsigma import __version__
-from robustsigma.report.text import DASH, flatten, interval, name, number, percent
+from robustsigma.report.text import DASH, flatten, interval, measure, name, number, percent
 
 _CLAIMS = ("Condition", "Norm", "eps", "Attacker knows", "Accuracy, %", "95% interval", "Images", "Passes per image")
 
@@ -62,6 +62,10 @@ def _body(card: dict[str, Any]) -> Iterator[str]:
         for claim in card["withdrawn"]:
             reasons = " ".join(f"{flag['code']}: {flag['message']}" for flag in claim["flags"])
             yield f"- {_title(claim)}: {percent(claim['accuracy']['mean'])}%. {reasons}"
+    if card.get("distances"):
+        yield "\n## Distance to the nearest error\n"
+        yield "Half of the images are misled by a change of at most the median distance.\n"
+        yield from map(_distance, card["distances"])
     yield "\n## Parameters\n"
     for claim in (*card["claims"], *card["withdrawn"]):
         parts = ", ".join(f"{key} = {value}" if key else value for key, value in flatten(claim["parameters"]))
@@ -76,6 +80,18 @@ def _body(card: dict[str, Any]) -> Iterator[str]:
     )
     if run.get("command"):
         yield f"Command: `{run['command']}`"
+
+
+def _distance(found: dict[str, Any]) -> str:
+    median = [measure(found["median"].get(key)) for key in ("mean", "low", "high")]
+    parts = ", ".join(f"{key} = {value}" for key, value in flatten(found["parameters"] or {}))
+    line = (
+        f"- {name(found['condition'].split('/')[0])} ({parts}): median {median[0]} in {found['norm']} (95% interval "
+        f"{median[1]} to {median[2]}), mean accuracy {percent(found['area']['mean'])}% over radii up to "
+        f"{measure(found['radius'])}, {number(found['n'])} images, {number(found['passes'])} passes per image"
+    )
+    reasons = " ".join(f"{flag['code']}: {flag['message']}" for flag in found["flags"])
+    return f"{line}. Withdrawn. {reasons}" if reasons else f"{line}."
 
 
 def _classes(dataset: dict[str, Any]) -> str:

@@ -60,6 +60,27 @@ def _eps_panel(
     axis.legend(fontsize=7.5, frameon=False, loc="upper right")
 
 
+def accuracy_over_distance(results: dict[str, Any]) -> Figure:
+    """Draw a panel for each minimum-norm attack: the accuracy of each model over the radius."""
+    table = robustness.accuracy_table(results)
+    names = robustness.regime_names(table)
+    entries = [entry for entry in results["distances"] if entry["regime"] in names]
+    heads = [head for head in table.column_heads if any(entry["condition"] == head.id for entry in entries)]
+    styles = line_styles(names)
+    figure = Figure(figsize=(1.0 + 4.4 * max(1, len(heads)), 3.4))
+    for axis, head in zip(figure.subplots(1, max(1, len(heads)), squeeze=False, sharey=True)[0], heads, strict=False):
+        mine = [entry for entry in entries if entry["condition"] == head.id]
+        for entry in mine:
+            style = {**styles[entry["regime"]], "marker": None}
+            _band(axis, floats(entry["radii"]), entry, label(names[entry["regime"]], 30), style)
+        axis.set_title(label(head.label, 40), fontsize=9.5, fontweight="bold")
+        axis.set(xlabel=f"radius in {mine[0].get('norm') or 'the norm of the attack'}", ylabel="accuracy")
+        axis.set_xlim(left=0)
+        percent_axis(axis)
+        axis.legend(fontsize=7.5, frameon=False, loc="best")
+    return figure
+
+
 def _band(axis: Any, x: Any, line: dict[str, Any], name: str, style: dict[str, Any], width: float = 1.5) -> None:
     """Draw the means of a line with the band of its intervals."""
     mean, low, high = (floats(line[key]) for key in ("mean", "low", "high"))

@@ -20,7 +20,7 @@ from robustsigma.report.validation import array, check_gallery
 from robustsigma.runs.files import write_atomically
 from robustsigma.runs.results import AttributionResults
 
-_ROBUSTNESS_FIGURES = ("matrix", "curves", "sweep", "examples", "path", "explanations")
+_ROBUSTNESS_FIGURES = ("matrix", "curves", "distances", "sweep", "examples", "path", "explanations")
 _BREAKS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])")  # where a line may break in a name
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
@@ -76,6 +76,8 @@ def _robustness_figures(results: dict[str, Any], arrays: dict[str, np.ndarray]) 
     yield "matrix", draw_table(robustness.accuracy_table(results))
     if results.get("curves"):
         yield "curves", curves.accuracy_over_eps(results)
+    if results.get("distances"):
+        yield "distances", curves.accuracy_over_distance(results)
     if results.get("sweep"):
         yield "sweep", curves.sweep(results)
     if (results.get("examples") or {}).get("items"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
-from robustsigma.report import text
+from robustsigma.report import attacks, text
 from robustsigma.report.table import (
     Exhibit,
     Heading,
@@ -28,6 +28,7 @@ SETTINGS = {
     "none": ("Clean and noise", "the same samples for every model"),
     "adaptive": ("Adaptive", "samples made against the model under test"),
     "worst": ("Worst case", "correct under every one of the adaptive attacks"),
+    "distance": ("Minimum norm", "median distance to the nearest error, not an accuracy"),
     "transfer": ("Transfer", "samples made once, against the base model"),
 }
 STRONGER = {
@@ -52,12 +53,15 @@ def accuracy_table(results: dict[str, Any]) -> TableLayout:
         ValueError: if `results` is not of schema 1.
     """
     RobustnessResults.from_json(results)
-    columns = group_by(
-        headings(results["conditions"], "attack_setting"), SETTINGS, lambda key, _: key * (key != "none")
-    )
+    conditions = headings(attacks.with_own_group(results["conditions"]), "attack_setting")
+    columns = group_by(conditions, SETTINGS, lambda key, _: key * (key != "none"))
     regimes = headings(results["regimes"], "protocol")
     rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key in text.BASES else f", {title.lower()}")
     cells = {(entry["regime"], entry["condition"]): _accuracy(entry) for entry in results["cells"]}
+    for found in results.get("distances") or []:
+        key = found["regime"], found["condition"]
+        if key in cells:
+            cells[key] = attacks.distance_cell(found, cells[key].flags)
     title = f"Accuracy in % on {(results.get('dataset') or {}).get('name', 'the test set')}"
     return TableLayout("Model", columns, rows, cells, title, "matrix")
 
@@ -89,10 +93,10 @@ def run_flags(results: dict[str, Any]) -> tuple[Note, ...]:
 def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     """Return what each section of the page shows; a section without contents is empty."""
     table = accuracy_table(results)
-    names, target = _names(table), (results.get("path") or {}).get("target")
+    names, target = regime_names(table), (results.get("path") or {}).get("target")
     tables = {
         "accuracy": table,
-        "threats": _threats(results, table),
+        "threats": attacks.threats(results, _settings(table)),
         "checks": _checks(results, table, names),
         "gradients": _gradients(results, names),
         "calibration": _calibration(results, table),
@@ -107,6 +111,8 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     }
     return {
         **shown,
+        "attacks": attacks.attack_by_attack(results, table, names),
+        "distances": attacks.distances(results, table, names),
         "changes": _changes(results, table),
         "curves": [Exhibit(picture="curves", alt="Accuracy over eps for each attack and protocol")],
         "examples": [Exhibit(picture="examples", alt="Test images under each condition with the predicted class")],
@@ -117,20 +123,21 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     }  # fmt: skip
 
 
-def _names(table: TableLayout) -> dict[str, str]:
+def regime_names(table: TableLayout) -> dict[str, str]:
     """Return the name of each regime with its protocol, by id."""
     return {head.id: text.regime_name(head.label, group.key) for group in table.rows for head in group.heads}
 
 
 def _settings(table: TableLayout) -> list[tuple[Heading, str]]:
     """Return each condition with the setting of its attack, a dash for conditions without an attack."""
-    return [(head, DASH if group.key == "none" else group.key) for group in table.columns for head in group.heads]
+    names = {"none": DASH, "distance": "adaptive"}
+    return [(head, names.get(group.key, group.key)) for group in table.columns for head in group.heads]
 
 
 def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return the few numbers that the page opens with: title, number and what it is."""
     table = accuracy_table(results)
-    names, groups = _names(table), {group.key: group.heads for group in table.columns}
+    names, groups = regime_names(table), {group.key: group.heads for group in table.columns}
     means = {key: cell.fill for key, cell in table.cells.items() if cell.fill is not None}
     base = next((head for group in table.rows if group.key in text.BASES for head in group.heads), None)
     worst: dict[str, tuple[float, str]] = {}
@@ -169,22 +176,9 @@ def _model(head: Heading) -> str:
     return head.label if head.label.endswith("model") else f"{head.label} model"
 
 
-def _threats(results: dict[str, Any], table: TableLayout) -> TableLayout:
-    """Return the threat model and every parameter of each condition; older results have settings only."""
-    entries = {entry["id"]: entry for entry in results["conditions"]}
-    rows = []
-    for head, setting in _settings(table):
-        threat, known = entries[head.id].get("threat") or {}, entries[head.id].get("parameters")
-        parameters = ", ".join(f"{key} = {value}" for key, value in text.flatten(known or {}) if key) or head.hint
-        words = [str(threat.get(key) or DASH) for key in ("norm", "knowledge", "goal")]
-        rows.append((head.label, setting, words[0], number(threat.get("eps")), *words[1:], parameters or DASH))
-    columns = ("Condition", "Setting", "Norm", "eps", "Knowledge", "Goal", "Parameters")
-    return listing(columns, ("", "", rows), words={*columns} - {"eps"})
-
-
 def _changes(results: dict[str, Any], table: TableLayout) -> list[Exhibit]:
     """Return the paired differences in accuracy, one table for each model compared with."""
-    names, spans, shown = _names(table), {}, []
+    names, spans, shown = regime_names(table), {}, []
     differences = RobustnessResults.from_json(results).differences
     for head in table.column_heads:
         mine = [entry for entry in differences if entry["condition"] == head.id]
@@ -203,7 +197,8 @@ def _changes(results: dict[str, Any], table: TableLayout) -> list[Exhibit]:
             "themselves are not corrected."
         )
         rows = _only(table.rows, {regime for regime, _ in cells})
-        layout = TableLayout("Model", table.columns, rows, cells, style="plain changes")
+        columns = _only(table.columns, {condition for _, condition in cells})
+        layout = TableLayout("Model", columns, rows, cells, style="plain changes")
         shown.append(Exhibit(f"Compared with {names.get(against, against)}", tables=(layout,), remarks=(remark,)))
     return shown
 
@@ -315,7 +310,8 @@ def _per_seed(results: dict[str, Any], table: TableLayout, names: dict[str, str]
         (head.id, column.id): TableCell(percent(found[key].get(column.id)))
         for head, key in zip(heads, known, strict=True) for column in table.column_heads
     }  # fmt: skip
-    return TableLayout("Model", table.columns, (HeadingGroup("", "", "", heads),), cells)
+    columns = tuple(group for group in table.columns if group.key != "distance")
+    return TableLayout("Model", columns, (HeadingGroup("", "", "", heads),), cells)
 
 
 def _models(results: dict[str, Any], table: TableLayout) -> TableLayout:
@@ -334,12 +330,12 @@ def _numbers(results: dict[str, Any]) -> TableLayout:
         means = [(found.get(key) or {}).get("mean") for key in ("accuracy", "confidence", "calibration")]
         changed = [((found.get("quality") or {}).get(key) or {}).get("mean") for key in QUALITY]
         counts = (number(found.get("n")), number(found.get("seeds")))
-        walks = (percent(found.get("converged")), number(found.get("steps")))
+        walks = (percent(found.get("converged")), number(found.get("steps")), number(found.get("passes")))
         rows.append(
             (found["regime"], found["condition"], *counts, *map(percent, means), *walks, *map(measure, changed))
         )
-    heads = ("Model", "Condition", "Images", "Seeds", "Accuracy, %", "Confidence, %", "ECE, %", "Converged, %", "Steps")
-    titles = (title for title, _ in QUALITY.values())
+    heads = ("Model", "Condition", "Images", "Seeds", "Accuracy, %", "Confidence, %", "ECE, %")
+    titles = ("Converged, %", "Steps", "Passes", *(title for title, _ in QUALITY.values()))
     return listing((*heads, *titles), ("", "", rows), words={"Condition"})
 
 

@@ -19,7 +19,7 @@ from rich.progress import (
 
 from robustsigma.runs.processes import Processes
 
-Step = Callable[[int, int | None], None]
+Step = Callable[[float, int | None], None]  # finished steps, and steps in all
 
 
 class RunProgress:
@@ -56,7 +56,7 @@ class RunProgress:
         start = time.perf_counter()
         task = self.bars.add_task(name, total=None) if self.bars else None
 
-        def step(done: int, total: int | None) -> None:
+        def step(done: float, total: int | None) -> None:
             if self.bars and task is not None:
                 self.bars.update(task, completed=done, total=total)
 
@@ -67,10 +67,14 @@ class RunProgress:
             if self.bars and task is not None:
                 self.bars.remove_task(task)
 
+    def say(self, line: str) -> None:
+        """Print a line."""
+        (self.bars.console if self.bars else self.console).print(line)
+
     def finish(self, line: str) -> None:
         """Count a job as done and print a line."""
         self.done = self._count()
         width = len(str(self.jobs))
-        (self.bars.console if self.bars else self.console).print(f"[dim]{self.done:{width}}/{self.jobs}[/dim]  {line}")
+        self.say(f"[dim]{self.done:{width}}/{self.jobs}[/dim]  {line}")
         if self.bars and self.overall is not None:
             self.bars.update(self.overall, completed=self.done)

@@ -99,6 +99,7 @@ class RobustnessResults(Results):
         per_seed: accuracy of each training, if there are several.
         checks: accuracy under each attack beside that under further attacks.
         networks: outputs and gradients of each regime's models.
+        distances: of minimum-norm attacks, with the accuracy over the radius.
         augmentation: samples made for training, by regime and seed.
         sweep: accuracy for each standard deviation of the training noise.
         examples: predictions of some images under each condition.
@@ -119,6 +120,7 @@ class RobustnessResults(Results):
     per_seed: Entries = field(default_factory=list)
     checks: Entries = field(default_factory=list)
     networks: Entries = field(default_factory=list)
+    distances: Entries = field(default_factory=list)
     augmentation: Entries = field(default_factory=list)
     sweep: Entries = field(default_factory=list)
     examples: dict[str, Any] | None = None

@@ -50,13 +50,14 @@ def test_a_sound_diagnosis_flags_nothing():
     ("soundness", "code", "concerned"),
     [
         (Soundness(100, True, False, 0), "probabilities", EVERY),
-        (Soundness(100, False, True, 0), "random_outputs", COLUMNS),
+        (Soundness(100, False, True, 0), "not_evaluated", EVERY),
         (Soundness(100, False, False, 0, True), "batch_dependent", COLUMNS),
         (Soundness(100, False, False, 11), "zero_gradient", GRADIENT),
     ],
 )
 def test_what_is_wrong_with_a_network_stands_in_the_cells_of_its_attacks(soundness, code, concerned):
-    assert _flagged(_checked(soundness)) == {column.id: [code] for column in concerned}
+    rest = {c.id: ["random_outputs"] for c in COLUMNS if c not in EVERY} if code == "not_evaluated" else {}
+    assert _flagged(_checked(soundness)) == {**rest, **{column.id: [code] for column in concerned}}
     (entry,) = networks(_checked(soundness))
     assert entry["dead"] == soundness.dead / 100
 

@@ -109,11 +109,11 @@ def test_the_lead_uses_the_singular(results):
 def test_the_threat_model_has_norm_eps_knowledge_goal_and_every_parameter(results):
     (table,) = render(results).tables("Threat model")
     rows = [[cell["text"].strip() for cell in row] for row in table[1:]]
-    assert ["PGD", "adaptive", "L\u221e", "0.0314", "weights of the model under test", "any wrong class",
+    assert ["PGD", "adaptive", "L\u221e", "0.0314", "\u2013", "weights of the model under test", "any wrong class",
             "attack = PGD, steps = 40, walk.alpha = 0.01"] in rows  # fmt: skip
     assert [row[2:4] for row in rows if row[:2] == ["SIGMA", "adaptive"]] == [["unbounded", "\u2013"]]
     # Results of an older version have settings in place of parameters.
-    assert ["gaussian", *["\u2013"] * 5, "sigma = 0.1, the best of 5 swept"] in rows
+    assert ["gaussian", *["\u2013"] * 6, "sigma = 0.1, the best of 5 swept"] in rows
 
 
 def test_the_use_of_a_cache_is_shown_where_there_is_one(results):
