@@ -11,12 +11,15 @@ from robustsigma.evaluation.comparison import RunFolder
 from robustsigma.evaluation.store import model_path
 from robustsigma.runs.directory import read_settings
 
+_NOTES = ("few_classes",)  # of the dataset: no reason to doubt this model's accuracy
+
 
 def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
     """Return the card of one model of a run, in plain JSON types.
 
     An accuracy whose cell has a flag is not claimed: it is listed as withdrawn, with the reasons. A worst case has the
-    flags of all its attacks. Transferred samples are no claim about a model.
+    flags of all its attacks. That a dataset has few classes alone withdraws nothing. Transferred samples are no claim
+    about a model.
 
     Args:
         run: folder of a finished run of `evaluate`.
@@ -56,7 +59,8 @@ def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
                 "passes": cell.get("passes"),
                 "flags": list({flag["code"]: flag for flag in flags}.values()),
             }
-            (withdrawn if flags else claims).append(claim)
+            doubted = any(flag["code"] not in _NOTES for flag in flags)
+            (withdrawn if doubted else claims).append(claim)
     parameters = {each["id"]: each.get("parameters") for each in results.conditions}
     distances = [
         {
