@@ -9,7 +9,7 @@ import numpy as np
 
 from robustsigma.engine.metrics import paired_difference, share_interval
 from robustsigma.engine.metrics.interval import FEW_IMAGES
-from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise
+from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, AttributionMasked, GaussianNoise, PathEnd
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE
 from robustsigma.evaluation.matrix import Correct, Matrix
 from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
@@ -17,6 +17,7 @@ from robustsigma.evaluation.threat_model import uses_gradients
 from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
+_SINGLE_STEP = {FGSM, NFGSM}
 
 Flag = dict[str, str]
 
@@ -172,7 +173,6 @@ def run_flags(
         made: what was made for training, by regime and seed (see `results.augmentation`).
     """
     flags = []
-    kinds = {type(condition.perturbation).__name__ for condition in matrix.conditions}
     if len(matrix.seeds) == 1:
         message = (
             "Every model was trained once: the intervals reflect the choice of images, not the randomness of training. "
@@ -183,8 +183,9 @@ def run_flags(
     if images < FEW_IMAGES:
         message = f"Only {text.count(images, 'test image')} per cell: too few for reliable intervals."
         flags.append(_flag("few_images_in_all", message))
-    if "FGSM" in kinds and "PGD" not in kinds:
-        message = "FGSM is the only gradient attack. A single step says little about robustness: add PGD."
+    attacks = {type(each.perturbation) for each in matrix.conditions if uses_gradients(each.perturbation)}
+    if attacks & _SINGLE_STEP and attacks <= {*_SINGLE_STEP, PathEnd, AttributionMasked}:
+        message = "No gradient attack takes more than one step, which says little about robustness: add PGD."
         flags.append(_flag("single_step", message))
     return [*flags, *_unconverged_training(matrix, made), *_noise_of_training(matrix, sweep)]
 
