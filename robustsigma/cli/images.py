@@ -48,6 +48,11 @@ def model(found: Any, made: Any) -> tuple[Classifier, ModelCard]:
     if not is_saved(found.model):
         check_model("model", found.model, found.allow)
     classifier, card = load(found.model, allow=found.allow, **given)
+    if not is_saved(found.model) and ":" not in found.model and made.geometry is None:
+        side = "the shorter side is resized to 256 pixels and the center cropped to 224"
+        warnings.warn(
+            f"geometry: {side}, since {found.model} states no image size; --geometry.size N does", stacklevel=1
+        )
     return classifier.to(best_device()), card
 
 

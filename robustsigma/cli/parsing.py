@@ -25,7 +25,7 @@ from jsonargparse import _typehints as typehints  # no public interface says wha
 from jsonargparse._common import parsing_settings  # no public interface restores a setting
 
 from robustsigma.engine.validation import fail, near
-from robustsigma.models.architecture import Architecture, suggest_name
+from robustsigma.models.architecture import Architecture, suggest_origin
 from robustsigma.models.pretrained import Pretrained
 
 # Only those parts of torch and torchvision that settings name: others, such as torch.hub, load code.
@@ -224,7 +224,7 @@ def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
     except ValueError as error:
         known = "FILE.safetensors, torchvision:NAME, timm:NAME, hf:NAME or a class path allowed by --allow NAME"
         files = map(str, Path(name).parent.glob("*.safetensors"))
-        raise fail(argument, known, repr(name) + (near(name, files) or suggest_name(name))) from error
+        raise fail(argument, known, repr(name) + (near(name, files) or suggest_origin(name))) from error
 
 
 def check_networks(settings: Any, allow: Sequence[str]) -> None:

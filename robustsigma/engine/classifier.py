@@ -119,6 +119,10 @@ class Classifier(nn.Module):
             if wrong is None:
                 raise
             raise wrong from error
+        except (TypeError, LookupError, AttributeError) as error:
+            if self._classes:  # the network took images before
+                raise
+            raise validation.takes_no_images(self.net, error) from error
         logits = logits_of(output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__

@@ -35,6 +35,14 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
+def takes_no_images(net: torch.nn.Module, error: Exception) -> ValueError:
+    """Return the error for a network that raised one when it was given images for the first time."""
+    parts = ", ".join(repr(name) for name, _ in net.named_children())
+    hint = f"; if it takes whole batches, use the network inside it, one of its parts {parts}" if parts else ""
+    got = f"{type(net).__name__}, which raised {type(error).__name__}: {error}{hint}"
+    return fail("net", "a network that takes images (B, C, H, W) and nothing else", got)
+
+
 def not_finite(what: str, where: object) -> ValueError:
     """Return the error for a network whose numbers are NaN or infinite.
 

@@ -10,7 +10,7 @@ import torch
 
 from robustsigma.engine.metrics import paired_difference, share_interval
 from robustsigma.engine.metrics.interval import FEW_IMAGES
-from robustsigma.engine.perturbations import APGD, FAB, FGSM, FMN, PGD, AutoAttack, GaussianNoise
+from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, AttributionMasked, AutoAttack, GaussianNoise, PathEnd
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE
 from robustsigma.evaluation.matrix import Correct, Matrix
 from robustsigma.evaluation.outcomes import Outcomes
@@ -19,6 +19,7 @@ from robustsigma.evaluation.threat_model import averages, ball, smallest_change,
 from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
+_SINGLE_STEP = {FGSM, NFGSM}
 
 Flag = dict[str, str]
 
@@ -222,7 +223,6 @@ def run_flags(
         made: what was made for training, by regime and seed (see `results.augmentation`).
     """
     flags = []
-    attacks = [condition.perturbation for condition in matrix.conditions]
     if len(matrix.seeds) == 1:
         message = (
             "Every model was trained once: the intervals reflect the choice of images, not the randomness of training. "
@@ -233,9 +233,9 @@ def run_flags(
     if images < FEW_IMAGES:
         message = f"Only {text.count(images, 'test image')} per cell: too few for reliable intervals."
         flags.append(_flag("few_images_in_all", message))
-    many_steps = (PGD, APGD, FAB, FMN, AutoAttack)
-    if any(isinstance(each, FGSM) for each in attacks) and not any(isinstance(each, many_steps) for each in attacks):
-        message = "FGSM is the only gradient attack. A single step says little about robustness: add PGD."
+    attacks = {type(each.perturbation) for each in matrix.conditions if uses_gradients(each.perturbation)}
+    if attacks & _SINGLE_STEP and attacks <= {*_SINGLE_STEP, PathEnd, AttributionMasked}:
+        message = "No gradient attack takes more than one step, which says little about robustness: add PGD."
         flags.append(_flag("single_step", message))
     return [*flags, *_unconverged_training(matrix, made), *_noise_of_training(matrix, sweep)]
 

@@ -58,7 +58,7 @@ class BatchField:
         try:
             return batch[self.place] if self._is_item(batch) else getattr(batch, str(self.place))
         except (LookupError, AttributeError, TypeError):
-            has = f" with {[*batch]}" if isinstance(batch, Mapping) else ""
+            has = f" with {[*batch]}: say which, as {self.name}=KEY" if isinstance(batch, Mapping) else ""
             got = f"{self.place!r}, and a batch of type {type(batch).__name__}{has}"
             raise fail(self.name, f"the place of the {self.name} in a batch", got) from None
 

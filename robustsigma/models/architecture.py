@@ -180,9 +180,7 @@ class Architecture(Settings):
         expected = (
             "a network of robustsigma, torchvision, timm or hf:, or of code that the command line allows (--allow NAME)"
         )
-        dotted = all(part.isidentifier() for part in self.name.split(".")) and "." in self.name
-        told = f"; add --allow {self.name} if you trust it" if dotted else suggest_name(self.name)
-        raise fail("architecture.name", expected, f"{self.name!r}{told}")
+        raise fail("architecture.name", expected, f"{self.name!r}{suggest_origin(self.name)}")
 
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """Return the parameters of the constructor."""
@@ -215,8 +213,8 @@ def constructor(name: str) -> Any:
         return _import(name)
     except (ImportError, AttributeError, ValueError) as error:
         expected = '"small_cnn", "torchvision:NAME", "timm:NAME", "hf:NAME" or the dotted path of a class'
-        why = f" ({error})" if "." in name else ""
-        raise fail("architecture.name", expected, f"{name!r}{why}{suggest_name(name)}") from error
+        told = f" ({error})" if "." in name else suggest_name(name)
+        raise fail("architecture.name", expected, f"{name!r}{told}") from error
 
 
 def _import(name: str) -> Any:
@@ -238,6 +236,12 @@ def _unshared(net: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
             told = "code that makes a new network at each call, or one that copy.deepcopy copies"
             raise fail("architecture.name", told, f"the same one twice ({error})") from error
         return other
+
+
+def suggest_origin(name: str) -> str:
+    """Return how to allow a dotted path, or a question that suggests a known name in place of another one."""
+    dotted = all(part.isidentifier() for part in name.split(".")) and "." in name
+    return f"; add --allow {name} if you trust it" if dotted else suggest_name(name)
 
 
 def suggest_name(name: str) -> str:

@@ -52,8 +52,12 @@ def _body(card: dict[str, Any]) -> Iterator[str]:
     yield f"# Robustness of {model['id']}\n"
     yield f"- Training: {model.get('training') or 'unknown'}"
     yield f"- Dataset: {dataset.get('name')}, {number(dataset.get('test'))} test images, {_classes(dataset)}"
-    yield from (f"- Weights (SHA-256), {key}: `{digest}`" for key, digest in card["weights"].items())
-    yield f"- Trainings (seeds): {', '.join(map(str, card['seeds']))}\n"
+    for key, digest in card["weights"].items():
+        training = "" if key == "given" else f", {key}"
+        yield f"- SHA-256 of the weights{training}: `{digest}`"
+    if card["seeds"]:
+        yield f"- Trainings (seeds): {', '.join(map(str, card['seeds']))}"
+    yield ""
     yield "## Accuracy\n"
     yield from _table(card["claims"]) if card["claims"] else ["No accuracy of this run can be claimed."]
     if card["withdrawn"]:

@@ -23,14 +23,19 @@ def print_comparison(comparison: dict[str, Any], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{comparison['first']} \u2192 {comparison['second']}: accuracy in %, difference in points")
-    for head in ("Model", "Condition", "Before", "After", "Difference", "p (Holm)", "", "Flags"):
-        table.add_column(head, justify="right" if head in ("Before", "After", "Difference", "p (Holm)") else "left")
+    title = f"{comparison['first']} \u2192 {comparison['second']}: accuracy in %, difference in points"
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0))
+    flags = ("Flags",) if any(each["flags"] for each in comparison["changes"]) else ()
+    for head in ("Model", "Condition", "Before", "After", "Difference", "p (Holm)", "", *flags):
+        words = head in ("Model", "Condition", "Flags")
+        table.add_column(head, justify="left" if words or not head else "right", no_wrap=not words, overflow="fold")
     for each in comparison["changes"]:
         accuracies = (percent(each[key]["mean"]) for key in ("before", "after"))
-        mark = _MARKS[each["verdict"]] + " refused" * each["refused"]
-        cells = (each["model"], name(each["condition"]), *accuracies, _points(each), f"{each['p_holm']:.2g}", mark)
-        table.add_row(*map(Text, (*cells, ", ".join(each["flags"]))))
+        mark = _MARKS[each["verdict"]] + "\nrefused" * each["refused"]
+        difference = _points(each).replace(" ", "\n", 1)
+        condition = name(each["condition"]).replace("/", " ")  # a narrow terminal breaks it there
+        cells = (each["model"], condition, *accuracies, difference, f"{each['p_holm']:.2g}", mark)
+        table.add_row(*map(Text, (*cells, ", ".join(each["flags"]))[: len(table.columns)]))
     console.print(table)
     console.print("Better and worse: p below .05 after Holm's correction for all rows. Flags: see the runs' reports.")
     for line in comparison["left_out"]:

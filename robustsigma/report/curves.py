@@ -33,7 +33,8 @@ def accuracy_over_eps(results: dict[str, Any]) -> Figure:
         mine = [entry for entry in entries if entry["condition"] == attack.id]
         for axis, group in zip(row, trained, strict=True):
             _eps_panel(axis, mine, group, base, styles)
-            axis.set_title(f"{label(attack.label)}, {label(group.title.lower())}", fontsize=9.5, fontweight="bold")
+            title = ", ".join(filter(None, (label(attack.label), label(group.title.lower()))))
+            axis.set_title(title, fontsize=9.5, fontweight="bold")
         row[0].set_ylabel("accuracy")
     return figure
 

@@ -148,6 +148,9 @@ MISTAKES = {
         ["explain", IMAGE, "--model=resnet50"],
         "torchvision:NAME, timm:NAME, hf:NAME or a class path allowed by --allow NAME, got",
     ),
+    "a model's class that is not allowed": (
+        ["explain", IMAGE, "--model=mine.Net"], "got 'mine.Net'; add --allow mine.Net if you trust it$",
+    ),
     "the same in a benchmark": (["benchmark", "--models.x", "resnet50"], "models.x: expected FILE.safetensors, "),
     "a state dict as model": (
         ["explain", IMAGE, "--model={made}/text.txt"],

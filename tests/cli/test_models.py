@@ -71,6 +71,14 @@ def test_a_vision_transformer_and_its_attention(made, tmp_path):
     assert explained(tmp_path / "out")["predicted"] in ("ant", "bee", "cat")
 
 
+def test_an_assumed_image_size_is_told(made, tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments = ["explain", f"{made}/photo.png", "--model=torchvision.models.squeezenet1_1", f"--weights={made}/w.pth",
+                 "--mean=[0.5]", "--std=[0.5]", "--method=Gradient", f"--out={tmp_path}"]  # fmt: skip
+    with pytest.warns(UserWarning, match="geometry: .* cropped to 224, .*; --geometry.size N"):
+        assert main(arguments) == 0
+
+
 def test_augment_takes_them_too(made, tmp_path, capsys):
     arguments = ["augment", f"{made}/photo.png", "--model", NAME, f"--weights={made}/w.pth", "--geometry.size=32",
                  "--perturbation=GaussianNoise", f"--out={tmp_path}/out"]  # fmt: skip

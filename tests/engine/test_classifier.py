@@ -75,6 +75,20 @@ def test_bad_constructor_arguments(kwargs, message):
         Classifier(**{"net": cases.linear(), **kwargs})
 
 
+class TakesBatches(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = cases.linear()
+
+    def forward(self, batch):
+        return self.backbone(batch["image"])
+
+
+def test_a_network_of_whole_batches_names_its_parts():
+    with pytest.raises(ValueError, match=r"net: expected .* TakesBatches, which raised .*its parts 'backbone'$"):
+        Classifier(TakesBatches())(cases.images())
+
+
 def test_channel_mismatch_names_the_statistic():
     with pytest.raises(ValueError, match="mean: expected 1 or 4 numbers, one per channel of the images, got 3"):
         cases.classifier()(cases.images(channels=4))

@@ -97,7 +97,10 @@ def test_gates(runs, tmp_path, options, refused, capsys):
         str(tmp_path / "c.json"),
     ]
     assert main(["compare", *map(str, runs), *options, *files]) == (1 if refused else 0)
-    assert "refused" in capsys.readouterr().out or not refused
+    told = capsys.readouterr().out  # in 80 columns
+    assert "refused" in told or not refused
+    assert "pgd adaptive" in told
+    assert "Difference" in told
     suite = ElementTree.parse(tmp_path / "j.xml").getroot()[0]
     failed = [case.get("name") for case in suite if case.find("failure") is not None]
     assert failed == refused
@@ -183,6 +186,9 @@ def test_runs_of_given_models(tmp_path):
         assert each.difference.mean == pytest.approx(after - before)
     assert main(["card", str(tmp_path / "a")]) == 0
     assert json.loads((tmp_path / "a" / "card.json").read_text())["weights"]["given"] != "unknown"
+    lines = (tmp_path / "a" / "card.md").read_text().splitlines()
+    assert any(line.startswith("- SHA-256 of the weights: `") for line in lines)
+    assert not any(line.endswith(": ") for line in lines), "nothing is listed without a value"
 
 
 def test_a_card_withdraws_what_has_a_flag(tmp_path):

@@ -399,7 +399,7 @@ MISTAKES = {
     r"data: expected images of one shape": lambda: (
         cases.mlp(), Items(lambda i: (torch.zeros(3, 8 + i % 2, 8), 0)), {}
     ),
-    r"images: expected the place of the images in a batch": lambda: (
+    r"images: expected the place of the images in a batch, .* \['x', 'y'\]: say which, as images=KEY": lambda: (
         cases.mlp(), DataLoader(Items(lambda i: {"x": IMAGES[i], "y": 0})), {}
     ),
     r"data: expected a LightningDataModule with test or validation images": lambda: (

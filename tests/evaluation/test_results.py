@@ -21,7 +21,7 @@ from matrix_case import (
     outcomes_of,
 )
 
-from robustsigma import PGD, GaussianNoise, SigmaSample
+from robustsigma import PGD, AutoAttack, GaussianNoise, SigmaSample, Square
 from robustsigma.engine.metrics import Interval, holm, paired_difference
 from robustsigma.engine.perturbations import SampleCache
 from robustsigma.evaluation.findings import findings
@@ -123,6 +123,8 @@ def test_cells_over_two_seeds():
         ([CLEAN], [BASE], [0, 1], []),
         ([CLEAN, ATTACK, MOVED], [BASE], [0, 1], ["single_step"]),
         ([CLEAN, ATTACK, Condition("pgd/adaptive", "pgd", "adaptive", PGD(0.1))], [BASE], [0, 1], []),
+        ([CLEAN, ATTACK, Condition("aa/adaptive", "aa", "adaptive", AutoAttack(0.1))], [BASE], [0, 1], []),
+        ([CLEAN, ATTACK, Condition("s/adaptive", "s", "adaptive", Square(0.1))], [BASE], [0, 1], ["single_step"]),
         ([CLEAN, NOISE], [BASE], [0, 1], []),
         ([CLEAN], [BASE, Regime("g/retrain", "g", "retrain", GaussianNoise(0.1))], [0, 1], ["std_not_swept"]),
     ],

@@ -178,6 +178,14 @@ def test_calibration_is_shown_for_the_conditions_that_have_it(results):
     assert "Worst case" not in shown
 
 
+def test_a_curve_of_a_given_model_is_titled_by_its_attack_alone(results):
+    for entry in results["regimes"]:
+        entry["protocol"] = "given"
+    titles = [axis.get_title() for axis in curves.accuracy_over_eps(results).axes]
+    assert titles
+    assert not any(title.endswith((",", " ")) for title in titles)
+
+
 @pytest.mark.parametrize("gone", ["none", "absent"])
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_section_without_data_is_left_out(results, arrays, monkeypatch, name, gone):

@@ -51,7 +51,7 @@ _REASONS = {
     Skip.BLUR_EXPLAINS: "blurred, the image keeps its score",
     Skip.NO_VARIANCE: "one of the two sides does not vary",
     Skip.EMPTY_MASK: "the object is not annotated",
-    Skip.NO_DROP: "the score does not drop along the method's path",
+    Skip.NO_DROP: "the method has no path along which the score drops",
     Skip.ONE_PATH: "the method has one path",
     Skip.NOT_STOCHASTIC: "the method uses no random numbers",
     Skip.NO_GAIN: "the full image scores no higher than the empty one",
