@@ -56,5 +56,5 @@ def test_resnet18_is_that_of_the_papers():
     with torch.no_grad():
         assert net(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))).shape == (1, 10)
     assert sizes == [(64, 32, 32), (512, 4, 4)]
-    with pytest.raises(ValueError, match="^classes: expected"):
+    with pytest.raises(ValueError, match=r"^classes: expected"):
         CifarResNet18(classes=1)
