@@ -1,4 +1,4 @@
-"""`SmallCNN` and `CifarResNet`: networks for small images that train quickly."""
+"""`SmallCNN`, `CifarResNet` and `CifarResNet18`: networks for small images."""
 
 from __future__ import annotations
 
@@ -97,6 +97,37 @@ class CifarResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))
+
+
+class CifarResNet18(nn.Module):
+    """The ResNet-18 for 32x32 images that papers on adversarial training use: 11.2 million weights.
+
+    It is torchvision's with a first convolution of 3x3 and stride 1, and without max pooling. Inputs are normalized
+    images: wrap the network in a `Classifier`, which normalizes images in [0, 1].
+
+    Args:
+        channels: channels of the image.
+        classes: number of logits, at least 2.
+
+    Example:
+        >>> CifarResNet18()(torch.zeros(4, 3, 32, 32)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(self, channels: int = 3, classes: int = 10) -> None:
+        super().__init__()
+        integer("channels", channels, 1)
+        integer("classes", classes, 2)
+        from torchvision.models import resnet18  # here, as it takes a second
+
+        self.net = resnet18(num_classes=classes)
+        self.net.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.net.maxpool = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, classes) of normalized images (B, channels, H, W)."""
+        return self.net(images)
 
 
 class _ResidualBlock(nn.Module):

@@ -49,7 +49,8 @@ def default_of(owner: Any, name: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
     if name in fields and fields[name].default_factory is not dataclasses.MISSING:
         return fields[name].default_factory()
-    return inspect.signature(owner).parameters[name].default
+    parameters = inspect.signature(owner).parameters
+    return parameters[name].default if name in parameters else None  # one of its **kwargs
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from robustsigma.models import Architecture, CifarResNet
+from robustsigma.models import Architecture, CifarResNet, CifarResNet18
 
 
 @pytest.mark.parametrize(("depth", "thousands"), [(20, 270), (32, 464), (44, 659), (56, 853), (110, 1728)])
@@ -43,3 +43,18 @@ def test_a_shortcut_halves_the_image_and_pads_channels():
 def test_bad_arguments(change, named):
     with pytest.raises(ValueError, match=f"^{named}: expected"):
         CifarResNet(**{"channels": 3, "classes": 10, **change})
+
+
+def test_resnet18_is_that_of_the_papers():
+    with torch.random.fork_rng(devices=[]):
+        net = Architecture("robustsigma.models.CifarResNet18").build(3, 10).eval()
+    net.architecture.check_origin()
+    assert sum(p.numel() for p in net.parameters()) == 11_173_962
+    sizes = []
+    for layer in (net.net.layer1, net.net.layer4):
+        layer.register_forward_hook(lambda _, __, made: sizes.append(tuple(made.shape[1:])))
+    with torch.no_grad():
+        assert net(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))).shape == (1, 10)
+    assert sizes == [(64, 32, 32), (512, 4, 4)]
+    with pytest.raises(ValueError, match=r"^classes: expected"):
+        CifarResNet18(classes=1)
