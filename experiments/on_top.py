@@ -84,6 +84,15 @@ def tested(model: LitClassifier, images: int, attack: AutoAttack) -> dict[str, A
     return found
 
 
+def walked(model: LitClassifier, images: int) -> dict[str, float]:
+    """Return how far SIGMA samples go against a trained network: the share that converges, and the mean distance."""
+    dataset = MNIST5k().split("test")
+    x, y = load_batch(dataset, subsample(len(dataset), images, 0))
+    made = _SIGMA(model.classifier, x, y, seed=0, return_info=True)
+    distance = (made.images - x).abs().flatten(1).amax(1)
+    return {"converged": float(made.converged.double().mean()), "linf": float(distance.double().mean())}
+
+
 def cell(regime: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Return the outcomes of a training, which is made if it is not finished."""
     path = options.work / "on_top" / f"{regime}_{seed}_{options.epochs}_{options.images}.json"
@@ -93,6 +102,8 @@ def cell(regime: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         attack = AutoAttack(EPS, steps=2, queries=2) if options.fast else AutoAttack(EPS)
         found = {"training_seconds": seconds, "right": tested(model, options.images, attack)}
+        if regime.endswith(ON_TOP):
+            found["sigma_samples"] = walked(model, options.images)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(found).encode())
     read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -116,6 +127,9 @@ def summary(cells: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
             for name, own in right.items()
         },
         "differences": differences,
+        "sigma_samples": {
+            name: [each["sigma_samples"] for each in rows] for name, rows in cells.items() if name.endswith(ON_TOP)
+        },
         "training_seconds": {name: [each["training_seconds"] for each in rows] for name, rows in cells.items()},
     }
 

@@ -39,7 +39,7 @@ def test_holm_counts_every_difference_and_signs_are_sigma_minus_recipe():
     on_top = script("on_top")
 
     def cell(right):
-        return {"right": {"clean": right}, "training_seconds": 1.0}
+        return {"right": {"clean": right}, "training_seconds": 1.0, "sigma_samples": {}}
 
     good, bad = [1] * 40, [0] * 20 + [1] * 20
     cells = {"PGD": [cell(bad)] * 2, "PGD + SIGMA": [cell(good)] * 2, "TRADES": [cell(good)] * 2}
