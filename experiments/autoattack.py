@@ -29,7 +29,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from robustsigma import FGSM, PGD, AutoAttack, Classifier, Identity, Perturbation
 from robustsigma.data import MNIST5k
-from robustsigma.data.loading import load_batch
+from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine.metrics import mean_interval
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.models import CifarResNet
@@ -107,7 +107,7 @@ def cifar10(root: Path, count: int) -> tuple[Tensor, Tensor]:
 def cases(options: argparse.Namespace) -> Iterator[Case]:
     """Yield networks with their images and radii."""
     dataset = MNIST5k().split("test")
-    images, labels = load_batch(dataset, list(range(min(options.images, len(dataset)))))
+    images, labels = load_batch(dataset, subsample(len(dataset), options.images, 0))  # its images are sorted by class
     for name, perturbation in TRAININGS.items():
         if options.only and name not in options.only:
             continue
