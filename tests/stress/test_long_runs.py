@@ -39,7 +39,7 @@ CHEAP = {
     "Sigma": {"max_steps": 6, "paths": 2, "objective": "logit"},
 }
 THIS = Path(__file__)
-METHODS = sorted(set(public.__all__) - {"Attribution", "Attributor"})
+METHODS = sorted(set(public.__all__) - {"Attribution", "Attributor", "FunctionMethod"})  # a function is the user's own
 KEPT = ("files", "threads", "children", "hooks")
 NOTHING = dict.fromkeys((*KEPT, "tensors", "tensor_bytes"), 0)
 WALK = Sigma(alpha=0.03, beta=0.1, objective="logit", paths=1, max_steps=5)
