@@ -140,6 +140,7 @@ def test_the_values_are_what_the_engine_gives(made, settings):
     np.testing.assert_allclose([float(row[4]) for row in rows], expected.numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 4, 9])
 def test_interrupted_it_goes_on_and_ends_with_the_same_numbers(settings, made, tmp_path, monkeypatch, after):
     write, written = BenchmarkStore.write, []
@@ -311,6 +312,7 @@ def test_several_models_are_evaluated_on_the_same_images(settings, tmp_path):
             assert torch.equal(classifier.logits(x).argmax(1), y)
 
 
+@pytest.mark.slow
 @pytest.mark.third_party_rng
 def test_without_a_model_one_is_trained_and_without_masks_their_metrics_are_left_out(tmp_path):
     fast = tmp_path / "fast.yaml"

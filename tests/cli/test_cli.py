@@ -596,6 +596,7 @@ def test_a_preset_can_be_changed_by_a_file_and_an_option(tmp_path):
     assert found.conditions == PRESETS.load("digits").conditions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((CONFIGS / "evaluate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_configs_of_evaluate_parse(path):
     if "augment:" in path.read_text():
@@ -609,6 +610,7 @@ def test_configs_of_evaluate_parse(path):
         assert found.conditions == PRESETS.load("baggage").conditions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((CONFIGS / "fit").glob("*.yaml")), ids=lambda path: path.stem)
 @pytest.mark.third_party_rng  # `fit` seeds everything
 def test_configs_of_fit_run(path, tmp_path, monkeypatch):

@@ -112,6 +112,7 @@ def fit(monkeypatch):
     return parse
 
 
+@pytest.mark.slow
 @pytest.mark.third_party_rng  # `fit` seeds everything
 def test_every_file_of_fit_says_what_its_classes_are(fit):
     below = [CONFIGS / "fit" / name for name in ("base.yaml", "baggage.yaml", "sigma.yaml", "overlays/robust.yaml")]
@@ -190,6 +191,7 @@ def test_an_entry_without_a_class_and_an_empty_mapping():
     assert evaluation("--config=dataset: {init_args: {size: 32}}").dataset.size == 32
 
 
+@pytest.mark.slow
 @pytest.mark.third_party_rng  # `fit` seeds everything
 def test_fit_keeps_nothing_of_the_class_below(fit):
     base = configs(CONFIGS / "fit" / "base.yaml", CONFIGS / "fit" / "baggage.yaml", CONFIGS / "fit" / "sigma.yaml")
@@ -204,6 +206,7 @@ def test_fit_keeps_nothing_of_the_class_below(fit):
     assert fit("--config", printed.getvalue()).as_dict() | {"config": None} == fit(*base).as_dict() | {"config": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_printed_settings_give_the_same_over_any_preset(verb):
     presets = VERBS[verb]

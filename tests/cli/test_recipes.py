@@ -43,6 +43,7 @@ def pictures(folder):
             "--data.num_workers=0", "--data.batch_size=4", "--model.net.init_args.classes=2"]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs(name, tmp_path):
     if name in NEEDED:

@@ -28,6 +28,7 @@ def no_arguments_of_pytest(monkeypatch):
     monkeypatch.setattr("sys.argv", ["robustsigma"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS.names)
 def test_the_config_sweeps_every_preset(name):
     found = PRESETS.load(name, ["--config", str(SWEPT)])
@@ -38,6 +39,7 @@ def test_the_config_sweeps_every_preset(name):
     assert max(own) < max(found.sweep.stds)
 
 
+@pytest.mark.slow
 def test_the_config_runs_and_a_sweep_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")  # wide enough for each table in one part
     arguments = ["sweep", "--config", str(SWEPT), *TINY, "--out", str(tmp_path)]

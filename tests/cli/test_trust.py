@@ -134,6 +134,7 @@ def test_settings_name_what_the_command_line_allows(stranger):
     assert asked.command.endswith(f"--allow {name}"), "the report's command line is whole"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argument",
     [

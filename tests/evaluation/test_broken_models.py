@@ -58,6 +58,7 @@ def test_a_plain_model_has_no_flag(tmp_path):
     assert all(curve["reached"] for curve in results["curves"] if curve["condition"] == "pgd/adaptive")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "code", "concerned", "reason"),
     [

@@ -159,6 +159,7 @@ def _arguments(folder):
     return ["baggage", "--fast", "--seeds", "1", "--out", str(folder / "run"), "--results", str(folder)]
 
 
+@pytest.mark.slow
 def test_the_fast_form_runs(study, tmp_path):
     pytest.importorskip("matplotlib")
     study.main(_arguments(tmp_path))

@@ -54,6 +54,7 @@ def test_scans(tmp_path):
     assert len(found["predictions"]) == 2
 
 
+@pytest.mark.slow
 def test_photographs(tmp_path):
     pixels = torch.randint(256, (230, 300, 3), generator=generator(0), dtype=torch.uint8).numpy()
     Image.fromarray(pixels).save(tmp_path / "0.png")

@@ -8,6 +8,7 @@ from scripts import EXPERIMENTS, results, script
 ROOT = EXPERIMENTS.parent
 
 
+@pytest.mark.slow
 @pytest.mark.third_party_rng  # Lightning draws from the global generators
 def test_it_measures_and_resumes(tmp_path, monkeypatch):
     pytest.importorskip("mlxtend")

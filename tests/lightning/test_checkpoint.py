@@ -113,6 +113,7 @@ def test_every_process_takes_part_in_asking_for_the_folder_of_the_export(tmp_pat
     assert (tmp_path / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((CONFIGS / "overlays").glob("*.yaml")), ids=lambda path: path.stem)
 def test_overlays_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -60,7 +60,7 @@ def test_a_step_is_that_of_a_plain_loop(collate):
 
 
 def test_it_learns_and_each_loader_has_its_accuracy():
-    module, loaders = lit(), [DataLoader(Pictures(9, 1), 4), DataLoader(Pictures(9, 2), 4)]
+    module, loaders = lit(), [DataLoader(Pictures(9, seed), batch_size=4) for seed in (1, 2)]
     fit = trainer(max_epochs=30)
     fit.fit(module, DataLoader(PICTURES, 8, collate_fn=cutmix), loaders)
     assert float(fit.callback_metrics["val_clean_acc"]) > 0.6

@@ -98,6 +98,7 @@ def _equal(first, second):
         assert first == second
 
 
+@pytest.mark.slow
 def test_a_loading_process_that_dies_ends_fit_with_one_line_and_it_goes_on(tmp_path, monkeypatch, capsys):
     load = KeyedDataset.__getitems__
 
@@ -295,6 +296,7 @@ def test_a_checkpoint_is_whole_or_not_there_and_a_full_disk_names_it(tmp_path, m
     assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_fit_with_one_line(tmp_path, monkeypatch, capsys):
     def full(path, content):
         if path.name == "last.ckpt":

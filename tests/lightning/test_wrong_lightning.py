@@ -25,6 +25,7 @@ class Module(lightning.LightningModule):
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("verb", ["fit", "validate", "test"])
 @pytest.mark.filterwarnings("ignore")  # Lightning's own, of what this module leaves out

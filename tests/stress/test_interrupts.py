@@ -33,6 +33,7 @@ def _tree(out):
     return {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_augment_resumes_after_any_interrupted_write(error, model, tmp_path, monkeypatch, capsys):
     assert _augment(model, tmp_path / "whole") == 0

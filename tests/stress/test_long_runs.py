@@ -172,6 +172,7 @@ def test_released_networks_leave_nothing_behind():
     assert {what: grown[what] for what in NOTHING} == NOTHING
 
 
+@pytest.mark.slow
 def test_training_with_augmentation_and_a_cache_does_not_grow_and_its_workers_end(tmp_path):
     check_training(60, tmp_path)
 
