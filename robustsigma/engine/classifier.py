@@ -99,6 +99,15 @@ class Classifier(nn.Module):
             self.register_buffer("mean", normalization.statistic("mean", mean, positive=False).to(device))
             self.register_buffer("std", normalization.statistic("std", std, positive=True).to(device))
 
+    @property
+    def compile_passes(self) -> bool:
+        """Whether frozen passes run by `torch.compile`; False once the network turned out not to compile."""
+        return self._pass.compile
+
+    @compile_passes.setter
+    def compile_passes(self, value: bool) -> None:
+        self._pass.compile = value
+
     @torch.inference_mode(False)  # statistics that a callback loads in a validation are used in gradients later
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any

@@ -37,7 +37,7 @@ def test_it_runs(path, model, tmp_path):
     pytest.importorskip("matplotlib")
     settings = PRESETS.parse("benchmark", "", "runs", ["--config", str(path)]).settings
     small = replace(settings, dataset=SOURCE, models={"a": model}, images=2, checked=min(1, settings.checked))
-    found = run_benchmark(small, tmp_path, console=Console(file=io.StringIO())).results
+    found = run_benchmark(small, tmp_path, console=Console(file=io.StringIO())).results.to_json()
     evaluated = {cell["method"] for cell in found["cells"]}
     assert evaluated | {left["method"] for left in found["left_out"]} == set(settings.methods)
     assert len(evaluated) >= len(settings.methods) - 1  # the attention rollout wants attention

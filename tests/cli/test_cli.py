@@ -268,7 +268,7 @@ UNCLEAR = {
     "word in place of a list": (["evaluate", "--seeds=x"], "seeds: expected an integer or a list in brackets"),
     "word in place of a number": (["evaluate", "--training.lr=high"], "training.lr: expected a number, got 'high'"),
     "model without a name": (["benchmark", "--models=m.safetensors"], "as in --models.NAME m.safetensors"),
-    "group of a file": (["evaluate", "--config=trainig: {epochs: 3}"], "'trainig.epochs'; did you mean 'training'?"),
+    "group of a file": (["evaluate", "--config=trainig: {epochs: 3}"], "did you mean 'training'?"),
     "group of a file of fit": (["fit", "--config=trainr: {max_epochs: 3}"], "trainr; did you mean 'trainer'?"),
     "option in a file of fit": (
         ["fit", "--config=data: {batchsize: 3}"],

@@ -13,7 +13,7 @@ import metric_cases
 import torch
 from hypothesis import strategies as st
 from outcome import settled
-from settings import cheap, entry_of, every_kind, network
+from settings import cheap, entry_of, every_kind, network, saliency
 from test_validation import BAD_IMAGES, BAD_SEEDS, BAD_TARGETS
 
 from robustsigma import data, lightning
@@ -31,6 +31,7 @@ METRIC = metric_cases.CHEAP[metric_cases.InsertionDeletion][0]
 NEEDED: dict[str, dict[str, Any]] = {
     "CorruptionArrays": {"root": "nowhere", "name": "gaussian_noise", "severity": 1},
     "Datasets": {"train": [(torch.zeros(3, 8, 8), 0)], "classes": ("a", "b")},
+    "FunctionMethod": {"function": saliency},
     "ImageFolder": {"root": "nowhere"},
     "ImageTable": {"root": "nowhere"},
     "SaliencyBench": {"root": "nowhere"},

@@ -76,7 +76,8 @@ def borrowed(classifier: Classifier) -> Iterator[PassCount]:
     modules = [module for module in classifier.modules() if not isinstance(module, torch.jit.ScriptModule)]
     before = [(vars(module), {key: _copied(value) for key, value in vars(module).items()}) for module in modules]
     data = [(parameter, parameter.data) for parameter in classifier.parameters()]
-    count = PassCount()
+    count, compiled = PassCount(), classifier.compile_passes
+    classifier.compile_passes = False
     try:
         for held, kept in before:
             held.update({key: value for key, value in _PLAIN.items() if kept.get(key)})
@@ -94,10 +95,11 @@ def borrowed(classifier: Classifier) -> Iterator[PassCount]:
                     held[key].update(value)
         for parameter, value in data:
             parameter.data = value
+        classifier.compile_passes = compiled
 
 
 # Attributes of modules, with the value that lets hooks see every value: uncompiled, and not in place.
-_PLAIN = {"inplace": False, "compile_passes": False, "_compiled_call_impl": None}
+_PLAIN = {"inplace": False, "_compiled_call_impl": None}
 
 
 def _copied(value: Any) -> Any:
