@@ -231,6 +231,7 @@ def test_a_folder_is_of_its_images_and_masks(settings, tmp_path):
             BenchmarkRun(of(change), tmp_path, quiet())
 
 
+@pytest.mark.slow
 def test_a_damaged_batch_or_choice_of_images_is_told_and_made_again(settings, made, tmp_path):
     out = shutil.copytree(made, tmp_path / "out")
     for place in ("parts/a/IG/00001.npz", "evaluated_images.json"):

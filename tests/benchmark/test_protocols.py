@@ -85,6 +85,7 @@ def test_the_command_line():
         protocol("mine")
 
 
+@pytest.mark.slow
 def test_a_run_under_all_protocols_says_which_orders_hold(tmp_path):
     images, labels, masks = metric_cases.scene(30)
     dataset = Datasets(

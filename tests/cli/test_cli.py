@@ -543,6 +543,7 @@ def test_augment_writes_what_it_promises(made, tmp_path, capsys):
         assert 0 < int(row["steps"]) <= 4
 
 
+@pytest.mark.slow
 def test_augment_goes_on_and_keeps_its_folder(made, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["augment", f"--model={made}/model.safetensors", "--dataset=Baggage", "--dataset.size=16",
@@ -580,6 +581,7 @@ def test_class_names_cannot_leave_the_folder(made, tmp_path):
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"out"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS.names)
 def test_presets_are_evaluations(name):
     found = PRESETS.load(name)

@@ -150,6 +150,7 @@ def test_figure10_is_retrained_as_its_numbers_were(name):
     assert found.conditions["fgsm"] == eval(stored["conditions"]["fgsm"])
 
 
+@pytest.mark.slow
 def test_an_option_that_names_a_class_takes_its_defaults():
     assert evaluation("--conditions.pgd", "PGD").conditions["pgd"] == PGD()
     assert evaluation("--conditions.pgd.class_path=FGSM").conditions["pgd"] == FGSM()
@@ -162,6 +163,7 @@ def test_an_option_that_names_a_class_takes_its_defaults():
     assert lists.metrics[0].step is None
 
 
+@pytest.mark.slow
 def test_an_option_of_a_class_changes_one_argument_of_the_class_below():
     assert evaluation("--conditions.pgd.init_args.steps=3").conditions["pgd"] == PGD(0.0078431, steps=3)
     walk = evaluation().conditions["sigma"].sigma
@@ -174,6 +176,7 @@ def test_an_option_of_a_class_changes_one_argument_of_the_class_below():
     assert named.conditions["pgd"] == FGSM(0.2, random_start=True)
 
 
+@pytest.mark.slow
 def test_a_file_within_a_file_lies_over_what_is_below(tmp_path):
     (tmp_path / "again.yaml").write_text("retrain: {clean: Identity, fgsm: FGSM}\n")
     (tmp_path / "mine.yaml").write_text("retraining: again.yaml\n")

@@ -116,6 +116,7 @@ def test_what_the_command_line_allows_is_taken(allow, stranger, model, tmp_path,
     assert "images: expected existing files" in capsys.readouterr().err, "it came as far as the images"
 
 
+@pytest.mark.slow
 def test_settings_name_what_the_command_line_allows(stranger):
     name, marker = stranger
     given = [f"--conditions.mine={name}.Harmless"]

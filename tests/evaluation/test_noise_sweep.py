@@ -286,6 +286,7 @@ def test_datasets_that_are_no_arrays_are_held_out_as_well():
     assert torch.equal(found.split("test")[1][0], Files(16, 10, 10, 1).split("val")[found.indices(10)[1]][0])
 
 
+@pytest.mark.slow
 def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatch):
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")

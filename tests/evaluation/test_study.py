@@ -296,6 +296,7 @@ def test_only_what_is_missing_is_done_again(done, tmp_path, calls):
         assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
 
 
+@pytest.mark.slow
 def test_checks_may_change_and_are_made_again_alone(done, tmp_path, calls):
     out = shutil.copytree(done[0], tmp_path / "run")
     (out / "checks" / "seed0" / "base.npz").unlink()

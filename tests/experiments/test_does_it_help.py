@@ -26,6 +26,7 @@ def study():
         del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["baggage", "cifar10", "fast"])
 def test_regimes_are_matched_by_steps_and_by_augmented_images(study, name):
     setup = study.load(name, root="." if name == "cifar10" else None)

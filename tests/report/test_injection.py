@@ -71,6 +71,7 @@ def case(request, two_regimes, scores_only):
     return (page.robustness_page, two_regimes) if robust else (page.attribution_page, scores_only)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [CHOSEN, CHOSEN | WORDS], ids=["every word", "known words"])
 @pytest.mark.parametrize("payload", [*PAYLOADS.values(), "".join(PAYLOADS.values())], ids=[*PAYLOADS, "all"])
 def test_nothing_that_people_name_becomes_part_of_a_page(case, payload, kept):
@@ -115,6 +116,7 @@ def test_figures_draw_any_name(payload, arrays):
     assert len(label(payload)) <= 24
 
 
+@pytest.mark.slow
 def test_every_figure_draws_names_that_look_like_mathematics(two_regimes, arrays, scores_only, few_methods):
     hostile_result = hostile(two_regimes, PAYLOADS["mathematics"], CHOSEN | WORDS)
     scores_only.update({key: few_methods[0][key] for key in ("curves", "sanity", "cells")})

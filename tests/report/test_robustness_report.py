@@ -201,6 +201,7 @@ def test_a_section_without_data_is_left_out(results, arrays, monkeypatch, name, 
     assert {other for other, title in SECTIONS.items() if title not in sections} == {name}
 
 
+@pytest.mark.slow
 def test_figures_are_beside_the_page_and_in_it(written):
     out, shown = written
     inlined = [base64.b64decode(address.split(",")[1]) for address in Page(shown).pictures]
