@@ -59,6 +59,7 @@ def test_everything_public_has_a_docstring_that_names_its_arguments():
     assert missing == []
 
 
+@pytest.mark.slow
 def test_names_and_subpackages_are_imported_when_they_are_used():
     code = "import robustsigma as rs; print(rs.evaluation.run_study.__module__, rs.evaluation.study, rs.FGSM())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -325,6 +325,7 @@ def test_every_verb_has_help(verb, capsys):
         assert "folders of them (type: str" in " ".join(found.out.split()), "images are not required beside a source"
 
 
+@pytest.mark.slow
 def test_a_module_of_the_current_folder_is_hinted_at(made, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, hinted in (("parts_of_mine", True), ("parts_of_nobody", False)):
@@ -339,6 +340,7 @@ def test_a_module_of_the_current_folder_is_hinted_at(made, tmp_path, monkeypatch
             assert ("(PYTHONPATH=. makes the current folder importable)" in told) == hinted
 
 
+@pytest.mark.slow
 def test_a_number_of_seeds():
     for given, seeds in (("3", [0, 1, 2]), ("[4, 2]", [4, 2])):
         assert list(PRESETS.parse("evaluate", "", "runs", ["--seeds", given]).settings.seeds) == seeds
@@ -688,6 +690,7 @@ def test_a_training_without_callbacks_keeps_what_the_message_of_an_interrupt_pro
     assert "starts from scratch" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_quickstart_is_short_unless_a_dataset_or_all_is_asked_for(capsys):
     quick, full, digits = (evaluate._quickstart(given) for given in ([], ["--full"], ["--dataset", "digits"]))
     assert capsys.readouterr().out.count("minutes") == 4

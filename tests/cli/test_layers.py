@@ -187,6 +187,7 @@ def test_a_file_within_a_file_lies_over_what_is_below(tmp_path):
         assert found.on_the_fly == evaluation().retraining.on_the_fly
 
 
+@pytest.mark.slow
 def test_an_entry_without_a_class_and_an_empty_mapping():
     named = evaluation("--config=conditions: {clean: Identity, fgsm: {init_args: {random_start: true}}}")
     assert named.conditions["fgsm"] == FGSM(0.0078431, random_start=True)

@@ -46,6 +46,7 @@ def _run(model, out):
     return results, codes, (out / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_plain_model_has_no_flag(tmp_path):
     results, codes, page = _run("Plain", tmp_path)
     assert codes == {name: set() for name in codes}

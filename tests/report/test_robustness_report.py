@@ -186,6 +186,7 @@ def test_a_curve_of_a_given_model_is_titled_by_its_attack_alone(results):
     assert not any(title.endswith((",", " ")) for title in titles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["none", "absent"])
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_section_without_data_is_left_out(results, arrays, monkeypatch, name, gone):
