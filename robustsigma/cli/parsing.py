@@ -262,9 +262,9 @@ def clearer_error(parser: ArgumentParser, error: ArgumentError) -> Exception:
         known = [action.dest for action in parser._actions]
         top = unknown[1].partition(".")[0]
         hidden = ("help", "config", "print_config", "print_shtab")
-        names = sorted(name for name in known if "." not in name and name not in hidden)
+        shown = sorted(name for name in known if "." not in name and name not in hidden)
         meant = near(top, known) or near(unknown[1], known)
-        return fail(unknown[1], f"a name of a setting ({', '.join(names)})", f"another{meant}")
+        return fail(unknown[1], f"a name of a setting ({', '.join(shown)})", f"another{meant}")
     keys = re.findall(r'Parser key "([^"]+)"', text)
     if not keys:
         return error
