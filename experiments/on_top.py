@@ -29,7 +29,7 @@ from robustsigma import PGD, AutoAttack, Corruption, Identity, Mixture, Perturba
 from robustsigma.data import MNIST5k
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine.metrics import holm, paired_difference, share_interval
-from robustsigma.engine.metrics.interval import as_dict
+from robustsigma.engine.metrics.interval import LEVEL, as_dict
 from robustsigma.evaluation.training import quiet, quiet_trainer, seeded
 from robustsigma.lightning import LitClassifier, RobustDataModule, Trades
 from robustsigma.lightning.training_perturbation import Ramp
@@ -120,7 +120,7 @@ def summary(cells: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     gains = [paired_difference(right[recipe + ON_TOP][c], right[recipe][c]) for recipe, c in pairs]
     differences: dict[str, Any] = {recipe: {} for recipe in RECIPES}
     for (recipe, condition), gain, corrected in zip(pairs, gains, holm(gains), strict=True):
-        differences[recipe][condition] = {**as_dict(gain), "holm": corrected, "significant": corrected < 0.05}
+        differences[recipe][condition] = {**as_dict(gain), "holm": corrected, "significant": corrected < LEVEL}
     return {
         "accuracy": {
             name: {condition: as_dict(share_interval(rows)) for condition, rows in own.items()}

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from shared.output import command, table, write
 
-from robustsigma.engine.metrics import Interval, holm, paired_difference, significance
-from robustsigma.engine.metrics.interval import as_dict
+from robustsigma.engine.metrics import holm, paired_difference, significance
+from robustsigma.engine.metrics.interval import as_dict, from_dict
 from robustsigma.runs.provenance import Provenance
 
 
@@ -94,7 +94,7 @@ def with_verdicts(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for order in found:
         families.setdefault((order["paper"], order["claimed"]), []).append(order)
     for family in families.values():
-        gains = [Interval(*(order.get(part) for part in ("mean", "low", "high", "n", "p"))) for order in family]
+        gains = [from_dict(order) for order in family]
         for order, p, sign in zip(family, holm(gains), significance(gains), strict=True):
             order.update(p_holm=p, verdict=_VERDICTS[sign])
     return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from robustsigma.engine.metrics import Interval, holm
+from robustsigma.engine.metrics.interval import LEVEL
 from robustsigma.report import text
+from robustsigma.runs.results import holm_of
 from study.numbers import COMBINED, OTHERS
 from study.setup import (
     CLEAN,
@@ -93,7 +94,7 @@ def bold(interval: dict[str, float] | None) -> str:
 
 def sign(found: dict[str, float]) -> int:
     """Return 1 where a difference is significantly above zero, -1 where it is below, else 0."""
-    return 0 if found["p_holm"] >= 0.05 else 1 if found["mean"] > 0 else -1
+    return 0 if found["p_holm"] >= LEVEL else 1 if found["mean"] > 0 else -1
 
 
 def correct(found: dict[str, Any]) -> dict[str, Any]:
@@ -102,11 +103,8 @@ def correct(found: dict[str, Any]) -> dict[str, Any]:
     A family is what one table compares with one of its rows.
     """
     for table in found["tables"].values():
-        for against in dict.fromkeys(entry["against"] for entry in table["differences"]):
-            family = [entry for entry in table["differences"] if entry["against"] == against]
-            gains = [Interval(*(entry.get(part) for part in ("mean", "low", "high", "n", "p"))) for entry in family]
-            for entry, p in zip(family, holm(gains), strict=True):
-                entry["p_holm"] = p
+        for entry, p in zip(table["differences"], holm_of(table["differences"]), strict=True):
+            entry["p_holm"] = p
     return found
 
 

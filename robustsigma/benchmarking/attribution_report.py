@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +11,16 @@ import numpy as np
 from rich.console import Console
 
 from robustsigma.engine.metrics import Interval
+from robustsigma.engine.metrics.interval import from_dict
 from robustsigma.engine.validation import fail, near
-from robustsigma.report import attribution, print_attribution_table, text, write_page
+from robustsigma.report import attribution, print_attribution_table, text
+from robustsigma.report.base import Report
 from robustsigma.report.notebook import html_table
 from robustsigma.runs.results import AttributionResults
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class AttributionReport:
+class AttributionReport(Report):
     """The report of `benchmark` and `run_benchmark`: scores of methods by metrics, with flags and findings.
 
     `print(report)` shows its tables, and a notebook shows them as HTML.
@@ -38,24 +39,6 @@ class AttributionReport:
     results: AttributionResults
     path: Path | None = None
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def findings(self) -> list[str]:
-        """Sentences about the measured values."""
-        return self.results.findings
-
-    @property
-    def flags(self) -> list[dict[str, str]]:
-        """Every reason to doubt a number, with its `code` and `message`; those of a cell name its place.
-
-        The others concern the whole benchmark or a method.
-        """
-        of_cells = [
-            {**flag, **{key: cell[key] for key in ("model", "method", "metric")}}
-            for cell in self.results.cells
-            for flag in cell["flags"]
-        ]
-        return [*self.results.flags, *of_cells]
 
     def score(self, method: str, metric: str, model: str | None = None) -> Interval | None:
         """Return the mean of a metric over images with its 95% interval, or None where no image has a value.
@@ -77,22 +60,7 @@ class AttributionReport:
             if value not in known:
                 raise fail(key, f"one of {known}", repr(value) + near(value, known))
         cell = next((c for c in self.results.cells if all(c[key] == value for key, value in given.items())), None)
-        if cell is None or cell["mean"] is None:
-            return None
-        return Interval(*(cell[key] for key in ("mean", "low", "high", "n")))
-
-    def table(self, width: int | None = None) -> str:
-        """Return the scores of each model, the skipped images and the flags, as plain text.
-
-        Args:
-            width: characters in a line; None takes the terminal's.
-        """
-        console = Console(file=io.StringIO(), width=width, color_system=None)
-        print_attribution_table(self.to_dict(), console)
-        return console.file.getvalue()  # type: ignore[attr-defined]
-
-    def __str__(self) -> str:
-        return self.table()
+        return None if cell is None else from_dict(cell)
 
     def __repr__(self) -> str:
         parts = [("models", self.results.models), ("methods", self.results.methods), ("metrics", self.results.metrics)]
@@ -104,44 +72,16 @@ class AttributionReport:
         notes = [*text.flags(results), *last.footnotes]
         return "".join([*(html_table(each, each.footnotes) for each in tables), html_table(last, notes)])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the results in plain JSON types, as `results.json` has them."""
-        return self.results.to_json()
+    def _place(self, cell: Mapping[str, Any]) -> dict[str, str]:
+        return {key: cell[key] for key in ("model", "method", "metric")}
 
-    def to_pandas(self) -> Any:
-        """Return a data frame with a row for each model, method and metric.
+    def _numbers(self, cell: Mapping[str, Any]) -> dict[str, Any]:
+        found = {key: cell[key] for key in ("mean", "low", "high")}
+        found |= {"images": cell["n"], "best": cell["best"], "significant": cell["clear"]}
+        return {**found, "against_random": (cell["against_random"] or {}).get("verdict")}
 
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_pandas needs pandas, which is not installed: pip install pandas") from error
-        rows = []
-        for cell in self.results.cells:
-            found = {key: cell[key] for key in ("model", "method", "metric", "mean", "low", "high")}
-            found |= {"images": cell["n"], "best": cell["best"], "significant": cell["clear"]}
-            found["against_random"] = (cell["against_random"] or {}).get("verdict")
-            rows.append({**found, "flags": ", ".join(flag["code"] for flag in cell["flags"])})
-        return pd.DataFrame(rows)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the report as one HTML file, or the results as JSON, and return the path.
-
-        Args:
-            path: a file that ends in ".html" or ".json"; its folder is made.
-
-        Raises:
-            ValueError: another ending.
-            ImportError: an HTML file needs the extra `report`.
-        """
-        path = Path(path)
-        if path.suffix not in (".html", ".json"):
-            raise fail("path", "a file that ends in .html or .json", str(path))
-        if path.suffix == ".json":
-            return self.results.write(path)
-        return write_page(self.to_dict(), dict(self.arrays), path)
+    def _print(self, console: Console) -> None:
+        print_attribution_table(self.to_dict(), console)
 
 
 def _listed(entries: list[dict[str, Any]]) -> str:

@@ -35,7 +35,7 @@ def check_source(name: str, function: Any) -> None:
     while isinstance(called, functools.partial) or inspect.ismethod(called):
         called = called.func if isinstance(called, functools.partial) else called.__func__
     if not inspect.isfunction(called) and not inspect.isfunction(type(called).__call__):
-        hint = "call it from a function of yours, or leave out `out`"
+        hint = "call it from a function that you write in Python, or leave out `out`"
         raise fail(name, "a function with a source, as the folder `out` is bound to it", f"{called!r}; {hint}")
 
 

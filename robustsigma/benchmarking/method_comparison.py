@@ -157,7 +157,7 @@ def benchmark(
         stack.enter_context(on_device(models.classifiers, device))
         given = given_images(data, models, (images, labels), None, _BLOCK, 0, seed)
         split = GivenSplit(given, masks, 4 * max_images)
-        dataset = GivenDataset(split, _classes(models, split, given.classes))
+        dataset = GivenDataset(split, models.classes(split[0][0][None], given.classes))
         if not isinstance(references, int):
             images_of = _references(references, models, dataset.shape, (images, labels), seed)
             chosen = {name: with_references(m, images_of) if needs_references(m) else m for name, m in chosen.items()}
@@ -198,22 +198,6 @@ def _attributor(name: str, method: Any) -> Attributor:
         expected = "an attributor, a CaptumMethod, a StoredMaps, or a function (model, images, target) -> maps"
         raise fail(f"methods[{name!r}]", expected, got)
     return FunctionMethod(method)
-
-
-def _classes(models: GivenModels, split: GivenSplit, names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the names of the classes, those of the data if there are as many as logits, else their indices."""
-    image, found = split[0][0], {}
-    for name, classifier in models.classifiers.items():
-        found[name] = _count(classifier, image)
-    if len({*found.values()}) > 1:
-        raise fail("model", "networks of the same classes", ", ".join(f"{k}: {v}" for k, v in found.items()))
-    count = next(iter(found.values()))
-    return names if names is not None and len(names) == count else tuple(map(str, range(count)))
-
-
-def _count(classifier: Classifier, image: Tensor) -> int:
-    with classifier.frozen():
-        return classifier.logits(classifier.prepare_input(image[None].to(classifier.mean.device))).shape[1]
 
 
 def _references(

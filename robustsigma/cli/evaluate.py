@@ -10,6 +10,7 @@ from robustsigma.cli.presets import PROCESSES_HELP, ParsedCommand, Presets
 from robustsigma.engine.validation import choice, integer
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models.architecture import constructor
+from robustsigma.runs.processes import world_size
 
 PRESETS = Presets(Evaluation, "robustsigma.evaluation")
 _QUICKSTART = (
@@ -72,7 +73,8 @@ def _quickstart(arguments: list[str]) -> ParsedCommand:
     out = found.out or (f"quickstart-{name}" if full else "quickstart")
     shown = f"--dataset {name} " if full else ""
     command = f"robustsigma quickstart {shown}--seeds {found.seeds} --out {shlex.quote(out)}"
-    print(_FULL if full else _QUICK, flush=True)
+    if world_size() == 1:  # not again in each process of --processes
+        print(_FULL if full else _QUICK, flush=True)
     return ParsedCommand(PRESETS.load(name, options), out, command, found.processes)
 
 

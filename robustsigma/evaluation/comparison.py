@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustsigma.engine.metrics import Interval, holm, paired_difference, share_interval
+from robustsigma.engine.metrics.interval import LEVEL
 from robustsigma.engine.validation import choice, fail
-from robustsigma.evaluation.outcomes import GIVEN_OUTCOMES, Outcomes, given_places
+from robustsigma.evaluation.outcomes import GIVEN_OUTCOMES, Outcomes, given_outcomes
+from robustsigma.evaluation.plan import TRANSFER
 from robustsigma.evaluation.store import outcomes_path
 from robustsigma.runs.directory import read_settings
 from robustsigma.runs.files import read_arrays
 from robustsigma.runs.results import RobustnessResults
-
-_TRANSFER = "transfer"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RunFolder:
     @cached_property
     def conditions(self) -> dict[str, dict[str, Any]]:
         """Its conditions by id, without minimum-norm attacks and transferred samples, which depend on another model."""
-        kept = [e for e in self.results.conditions if e["attack_setting"] != _TRANSFER and not e.get("minimum_norm")]
+        kept = [e for e in self.results.conditions if e["attack_setting"] != TRANSFER and not e.get("minimum_norm")]
         return {entry["id"]: entry for entry in kept}
 
     def correct(self, model: str, condition: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -64,18 +64,15 @@ class RunFolder:
             found = [self.correct(model, member) for member in members]
             return found[0][0], np.min([correct for _, correct in found], axis=0)
         if not self.results.seeds:  # of given models, whose outcomes are in one file
-            return self._given["indices"], self._correct_of_given(model, condition)[None]
+            given = self._given[model, condition]
+            return given.indices, given.correct[None]
         seeds = [Outcomes.read(outcomes_path(self.path, seed, model, condition)) for seed in self.results.seeds]
         return seeds[0].indices, np.stack([each.correct for each in seeds])
 
     @cached_property
-    def _given(self) -> dict[str, NDArray[Any]]:
-        return read_arrays(self.path / GIVEN_OUTCOMES)
-
-    def _correct_of_given(self, model: str, condition: str) -> NDArray[np.float64]:
+    def _given(self) -> dict[tuple[str, str], Outcomes]:
         conditions = [each["id"] for each in self.results.conditions if not each.get("members")]
-        place = given_places(self.models, conditions)[model, condition]
-        return (self._given[f"{place}.predictions"] == self._given["labels"]).astype(np.float64)
+        return given_outcomes(read_arrays(self.path / GIVEN_OUTCOMES), self.models, conditions)
 
     def settings(self, condition: str) -> str:
         """Return the settings of a condition; those of a worst case are its members'."""
@@ -114,7 +111,7 @@ class Change:
     @property
     def verdict(self) -> str:
         """Return "better" or "worse" where the difference is significant, else "same"."""
-        return "same" if self.p_holm >= 0.05 else "better" if self.difference.mean > 0 else "worse"
+        return "same" if self.p_holm >= LEVEL else "better" if self.difference.mean > 0 else "worse"
 
 
 @dataclass(frozen=True)

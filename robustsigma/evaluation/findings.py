@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from robustsigma.engine.metrics import Interval, mean_interval, paired_difference, significance
+from robustsigma.engine.metrics.interval import LEVEL
 from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, has_distances
 from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, Regime
@@ -63,7 +64,7 @@ def _effect(matrix: Matrix, regime: Regime, against: str) -> str:
     parts = []
     for condition in matrix.not_transferred:
         found, p = matrix.changes(against)[regime.id, condition.id]
-        note = "" if p < 0.05 else " (not significant)"
+        note = "" if p < LEVEL else " (not significant)"
         parts.append(f"{title(condition.name)} {points(found)}{note}")
     control = "the clean control" if against == CONTROL else "the base model"
     return f"SIGMA {_PROTOCOLS[regime.protocol]}, compared with {control}: " + "; ".join(parts) + "."
@@ -75,7 +76,7 @@ def _own(matrix: Matrix, regime: Regime, against: str) -> tuple[str, bool] | Non
     if condition is None or not regime.retrained:
         return None
     found, p = matrix.changes(against)[regime.id, condition.id]
-    return f"{title(regime.name)} {_PROTOCOLS[regime.protocol]} {points(found)}", found.mean > 0 and p < 0.05
+    return f"{title(regime.name)} {_PROTOCOLS[regime.protocol]} {points(found)}", found.mean > 0 and p < LEVEL
 
 
 def _summary(trained_on: list[tuple[str, bool] | None]) -> str | None:

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations import Identity, Perturbation
-from robustsigma.engine.validation import fail
 from robustsigma.evaluation.attack_checks import AttackCheckResults, AttackChecks
 from robustsigma.evaluation.cost import cost_lines
 from robustsigma.evaluation.flags import given_flags, run_flags
@@ -22,7 +21,14 @@ from robustsigma.evaluation.given_images import GivenImages
 from robustsigma.evaluation.given_models import GivenModels
 from robustsigma.evaluation.illustrations import SHOWN, examples
 from robustsigma.evaluation.matrix import Matrix
-from robustsigma.evaluation.outcomes import GIVEN_OUTCOMES, Advance, Outcomes, given_places, measure_block
+from robustsigma.evaluation.outcomes import (
+    GIVEN_OUTCOMES,
+    Advance,
+    Outcomes,
+    given_outcomes,
+    given_places,
+    measure_block,
+)
 from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, TRANSFER, Regime, conditions
 from robustsigma.evaluation.results import results_of
 from robustsigma.evaluation.robustness_report import RobustnessReport
@@ -57,7 +63,8 @@ class GivenEvaluation:
         checks: Checks,
         folder: Path | None,
     ) -> None:
-        self.models, self.images, self.checks, self.folder = models.classifiers, images, checks, folder
+        self._given, self.models = models, models.classifiers
+        self.images, self.checks, self.folder = images, checks, folder
         self.seed: int = settings["seed"]
         self.regimes = [Regime(name, name, GIVEN, None) for name in self.models]
         self.conditions = conditions(perturbations, transfer=len(self.models) > 1)
@@ -82,16 +89,14 @@ class GivenEvaluation:
         return tuple(self.first.shape[1:])
 
     @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, as many as each model has logits."""
+        return self._given.classes(self.first, self.images.classes)
+
+    @property
     def classes(self) -> int:
         """Number of logits, the same for every model."""
-        found = {}
-        for name, classifier in self.models.items():
-            with classifier.frozen():
-                images = classifier.prepare_input(self.first.to(classifier.mean.device))
-                found[name] = classifier.logits(images).shape[1]
-        if len({*found.values()}) > 1:
-            raise fail("model", "networks of the same classes", ", ".join(f"{k}: {v}" for k, v in found.items()))
-        return next(iter(found.values()))
+        return len(self.class_names)
 
     def report(self, console: Console, provenance: Provenance) -> RobustnessReport:
         """Finish what is missing, and return the report."""
@@ -105,14 +110,12 @@ class GivenEvaluation:
                     matrix.attack_checks[name] = [self._attack_checks(name, cells, step)]
             with progress.job("example images"):
                 sections, arrays = self._examples(cells)
-        names = self.images.classes
-        flags = [*run_flags(matrix), *given_flags(matrix, self.classes, names)]
-        shown = names if names is not None and len(names) == self.classes else map(str, range(self.classes))
-        count = len(next(iter(cells.values())).labels)
+        flags = [*run_flags(matrix), *given_flags(matrix, self.classes, self.images.classes)]
+        count, classes = len(next(iter(cells.values())).labels), list(self.class_names)
         results = dataclasses.replace(
             results_of(matrix, self.classes, flags=flags),
             settings=self.settings,
-            dataset={"name": self.images.name, "classes": list(shown), "shape": list(self.shape), "test": count},
+            dataset={"name": self.images.name, "classes": classes, "shape": list(self.shape), "test": count},
             regimes=[self._regime(name) for name in self.models],
             run=provenance.record(),
             **sections,
@@ -147,19 +150,11 @@ class GivenEvaluation:
             if path is not None:
                 write_arrays(path, rows)
                 blocks.remove()
-        places = self._places()
-        shared = {key: rows[key] for key in ("indices", "labels")}
-        fields = [each.name for each in dataclasses.fields(Outcomes) if each.name not in shared]
-        return {
-            key: Outcomes(**shared, **{f: rows[f"{at}.{f}"] for f in fields if f"{at}.{f}" in rows})
-            for key, at in places.items()
-        }
-
-    def _places(self) -> dict[tuple[str, str], str]:
-        return given_places(self.models, [condition.id for condition in self.conditions])
+        return given_outcomes(rows, self.models, [each.id for each in self.conditions])
 
     def _measure(self, blocks: Blocks, step: Step, progress: RunProgress) -> None:
-        places, start = self._places(), len(blocks)
+        places = given_places(self.models, [each.id for each in self.conditions])
+        start = len(blocks)
         left = None if self.images.count is None else self.images.count - start
         advance = Advance(step, None if left is None else -(-left // self.images.batch_size) * len(places))
         told = progress.console.quiet

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.engine.classifier import Classifier, as_classifier
+from robustsigma.engine.normalization import check_channels
 from robustsigma.engine.precision import at_least_single
 from robustsigma.engine.validation import fail
 from robustsigma.models import ModelCard, Pretrained
@@ -37,6 +38,25 @@ class GivenModels:
     cards: dict[str, ModelCard]
     to_pixels: Convert
     unnormalizes: bool
+
+    def classes(self, images: Tensor, names: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the names of the classes, those given if there are as many as logits, else their indices.
+
+        Args:
+            images: a few images (N, C, H, W).
+            names: of the classes of the data, or None.
+
+        Raises:
+            ValueError: the models differ in their number of logits.
+        """
+        found = {}
+        for name, classifier in self.classifiers.items():
+            with classifier.frozen():
+                found[name] = classifier.logits(classifier.prepare_input(images.to(classifier.mean.device))).shape[1]
+        if len({*found.values()}) > 1:
+            raise fail("model", "networks of the same classes", ", ".join(f"{k}: {v}" for k, v in found.items()))
+        count = next(iter(found.values()))
+        return tuple(names) if names is not None and len(names) == count else tuple(map(str, range(count)))
 
 
 def given_models(
@@ -121,10 +141,7 @@ def _unnormalize(classifiers: Mapping[str, Classifier]) -> Convert:
     mean, std = first
 
     def to_pixels(images: Tensor) -> Tensor:
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, images.shape[1]):
-                got = f"{len(values)}, and images of shape {tuple(images.shape)}"
-                raise fail(name, f"1 or {images.shape[1]} numbers, one per channel of the images", got)
+        check_channels({"mean": mean, "std": std}, images)
         return at_least_single(images) * std.to(images.device) + mean.to(images.device)
 
     return to_pixels

@@ -91,6 +91,16 @@ class Outcomes:
         return Outcomes(**read_arrays(path))
 
 
+def given_outcomes(rows: Rows, models: Iterable[str], conditions: Sequence[str]) -> dict[tuple[str, str], Outcomes]:
+    """Return the outcomes of each model and condition, of all columns of an evaluation of given models."""
+    shared = {key: rows[key] for key in ("indices", "labels")}
+    own = [each.name for each in fields(Outcomes) if each.name not in shared]
+    return {
+        key: Outcomes(**shared, **{name: rows[f"{place}.{name}"] for name in own if f"{place}.{name}" in rows})
+        for key, place in given_places(models, conditions).items()
+    }
+
+
 class Advance:
     """Counts finished batches, and how far an attack in parts is with the current one.
 

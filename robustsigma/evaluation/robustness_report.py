@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,14 @@ from rich.console import Console
 from robustsigma.engine.metrics import Interval
 from robustsigma.engine.validation import fail, near
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.report import print_table, robustness, write_page
+from robustsigma.report import print_table, robustness
+from robustsigma.report.base import Report
 from robustsigma.report.notebook import html_table
 from robustsigma.runs.results import RobustnessResults
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RobustnessReport:
+class RobustnessReport(Report):
     """The report of `evaluate` and `run_study`: accuracies of models under conditions, with flags and findings.
 
     `print(report)` shows its table, and a notebook shows it as HTML.
@@ -41,24 +41,6 @@ class RobustnessReport:
     path: Path | None = None
     per_image: Mapping[tuple[str, str], Outcomes] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def findings(self) -> list[str]:
-        """Sentences about the measured values."""
-        return self.results.findings
-
-    @property
-    def flags(self) -> list[dict[str, str]]:
-        """Every reason to doubt a number, with its `code` and `message`; those of a cell name `model` and `condition`.
-
-        The others concern the whole evaluation.
-        """
-        of_cells = [
-            {**flag, "model": cell["regime"], "condition": cell["condition"]}
-            for cell in self.results.cells
-            for flag in cell["flags"]
-        ]
-        return [*self.results.flags, *of_cells]
 
     def accuracy(self, model: str, condition: str) -> Interval:
         """Return the accuracy of a model under a condition in [0, 1], with its 95% interval.
@@ -101,19 +83,6 @@ class RobustnessReport:
             raise fail("condition", f"one of {ids}", repr(condition) + near(condition, ids))
         return model, known
 
-    def table(self, width: int | None = None) -> str:
-        """Return the accuracies in % with intervals and codes of flags, and the flags, as plain text.
-
-        Args:
-            width: characters in a line; None takes the terminal's.
-        """
-        console = Console(file=io.StringIO(), width=width, color_system=None)
-        print_table(self.to_dict(), console, intervals=True)
-        return console.file.getvalue()  # type: ignore[attr-defined]
-
-    def __str__(self) -> str:
-        return self.table()
-
     def __repr__(self) -> str:
         models, conditions = (
             ", ".join(entry["id"] for entry in found) for found in (self.results.regimes, self.results.conditions)
@@ -125,43 +94,14 @@ class RobustnessReport:
         table = robustness.accuracy_table(results)
         return html_table(table, [*robustness.run_flags(results), *table.footnotes])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the results in plain JSON types, as `results.json` has them."""
-        return self.results.to_json()
+    def _place(self, cell: Mapping[str, Any]) -> dict[str, str]:
+        return {"model": cell["regime"], "condition": cell["condition"]}
 
-    def to_pandas(self) -> Any:
-        """Return a data frame with a row for each model and condition.
+    def _numbers(self, cell: Mapping[str, Any]) -> dict[str, Any]:
+        accuracy = cell["accuracy"]
+        found = {"images": cell["n"], "accuracy": accuracy["mean"], "low": accuracy["low"], "high": accuracy["high"]}
+        found |= {key: (cell.get(key) or {}).get("mean") for key in ("top5", "confidence")}
+        return {**found, "passes": cell.get("passes")}
 
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_pandas needs pandas, which is not installed: pip install pandas") from error
-        rows = []
-        for cell in self.results.cells:
-            found = {"model": cell["regime"], "condition": cell["condition"], "images": cell["n"]}
-            found |= {"accuracy": cell["accuracy"]["mean"], **{end: cell["accuracy"][end] for end in ("low", "high")}}
-            for key in ("top5", "confidence"):
-                found[key] = (cell.get(key) or {}).get("mean")
-            found["passes"] = cell.get("passes")
-            rows.append({**found, "flags": ", ".join(flag["code"] for flag in cell["flags"])})
-        return pd.DataFrame(rows)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the report as one HTML file, or the results as JSON, and return the path.
-
-        Args:
-            path: a file that ends in ".html" or ".json"; its folder is made.
-
-        Raises:
-            ValueError: another ending.
-            ImportError: an HTML file needs the extra `report`.
-        """
-        path = Path(path)
-        if path.suffix not in (".html", ".json"):
-            raise fail("path", "a file that ends in .html or .json", str(path))
-        if path.suffix == ".json":
-            return self.results.write(path)
-        return write_page(self.to_dict(), dict(self.arrays), path)
+    def _print(self, console: Console) -> None:
+        print_table(self.to_dict(), console, intervals=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
 
+from robustsigma.engine.metrics.interval import LEVEL
 from robustsigma.report import attacks, text
 from robustsigma.report.table import (
     Exhibit,
@@ -213,7 +214,7 @@ def _change(entry: dict[str, Any], span: tuple[float, float]) -> TableCell:
     """Return a difference with its bar on the scale of its column, and whether it is significant."""
     mean, low, high, p = (text.finite(entry.get(key)) for key in ("mean", "low", "high", "p_holm"))
     tone, sign = "same", ""
-    if mean is not None and p is not None and p < 0.05:
+    if mean is not None and p is not None and p < LEVEL:
         tone, sign = ("better", "\u25b2 ") if mean > 0 else ("worse", "\u25bc ")
     scaled = (None if end is None else 4 + 92 * (end - span[0]) / (span[1] - span[0]) for end in (0, low, mean, high))
     bar = None if mean is None else tuple(None if place is None else round(place, 2) for place in scaled)

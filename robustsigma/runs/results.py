@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from robustsigma.engine.metrics.interval import Interval, holm
+from robustsigma.engine.metrics.interval import from_dict, holm
 from robustsigma.engine.validation import fail
 from robustsigma.runs.files import read_json, write_json
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Entries = list[dict[str, Any]]
-_ENDS = ("mean", "low", "high", "n")
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,16 @@ class Results:
         return write_json(path, self.to_json(), indent=1, allow_nan=False)
 
 
+def holm_of(differences: Entries) -> list[float]:
+    """Return the corrected p-value of each difference; a family is what was compared with the same row, `against`."""
+    found = [1.0] * len(differences)
+    for against in {entry["against"] for entry in differences}:
+        family = [place for place, entry in enumerate(differences) if entry["against"] == against]
+        for place, p in zip(family, holm([from_dict(differences[place]) for place in family]), strict=True):
+            found[place] = p
+    return found
+
+
 @dataclass(frozen=True)
 class RobustnessResults(Results):
     """Results of an evaluation: regimes (rows) under conditions (columns).
@@ -131,14 +140,8 @@ class RobustnessResults(Results):
         """Correct the differences of results that were written before corrected p-values were."""
         if all("p_holm" in entry for entry in self.differences):
             return
-        corrected: Entries = []
-        for against in dict.fromkeys(entry["against"] for entry in self.differences):
-            family = [entry for entry in self.differences if entry["against"] == against]
-            known = [all(each.get(key) is not None for key in _ENDS) for each in family]
-            p_values = holm([Interval(**{key: each[key] for key in _ENDS}) if found else None
-                             for each, found in zip(family, known, strict=True)])  # fmt: skip
-            corrected += [{**entry, "p_holm": p} for entry, p in zip(family, p_values, strict=True)]
-        object.__setattr__(self, "differences", corrected)
+        pairs = zip(self.differences, holm_of(self.differences), strict=True)
+        object.__setattr__(self, "differences", [{**entry, "p_holm": p} for entry, p in pairs])
 
 
 @dataclass(frozen=True)

@@ -690,6 +690,15 @@ def test_a_training_without_callbacks_keeps_what_the_message_of_an_interrupt_pro
     assert "starts from scratch" not in capsys.readouterr().out
 
 
+def test_a_launched_process_does_not_say_again_what_the_quickstart_does(capsys, monkeypatch):
+    evaluate._quickstart([])
+    assert "minutes" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    evaluate._quickstart([])
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.slow
 def test_the_quickstart_is_short_unless_a_dataset_or_all_is_asked_for(capsys):
     quick, full, digits = (evaluate._quickstart(given) for given in ([], ["--full"], ["--dataset", "digits"]))

@@ -56,7 +56,7 @@ def refusal(name: str) -> str | None:
         return "it explains text or data loaders, not images"
     made = _parameters(kind.__init__).values()
     if any(each.default is each.empty and each.name not in (*_OURS, _INNER) for each in made):
-        return "it returns coefficients of features that functions of yours define, not a map"
+        return "it returns coefficients of features that your functions define, not a map"
     return None
 
 

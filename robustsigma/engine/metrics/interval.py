@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+LEVEL = 0.05  # a difference with a smaller p-value is significant
 FEW_IMAGES = 30  # a percentile bootstrap of fewer gives intervals that are too narrow
 _Z95 = 1.959964  # standard errors in half a 95 % interval
 _RESAMPLES = 2000
@@ -219,7 +221,7 @@ def significance(differences: Sequence[Interval | None]) -> list[int]:
         [1, 0]
     """
     signs = [0 if each is None else (each.mean > 0) - (each.mean < 0) for each in differences]
-    return [sign if p < 0.05 else 0 for sign, p in zip(signs, holm(differences), strict=True)]
+    return [sign if p < LEVEL else 0 for sign, p in zip(signs, holm(differences), strict=True)]
 
 
 def as_dict(interval: Interval | Sequence[float]) -> dict[str, float | int]:
@@ -227,3 +229,9 @@ def as_dict(interval: Interval | Sequence[float]) -> dict[str, float | int]:
     it = interval if isinstance(interval, Interval) else mean_interval(interval)
     found = {"mean": it.mean, "low": it.low, "high": it.high, "n": it.n}
     return found if it.p is None else {**found, "p": it.p}
+
+
+def from_dict(entry: Mapping[str, Any]) -> Interval | None:
+    """Return the interval of an entry that `as_dict` is part of, or None where it was not measured."""
+    found: dict[str, Any] = {key: entry.get(key) for key in ("mean", "low", "high", "n")}
+    return None if None in found.values() else Interval(**found, p=entry.get("p"))

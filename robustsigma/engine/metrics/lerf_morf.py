@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustsigma.engine import validation
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec
-from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline
-from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
-from robustsigma.engine.metrics.removal import AXES, removal_curve, removed_shares
-from robustsigma.engine.scores import SCORES, Score
+from robustsigma.engine.metrics.masked_scores import MaskBaseline
+from robustsigma.engine.metrics.ranking import TieBreak, ranks
+from robustsigma.engine.metrics.removal import AXES, check_options, removal_curve, removed_shares
+from robustsigma.engine.scores import Score
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,7 @@ class LerfMorf(HeatmapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.choice("baseline", self.baseline, MASK_BASELINES)
-        if self.step is not None:
-            validation.integer("step", self.step, 1)
-        validation.choice("score", self.score, SCORES)
-        validation.choice("tie_break", self.tie_break, TIE_BREAKS)
+        check_options(self.step, self.tie_break, self.score, baseline=self.baseline)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:

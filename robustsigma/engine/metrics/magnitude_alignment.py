@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustsigma.engine import validation
 from robustsigma.engine.metrics.base import (
     Curve,
     HeatmapMetric,
@@ -17,9 +16,9 @@ from robustsigma.engine.metrics.base import (
     Skip,
     constant,
 )
-from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline
-from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
-from robustsigma.engine.metrics.removal import removal_curve, removed_shares
+from robustsigma.engine.metrics.masked_scores import MaskBaseline
+from robustsigma.engine.metrics.ranking import TieBreak, ranks
+from robustsigma.engine.metrics.removal import check_options, removal_curve, removed_shares
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,7 @@ class MagnitudeAlignedScore(HeatmapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.choice("insertion", self.insertion, MASK_BASELINES)
-        validation.choice("deletion", self.deletion, MASK_BASELINES)
-        if self.step is not None:
-            validation.integer("step", self.step, 1)
-        validation.choice("tie_break", self.tie_break, TIE_BREAKS)
+        check_options(self.step, self.tie_break, insertion=self.insertion, deletion=self.deletion)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:
