@@ -1,14 +1,56 @@
-"""The findings of a benchmark in sentences, each only as strong as its interval."""
+"""The verdict and the findings of a benchmark in sentences, each only as strong as its interval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from robustsigma.benchmarking.flags import SAME_MAP
 from robustsigma.benchmarking.table import MetricColumn, ScoreTable
 from robustsigma.report import text
 
 # Some metrics measure the same in several ways; the sentences are about these.
 _HEADLINES = ("difference", "sic", "sensitivity_n", "infidelity", "iou", "pointing_game")
+_MOST_NAMES = 6  # in a list of them
+
+
+def verdict(tables: Mapping[str, ScoreTable], rankings: Sequence[str]) -> list[str]:
+    """Return at most three sentences, without intervals, that a reader needs before any table.
+
+    Args:
+        tables: what was measured, by model.
+        rankings: findings about the protocols of the run.
+    """
+    if len(tables) > 1:
+        found = [f"{model}: {_leader(table)}" for model, table in tables.items()]
+        others = f"The tables show the other {len(found) - 2} models."
+        return found if len(found) <= 3 else [*found[:2], others]
+    (table,) = tables.values()
+    first, second = (rankings[0], _leader(table)) if rankings else (_leader(table), _beaten(table))
+    return [sentence for sentence in (first, second, _useless(table)) if sentence]
+
+
+def _leader(table: ScoreTable) -> str:
+    """Return which method is best in the first metric that distinguishes methods from random maps."""
+    ranking = [column for column in table.columns if column.ranks]
+    ranking.sort(key=lambda c: _HEADLINES.index(c.metric.name) if c.metric.name in _HEADLINES else len(_HEADLINES))
+    column = next(filter(table.is_informative, ranking), None)
+    if column is None:
+        return "No metric distinguishes any method from random maps on these images."
+    (best, *others), peers = table.ranked(column), table.peers(column)
+    verb = "is" if len(peers) == 1 else "are"
+    ahead = f", but {_names(peers)} {verb} not significantly behind" if peers else ", significantly ahead of all others"
+    return f"{best} has the best score in {column.metric.title}{ahead if others else ''}."
+
+
+def _useless(table: ScoreTable) -> str:
+    """Return which metrics or methods say nothing here."""
+    metrics = [column.metric.title for column in table.columns if column.ranks and not table.is_informative(column)]
+    if metrics:
+        ranks = "its ranking" if len(metrics) == 1 else "their rankings"
+        return f"{_names(metrics)} cannot distinguish any method from random maps here: ignore {ranks}."
+    similar = {method: table.interval(method, "randomization") for method in table.arrays if method != table.random}
+    same = [method for method, found in similar.items() if found is not None and found.mean >= SAME_MAP]
+    return f"The maps of {_names(same)} hardly depend on what the network learned." if same else ""
 
 
 def findings(tables: Mapping[str, ScoreTable]) -> list[str]:
@@ -83,4 +125,6 @@ def _number(value: float) -> str:
 
 
 def _names(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    most = _MOST_NAMES - 1
+    shown = names if len(names) <= _MOST_NAMES else [*names[:most], f"{len(names) - most} others"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

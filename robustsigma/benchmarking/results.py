@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from robustsigma.benchmarking.evaluated_images import gallery_places
-from robustsigma.benchmarking.findings import findings
+from robustsigma.benchmarking.findings import findings, verdict
 from robustsigma.benchmarking.flags import SAME_MAP, cell_flags, run_flags
 from robustsigma.benchmarking.given_data import GivenDataset
 from robustsigma.benchmarking.rankings import protocol_entries, ranking_findings, rankings
@@ -25,6 +25,7 @@ from robustsigma.engine.metrics import (
     share_interval,
 )
 from robustsigma.engine.metrics.pic import aggregate
+from robustsigma.evaluation.unwrapped_data import data_name
 from robustsigma.runs.fingerprint import describe
 from robustsigma.runs.results import AttributionResults
 
@@ -80,7 +81,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
     """Return the results of a finished run, without provenance."""
     settings, evaluated = run.settings, run.evaluated
     count, shown = len(evaluated.indices), describe(settings)
-    name = type(settings.dataset).__name__
+    name = data_name(settings.dataset)
     if isinstance(settings.dataset, GivenDataset):
         name = settings.dataset.name
         shown = {key: value for key, value in shown.items() if key not in _OF_TRAINING}
@@ -131,6 +132,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         sanity=[entry for model, table in tables.items() for entry in sanity_entries(model, table)],
         gallery=_gallery(run, tables),
         flags=run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}),
+        verdict=verdict(tables, ranking_findings(ranked)),
         findings=[*ranking_findings(ranked), *findings(tables)],
         rankings=ranked,
         protocols=protocol_entries(next(iter(tables.values()))),

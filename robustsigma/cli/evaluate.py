@@ -49,7 +49,7 @@ def run(verb: str, arguments: list[str]) -> int | None:
         )
         if is_main_process():
             if verb == "quickstart":
-                console.print(f"\nWhat came out: {report.findings[-1]}", markup=False)
+                console.print(f"\nWhat came out: {' '.join(report.verdict)}", markup=False)
             console.print(f"\nThe report: [bold]{report.path}[/bold]", soft_wrap=True)
     return status
 

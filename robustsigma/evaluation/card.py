@@ -8,10 +8,9 @@ from typing import Any
 
 from robustsigma.engine.validation import choice
 from robustsigma.evaluation.comparison import RunFolder
+from robustsigma.evaluation.flags import NOTES
 from robustsigma.evaluation.store import model_path
 from robustsigma.runs.directory import read_settings
-
-_NOTES = ("few_classes",)  # of the dataset: no reason to doubt this model's accuracy
 
 
 def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
                 "passes": cell.get("passes"),
                 "flags": list({flag["code"]: flag for flag in flags}.values()),
             }
-            doubted = any(flag["code"] not in _NOTES for flag in flags)
+            doubted = any(flag["code"] not in NOTES for flag in flags)
             (withdrawn if doubted else claims).append(claim)
     parameters = {each["id"]: each.get("parameters") for each in results.conditions}
     distances = [

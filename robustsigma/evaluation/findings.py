@@ -1,22 +1,100 @@
-"""The findings of an evaluation: sentences about the measured values, good or bad."""
+"""The verdict and the findings of an evaluation: sentences about the measured values, good or bad."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from robustsigma.engine.metrics import Interval, mean_interval, paired_difference, significance
 from robustsigma.engine.metrics.interval import LEVEL
 from robustsigma.engine.perturbations import Identity
+from robustsigma.evaluation.flags import NOTES
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, has_distances
-from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, Regime
+from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, TRANSFER, Condition, Regime
 from robustsigma.evaluation.threat_model import threat_model
 from robustsigma.report import text
 
+Doubted = dict[tuple[str, str], list[str]]  # codes of flags by regime and condition
 _PROTOCOLS = {"retrain": "retraining", "on_the_fly": "on-the-fly training"}
 
 
+def verdict(matrix: Matrix, classes: int, cells: Sequence[dict[str, Any]]) -> list[str]:
+    """Return at most three sentences, without intervals, that a reader needs before any table.
+
+    They say how accurate the first model is on clean images and where it is worst, which other model is best there,
+    and whether the checks found reasons to doubt the accuracies.
+
+    Args:
+        matrix: the outcomes.
+        classes: number of classes.
+        cells: entries of the cells, with their flags.
+    """
+    base, subject = matrix.regimes[0], _subject(matrix.regimes[0])
+    clean, n = matrix.accuracy(base.id, matrix.clean.id), matrix.correct(base.id, matrix.clean.id).shape[1]
+    doubted: Doubted = {}
+    for cell in cells:
+        if codes := [flag["code"] for flag in cell["flags"] if flag["code"] not in NOTES]:
+            doubted[cell["regime"], cell["condition"]] = codes
+    opening = f"{subject} classifies {text.percent(clean.mean)}% of {text.count(n, 'clean test image')} correctly"
+    lowest = min(
+        (name for name in matrix.all_ids if name != matrix.clean.id),
+        key=lambda name: matrix.accuracy(base.id, name).mean,
+        default=None,
+    )
+    if lowest is None:
+        distances = [_misled(matrix, base, each) for each in filter(has_distances, matrix.conditions)]
+        return [f"{opening}.", *distances[:1], _doubts(matrix, doubted, len(cells))]
+    found = matrix.accuracy(base.id, lowest)
+    lost = matrix.difference((base.id, matrix.clean.id), (base.id, lowest)).low > 0
+    guess = ", no better than guessing" if found.low <= 1 / classes and lost else ""
+    where = _where(matrix, lowest)
+    opening += f"{', but only' if lost else ' and'} {text.percent(found.mean)}% {where}{guess}."
+    return [opening, *_best_there(matrix, lowest, doubted), _doubts(matrix, doubted, len(cells))]
+
+
+def _where(matrix: Matrix, condition: str) -> str:
+    """Return the name of a condition or a worst case in a sentence."""
+    if condition in matrix.worst:
+        within = condition.removeprefix(f"{WORST}/")
+        return "when every attack" + ("" if within == "all" else f" within {within}") + " is tried on each image"
+    found = next(each for each in matrix.conditions if each.id == condition)
+    return f"under {title(found.name)}" + " made against the base model" * (found.attack_setting == TRANSFER)
+
+
+def _best_there(matrix: Matrix, condition: str, doubted: Doubted) -> list[str]:
+    """Return a sentence about the best of the other models where the first one is worst; without others, nothing."""
+    base, *others = matrix.regimes
+    if not others:
+        return []
+    best = max(others, key=lambda regime: matrix.accuracy(regime.id, condition).mean)
+    change, p = matrix.changes(base.id)[best.id, condition]
+    sign = int(np.sign(change.mean)) if p < LEVEL else 0
+    compared = ("not significantly different from", "significantly more than", "significantly less than")[sign]
+    kind = "trainings" if best.retrained else "other models"
+    among = f", the best of the {len(others)} {kind}," if others[1:] else ""
+    score, clean = (text.percent(matrix.accuracy(best.id, each).mean) for each in (condition, matrix.clean.id))
+    attacks = matrix.worst.get(condition, (condition,))
+    codes = dict.fromkeys(code for each in attacks for code in doubted.get((best.id, each), ()))
+    flags = f" (flagged: {', '.join(codes)})" if codes else ""
+    name = f"{title(best.name)} {_PROTOCOLS[best.protocol]}" if best.retrained else text.printable(best.name)
+    than = "the base model" if best.retrained else _subject(base)
+    return [f"There, {name}{among} reaches {score}%{flags}, {compared} {than}, and {clean}% on clean images."]
+
+
+def _doubts(matrix: Matrix, doubted: Doubted, count: int) -> str:
+    """Return a sentence about the flags of the cells."""
+    if doubted:
+        has, it = ("has", "it") if len(doubted) == 1 else ("have", "them")
+        return f"{len(doubted)} of the {count} numbers in the table {has} a flag, which is a reason to doubt {it}."
+    if matrix.attack_checks:
+        return "The automatic checks of the attacks found no reason to doubt these numbers."
+    return "Whether the attacks were strong enough was not checked."
+
+
 def findings(matrix: Matrix, classes: int) -> list[str]:
-    """Return the sentences that open the report."""
+    """Return sentences about the models with their intervals."""
     sentences = [_described(matrix, regime, classes) for regime in matrix.regimes if not regime.retrained]
     against = CONTROL if matrix.has(CONTROL) else matrix.base
     for regime in matrix.regimes:
@@ -44,20 +122,28 @@ def _percent(found: Interval) -> str:
 def _described(matrix: Matrix, regime: Regime, classes: int) -> str:
     clean, others = matrix.clean, [c for c in matrix.not_transferred if not isinstance(c.perturbation, Identity)]
     parts = [f"{_percent(matrix.accuracy(regime.id, c.id))} under {title(c.name)}" for c in others]
-    subject = text.printable(regime.name) if regime.protocol == GIVEN else "The base model"
     parts.insert(0, f"{_percent(matrix.accuracy(regime.id, clean.id))} of clean images")
     for name in matrix.worst:
         where = name.removeprefix(f"{WORST}/")
         within = "" if where == "all" else f" within {where}"
         parts.append(f"{_percent(matrix.accuracy(regime.id, name))} under all adaptive attacks{within} at once")
-    described = f"{subject} classifies correctly {', '.join(parts)}; chance is {100 / classes:.2g}%."
-    for condition in filter(has_distances, matrix.conditions):
-        middle = float(np.median(matrix.distances(regime.id, condition.id)))
-        norm = threat_model(condition.perturbation, condition.attack_setting).norm
-        change = f"half of the images by a change of at most {middle:.3g} ({norm})"
-        described += f" {title(condition.name)} misleads it in "
-        described += f"{change if np.isfinite(middle) else 'fewer than half of the images'}."
-    return described
+    described = f"{_subject(regime)} classifies correctly {', '.join(parts)}; chance is {100 / classes:.2g}%."
+    return " ".join([described, *(_misled(matrix, regime, each) for each in filter(has_distances, matrix.conditions))])
+
+
+def _subject(regime: Regime) -> str:
+    if regime.protocol != GIVEN:
+        return "The base model"
+    return "The model" if regime.name == "model" else text.printable(regime.name)
+
+
+def _misled(matrix: Matrix, regime: Regime, condition: Condition) -> str:
+    """Return how far a minimum-norm attack has to go."""
+    middle = float(np.median(matrix.distances(regime.id, condition.id)))
+    norm = threat_model(condition.perturbation, condition.attack_setting).norm
+    change = f"half of the images by a change of at most {middle:.3g} ({norm})"
+    reached = change if np.isfinite(middle) else "fewer than half of the images"
+    return f"{title(condition.name)} misleads it in {reached}."
 
 
 def _effect(matrix: Matrix, regime: Regime, against: str) -> str:

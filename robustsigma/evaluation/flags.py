@@ -20,6 +20,7 @@ from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
 _SINGLE_STEP = {FGSM, NFGSM}
+NOTES = ("few_classes",)  # codes of flags about the data, which are no reason to doubt an accuracy
 
 Flag = dict[str, str]
 

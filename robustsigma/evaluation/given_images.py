@@ -20,7 +20,7 @@ from robustsigma.data.loading import subsample
 from robustsigma.engine.precision import at_least_single
 from robustsigma.engine.validation import channels_last, extent, fail, warn
 from robustsigma.evaluation.given_models import GivenModels
-from robustsigma.evaluation.unwrapped_data import as_it_is, class_names, collate, in_any_order, unwrapped
+from robustsigma.evaluation.unwrapped_data import as_it_is, class_names, collate, data_name, in_any_order, unwrapped
 from robustsigma.lightning.batch_images import BatchField, Place
 from robustsigma.runs import fingerprint
 
@@ -237,7 +237,7 @@ def given_images(
     Raises:
         ValueError: data that cannot be read, or a dataset that does not fit the models' cards.
     """
-    (source, split), name = unwrapped(data), type(data).__name__
+    (source, split), name = unwrapped(data), data_name(data)
     if isinstance(source, DatasetSpec):
         for model, card in models.cards.items():
             source = adapt_to_model(source, card.classes, card.shape, card.geometry, f"model[{model!r}]")
@@ -245,8 +245,6 @@ def given_images(
         split = next(each for each in _SPLITS if each in source.splits)
         source = source.split(split)
     else:
-        if isinstance(source, DataLoader) and source is data:
-            name = type(source.dataset).__name__
         classes = class_names(source)
     found = GivenImages(
         source,

@@ -16,12 +16,13 @@ from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.perturbations import AutoAttack
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE, AttackCheckResults
 from robustsigma.evaluation.distances import distance_entries
-from robustsigma.evaluation.findings import findings, title
+from robustsigma.evaluation.findings import findings, title, verdict
 from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, OverfittingEvent, has_distances
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER, Condition, Regime
 from robustsigma.evaluation.threat_model import parameters, threat_model
+from robustsigma.evaluation.unwrapped_data import data_name
 from robustsigma.runs.fingerprint import describe
 from robustsigma.runs.results import RobustnessResults
 
@@ -55,7 +56,7 @@ def collect(run: RobustnessRun, sweep: Sequence[dict[str, Any]] = ()) -> Robustn
         results_of(matrix, len(dataset.classes), flags=run_flags(matrix, sweep, made)),
         settings=describe(settings),
         dataset={
-            "name": type(dataset).__name__,
+            "name": data_name(dataset),
             "classes": list(dataset.classes),
             "shape": list(dataset.shape),
             "train": len(dataset.split("train")) if "train" in dataset.splits else 0,  # type: ignore[arg-type]
@@ -75,11 +76,12 @@ def results_of(matrix: Matrix, classes: int, *, flags: list[dict[str, str]]) -> 
         classes: number of classes.
         flags: flags of the whole run.
     """
+    cells = cell_entries(matrix, classes)
     return RobustnessResults(
         seeds=list(matrix.seeds),
         conditions=[_condition(each, matrix.cells[matrix.base, each.id]) for each in matrix.conditions]
         + [_worst_case(matrix, name) for name in matrix.worst],
-        cells=cell_entries(matrix, classes),
+        cells=cells,
         differences=differences(matrix),
         per_seed=per_seed(matrix) if len(matrix.seeds) > 1 else [],
         checks=checks(matrix),
@@ -87,6 +89,7 @@ def results_of(matrix: Matrix, classes: int, *, flags: list[dict[str, str]]) -> 
         curves=curve_entries(matrix),
         distances=distance_entries(matrix),
         flags=flags,
+        verdict=verdict(matrix, classes, cells),
         findings=findings(matrix, classes),
     )
 

@@ -69,7 +69,8 @@ class RobustnessRun:
     ) -> None:
         self.settings, self.console, self.processes = resolve_settings(settings), console, processes or Processes()
         self.store = RobustnessStore(out, fingerprint(self.settings, allow))
-        self.regimes, self.conditions = regimes(settings), conditions(settings.conditions)
+        self.regimes = regimes(settings)
+        self.conditions = conditions(settings.conditions, transfer=len(self.regimes) > 1)
 
     def run(self) -> None:
         """Train, test and check every model that is missing."""

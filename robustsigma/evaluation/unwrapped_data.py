@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -12,6 +13,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     default_collate,
 )
 
@@ -42,6 +44,14 @@ def unwrapped(data: Any) -> tuple[Any, Any]:
         if loaders is not None:
             return loaders, split
     raise fail("data", "a LightningDataModule with test or validation images", f"{type(data).__name__} without")
+
+
+def data_name(data: Any) -> str:
+    """Return what a report calls data: the folder that images in folders lie in, otherwise the class."""
+    while isinstance(data, (DataLoader, Subset)):
+        data = data.dataset
+    name, root = type(data).__name__, getattr(data, "root", None)
+    return Path(root).resolve().name if "Folder" in name and isinstance(root, (str, Path)) else name
 
 
 def in_any_order(loader: DataLoader[Any]) -> bool:

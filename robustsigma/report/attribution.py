@@ -119,14 +119,14 @@ def _score(entry: dict[str, Any], rank: float | None, write: Callable[[Any], str
     against, flags = entry.get("against_random") or {}, text.flags(entry)
     verdict = str(against.get("verdict", ""))
     mark = {"same": ("\u2248", "random"), "worse": ("\u25bc", "random")}.get(verdict)
-    best = bool(entry.get("best")) and bool(entry.get("clear"))
+    best = bool(entry.get("best")) and bool(entry.get("clear")) and mark is None
     hints = [f"n = {number(entry.get('n'))}"]
     hints += [f"{count} skipped: {reason}" for reason, count in (entry.get("skipped") or {}).items()]
     if against:
         ends = f"{write(against.get('low'))} to {write(against.get('high'))}, n = {number(against.get('n'))}"
         comparison = _VERDICTS.get(verdict, "compared with")
         hints.append(f"{comparison} a random map, difference {write(against.get('mean'))} ({ends})")
-    if entry.get("best"):
+    if entry.get("best") and mark is None:
         hints.append("best, significantly ahead of the second" if best else "best, not significantly ahead")
     hints += [f"{code}: {message}" for code, message in flags]
     tone = tone or ("best" if best else "mark" if mark else "")
@@ -199,22 +199,23 @@ def _sanity_tables(results: dict[str, Any], model: str) -> tuple[TableLayout, ..
 
 
 def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the best method by the usual metrics: title, score, and whose score it is."""
-    found, labels, models = [], names(results), results["models"]
+    """Return the best method by the usual metrics: title, score, and whose score it is.
+
+    A metric under which no method is significantly better than random maps (which a flag says) has no best method.
+    """
+    found, labels, models, shown = [], names(results), results["models"], controls(results)
+    titles = {metric["id"]: metric["title"] for metric in results["metrics"]}
     for model in models if len(models) < 3 else []:
-        entries = scores(results, model["id"])
-        for metric in sorted(
-            (m for m in results["metrics"] if m["id"] in QUALITIES), key=lambda m: QUALITIES.index(m["id"])
-        ):
-            best = [
-                (m, e) for (m, name), e in entries.items() if name == metric["id"] and e.get("best") and m in labels
-            ]
-            if len(best) == 1:
-                method, entry = best[0]
-                where = f" on {text.printable(model['id'])}" if len(models) > 1 else ""
+        entries, where = scores(results, model["id"]), f" on {text.printable(model['id'])}" * (len(models) > 1)
+        for metric in filter(titles.__contains__, QUALITIES):
+            mine = {m: e for (m, name), e in entries.items() if name == metric and m in labels and m not in shown}
+            best = [method for method, entry in mine.items() if entry.get("best")]
+            verdicts = {(entry.get("against_random") or {}).get("verdict") for entry in mine.values()}
+            if len(best) == 1 and (verdicts == {None} or "better" in verdicts):
+                entry = mine[best[0]]
                 ahead = "significantly ahead of the second" if entry.get("clear") else "not significantly ahead"
-                score = writer(metric["id"], entries)(entry.get("mean"))
-                found.append((f"{metric['title']}{where}", score, f"{labels[method]}: best, {ahead}"))
+                score = writer(metric, entries)(entry.get("mean"))
+                found.append((f"{titles[metric]}{where}", score, f"{labels[best[0]]}: best, {ahead}"))
     return found
 
 
@@ -238,9 +239,10 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
         "protocols": rankings.protocols(results),
         "methods": listing(("Method", "Settings"), ("", "", rows), words={"Settings"}),
         "left_out": listing(("Left out", "Model", "Reason"), ("", "", left_out(results)), words={"Model", "Reason"}),
-        "numbers": _numbers(results),
     }
-    return {**found, **{key: [Exhibit(tables=(table,))] * bool(table.row_heads) for key, table in others.items()}}
+    shown = {key: [Exhibit(tables=(table,))] * bool(table.row_heads) for key, table in others.items()}
+    shown["methods"] += shown.pop("left_out")
+    return {**found, **shown}
 
 
 def _about(model: dict[str, Any]) -> str:
@@ -265,19 +267,3 @@ def _metrics(results: dict[str, Any]) -> TableLayout:
         bands.append((group.title, group.hint, rows))
     heads = ("Metric", "Better", "What it measures", "Settings")
     return listing(heads, *bands, words=heads)
-
-
-def _numbers(results: dict[str, Any]) -> TableLayout:
-    """Return everything that was measured in each cell."""
-    rows = []
-    for model in results["models"]:
-        entries = scores(results, model["id"])
-        writers = {metric["id"]: writer(metric["id"], entries) for metric in results["metrics"]}
-        for (method, metric), found in entries.items():
-            if metric in writers:
-                estimates = (found, found.get("against_random") or {})
-                means, against = ([writers[metric](e.get(key)) for key in ("mean", "low", "high")] for e in estimates)
-                counts = (number(found.get("n")), number(sum((found.get("skipped") or {}).values())))
-                rows.append((model["id"], method, metric, *means, *counts, *against))
-    heads = ("Model", "Method", "Metric", "Mean", "Low", "High", "n", "Skipped", "Against random", "low", "high")
-    return listing(heads, ("", "", rows), words={"Method", "Metric"})

@@ -28,8 +28,13 @@ class Report(ABC):
     arrays: Mapping[str, np.ndarray]
 
     @property
+    def verdict(self) -> list[str]:
+        """At most three sentences that a reader needs before any table."""
+        return self.results.verdict
+
+    @property
     def findings(self) -> list[str]:
-        """Sentences about the measured values."""
+        """Sentences about the measured values, with their intervals."""
         return self.results.findings
 
     @property

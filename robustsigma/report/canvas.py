@@ -67,7 +67,7 @@ def shades(value: Any) -> tuple[str, str]:
     if fraction is None:
         return "#ffffff", INK
     background = mpl.colors.to_hex(mpl.colormaps["Blues"](min(max(fraction, 0.0), 1.0)))
-    return background, "#10202e" if luminance(background) > 0.207 else "#ffffff"
+    return background, "#000000" if luminance(background) > 0.179 else "#ffffff"  # contrast of at least 4.58
 
 
 def luminance(color: str) -> float:

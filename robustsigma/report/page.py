@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -16,10 +18,12 @@ from matplotlib.figure import Figure
 
 from robustsigma.report import attribution, curves, gallery, robustness, scatter, text
 from robustsigma.report.canvas import draw_table, png, shades, styled
+from robustsigma.report.cells_csv import cells_csv
 from robustsigma.report.validation import array, check_gallery
 from robustsigma.runs.files import write_atomically
 from robustsigma.runs.results import AttributionResults
 
+_TEMPLATES = Path(__file__).parent / "templates"
 _ROBUSTNESS_FIGURES = ("matrix", "curves", "distances", "sweep", "examples", "path", "explanations")
 _BREAKS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])")  # where a line may break in a name
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -48,12 +52,13 @@ def write_attribution(results: dict[str, Any], arrays: dict[str, np.ndarray], ou
 
 def robustness_page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
     """Return the robustness report as one HTML text; `pictures` are PNG files by name."""
-    seeds = results.get("seeds") or []
+    seeds, table = results.get("seeds") or [], robustness.accuracy_table(results)
     return _render(
         "robustness.html.j2", results, pictures, robustness.sections(results), {"seeds": seeds},
-        tiles=robustness.tiles(results), flags=robustness.run_flags(results), seeds=seeds,
-        given=all(entry.get("protocol") == "given" for entry in results["regimes"]),
-        quality=robustness.QUALITY,
+        title=f"Robustness on {_dataset_name(results, 'a test set')}", flags=robustness.run_flags(results), seeds=seeds,
+        tiles=robustness.tiles(table), conditions=len(table.column_heads), quality=robustness.QUALITY,
+        retrained=any(group.key not in text.BASES for group in table.rows),
+        transferred=any(group.key == "transfer" for group in table.columns),
     )  # fmt: skip
 
 
@@ -61,9 +66,13 @@ def attribution_page(results: dict[str, Any], pictures: dict[str, bytes]) -> str
     """Return the attribution report as one HTML text; `pictures` are PNG files by name."""
     return _render(
         "attribution.html.j2", results, pictures, attribution.sections(results), {},
-        tiles=attribution.tiles(results), flags=text.flags(results), shade=attribution.SHADE,
-        controls=len(attribution.controls(results)),
+        title=f"Attribution methods on {_dataset_name(results, 'images')}", flags=text.flags(results),
+        tiles=attribution.tiles(results), shade=attribution.SHADE, controls=len(attribution.controls(results)),
     )  # fmt: skip
+
+
+def _dataset_name(results: dict[str, Any], otherwise: str) -> str:
+    return str((results.get("dataset") or {}).get("name") or otherwise)
 
 
 def draw_robustness(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
@@ -118,20 +127,32 @@ def _render(
     run = {"command": None, "versions": {}, "hardware": {}, **(results.get("run") or {})}
     dataset = results.get("dataset") or {}
     parts = {"Settings": results.get("settings"), "Versions": run["versions"], "Hardware": run["hardware"]}
+    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     return _environment().get_template(template).render(
         results=results, run=run, dataset=dataset, sections=sections,
         started=str(run.get("started") or "")[:16].replace("T", " "),
-        findings=results.get("findings") or [],
+        verdict=results.get("verdict") or [], findings=results.get("findings") or [],
         settings={"Data": _data({**dataset, **data}), **{k: text.flatten(part) for k, part in parts.items() if part}},
-        pictures={name: base64.b64encode(picture).decode("ascii") for name, picture in pictures.items()},
+        pictures={name: _base64(picture) for name, picture in pictures.items()},
+        downloads={
+            "results.json": f"data:application/json;base64,{_base64(json.dumps(results).encode())}",
+            "results.csv": f"data:text/csv;base64,{_base64(cells_csv(results['cells']).encode())}",
+        },
+        contents=[],  # the sections add themselves
+        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script), script_hash=f"sha256-{_base64(hashlib.sha256(script.encode()).digest())}",
         **shown,
     )  # fmt: skip
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_visible,

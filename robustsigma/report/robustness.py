@@ -43,7 +43,7 @@ QUALITY = {
     "linf": ("L\u221e", "largest change of any pixel"),
     "ssim": ("SSIM", "structural similarity; 1 is the same image"),
 }
-_TIED = 4  # tied regimes that a tile names
+_TIED = 4  # tied models that a tile names
 _DEAD = 0.1  # share of useless gradients from which on a cell is highlighted
 
 
@@ -55,8 +55,10 @@ def accuracy_table(results: dict[str, Any]) -> TableLayout:
     """
     RobustnessResults.from_json(results)
     conditions = headings(attacks.with_own_group(results["conditions"]), "attack_setting")
-    columns = group_by(conditions, SETTINGS, lambda key, _: key * (key != "none"))
     regimes = headings(results["regimes"], "protocol")
+    if len(regimes) == 1:  # older results have its samples twice
+        conditions = [entry for entry in conditions if entry[0] != "transfer"]
+    columns = group_by(conditions, SETTINGS, lambda key, _: key * (key != "none"))
     rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key in text.BASES else f", {title.lower()}")
     cells = {(entry["regime"], entry["condition"]): _accuracy(entry) for entry in results["cells"]}
     for found in results.get("distances") or []:
@@ -96,7 +98,7 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     table = accuracy_table(results)
     names, target = regime_names(table), (results.get("path") or {}).get("target")
     tables = {
-        "accuracy": table,
+        "accuracy": table if len(table.row_heads) > 1 else _single(table),
         "threats": attacks.threats(results, _settings(table)),
         "checks": _checks(results, table, names),
         "gradients": _gradients(results, names),
@@ -105,7 +107,6 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
         "augmentation": training_samples(results, names),
         "seeds": _per_seed(results, table, names),
         "models": _models(results, table),
-        "numbers": _numbers(results),
     }
     shown = {
         key: [Exhibit(tables=(found,))] * bool(found.row_heads and found.column_heads) for key, found in tables.items()
@@ -124,6 +125,13 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     }  # fmt: skip
 
 
+def _single(table: TableLayout) -> TableLayout:
+    """Return the table of a single model with its conditions as rows."""
+    rows = tuple(replace(group, title="", heads=tuple(replace(h, label="Accuracy, %") for h in group.heads))
+                 for group in table.rows)  # fmt: skip
+    return replace(replace(table, rows=rows).transposed("Condition"), style="matrix single")
+
+
 def regime_names(table: TableLayout) -> dict[str, str]:
     """Return the name of each regime with its protocol, by id."""
     return {head.id: text.regime_name(head.label, group.key) for group in table.rows for head in group.heads}
@@ -135,46 +143,51 @@ def _settings(table: TableLayout) -> list[tuple[Heading, str]]:
     return [(head, names.get(group.key, group.key)) for group in table.columns for head in group.heads]
 
 
-def tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the few numbers that the page opens with: title, number and what it is."""
-    table = accuracy_table(results)
-    names, groups = regime_names(table), {group.key: group.heads for group in table.columns}
-    means = {key: cell.fill for key, cell in table.cells.items() if cell.fill is not None}
-    base = next((head for group in table.rows if group.key in text.BASES for head in group.heads), None)
-    worst: dict[str, tuple[float, str]] = {}
-    for regime in table.row_heads:
-        joint = groups.get("worst", ())[:1]  # a common threat model comes before all attacks together
-        attacks = joint or groups.get("adaptive", ())
-        known = [(means[regime.id, head.id], head) for head in attacks if (regime.id, head.id) in means]
-        if known and len(known) == len(attacks):
-            mean, head = min(known, key=lambda pair: pair[0])
-            hint = head.hint if joint else f"adaptive {head.label}, the lowest of {len(attacks)}"
-            worst[regime.id] = (mean, hint)
-    found = []
-    clean = groups.get("none", ())[:1]
-    if base and clean and (base.id, clean[0].id) in means:
-        title = f"{_model(base)}, {clean[0].label}"
-        found.append((title, f"{percent(means[base.id, clean[0].id])}%", "without an attack"))
-    if base and base.id in worst:
-        found.append((f"{_model(base)}, worst case", f"{percent(worst[base.id][0])}%", worst[base.id][1]))
-    heads = [head for group in table.rows if group.key not in text.BASES for head in group.heads]
-    trained = [head.id for head in heads if head.id in worst]
-    if trained:
-        value = f"{percent(max(worst[regime][0] for regime in trained))}%"
-        # Regimes that differ by less than the digit shown share the first place.
-        best = [regime for regime in trained if f"{percent(worst[regime][0])}%" == value]
-        under = " or ".join(sorted({worst[regime][1] for regime in best}))
+def tiles(table: TableLayout) -> list[tuple[str, str, str]]:
+    """Return the few numbers that the page opens with: title, number and what it is.
+
+    They are cells of the table: the first column of the first model, its lowest cell, and, of the other models, the
+    lowest cell of the one whose lowest cell is highest.
+    """
+    lowest: dict[str, tuple[TableCell, str]] = {}
+    columns = [(head.id, _named(group, head)) for group in table.columns for head in group.heads]
+    for row in table.row_heads:
+        cells = [(table.cells.get((row.id, column)), name) for column, name in columns]
+        if filled := [(cell, name) for cell, name in cells if cell is not None and cell.fill is not None]:
+            cell, name = min(filled, key=lambda pair: pair[0].fill or 0.0)
+            codes = ", ".join(dict.fromkeys(code for code, _ in cell.flags))
+            lowest[row.id] = cell, name + f" (flagged: {codes})" * bool(codes)
+    names, found = regime_names(table), []
+    first, *others = table.row_heads or [Heading("", "")]
+    model = names[first.id] if others else "Accuracy"
+    if first.id in lowest:
+        clean = table.cells.get((first.id, columns[0][0]))
+        if clean is not None and clean.fill is not None:
+            found.append((f"{model}, {table.column_heads[0].label}", f"{clean.text}%", "without an attack"))
+        cell, name = lowest[first.id]
+        if cell is not clean:
+            found.append((f"{model}, lowest", f"{cell.text}%", name))
+    known = [head.id for head in others if head.id in lowest]
+    if known:
+        # Models that differ by less than the digit shown share the first place.
+        value = lowest[max(known, key=lambda key: lowest[key][0].fill or 0.0)][0].text
+        best = [key for key in known if lowest[key][0].text == value]
+        under = " or ".join(sorted({lowest[key][1] for key in best}))
         if len(best) == 1:
-            found.append((names[best[0]], value, f"the best regime: {under}"))
+            among = f"; the highest of {len(known)} other models" * (len(known) > 1)
+            found.append((f"{names[best[0]]}, lowest", f"{value}%", under + among))
         else:
             rest = [text.count(len(best) - _TIED, "other")] if len(best) > _TIED else []
-            listed = "; ".join([names[regime] for regime in best[:_TIED]] + rest)
-            found.append((f"{len(best)} best regimes, tied", value, f"{listed} \u00b7 {under}"))
+            listed = "; ".join([names[key] for key in best[:_TIED]] + rest)
+            found.append((f"{len(best)} models tied, lowest", f"{value}%", f"{listed} \u00b7 {under}"))
     return found
 
 
-def _model(head: Heading) -> str:
-    return head.label if head.label.endswith("model") else f"{head.label} model"
+def _named(group: HeadingGroup, head: Heading) -> str:
+    """Return the name of a condition in a few words."""
+    if group.key == "worst":
+        return "under all adaptive attacks at once" + ("" if head.label == "all" else f" within {head.label}")
+    return f"under {head.label}" + f", {group.key}" * (group.key != "none")
 
 
 def _changes(results: dict[str, Any], table: TableLayout) -> list[Exhibit]:
@@ -322,22 +335,6 @@ def _models(results: dict[str, Any], table: TableLayout) -> TableLayout:
         (head.label, group.title, head.hint or DASH, seconds[head.id]) for group in table.rows for head in group.heads
     ]
     return listing(("Model", "Protocol", "Settings", "Training"), ("", "", rows), words={"Protocol", "Settings"})
-
-
-def _numbers(results: dict[str, Any]) -> TableLayout:
-    """Return everything that was measured in each cell."""
-    rows = []
-    for found in results["cells"]:
-        means = [(found.get(key) or {}).get("mean") for key in ("accuracy", "confidence", "calibration")]
-        changed = [((found.get("quality") or {}).get(key) or {}).get("mean") for key in QUALITY]
-        counts = (number(found.get("n")), number(found.get("seeds")))
-        walks = (percent(found.get("converged")), number(found.get("steps")), number(found.get("passes")))
-        rows.append(
-            (found["regime"], found["condition"], *counts, *map(percent, means), *walks, *map(measure, changed))
-        )
-    heads = ("Model", "Condition", "Images", "Seeds", "Accuracy, %", "Confidence, %", "ECE, %")
-    titles = ("Converged, %", "Steps", "Passes", *(title for title, _ in QUALITY.values()))
-    return listing((*heads, *titles), ("", "", rows), words={"Condition"})
 
 
 def _class(results: dict[str, Any], index: Any) -> str:

@@ -75,6 +75,11 @@ class TableLayout:
         """Each flag of the cells once; all parts of a table have the same ones."""
         return list(dict.fromkeys(flag for cell in self.cells.values() for flag in cell.flags))
 
+    def transposed(self, corner: str) -> TableLayout:
+        """Return the table with its rows as columns."""
+        cells = {(column, row): cell for (row, column), cell in self.cells.items()}
+        return replace(self, corner=corner, columns=self.rows, rows=self.columns, cells=cells)
+
     def split(self, fits: Callable[[TableLayout], bool]) -> list[TableLayout]:
         """Split the table by its columns into tables that fit, with whole groups if possible."""
         if fits(self):
@@ -145,7 +150,7 @@ def group_by(
 def listing(
     heads: Sequence[str], *bands: tuple[str, str, Iterable[Sequence[Any]]], words: Collection[str] = ()
 ) -> TableLayout:
-    """Return a table of rows that have no ids of their own.
+    """Return a table of rows that have no ids of their own; a column without any value is left out.
 
     Args:
         heads: headings of the columns, the first of the row headings.
@@ -163,6 +168,8 @@ def listing(
             for column, value in zip(columns, values, strict=True):
                 cells[found[-1].id, column.id] = value if isinstance(value, TableCell) else TableCell(str(value))
         groups.append(HeadingGroup("", title, hint, tuple(found)))
+    filled = {column for (_, column), cell in cells.items() if cell.text != DASH}
+    columns = tuple(column for column in columns if column.id in filled) or columns
     return TableLayout(heads[0], (HeadingGroup("", "", "", columns),), tuple(groups), cells)
 
 

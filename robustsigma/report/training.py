@@ -14,6 +14,12 @@ CHOSEN_BY = {
     "mean": ("Mean", "the accuracy averaged over the columns"),
     "worst": ("Worst case", "the share of images classified correctly under every column"),
 }
+_CACHE = {
+    "hit_rate": ("From the cache, %", percent),
+    "mean_age": ("Mean age, epochs", number),
+    "expired": ("Too old, %", percent),
+    "stale": ("Stale, %", percent),
+}
 
 
 def sweeps(results: dict[str, Any]) -> list[Exhibit]:
@@ -52,14 +58,10 @@ def _sweep(entry: dict[str, Any], place: int) -> Exhibit:
 
 def training_samples(results: dict[str, Any], names: dict[str, str]) -> TableLayout:
     """Return how many samples were made for training, how many converged, and how many came from a sample cache."""
-    entries = results.get("augmentation") or []
-    cached = any(entry.get("cache") for entry in entries)
-    heads = ["Model", "Seed", "Samples", "Converged, %", "Mean steps", "Time"]
-    heads += ["From the cache, %", "Mean age, epochs", "Too old, %", "Stale, %"] * cached
-    writers = {"hit_rate": percent, "mean_age": number, "expired": percent, "stale": percent}
+    heads = ("Model", "Seed", "Samples", "Converged, %", "Mean steps", "Time", *(head for head, _ in _CACHE.values()))
     rows = []
-    for entry in entries:
-        cache = [write((entry.get("cache") or {}).get(key)) for key, write in writers.items()] * cached
+    for entry in results.get("augmentation") or []:
+        cache = (write((entry.get("cache") or {}).get(key)) for key, (_, write) in _CACHE.items())
         made = (number(entry.get("samples")), percent(entry.get("converged")), number(entry.get("steps")))
         name, seconds = names.get(entry["regime"], entry["regime"]), text.duration(entry.get("seconds"))
         rows.append((name, entry.get("seed", DASH), *made, seconds, *cache))

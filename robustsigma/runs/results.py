@@ -27,7 +27,8 @@ class Results:
         cells: the measured values with their intervals and flags.
         curves: values over a grid.
         flags: reasons to doubt the whole run; each has a `code` and a `message`.
-        findings: sentences about the measured values.
+        verdict: at most three sentences that a reader needs before any table; empty in older results.
+        findings: sentences about the measured values, with their intervals.
         run: command, time, versions and hardware.
     """
 
@@ -39,6 +40,7 @@ class Results:
     cells: Entries = field(default_factory=list)
     curves: Entries = field(default_factory=list)
     flags: list[dict[str, str]] = field(default_factory=list)
+    verdict: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
 
@@ -98,7 +100,8 @@ class RobustnessResults(Results):
         cells: the measured values with their intervals and flags.
         curves: values over a grid.
         flags: reasons to doubt the whole run; each has a `code` and a `message`.
-        findings: sentences about the measured values.
+        verdict: at most three sentences that a reader needs before any table; empty in older results.
+        findings: sentences about the measured values, with their intervals.
         run: command, time, versions and hardware.
         seeds: seeds of the trainings.
         conditions: columns, worst cases among them.
@@ -154,7 +157,8 @@ class AttributionResults(Results):
         cells: the measured values with their intervals and flags.
         curves: values over a grid.
         flags: reasons to doubt the whole run; each has a `code` and a `message`.
-        findings: sentences about the measured values.
+        verdict: at most three sentences that a reader needs before any table; empty in older results.
+        findings: sentences about the measured values, with their intervals.
         run: command, time, versions and hardware.
         models: with the accuracy of each.
         methods: with their settings.

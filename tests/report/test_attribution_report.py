@@ -56,8 +56,8 @@ def printed(results, width):
 
 def test_every_section_is_there_in_order(shown, benchmark_results):
     found = shown
-    wanted = ["Warnings about these numbers", "Scores", *TITLES.values(), "What each metric measures", "The methods",
-              "How this report was made"]  # fmt: skip
+    wanted = ["Warnings about these numbers", "How to read this", "Contents", "Scores", *TITLES.values(),
+              "What each metric measures", "The methods", "How this report was made"]  # fmt: skip
     assert list(found.sections) == wanted
     for part in ("2 models", "13 methods and 2 controls", "17 metrics", "14 misclassified", "took 13 min 32 s",
                  "the network has no self-attention", benchmark_results["run"]["command"], "metrics.insertion.steps",
@@ -81,8 +81,23 @@ def test_every_score_is_in_its_cell(shown, benchmark_results):
 def test_bold_is_the_best_score_that_is_significantly_ahead(shown, benchmark_results):
     pairs = shown_cells(shown, benchmark_results)
     for _, entry, cell in pairs:
-        assert ("best" in cell["class"].split()) == (entry["best"] and entry["clear"])
+        marked = (entry["against_random"] or {}).get("verdict") in ("same", "worse")
+        assert ("best" in cell["class"].split()) == (entry["best"] and entry["clear"] and not marked)
     assert sum(entry["best"] and not entry["clear"] for _, entry, _ in pairs) > 3
+
+
+def test_tiles_follow_the_flags(benchmark_results):
+    """No tile names the best method of a metric that ranks nothing, as a flag says; a control is never the best."""
+    titles = [title for title, _, _ in attribution.tiles(benchmark_results)]
+    assert titles == [f"{name} on {model}" for model in ("base", "retrained")
+                      for name in ("Insertion \u2212 deletion", "SIC", "IoU, area of the mask")]  # fmt: skip
+    for cell in benchmark_results["cells"]:
+        if cell["metric"] == "sic" and cell["model"] == "base" and cell["against_random"]:
+            cell["against_random"]["verdict"] = "worse" if cell["best"] else "same"
+    titles.remove("SIC on base")
+    assert [title for title, _, _ in attribution.tiles(benchmark_results)] == titles
+    cells = attribution.score_tables(benchmark_results)[0].cells
+    assert "best" not in {cells[row, "sic"].tone for row in METHODS}
 
 
 def test_scores_not_better_than_random_are_marked_and_not_shaded(shown, benchmark_results):

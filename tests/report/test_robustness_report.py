@@ -1,6 +1,7 @@
 """The robustness report holds every number, flag and picture of the results."""
 
 import base64
+import csv
 import json
 
 import numpy as np
@@ -109,11 +110,11 @@ def test_the_lead_uses_the_singular(results):
 def test_the_threat_model_has_norm_eps_knowledge_goal_and_every_parameter(results):
     (table,) = render(results).tables("Threat model")
     rows = [[cell["text"].strip() for cell in row] for row in table[1:]]
-    assert ["PGD", "adaptive", "L\u221e", "0.0314", "\u2013", "weights of the model under test", "any wrong class",
+    assert ["PGD", "adaptive", "L\u221e", "0.0314", "weights of the model under test", "any wrong class",
             "attack = PGD, steps = 40, walk.alpha = 0.01"] in rows  # fmt: skip
     assert [row[2:4] for row in rows if row[:2] == ["SIGMA", "adaptive"]] == [["unbounded", "\u2013"]]
     # Results of an older version have settings in place of parameters.
-    assert ["gaussian", *["\u2013"] * 6, "sigma = 0.1, the best of 5 swept"] in rows
+    assert ["gaussian", *["\u2013"] * 5, "sigma = 0.1, the best of 5 swept"] in rows
 
 
 def test_the_use_of_a_cache_is_shown_where_there_is_one(results):
@@ -126,23 +127,76 @@ def test_the_use_of_a_cache_is_shown_where_there_is_one(results):
     assert len(render(results).tables(title)[0][0]) == len(table[0]) - 4
 
 
-def test_tiles_name_every_regime_that_shares_the_first_place(results):
+def test_tiles_are_the_lowest_cells_of_their_rows_and_name_the_attack(results):
+    means = {}
+    for cell in results["cells"]:
+        means.setdefault(cell["regime"], {})[cell["condition"]] = cell["accuracy"]["mean"]
+    lowest = {regime: min(row.values()) for regime, row in means.items()}
+    clean, base, best = robustness.tiles(robustness.accuracy_table(results))
+    assert clean == ("base, clean", f"{text.percent(means['base']['clean'])}%", "without an attack")
+    assert base == ("base, lowest", f"{text.percent(lowest.pop('base'))}%", "under all adaptive attacks at once")
+    assert best[:2] == ("SIGMA, retrained, lowest", f"{text.percent(max(lowest.values()))}%")
+    assert best[2].endswith("; the highest of 9 other models")
+    # Whatever is lowest is what the tile shows, with the flags of the cell.
+    (moved,) = (c for c in results["cells"] if (c["regime"], c["condition"]) == ("base", "pgd/transfer"))
+    moved.update(accuracy={"mean": 0.001, "low": 0, "high": 0.01}, flags=[{"code": "R9", "message": "masked"}])
+    tiles = robustness.tiles(robustness.accuracy_table(results))
+    assert tiles[1] == ("base, lowest", "0.1%", "under PGD, transfer (flagged: R9)")
+
+
+def test_tiles_name_every_model_that_shares_the_first_place(results):
     worst = {c["regime"]: c["accuracy"] for c in results["cells"] if c["condition"] == "worst/all"}
-    tiles = robustness.tiles(results)
-    assert tiles[1][1] == f"{text.percent(worst['base']['mean'])}%"
     ordered = sorted((key for key in worst if key != "base"), key=lambda key: worst[key]["mean"], reverse=True)
-    alone = {"sigma/retrain": "SIGMA, retrained", "sigma/on_the_fly": "SIGMA, on the fly"}
-    assert tiles[2][:2] == (alone[ordered[0]], f"{text.percent(worst[ordered[0]]['mean'])}%")
-    for key, mean in zip(ordered, (0.61234, 0.61231, 0.61239), strict=False):  # equal to the digit shown
+    for cell in results["cells"]:
+        cell["accuracy"]["mean"] = 0.9
+    for key, mean in zip(ordered, (0.61234, 0.61231, 0.61239, *[0.5] * 6), strict=True):  # equal to the digit shown
         worst[key]["mean"] = mean
-    title, value, hint = robustness.tiles(results)[-1]
-    assert (title, value) == ("3 best regimes, tied", "61.2%")
-    assert all(name in hint for name in alone.values())
+    title, value, hint = robustness.tiles(robustness.accuracy_table(results))[-1]
+    assert (title, value) == ("3 models tied, lowest", "61.2%")
+    assert hint.count("; ") == 2
     for key in ordered:
         worst[key]["mean"] = 0.5
-    title, _, hint = robustness.tiles(results)[-1]
-    assert title == f"{len(ordered)} best regimes, tied"
+    title, _, hint = robustness.tiles(robustness.accuracy_table(results))[-1]
+    assert title == f"{len(ordered)} models tied, lowest"
     assert f"; {len(ordered) - 4} others" in hint
+
+
+def test_a_single_model_has_a_row_for_each_condition_and_no_word_about_other_models(results):
+    results["regimes"] = [{"id": "base", "name": "mine", "protocol": "given"}]
+    results["cells"] = [cell for cell in results["cells"] if cell["regime"] == "base"]
+    kept = {key: results[key] for key in ("schema", "dataset", "conditions", "regimes", "cells", "flags", "run")}
+    found = render({**kept, "seeds": []})
+    (table,) = found.tables("Accuracy under every condition")
+    rows = [row for row in table[1:] if len(row) > 1]
+    assert [row[0]["text"].strip() for row in rows] == ["clean", "gaussian", "FGSM", "SIGMA", "PGD", "all"]
+    assert [cell["text"] for cell in table[0]] == ["Condition", "Accuracy, %"]
+    assert "1 model under 6 conditions" in found.text
+    words = found.text.lower()
+    assert not [word for word in ("regime", "retrain", "base model", "transfer", "first model") if word in words]
+
+
+def test_the_verdict_is_above_everything_and_the_findings_are_folded(results):
+    findings = results["findings"]
+    before = render(results)
+    assert before.text.index(findings[0]) < before.text.index("Contents"), "an older result has findings alone"
+    results["verdict"] = ["The first sentence.", "The second one."]
+    after = render(results)
+    assert after.text.index("The first sentence. The second one.") < after.text.index("base, clean")
+    assert all(sentence in after.section("The findings with their intervals") for sentence in findings)
+    assert after.text.count(findings[0]) == 1
+
+
+def test_the_results_can_be_downloaded_from_the_page(results):
+    results["cells"][0].update(regime="=1+1", note=None)
+    addresses = {each.split(",")[0]: base64.b64decode(each.split(",")[1]) for each in render(results).addresses
+                 if each.startswith("data:") and "image" not in each}  # fmt: skip
+    assert json.loads(addresses["data:application/json;base64"]) == results
+    rows = list(csv.DictReader(addresses["data:text/csv;base64"].decode().splitlines()))
+    assert rows[0]["regime"] == "'=1+1", "a spreadsheet must not run it"
+    for row, cell in zip(rows[1:], results["cells"][1:], strict=True):
+        assert (row["regime"], row["condition"]) == (cell["regime"], cell["condition"])
+        assert float(row["accuracy.mean"]) == cell["accuracy"]["mean"]
+        assert row["flags"].split() == [flag["code"] for flag in cell["flags"]]
 
 
 def test_an_example_shows_the_prediction_and_the_confidence_in_the_true_class(results, arrays):
@@ -219,7 +273,7 @@ def test_the_smallest_result(tmp_path):
     least = {"schema": 1, "conditions": [{"id": "clean", "name": "clean"}], "regimes": [{"id": "b", "name": "base"}],
              "cells": [{"regime": "b", "condition": "clean", "accuracy": {"mean": 0.5}}]}  # fmt: skip
     found = Page(write_report(least, {}, tmp_path).read_text(encoding="utf-8"))
-    assert found.tables(MATRIX)[0][-1][1]["text"].strip() == "50.0"
+    assert found.tables("Accuracy under every condition")[0][-1][1]["text"].strip() == "50.0"
     assert "50.0" in printed(least)
 
 
