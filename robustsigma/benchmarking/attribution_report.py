@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from robustsigma.engine.metrics import Interval
 from robustsigma.engine.metrics.interval import from_dict
 from robustsigma.engine.validation import fail, near
-from robustsigma.report import attribution, print_attribution_table, text
+from robustsigma.report import attribution, text
 from robustsigma.report.base import Report
 from robustsigma.report.notebook import html_table
 from robustsigma.runs.results import AttributionResults
@@ -79,9 +78,6 @@ class AttributionReport(Report):
         found = {key: cell[key] for key in ("mean", "low", "high")}
         found |= {"images": cell["n"], "best": cell["best"], "significant": cell["clear"]}
         return {**found, "against_random": (cell["against_random"] or {}).get("verdict")}
-
-    def _print(self, console: Console) -> None:
-        print_attribution_table(self.to_dict(), console)
 
 
 def _listed(entries: list[dict[str, Any]]) -> str:

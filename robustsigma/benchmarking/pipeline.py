@@ -17,7 +17,7 @@ from robustsigma.benchmarking.settings import Benchmark
 from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.engine.metrics import Skip
 from robustsigma.engine.precision import deterministic
-from robustsigma.report import print_attribution_table, write_attribution_report
+from robustsigma.report import print_table, write_report
 from robustsigma.runs.files import write_arrays, write_atomically
 from robustsigma.runs.processes import Processes
 from robustsigma.runs.provenance import Provenance
@@ -58,7 +58,7 @@ def run_benchmark(
     report = None
     if processes.is_main:
         report = finish(run, provenance, folder)
-        print_attribution_table(report.to_dict(), console)
+        print_table(report.to_dict(), console)
     processes.barrier("report")
     return report or AttributionReport(AttributionResults.read(folder / "results.json"), folder / "report.html")
 
@@ -73,7 +73,7 @@ def finish(run: BenchmarkRun, provenance: Provenance, folder: Path | None) -> At
         results.write(folder / "results.json")
         write_atomically(folder / "values.csv", _values(tables).encode())
         write_arrays(folder / "arrays.npz", arrays)
-        path = write_attribution_report(results.to_json(), arrays, folder)
+        path = write_report(results.to_json(), arrays, folder)
     return AttributionReport(results, path, arrays)
 
 

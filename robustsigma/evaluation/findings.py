@@ -40,7 +40,7 @@ def verdict(matrix: Matrix, classes: int, cells: Sequence[dict[str, Any]]) -> li
     opening = f"{subject} classifies {text.percent(clean.mean)}% of {text.count(n, 'clean test image')} correctly"
     lowest = min(
         (name for name in matrix.all_ids if name != matrix.clean.id),
-        key=lambda name: matrix.accuracy(base.id, name).mean,
+        key=lambda name: (matrix.accuracy(base.id, name).mean, -len(matrix.worst.get(name, ()))),
         default=None,
     )
     if lowest is None:
@@ -58,7 +58,7 @@ def _where(matrix: Matrix, condition: str) -> str:
     """Return the name of a condition or a worst case in a sentence."""
     if condition in matrix.worst:
         within = condition.removeprefix(f"{WORST}/")
-        return "when every attack" + ("" if within == "all" else f" within {within}") + " is tried on each image"
+        return f"when every attack made against it{'' if within == 'all' else f' within {within}'} is tried"
     found = next(each for each in matrix.conditions if each.id == condition)
     return f"under {title(found.name)}" + " made against the base model" * (found.attack_setting == TRANSFER)
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from robustsigma.engine.metrics import Interval
 from robustsigma.engine.validation import fail, near
 from robustsigma.evaluation.outcomes import Outcomes
-from robustsigma.report import print_table, robustness
+from robustsigma.report import robustness
 from robustsigma.report.base import Report
 from robustsigma.report.notebook import html_table
 from robustsigma.runs.results import RobustnessResults
@@ -102,6 +101,3 @@ class RobustnessReport(Report):
         found = {"images": cell["n"], "accuracy": accuracy["mean"], "low": accuracy["low"], "high": accuracy["high"]}
         found |= {key: (cell.get(key) or {}).get("mean") for key in ("top5", "confidence")}
         return {**found, "passes": cell.get("passes")}
-
-    def _print(self, console: Console) -> None:
-        print_table(self.to_dict(), console, intervals=True)

@@ -11,10 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "print_attribution_table",
     "print_sweep",
     "print_table",
-    "write_attribution_report",
     "write_page",
     "write_report",
 ]
@@ -26,8 +24,11 @@ def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Pa
     Each file is replaced atomically, so an interrupted call leaves the earlier report intact.
 
     Args:
-        results: what an evaluation wrote, in plain JSON types (schema 1).
-        arrays: images and heatmaps of the sections `examples`, `path` and `explanations`; may be empty.
+        results: what an evaluation or a benchmark wrote, in plain JSON types (schema 1; a benchmark's `kind` is
+            "attribution").
+        arrays: of an evaluation, images and heatmaps of the sections `examples`, `path` and `explanations`; of a
+            benchmark, the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for
+            methods that were left out, and optionally `masks` (N, H, W) of bool. May be empty without these pictures.
         out: folder of the report; it is created if needed.
 
     Returns:
@@ -37,31 +38,34 @@ def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Pa
         ImportError: if jinja2 or matplotlib is not installed.
         ValueError: if `results` is not of schema 1 or an array does not fit it.
     """
-    return _page().write_robustness(results, arrays, Path(out))
+    return _page().write_report(results, arrays, Path(out))
 
 
 def write_page(results: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> Path:
-    """Write the page of `write_report` or `write_attribution_report` alone, and return its path.
+    """Write the page of `write_report` alone, and return its path.
 
     Args:
-        results: as in these.
-        arrays: as in these.
+        results: as in `write_report`.
+        arrays: as in `write_report`.
         path: file to write, atomically.
     """
     return _page().write_page(results, arrays, path)
 
 
 def print_table(results: dict[str, Any], console: Console | None = None, *, intervals: bool = False) -> None:
-    """Print the accuracies of an evaluation with the flags of each cell, and its sweep.
+    """Print the accuracies of an evaluation or the scores of a benchmark, with their flags.
 
     Args:
-        results: what an evaluation wrote, as in `write_report`.
+        results: as in `write_report`.
         console: where to print; standard output if None.
         intervals: whether to print the interval of each accuracy.
     """
     from robustsigma.report import terminal
 
-    terminal.print_robustness(results, console, intervals=intervals)
+    if results.get("kind") == "attribution":
+        terminal.print_attribution(results, console)
+    else:
+        terminal.print_robustness(results, console, intervals=intervals)
 
 
 def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:
@@ -74,30 +78,6 @@ def print_sweep(results: dict[str, Any], console: Console | None = None) -> None
     from robustsigma.report import terminal
 
     terminal.print_sweep(results, console)
-
-
-def write_attribution_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
-    """Write `out/report.html` and its figures like `write_report`, for a benchmark.
-
-    Args:
-        results: what a benchmark wrote, in plain JSON types (schema 1, kind "attribution").
-        arrays: the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for methods
-            that were left out, and optionally `masks` (N, H, W) of bool; may be empty if there is no gallery.
-        out: folder of the report; it is created if needed.
-    """
-    return _page().write_attribution(results, arrays, Path(out))
-
-
-def print_attribution_table(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the scores of each model, methods by metrics, with the skipped images and the flags.
-
-    Args:
-        results: what a benchmark wrote, as in `write_attribution_report`.
-        console: where to print; standard output if None.
-    """
-    from robustsigma.report import terminal
-
-    terminal.print_attribution(results, console)
 
 
 def _page() -> ModuleType:

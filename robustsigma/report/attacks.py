@@ -8,9 +8,18 @@ from robustsigma.report import text
 from robustsigma.report.table import Exhibit, Heading, TableCell, TableLayout, listing, mean_cell
 from robustsigma.report.text import interval, measure, number, percent
 
+QUALITY = {
+    "rmse": ("RMSE", "root mean square change of a pixel; 0 is no change"),
+    "linf": ("L\u221e", "largest change of any pixel"),
+    "ssim": ("SSIM", "structural similarity; 1 is the same image"),
+}
+
 
 def threats(results: dict[str, Any], settings: list[tuple[Heading, str]]) -> TableLayout:
-    """Return the threat model, every parameter and the passes of each condition; older results have settings only."""
+    """Return what each condition does: its threat model, the change of the images, its passes and every parameter.
+
+    Older results have settings only.
+    """
     entries, rows = {entry["id"]: entry for entry in results["conditions"]}, []
     base = next((entry["id"] for entry in results["regimes"]), None)
     taken = {entry["condition"]: entry.get("passes") for entry in results["cells"] if entry["regime"] == base}
@@ -18,10 +27,12 @@ def threats(results: dict[str, Any], settings: list[tuple[Heading, str]]) -> Tab
         threat, known = entries[head.id].get("threat") or {}, entries[head.id].get("parameters")
         parameters = ", ".join(f"{key} = {value}" for key, value in text.flatten(known or {}) if key) or head.hint
         words = [str(threat.get(key) or text.DASH) for key in ("norm", "knowledge", "goal")]
-        numbers = number(threat.get("eps")), number(taken.get(head.id))
+        changes = (mean_cell((entries[head.id].get("quality") or {}).get(key), measure) for key in QUALITY)
+        numbers = number(threat.get("eps")), *changes, number(taken.get(head.id))
         rows.append((head.label, setting, words[0], *numbers, *words[1:], parameters or text.DASH))
-    columns = ("Condition", "Setting", "Norm", "eps", "Passes", "Knowledge", "Goal", "Parameters")
-    return listing(columns, ("", "", rows), words={*columns} - {"eps", "Passes"})
+    titles = [title for title, _ in QUALITY.values()]
+    columns = ("Condition", "Setting", "Norm", "eps", *titles, "Passes", "Knowledge", "Goal", "Parameters")
+    return listing(columns, ("", "", rows), words={*columns} - {"eps", *titles, "Passes"})
 
 
 def attack_by_attack(results: dict[str, Any], table: TableLayout, names: dict[str, str]) -> list[Exhibit]:

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from robustsigma.engine.validation import fail
-from robustsigma.report import write_page
+from robustsigma.report import print_table, write_page
 from robustsigma.runs.results import Results
 
 
@@ -54,7 +54,7 @@ class Report(ABC):
             width: characters in a line; None takes the terminal's.
         """
         console = Console(file=io.StringIO(), width=width, color_system=None)
-        self._print(console)
+        print_table(self.to_dict(), console, intervals=True)
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
@@ -104,7 +104,3 @@ class Report(ABC):
     @abstractmethod
     def _numbers(self, cell: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a data frame shows of a cell."""
-
-    @abstractmethod
-    def _print(self, console: Console) -> None:
-        """Print the tables and flags."""

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from robustsigma.report import attribution, curves, gallery, robustness, scatter, text
+from robustsigma.report import attacks, attribution, curves, gallery, robustness, scatter, text
 from robustsigma.report.canvas import draw_table, png, shades, styled
 from robustsigma.report.cells_csv import cells_csv
 from robustsigma.report.validation import array, check_gallery
@@ -29,25 +29,36 @@ _BREAKS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])")  # where a line may 
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
-def write_robustness(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
-    """Write the report and its figures, see `robustsigma.report.write_report`."""
-    pictures = draw_robustness(results, arrays)
-    return _publish(robustness_page(results, pictures), pictures, out, _ROBUSTNESS_FIGURES)
+def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
+    """Write the report and its figures, see `robustsigma.report.write_report`.
+
+    Figures of an earlier report are deleted if they were not drawn now.
+    """
+    page, pictures = _drawn(results, arrays)
+    folder = out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        write_atomically(folder / f"{name}.png", picture)
+    path = write_atomically(out / "report.html", page.encode("utf-8"))
+    patterns = ["attribution_*"] if results.get("kind") == "attribution" else _ROBUSTNESS_FIGURES
+    for former in (found for pattern in patterns for found in folder.glob(f"{pattern}.png")):
+        if former.stem not in pictures:
+            former.unlink()
+    return path
 
 
 def write_page(results: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> Path:
     """Write the page alone, see `robustsigma.report.write_page`."""
+    return write_atomically(path, _drawn(results, arrays)[0].encode("utf-8"))
+
+
+def _drawn(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[str, dict[str, bytes]]:
+    """Return the page and its pictures, by name."""
     if results.get("kind") == "attribution":
-        page = attribution_page(results, draw_attribution(results, arrays))
-    else:
-        page = robustness_page(results, draw_robustness(results, arrays))
-    return write_atomically(path, page.encode("utf-8"))
-
-
-def write_attribution(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
-    """Write the report and its figures, see `robustsigma.report.write_attribution_report`."""
-    pictures = draw_attribution(results, arrays)
-    return _publish(attribution_page(results, pictures), pictures, out, ["attribution_*"])
+        pictures = draw_attribution(results, arrays)
+        return attribution_page(results, pictures), pictures
+    pictures = draw_robustness(results, arrays)
+    return robustness_page(results, pictures), pictures
 
 
 def robustness_page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
@@ -56,7 +67,7 @@ def robustness_page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
     return _render(
         "robustness.html.j2", results, pictures, robustness.sections(results), {"seeds": seeds},
         title=f"Robustness on {_dataset_name(results, 'a test set')}", flags=robustness.run_flags(results), seeds=seeds,
-        tiles=robustness.tiles(table), conditions=len(table.column_heads), quality=robustness.QUALITY,
+        tiles=robustness.tiles(table), conditions=len(table.column_heads), quality=attacks.QUALITY,
         retrained=any(group.key not in text.BASES for group in table.rows),
         transferred=any(group.key == "transfer" for group in table.columns),
     )  # fmt: skip
@@ -181,19 +192,3 @@ def _data(dataset: dict[str, Any]) -> list[tuple[str, str]]:
         elif value != {}:
             rows += text.flatten(value, key)
     return rows
-
-
-def _publish(page: str, pictures: dict[str, bytes], out: Path, patterns: Iterable[str]) -> Path:
-    """Write `out/report.html` and its figures atomically, and return the path of the page.
-
-    Figures of an earlier report, whose names match `patterns`, are deleted if they were not drawn now.
-    """
-    folder = out / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        write_atomically(folder / f"{name}.png", picture)
-    path = write_atomically(out / "report.html", page.encode("utf-8"))
-    for former in (found for pattern in patterns for found in folder.glob(f"{pattern}.png")):
-        if former.stem not in pictures:
-            former.unlink()
-    return path

@@ -38,11 +38,6 @@ STRONGER = {
     "noise": "Noise of the same RMSE",
     "transfer": "Samples of the base model",
 }
-QUALITY = {
-    "rmse": ("RMSE", "root mean square change of a pixel; 0 is no change"),
-    "linf": ("L\u221e", "largest change of any pixel"),
-    "ssim": ("SSIM", "structural similarity; 1 is the same image"),
-}
 _TIED = 4  # tied models that a tile names
 _DEAD = 0.1  # share of useless gradients from which on a cell is highlighted
 
@@ -103,7 +98,6 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
         "checks": _checks(results, table, names),
         "gradients": _gradients(results, names),
         "calibration": _calibration(results, table),
-        "quality": _quality(results, table),
         "augmentation": training_samples(results, names),
         "seeds": _per_seed(results, table, names),
         "models": _models(results, table),
@@ -129,7 +123,8 @@ def _single(table: TableLayout) -> TableLayout:
     """Return the table of a single model with its conditions as rows."""
     rows = tuple(replace(group, title="", heads=tuple(replace(h, label="Accuracy, %") for h in group.heads))
                  for group in table.rows)  # fmt: skip
-    return replace(replace(table, rows=rows).transposed("Condition"), style="matrix single")
+    columns = tuple(replace(group, hint="") if group.key == "none" else group for group in table.columns)
+    return replace(table, rows=rows, columns=columns, style="matrix single").transposed("Condition")
 
 
 def regime_names(table: TableLayout) -> dict[str, str]:
@@ -150,7 +145,8 @@ def tiles(table: TableLayout) -> list[tuple[str, str, str]]:
     lowest cell of the one whose lowest cell is highest.
     """
     lowest: dict[str, tuple[TableCell, str]] = {}
-    columns = [(head.id, _named(group, head)) for group in table.columns for head in group.heads]
+    groups = sorted(table.columns, key=lambda group: group.key != "worst")  # of equal cells, the worst case of all
+    columns = [(head.id, _named(group, head)) for group in groups for head in reversed(group.heads)]
     for row in table.row_heads:
         cells = [(table.cells.get((row.id, column)), name) for column, name in columns]
         if filled := [(cell, name) for cell, name in cells if cell is not None and cell.fill is not None]:
@@ -161,7 +157,7 @@ def tiles(table: TableLayout) -> list[tuple[str, str, str]]:
     first, *others = table.row_heads or [Heading("", "")]
     model = names[first.id] if others else "Accuracy"
     if first.id in lowest:
-        clean = table.cells.get((first.id, columns[0][0]))
+        clean = table.cells.get((first.id, table.column_heads[0].id))
         if clean is not None and clean.fill is not None:
             found.append((f"{model}, {table.column_heads[0].label}", f"{clean.text}%", "without an attack"))
         cell, name = lowest[first.id]
@@ -246,7 +242,7 @@ def _checks(results: dict[str, Any], table: TableLayout, names: dict[str, str]) 
             if entry["regime"] == regime and entry["condition"] in labels:
                 others = (_beside(entry.get(key)) for key in STRONGER)
                 rows.append((labels[entry["condition"]], number(entry.get("n")), percent(entry["accuracy"]), *others))
-        bands += [(name, "", rows)] * bool(rows)
+        bands += [(name if len(names) > 1 else "", "", rows)] * bool(rows)
     return listing(("Attack", "Images", "Accuracy", *STRONGER.values()), *bands)
 
 
@@ -285,18 +281,6 @@ def _calibration(results: dict[str, Any], table: TableLayout) -> TableLayout:
     }
     columns = _only(table.columns, {condition for _, condition in cells})
     return TableLayout("Model", columns, table.rows, cells)
-
-
-def _quality(results: dict[str, Any], table: TableLayout) -> TableLayout:
-    """Return how far the images of each condition are from the originals."""
-    entries = {entry["id"]: entry.get("quality") or {} for entry in results["conditions"]}
-    rows = [
-        (head.label, setting, *(mean_cell(entries[head.id].get(key), measure) for key in QUALITY),
-         number((next(iter(entries[head.id].values())) or {}).get("n")))
-        for head, setting in _settings(table) if entries[head.id]
-    ]  # fmt: skip
-    heads = ("Condition", "Setting", *(title for title, _ in QUALITY.values()), "Images")
-    return listing(heads, ("", "", rows), words={"Setting"})
 
 
 def _explanations(results: dict[str, Any]) -> list[Exhibit]:

@@ -39,7 +39,7 @@ def print_sweep(results: dict[str, Any], console: Console | None = None) -> None
 
 
 def print_attribution(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the scores of each model and the flags, see `robustsigma.report.print_attribution_table`."""
+    """Print the scores of each model and the flags, see `robustsigma.report.print_table`."""
     console = console or Console()
     tables = attribution.score_tables(results)
     _print_lines(console, rankings.lines(results, attribution.names(results)))

@@ -21,7 +21,7 @@ from robustsigma.data.dataset_spec import ArrayDataset
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.metrics import InsertionDeletion, MetricSpec
 from robustsigma.models import Pretrained
-from robustsigma.report import print_attribution_table
+from robustsigma.report import print_table
 
 every = pytest.mark.parametrize("name", list(PROTOCOLS))
 
@@ -117,7 +117,7 @@ def test_a_run_under_all_protocols_says_which_orders_hold(tmp_path):
     assert "Insertion (RISE)" in page
     assert "cleanig/metric/diffid.py" in page
     printed = io.StringIO()
-    print_attribution_table(results, Console(file=printed, width=250))
+    print_table(results, Console(file=printed, width=250))
     for line in ("Under every protocol", "Under some protocols only", "Contradicted"):
         assert line in printed.getvalue()
     assert json.loads((tmp_path / "results.json").read_text())["rankings"] == results["rankings"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robustsigma.benchmarking.findings import findings
+from robustsigma.benchmarking.findings import findings, verdict
 from robustsigma.benchmarking.flags import cell_flags, run_flags
 from robustsigma.benchmarking.results import curve_line, sanity_entries
 from robustsigma.benchmarking.table import MetricColumn, ScoreTable
@@ -161,3 +161,24 @@ def test_findings_are_no_stronger_than_the_intervals():
     assert findings({"base": table(bad=arrays(-0.5))}) == [
         "No method is significantly ahead of the plain gradient in Insertion \u2212 deletion."
     ]
+
+
+def test_the_verdict_has_no_intervals_and_names_what_says_nothing():
+    good = table(a=arrays(0.5), b=arrays(0.3, seed=1))
+    for values in good.arrays.values():
+        values["value/deletion"] = np.random.default_rng(4).standard_normal(N)
+    told = verdict({"base": good}, [])
+    assert told == [
+        "a has the best score in Insertion \u2212 deletion, significantly ahead of all others.",
+        "Every method is significantly ahead of the plain gradient in Insertion \u2212 deletion.",
+        "Deletion cannot distinguish any method from random maps here: ignore its ranking.",
+    ]
+    assert verdict({"base": good}, ["Of 6 pairs 2 agree."])[:2] == ["Of 6 pairs 2 agree.", told[0]]
+    shared = table(a=arrays(0.5, spread=0.3), b=arrays(0.499, seed=1, spread=0.3))
+    assert verdict({"base": shared}, [])[0].endswith(", but b is not significantly behind.")
+    bad = table(bad=arrays(-0.5))
+    assert verdict({"base": bad}, [])[0] == "No metric distinguishes any method from random maps on these images."
+    several = verdict(dict.fromkeys(("one", "two", "three", "four"), good), [])
+    assert several == [*(f"{model}: {told[0]}" for model in ("one", "two")), "The tables show the other 2 models."]
+    same = table(a={**arrays(0.5), "value/randomization": np.full(N, 0.95)}, b=arrays(0.3, seed=1))
+    assert verdict({"base": same}, [])[-1] == "The maps of a hardly depend on what the network learned."

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from matrix_case import (
 from robustsigma import PGD, AutoAttack, GaussianNoise, SigmaSample, Square
 from robustsigma.engine.metrics import Interval, holm, paired_difference
 from robustsigma.engine.perturbations import SampleCache
-from robustsigma.evaluation.findings import findings
+from robustsigma.evaluation.findings import findings, verdict
 from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import Condition, Regime
@@ -317,3 +318,47 @@ def test_the_highest_training_is_told_with_its_lead(fgsm, verdict):
     assert f", {verdict} SIGMA retraining: {100 * (fgsm - 100) / N:+.1f} points" in line
     lead = paired_difference(matrix.combined("fgsm/on_the_fly"), matrix.combined("sigma/retrain"))
     assert (verdict == "significantly ahead of") == (lead.low > 0)
+
+
+def _verdict(rights, columns=COLUMNS, regimes=(BASE,)):
+    matrix = matrix_of(rights, columns, regimes)
+    sentences = verdict(matrix, 3, cell_entries(matrix))
+    assert len(sentences) <= 3
+    assert not re.search(r"[\d.]+ to [\d.]+|\u2013|95%|p =", " ".join(sentences)), "no interval"
+    return sentences
+
+
+def test_the_verdict_names_the_lowest_accuracy_and_the_best_of_the_others_there():
+    columns = [CLEAN, NOISE, ATTACK, WALK]
+    two = [outcomes_of(100), outcomes_of(100, shift=100)]  # no image survives both
+    first, second, third = _verdict(
+        [[190, 180, *two], [180, 180, 150, 150], [190, 180, 120, 120]], columns, [BASE, SIGMA, FGSM_RUN]
+    )
+    assert first == (
+        "The base model classifies 95.0% of 200 clean test images correctly, but only 0.0% when every attack made "
+        "against it is tried, no better than guessing."
+    )
+    assert second == (
+        "There, SIGMA retraining, the best of the 2 trainings, reaches 75.0%, significantly more than the base model, "
+        "and 90.0% on clean images."
+    )
+    assert third == "Whether the attacks were strong enough was not checked."
+    (_, second, _) = _verdict([[190, 180, *two], [180, 180, *two]], columns, [BASE, SIGMA])
+    assert second.startswith("There, SIGMA retraining reaches 0.0%, not significantly different from the base model")
+
+
+def test_the_verdict_says_that_a_number_is_doubtful():
+    masked = [[190, 180, 20, 20], [190, 180, 150, 20]]  # another model's samples find more errors
+    first, second, third = _verdict(masked, COLUMNS, [BASE, FGSM_RUN])
+    assert "but only 10.0% under FGSM" in first
+    assert "FGSM on-the-fly training reaches 75.0% (flagged: masked), significantly more" in second
+    assert third == "1 of the 8 numbers in the table has a flag, which is a reason to doubt it."
+
+
+def test_the_verdict_on_a_given_model_alone():
+    given = dataclasses.replace(BASE, name="model", protocol="given")
+    first, _ = _verdict([[190, 186]], [CLEAN, NOISE], [given])
+    assert first == (
+        "The model classifies 95.0% of 200 clean test images correctly, but only 93.0% under Gaussian noise."
+    )
+    assert _verdict([[190]], [CLEAN], [given])[0] == "The model classifies 95.0% of 200 clean test images correctly."

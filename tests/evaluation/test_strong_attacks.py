@@ -256,7 +256,7 @@ def test_the_report_shows_each_attack_and_the_distances(report):
     assert (cell.text.startswith("L2 "), cell.fill) == (True, None)
     assert [group.key for group in table.columns] == ["none", "adaptive", "distance"]
     threats = robustness.sections(results)["threats"][0].tables[0]
-    assert [cell.text for key, cell in threats.cells.items() if key[1] == "3"][0::2] == ["0", "20"]
+    assert [cell.text for key, cell in threats.cells.items() if key[1] == "6"][0::2] == ["0", "20"]
     results["distances"][0]["median"] = {"mean": None, "low": 0.3, "high": None}
     assert robustness.accuracy_table(results).cells["model", "FMN/adaptive"].text == "no median"
 

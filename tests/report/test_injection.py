@@ -13,7 +13,7 @@ import pytest
 from page_reader import Page
 from rich.console import Console
 
-from robustsigma.report import curves, gallery, page, print_attribution_table, print_table, scatter
+from robustsigma.report import curves, gallery, page, print_table, scatter
 from robustsigma.report.canvas import draw_table, label, png, styled
 from robustsigma.report.robustness import accuracy_table
 
@@ -143,5 +143,5 @@ def test_nothing_steers_the_terminal(two_regimes, scores_only):
     console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     with console.file:
         print_table(hostile(two_regimes, PAYLOADS["control characters"]), console)
-        print_attribution_table(hostile(scores_only, PAYLOADS["control characters"]), console)
+        print_table(hostile(scores_only, PAYLOADS["control characters"]), console)
     assert not HIDDEN.search(console.export_text(styles=False))

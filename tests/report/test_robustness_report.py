@@ -108,13 +108,17 @@ def test_the_lead_uses_the_singular(results):
 
 
 def test_the_threat_model_has_norm_eps_knowledge_goal_and_every_parameter(results):
-    (table,) = render(results).tables("Threat model")
+    (table,) = render(results).tables("What is done to the images")
     rows = [[cell["text"].strip() for cell in row] for row in table[1:]]
-    assert ["PGD", "adaptive", "L\u221e", "0.0314", "weights of the model under test", "any wrong class",
+    change = ["0.0270 0.0261 \u2013 0.0279", "0.0314 0.0304 \u2013 0.0324", "0.940 0.909 \u2013 0.971"]
+    assert ["PGD", "adaptive", "L\u221e", "0.0314", *change, "weights of the model under test", "any wrong class",
             "attack = PGD, steps = 40, walk.alpha = 0.01"] in rows  # fmt: skip
     assert [row[2:4] for row in rows if row[:2] == ["SIGMA", "adaptive"]] == [["unbounded", "\u2013"]]
     # Results of an older version have settings in place of parameters.
-    assert ["gaussian", *["\u2013"] * 5, "sigma = 0.1, the best of 5 swept"] in rows
+    assert [row[4:] for row in rows if row[0] == "clean"] == [[*["\u2013"] * 5, "untouched images"]]
+    assert [row[7:] for row in rows if row[0] == "gaussian"] == [
+        ["\u2013", "\u2013", "sigma = 0.1, the best of 5 swept"]
+    ]
 
 
 def test_the_use_of_a_cache_is_shown_where_there_is_one(results):

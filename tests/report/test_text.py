@@ -40,7 +40,7 @@ def test_text(call, wanted):
     assert call == wanted
 
 
-@pytest.mark.parametrize("name", ["write_report", "write_attribution_report"])
+@pytest.mark.parametrize("name", ["write_report", "write_page"])
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
 def test_a_missing_package_is_named(monkeypatch, name, missing):
     monkeypatch.setitem(sys.modules, missing, None)
