@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from robustsigma.benchmarking.flags import SAME_MAP
 from robustsigma.benchmarking.table import MetricColumn, ScoreTable
+from robustsigma.engine.metrics.interval import FEW_IMAGES
 from robustsigma.report import text
 
 # Some metrics measure the same in several ways; the sentences are about these.
@@ -25,8 +26,12 @@ def verdict(tables: Mapping[str, ScoreTable], rankings: Sequence[str]) -> list[s
         others = f"The tables show the other {len(found) - 2} models."
         return found if len(found) <= 3 else [*found[:2], others]
     (table,) = tables.values()
-    first, second = (rankings[0], _leader(table)) if rankings else (_leader(table), _beaten(table))
-    return [sentence for sentence in (first, second, _useless(table)) if sentence]
+    count = len(table.values(table.random, table.columns[0].metric.name))
+    few = (
+        f"Only {text.count(count, 'image')} evaluated: too few for reliable comparisons." if count < FEW_IMAGES else ""
+    )
+    found = [*rankings, _leader(table), _useless(table), few, _beaten(table)]
+    return [sentence for sentence in found if sentence][:3]
 
 
 def _leader(table: ScoreTable) -> str:

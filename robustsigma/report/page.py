@@ -137,13 +137,14 @@ def _render(
     """Fill a template; every string is escaped, and the pictures are inlined."""
     run = {"command": None, "versions": {}, "hardware": {}, **(results.get("run") or {})}
     dataset = results.get("dataset") or {}
-    parts = {"Settings": results.get("settings"), "Versions": run["versions"], "Hardware": run["hardware"]}
+    parts = {"Data": {**dataset, **data}, "Settings": results.get("settings"), "Versions": run["versions"],
+             "Hardware": run["hardware"]}  # fmt: skip
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     return _environment().get_template(template).render(
         results=results, run=run, dataset=dataset, sections=sections,
         started=str(run.get("started") or "")[:16].replace("T", " "),
         verdict=results.get("verdict") or [], findings=results.get("findings") or [],
-        settings={"Data": _data({**dataset, **data}), **{k: text.flatten(part) for k, part in parts.items() if part}},
+        settings={key: text.flatten(part) for key, part in parts.items() if part},
         pictures={name: _base64(picture) for name, picture in pictures.items()},
         downloads={
             "results.json": f"data:application/json;base64,{_base64(json.dumps(results).encode())}",
@@ -181,14 +182,3 @@ def _environment() -> Environment:
 def _visible(value: Any) -> Any:
     """Replace characters that hide or reorder what is beside them: controls, direction marks and lone surrogates."""
     return type(value)(_HIDDEN.sub("\ufffd", value)) if isinstance(value, str) else value
-
-
-def _data(dataset: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the rows of the table of data."""
-    rows = []
-    for key, value in dataset.items():
-        if isinstance(value, (list, tuple)):
-            rows.append((key, (f" {text.TIMES} " if key == "shape" else ", ").join(map(str, value)) or text.DASH))
-        elif value != {}:
-            rows += text.flatten(value, key)
-    return rows

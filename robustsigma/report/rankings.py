@@ -73,18 +73,15 @@ def _under(entry: dict[str, Any], side: str, titles: dict[str, str]) -> str:
 
 
 def lines(results: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str]]:
-    """Return the same for a terminal: for each model, band and method, the methods that it is better than."""
+    """Return the same for a terminal: for each model and band, each method and those that it is better than."""
     found = []
-    several = len(results["models"]) > 1
-    for verdict, (title, _) in _BANDS.items():
-        pairs: dict[tuple[str, str], list[str]] = {}
-        for entry in results.get("rankings") or []:
-            if entry["verdict"] == verdict:
-                first, second = (names.get(entry[place], entry[place]) for place in ("first", "second"))
-                pairs.setdefault((entry["model"] if several else "", first), []).append(second)
-        better = "; ".join(f"{m + ': ' if m else ''}{first} over {', '.join(s)}" for (m, first), s in pairs.items())
-        if results.get("rankings"):
-            found.append((title, better or "none"))
+    for exhibit in exhibits(results, names):
+        (table,) = exhibit.tables
+        for band in table.rows:
+            orders = (
+                f"{head.label} over {table.cells[head.id, '0'].text}" for head in band.heads if head.label != DASH
+            )
+            found.append((f"{exhibit.title} {band.title}".strip(), "; ".join(orders) or "none"))
     return found
 
 

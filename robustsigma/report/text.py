@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-MINUS, DASH, TIMES, THIN_SPACE = "\u2212", "\u2013", "\u00d7", "\u202f"
+MINUS, DASH, THIN_SPACE = "\u2212", "\u2013", "\u202f"
 PROTOCOLS = {
     "given": ("", ""),
     "none": ("Not retrained", "the base model, from which all others start"),
