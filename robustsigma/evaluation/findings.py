@@ -11,6 +11,7 @@ from robustsigma.engine.metrics import Interval, mean_interval, paired_differenc
 from robustsigma.engine.metrics.interval import LEVEL
 from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.flags import NOTES
+from robustsigma.evaluation.given_models import SINGLE
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, has_distances
 from robustsigma.evaluation.plan import ADAPTIVE, GIVEN, TRANSFER, Condition, Regime
 from robustsigma.evaluation.threat_model import threat_model
@@ -31,7 +32,7 @@ def verdict(matrix: Matrix, classes: int, cells: Sequence[dict[str, Any]]) -> li
         classes: number of classes.
         cells: entries of the cells, with their flags.
     """
-    base, subject = matrix.regimes[0], _subject(matrix.regimes[0])
+    base, subject = matrix.regimes[0], _subject(matrix, matrix.regimes[0])
     clean, n = matrix.accuracy(base.id, matrix.clean.id), matrix.correct(base.id, matrix.clean.id).shape[1]
     doubted: Doubted = {}
     for cell in cells:
@@ -79,8 +80,9 @@ def _best_there(matrix: Matrix, condition: str, doubted: Doubted) -> list[str]:
     codes = dict.fromkeys(code for each in attacks for code in doubted.get((best.id, each), ()))
     flags = f" (flagged: {', '.join(codes)})" if codes else ""
     name = f"{title(best.name)} {_PROTOCOLS[best.protocol]}" if best.retrained else text.printable(best.name)
-    than = "the base model" if best.retrained else _subject(base)
-    return [f"There, {name}{among} reaches {score}%{flags}, {compared} {than}, and {clean}% on clean images."]
+    than = "the base model" if best.retrained else _subject(matrix, base)
+    same = "Under the same attacks" if condition in matrix.worst else "Under the same condition"
+    return [f"{same}, {name}{among} reaches {score}%{flags}, {compared} {than}, and {clean}% on clean images."]
 
 
 def _doubts(matrix: Matrix, doubted: Doubted, count: int) -> str:
@@ -127,14 +129,14 @@ def _described(matrix: Matrix, regime: Regime, classes: int) -> str:
         where = name.removeprefix(f"{WORST}/")
         within = "" if where == "all" else f" within {where}"
         parts.append(f"{_percent(matrix.accuracy(regime.id, name))} under all adaptive attacks{within} at once")
-    described = f"{_subject(regime)} classifies correctly {', '.join(parts)}; chance is {100 / classes:.2g}%."
+    described = f"{_subject(matrix, regime)} classifies correctly {', '.join(parts)}; chance is {100 / classes:.2g}%."
     return " ".join([described, *(_misled(matrix, regime, each) for each in filter(has_distances, matrix.conditions))])
 
 
-def _subject(regime: Regime) -> str:
-    if regime.protocol != GIVEN:
-        return "The base model"
-    return "The model" if regime.name == "model" else text.printable(regime.name)
+def _subject(matrix: Matrix, regime: Regime) -> str:
+    if regime.protocol == GIVEN and regime.name != SINGLE:
+        return text.printable(regime.name)
+    return "The base model" if len(matrix.regimes) > 1 else "The model"
 
 
 def _misled(matrix: Matrix, regime: Regime, condition: Condition) -> str:

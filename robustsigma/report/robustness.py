@@ -51,10 +51,11 @@ def accuracy_table(results: dict[str, Any]) -> TableLayout:
     RobustnessResults.from_json(results)
     conditions = headings(attacks.with_own_group(results["conditions"]), "attack_setting")
     regimes = headings(results["regimes"], "protocol")
+    protocols = text.PROTOCOLS
     if len(regimes) == 1:  # older results have its samples twice
-        conditions = [entry for entry in conditions if entry[0] != "transfer"]
+        conditions, protocols = [entry for entry in conditions if entry[0] != "transfer"], {regimes[0][0]: ("", "")}
     columns = group_by(conditions, SETTINGS, lambda key, _: key * (key != "none"))
-    rows = group_by(regimes, text.PROTOCOLS, lambda key, title: "" if key in text.BASES else f", {title.lower()}")
+    rows = group_by(regimes, protocols, lambda key, title: "" if key in text.BASES else f", {title.lower()}")
     cells = {(entry["regime"], entry["condition"]): _accuracy(entry) for entry in results["cells"]}
     for found in results.get("distances") or []:
         key = found["regime"], found["condition"]
@@ -93,7 +94,7 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     table = accuracy_table(results)
     names, target = regime_names(table), (results.get("path") or {}).get("target")
     tables = {
-        "accuracy": table if len(table.row_heads) > 1 else _single(table),
+        "accuracy": _single(table) if len(table.row_heads) == 1 else table,
         "threats": attacks.threats(results, _settings(table)),
         "checks": _checks(results, table, names),
         "gradients": _gradients(results, names),
@@ -121,9 +122,9 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
 
 def _single(table: TableLayout) -> TableLayout:
     """Return the table of a single model with its conditions as rows."""
-    rows = tuple(replace(group, title="", heads=tuple(replace(h, label="Accuracy, %") for h in group.heads))
-                 for group in table.rows)  # fmt: skip
-    columns = tuple(replace(group, hint="") if group.key == "none" else group for group in table.columns)
+    (group,) = table.rows
+    rows = (replace(group, heads=(replace(group.heads[0], label="Accuracy, %"),)),)
+    columns = tuple(replace(each, hint="") if each.key == "none" else each for each in table.columns)
     return replace(table, rows=rows, columns=columns, style="matrix single").transposed("Condition")
 
 
@@ -315,9 +316,8 @@ def _per_seed(results: dict[str, Any], table: TableLayout, names: dict[str, str]
 def _models(results: dict[str, Any], table: TableLayout) -> TableLayout:
     """Return the settings of each model and how long it was trained."""
     seconds = {entry["id"]: text.duration(entry.get("seconds")) for entry in results["regimes"]}
-    rows = [
-        (head.label, group.title, head.hint or DASH, seconds[head.id]) for group in table.rows for head in group.heads
-    ]
+    pairs = [(group.title or DASH, head) for group in table.rows for head in group.heads]
+    rows = [(head.label, protocol, head.hint or DASH, seconds[head.id]) for protocol, head in pairs]
     return listing(("Model", "Protocol", "Settings", "Training"), ("", "", rows), words={"Protocol", "Settings"})
 
 

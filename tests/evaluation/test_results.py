@@ -339,12 +339,12 @@ def test_the_verdict_names_the_lowest_accuracy_and_the_best_of_the_others_there(
         "against it is tried, no better than guessing."
     )
     assert second == (
-        "There, SIGMA retraining, the best of the 2 trainings, reaches 75.0%, significantly more than the base model, "
-        "and 90.0% on clean images."
+        "Under the same attacks, SIGMA retraining, the best of the 2 trainings, reaches 75.0%, significantly more than "
+        "the base model, and 90.0% on clean images."
     )
     assert third == "Whether the attacks were strong enough was not checked."
     (_, second, _) = _verdict([[190, 180, *two], [180, 180, *two]], columns, [BASE, SIGMA])
-    assert second.startswith("There, SIGMA retraining reaches 0.0%, not significantly different from the base model")
+    assert "SIGMA retraining reaches 0.0%, not significantly different from the base model, and" in second
 
 
 def test_the_verdict_says_that_a_number_is_doubtful():

@@ -1,11 +1,16 @@
 // Measures pages in frames of several widths and color schemes, with every section open, for test_browser.py.
-const frames = [];
-for (const [name, page] of Object.entries(PAGES)) for (const scheme of ["light", "dark"]) for (const width of [1280, 390]) {
+const frames = [], silent = [];
+const show = (page, width, scheme) => {
   const frame = document.createElement("iframe");
   Object.assign(frame, { width, height: 900, srcdoc: page });
   frame.style.colorScheme = scheme;
-  document.body.append(frame);
-  frames.push([`${name}, ${scheme}, ${width}`, frame]);
+  return document.body.appendChild(frame);
+};
+for (const [name, page] of Object.entries(PAGES)) {
+  for (const scheme of ["light", "dark"]) for (const width of [1280, 390]) {
+    frames.push([`${name}, ${scheme}, ${width}`, show(page, width, scheme)]);
+  }
+  silent.push([name, show(page.replace(/<script>.*?<.script>/s, ""), 390, "light")]);
 }
 const rgb = text => { const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };
 const luminance = color => {
@@ -57,7 +62,15 @@ const measured = (frame) => {
   return { folded, unfolded: root.scrollHeight, shut, opened, texts, faint, overflow, unannounced, orders,
     zoomed: zoomed && !dialog.open, dark: style(page.body).backgroundColor !== "rgb(255, 255, 255)" };
 };
+// Without the script: folded sections still open, and what may scroll on a phone says so.
+const unscripted = frame => {
+  const page = frame.contentDocument, root = page.documentElement, folds = [...page.querySelectorAll("details")];
+  const wide = [...page.querySelectorAll(".wide > .swipe")].map(hint => frame.contentWindow.getComputedStyle(hint).display);
+  folds[0].querySelector("summary").click();
+  return { overflow: root.scrollWidth - root.clientWidth, opened: folds[0].open, hints: [...new Set(wide)] };
+};
 addEventListener("load", () => {
+  const plain = Object.fromEntries(silent.map(([name, frame]) => [name, unscripted(frame)]));
   const found = Object.fromEntries(frames.map(([name, frame]) => [name, measured(frame)]));
-  document.body.replaceChildren(Object.assign(document.createElement("pre"), { textContent: JSON.stringify(found) }));
+  document.body.replaceChildren(Object.assign(document.createElement("pre"), { textContent: JSON.stringify([found, plain]) }));
 });

@@ -43,8 +43,9 @@ def test_pages_are_readable_at_every_width_in_light_and_dark(swept, benchmark_re
     command = [CHROMIUM, *OPTIONS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", harness.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    found = json.loads(html.unescape(re.search("<pre>(.*?)</pre>", done.stdout, re.DOTALL)[1]))
+    found, unscripted = json.loads(html.unescape(re.search("<pre>(.*?)</pre>", done.stdout, re.DOTALL)[1]))
     assert len(found) == 16
+    assert unscripted == {name: {"overflow": 0, "opened": True, "hints": ["block"]} for name in unscripted}
     for name, each in found.items():
         assert each["overflow"] <= 0, name
         assert each["faint"] == [], name

@@ -165,8 +165,9 @@ def test_tiles_name_every_model_that_shares_the_first_place(results):
     assert f"; {len(ordered) - 4} others" in hint
 
 
-def test_a_single_model_has_a_row_for_each_condition_and_no_word_about_other_models(results):
-    results["regimes"] = [{"id": "base", "name": "mine", "protocol": "given"}]
+@pytest.mark.parametrize("protocol", ["given", "none"])
+def test_a_single_model_has_a_row_for_each_condition_and_no_word_about_other_models(results, protocol):
+    results["regimes"] = [{"id": "base", "name": "mine", "protocol": protocol}]
     results["cells"] = [cell for cell in results["cells"] if cell["regime"] == "base"]
     kept = {key: results[key] for key in ("schema", "dataset", "conditions", "regimes", "cells", "flags", "run")}
     found = render({**kept, "seeds": []})
