@@ -357,7 +357,8 @@ def test_the_verdict_says_that_a_number_is_doubtful():
 
 def test_the_verdict_on_a_given_model_alone():
     given = dataclasses.replace(BASE, name="model", protocol="given")
-    first, _ = _verdict([[190, 186]], [CLEAN, NOISE], [given])
+    first, second = _verdict([[190, 186]], [CLEAN, NOISE], [given])
+    assert second == "No attack was tried, so this says nothing about robustness to attacks."
     assert first == (
         "The model classifies 95.0% of 200 clean test images correctly, but only 93.0% under Gaussian noise."
     )
