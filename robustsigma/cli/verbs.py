@@ -17,6 +17,7 @@ from robustsigma.cli.signals import Terminated, terminable
 # The modules of verbs, torch and the packages below are imported when they are needed: `--help` should be immediate.
 _VERBS = {
     "quickstart": "train, retrain and evaluate on a built-in dataset, and write the report",
+    "init": "write a commented file of settings for your images and your model",
     "evaluate": "train, retrain and evaluate your own model or data (--config FILE), and write the report",
     "sweep": "find the Gaussian noise that is best to train on, before evaluate",
     "benchmark": "evaluate attribution methods by every metric, and write the report",

@@ -145,7 +145,7 @@ def fit_state(net: nn.Module, state: State, origin: str, *, classes: int | None 
     names = {plain: name for name, plain in plain_names(net).items()}
     given = net.state_dict()
     own = {plain: given[name] for plain, name in names.items()}
-    state = {_DENSENET.sub(r"\1\2", key): value for key, value in _without_prefix(state, own).items()}
+    state = {_DENSENET.sub(r"\1\2", key): value for key, value in without_prefix(state, own).items()}
     state = {key: value for key, value in state.items() if key in own or not key.startswith(_AUXILIARY)}
     counted = {key for key in own if key.endswith("num_batches_tracked")}
     missing, unknown = sorted(own.keys() - state.keys() - counted), sorted(state.keys() - own.keys())
@@ -164,7 +164,7 @@ def fit_state(net: nn.Module, state: State, origin: str, *, classes: int | None 
     net.load_state_dict({names[key]: value for key, value in state.items()}, strict=False)
 
 
-def _without_prefix(state: State, own: Mapping[str, Any]) -> State:
+def without_prefix(state: State, own: Mapping[str, Any]) -> State:
     """Return the weights by their names in the network, without a shared prefix and what does not have it."""
     state = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
     while not own.keys() & state.keys():

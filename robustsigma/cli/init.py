@@ -1,0 +1,261 @@
+"""`init`: write a commented file of settings for the user's images and model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from robustsigma.cli.evaluate import PRESETS
+from robustsigma.cli.parsing import check_model, new_parser
+from robustsigma.cli.presets import ALLOW_HELP
+from robustsigma.data.folder_scan import scan
+from robustsigma.data.image_folder import ImageFolder
+from robustsigma.data.image_table import ImageTable
+from robustsigma.data.resize_crop import ResizeCrop
+from robustsigma.engine.validation import fail
+from robustsigma.evaluation.resolve_settings import resolve_settings
+from robustsigma.models.identification import identify
+from robustsigma.models.model_files import read_card
+from robustsigma.models.published_weights import PUBLISHED, Published, published
+from robustsigma.models.weight_files import read_state, stored_statistics
+from robustsigma.runs.files import write_atomically
+
+_DESCRIPTION = (
+    "Look at a folder of images, and at a model if there is one, and write the settings that `robustsigma evaluate` "
+    "needs for them, with comments. Nothing is trained."
+)
+# Names that columns of tables usually have.
+_COLUMNS = {
+    "file_column": ("file", "filename", "file_name", "path", "filepath", "image", "image_path", "img"),
+    "label_column": ("label", "class", "class_name", "category", "target", "wnid", "class_index"),
+    "split_column": ("split", "set", "subset"),
+    "mask_column": ("mask", "mask_path"),
+}
+_SAMPLE = 100  # images whose headers are read
+_TRAINED_SIZE = 64  # pixels of a network that is trained from scratch, on a CPU as well
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+_TEMPLATE = """\
+# Written by: {written}
+# Lines with CHECK are guesses. After changing what you like, run this, and run it again to resume:
+#   {command}
+
+# {found}
+dataset:
+  class_path: robustsigma.data.{kind}
+  init_args: {options}
+
+# {note}
+architecture: {architecture}
+{statistics}training: {training}
+
+# Perturbations of the test images, by name. eps is the radius of an attack, for pixels in [0, 1]. CHECK: the radius.
+conditions:
+  clean: {{class_path: robustsigma.Identity}}
+  noise: {{class_path: robustsigma.GaussianNoise, init_args: {{std: 0.1}}}}
+  fgsm: {{class_path: robustsigma.FGSM, init_args: {{eps: {eps}}}}}
+  pgd: {{class_path: robustsigma.PGD, init_args: {{eps: {eps}, steps: 20}}}}
+  sigma: {{class_path: robustsigma.SigmaSample}}
+  # The attack that reviewers ask for, hundreds of times as expensive as PGD:
+  # autoattack: {{class_path: robustsigma.AutoAttack, init_args: {{eps: {eps}}}}}
+
+# Models that are trained further and compared: on clean images (the control), FGSM and SIGMA samples.
+{retraining}
+
+test_images: 200  # drawn at random; null uses all
+eval_batch_size: {batch}
+num_workers: 2
+seeds: 1  # trainings of each model; 3 show how much chance there is in one training
+"""
+_RETRAINING = """\
+retraining:
+  epochs: 2
+  retrain:
+    clean: {{class_path: robustsigma.Identity}}
+  on_the_fly:
+    fgsm: {{class_path: robustsigma.FGSM, init_args: {{eps: {eps}, random_start: true}}}}
+    sigma: {{class_path: robustsigma.SigmaSample}}"""
+_STATISTICS = """\
+# CHECK: the numbers of your Normalize transform. These are ImageNet's.
+mean: {mean}
+std: {std}
+"""
+_NO_RETRAINING = "retraining: {retrain: {}, on_the_fly: {}}"
+
+
+class _Model(NamedTuple):
+    name: str
+    weights: str | None
+    logits: int | None  # None if unknown
+    known: Published | None
+    states_statistics: bool  # whether `evaluate` finds mean and std by itself
+
+
+def run(verb: str, arguments: list[str]) -> None:
+    """Parse the arguments and write the file."""
+    parser = new_parser("robustsigma init", _DESCRIPTION)
+    parser.add_argument("data", type=str, help="folder with a subfolder per class, or with a table of files and labels")
+    model_help = "file of weights, or torchvision:NAME, timm:NAME, hf:NAME or a class path; none trains a small network"
+    parser.add_argument("--model", type=str, default=None, help=model_help)
+    parser.add_argument("--weights", type=str, default=None, help="file of weights of the network that --model names")
+    parser.add_argument("--allow", type=str, action="append", default=[], help=ALLOW_HELP)
+    parser.add_argument("--out", type=str, default="robustsigma.yaml", help="file to write, which must not exist yet")
+    found = parser.parse_args(arguments)
+    out = Path(found.out)
+    if out.exists():
+        raise fail("out", "the name of a new file", f"{out}, which exists")
+    dataset, model = _dataset(Path(found.data).expanduser()), _model(found)
+    allowed = [option for name in found.allow for option in ("--allow", name)]
+    folder = f"runs/{Path(found.data).resolve().stem}"
+    command = shlex.join(["robustsigma", "evaluate", "--config", str(out), *allowed, "--out", folder])
+    text = _settings(dataset, model, shlex.join(["robustsigma", verb, *arguments]), command)
+    parsed = PRESETS.parse("evaluate", "", folder, ["--config", text, *allowed])
+    resolve_settings(parsed.settings)  # what is written can be run
+    write_atomically(out, text.encode())
+    print(f"{out} is written. Read its comments, then run:\n  {command}")
+
+
+def _dataset(data: Path) -> ImageFolder | ImageTable:
+    if not data.exists():
+        raise fail("data", "an existing folder or table", data)
+    tables = [data] if data.is_file() else sorted(data.glob("*.csv"))
+    for table in tables:
+        options = _table_options(table)
+        if options is not None:
+            return ImageTable(str(table.parent), table.name, **options)
+    if data.is_file():
+        expected = f"a CSV file with a column of files ({', '.join(_COLUMNS['file_column'])}) and one of labels"
+        raise fail("data", f"{expected} ({', '.join(_COLUMNS['label_column'])})", data)
+    images = scan(data).images
+    if not images:
+        raise fail("data", "a folder with images", f"none in {data}")
+    sizes, gray = _headers(images)
+    small = {max(size) for size in sizes}
+    # Small images of one size are used as they are; photographs as networks for them are trained.
+    size = small.pop() if len(small) == 1 and max(small) <= 128 else None
+    return ImageFolder(str(data), size=size, channels=1 if gray else 3)
+
+
+def _table_options(table: Path) -> dict[str, Any] | None:
+    """Return the options of an ImageTable for a CSV file, or None if it does not list files and labels."""
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        first, names = next(rows, None), {name.lower(): name for name in rows.fieldnames or () if name}
+    columns = {
+        option: next((names[each] for each in usual if each in names), None) for option, usual in _COLUMNS.items()
+    }
+    file_column = columns["file_column"]
+    if first is None or file_column is None or columns["label_column"] is None:
+        return None
+    inside = [folder for folder in (".", "images") if (table.parent / folder / first[file_column]).is_file()]
+    if not inside:
+        return None
+    named = {option: name for option, name in columns.items() if name}
+    return {"images": inside[0], **named, **({} if columns["split_column"] else {"test_fraction": 0.2})}
+
+
+def _headers(images: Sequence[Path]) -> tuple[list[tuple[int, int]], bool]:
+    """Return the sizes of some images, which are not decoded, and whether all are gray."""
+    sizes, modes = [], set()
+    for path in images[:: max(1, len(images) // _SAMPLE)]:
+        try:
+            with Image.open(path) as image:
+                sizes.append(image.size)
+                modes.add(image.mode)
+        except OSError as error:
+            raise fail("data", "images that can be read", f"{path} ({error})") from error
+    return sizes, modes <= {"1", "L", "LA", "I", "I;16"}
+
+
+def _model(found: Any) -> _Model | None:
+    name, weights = found.model, found.weights
+    if name is None and weights is None:
+        return None
+    if name is None or (weights is not None and Path(name).is_file()):
+        raise fail("weights", "--model NAME with it, or the file as --model", weights)
+    if weights is None and not Path(name).is_file():
+        check_model("model", name, found.allow)
+        known = published(name)
+        if known is None:  # your code, which returns a network with its weights
+            return _Model(name, None, None, None, False)
+        return _Model(name, PUBLISHED, len(known.classes), known, known.mean is not None)
+    if weights is None:
+        name, weights = None, name
+    else:
+        check_model("model", name, found.allow)
+    card = read_card(weights, "model")
+    if card is not None and card.architecture is not None:
+        return _Model(card.architecture.name, weights, len(card.classes), None, True)
+    state = read_state(weights, "model")
+    identified = identify(state, name)
+    if name is None and identified is None:
+        expected = "weights of a network of torchvision, or --model NAME --weights FILE"
+        raise fail("model", expected, f"{weights}, whose tensors are those of another network")
+    name, logits = identified or (name, None)
+    return _Model(name, weights, logits, published(name), stored_statistics(state) is not None)
+
+
+def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: str, command: str) -> str:
+    """Return the YAML, with comments that say what was found and what to check."""
+    known = model.known if model else None
+    # All images, if no folder or column says which are for training.
+    whole = replace(dataset, test_fraction=1.0)
+    named = known is not None and model is not None and model.weights == PUBLISHED
+    count = len((whole.adapt_to_model(known.classes, known.geometry) if named and known else whole).classes)
+    as_is = model is not None and model.logits in (None, count)
+    if as_is and whole.splits == ("test",):
+        dataset = whole
+    trains = "train" in dataset.splits
+    if not as_is and not trains:
+        logits = f"{model.logits} logits" if model else "no model"
+        raise fail("model", f"one of the {count} classes of {dataset.root}, which has no training images", logits)
+    if not (isinstance(dataset, ImageFolder) and dataset.size):
+        dataset = replace(dataset, geometry=known.geometry if known else ResizeCrop(_TRAINED_SIZE))
+    side = dataset.shape[1]
+    eps = "0.1" if dataset.channels == 1 else f"{8 / 255 if side <= 64 else 4 / 255:.7f}"
+    architecture = {"name": model.name if model else "small_cnn"}
+    note = "The network is used as it is." if as_is else "The network is trained on these images."
+    if model and not as_is:
+        note += f" It has {model.logits} logits for other classes, so its last layer starts anew."
+    if model and model.weights:
+        architecture["weights"] = model.weights
+    statistics = ""
+    if model and not model.states_statistics:
+        mean, std = (known.mean, known.std) if known and known.mean else _IMAGENET
+        statistics = _STATISTICS.format(mean=_flow(mean), std=_flow(std))
+    retraining = _RETRAINING.format(eps=eps)
+    if as_is:  # evaluated only, until somebody wants more
+        commented = "\n".join(f"# {line}" for line in retraining.splitlines())
+        retraining = f"{_NO_RETRAINING}\n{commented}" if trains else _NO_RETRAINING
+    given = {field.name: (getattr(dataset, field.name), field.default) for field in fields(dataset)}
+    options = {name: value for name, (value, default) in given.items() if value != default}
+    if dataset.geometry is not None:
+        options["geometry"] = asdict(dataset.geometry)
+    counts = ", ".join(f"{len(dataset.split(split)):,} {split}" for split in dataset.splits)
+    return _TEMPLATE.format(
+        written=written,
+        command=command,
+        found=f"Found {len(dataset.classes)} classes; images: {counts}; shown to the model as {side} x {side} pixels.",
+        kind=type(dataset).__name__,
+        options=_flow(options),
+        note=note,
+        architecture=_flow(architecture),
+        statistics=statistics,
+        training="{epochs: 0}  # used as it is" if as_is else "{epochs: 20, batch_size: 64, lr: 0.003}",
+        retraining=retraining,
+        batch=128 if side <= 64 else 32,
+        eps=eps,
+    )
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML in one line, which JSON is."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
