@@ -22,7 +22,9 @@ _DESCRIPTIONS = {
 }
 _EPILOG = (
     "A class is given as --data.dataset Baggage --data.dataset.size 64, or in YAML as class_path and init_args; "
-    "--data.dataset.help Baggage prints the options of a class. Files of settings are in configs/fit."
+    "--data.dataset.help Baggage prints the options of a class. Files to start from are in configs/fit of the repository: "
+    "base.yaml and one of a dataset (baggage, cifar10, digits, mnist5k), sigma.yaml to train on SIGMA samples, and the "
+    "recipes: --config configs/fit/base.yaml --config configs/fit/mnist5k.yaml."
 )
 _TRAINER = ("pytorch_lightning", "trainer/trainer.py", "Trainer")
 # Options by group: where a class is defined, and which of its arguments is no option.

@@ -38,6 +38,7 @@ _COLUMNS = {
     "split_column": ("split", "set", "subset"),
     "mask_column": ("mask", "mask_path"),
 }
+_SMALL = 128  # pixels
 _SAMPLE = 100  # images whose headers are read
 _TRAINED_SIZE = 64  # pixels of a network that is trained from scratch, on a CPU as well
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -138,9 +139,9 @@ def _dataset(data: Path) -> ImageFolder | ImageTable:
     if not images:
         raise fail("data", "a folder with images", f"none in {data}")
     sizes, gray = _headers(images)
-    small = {max(size) for size in sizes}
-    # Small images of one size are used as they are; photographs as networks for them are trained.
-    size = small.pop() if len(small) == 1 and max(small) <= 128 else None
+    sides = {side for size in sizes for side in size}
+    # Small squares are used as they are; photographs as networks for them are trained.
+    size = sides.pop() if len(sides) == 1 and max(sides) <= _SMALL else None
     return ImageFolder(str(data), size=size, channels=1 if gray else 3)
 
 

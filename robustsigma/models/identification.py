@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.published_weights import TORCHVISION
 from robustsigma.models.weight_files import State, without_prefix
@@ -39,10 +40,11 @@ def _networks(only: str | None) -> Iterator[tuple[str, nn.Module]]:
     for name in (f"{TORCHVISION}{each}" for each in torchvision.models.list_models(module=torchvision.models)):
         if only in (None, name):
             try:
-                with torch.device("meta"):
-                    yield name, Architecture(name).make({})
+                with torch.device("meta"), temporary_seed(0):
+                    net = Architecture(name).make({})
             except NotImplementedError:
                 continue
+            yield name, net
 
 
 def _logits(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:

@@ -1,0 +1,141 @@
+"""`robustsigma init` finds out what a user's folder and model are, and writes settings that can be run."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from robustsigma.cli import main
+from robustsigma.cli.evaluate import PRESETS
+from robustsigma.models.identification import identify
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def draw(path, size=(40, 30), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    Image.fromarray(np.random.default_rng(len(str(path))).integers(0, 255, shape, np.uint8)).save(path)
+
+
+def weights_of(name, **options):
+    with torch.random.fork_rng():
+        return torchvision.models.get_model(name, **options).state_dict()
+
+
+def folder(root, splits=("",), classes=("ant", "bee"), count=10, **drawn):
+    for split in splits:
+        for name in classes:
+            for place in range(count):
+                draw(root / split / name / f"{place}.png", **drawn)
+
+
+def settings(*arguments):
+    assert main(["init", *map(str, arguments)]) == 0
+    return PRESETS.parse("evaluate", "", "out", ["--config", "robustsigma.yaml"]).settings
+
+
+def test_a_folder_alone_gives_a_training(tmp_path):
+    folder(tmp_path / "photos")
+    found = settings("photos")
+    assert found.architecture.name == "small_cnn"
+    assert found.training.epochs
+    assert found.dataset.classes == ("ant", "bee")
+    assert set(found.retraining.on_the_fly) == {"fgsm", "sigma"}
+
+
+def test_small_gray_images_keep_their_size_and_channel(tmp_path):
+    folder(tmp_path / "digits", splits=("train", "test"), size=(28, 28), mode="L")
+    found = settings("digits")
+    assert found.dataset.shape == (1, 28, 28)
+    assert found.conditions["fgsm"].eps == 0.1
+
+
+@pytest.mark.parametrize("columns", [("file", "label"), ("Filename", "Category")])
+@pytest.mark.parametrize("where", ["", "images/"])
+def test_a_table_is_recognized_by_its_columns(tmp_path, columns, where):
+    rows = [
+        (f"{name}{place}.png", name, split)
+        for name in ("ant", "bee")
+        for split in ("train", "test")
+        for place in range(4)
+    ]
+    for file, _, _ in rows:
+        draw(tmp_path / "data" / where / file)
+    with (tmp_path / "data" / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([(*columns, "split"), *rows])
+    found = settings("data")
+    assert found.dataset.splits == ("train", "val", "test")
+    assert len(found.dataset.split("test")) == 8
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "net.module."])
+def test_the_network_of_a_checkpoint_is_found_and_used_as_it_is(tmp_path, prefix):
+    folder(tmp_path / "photos")
+    state = weights_of("alexnet", num_classes=2)  # the first one that is tried
+    torch.save({"state_dict": {f"{prefix}{key}": value for key, value in state.items()}}, "last.ckpt")
+    found = settings("photos", "--model", "last.ckpt")
+    assert (found.architecture.name, found.training.epochs) == ("torchvision:alexnet", 0)
+    assert found.dataset.shape == (3, 224, 224)
+    assert found.dataset.splits == ("test",)  # nothing says which images it was trained on
+    assert found.retraining.on_the_fly == {}
+
+
+def test_a_network_of_other_classes_is_trained_further(tmp_path):
+    folder(tmp_path / "photos")
+    torch.save(weights_of("alexnet", num_classes=7), "seven.pt")
+    assert settings("photos", "--model", "seven.pt").training.epochs
+    assert "7 logits" in (tmp_path / "robustsigma.yaml").read_text()
+
+
+def test_a_network_by_name_with_its_weights(tmp_path):
+    folder(tmp_path / "photos", size=(8, 8))
+    torch.save({"weight": torch.zeros(1)}, "own.pt")
+    found = settings("photos", "--model", "robustsigma.models.CifarResNet", "--weights", "own.pt")
+    assert (found.architecture.weights, found.dataset.shape) == ("own.pt", (3, 8, 8))
+    assert found.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "data: expected an existing folder"),
+        (["empty"], "data: expected a folder with images"),
+        (["notes.csv"], "a column of files"),
+        (["photos", "--weights", "own.pt"], "--model NAME"),
+        pytest.param(["photos", "--model", "own.pt"], "--model NAME --weights FILE", marks=pytest.mark.slow),
+        (["photos", "--model", "torchvision:resnet81"], "did you mean 'resnet18'"),
+        (["photos", "--model", "mine.Net"], "--allow"),
+        (["photos", "--out", "notes.csv"], "the name of a new file"),
+        (["photos/test"], "has no training images"),
+    ],
+)
+def test_errors_name_the_argument_and_what_to_do(tmp_path, capsys, arguments, words):
+    folder(tmp_path / "photos", splits=("train", "test"), count=2)
+    (tmp_path / "photos" / "test" / "test").mkdir()
+    (tmp_path / "photos" / "test" / "ant").rename(tmp_path / "photos" / "test" / "test" / "ant")
+    (tmp_path / "photos" / "test" / "bee").rename(tmp_path / "photos" / "test" / "test" / "bee")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    torch.save({"weight": torch.zeros(1)}, "own.pt")
+    assert main(["init", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "robustsigma.yaml").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [5, 1000])
+@pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small", "vit_b_32"])
+def test_every_kind_of_network_is_identified(name, classes):
+    options = {"init_weights": False} if name == "googlenet" else {}
+    state = weights_of(name, num_classes=classes, **options)
+    assert identify({key: value for key, value in state.items() if not key.startswith("aux")}) == (
+        f"torchvision:{name}",
+        classes,
+    )
