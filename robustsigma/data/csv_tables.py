@@ -45,17 +45,37 @@ def read_csv(path: Path, columns: Sequence[str], name: str) -> Iterator[tuple[di
             csv.field_size_limit(limit)
 
 
-def path_inside(root: Path, text: str, name: str, where: str) -> Path:
-    """Return the path of a file below a folder; a path or link that leaves it on any system is a ValueError."""
-    posix, windows = PurePosixPath(text), PureWindowsPath(text)
-    stays = bool(posix.name) and not windows.anchor and ".." not in (*posix.parts, *windows.parts)
-    try:
-        stays = stays and (root / posix).resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # links in a circle, or a NUL
-        stays = False
-    if not stays:
-        raise fail(name, f"a path that stays below {root}, {where}", repr(text[:80]))
-    return root / posix
+class PathsInside:
+    """Makes paths of files below a folder from the texts of a table.
+
+    Args:
+        root: the folder.
+        name: argument that an error names.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+        self._real = root.resolve()
+        self._folders: dict[str, bool] = {}  # whether each one lies inside; files are many and folders few
+
+    def find(self, text: str, where: str) -> str:
+        """Return the path of a file; a text or link that leaves the folder on any system is a ValueError."""
+        posix, windows = PurePosixPath(text), PureWindowsPath(text)
+        path = self.root / posix
+        stays = bool(posix.name) and not windows.anchor and ".." not in (*posix.parts, *windows.parts)
+        stays = stays and "\0" not in text
+        try:
+            folder = str(posix.parent)
+            if stays and folder not in self._folders:
+                self._folders[folder] = path.parent.resolve().is_relative_to(self._real)
+            stays = stays and self._folders[folder]
+            if stays and path.is_symlink():
+                stays = path.resolve().is_relative_to(self._real)
+        except (OSError, RuntimeError):  # links in a circle
+            stays = False
+        if not stays:
+            raise fail(self.name, f"a path that stays below {self.root}, {where}", repr(text[:80]))
+        return str(path)
 
 
 class Annotation(NamedTuple):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from robustsigma.data.dataset_spec import DatasetSpec, Split
 from robustsigma.data.datasets import CheckedStream, Datasets
-from robustsigma.data.transforms import Albumentations
+from robustsigma.data.loading import Augmentation, check_augmentation, fingerprint
 from robustsigma.engine import global_rng, noise
 from robustsigma.engine.device import wait
 from robustsigma.engine.perturbations import Identity, Perturbation
@@ -28,13 +28,12 @@ from robustsigma.engine.validation import fail, integer, optional, plain
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
 from robustsigma.lightning.batch_norm import explain_single_value
-from robustsigma.lightning.loaders import KeyedDataset, KeyedStream, ResumableLoader, apart, make_loader
+from robustsigma.lightning.keyed_datasets import KeyedDataset, KeyedStream, apart
+from robustsigma.lightning.loaders import ResumableLoader, make_loader, worker_options
 from robustsigma.lightning.sample_caches import ProcessRank, SampleCaches
-from robustsigma.lightning.training_perturbation import Ramp, check_conditions, without_cache
-from robustsigma.runs.fingerprint import items
+from robustsigma.lightning.training_perturbation import Ramp, tested_conditions, without_cache
 
 _PACKAGE = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
-_OTHER_IMAGES = "the checkpoint's sample cache is of other training images; it is dropped"
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 
 
@@ -67,14 +66,17 @@ class RobustDataModule(pl.LightningDataModule):
         conditions: perturbation of each test condition, by its name; None is {"clean": Identity()}.
         val_conditions: the same for validation.
         ramp: growth of the training perturbation over the first epochs; None uses full strength from the start.
-        augment: transforms of the training images, on the CPU workers.
+        augment: transforms of the training images in the loading processes: an `Albumentations` of the images as the
+            dataset has them, or a `RandomResizedCrop` of the full images.
         sampler: what draws the training images of each epoch by their indices instead of a shuffle, such as torch's
             `WeightedRandomSampler`, by `seed` and the epoch. It draws for all processes, which divide its draws. An
             image that is drawn several times is augmented and perturbed differently each time.
         batch_size: number of images in a batch, in every stage.
         drop_last: whether to leave out the last training batch of an epoch if it is smaller than the others. BatchNorm
             may fail on a batch of one image, except in `LitClassifier`.
-        num_workers: number of loading processes; built-in datasets need none.
+        num_workers: number of loading processes; None is 0, or for 512 image files and more that of cores, up to 8.
+        prefetch_factor: number of batches that each of them loads in advance; None is 2.
+        persistent_workers: whether they outlive an epoch; None is yes in training alone.
         limits: largest number of images by split ("train", "val", "test"), drawn by the seed.
         seed: seed of the order, the augmentation and the perturbations.
 
@@ -98,11 +100,13 @@ class RobustDataModule(pl.LightningDataModule):
         conditions: Mapping[str, Perturbation] | None = None,
         val_conditions: Mapping[str, Perturbation] | None = None,
         ramp: Ramp | None = None,
-        augment: Albumentations | None = None,
+        augment: Augmentation | None = None,
         sampler: Sampler | None = None,
         batch_size: int = 128,
         drop_last: bool = False,
-        num_workers: int = 0,
+        num_workers: int | None = None,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool | None = None,
         limits: Mapping[Split, int] | None = None,
         seed: int = 0,
     ) -> None:
@@ -111,17 +115,17 @@ class RobustDataModule(pl.LightningDataModule):
             raise fail("dataset", "a robustsigma.data.DatasetSpec, such as Datasets(…)", type(dataset).__name__)
         optional("train_perturbation", train_perturbation, Perturbation)
         optional("ramp", ramp, Ramp)
-        optional("augment", augment, Albumentations)
+        check_augmentation(augment)
         optional("sampler", sampler, Sampler)
         optional("limits", limits, Mapping)
         if ramp is not None:
             ramp.check(train_perturbation)
         self.dataset, self.train_perturbation = dataset, train_perturbation
-        self.conditions = _conditions("conditions", conditions)
-        self.val_conditions = _conditions("val_conditions", val_conditions)
+        self.conditions = tested_conditions("conditions", conditions)
+        self.val_conditions = tested_conditions("val_conditions", val_conditions)
         self.ramp, self.augment = ramp, augment
         self.batch_size, self.drop_last = integer("batch_size", batch_size, 1), drop_last
-        self.num_workers = integer("num_workers", num_workers, 0)
+        self.loading = worker_options(num_workers, prefetch_factor, persistent_workers)
         for split in limits or ():
             DatasetSpec.check_split(split)
         self.limits = {split: integer(f"limits[{split!r}]", most, 1) for split, most in (limits or {}).items()}
@@ -213,7 +217,7 @@ class RobustDataModule(pl.LightningDataModule):
         images = self._resumed.pop("images", None)
         if images is not None and self._fingerprint(self._training) != images:
             self.sample_caches = SampleCaches(self.seed)
-            warnings.warn(f"ckpt_path: {_OTHER_IMAGES}", stacklevel=2)
+            warnings.warn("ckpt_path: its sample cache is of other training images; it is dropped", stacklevel=2)
         # Lightning restores a loader too, but not if the optimizer asked for the number of batches before.
         if "loader" in self._resumed:
             self._training.load_state_dict(self._resumed.pop("loader"))
@@ -224,7 +228,7 @@ class RobustDataModule(pl.LightningDataModule):
         if isinstance(keyed, KeyedStream):
             return {"stream": keyed.stream.name}  # which may never end
         if self._images is None:
-            self._images = items(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
+            self._images = fingerprint(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
         return self._images
 
     @torch.inference_mode(False)  # a dataset may keep tensors that are trained on later
@@ -265,8 +269,8 @@ class RobustDataModule(pl.LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
             batch_size=self.batch_size,
-            num_workers=self.num_workers,
             drop_last=train and self.drop_last,
+            **self.loading,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
         found.on_start = partial(self._start, split, found.dataset)
@@ -281,15 +285,15 @@ class RobustDataModule(pl.LightningDataModule):
             raise fail("train", expected, "items without such keys")
         return dataset
 
-    def _start(self, split: Split, keyed: Any) -> None:
-        """Start an epoch, and warn where batches that should be perturbed are not passed to this data module."""
+    def _start(self, split: Split, keyed: Any) -> bool:
+        """Start an epoch; return whether this data module gets its batches, and warn if it should and does not."""
         trainer = self.trainer
         if split == "train" and isinstance(keyed, KeyedStream):
             keyed.set_epoch(trainer.current_epoch if trainer else 0)
         if trainer is not None and trainer.state.status == TrainerStatus.RUNNING:
             hooks = trainer._data_connector._datahook_selector  # a Trainer's `datamodule` may be that of its last run
             if hooks is None or hooks.datamodule is self:
-                return
+                return hooks is not None
         train = {"train": self.train_perturbation or Identity()}
         perturbations = {"train": train, "val": self.val_conditions, "test": self.conditions}[split]
         if any(not isinstance(each, Identity) for each in perturbations.values()):
@@ -298,6 +302,7 @@ class RobustDataModule(pl.LightningDataModule):
                 "datamodule: pass it itself, as in trainer.fit(model, datamodule=data), not its loader.",
                 stacklevel=3,
             )
+        return False
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Perturb a batch that has arrived on its device."""
@@ -305,6 +310,8 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked.finish()
         if trainer is None or trainer.predicting:
             return batch
+        if isinstance(batch, Batch) and batch.images.dtype == torch.uint8:  # which a precision has left as it is
+            batch = trainer.precision_plugin.convert_input(batch.with_pixels())
         if not isinstance(batch, Batch):
             raise fail("batch", "a Batch of the loaders of a RobustDataModule; override `split`", type(batch).__name__)
         classifier = classifier_of(trainer.lightning_module)
@@ -341,10 +348,3 @@ def data_module_of(trainer: pl.Trainer, callback: str) -> RobustDataModule:
     if not isinstance(data, RobustDataModule):
         raise fail("datamodule", f"a RobustDataModule, for the {callback}", type(data).__name__)
     return data
-
-
-def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
-    found = check_conditions({"clean": Identity()} if given is None else given, name)
-    if not found:
-        raise fail(name, "at least one condition", "none")
-    return {key: without_cache(perturbation) for key, perturbation in found.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -90,6 +90,14 @@ def batch_parts(perturbation: Perturbation, seeds: Tensor, draws: Tensor, name: 
         yield BatchPart(name, replace(perturbation, fraction=1.0, cache=None), rows, seeds[rows], perturbation.cache)
     else:
         yield BatchPart(name, perturbation, torch.arange(len(seeds), device=seeds.device), seeds)
+
+
+def tested_conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
+    """Return the conditions of a test, by default the clean one, without sample caches."""
+    found = check_conditions({"clean": Identity()} if given is None else given, name)
+    if not found:
+        raise fail(name, "at least one condition", "none")
+    return {key: without_cache(perturbation) for key, perturbation in found.items()}
 
 
 @safe_in_checkpoints
