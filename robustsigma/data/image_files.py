@@ -212,17 +212,8 @@ class FileDataset(PixelDataset):
         return self.rows[index].labels
 
     def find_broken(self) -> dict[int, str]:
-        """Decode all images in threads, and return the errors of those that are unreadable, by index."""
-        with ThreadPoolExecutor() as pool:
-            errors = pool.map(self._error, range(len(self)))
-            return {index: error for index, error in enumerate(errors) if error is not None}
-
-    def _error(self, index: int) -> str | None:
-        try:
-            self.read(index)
-        except ValueError as error:
-            return str(error)
-        return None
+        """Decode all images in threads, and return why some are unreadable, by index."""
+        return _errors(self.read, len(self))
 
 
 class MaskedFileDataset(FileDataset):
@@ -239,6 +230,22 @@ class MaskedFileDataset(FileDataset):
             return read_mask(mask, path, self.resize)
         except BROKEN as error:
             raise fail("masks", f"a gray image of the size of {path} at {mask}", error) from error
+
+    def find_broken_masks(self) -> dict[str, str]:
+        """Return why some masks are unreadable, by file."""
+        return {str(self.rows[index].mask): why for index, why in _errors(self.mask, len(self)).items()}
+
+
+def _errors(read: Callable[[int], Any], count: int) -> dict[int, str]:
+    def error(index: int) -> str | None:
+        try:
+            read(index)
+        except ValueError as found:
+            return str(found.__cause__ or found)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        return {index: why for index, why in enumerate(pool.map(error, range(count))) if why is not None}
 
 
 def without_broken(dataset: FileDataset) -> FileDataset:
