@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from robustsigma.data.dataset_spec import ArrayDataset, PixelDataset
 from robustsigma.data.image_files import FileDataset
@@ -82,6 +82,25 @@ def stack(items: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     if len({image.dtype for image in images}) > 1:
         images = tuple(map(as_pixels, images))
     return torch.stack(images), torch.tensor(labels)
+
+
+def divided(batches: DataLoader[Any], part: Callable[[Any], Any], start: Iterable[Any] | None = None) -> Iterator[Any]:
+    """Yield the batches of a loader, and raise if two of its processes begin with the same batch of a stream.
+
+    Args:
+        batches: the loader.
+        part: returns the part of a batch that tells images apart.
+        start: an iterator over the loader, if that is not to be made here.
+    """
+    workers = batches.num_workers if isinstance(batches.dataset, IterableDataset) else 0
+    first: list[Any] = []
+    for batch in batches if start is None else start:
+        if len(first) < workers:
+            first.append(part(batch))
+            if any(torch.equal(first[-1], other) for other in first[:-1]):
+                got = f"the same batch from two of {workers} loading processes; see torch.utils.data.get_worker_info"
+                raise fail("num_workers", "0 or 1, or a stream that divides its items among loading processes", got)
+        yield batch
 
 
 def load_masks(dataset: Dataset[Any], indices: Sequence[int]) -> Tensor | None:

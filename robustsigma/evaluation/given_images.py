@@ -17,7 +17,7 @@ from torch.utils.data import (
 
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, adapt_to_model
 from robustsigma.data.image_files import FileDataset
-from robustsigma.data.loading import default_workers, load_pixels, subsample
+from robustsigma.data.loading import default_workers, divided, load_pixels, subsample
 from robustsigma.engine.precision import as_pixels, at_least_single
 from robustsigma.engine.validation import channels_last, extent, fail, warn
 from robustsigma.evaluation.given_models import GivenModels
@@ -102,7 +102,8 @@ class GivenImages:
 
     def _of_batches(self, start: int) -> Iterator[Block]:
         seen = 0
-        for batch in self.source:
+        loader = isinstance(self.source, DataLoader)
+        for batch in divided(self.source, self.fields[0].get) if loader else self.source:
             if self.most is not None and seen >= self.most:
                 return
             block = self._block(batch)

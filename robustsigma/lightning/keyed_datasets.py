@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 from robustsigma.data.datasets import CheckedStream
 from robustsigma.data.loading import Augmentation, augmented, load_pixels, stack
 from robustsigma.engine import noise
+from robustsigma.engine.precision import as_pixels
 from robustsigma.lightning.batch import Batch
 
 
@@ -37,14 +38,16 @@ class KeyedDataset(Dataset[Batch]):
     Plain indices come from the sampler that Lightning uses for `overfit_batches`.
 
     Args:
-        dataset: dataset of (float image (C, H, W) in [0, 1], int label). Batches of images that are bytes in a file or
-            in memory have them as uint8.
+        dataset: dataset of (float image (C, H, W) in [0, 1], int label).
         augment: transform of each image, or None.
         seed: seed of the augmentation, together with the epoch and the index.
+        keep_bytes: whether images that are bytes, in a file or in memory, are so in the batch.
     """
 
-    def __init__(self, dataset: Dataset[Any], augment: Augmentation | None, seed: int) -> None:
-        self.dataset, self.augment, self.seed = dataset, augment, seed
+    def __init__(
+        self, dataset: Dataset[Any], augment: Augmentation | None, seed: int, *, keep_bytes: bool = False
+    ) -> None:
+        self.dataset, self.augment, self.seed, self.keep_bytes = dataset, augment, seed, keep_bytes
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -57,6 +60,7 @@ class KeyedDataset(Dataset[Batch]):
         repeats = torch.tensor([key.repeat for key in keys]) if any(key.repeat for key in keys) else None
         seeds = apart(noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at), repeats).tolist()
         images, labels = load_pixels(self.dataset, indices, self.augment, seeds)
+        images = images if self.keep_bytes else as_pixels(images)
         return Batch(images, labels, at, padding=sum(key.is_padding for key in keys), repeats=repeats)
 
 

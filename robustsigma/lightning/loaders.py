@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from robustsigma.data.datasets import CheckedStream
-from robustsigma.data.loading import Augmentation, default_workers, subsample
+from robustsigma.data.loading import Augmentation, default_workers, divided, subsample
 from robustsigma.engine.global_rng import key_of, temporary_seed
 from robustsigma.engine.validation import boolean, fail, integer
 from robustsigma.lightning.batch import Batch
@@ -146,7 +146,8 @@ class ResumableLoader(DataLoader[Batch]):
             self.sampler.skip = self._served * (self.batch_size or 1)
             batches: Iterator[Batch] = super().__iter__()
         else:
-            batches = self._rest_of_stream(super().__iter__)
+            start = super().__iter__
+            batches = self._rest_of_stream(lambda: divided(self, lambda batch: batch.indices, start()))
         # Of a loader without a length Lightning requests one batch before the step of the last.
         ahead = not _has_length(self)
         for batch in batches:
@@ -227,7 +228,7 @@ def make_loader(
     if options["drop_last"] and len(keys) < options["batch_size"]:
         expected = f"at most {len(keys)}, the images of an epoch, with drop_last"
         raise fail("batch_size", expected, options["batch_size"])
-    return ResumableLoader(KeyedDataset(dataset, augment, seed), sampler=keys, **options)
+    return ResumableLoader(KeyedDataset(dataset, augment, seed, keep_bytes=True), sampler=keys, **options)
 
 
 def worker_options(num_workers: int | None, prefetch_factor: int | None, persistent: bool | None) -> dict[str, Any]:
