@@ -13,7 +13,7 @@ from robustsigma.data.csv_tables import Annotation
 from robustsigma.data.dataset_spec import DatasetSpec, Split
 from robustsigma.data.file_fingerprint import fingerprint_of_files
 from robustsigma.data.folder_scan import shorten
-from robustsigma.data.image_files import FileDataset, ImageRow, MaskedFileDataset, Resize, without_broken
+from robustsigma.data.image_files import FileDataset, ImageRow, MaskedFileDataset, Resize, Rows, without_broken
 from robustsigma.data.splitting import stratified
 from robustsigma.engine.validation import fail, integer, warn
 
@@ -94,7 +94,7 @@ class FileDatasetSpec(DatasetSpec):
         if split not in self.splits:
             raise fail("split", f"images for {split!r} in {self._place}", "none")
         if split not in self._datasets:
-            masked = any(row.mask is not None for rows in self._manifest.values() for row in rows)
+            masked = any(rows.masks for rows in self._manifest.values())
             make = MaskedFileDataset if masked else FileDataset
             dataset = make(self._manifest[split], self._resize, self.channels, upright=self._upright)
             self._datasets[split] = without_broken(dataset) if self.skip_broken else dataset
@@ -125,10 +125,9 @@ class FileDatasetSpec(DatasetSpec):
         return parts
 
     @cached_property
-    def _manifest(self) -> dict[Split, list[ImageRow]]:
+    def _manifest(self) -> dict[Split, Rows]:
         """The images of each split. The first access warns once about what a user may not expect."""
         index = ClassIndex(self.classes)
-
         known: dict[tuple[str, ...], tuple[int, ...]] = {}
 
         def labels(row: ListedImage) -> tuple[int, ...]:
@@ -136,9 +135,12 @@ class FileDatasetSpec(DatasetSpec):
                 known[row.classes] = tuple(index.find(each, self._label_argument, row.where) for each in row.classes)
             return known[row.classes]
 
-        manifest = {s: [ImageRow(row.path, labels(row), row.mask) for row in rows] for s, rows in self._parts.items()}
+        manifest = {
+            split: Rows(ImageRow(row.path, labels(row), row.mask) for row in rows)
+            for split, rows in self._parts.items()
+        }
         checked = [split for split in manifest if split != "val" or "val" in self._listing.images]
-        lacking = _missing_class_notes(self.classes, {s: (row.labels[0] for row in manifest[s]) for s in checked})
+        lacking = _missing_class_notes(self.classes, {s: manifest[s].labels.tolist() for s in checked})
         notes = [*self._listing.notes, *lacking]
         if notes:
             warn(f"{self._argument}: {'; '.join(notes)} [{self._place}]")

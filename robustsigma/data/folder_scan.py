@@ -60,11 +60,10 @@ def is_visible(name: str) -> bool:
 
 def subfolders(folder: Path) -> list[str]:
     """Return the sorted names of the visible folders in a folder, with links to folders and broken links."""
-    return [
-        entry.name
-        for entry in _visible(folder)
-        if entry.is_dir() or (_is_broken_link(entry) and not Path(entry.name).suffix)
-    ]
+    found = (entry for entry in _entries(folder) if entry.is_dir() or _is_broken_link(entry))
+    return sorted(
+        entry.name for entry in found if is_visible(entry.name) and (entry.is_dir() or not Path(entry.name).suffix)
+    )
 
 
 def scan(folder: Path) -> ScannedFiles:
@@ -81,11 +80,15 @@ def suffix_of(path: str) -> str:
     return f".{path.rpartition('.')[2].lower()}"
 
 
-def _visible(folder: Path | str) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     if not Path(folder).is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if is_visible(entry.name)), key=lambda entry: entry.name)
+        return list(entries)
+
+
+def _visible(folder: Path | str) -> list[os.DirEntry[str]]:
+    return sorted((entry for entry in _entries(folder) if is_visible(entry.name)), key=lambda entry: entry.name)
 
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:
@@ -136,9 +139,9 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
     if not splits:
         found = read_classes(root, names, classes, skipped)
         notes = skipped_notes(skipped, root)
-        inside = {tuple(subfolders(root / name)) for name in names}
-        same = len(inside) == 1 and len(next(iter(inside))) > 1
-        if class_list is None and same and not any(map(_images_beside, (root / name for name in names))):
+        direct = any(_images_beside(root / name) for name in names)
+        inside = set() if direct or class_list is not None else {tuple(subfolders(root / name)) for name in names}
+        if len(inside) == 1 and len(next(iter(inside))) > 1:
             note = f"{shorten(names)} are taken as classes, but all hold the same folders {shorten(next(iter(inside)))}"
             notes.append(f"{note}: if they are splits, call them train, val and test; if not, give class_list")
         return FolderTree({None: found}, [root], notes)
@@ -196,7 +199,9 @@ def read_classes(
         hint = f"; {_UNREADABLE}" if any(empty.values()) else ""
         raise fail("root", f"images of every class in {folder}", f"none of {shorten(listed)}{hint}")
     for name in names:
-        inner = split_folders(subfolders(folder / name))
+        start = len(str(folder / name)) + 1
+        nested = any(os.sep in path[start:] for path in found[name].images)
+        inner = split_folders(subfolders(folder / name) if nested else ())
         if len(set(inner.values())) > 1:
             got = f"{shorten(list(inner))} in {name}"
             raise fail("root", f"split folders above the class folders in {folder}", got)

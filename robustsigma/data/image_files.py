@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,19 +120,26 @@ def _overlap(side: int, size: int) -> Tensor:
     return overlap.clamp(min=0).double() / side
 
 
-class _Rows(Sequence[ImageRow]):
+class Rows(Sequence[ImageRow]):
     """Rows in a few arrays.
 
     Loading processes share the memory of the process that started them until they touch a Python object, which a
     list of 1.3 million rows consists of: each process would have its own copy in the end.
     """
 
-    def __init__(self, rows: Sequence[ImageRow]) -> None:
-        paths = [os.fsencode(row.path) for row in rows]
+    def __init__(self, rows: Iterable[ImageRow]) -> None:
+        paths, labels = [], []
+        self._labels: dict[int, tuple[int, ...]] = {}  # of images with several
+        self.masks: dict[int, str | Annotation] = {}
+        for place, (path, each, mask) in enumerate(rows):
+            paths.append(os.fsencode(path))
+            labels.append(each[0])
+            if len(each) > 1:
+                self._labels[place] = each
+            if mask is not None:
+                self.masks[place] = mask
         self._paths, self._ends = b"".join(paths), np.cumsum([0, *map(len, paths)])
-        self.labels = np.array([row.labels[0] for row in rows], np.int64)
-        self._labels = {place: row.labels for place, row in enumerate(rows) if len(row.labels) > 1}
-        self._masks = {place: row.mask for place, row in enumerate(rows) if row.mask is not None}
+        self.labels = np.array(labels, np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -142,7 +149,7 @@ class _Rows(Sequence[ImageRow]):
         if isinstance(place, range):
             return [self[each] for each in place]
         path = os.fsdecode(self._paths[self._ends[place] : self._ends[place + 1]])
-        return ImageRow(path, self._labels.get(place, (int(self.labels[place]),)), self._masks.get(place))
+        return ImageRow(path, self._labels.get(place, (int(self.labels[place]),)), self.masks.get(place))
 
 
 class FileDataset(PixelDataset):
@@ -161,9 +168,9 @@ class FileDataset(PixelDataset):
     """
 
     def __init__(
-        self, rows: Sequence[ImageRow], resize: Resize, channels: int, *, name: str = "root", upright: bool = True
+        self, rows: Iterable[ImageRow], resize: Resize, channels: int, *, name: str = "root", upright: bool = True
     ) -> None:
-        self.rows = _Rows(rows)
+        self.rows = rows if isinstance(rows, Rows) else Rows(rows)
         self.resize, self.channels, self.name, self.upright = resize, channels, name, upright
         self.size = resize if isinstance(resize, int) else resize.size
 
@@ -257,7 +264,7 @@ def without_broken(dataset: FileDataset) -> FileDataset:
         )
         if len(broken) == len(rows):
             raise ValueError(message)
-        dataset.rows = _Rows([row for index, row in enumerate(rows) if index not in broken])
+        dataset.rows = Rows([row for index, row in enumerate(rows) if index not in broken])
         lost = sorted({rows[index].labels[0] for index in broken} - set(dataset.labels))
         warn(f"{message}; skipped{f', so that no image is left of class {lost[0]}' if lost else ''}")
     return dataset

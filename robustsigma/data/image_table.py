@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from robustsigma.data.class_names import are_indices, are_wnids, class_names
 from robustsigma.data.csv_tables import PathsInside, read_csv
@@ -135,7 +135,7 @@ class ImageTable(FileDatasetSpec):
             split = None if named is None else split_name(named)
             if named is not None and split is None:
                 raise fail("split_column", f"train, val or test {where}", repr(named))
-            if not all(map(is_visible, PurePosixPath(cells[self.file_column]).parts)):
+            if not all(map(is_visible, path[len(images.prefix) :].split("/"))):
                 hidden += 1
                 continue
             found.setdefault(split, []).append(ListedImage(path, tuple(dict.fromkeys(classes)), mask_path, where))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from robustsigma.data.dataset_spec import ArrayDataset, PixelDataset
 from robustsigma.data.image_files import FileDataset
@@ -53,6 +54,15 @@ def load_pixels(
     seeds = [0] * len(indices) if seeds is None else seeds
     if isinstance(dataset, Subset):
         return load_pixels(dataset.dataset, [dataset.indices[index] for index in indices], augment, seeds)
+    if isinstance(dataset, ConcatDataset):
+        found = []
+        for index, seed in zip(indices, seeds, strict=True):
+            place = bisect_right(dataset.cumulative_sizes, index)
+            inner = dataset.datasets[place]
+            start = dataset.cumulative_sizes[place] - len(inner)  # type: ignore[arg-type]
+            (image,), (label,) = load_pixels(inner, [index - start], augment, [seed])
+            found.append((image, int(label)))
+        return stack(found)
     crop = augment if isinstance(augment, RandomResizedCrop) and isinstance(dataset, PixelDataset) else None
     batched = getattr(dataset, "__getitems__", None)  # torch's own name for it
     if isinstance(dataset, ArrayDataset):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 from torchvision.transforms.v2 import functional
 
 from robustsigma.cli import main
@@ -192,6 +192,10 @@ def test_a_crop_follows_from_the_images_seed_alone(pictures):
     whole = load_pixels(pictures, range(12), CROP, range(12))[0]
     order = [7, 2, 11]
     assert torch.equal(load_pixels(Subset(pictures, order), range(3), CROP, order)[0], whole[order])
+    both = ConcatDataset([Subset(pictures, [0, 1]), pictures])  # as samples are added to training images
+    assert torch.equal(
+        load_pixels(both, [1, *(index + 2 for index in order)], CROP, [1, *order])[0], whole[[1, *order]]
+    )
     assert not torch.equal(load_pixels(pictures, range(12), CROP, range(1, 13))[0], whole)
     assert torch.equal(load_batch(pictures, order)[0], torch.stack([pictures[index][0] for index in order]))
 
