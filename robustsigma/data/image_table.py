@@ -54,7 +54,8 @@ class ImageTable(FileDatasetSpec):
         val_fraction: fraction of the images, or of "train" rows if no row is "val", that becomes "val".
         test_fraction: fraction of the images that becomes "test" without a `split_column`.
         seed: seed of the split.
-        skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError.
+        skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError. Each
+            split is decoded once in advance for it.
 
     Example:
         >>> ImageTable("coco", mask_column="mask").split("test").correct_labels(0)

@@ -147,7 +147,7 @@ def subsample(count: int, most: int | None, seed: int) -> list[int]:
     return sorted(order[:most].tolist())
 
 
-def default_workers(dataset: Any) -> int:
+def default_workers(dataset: Any, world_size: int = 1) -> int:
     """Return the number of loading processes where none is given: 0 unless images are many and have to be decoded.
 
     Else it is the number of cores of this process, divided among the processes of a launcher, up to 8. It is 0 where
@@ -156,7 +156,10 @@ def default_workers(dataset: Any) -> int:
     while not isinstance(dataset, PixelDataset) and isinstance(getattr(dataset, "dataset", None), Dataset):
         dataset = dataset.dataset
     decodes = isinstance(dataset, PixelDataset) and dataset.decodes and len(dataset) >= _MANY  # type: ignore[arg-type]
-    if not decodes or multiprocessing.get_context().get_start_method() != "fork":
+    # Asked in this way, it stays open to `set_start_method`.
+    start = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if not decodes or start != "fork":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_WORKERS, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    local = os.environ.get("LOCAL_WORLD_SIZE", min(world_size, torch.cuda.device_count() or world_size))
+    return min(_MOST_WORKERS, cores // max(1, int(local)))

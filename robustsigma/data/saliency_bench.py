@@ -40,7 +40,8 @@ class SaliencyBench(FileDatasetSpec):
         val_fraction: fraction of the images that becomes "val".
         test_fraction: fraction of the images that becomes "test".
         seed: seed of the split.
-        skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError.
+        skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError. Each
+            split is decoded once in advance for it.
 
     Example:
         >>> SaliencyBench("lung", size=128).shape

@@ -108,7 +108,7 @@ class ResumableLoader(DataLoader[Batch]):
 
     Args:
         dataset: dataset that returns whole batches.
-        options: as of DataLoader, with None for what `default_workers` and torch decide.
+        options: as of DataLoader.
     """
 
     # Called when an epoch starts; returns whether images that are bytes are converted on the device.
@@ -117,12 +117,9 @@ class ResumableLoader(DataLoader[Batch]):
     _resumed: dict[str, Any] | None = None  # what `load_state_dict` was given
 
     def __init__(self, dataset: Dataset[Batch], **options: Any) -> None:
-        workers = options.get("num_workers", 0)
-        if workers is None:
-            workers = options["num_workers"] = default_workers(dataset)
         # Without its own generator, a loader draws a base seed from the global one in each epoch.
         own = {"generator": torch.Generator(), "collate_fn": _unchanged, **options}
-        if not workers:  # DataLoader refuses these then
+        if not options.get("num_workers"):  # DataLoader refuses these then
             own |= {"persistent_workers": False, "prefetch_factor": None}
         super().__init__(dataset, **own)
 
@@ -209,11 +206,13 @@ def make_loader(
         sampler: as in `KeySampler`.
         rank: rank of this process.
         world_size: number of processes.
-        options: as of DataLoader.
+        options: as of DataLoader; `num_workers` may be None, and so may `prefetch_factor` and `persistent_workers`.
 
     Raises:
         ValueError: a stream with a limit or a sampler, or a batch larger than an epoch that leaves out smaller ones.
     """
+    if options["num_workers"] is None:
+        options["num_workers"] = default_workers(dataset, world_size)
     if isinstance(dataset, CheckedStream):
         for name, value in (("limits", limit), ("sampler", sampler)):
             if value is not None:
