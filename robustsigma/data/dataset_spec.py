@@ -15,7 +15,6 @@ from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.precision import as_pixels
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, near
-from robustsigma.runs.fingerprint import items
 
 Split = Literal["train", "val", "test"]
 
@@ -127,7 +126,9 @@ class DatasetSpec(Settings, ABC):
         By default it covers the items of every split, see `robustsigma.runs.fingerprint.items`. Override it if there is
         a cheaper way.
         """
-        return {"classes": list(self.classes), **{name: items(self.split(name)) for name in self.splits}}
+        from robustsigma.data.loading import fingerprint  # here, as it imports this module
+
+        return {"classes": list(self.classes), **{name: fingerprint(self.split(name)) for name in self.splits}}
 
     def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> DatasetSpec:
         """Return this dataset with what it leaves open taken from a trained network.

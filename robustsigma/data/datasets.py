@@ -167,10 +167,11 @@ class Datasets(DatasetSpec):
     others when they are needed. A dataset that has masks of the objects has a method `mask(index)` that returns (H, W)
     in [0, 1]; torch's `Subset` and `ConcatDataset` hide it.
 
-    A stream is an `IterableDataset` of (image, label) or (image, label, key), for `RobustDataModule` alone. It is
-    iterated anew in each epoch, after its `set_epoch(epoch)` if it has one, and divides its items among processes and
-    workers itself. An image's random numbers follow from its key, an integer from 0 on or text; without one, from its
-    pixels. A `SampleCache` needs integers.
+    A stream is an `IterableDataset` of (image, label) or (image, label, key), for `RobustDataModule` and
+    `robustsigma.evaluate`. It is iterated anew in each epoch, after its `set_epoch(epoch)` if it has one, and divides
+    its items among processes and workers itself; two workers that begin with the same images are an error. An image's
+    random numbers follow from its key, an integer from 0 on or text; without one, from its pixels. A `SampleCache`
+    needs integers.
 
     `evaluate` and `benchmark` resume in a run directory of datasets with the same content, and refuse one of others.
     `robustsigma.runs.fingerprint.items` says what is compared: all images of up to 256; of a larger one 256 of them and

@@ -67,7 +67,7 @@ def to_bytes(image: Image.Image, channels: int, resize: Resize | Callable[[Image
     elif resize is not None:
         image = resize(image)
     array = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def _bilinear(image: Image.Image, side: int) -> Image.Image:

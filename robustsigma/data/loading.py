@@ -18,7 +18,7 @@ from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine.precision import as_pixels
 from robustsigma.engine.validation import fail
-from robustsigma.runs.fingerprint import items
+from robustsigma.runs.fingerprint import describe, items
 
 Augmentation = Albumentations | RandomResizedCrop
 _MANY = 512  # images that are worth the start of loading processes
@@ -136,6 +136,8 @@ def label_of(dataset: Dataset[Any], index: int) -> int:
 
 def fingerprint(dataset: Dataset[Any]) -> dict[str, Any]:
     """Return what identifies a dataset's content; of image files none is decoded, see `file_fingerprint`."""
+    if isinstance(dataset, Subset) and isinstance(dataset.dataset, FileDataset):
+        return {**dataset.dataset.fingerprint(), "indices": describe(torch.as_tensor(dataset.indices))}
     return dataset.fingerprint() if isinstance(dataset, FileDataset) else items(dataset)
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import (
     Subset,
 )
 
+from robustsigma.data import loading
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, adapt_to_model
 from robustsigma.data.image_files import FileDataset
 from robustsigma.data.loading import default_workers, divided, load_pixels, subsample
@@ -132,7 +133,7 @@ class GivenImages:
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies the content, in plain JSON types: of a source of batches, of its first images."""
         if isinstance(self.origin, FileDataset) and self.indices is not None:  # whose files need not be decoded for it
-            return {**self.origin.fingerprint(), "indices": fingerprint.describe(torch.tensor(self.indices))}
+            return loading.fingerprint(Subset(self.origin, self.indices))
         if self.indices is not None:
             return fingerprint.items(_Items(self, self.source))
         first = next(self.blocks())

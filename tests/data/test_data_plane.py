@@ -66,6 +66,7 @@ def test_each_image_is_decoded_once_per_use(tmp_path, decoded, name):
         assert split.labels == [label_of(split, index) for index in range(len(split))]
         assert label_of(Subset(split, [1]), 0) == split.labels[1]
         fingerprint(split)
+        assert fingerprint(Subset(split, [0, 1])) != fingerprint(Subset(split, [1, 0]))
     assert (spec.classes, spec.shape) == (spec.adapt_to_model(spec.classes, None).classes, (3, 8, 8))
     spec.fingerprint()
     first_of_each_class(splits[-1], len(spec.classes))
