@@ -25,6 +25,7 @@ from robustsigma.engine.validation import fail, warn
 
 # What Pillow raises for a file that it cannot decode.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_VERIFIED_AT_ONCE = 4096
 _ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 swap the sides
 
 
@@ -251,8 +252,10 @@ def _errors(read: Callable[[int], Any], count: int) -> dict[int, str]:
             return str(found.__cause__ or found)
         return None
 
-    with ThreadPoolExecutor() as pool:
-        return {index: why for index, why in enumerate(pool.map(error, range(count))) if why is not None}
+    with ThreadPoolExecutor() as pool:  # which would hold a task for each file at once
+        blocks = (range(start, min(start + _VERIFIED_AT_ONCE, count)) for start in range(0, count, _VERIFIED_AT_ONCE))
+        whys = (why for block in blocks for why in pool.map(error, block))
+        return {index: why for index, why in enumerate(whys) if why is not None}
 
 
 def without_broken(dataset: FileDataset) -> FileDataset:

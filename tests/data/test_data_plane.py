@@ -27,6 +27,7 @@ from robustsigma.data import (
 )
 from robustsigma.data.loading import default_workers, fingerprint, label_of, load_batch, load_pixels
 from robustsigma.data.resize_crop import ResizeCrop
+from robustsigma.engine.precision import as_pixels
 from robustsigma.evaluation.illustrations import first_of_each_class
 from robustsigma.lightning import RobustDataModule
 
@@ -125,6 +126,14 @@ def test_rows_are_kept_in_arrays(tmp_path):
         split.rows[len(split)]
     again = pickle.loads(pickle.dumps(split))
     assert list(again.rows) == list(split.rows)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_bytes_become_the_same_floats_on_every_device(device):
+    every = torch.arange(256, dtype=torch.uint8)
+    expected = torch.from_numpy(np.arange(256, dtype=np.float32) / np.float32(255))
+    assert torch.equal(as_pixels(every.to(device)).cpu(), expected)
+    assert as_pixels(expected) is expected
 
 
 def test_verify_images_names_every_broken_file(tmp_path, capsys):

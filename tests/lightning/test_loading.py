@@ -205,6 +205,7 @@ def test_a_stream_that_does_not_divide_its_images_is_refused():
         evaluate(net, spec, {"clean": Identity()}, batch_size=4, num_workers=2)
 
 
+@pytest.mark.slow
 def test_shards_train_and_are_evaluated(shards):
     folder, pixels = shards
     spec = Datasets(*[Tars(sorted(folder.glob("*.tar")))] * 3, classes=["a", "b", "c"])
