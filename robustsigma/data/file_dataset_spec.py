@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -52,6 +53,10 @@ class FileDatasetSpec(DatasetSpec):
     _upright = True  # whether images are turned as their EXIF orientation says
     channels: int = 3
     skip_broken: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings alone: a checkpoint or another process gets no list of a million files."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @property
     @abstractmethod

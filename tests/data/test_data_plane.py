@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import pickle
 import shutil
@@ -74,6 +75,11 @@ def test_each_image_is_decoded_once_per_use(tmp_path, decoded, name):
     data = RobustDataModule(spec, batch_size=4)
     loaders = [data.train_dataloader(), *data.val_dataloader(), *data.test_dataloader()]
     assert decoded == []
+    content = io.BytesIO()
+    torch.save(spec, content)  # as a checkpoint does, which holds settings and no list of files
+    assert len(content.getvalue()) < 5000
+    content.seek(0)
+    assert torch.load(content, weights_only=True) == spec
     assert sum(len(batch) for loader in loaders for batch in loader) == sum(map(len, splits))
     assert len(decoded) == len(set(decoded)) == sum(map(len, splits))
 
