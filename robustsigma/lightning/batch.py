@@ -57,6 +57,10 @@ class BatchInfo:
         perturbed: what the perturbation returned; None in a batch that was not perturbed.
         seconds: time that the perturbation took, on the host's clock.
         cache_stats: what the sample caches provided; None outside training.
+
+    Example:
+        >>> info = batch.info  # in training_step, of a RobustDataModule
+        >>> info.condition, info.clean
     """
 
     condition: str = "clean"

@@ -25,6 +25,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own plugin writes to the folder for temporary files and moves the file from there. Between two file
     systems that is a copy, which can be cut short. `robustsigma fit` uses this plugin; elsewhere pass it to the
     Trainer, as in `Trainer(plugins=[AtomicCheckpointIO()])`. It is for paths of the local file system.
+
+    Example:
+        >>> trainer = Trainer(plugins=[AtomicCheckpointIO()], logger=False)
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -73,6 +76,9 @@ class LastCheckpoint(ModelCheckpoint):
 
     Args:
         dirpath: folder of the file; None is the logger's folder.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[LastCheckpoint()], logger=False)
     """
 
     def __init__(self, dirpath: str | None = None) -> None:

@@ -28,7 +28,11 @@ _LOST = 0.75  # fraction of the best accuracy under the probe
 
 
 class CatastrophicOverfitting(UserWarning):
-    """The accuracy under PGD fell, and the accuracy under the training attack fell less than half as much or not."""
+    """The accuracy under PGD fell, and the accuracy under the training attack fell less than half as much or not.
+
+    Example:
+        >>> warnings.simplefilter("error", CatastrophicOverfitting)  # end the training at the first one
+    """
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class OverfittingMonitor(pl.Callback):
     FGSM training may lose all its robustness within an epoch while its own loss still falls (Wong et al., 2020,
     section 5.4; Andriushchenko and Flammarion, 2020). A random start makes that rarer but does not prevent it. The
     monitor triggers when the accuracy under the probe is more than `drop` below its best so far, or has lost three
-    quarters of a smaller best (and more than the random choice of images explains), while the accuracy under the
-    training perturbation has fallen less than half as much from its own best. It logs `monitor_probe_acc` and
+    quarters of a smaller best (and more than the random choice of images explains). The accuracy under the training
+    perturbation must have fallen less than half as much from its own best. It logs `monitor_probe_acc` and
     `monitor_attack_acc`; `checks` holds every measurement. If the data module has a `Ramp`, both attacks are as strong
     as the ramp makes the training in that epoch.
 

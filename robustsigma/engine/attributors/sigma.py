@@ -69,6 +69,11 @@ class Sigma(Attributor):
         patience: a path is stopped, unconverged, after so many steps in a row whose two probes have equal scores.
         patterns: D_k to use instead of drawn ones, (steps, paths, C, H, W) in pixel units of [0, 1], the same for every
             image; a path that uses them up ends there. Drawn ones are +-0.5.
+
+    Example:
+        >>> sigma = Sigma(objective="logit", alpha=0.01, beta=0.1, paths=3, max_steps=50)
+        >>> result = sigma(classifier, images, target, seed=0)
+        >>> result.heatmap(), result.stderr, result.endpoint, result.converged
     """
 
     alpha: float = 0.1

@@ -32,6 +32,10 @@ class Interval:
         high: upper end.
         n: images behind it.
         p: of a difference, the two-sided p-value of the hypothesis that it is zero; else None.
+
+    Example:
+        >>> found = mean_interval([0.0, 1.0, 1.0, 0.0, 1.0])
+        >>> found.mean, found.low, found.high, found.n
     """
 
     mean: float
@@ -217,7 +221,7 @@ def significance(differences: Sequence[Interval | None]) -> list[int]:
         differences: the whole family, as in `holm`.
 
     Example:
-        >>> significance([Interval(0.03, 0.01, 0.05, n=500), Interval(-0.01, -0.02, 0.0, n=500)])
+        >>> significance([Interval(0.03, 0.01, 0.05, n=500), Interval(-0.01, -0.02, 0.01, n=500)])
         [1, 0]
     """
     signs = [0 if each is None else (each.mean > 0) - (each.mean < 0) for each in differences]

@@ -69,6 +69,10 @@ class PerformanceInformation(HeatmapMetric):
     Raises:
         ValueError: a hyper-parameter outside what is stated here; at the call, images of other than 1 or 3 channels
             or smaller than 2 x 2 pixels.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> PerformanceInformation()(context, IntegratedGradients()(classifier, images, labels)).values["sic"]
     """
 
     thresholds: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.10, 0.13, 0.21, 0.34, 0.5, 0.75)

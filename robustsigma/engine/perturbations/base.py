@@ -43,6 +43,10 @@ class Perturbed(ShortRepr):
         success: (B,) bool, True where the network misclassifies the returned image.
         distance: (B,) float, between the returned image and the clean one, in `norm`.
         norm: the perturbation's own, else "l2".
+
+    Example:
+        >>> info = FGSM(0.03)(classifier, images, labels, seed=0, return_info=True)
+        >>> info.images.shape, info.success, info.distance
     """
 
     images: Tensor

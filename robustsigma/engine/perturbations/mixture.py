@@ -21,6 +21,9 @@ class MixtureComponent(validation.Settings):
     Args:
         perturbation: the perturbation.
         share: expected fraction of the images that it perturbs, in [0, 1].
+
+    Example:
+        >>> Mixture([MixtureComponent(FGSM(0.03), 0.25)])(classifier, images, labels, seed=0)
     """
 
     perturbation: Perturbation
@@ -39,8 +42,8 @@ class Mixture(Perturbation):
     Each image's seed decides which component perturbs it, so the rest of the batch does not matter.
 
     Args:
-        parts: `MixtureComponent`s (the form of a YAML file), or a mapping from perturbation to share. Shares sum to
-            at most 1; the rest of the images stays unchanged.
+        parts: a list of `MixtureComponent` (the form of a YAML file), or a mapping from perturbation to share. Shares
+            sum to at most 1; the rest of the images stays unchanged.
 
     Example:
         >>> Mixture({FGSM(0.03): 0.25, GaussianNoise(0.1): 0.25})(classifier, images, labels, seed=0)

@@ -25,6 +25,9 @@ class SampleCache(validation.Settings):
             epoch only.
         dtype: dtype of the stored samples: "uint8" (pixels rounded to 1/255) or "float16", twice as large.
         most: largest number of stored samples; the oldest are replaced. None stores one of each image.
+
+    Example:
+        >>> SigmaSample(cache=SampleCache(max_age=5))  # in the Mixture of a RobustDataModule
     """
 
     max_age: int = 5
