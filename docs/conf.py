@@ -34,6 +34,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 240
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # such as tqdm's advice to install widgets
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
 
