@@ -136,6 +136,15 @@ def test_the_plain_loop_loads_no_lightning():
     subprocess.run([sys.executable, "-c", LOOP.format(code=code)], check=True, timeout=120)
 
 
+def test_links_between_files_lead_somewhere():
+    files = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "experiments/README.md"))]
+    links = [(path, link) for path in files for link in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))]
+    # Sphinx writes the pages of the API.
+    local = [(path, link) for path, link in links if "://" not in link and "api/" not in link]
+    assert len(local) > 50
+    assert [(path.name, link) for path, link in local if not (path.parent / link).exists()] == []
+
+
 def test_there_is_python_in_it():
     assert len(BLOCKS) == 19
 
