@@ -26,7 +26,7 @@ BETTER = {
     r"\w*(?:colour|behaviour|neighbour|favour)\w*": "or",
     r"grey(?:scale)?|centre[ds]?|labelled|modell(?:ed|ing)|cancelled|defence|licence|whilst|analyse[ds]?": "American",
 }
-WORDS = re.compile("|".join(rf"\b(?:{pattern})\b" for pattern in BETTER), re.IGNORECASE)
+WORDS = re.compile("|".join(rf"\b(?:{pattern})\b" for pattern in BETTER) + r"|\d %", re.IGNORECASE)
 LONGEST = 45  # words of a sentence
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "experiments" / "README.md"])
 TEMPLATES = sorted((ROOT / "robustsigma" / "report" / "templates").glob("*.j2"))

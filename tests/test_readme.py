@@ -171,6 +171,6 @@ def test_the_numbers_in_short_are_those_of_the_results():
         every, holds, _, contradicted = re.findall(r"\d+", line.split(": ", 1)[1])
         numbers += [every, holds, contradicted] if contradicted != "0" else [every, holds]
     for entries in stored("sigma_settings")["datasets"].values():
-        numbers += [f"{e['converged']['mean']:.0%}"[:-1] + " %" for e in entries if e["name"] == "logit, the default"]
+        numbers += [f"{e['converged']['mean']:.0%}" for e in entries if e["name"] == "logit, the default"]
     text = " ".join(SUMMARY.split("## In short")[1].split("\n## ")[0].split())
     assert [each for each in numbers if not re.search(rf"(?<![\d.]){re.escape(each)}(?!\d|\.\d)", text)] == []

@@ -73,7 +73,7 @@ def _explain(found: Any, made: Any) -> None:
             probabilities = classifier.logits(x).softmax(1).cpu()
         for row, path in enumerate(batch):
             entry = _entry(path, result, row, probabilities[row], card.classes)
-            title = f"{entry['class']}: {100 * entry['confidence']:.0f} %"
+            title = f"{entry['class']}: {100 * entry['confidence']:.0f}%"
             heat = result.heatmap("sum")[row].cpu().numpy()
             picture = draw_overlay(x[row].cpu().numpy(), heat, title, type(method).__name__)
             entries[path] = parts[path].write(picture, entry)

@@ -193,6 +193,6 @@ class OverfittingMonitor(pl.Callback):
         now = self.checks[-1]
         return (
             f"catastrophic overfitting in epoch {now.epoch}: accuracy under the probe fell by {100 * fall:.0f} points "
-            f"to {100 * now.probe:.0f} %, under the training attack it is {100 * now.attack:.0f} %; "
+            f"to {100 * now.probe:.0f}%, under the training attack it is {100 * now.attack:.0f}%; "
             f"training {'stops' if self.action == 'stop' else 'continues'}"
         )
