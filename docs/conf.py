@@ -31,7 +31,7 @@ myst_heading_anchors = 3
 
 # The tutorials run when the site is built; one that raises an error fails the build.
 nb_execution_mode = "cache"
-nb_execution_timeout = 240
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # such as tqdm's advice to install widgets
