@@ -68,7 +68,8 @@ PAGES = {
 def _write_api(folder: Path) -> None:
     """Write a page for each package, which lists its public names; Sphinx writes a page for each name."""
     folder.mkdir(exist_ok=True)
-    pages = {}
+    pages: dict[str, str] = {}
+    known: set[str] = set()
     for page, (title, package) in PAGES.items():
         module = import_module(package)
         names = [n for n in getattr(module, "__all__", ["Classifier"]) if not inspect.ismodule(getattr(module, n))]
@@ -78,9 +79,13 @@ def _write_api(folder: Path) -> None:
         lines = [title, "=" * len(title), "", summary, "", ".. autosummary::", "   :toctree:", ""]
         text = "\n".join([*lines, *(f"   {name}" for name in listed), ""])
         pages[page] = text
+        known |= {name[1:] for name in listed}
     introduction = "Every public name with its arguments, errors and an example. `from robustsigma import X` imports"
     lines = ["API reference", "=============", "", f"{introduction} those whose full name is `robustsigma.X`.", ""]
     pages["index"] = "\n".join([*lines, ".. toctree::", "   :maxdepth: 1", "", *(f"   {page}" for page in PAGES), ""])
+    for stub in folder.glob("robustsigma.*.rst"):  # of a name that is gone
+        if stub.stem not in known:
+            stub.unlink()
     for page, text in pages.items():
         path = folder / f"{page}.rst"
         if not path.exists() or path.read_text(encoding="utf-8") != text:  # an unchanged page is not read again
