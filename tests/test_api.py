@@ -99,7 +99,7 @@ def test_no_public_name_is_that_of_a_module():
 _NOT_RUN = {"AttentionAttribution", "AttentionRollout", "LeGrad", "ImageFolder", "ImageTable", "MedMNIST"}
 _NOT_RUN |= {"SaliencyBench", "Datasets", "Torchvision", "CorruptionArrays", "Architecture", "Pretrained", "model"}
 _NOT_RUN |= {"StoredMaps", "CaptumMethod", "TorchAttack", "benchmark", "Albumentations", "BatchInfo", "MNIST5k"}
-_NOT_RUN |= {"with_same_padding", "Digits"}
+_NOT_RUN |= {"with_same_padding", "Digits", "verify_images"}
 _SHORT = {name.rpartition(".")[2]: item for name, item in PUBLIC.items()}
 _EXAMPLES = {name: DocTestParser().get_examples(inspect.getdoc(item) or "") for name, item in _SHORT.items()}
 
