@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from robustsigma.engine import normalization, validation
 from robustsigma.engine.chunks import Chunks
 from robustsigma.engine.network_pass import NetworkPass
-from robustsigma.engine.network_state import evaluating, lock_of, logits_of, refuse_inference
-from robustsigma.engine.precision import at_least_single, full_precision, tf32
+from robustsigma.engine.network_state import evaluating, gathered, lock_of, logits_of, refuse_inference
+from robustsigma.engine.precision import at_least_single, tf32
 from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import fail, integer, target_range
 
@@ -169,7 +169,6 @@ class Classifier(nn.Module):
             ValueError: a network on the meta device, or one that contains this classifier.
         """
         modules = list(self.modules())
-        parameters = [p for module in modules for p in module._parameters.values() if p is not None]
         lock = lock_of(self.net)
         if not lock.acquire(blocking=False):
             raise RuntimeError(
@@ -177,18 +176,18 @@ class Classifier(nn.Module):
                 "give each thread a copy of the classifier, which copies its network"
             )
         try:
-            if self._depth == 0:
-                self._look(modules, parameters)
-            self._depth += 1
-            try:
-                device = self.mean.device.type
-                apart = torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False)
-                with evaluating(modules, parameters), apart[0], apart[1], apart[2], full_precision():
-                    yield
-            finally:
-                self._depth -= 1
+            with gathered(modules):
+                parameters = [p for module in modules for p in module._parameters.values() if p is not None]
                 if self._depth == 0:
-                    self._chunks.fits = None
+                    self._look(modules, parameters)
+                self._depth += 1
+                try:
+                    with evaluating(modules, parameters), torch.autocast(self.mean.device.type, enabled=False):
+                        yield
+                finally:
+                    self._depth -= 1
+                    if self._depth == 0:
+                        self._chunks.fits = None
         finally:
             lock.release()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import fail
 
 
@@ -62,14 +63,18 @@ def set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
 
 @contextmanager
 def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Run the body with modules in eval mode and parameters without gradients, and restore each one's own state."""
+    """Run the body with modules in eval mode and parameters without gradients, and restore each one's own state.
+
+    The body computes in full precision, and gradients of its own inputs work in it.
+    """
     modes = [(module, module.training) for module in modules if hasattr(module, "training")]
     flags = [parameter for parameter in parameters if parameter.requires_grad]
     try:
         set_modes([(module, False) for module, _ in modes])
         for parameter in flags:
             parameter.requires_grad_(False)
-        yield
+        with torch.inference_mode(False), torch.enable_grad(), full_precision():
+            yield
     finally:
         set_modes(modes)
         for module, mode in modes:
@@ -77,6 +82,35 @@ def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter])
                 module.training = mode
         for parameter in flags:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def gathered(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Run the body with the parameters of modules that FSDP2 sharded (`fully_shard`) gathered, and shard them again.
+
+    FSDP's own hooks are taken off meanwhile, so no pass in the body communicates and processes may make different
+    numbers of passes. (With the hooks, each pass is noted for the next backward's prefetching, which would then differ
+    between processes.) All processes enter and leave together. A body inside another one gathers nothing again.
+    """
+    with ExitStack() as stack:
+        for module in modules:
+            if not hasattr(module, "set_reshard_after_forward"):
+                continue
+            state = module._get_fsdp_state()  # type: ignore[operator]
+            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+                for key in [key for key, hook in hooks.items() if _owner(hook) is state]:
+                    stack.callback(hooks.move_to_end, key, last=False)
+                    stack.callback(hooks.__setitem__, key, hooks.pop(key))
+                    if hooks is module._forward_pre_hooks:
+                        stack.callback(module.reshard)  # type: ignore[operator]
+                        with torch.inference_mode(False):
+                            module.unshard()  # type: ignore[operator]
+        yield
+
+
+def _owner(hook: Any) -> Any:
+    """Return the object whose method a hook is, or wraps."""
+    return getattr(getattr(hook, "__wrapped__", None), "__self__", getattr(hook, "__self__", None))
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -7,10 +7,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from inspect import currentframe
 from pathlib import Path
-from types import FrameType
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -18,27 +16,35 @@ from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
 
 from robustsigma.data.dataset_spec import DatasetSpec, Split
-from robustsigma.data.datasets import CheckedStream, Datasets
+from robustsigma.data.datasets import CheckedStream
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine import global_rng, noise
 from robustsigma.engine.device import wait
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import fail, integer, optional, plain
+from robustsigma.engine.validation import fail, integer, optional
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
 from robustsigma.lightning.batch_norm import explain_single_value
-from robustsigma.lightning.loaders import KeyedDataset, KeyedStream, ResumableLoader, apart, make_loader
-from robustsigma.lightning.sample_caches import ProcessRank, SampleCaches
-from robustsigma.lightning.training_perturbation import Ramp, check_conditions, without_cache
+from robustsigma.lightning.guarded_data_module import GuardedDataModule
+from robustsigma.lightning.loaders import KeyedDataset, KeyedStream, KeySampler, ResumableLoader, apart, make_loader
+from robustsigma.lightning.sample_caches import SampleCaches
+from robustsigma.lightning.strategies import (
+    check_strategy,
+    data_rank,
+    gather_in_evaluations,
+    keep_samples,
+    kept_samples,
+)
+from robustsigma.lightning.training_perturbation import Ramp, evaluation_conditions, has_cache
 from robustsigma.runs.fingerprint import items
 
-_PACKAGE = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
 _OTHER_IMAGES = "the checkpoint's sample cache is of other training images; it is dropped"
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 
 
-class RobustDataModule(pl.LightningDataModule):
+class RobustDataModule(GuardedDataModule):
     """Perturbs batches on their device, against the network as it is at that moment.
 
     Training batches go through `train_perturbation`; `val_dataloader` and `test_dataloader` return one loader for each
@@ -117,8 +123,8 @@ class RobustDataModule(pl.LightningDataModule):
         if ramp is not None:
             ramp.check(train_perturbation)
         self.dataset, self.train_perturbation = dataset, train_perturbation
-        self.conditions = _conditions("conditions", conditions)
-        self.val_conditions = _conditions("val_conditions", val_conditions)
+        self.conditions = evaluation_conditions("conditions", conditions)
+        self.val_conditions = evaluation_conditions("val_conditions", val_conditions)
         self.ramp, self.augment = ramp, augment
         self.batch_size, self.drop_last = integer("batch_size", batch_size, 1), drop_last
         self.num_workers = integer("num_workers", num_workers, 0)
@@ -139,31 +145,16 @@ class RobustDataModule(pl.LightningDataModule):
         self._images: dict[str, Any] | None = None  # fingerprint of the training images
         self._attacked = AttackedNetwork()
 
-    def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: FrameType | None = None, **rest: Any) -> None:
-        """Keep a subclass's arguments as Lightning does, but no datasets, and plain types, which can be read again."""
-        caller = currentframe()
-        frame = frame or (caller.f_back if caller else None)
-        arguments = frame.f_locals.items() if frame else ()
-        in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset | Sampler)]
-        ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
-        super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, **rest)
-        self.hparams.update({name: plain(value) for name, value in self.hparams.items()})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "trainer" and type(value).__module__.startswith("lightning."):
-            raise fail("trainer", _PACKAGE, f"a Trainer of the package {type(value).__module__.split('.')[0]}")
-        super().__setattr__(name, value)
-
-    def __iter__(self) -> NoReturn:
-        # A Trainer of the package `lightning` takes a data module of pytorch_lightning for a loader.
-        got = "iteration over the data module itself, as by a Trainer of the package lightning"
-        raise fail("trainer", _PACKAGE, got)
-
     def setup(self, stage: str) -> None:
         """Forget an earlier training."""
         if stage == "fit":
             self._reset()
         self._attacked = AttackedNetwork()
+        if self.trainer is not None:
+            check_strategy(self.trainer)
+            gather_in_evaluations(self.trainer)
+            if stage == "fit" and has_cache(self.train_perturbation):
+                keep_samples(self)
 
     def teardown(self, stage: str) -> None:
         """Check the last observed step."""
@@ -175,21 +166,19 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked.remove_hooks()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return cached samples, the position in the epoch and the states of the global generators."""
+        """Return the position in the epoch and the states of the global generators; samples are in other files."""
         state: dict[str, Any] = {"generators": global_rng.states()}
         if self._training is not None:
             state["loader"] = self._training.state_dict()
-        caches = self.sample_caches.state_dict()
-        if caches:
-            state["sample_caches"] = caches
-            if self._training is not None:
+            if has_cache(self.train_perturbation) and self.trainer is not None:
                 state["images"] = self._fingerprint(self._training)
+                state["sample_caches"] = self.trainer.global_step
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state."""
         self._resumed = dict(state_dict)
-        self.sample_caches.load_state_dict(self._resumed.pop("sample_caches", {}))
+        self._resume()
         if self.trainer is not None:
             # Lightning's own preparation may draw, so generators are restored when training starts. Once, as the
             # Trainer may run something else later.
@@ -210,14 +199,26 @@ class RobustDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of training images, in a new order in each epoch."""
         self._training, self._images = self._loader(self.split("train"), "train"), None
-        images = self._resumed.pop("images", None)
-        if images is not None and self._fingerprint(self._training) != images:
-            self.sample_caches = SampleCaches(self.seed)
-            warnings.warn(f"ckpt_path: {_OTHER_IMAGES}", stacklevel=2)
+        sampler = self._training.sampler
+        self.sample_caches.owned = sampler.owned if isinstance(sampler, KeySampler) else None
+        self._resume()
+        return self._training
+
+    def _resume(self) -> None:
+        """Apply the state of a checkpoint once the training images are known, which depends on the strategy."""
+        if self._training is None:
+            return
         # Lightning restores a loader too, but not if the optimizer asked for the number of batches before.
         if "loader" in self._resumed:
             self._training.load_state_dict(self._resumed.pop("loader"))
-        return self._training
+        images, step = (self._resumed.pop(name, None) for name in ("images", "sample_caches"))
+        if step is None or self.trainer is None:
+            return
+        if self._fingerprint(self._training) != images:
+            warnings.warn(f"ckpt_path: {_OTHER_IMAGES}", stacklevel=2)
+            return
+        shared, rank = self.sample_caches.owned is not None, data_rank(self.trainer)
+        self.sample_caches.load(kept_samples(self.trainer.ckpt_path, step, *rank, shared=shared))
 
     def _fingerprint(self, training: ResumableLoader) -> dict[str, Any]:
         keyed = training.dataset
@@ -262,8 +263,7 @@ class RobustDataModule(pl.LightningDataModule):
             shuffle=train,
             limit=self.limits.get(split),
             sampler=self.sampler if train else None,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
+            ranks=data_rank(trainer),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             drop_last=train and self.drop_last,
@@ -275,8 +275,7 @@ class RobustDataModule(pl.LightningDataModule):
     def _stream(self, dataset: IterableDataset[Any], split: Split) -> CheckedStream:
         if not isinstance(dataset, CheckedStream):
             dataset = CheckedStream(dataset, split, len(self.dataset.classes), self.dataset.shape)
-        perturbation = self.train_perturbation or Identity()
-        if split == "train" and without_cache(perturbation) != perturbation and not dataset.has_keys:
+        if split == "train" and has_cache(self.train_perturbation) and not dataset.has_keys:
             expected = "a stream of (image, label, key) whose keys are integers from 0 on, for a SampleCache"
             raise fail("train", expected, "items without such keys")
         return dataset
@@ -321,17 +320,21 @@ class RobustDataModule(pl.LightningDataModule):
             name, perturbation = list(conditions.items())[dataloader_idx]
         seeds = apart(noise.image_seeds(self.seed, stage, name, epoch, batch.indices), batch.repeats)
         wait(batch.images.device)  # the time of the step before is not that of the perturbation
-        start, stats = time.perf_counter(), None
-        if trainer.training:
-            options: dict[str, Any] = {"process": ProcessRank(trainer.global_rank, trainer.world_size), "epoch": epoch}
-            made, stats = self.sample_caches.apply(perturbation, classifier, batch, seeds=seeds, **options)
-        else:
-            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")
-        info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
-        if perturbation.depends_on_model:
-            # Of a training one step is observed, of evaluations one in each epoch.
-            when, exact = (0 if trainer.training else trainer.current_epoch), str(trainer.precision)[:2] in ("32", "64")
-            self._attacked.observe(trainer.lightning_module, classifier, made.images, step, when, exact=exact)
+        start, stats, module = time.perf_counter(), None, trainer.lightning_module
+        # Once for each batch in every process, also where no image needs the network.
+        with gathered(module.modules()):
+            if trainer.training:
+                made, stats = self.sample_caches.apply(
+                    perturbation, classifier, batch, seeds=seeds, epoch=epoch, step=trainer.global_step
+                )
+            else:
+                made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")
+            info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
+            if perturbation.depends_on_model:
+                # Of a training one step is observed, of evaluations one in each epoch.
+                when = 0 if trainer.training else trainer.current_epoch
+                exact = str(trainer.precision)[:2] in ("32", "64")
+                self._attacked.observe(module, classifier, made.images, step, when, exact=exact)
         return replace(batch, images=made.images, info=info)
 
 
@@ -341,10 +344,3 @@ def data_module_of(trainer: pl.Trainer, callback: str) -> RobustDataModule:
     if not isinstance(data, RobustDataModule):
         raise fail("datamodule", f"a RobustDataModule, for the {callback}", type(data).__name__)
     return data
-
-
-def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
-    found = check_conditions({"clean": Identity()} if given is None else given, name)
-    if not found:
-        raise fail(name, "at least one condition", "none")
-    return {key: without_cache(perturbation) for key, perturbation in found.items()}
