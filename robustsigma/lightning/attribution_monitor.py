@@ -16,6 +16,7 @@ from robustsigma.engine.attributors import Attribution, Attributor, Sigma
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.metrics import InsertionDeletion, Localization, MetricContext, RelativeStandardError
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch import Batch
@@ -163,7 +164,8 @@ class AttributionMonitor(BatchCallback):
         classifier, own = self._classifier(pl_module, "net", self.net), getattr(pl_module, "classifier", None)
         if self.net is self.mean is self.std is None and isinstance(own, Classifier):
             classifier = own  # it knows the mean color, from which curves start
-        with temporary_seed(self.seed):  # a network may draw from the global generators
+        # A network may draw from the global generators.
+        with temporary_seed(self.seed), gathered(pl_module.modules()):
             found = {
                 name: self._explain(classifier, images, labels, masks[0] if masks else None, name)
                 for name in self.conditions

@@ -18,6 +18,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import choice, fail, number, optional
 from robustsigma.engine.validation import images as check_images
@@ -143,7 +144,10 @@ class LitClassifier(pl.LightningModule):
         """Return the loss."""
         batch = self._batch(batch, "train")
         # Before the first pass in training mode changes running statistics.
-        made = None if self.trades is None else self.trades.perturbed(self.classifier, batch.images, self.current_epoch)
+        made = None
+        if self.trades is not None:
+            with gathered(self.modules()):
+                made = self.trades.perturbed(self.classifier, batch.images, self.current_epoch)
         if self.batch_norm == "joint":
             with single_values(batch.images):
                 logits = self(batch.images)

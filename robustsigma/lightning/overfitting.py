@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 from robustsigma.data.dataset_spec import Split
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine import noise
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import choice, fail, integer, number, optional
 from robustsigma.lightning.attacked_network import classifier_of
@@ -156,7 +157,8 @@ class OverfittingMonitor(pl.Callback):
         if data.ramp is not None:
             attack = data.ramp.at(attack, trainer.current_epoch)
         attacks = {"probe": self._probe(attack), "attack": attack}
-        found = {name: self._accuracy(name, attack, data.seed, pl_module) for name, attack in attacks.items()}
+        with gathered(pl_module.modules()):
+            found = {name: self._accuracy(name, attack, data.seed, pl_module) for name, attack in attacks.items()}
         # Every process sees the same images; one decides, so that rounding cannot make them disagree.
         found = trainer.strategy.broadcast(found)
         best = {name: max([getattr(c, name) for c in self.checks], default=0.0) for name in found}

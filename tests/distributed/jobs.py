@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import multiprocessing, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Sampler
 from torchmetrics import Metric
 
@@ -101,6 +102,27 @@ class Seen(pl.Callback):
             self.images[trainer.current_epoch, index] = image.clone()
 
 
+class Collectives(TorchDispatchMode):
+    """Counts collectives."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.namespace == "c10d"
+        return func(*args, **(kwargs or {}))
+
+
+class Counting(RobustDataModule):
+    """Counts the collectives of each batch that it perturbs."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        with Collectives() as counted:
+            found = super().on_after_batch_transfer(batch, dataloader_idx)
+        self.collectives = getattr(self, "collectives", {"training": [], "test": []})
+        self.collectives["training" if self.trainer.training else "test"].append(counted.count)
+        return found
+
+
 class Interleaved(Sampler):
     """Draws in each epoch what processes have of it, in turn, a batch of each: for one process to do the same."""
 
@@ -142,7 +164,7 @@ def fit_and_test(rank: int, world: int, folder: Path, strategy: str = "auto", re
     kind = LitClassifier if world > 1 else Accumulating
     model = kind(net.double(), mean=[0.5], std=[0.25], optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
     sampler = None if world > 1 else Interleaved(BATCH, 2, 3)
-    data = RobustDataModule(
+    data = Counting(
         SOURCE, train_perturbation=PERTURBATION, conditions=CONDITIONS, batch_size=BATCH, seed=3, sampler=sampler
     )
     if sampler is not None:
@@ -166,6 +188,7 @@ def fit_and_test(rank: int, world: int, folder: Path, strategy: str = "auto", re
         "padding": seen.padding,
         "weights": weights,
         "sharded": sharded,
+        "collectives": data.collectives,
         "caches": {name: cache.state_dict() for name, cache in data.sample_caches.caches.items()},
         "outcomes": recorder.outcomes,
         "metrics": {k: float(v) for k, v in {**logged, **trainer.callback_metrics}.items()},

@@ -28,6 +28,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strategies")
     fit_and_test(0, 1, folder)
     together(fit_under_strategies, 2, folder)
+    assert len([*folder.rglob("*.samples")]) == 1 + len(STRATEGIES)  # those of checkpoints that were removed are gone
     names = ["auto-0", *(f"{name}{how}-{rank}" for name in STRATEGIES for how in ("", "-resumed") for rank in (0, 1))]
     return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in names}
 
@@ -65,6 +66,17 @@ def test_weights_and_caches_are_those_of_one_process(strategy, runs):
         assert max(len(share["owners"]) for share in shares) <= 21
         for column, values in cache.items():
             assert torch.equal(joined[column][order], values[expected]), column
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_perturbing_a_batch_gathers_parameters_once_and_sends_nothing_else(strategy, runs):
+    for rank in (0, 1):
+        found = runs[f"{strategy}-{rank}"]["collectives"]
+        groups = 2 if "fsdp2" in strategy else 0  # of parameters: those of the block, and the others
+        assert found["training"] == [groups] * (EPOCHS * 6)
+        assert set(found["test"]) == {0}  # gathered for all of it, with 4 batches in one process and 3 in the other
+    assert len(runs[f"{strategy}-0"]["collectives"]["test"]) > len(runs[f"{strategy}-1"]["collectives"]["test"])
 
 
 @pytest.mark.slow
