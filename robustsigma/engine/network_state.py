@@ -36,10 +36,24 @@ _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _LOCKS_ACCESS = Lock()
 
 
-def lock_of(net: nn.Module) -> Any:
-    """Return the lock of a network, which several classifiers may wrap."""
+@contextmanager
+def locked(net: nn.Module) -> Iterator[None]:
+    """Run the body while no other thread is in one for the same network, which several classifiers may wrap.
+
+    Raises:
+        RuntimeError: another thread is.
+    """
     with _LOCKS_ACCESS:
-        return _LOCKS.setdefault(net, RLock())
+        lock = _LOCKS.setdefault(net, RLock())
+    if not lock.acquire(blocking=False):
+        raise RuntimeError(
+            "classifier: expected calls from one thread at a time for a network, got calls from two; "
+            "give each thread a copy of the classifier, which copies its network"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
@@ -94,23 +108,26 @@ def gathered(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module in modules:
-            if not hasattr(module, "set_reshard_after_forward"):
+            if not hasattr(type(module), "set_reshard_after_forward"):
                 continue
-            state = module._get_fsdp_state()  # type: ignore[operator]
-            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            sharded: Any = module
+            state, before, after = sharded._get_fsdp_state(), sharded._forward_pre_hooks, sharded._forward_hooks
+            for hooks in (before, after):
                 for key in [key for key, hook in hooks.items() if _owner(hook) is state]:
                     stack.callback(hooks.move_to_end, key, last=False)
                     stack.callback(hooks.__setitem__, key, hooks.pop(key))
-                    if hooks is module._forward_pre_hooks:
-                        stack.callback(module.reshard)  # type: ignore[operator]
+                    if hooks is before:
+                        stack.callback(sharded.reshard)
                         with torch.inference_mode(False):
-                            module.unshard()  # type: ignore[operator]
+                            sharded.unshard()
         yield
 
 
 def _owner(hook: Any) -> Any:
     """Return the object whose method a hook is, or wraps."""
-    return getattr(getattr(hook, "__wrapped__", None), "__self__", getattr(hook, "__self__", None))
+    while not hasattr(hook, "__self__") and hasattr(hook, "__wrapped__"):
+        hook = hook.__wrapped__
+    return getattr(hook, "__self__", None)
 
 
 def is_compiled(module: nn.Module) -> bool:

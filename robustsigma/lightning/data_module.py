@@ -49,22 +49,25 @@ class RobustDataModule(GuardedDataModule):
 
     Training batches go through `train_perturbation`; `val_dataloader` and `test_dataloader` return one loader for each
     condition. An image's randomness derives from (seed, stage, condition, epoch, its index in the split), so results
-    depend neither on the batch size nor on the number of workers or processes. The network is frozen meanwhile: eval
-    mode, no updates of BatchNorm statistics, no gradients of parameters.
+    depend neither on the batch size nor on the number of workers or processes. In training, each batch has fixed
+    numbers of images for the components of a `Mixture`: their shares, rounded up or down by the step. The network is
+    frozen meanwhile: eval mode, no updates of BatchNorm statistics, no gradients of parameters.
 
     Pass the module to the Trainer as its `datamodule`: batches of a loader that is passed instead are clean, with a
     warning. The LightningModule needs an attribute `classifier`, a `robustsigma.Classifier`. If its steps use another
     network, such as an average of its weights, a warning says so. `predict` uses the clean images of the test split.
 
-    Samples of a `SigmaSample` with a sample cache are kept here and in checkpoints, of the images as they were
-    augmented when the samples were made; see `robustsigma.lightning.sample_caches.SampleCaches`.
+    Samples of a `SigmaSample` with a sample cache are of the images as they were augmented when the samples were made.
+    Those of `last.ckpt` are in `last.ckpt.samples/`; see `robustsigma.lightning.sample_caches.SampleCaches`.
 
     A training resumes from any checkpoint, also in the middle of an epoch, as if it had not been interrupted. The
     global generators, from which dropout draws, are restored (those of the first process). If the dataset has changed,
     cached samples are dropped with a warning.
 
-    Several processes (DDP) train on the batches that one process with the sum of their batch sizes would have, with the
-    same results, unless the network has dropout, or BatchNorm without the Trainer's `sync_batchnorm`.
+    Several processes (DDP, or FSDP2 by `ModelParallelStrategy`) have equally many images, each image the same process
+    in every epoch, which keeps its cached samples. They train as one process that accumulates gradients over their
+    batches, unless the network has dropout or BatchNorm. A training may resume with another number of processes from
+    the end of an epoch. Parameters that FSDP2 shards are gathered once for the attacks of a batch, or an evaluation.
 
     Args:
         dataset: where images come from; `robustsigma.data.Datasets` wraps torch datasets.

@@ -27,7 +27,7 @@ class Key(NamedTuple):
     Attributes:
         epoch: epoch of the training; 0 elsewhere.
         image: index of the image.
-        is_padding: whether the image only pads a process's part of the epoch, as another process has it too.
+        is_padding: whether the image only pads a process's part of the epoch to be as long as the others.
         repeat: how often a sampler drew the image before in this epoch.
     """
 
@@ -76,7 +76,7 @@ class KeySampler(DistributedSampler[Any]):
         self.indices, self.drawn_by, self.count = indices, sampler, len(images)
         self.skip = 0  # number of keys that the next iteration leaves out at its start
         self._owners = torch.zeros(max(indices, default=-1) + 1, dtype=torch.int64)  # ranks, by index
-        self._owners[torch.as_tensor(indices)] = torch.arange(len(indices)) % world_size
+        self._owners[torch.as_tensor(indices, dtype=torch.int64)] = torch.arange(len(indices)) % world_size
 
     def __iter__(self) -> Iterator[Key]:
         """Yield this process's keys."""

@@ -81,8 +81,8 @@ class SampleCaches:
         """
         rules = [part.cache for part in batch_parts(perturbation, seeds, seeds) if part.cache is not None]
         if not rules:
-            parts = batch_parts(perturbation, seeds, seeds, step)
-            return perturb_parts(parts, classifier, batch.images, batch.labels), CacheStats.empty(batch.images)
+            drawn = batch_parts(perturbation, seeds, seeds, step)
+            return perturb_parts(drawn, classifier, batch.images, batch.labels), CacheStats.empty(batch.images)
         period = max(rule.max_age for rule in rules) + 1
         parts = list(batch_parts(perturbation, seeds, self._draws(batch.indices, epoch, period), step))
         again = (batch.indices[:, None] == batch.indices).tril(-1).any(1)  # drawn twice by a sampler

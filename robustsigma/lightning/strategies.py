@@ -30,7 +30,7 @@ def check_strategy(trainer: Any) -> None:
 
 def is_sharded(module: Any) -> bool:
     """Return whether FSDP2 shards the parameters of a module."""
-    return any(hasattr(each, "set_reshard_after_forward") for each in module.modules())
+    return any(hasattr(type(each), "set_reshard_after_forward") for each in module.modules())
 
 
 def full_state(module: nn.Module) -> dict[str, Any] | None:
