@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,6 +44,12 @@ class SampleCaches:
 
     def save(self, path: Path) -> None:
         """Write the samples of all caches to a file."""
+        before = [each for each in self._files if each.name == path.name]
+        if before and not self.caches:  # no batch was perturbed since the training was resumed
+            if before[0] != path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(before[0], path)
+            return
         found = {name: {**cache.state_dict(), "made_by": self._made_by[name]} for name, cache in self.caches.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")

@@ -23,7 +23,7 @@ from robustsigma import FGSM, GaussianNoise, Identity, Mixture, MixtureComponent
 from robustsigma.data import Baggage
 from robustsigma.engine.metrics import rmse
 from robustsigma.engine.perturbations.path_samples import SampleCache
-from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
+from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule, SafetensorsExport
 from robustsigma.lightning.loaders import KeySampler
 
 SOURCE = Baggage(size=16, train=41, val=5, test=25)  # uneven last batches, and numbers of batches in tests
@@ -170,11 +170,12 @@ def fit_and_test(rank: int, world: int, folder: Path, strategy: str = "auto", re
     if sampler is not None:
         sampler.data = data
     seen, recorder, statistics = Seen(), PredictionRecorder(), AugmentationStatistics()
+    export = SafetensorsExport(str(folder / f"{strategy}.safetensors"))
     saves = ModelCheckpoint(folder / strategy, "{step}", every_n_train_steps=8, save_top_k=1)  # in mid-epoch
     trainer = pl.Trainer(
         max_epochs=EPOCHS, accelerator="cpu", devices=world, strategy=_strategy(strategy, world),
         accumulate_grad_batches=1 if world > 1 else 2, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, callbacks=[seen, recorder, statistics, saves],
+        enable_model_summary=False, limit_val_batches=0, callbacks=[seen, recorder, statistics, saves, export],
         plugins=[LightningEnvironment()], default_root_dir=folder, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(model, data, ckpt_path=resumed)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from jobs import CONDITIONS, EPOCHS, SOURCE, STRATEGIES, fit_and_test, fit_under_strategies, together
+from safetensors.torch import load_file
 
 from robustsigma.lightning.loaders import KeySampler
 
@@ -30,7 +31,8 @@ def runs(tmp_path_factory):
     together(fit_under_strategies, 2, folder)
     assert len([*folder.rglob("*.samples")]) == 1 + len(STRATEGIES)  # those of checkpoints that were removed are gone
     names = ["auto-0", *(f"{name}{how}-{rank}" for name in STRATEGIES for how in ("", "-resumed") for rank in (0, 1))]
-    return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in names}
+    exported = {name: load_file(folder / f"{name}.safetensors") for name in STRATEGIES}
+    return exported | {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in names}
 
 
 def _of(runs, strategy):
@@ -66,6 +68,13 @@ def test_weights_and_caches_are_those_of_one_process(strategy, runs):
         assert max(len(share["owners"]) for share in shares) <= 21
         for column, values in cache.items():
             assert torch.equal(joined[column][order], values[expected]), column
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_exported_weights_are_whole(strategy, runs):
+    for name, weight in runs["auto-0"]["weights"].items():
+        assert torch.allclose(runs[strategy][name.removeprefix("classifier.net.")], weight, rtol=0, atol=1e-7), name
 
 
 @pytest.mark.slow

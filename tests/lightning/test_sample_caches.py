@@ -457,6 +457,16 @@ def test_samples_are_dealt_anew_to_another_number_of_processes(world, tmp_path):
     assert sorted(found) == [*range(30)]
 
 
+def test_samples_that_were_not_needed_since_a_resume_are_kept(tmp_path):
+    first, other = tmp_path / "a" / "7-0-of-1.pt", tmp_path / "b" / "7-0-of-1.pt"
+    _filled(SampleCaches(), torch.arange(24)).save(first)
+    resumed = SampleCaches()
+    resumed.load([first])
+    for path in (first, other):
+        resumed.save(path)
+        assert len(torch.load(path)["0"]["owners"]) == 24
+
+
 def test_files_of_samples_that_are_missing_are_reported(tmp_path):
     for rank in (0, 1):
         SampleCaches().save(tmp_path / "last.ckpt.samples" / f"7-{rank}-of-2.pt")
