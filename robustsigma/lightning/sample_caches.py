@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ class SampleCaches:
             return
         found = {name: {**cache.state_dict(), "made_by": self._made_by[name]} for name, cache in self.caches.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".part{os.getpid()}")  # processes that share a rank of the data write the same
         torch.save(found, part)
         part.replace(path)
 
@@ -133,7 +134,10 @@ class SampleCaches:
 def _cached(
     requested: list[tuple[StoredSamples, Tensor]], classifier: Classifier, batch: Batch, epoch: int
 ) -> tuple[Perturbed, CacheStats]:
-    """Return the batch with usable cached samples in place; `requested` has the rows for each cache."""
+    """Return the batch with usable cached samples in place; `requested` has the rows for each cache.
+
+    The classifier is frozen.
+    """
     result, stats = Perturbed.plain(batch.images), CacheStats.empty(batch.images)
     columns = []
     for cache, rows in requested:
@@ -144,8 +148,7 @@ def _cached(
             columns.append([column[young] for column in (at, *stored)])
     if columns:
         at, ages, fooled, samples = (torch.cat(column) for column in zip(*columns, strict=True))
-        with classifier.frozen():
-            correct = classifier.logits(samples).argmax(1) == batch.labels[at]
+        correct = classifier.logits(samples).argmax(1) == batch.labels[at]
         stale = fooled & correct  # a sample that never fooled the network stays usable
         stats.stale[at], stats.hits[at], stats.ages[at] = stale, ~stale, ages * ~stale
         result = result.put(at[~stale], Perturbed.plain(samples[~stale]))
@@ -155,14 +158,13 @@ def _cached(
 def _store(
     requested: list[tuple[StoredSamples, Tensor]], result: Perturbed, classifier: Classifier, batch: Batch, epoch: int
 ) -> None:
-    """Store the new samples."""
+    """Store the new samples; the classifier is frozen."""
     new = result.attempted & (result.images != batch.images).flatten(1).any(1)
     every = torch.cat([rows for _, rows in requested])
     every = every[new[every]]
     fooled = torch.zeros_like(new)
     if len(every):
-        with classifier.frozen():
-            fooled[every] = classifier.logits(result.images[every]).argmax(1) != batch.labels[every]
+        fooled[every] = classifier.logits(result.images[every]).argmax(1) != batch.labels[every]
     for cache, rows in requested:
         fresh = rows[new[rows]]
         cache.store(batch.indices[fresh], result.images[fresh], fooled[fresh], epoch)

@@ -69,7 +69,8 @@ def gather_in_evaluations(trainer: Any) -> None:
     """
     from pytorch_lightning.callbacks import LambdaCallback
 
-    if type(trainer.strategy).__name__ != "ModelParallelStrategy":
+    known = any(getattr(each, "gathers", False) for each in trainer.callbacks)
+    if known or type(trainer.strategy).__name__ != "ModelParallelStrategy":
         return
     stack, stages = ExitStack(), ("validation", "test", "predict")
 
@@ -80,7 +81,9 @@ def gather_in_evaluations(trainer: Any) -> None:
         stack.close()
 
     hooks = {f"on_{stage}_{when}": hook for stage in stages for when, hook in (("start", start), ("end", end))}
-    trainer.callbacks.append(LambdaCallback(**hooks))
+    callback: Any = LambdaCallback(**hooks)
+    callback.gathers = True
+    trainer.callbacks.append(callback)
 
 
 def keep_samples(data: Any) -> None:
