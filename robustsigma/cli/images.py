@@ -72,7 +72,7 @@ def files(paths: Sequence[str]) -> list[Path]:
                 raise fail("images", f"a folder with images, at {given}", skipped or "none")
             if skipped:
                 warnings.warn(f"images: {skipped}", stacklevel=1)
-            found += inside.images
+            found += map(Path, inside.images)
         elif given.is_file():
             found.append(given)
         else:
@@ -88,7 +88,7 @@ def read(paths: Sequence[Path], card: ModelCard) -> Tensor:
     if height != width:
         raise fail("model", "a model of square images", f"{height} x {width}")
     fit: int | ResizeCrop = card.geometry or height
-    dataset = FileDataset(list(map(ImageRow, paths)), fit, channels, name="images")
+    dataset = FileDataset([ImageRow(str(path)) for path in paths], fit, channels, name="images")
     return torch.stack([dataset[i][0] for i in range(len(paths))])
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec
-from robustsigma.data.loading import load_batch, load_masks
+from robustsigma.data.dataset_spec import DatasetSpec
+from robustsigma.data.loading import label_of, load_batch, load_masks
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor, IntegratedGradients
 from robustsigma.engine.classifier import Classifier
@@ -30,8 +30,7 @@ def first_of_each_class(dataset: Dataset[Any], classes: int) -> list[int]:
     """Return the index of the first image of each class, of at most eight classes."""
     found: dict[int, int] = {}
     for index in range(len(dataset)):  # type: ignore[arg-type]
-        label = int(dataset.labels[index]) if isinstance(dataset, ArrayDataset) else int(dataset[index][1])
-        found.setdefault(label, index)
+        found.setdefault(label_of(dataset, index), index)
         if len(found) == classes:
             break
     return [found[label] for label in sorted(found)][:SHOWN]

@@ -8,7 +8,7 @@ from typing import Literal
 
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.dataset_spec import DatasetSpec
-from robustsigma.data.transforms import Albumentations
+from robustsigma.data.loading import Augmentation, check_augmentation
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations import GaussianNoise, Identity, Perturbation
 from robustsigma.models import Architecture
@@ -24,16 +24,17 @@ class Training(validation.Settings):
         batch_size: batch size used for training.
         lr: learning rate at the start.
         weight_decay: weight decay of AdamW.
-        augment: clean transforms of the training images, or None.
+        augment: clean transforms of the training images, an `Albumentations` or a `RandomResizedCrop`, or None.
     """
 
     epochs: int = 20
     batch_size: int = 64
     lr: float = 3e-3
     weight_decay: float = 1e-3
-    augment: Albumentations | None = None
+    augment: Augmentation | None = None
 
     def __post_init__(self) -> None:
+        check_augmentation(self.augment)
         _check_optimization(self, least_epochs=0)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.perturbations import Perturbed
+from robustsigma.engine.precision import as_pixels
 from robustsigma.engine.validation import fail
 
 _IMAGES = ("image", "images", "pixel_values", "x")
@@ -72,7 +73,8 @@ class Batch:
     It is indexed and unpacked as `images, labels = batch`.
 
     Attributes:
-        images: float (B, C, H, W) in [0, 1]; perturbed in the steps of a LightningModule.
+        images: float (B, C, H, W) in [0, 1]; perturbed in the steps of a LightningModule. On the way from a loader to
+            the device they may be uint8.
         labels: int64 (B,); or probabilities (B, K), in a batch of your own loader.
         indices: int64 (B,), position of each image in its split, or its key in a stream, from which its noise seed
             derives.
@@ -108,6 +110,10 @@ class Batch:
         device = torch.device(device)
         found: Batch = _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
         return found
+
+    def with_pixels(self) -> Batch:
+        """Return the batch with images in [0, 1], if they are bytes."""
+        return replace(self, images=as_pixels(self.images)) if self.images.dtype == torch.uint8 else self
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from which copies to a CUDA device are fast."""
@@ -171,5 +177,5 @@ def as_batch(batch: Any) -> Batch:
     if len(labels) != len(images) or not (soft or (labels.ndim == 1 and not labels.is_floating_point())):
         expected = f"integers ({len(images)},) or probabilities ({len(images)}, K)"
         raise fail("labels", expected, f"{labels.dtype} {tuple(labels.shape)}")
-    images = images / 255 if images.dtype == torch.uint8 else images
+    images = as_pixels(images)
     return Batch(images, labels if soft else labels.long(), torch.arange(len(images), device=images.device))

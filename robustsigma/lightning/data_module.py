@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from robustsigma.data.dataset_spec import DatasetSpec, Split
 from robustsigma.data.datasets import CheckedStream
-from robustsigma.data.transforms import Albumentations
+from robustsigma.data.loading import Augmentation, check_augmentation, fingerprint
 from robustsigma.engine import global_rng, noise
 from robustsigma.engine.device import wait
 from robustsigma.engine.network_state import gathered
@@ -28,7 +28,8 @@ from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_o
 from robustsigma.lightning.batch import Batch, BatchInfo
 from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.guarded_data_module import GuardedDataModule
-from robustsigma.lightning.loaders import KeyedDataset, KeyedStream, KeySampler, ResumableLoader, apart, make_loader
+from robustsigma.lightning.keyed_datasets import KeyedDataset, KeyedStream, apart
+from robustsigma.lightning.loaders import KeySampler, ResumableLoader, make_loader, worker_options
 from robustsigma.lightning.sample_caches import SampleCaches
 from robustsigma.lightning.strategies import (
     check_strategy,
@@ -38,9 +39,7 @@ from robustsigma.lightning.strategies import (
     kept_samples,
 )
 from robustsigma.lightning.training_perturbation import Ramp, evaluation_conditions, has_cache
-from robustsigma.runs.fingerprint import items
 
-_OTHER_IMAGES = "the checkpoint's sample cache is of other training images; it is dropped"
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 
 
@@ -76,14 +75,17 @@ class RobustDataModule(GuardedDataModule):
         conditions: perturbation of each test condition, by its name; None is {"clean": Identity()}.
         val_conditions: the same for validation.
         ramp: growth of the training perturbation over the first epochs; None uses full strength from the start.
-        augment: transforms of the training images, on the CPU workers.
+        augment: transforms of the training images in the loading processes: an `Albumentations` of the images as the
+            dataset has them, or a `RandomResizedCrop` of the full images.
         sampler: what draws the training images of each epoch by their indices instead of a shuffle, such as torch's
             `WeightedRandomSampler`, by `seed` and the epoch. It draws for all processes, which divide its draws. An
             image that is drawn several times is augmented and perturbed differently each time.
         batch_size: number of images in a batch, in every stage.
         drop_last: whether to leave out the last training batch of an epoch if it is smaller than the others. BatchNorm
             may fail on a batch of one image, except in `LitClassifier`.
-        num_workers: number of loading processes; built-in datasets need none.
+        num_workers: number of loading processes; None is 0, or for 512 image files and more that of cores, up to 8.
+        prefetch_factor: number of batches that each of them loads in advance; None is 2.
+        persistent_workers: whether they outlive an epoch; None is yes in training alone.
         limits: largest number of images by split ("train", "val", "test"), drawn by the seed.
         seed: seed of the order, the augmentation and the perturbations.
 
@@ -107,11 +109,13 @@ class RobustDataModule(GuardedDataModule):
         conditions: Mapping[str, Perturbation] | None = None,
         val_conditions: Mapping[str, Perturbation] | None = None,
         ramp: Ramp | None = None,
-        augment: Albumentations | None = None,
+        augment: Augmentation | None = None,
         sampler: Sampler | None = None,
         batch_size: int = 128,
         drop_last: bool = False,
-        num_workers: int = 0,
+        num_workers: int | None = None,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool | None = None,
         limits: Mapping[Split, int] | None = None,
         seed: int = 0,
     ) -> None:
@@ -120,7 +124,7 @@ class RobustDataModule(GuardedDataModule):
             raise fail("dataset", "a robustsigma.data.DatasetSpec, such as Datasets(…)", type(dataset).__name__)
         optional("train_perturbation", train_perturbation, Perturbation)
         optional("ramp", ramp, Ramp)
-        optional("augment", augment, Albumentations)
+        check_augmentation(augment)
         optional("sampler", sampler, Sampler)
         optional("limits", limits, Mapping)
         if ramp is not None:
@@ -130,7 +134,7 @@ class RobustDataModule(GuardedDataModule):
         self.val_conditions = evaluation_conditions("val_conditions", val_conditions)
         self.ramp, self.augment = ramp, augment
         self.batch_size, self.drop_last = integer("batch_size", batch_size, 1), drop_last
-        self.num_workers = integer("num_workers", num_workers, 0)
+        self.loading = worker_options(num_workers, prefetch_factor, persistent_workers)
         for split in limits or ():
             DatasetSpec.check_split(split)
         self.limits = {split: integer(f"limits[{split!r}]", most, 1) for split, most in (limits or {}).items()}
@@ -218,7 +222,7 @@ class RobustDataModule(GuardedDataModule):
         if step is None or self.trainer is None:
             return
         if self._fingerprint(self._training) != images:
-            warnings.warn(f"ckpt_path: {_OTHER_IMAGES}", stacklevel=2)
+            warnings.warn("ckpt_path: its sample cache is of other training images; it is dropped", stacklevel=2)
             return
         shared, rank = self.sample_caches.owned is not None, data_rank(self.trainer)
         self.sample_caches.load(kept_samples(self.trainer.ckpt_path, step, *rank, shared=shared))
@@ -228,7 +232,7 @@ class RobustDataModule(GuardedDataModule):
         if isinstance(keyed, KeyedStream):
             return {"stream": keyed.stream.name}  # which may never end
         if self._images is None:
-            self._images = items(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
+            self._images = fingerprint(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
         return self._images
 
     @torch.inference_mode(False)  # a dataset may keep tensors that are trained on later
@@ -268,8 +272,8 @@ class RobustDataModule(GuardedDataModule):
             sampler=self.sampler if train else None,
             ranks=data_rank(trainer),
             batch_size=self.batch_size,
-            num_workers=self.num_workers,
             drop_last=train and self.drop_last,
+            **self.loading,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
         found.on_start = partial(self._start, split, found.dataset)
@@ -283,15 +287,15 @@ class RobustDataModule(GuardedDataModule):
             raise fail("train", expected, "items without such keys")
         return dataset
 
-    def _start(self, split: Split, keyed: Any) -> None:
-        """Start an epoch, and warn where batches that should be perturbed are not passed to this data module."""
+    def _start(self, split: Split, keyed: Any) -> bool:
+        """Start an epoch; return whether this data module gets its batches, and warn if it should and does not."""
         trainer = self.trainer
         if split == "train" and isinstance(keyed, KeyedStream):
             keyed.set_epoch(trainer.current_epoch if trainer else 0)
         if trainer is not None and trainer.state.status == TrainerStatus.RUNNING:
             hooks = trainer._data_connector._datahook_selector  # a Trainer's `datamodule` may be that of its last run
             if hooks is None or hooks.datamodule is self:
-                return
+                return hooks is not None
         train = {"train": self.train_perturbation or Identity()}
         perturbations = {"train": train, "val": self.val_conditions, "test": self.conditions}[split]
         if any(not isinstance(each, Identity) for each in perturbations.values()):
@@ -300,6 +304,7 @@ class RobustDataModule(GuardedDataModule):
                 "datamodule: pass it itself, as in trainer.fit(model, datamodule=data), not its loader.",
                 stacklevel=3,
             )
+        return False
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Perturb a batch that has arrived on its device."""
@@ -307,6 +312,8 @@ class RobustDataModule(GuardedDataModule):
         self._attacked.finish()
         if trainer is None or trainer.predicting:
             return batch
+        if isinstance(batch, Batch) and batch.images.dtype == torch.uint8:  # which a precision has left as it is
+            batch = trainer.precision_plugin.convert_input(batch.with_pixels())
         if not isinstance(batch, Batch):
             raise fail("batch", "a Batch of the loaders of a RobustDataModule; override `split`", type(batch).__name__)
         classifier = classifier_of(trainer.lightning_module)
@@ -339,11 +346,3 @@ class RobustDataModule(GuardedDataModule):
                 exact = str(trainer.precision)[:2] in ("32", "64")
                 self._attacked.observe(module, classifier, made.images, step, when, exact=exact)
         return replace(batch, images=made.images, info=info)
-
-
-def data_module_of(trainer: pl.Trainer, callback: str) -> RobustDataModule:
-    """Return the data module of a Trainer; raise ValueError unless it is a `RobustDataModule`, for a callback."""
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, RobustDataModule):
-        raise fail("datamodule", f"a RobustDataModule, for the {callback}", type(data).__name__)
-    return data

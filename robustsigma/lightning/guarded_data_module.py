@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspect import currentframe
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import pytorch_lightning as pl
 from torch.utils.data import Dataset, Sampler
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 from robustsigma.data.datasets import Datasets
 from robustsigma.engine.validation import fail, plain
 
+T = TypeVar("T", bound="GuardedDataModule")
 _PACKAGE = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
 
 
@@ -27,6 +28,14 @@ class GuardedDataModule(pl.LightningDataModule):
         ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
         super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, **rest)
         self.hparams.update({name: plain(value) for name, value in self.hparams.items()})
+
+    @classmethod
+    def of(cls: type[T], trainer: pl.Trainer, callback: str) -> T:
+        """Return the data module of a Trainer; raise ValueError unless it is of this class, for a callback."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, cls):
+            raise fail("datamodule", f"a {cls.__name__}, for the {callback}", type(data).__name__)
+        return data
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainer" and type(value).__module__.startswith("lightning."):

@@ -19,7 +19,7 @@ from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import choice, fail, integer, number, optional
 from robustsigma.lightning.attacked_network import classifier_of
 from robustsigma.lightning.batch import Batch
-from robustsigma.lightning.data_module import data_module_of
+from robustsigma.lightning.data_module import RobustDataModule
 from robustsigma.lightning.training_perturbation import pgd_probe, without_cache
 
 Action = Literal["warn", "stop"]
@@ -107,7 +107,7 @@ class OverfittingMonitor(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the fixed batch."""
-        data = data_module_of(trainer, type(self).__name__)
+        data = RobustDataModule.of(trainer, type(self).__name__)
         if data.train_perturbation is None:
             raise fail("train_perturbation", "a Perturbation, for the OverfittingMonitor", "None")
         self._probe(data.train_perturbation)
@@ -151,7 +151,7 @@ class OverfittingMonitor(pl.Callback):
         return probe
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = data_module_of(trainer, type(self).__name__)
+        data = RobustDataModule.of(trainer, type(self).__name__)
         assert data.train_perturbation is not None
         attack = without_cache(data.train_perturbation)
         if data.ramp is not None:

@@ -18,7 +18,7 @@ from robustsigma.engine.network_state import gathered
 from robustsigma.engine.validation import choice, fail, optional
 from robustsigma.lightning.attacked_network import classifier_of
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO, RobustCheckpoint
-from robustsigma.lightning.data_module import RobustDataModule, data_module_of
+from robustsigma.lightning.data_module import RobustDataModule
 from robustsigma.lightning.strategies import full_state
 from robustsigma.models import ModelCard, load_model, save_model
 from robustsigma.models.weight_files import unwrapped
@@ -69,7 +69,7 @@ class SafetensorsExport(pl.Callback):
                 save_model(path, classifier.net, model_card(classifier, data), state)
 
     def _parts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[Classifier, RobustDataModule]:
-        return classifier_of(pl_module), data_module_of(trainer, type(self).__name__)
+        return classifier_of(pl_module), RobustDataModule.of(trainer, type(self).__name__)
 
     def _path(self, trainer: pl.Trainer) -> Path | None:
         """Return where this process writes the file, or None where it writes none."""
