@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from robustsigma.cli import images
-from robustsigma.cli.explained_folder import ExplainedFolder, Made
+from robustsigma.cli.explained_folder import ExplainedFolder, MapFiles
 from robustsigma.cli.method_names import by_alias, split_methods
 from robustsigma.cli.parsing import new_parser, parse
 from robustsigma.engine import noise
@@ -69,6 +69,14 @@ def run(verb: str, arguments: list[str]) -> None:
     _Explainer(found, made, [made.method, *(parse(single, [*by_alias(m), *allow])[1].method for m in others)]).run()
 
 
+class _Attributed(NamedTuple):
+    """An attribution; for SIGMA also the probabilities (B, K) of its samples, and its walks if they are drawn."""
+
+    result: Attribution
+    ends: Tensor | None
+    walks: list[tuple[Tensor, Tensor]]
+
+
 class _Explainer:
     """Explains images by some methods, and draws them.
 
@@ -122,8 +130,8 @@ class _Explainer:
         finally:
             self.folder.write()
         if broken:
-            rest = f"; {count(done, 'other image')} explained" if len(self.paths) > 1 else ""
-            raise ValueError("\n".join(broken) + rest)
+            others = f"; {count(done, 'other image')} explained" if len(self.paths) > 1 else ""
+            raise ValueError("\n".join(broken) + others)
 
     def _batches(self, paths: Sequence[Path]) -> list[Sequence[Path]]:
         size = 1 if self.contrast is not None else _BATCH.get(self.device.type, _GPU_BATCH)
@@ -145,35 +153,44 @@ class _Explainer:
         other = None if self.contrast == int(target[0]) else self.contrast
         results = [self._attribute(method, x, target, other) for method in self.methods]
         for row, path in enumerate(paths):
+            index = int(target[row])
+            found = [
+                self._made(method, made, row, index, other) for method, made in zip(self.methods, results, strict=True)
+            ]
             entry = {
                 "model": self.model,
                 "predicted": self._ranked(probabilities[row]),
-                "explained": self._class(probabilities[row], int(target[row])),
+                "explained": self._class(probabilities[row], index),
                 "contrast": None if other is None else self.card.classes[other],
-                "maps": [],
+                "maps": [record for record, _ in found],
             }
-            made = []
-            for method, (result, ends, walks) in zip(self.methods, results, strict=True):
-                record = {"method": type(method).__name__, "settings": describe(method), "seed": self.seed}
-                record |= _numbers(result, row)
-                sample = walk = None
-                if ends is not None:
-                    sample = result.endpoint[row].cpu()
-                    record["sample_predicted"] = self._ranked(ends[row])[0]
-                    record["sample_explained"] = self._class(ends[row], int(target[row]))
-                    if self.walk is not None:
-                        draw, suffix = _WALKS[self.walk]
-                        points, curve = walks[row]
-                        name = self.card.classes[int(target[row])]
-                        walk = (draw(points.cpu().double().numpy(), curve.tolist(), name), suffix)
-                entry["maps"].append(record)
-                made.append(Made(result.values[row].float().cpu().numpy(), sample, walk))
-            self.folder.save(path, entry, made)
+            self.folder.save(path, entry, [files for _, files in found])
 
-    def _attribute(
-        self, method: Attributor, x: Tensor, target: Tensor, other: int | None
-    ) -> tuple[Attribution, Tensor | None, list[tuple[Tensor, Tensor]]]:
-        """Return the attribution; for SIGMA also the probabilities of the samples, and its walks if they are drawn."""
+    def _made(
+        self, method: Attributor, made: _Attributed, row: int, target: int, other: int | None
+    ) -> tuple[dict[str, Any], MapFiles]:
+        """Return what is known of a method's map of an image, and what belongs into files."""
+        result, ends, walks = made
+        record = {
+            "method": type(method).__name__,
+            "settings": describe(method),
+            "seed": self.seed,
+            **_numbers(result, row),
+        }
+        values = result.values[row].float().cpu().numpy()
+        if ends is None:
+            return record, MapFiles(values)
+        record["sample_predicted"] = self._class(ends[row], int(ends[row].argmax()))
+        record["sample_explained"] = self._class(ends[row], target)
+        walk = None
+        if self.walk is not None:
+            draw, suffix = _WALKS[self.walk]
+            points, curve = walks[row]
+            name = self.card.classes[target] + ("" if other is None else f" rather than {self.card.classes[other]}")
+            walk = (draw(points.cpu().double().numpy(), curve.tolist(), name), suffix)
+        return record, MapFiles(values, result.endpoint[row].cpu(), walk)
+
+    def _attribute(self, method: Attributor, x: Tensor, target: Tensor, other: int | None) -> _Attributed:
         seeds = noise.seeds(self.seed, x)
         walks = []
         with nullcontext() if other is None else contrasted(self.classifier, int(target[0]), other):
@@ -184,9 +201,9 @@ class _Explainer:
                     rows = zip(x.split(1), at.split(1), seeds.split(1), strict=True)
                     walks = [method.path(self.classifier, *row) for row in rows]
         if not isinstance(method, Sigma):
-            return result, None, walks
+            return _Attributed(result, None, walks)
         with self.classifier.frozen():
-            return result, self.classifier.logits(result.endpoint).softmax(1), walks
+            return _Attributed(result, self.classifier.logits(result.endpoint).softmax(1), walks)
 
     def _ranked(self, probabilities: Tensor) -> list[dict[str, Any]]:
         return [self._class(probabilities, index) for index in probabilities.topk(min(_SHOWN, len(probabilities)))[1]]

@@ -23,7 +23,7 @@ _SCHEMA = 1
 _PAUSE = 2.0  # seconds between two writes of the manifest; a killed run loses the entries of so many
 
 
-class Made(NamedTuple):
+class MapFiles(NamedTuple):
     """What a method made of an image: its values (C, H, W), for SIGMA its sample, and its walk: a file, its suffix."""
 
     values: np.ndarray
@@ -74,7 +74,7 @@ class ExplainedFolder:
         """Return whether its picture is there as well."""
         return self.has_maps(path) and self._entries[str(path)]["picture_of"] is not None
 
-    def save(self, path: Path, entry: Mapping[str, Any], made: Sequence[Made]) -> None:
+    def save(self, path: Path, entry: Mapping[str, Any], made: Sequence[MapFiles]) -> None:
         """Write the maps of an image, and what belongs to them; `entry` has a record for each in `maps`."""
         name = self._names[str(path)]
         for number, (record, each) in enumerate(zip(entry["maps"], made, strict=True)):

@@ -46,7 +46,7 @@ def draw(method: str, found: Mapping[str, Explained], labels: Tensor, masks: Ten
             drawn = overlay(images[row], heat[row], side=side)
             if masks is not None and 0 < float(masks[row].mean()) < 1:
                 drawn = _outlined(drawn, masks[row].cpu().numpy() >= 0.5)
-            area = f"ins\N{MINUS SIGN}del {areas[row]:.2f}".replace(" -", " \N{MINUS SIGN}")
+            area = f"ins-del {areas[row]:.2f}"
             maps.append(
                 Panel(drawn, "", (area, *["not converged"] * lost), WRONG if lost else QUIET, WRONG if lost else None)
             )

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from robustsigma.report.heatmaps import Floats, color_bar, overlay, picture_of, side_of
 from robustsigma.report.panels import CORRECT, Panel, draw_panels
 
-_SIDE = 300  # the least, in pixels, of each panel
+_SIDE, _POINT = 300, 150  # the least, in pixels, of each panel of an explanation and of a walk
 _STRIP, _FRAMES = 8, 16
 _HOLD = 12  # times as long as the others, the last frame of an animation is shown
 
@@ -70,13 +70,13 @@ def draw_path(images: Floats, confidence: Sequence[float], name: str) -> bytes:
         confidence: at each point.
         name: of the class whose confidence it is.
     """
-    side = side_of(images.shape[2:], _SIDE)
+    side = side_of(images.shape[2:], _POINT)
     return _png(draw_panels([[_point(images, confidence, name, step, side) for step in _spread(len(images), _STRIP)]]))
 
 
 def animate_path(images: Floats, confidence: Sequence[float], name: str) -> bytes:
     """Return the same as an animated GIF file, with a bar as long as the confidence below the image."""
-    side, frames = side_of(images.shape[2:], _SIDE), []
+    side, frames = side_of(images.shape[2:], _POINT), []
     for step in _spread(len(images), _FRAMES):
         panel = _point(images, confidence, name, step, side)
         frame = draw_panels([[panel]])

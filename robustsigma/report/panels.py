@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -48,7 +50,7 @@ def draw_panels(
         size: of the text, in pixels.
     """
     line = round(_LEADING * size)
-    margin = max((round(_font(size).getlength(part)) for name in names for part in _broken(name)), default=-_GAP)
+    margin = max((round(_font(size, part).getlength(part)) for name in names for part in _broken(name)), default=-_GAP)
     left = margin + 2 * _GAP
     heights = []
     for row in rows:
@@ -63,17 +65,18 @@ def draw_panels(
         if number < len(names):
             for place, part in enumerate(_broken(names[number])):
                 at = (left - _GAP, top + above + tall // 2 + line * (place - len(_broken(names[number])) / 2))
-                brush.text(at, part, INK, _font(size), anchor="ra")
+                brush.text(at, part, INK, _font(size, part), anchor="ra")
         across = left
         for panel in row:
             wide, here = panel.picture.width, top + above
-            brush.text((across, top), _fit(panel.title, size, wide), INK, _font(size))
+            brush.text((across, top), title := _fit(panel.title, size, wide), INK, _font(size, title))
             canvas.paste(panel.picture, (across, here))
             box = (across - 1, here - 1, across + wide, here + panel.picture.height)
             brush.rectangle(box, outline=panel.frame or FRAME, width=3 if panel.frame else 1)
             for place, text in enumerate(panel.lines):
                 where = (across, here + tall + 3 + line * place)
-                brush.text(where, _fit(text, size - 1, wide), panel.color, _font(size - 1))
+                shown = _fit(text, size - 1, wide)
+                brush.text(where, shown, panel.color, _font(size - 1, shown))
             across += wide + _GAP
         if bar is not None and number == 0:
             canvas.paste(bar[0], (right, top + above))
@@ -88,14 +91,27 @@ def _broken(name: str) -> list[str]:
     return printable(name).split("\n")
 
 
+def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, which has no letters but those of ASCII; for others another one, if there is one."""
+    return _loaded(size, text.replace("…", "").isascii())
+
+
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _loaded(size: int, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    found = None if ascii_only else find_spec("matplotlib")
+    inside = [] if found is None else [Path(str(found.origin)).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"]
+    for name in () if ascii_only else (*inside, "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf"):
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
     return ImageFont.load_default(size)
 
 
 def _fit(text: str, size: int, width: int) -> str:
     """Return a text on one line, cut to a width in pixels."""
-    text, font = " ".join(printable(text).split()), _font(size)
+    text = " ".join(printable(text).split())
+    font = _font(size, text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -90,7 +90,7 @@ def test_several_methods_stand_side_by_side(explain, made, tmp_path):
         assert known["sample_predicted"]["confidence"] == pytest.approx(float(p.max()), abs=1e-5)
         assert known["sample_explained"]["confidence"] == pytest.approx(float(p[entry["explained"]["index"]]), abs=1e-5)
         assert known["relative_stderr"] > 0
-        side = 16 * 19
+        side = 16 * 10
         assert pixels(tmp_path / "out" / entry["picture"]).shape[1] > (len(methods) + 2) * side
 
 
@@ -132,7 +132,7 @@ def test_the_walk_leads_from_the_image_to_the_sample(kind, explain, made, tmp_pa
         steps = entry["maps"][0]["steps"][0]
         frames = getattr(picture, "n_frames", 1)
         assert frames == (steps + 1 if kind == "gif" else 1)
-        assert picture.width > (1 if kind == "gif" else steps + 1) * 16 * 19
+        assert picture.width > (1 if kind == "gif" else steps + 1) * 16 * 10
     classifier, _ = load_model(made / "model.safetensors")
     x = read(made, 0)
     target = torch.tensor([entry["explained"]["index"]])

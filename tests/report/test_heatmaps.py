@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from robustsigma import IntegratedGradients, overlay
+from robustsigma.report import panels
 from robustsigma.report.heatmaps import _TABLES, color_bar, levels, side_of
 from robustsigma.report.panels import Panel, draw_panels
 
@@ -141,6 +142,13 @@ def test_small_images_are_enlarged_in_whole_pixels():
     found = pixels(digit, torch.zeros(7, 7), side=28)
     expected = np.kron(25 + 190 * digit[0].numpy(), np.ones((4, 4)))
     np.testing.assert_allclose(found, expected[..., None].repeat(3, -1), atol=1)
+
+
+@pytest.mark.parametrize("text", ["otter", "Löwe", "кошка", "γάτα", "žralok", "a long name…"])
+def test_letters_of_a_panel_are_drawn(text):
+    font = panels._font(20, text)
+    missing = bytes(font.getmask("\uffff"))
+    assert not [char for char in text if char != " " and bytes(font.getmask(char)) == missing]
 
 
 def test_panels_stand_where_their_text_leaves_room_for_them():
