@@ -41,6 +41,7 @@ _METHOD = {
 _STYLE = ("smooth", "clip", "opacity", "colors", "signed", "outline")
 _WALKS = {"strip": (draw_path, "png"), "gif": (animate_path, "gif")}
 _SHOWN = 3  # predicted classes
+_SOON = 10.0  # seconds
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -88,6 +89,7 @@ class _Explainer:
 
     def __init__(self, found: Any, made: Any, methods: Sequence[Attributor]) -> None:
         self.methods, self.walk, self.seed, self.console = methods, found.path, found.seed, Console()
+        self.announced = False
         self.style = {name: made[name] for name in _STYLE}
         overlay(torch.zeros(1, 2, 2), torch.zeros(2, 2), **self.style)  # an error before the model is loaded
         if self.walk is not None:
@@ -146,8 +148,10 @@ class _Explainer:
 
     def _explain(self, paths: Sequence[Path], x: Tensor) -> None:
         """Predict and attribute images, and save what is found."""
+        begin = time.monotonic()
         with self.classifier.frozen():
             probabilities = self.classifier.logits(x).softmax(1)
+        self._announce((time.monotonic() - begin) / len(x))
         predicted = probabilities.argmax(1)
         target = predicted if self.target is None else torch.full_like(predicted, self.target)
         other = None if self.contrast == int(target[0]) else self.contrast
@@ -205,6 +209,15 @@ class _Explainer:
         with self.classifier.frozen():
             return _Attributed(result, self.classifier.logits(result.endpoint).softmax(1), walks)
 
+    def _announce(self, seconds: float) -> None:
+        """State how long the first picture may take, from the seconds of a forward pass of one image."""
+        steps = [
+            5 * m.max_steps * m.paths if isinstance(m, Sigma) else 3 * getattr(m, "steps", 0) for m in self.methods
+        ]
+        if not self.announced and seconds * sum(steps) > _SOON:
+            self.console.print(f"the first picture takes at most about {duration(seconds * sum(steps))}")
+        self.announced = True
+
     def _ranked(self, probabilities: Tensor) -> list[dict[str, Any]]:
         return [self._class(probabilities, index) for index in probabilities.topk(min(_SHOWN, len(probabilities)))[1]]
 
@@ -225,7 +238,7 @@ def _numbers(result: Attribution, row: int) -> dict[str, Any]:
     error = result.stderr[row] if result.stderr is not None else heat
     return {
         "converged": bool(result.all_converged()[row]),
-        "converged_paths": float(result.converged[row][result.walked[row]].double().mean()),
+        "converged_paths": float(result.converged[row][result.walked[row]].float().mean()),
         "steps": result.steps[row].tolist(),
         "forwards": int(result.forwards[row]),
         "backwards": int(result.backwards[row]),

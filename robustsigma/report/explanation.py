@@ -13,7 +13,7 @@ from robustsigma.report.heatmaps import Floats, color_bar, overlay, picture_of, 
 from robustsigma.report.panels import CORRECT, Panel, draw_panels
 
 _SIDE, _POINT = 300, 150  # the least, in pixels, of each panel of an explanation and of a walk
-_STRIP, _FRAMES = 8, 16
+_ROW, _STRIP, _FRAMES = 5, 8, 16  # panels in a row, and points of a walk
 _HOLD = 12  # times as long as the others, the last frame of an animation is shown
 
 
@@ -39,8 +39,8 @@ def draw_explanation(
     panels = [Panel(picture_of(image, side), f"predicted: {_pair(first)}", tuple(map(_pair, others[:2])))]
     explained, rather = entry["explained"], entry["contrast"]
     for made, values, sample in zip(entry["maps"], maps, samples, strict=True):
-        what = explained["class"] + (f" rather than {rather}" if rather else "")
-        known = [f"explains {what}" + ("" if rather else f" ({_percent(explained['confidence'])})")]
+        what = f"{explained['class']} rather than {rather}"
+        known = [f"explains {what if rather else _pair(explained)}"]
         if style.get("outline") is not None:
             known.append(f"outlined: the highest {style['outline']:g} %")
         end = made.get("sample_explained")
@@ -59,7 +59,8 @@ def draw_explanation(
             name = "zero-confidence sample" if made["converged"] else "end of the walk"
             panels.append(Panel(picture_of(sample, side), name, tuple(told)))
     words = ("for", "against") if style.get("signed") else ("strong", "weak")
-    return _png(draw_panels([panels], bar=(color_bar(14, side, **style), *words)))
+    rows = [panels[start : start + _ROW] for start in range(0, len(panels), _ROW)]
+    return _png(draw_panels(rows, bar=(color_bar(14, side, **style), *words)))
 
 
 def draw_path(images: Floats, confidence: Sequence[float], name: str) -> bytes:
@@ -99,7 +100,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def _pair(found: Mapping[str, Any]) -> str:
-    return f"{found['class']} {_percent(found['confidence'])}"
+    return f"{found['class']} ({_percent(found['confidence'])})"
 
 
 def _percent(confidence: float) -> str:

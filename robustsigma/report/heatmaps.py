@@ -53,11 +53,11 @@ def overlay(
         smooth: standard deviation of a Gaussian in pixels of the image, which smooths the heatmap; None is a fiftieth
             of the shorter side, 0 is none.
         clip: percentiles of the heatmap that are drawn as nothing and as the strongest color.
-        opacity: of the strongest color, in [0, 1].
+        opacity: opacity of the strongest color, in [0, 1].
         colors: color map, from low to high.
         signed: whether to draw the sum of the values over channels: orange speaks for the class, blue against it. Signs
             of single pixels mostly alternate, so regions show less well.
-        outline: outline the pixels with the highest values, so many percent of all.
+        outline: percentage of the pixels, those with the highest values, that is outlined; None is no outline.
         side: length of the shorter side of each image in the picture; None is that of the image.
 
     Returns:
