@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -98,13 +99,13 @@ def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont | ImageFont.Image
 
 @cache
 def _loaded(size: int, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    names = [] if ascii_only else ["DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf"]
     found = None if ascii_only else find_spec("matplotlib")
-    inside = [] if found is None else [Path(str(found.origin)).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"]
-    for name in () if ascii_only else (*inside, "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf"):
-        try:
+    if found is not None and found.origin is not None:
+        names.insert(0, str(Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"))
+    for name in names:
+        with suppress(OSError):
             return ImageFont.truetype(name, size)
-        except OSError:
-            continue
     return ImageFont.load_default(size)
 
 
