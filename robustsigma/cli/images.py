@@ -70,7 +70,7 @@ def files(paths: Sequence[str], out: str | Path) -> list[Path]:
             inside = scan(given)
             if written.is_relative_to(given.resolve()) and written != given.resolve():
                 for each in inside:
-                    each[:] = [path for path in each if written not in path.resolve().parents]
+                    each[:] = [path for path in each if written not in Path(path).resolve().parents]
             skipped = skipped_files_note(inside.others, given) if inside.others else ""
             if not inside.images:
                 raise fail("images", f"a folder with images, at {given}", skipped or "none")
