@@ -137,7 +137,7 @@ def test_the_plain_loop_loads_no_lightning():
 
 
 def test_there_is_python_in_it():
-    assert len(BLOCKS) == 14
+    assert len(BLOCKS) == 15
 
 
 def test_what_is_said_of_retraining_is_what_the_study_says():

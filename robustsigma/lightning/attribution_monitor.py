@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -60,7 +59,7 @@ class AttributionMonitor(BatchCallback):
     training is the same to the bit with and without the monitor. With several processes, all of them explain the
     images of the first one, so it works with sharded networks.
 
-    Works with `pytorch_lightning` and `lightning`. Needs matplotlib: `pip install 'robustsigma[report]'`.
+    Works with `pytorch_lightning` and `lightning`.
 
     Args:
         method: attribution method; None is `Sigma()`. An image costs its passes and 2 (H + 1) for the insertion and
@@ -124,8 +123,6 @@ class AttributionMonitor(BatchCallback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the images of an earlier run."""
-        if find_spec("matplotlib") is None:
-            raise ImportError("AttributionMonitor needs matplotlib: pip install 'robustsigma[report]'")
         self._reset()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
