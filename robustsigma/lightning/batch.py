@@ -126,7 +126,7 @@ class Batch:
 
     @property
     def is_padding(self) -> Tensor:
-        """Where the image only pads this process's part of an epoch, as another process has it too: bool (B,)."""
+        """Where the image only pads this process's part of an epoch, to be as long as the others: bool (B,)."""
         return torch.arange(len(self), device=self.labels.device) >= len(self) - self.padding
 
     @property

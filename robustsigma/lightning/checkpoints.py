@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from robustsigma.engine.validation import choice, fail, instance, integer, optional
-from robustsigma.lightning.data_module import data_module_of
+from robustsigma.lightning.data_module import RobustDataModule
 from robustsigma.runs.files import write_atomically
 
 
@@ -130,7 +130,7 @@ class RobustCheckpoint(ModelCheckpoint):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that the condition exists, and that checkpoints can be written and read."""
-        data = data_module_of(trainer, type(self).__name__)
+        data = RobustDataModule.of(trainer, type(self).__name__)
         choice("condition", self.condition, tuple(data.val_conditions))
         _check_checkpoints(self.dirpath, trainer, pl_module)
 

@@ -7,10 +7,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from inspect import currentframe
 from pathlib import Path
-from types import FrameType
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -18,46 +16,57 @@ from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
 
 from robustsigma.data.dataset_spec import DatasetSpec, Split
-from robustsigma.data.datasets import CheckedStream, Datasets
+from robustsigma.data.datasets import CheckedStream
 from robustsigma.data.loading import Augmentation, check_augmentation, fingerprint
 from robustsigma.engine import global_rng, noise
 from robustsigma.engine.device import wait
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import fail, integer, optional, plain
+from robustsigma.engine.validation import fail, integer, optional
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
 from robustsigma.lightning.batch_norm import explain_single_value
+from robustsigma.lightning.guarded_data_module import GuardedDataModule
 from robustsigma.lightning.keyed_datasets import KeyedDataset, KeyedStream, apart
-from robustsigma.lightning.loaders import ResumableLoader, make_loader, worker_options
-from robustsigma.lightning.sample_caches import ProcessRank, SampleCaches
-from robustsigma.lightning.training_perturbation import Ramp, tested_conditions, without_cache
+from robustsigma.lightning.loaders import KeySampler, ResumableLoader, make_loader, worker_options
+from robustsigma.lightning.sample_caches import SampleCaches
+from robustsigma.lightning.strategies import (
+    check_strategy,
+    data_rank,
+    gather_in_evaluations,
+    keep_samples,
+    kept_samples,
+)
+from robustsigma.lightning.training_perturbation import Ramp, evaluation_conditions, has_cache
 
-_PACKAGE = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 
 
-class RobustDataModule(pl.LightningDataModule):
+class RobustDataModule(GuardedDataModule):
     """Perturbs batches on their device, against the network as it is at that moment.
 
     Training batches go through `train_perturbation`; `val_dataloader` and `test_dataloader` return one loader for each
     condition. An image's randomness derives from (seed, stage, condition, epoch, its index in the split), so results
-    depend neither on the batch size nor on the number of workers or processes. The network is frozen meanwhile: eval
-    mode, no updates of BatchNorm statistics, no gradients of parameters.
+    depend neither on the batch size nor on the number of workers or processes. In training, each batch has fixed
+    numbers of images for the components of a `Mixture`: their shares, rounded up or down by the step. The network is
+    frozen meanwhile: eval mode, no updates of BatchNorm statistics, no gradients of parameters.
 
     Pass the module to the Trainer as its `datamodule`: batches of a loader that is passed instead are clean, with a
     warning. The LightningModule needs an attribute `classifier`, a `robustsigma.Classifier`. If its steps use another
     network, such as an average of its weights, a warning says so. `predict` uses the clean images of the test split.
 
-    Samples of a `SigmaSample` with a sample cache are kept here and in checkpoints, of the images as they were
-    augmented when the samples were made; see `robustsigma.lightning.sample_caches.SampleCaches`.
+    Samples of a `SigmaSample` with a sample cache are of the images as they were augmented when the samples were made.
+    Those of `last.ckpt` are in `last.ckpt.samples/`; see `robustsigma.lightning.sample_caches.SampleCaches`.
 
     A training resumes from any checkpoint, also in the middle of an epoch, as if it had not been interrupted. The
     global generators, from which dropout draws, are restored (those of the first process). If the dataset has changed,
     cached samples are dropped with a warning.
 
-    Several processes (DDP) train on the batches that one process with the sum of their batch sizes would have, with the
-    same results, unless the network has dropout, or BatchNorm without the Trainer's `sync_batchnorm`.
+    Several processes (DDP, or FSDP2 by `ModelParallelStrategy`) have equally many images, each image the same process
+    in every epoch, which keeps its cached samples. They train as one process that accumulates gradients over their
+    batches, unless the network has dropout or BatchNorm. A training may resume with another number of processes from
+    the end of an epoch. Parameters that FSDP2 shards are gathered once for the attacks of a batch, or an evaluation.
 
     Args:
         dataset: where images come from; `robustsigma.data.Datasets` wraps torch datasets.
@@ -121,8 +130,8 @@ class RobustDataModule(pl.LightningDataModule):
         if ramp is not None:
             ramp.check(train_perturbation)
         self.dataset, self.train_perturbation = dataset, train_perturbation
-        self.conditions = tested_conditions("conditions", conditions)
-        self.val_conditions = tested_conditions("val_conditions", val_conditions)
+        self.conditions = evaluation_conditions("conditions", conditions)
+        self.val_conditions = evaluation_conditions("val_conditions", val_conditions)
         self.ramp, self.augment = ramp, augment
         self.batch_size, self.drop_last = integer("batch_size", batch_size, 1), drop_last
         self.loading = worker_options(num_workers, prefetch_factor, persistent_workers)
@@ -143,31 +152,16 @@ class RobustDataModule(pl.LightningDataModule):
         self._images: dict[str, Any] | None = None  # fingerprint of the training images
         self._attacked = AttackedNetwork()
 
-    def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: FrameType | None = None, **rest: Any) -> None:
-        """Keep a subclass's arguments as Lightning does, but no datasets, and plain types, which can be read again."""
-        caller = currentframe()
-        frame = frame or (caller.f_back if caller else None)
-        arguments = frame.f_locals.items() if frame else ()
-        in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset | Sampler)]
-        ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
-        super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, **rest)
-        self.hparams.update({name: plain(value) for name, value in self.hparams.items()})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "trainer" and type(value).__module__.startswith("lightning."):
-            raise fail("trainer", _PACKAGE, f"a Trainer of the package {type(value).__module__.split('.')[0]}")
-        super().__setattr__(name, value)
-
-    def __iter__(self) -> NoReturn:
-        # A Trainer of the package `lightning` takes a data module of pytorch_lightning for a loader.
-        got = "iteration over the data module itself, as by a Trainer of the package lightning"
-        raise fail("trainer", _PACKAGE, got)
-
     def setup(self, stage: str) -> None:
         """Forget an earlier training."""
         if stage == "fit":
             self._reset()
         self._attacked = AttackedNetwork()
+        if self.trainer is not None:
+            check_strategy(self.trainer)
+            gather_in_evaluations(self.trainer)
+            if stage == "fit" and has_cache(self.train_perturbation):
+                keep_samples(self)
 
     def teardown(self, stage: str) -> None:
         """Check the last observed step."""
@@ -179,21 +173,19 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked.remove_hooks()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return cached samples, the position in the epoch and the states of the global generators."""
+        """Return the position in the epoch and the states of the global generators; samples are in other files."""
         state: dict[str, Any] = {"generators": global_rng.states()}
         if self._training is not None:
             state["loader"] = self._training.state_dict()
-        caches = self.sample_caches.state_dict()
-        if caches:
-            state["sample_caches"] = caches
-            if self._training is not None:
+            if has_cache(self.train_perturbation) and self.trainer is not None:
                 state["images"] = self._fingerprint(self._training)
+                state["sample_caches"] = self.trainer.global_step
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state."""
         self._resumed = dict(state_dict)
-        self.sample_caches.load_state_dict(self._resumed.pop("sample_caches", {}))
+        self._resume()
         if self.trainer is not None:
             # Lightning's own preparation may draw, so generators are restored when training starts. Once, as the
             # Trainer may run something else later.
@@ -214,14 +206,26 @@ class RobustDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of training images, in a new order in each epoch."""
         self._training, self._images = self._loader(self.split("train"), "train"), None
-        images = self._resumed.pop("images", None)
-        if images is not None and self._fingerprint(self._training) != images:
-            self.sample_caches = SampleCaches(self.seed)
-            warnings.warn("ckpt_path: its sample cache is of other training images; it is dropped", stacklevel=2)
+        sampler = self._training.sampler
+        self.sample_caches.owned = sampler.owned if isinstance(sampler, KeySampler) else None
+        self._resume()
+        return self._training
+
+    def _resume(self) -> None:
+        """Apply the state of a checkpoint once the training images are known, which depends on the strategy."""
+        if self._training is None:
+            return
         # Lightning restores a loader too, but not if the optimizer asked for the number of batches before.
         if "loader" in self._resumed:
             self._training.load_state_dict(self._resumed.pop("loader"))
-        return self._training
+        images, step = (self._resumed.pop(name, None) for name in ("images", "sample_caches"))
+        if step is None or self.trainer is None:
+            return
+        if self._fingerprint(self._training) != images:
+            warnings.warn("ckpt_path: its sample cache is of other training images; it is dropped", stacklevel=2)
+            return
+        shared, rank = self.sample_caches.owned is not None, data_rank(self.trainer)
+        self.sample_caches.load(kept_samples(self.trainer.ckpt_path, step, *rank, shared=shared))
 
     def _fingerprint(self, training: ResumableLoader) -> dict[str, Any]:
         keyed = training.dataset
@@ -266,8 +270,7 @@ class RobustDataModule(pl.LightningDataModule):
             shuffle=train,
             limit=self.limits.get(split),
             sampler=self.sampler if train else None,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
+            ranks=data_rank(trainer),
             batch_size=self.batch_size,
             drop_last=train and self.drop_last,
             **self.loading,
@@ -279,8 +282,7 @@ class RobustDataModule(pl.LightningDataModule):
     def _stream(self, dataset: IterableDataset[Any], split: Split) -> CheckedStream:
         if not isinstance(dataset, CheckedStream):
             dataset = CheckedStream(dataset, split, len(self.dataset.classes), self.dataset.shape)
-        perturbation = self.train_perturbation or Identity()
-        if split == "train" and without_cache(perturbation) != perturbation and not dataset.has_keys:
+        if split == "train" and has_cache(self.train_perturbation) and not dataset.has_keys:
             expected = "a stream of (image, label, key) whose keys are integers from 0 on, for a SampleCache"
             raise fail("train", expected, "items without such keys")
         return dataset
@@ -328,23 +330,19 @@ class RobustDataModule(pl.LightningDataModule):
             name, perturbation = list(conditions.items())[dataloader_idx]
         seeds = apart(noise.image_seeds(self.seed, stage, name, epoch, batch.indices), batch.repeats)
         wait(batch.images.device)  # the time of the step before is not that of the perturbation
-        start, stats = time.perf_counter(), None
-        if trainer.training:
-            options: dict[str, Any] = {"process": ProcessRank(trainer.global_rank, trainer.world_size), "epoch": epoch}
-            made, stats = self.sample_caches.apply(perturbation, classifier, batch, seeds=seeds, **options)
-        else:
-            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")
-        info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
-        if perturbation.depends_on_model:
-            # Of a training one step is observed, of evaluations one in each epoch.
-            when, exact = (0 if trainer.training else trainer.current_epoch), str(trainer.precision)[:2] in ("32", "64")
-            self._attacked.observe(trainer.lightning_module, classifier, made.images, step, when, exact=exact)
+        start, stats, module = time.perf_counter(), None, trainer.lightning_module
+        # Once for each batch in every process, also where no image needs the network.
+        with gathered(module.modules()):
+            if trainer.training:
+                made, stats = self.sample_caches.apply(
+                    perturbation, classifier, batch, seeds=seeds, epoch=epoch, step=trainer.global_step
+                )
+            else:
+                made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")
+            info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
+            if perturbation.depends_on_model:
+                # Of a training one step is observed, of evaluations one in each epoch.
+                when = 0 if trainer.training else trainer.current_epoch
+                exact = str(trainer.precision)[:2] in ("32", "64")
+                self._attacked.observe(module, classifier, made.images, step, when, exact=exact)
         return replace(batch, images=made.images, info=info)
-
-
-def data_module_of(trainer: pl.Trainer, callback: str) -> RobustDataModule:
-    """Return the data module of a Trainer; raise ValueError unless it is a `RobustDataModule`, for a callback."""
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, RobustDataModule):
-        raise fail("datamodule", f"a RobustDataModule, for the {callback}", type(data).__name__)
-    return data

@@ -23,9 +23,10 @@ from robustsigma.lightning.keyed_datasets import Key, KeyedDataset, KeyedStream,
 class KeySampler(DistributedSampler[Any]):
     """Yields the `Key`s of one process.
 
-    It is a DistributedSampler so that Lightning keeps it and tells it the epoch. In training, processes wait for each
-    other after each batch, so all have equally many keys: where the images cannot be divided evenly, the last key of
-    some processes is padding. In evaluation there is no padding.
+    It is a DistributedSampler so that Lightning keeps it and tells it the epoch. In training, each image belongs to one
+    process in every epoch, which keeps its cached samples. Processes wait for each other after each batch, so all have
+    equally many keys: where the images cannot be divided evenly, the last key of some processes is padding. In
+    evaluation there is no padding.
 
     Args:
         indices: indices of the images.
@@ -35,6 +36,7 @@ class KeySampler(DistributedSampler[Any]):
         rank: rank of this process.
         world_size: number of processes.
         sampler: what draws the order of all processes in each epoch, instead of a shuffle; it yields some of `indices`.
+            Where a process owns more of these than its part, others process the rest.
 
     Raises:
         ValueError: in an evaluation of fewer images than processes, which would wait for each other forever.
@@ -56,6 +58,8 @@ class KeySampler(DistributedSampler[Any]):
         super().__init__(images, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # uses its length only
         self.indices, self.drawn_by, self.count = indices, sampler, len(images)
         self.skip = 0  # number of keys that the next iteration leaves out at its start
+        self._owners = torch.zeros(max(indices, default=-1) + 1, dtype=torch.int64)  # ranks, by index
+        self._owners[torch.as_tensor(indices, dtype=torch.int64)] = torch.arange(len(indices)) % world_size
 
     def __iter__(self) -> Iterator[Key]:
         """Yield this process's keys."""
@@ -65,14 +69,32 @@ class KeySampler(DistributedSampler[Any]):
     def _keys(self) -> Iterator[Key]:
         if not self.shuffle:
             return (Key(0, index) for index in self.indices[self.rank :: self.num_replicas])
-        places = range(self.rank, self.total_size, self.num_replicas)
-        if self.drawn_by is not None:
+        if self.drawn_by is None:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            drawn = torch.randperm(self.count, generator=generator).tolist()
+            order, repeats = [self.indices[place] for place in drawn], [0] * self.count
+        else:
             order, repeats = self._drawn(self.drawn_by)
-            at = [place % self.count for place in places]
-            keys = zip(places, (order[i] for i in at), (repeats[i] for i in at), strict=True)
-            return (Key(self.epoch, image, place >= self.count, repeat) for place, image, repeat in keys)
-        drawn = zip(places, super().__iter__(), strict=True)
-        return (Key(self.epoch, self.indices[i], place >= len(self.indices)) for place, i in drawn)
+        places, padding = self._dealt(torch.tensor(order, dtype=torch.int64))
+        own = (Key(self.epoch, order[place], repeat=repeats[place]) for place in places)
+        return chain(own, (Key(self.epoch, order[place], is_padding=True) for place in padding))
+
+    def owned(self, indices: Tensor) -> Tensor:
+        """Return which of some training images belong to this process: bool (n,), of int64 (n,)."""
+        at = indices.cpu()
+        known = at < len(self._owners)
+        return (known & (self._owners[at * known] == self.rank)).to(indices.device)
+
+    def _dealt(self, order: Tensor) -> tuple[list[int], list[int]]:
+        """Return the places of this process in the order of an epoch, and those of its padding."""
+        size, owners = len(self), self._owners[order]
+        shares = [(owners == rank).nonzero()[:, 0] for rank in range(self.num_replicas)]
+        spare = torch.cat([share[size:] for share in shares])
+        lacks = [max(0, size - len(share)) for share in shares]
+        before = sum(lacks[: self.rank])
+        taken = spare[before : before + lacks[self.rank]]
+        places = torch.cat([shares[self.rank][:size], taken]).sort().values.tolist()
+        return places, (places or [0])[:1] * (size - len(places))
 
     def _drawn(self, sampler: Sampler) -> tuple[list[int], list[int]]:
         """Return the order of an epoch and how often each image came before: the same in every process and resume."""
@@ -191,8 +213,7 @@ def make_loader(
     shuffle: bool,
     limit: int | None,
     sampler: Sampler | None,
-    rank: int,
-    world_size: int,
+    ranks: tuple[int, int],
     **options: Any,
 ) -> ResumableLoader:
     """Return the loader of a process for a `CheckedStream` or a dataset of images by index.
@@ -204,15 +225,14 @@ def make_loader(
         shuffle: whether to draw a new order in each epoch.
         limit: largest number of images, or None.
         sampler: as in `KeySampler`.
-        rank: rank of this process.
-        world_size: number of processes.
+        ranks: rank of this process, and number of processes.
         options: as of DataLoader; `num_workers` may be None, and so may `prefetch_factor` and `persistent_workers`.
 
     Raises:
         ValueError: a stream with a limit or a sampler, or a batch larger than an epoch that leaves out smaller ones.
     """
     if options["num_workers"] is None:
-        options["num_workers"] = default_workers(dataset, world_size)
+        options["num_workers"] = default_workers(dataset, ranks[1])
     if isinstance(dataset, CheckedStream):
         for name, value in (("limits", limit), ("sampler", sampler)):
             if value is not None:
@@ -223,7 +243,7 @@ def make_loader(
     indices = subsample(len(dataset), limit, seed)  # type: ignore[arg-type]
     if options.get("persistent_workers") is None:
         options["persistent_workers"] = shuffle  # several loaders of conditions would keep as many sets of processes
-    keys = KeySampler(indices, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, sampler=sampler)
+    keys = KeySampler(indices, shuffle=shuffle, seed=seed, rank=ranks[0], world_size=ranks[1], sampler=sampler)
     if options["drop_last"] and len(keys) < options["batch_size"]:
         expected = f"at most {len(keys)}, the images of an epoch, with drop_last"
         raise fail("batch_size", expected, options["batch_size"])

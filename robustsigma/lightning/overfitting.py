@@ -14,11 +14,12 @@ from torch.utils.data import IterableDataset
 from robustsigma.data.dataset_spec import Split
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine import noise
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import choice, fail, integer, number, optional
 from robustsigma.lightning.attacked_network import classifier_of
 from robustsigma.lightning.batch import Batch
-from robustsigma.lightning.data_module import data_module_of
+from robustsigma.lightning.data_module import RobustDataModule
 from robustsigma.lightning.training_perturbation import pgd_probe, without_cache
 
 Action = Literal["warn", "stop"]
@@ -110,7 +111,7 @@ class OverfittingMonitor(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the fixed batch."""
-        data = data_module_of(trainer, type(self).__name__)
+        data = RobustDataModule.of(trainer, type(self).__name__)
         if data.train_perturbation is None:
             raise fail("train_perturbation", "a Perturbation, for the OverfittingMonitor", "None")
         self._probe(data.train_perturbation)
@@ -154,13 +155,14 @@ class OverfittingMonitor(pl.Callback):
         return probe
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = data_module_of(trainer, type(self).__name__)
+        data = RobustDataModule.of(trainer, type(self).__name__)
         assert data.train_perturbation is not None
         attack = without_cache(data.train_perturbation)
         if data.ramp is not None:
             attack = data.ramp.at(attack, trainer.current_epoch)
         attacks = {"probe": self._probe(attack), "attack": attack}
-        found = {name: self._accuracy(name, attack, data.seed, pl_module) for name, attack in attacks.items()}
+        with gathered(pl_module.modules()):
+            found = {name: self._accuracy(name, attack, data.seed, pl_module) for name, attack in attacks.items()}
         # Every process sees the same images; one decides, so that rounding cannot make them disagree.
         found = trainer.strategy.broadcast(found)
         best = {name: max([getattr(c, name) for c in self.checks], default=0.0) for name in found}
