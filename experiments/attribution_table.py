@@ -65,7 +65,7 @@ def caption(results: dict[str, Any]) -> str:
     corrected = "Holm's correction for the methods in a column." if done else "Not corrected for the number of methods."
     return (
         f"{dataset['name']}, {dataset['images']} test images that the network classifies correctly{few}, accuracy "
-        f"{text.percent(accuracy['mean'])} % of {accuracy['n']}, one network, {text.duration(run['seconds'])} on "
+        f"{text.percent(accuracy['mean'])}% of {accuracy['n']}, one network, {text.duration(run['seconds'])} on "
         f"{run['hardware']['device']} with {shared}, torch {run['versions']['torch']}. "
         f"Bold: significantly ahead of the second. \u2248: not significantly better than random maps. {corrected}"
     )

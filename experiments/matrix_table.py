@@ -12,7 +12,7 @@ from robustsigma.report.robustness import accuracy_table
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return accuracies in % with their 95 % intervals; models are rows."""
+    """Return accuracies in % with their 95% intervals; models are rows."""
     found = accuracy_table(results)
     columns = [
         (head, "" if group.key == "none" else f", {group.key}") for group in found.columns for head in group.heads
@@ -33,7 +33,7 @@ def caption(results: dict[str, Any]) -> str:
     seeds = f"{len(results['seeds'])} seed" + "s" * (len(results["seeds"]) > 1)
     threads = text.count(run["hardware"]["threads"], "thread")
     return (
-        f"{dataset['name']}, {dataset['test']} test images, {seeds}, accuracy in % with 95 % bootstrap intervals, "
+        f"{dataset['name']}, {dataset['test']} test images, {seeds}, accuracy in % with 95% bootstrap intervals, "
         f"{run['hardware']['device']} with {threads}, "
         f"torch {run['versions']['torch']}."
     )

@@ -155,7 +155,7 @@ def caption(found: Mapping[str, Any]) -> str:
     settings, run = found["settings"], found["run"]
     return (
         f"MNIST5k, {settings['images']} test images, {len(settings['seeds'])} trainings each, accuracy in % and "
-        f"differences in percentage points, 95 % intervals over images and seeds; radius {settings['eps']:g}, "
+        f"differences in percentage points, 95% intervals over images and seeds; radius {settings['eps']:g}, "
         f"corruptions at severity 3. Bold: significant after Holm's correction for all "
         f"{sum(map(len, found['differences'].values()))} differences. {run['hardware']['device']}, "
         f"torch {run['versions']['torch']}."

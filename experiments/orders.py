@@ -7,7 +7,7 @@ The papers claim that SIGMA is ahead of IG, Guided IG and IG2 in SIC (Henry et a
 mIoU and the pointing game (table 2); that IDG is ahead of IG, Left-IG, Guided IG and AGI in AIC, SIC, insertion and
 deletion (Walker et al., 2024, table 1); and that the credible path is ahead of IG, AGI and Expected Gradients in
 insertion minus deletion (Akhtar and Jalwana, 2023, tables 1 and 2). This script computes paired differences on the same
-images from each folder's values.csv, positive where the paper's method is better, with 95 % intervals over images. A
+images from each folder's values.csv, positive where the paper's method is better, with 95% intervals over images. A
 ranking holds, or is reversed, where the difference is significant after Holm's correction; the rankings of one paper on
 all networks are a family. It adds the plain gradient, which is in no paper's table. Writes results/orders.json.
 """

@@ -39,7 +39,7 @@ def draw(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> Figure:
     first.imshow(image_of(images[0]))
     first.set(title="image", xlabel=f"{target}: {confidence[0]:.0%}")
     overlay(second, images[0], arrays["path_attribution"])
-    second.set(title="heatmap", xlabel="orange: speaks for it")
+    second.set(title="heatmap", xlabel="bright: matters most")
     third.imshow(image_of(images[-1]))
     third.set(title="zero-confidence sample", xlabel=f"{target}: {confidence[-1]:.0%}")
     for axis in (first, second, third):

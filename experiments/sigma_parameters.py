@@ -3,7 +3,7 @@
     python experiments/sigma_parameters.py            # results/sigma_parameters.json and .png
 
 The paper shows maps of single images: the pattern hardly matters (figure 11); stopping early leaves the map incomplete,
-and continuing below 1 % adds nothing (figure 13); beta from 0.01 to 0.5 and alpha up to 1 give stable maps (figure 12);
+and continuing below 1% adds nothing (figure 13); beta from 0.01 to 0.5 and alpha up to 1 give stable maps (figure 12);
 more than 7 paths add little (figure 14). Table 3 has the seconds per image. This script changes one setting at a time,
 evaluates it, and compares its maps with those of the reference setting ("agreement", a rank correlation).
 """

@@ -6,7 +6,7 @@ Figure 2 shows one image: the path of Integrated Gradients (IG) soon reaches a p
 Figure 3: gradients from SIGMA's sensitive part have a higher area under the Softmax Information Curve (SIC) than those
 from its saturated part, and these a higher one than a random order. Neither figure states numbers.
 
-In this script, a point is saturated if its p is below 10 % or above 90 % of the image's p.
+In this script, a point is saturated if its p is below 10% or above 90% of the image's p.
 """
 
 from __future__ import annotations

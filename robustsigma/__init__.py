@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         attack_at_radii,
     )
     from robustsigma.evaluation.model_evaluation import evaluate, robust_accuracy
+    from robustsigma.report.heatmaps import overlay
 
 __version__ = "0.2.0"
 
@@ -82,6 +83,7 @@ _MODULES = {
         *("SigmaSample", "Square", "TorchAttack", "attack_at_radii"),
     ),
     "robustsigma.evaluation.model_evaluation": ("evaluate", "robust_accuracy"),
+    "robustsigma.report.heatmaps": ("overlay",),
 }
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of ours

@@ -1,4 +1,4 @@
-"""The Python of README, guide and reference runs as it stands there; what is quoted is true."""
+"""The Python of README and documentation runs as it stands there; what is quoted is true."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from torchvision.transforms.functional import normalize
 from robustsigma.evaluation.training import quiet
 
 ROOT = Path(__file__).parents[1]
-README, GUIDE, REFERENCE, RESULTS = (
-    (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/guide.md", "docs/reference.md", "docs/results.md")
-)
-BLOCKS = re.findall(r"```python\n(.*?)```", README + GUIDE + REFERENCE, re.DOTALL)
+PAGES = {
+    path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+SUMMARY, RETRAINING = (PAGES[ROOT / "docs" / "results" / f"{name}.md"] for name in ("index", "retraining"))
+BLOCKS = [block for page in PAGES.values() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 
 
 class _Module(pl.LightningModule):
@@ -136,16 +136,24 @@ def test_the_plain_loop_loads_no_lightning():
     subprocess.run([sys.executable, "-c", LOOP.format(code=code)], check=True, timeout=120)
 
 
+def test_links_between_files_lead_somewhere():
+    files = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "experiments/README.md"))]
+    links = [(path, link) for path in files for link in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))]
+    # Sphinx writes the pages of the API.
+    local = [(path, link) for path, link in links if "://" not in link and "api/" not in link]
+    assert len(local) > 50
+    assert [(path.name, link) for path, link in local if not (path.parent / link).exists()] == []
+
+
 def test_there_is_python_in_it():
-    assert len(BLOCKS) == 14
+    assert len(BLOCKS) == 20
 
 
 def test_what_is_said_of_retraining_is_what_the_study_says():
     page = (ROOT / "results" / "does_it_help.md").read_text(encoding="utf-8").splitlines()
-    section = RESULTS.split("## Does retraining with SIGMA samples help?")[1].split("\n## ")[0]
-    said = [line for line in section.splitlines() if line.startswith(("- ", "|"))]
+    said = [line for line in RETRAINING.split("## On top")[0].splitlines() if line.startswith(("- ", "|"))]
     assert len(said) > 10
-    quoted = [line.strip() for line in RESULTS.splitlines() if line.startswith("  |")]
+    quoted = [line for line in SUMMARY.splitlines() if line.startswith("|")]
     assert len(quoted) == 4
     assert [line for line in (*said, *quoted) if line not in page] == []
 
@@ -163,6 +171,6 @@ def test_the_numbers_in_short_are_those_of_the_results():
         every, holds, _, contradicted = re.findall(r"\d+", line.split(": ", 1)[1])
         numbers += [every, holds, contradicted] if contradicted != "0" else [every, holds]
     for entries in stored("sigma_settings")["datasets"].values():
-        numbers += [f"{e['converged']['mean']:.0%}"[:-1] + " %" for e in entries if e["name"] == "logit, the default"]
-    text = " ".join(RESULTS.split("## In short")[1].split("\n## ")[0].split())
+        numbers += [f"{e['converged']['mean']:.0%}" for e in entries if e["name"] == "logit, the default"]
+    text = " ".join(SUMMARY.split("## In short")[1].split("\n## ")[0].split())
     assert [each for each in numbers if not re.search(rf"(?<![\d.]){re.escape(each)}(?!\d|\.\d)", text)] == []

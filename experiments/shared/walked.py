@@ -32,7 +32,7 @@ class Walked(NamedTuple):
     gradients: Tensor
 
     def sensitive(self, start: float) -> Tensor:
-        """Return bool (S,), where p is between 10 % and 90 % of what it is at the image, and not saturated."""
+        """Return bool (S,), where p is between 10% and 90% of what it is at the image, and not saturated."""
         return (self.probability > LOW * start) & (self.probability < HIGH * start)
 
 

@@ -2,7 +2,7 @@
 
     python -m experiments.speed                                     # every row on every network
     python -m experiments.speed --nets resnet18 --rows SIGMA IG PGD
-    python -m experiments.speed --table results/speed_cpu.json      # only print the table of docs/results.md
+    python -m experiments.speed --table results/speed_cpu.json      # only print the table of docs/results/speed.md
 
 Efficiency = (passes that the formula needs) x (cost of one at the network's best batch size) / (measured time). Both
 times are taken in turns in one run. The cost is that of the cheaper of two orders of memory. Other libraries run in the

@@ -17,11 +17,11 @@ from study.setup import CLEAN, GAUSSIAN, REFERENCE, SAMPLES, TIME, VARIATIONS
 
 NAME = "does_it_help"
 _SHORT = """\
-Mean accuracy after training on SIGMA samples minus that after other training, in points, with 95 % intervals; bold
+Mean accuracy after training on SIGMA samples minus that after other training, in points, with 95% intervals; bold
 where it is significant. The first number is the mean over all conditions except transfer (clean images, noise,
 FGSM, PGD, adaptive SIGMA), the second also leaves out SIGMA."""
 _READ = """\
-Accuracies are in % with 95 % intervals, differences in points. Intervals resample seeds and images, and differences are
+Accuracies are in % with 95% intervals, differences in points. Intervals resample seeds and images, and differences are
 paired over both. Bold differences are significant after Holm's correction for everything that a table compares with the
 same row; the intervals themselves are not corrected. With few seeds, bootstrap intervals are somewhat too narrow.
 Adaptive attacks are made against the tested network, transfer samples against the base model of the same seed. "Mean of

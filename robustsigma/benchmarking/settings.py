@@ -53,6 +53,9 @@ class Benchmark(validation.Settings):
         training: how a model is trained here.
         mean: per channel, of its normalization; None as in an `Evaluation`.
         std: the same.
+
+    Example:
+        >>> run_benchmark(Benchmark(), "runs/benchmark")  # doctest: +SKIP
     """
 
     dataset: DatasetSpec = field(default_factory=Baggage)

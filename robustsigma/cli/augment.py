@@ -76,7 +76,7 @@ def _augment(found: Any, made: Any) -> None:
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
     settings |= {"dataset": repr(dataset), "perturbation": repr(perturbation)}
-    data = files(images.files(found.images)) if dataset is None else dataset.fingerprint()
+    data = files(images.files(found.images, found.out)) if dataset is None else dataset.fingerprint()
     settings |= {**images.model_settings(found, classifier, card), "data": data}
     init_run_dir(parts, {**settings, **code_of(found.allow, perturbation)})
     remove_leftovers(out)
@@ -96,7 +96,7 @@ def _augment(found: Any, made: Any) -> None:
 
 def _files(found: Any, card: ModelCard) -> Iterator[Any]:
     """Yield functions that load a batch of the image files."""
-    paths = images.files(found.images)
+    paths = images.files(found.images, found.out)
     label = images.class_index(found.label, card.classes, "label")
 
     def load(start: int) -> Item:

@@ -18,7 +18,8 @@ from robustsigma.engine.device import best_device
 
 _DESCRIPTION = (
     "Print versions, devices, threads, the extras that are installed and missing, and known hazards among the "
-    "installed packages. The exit status is 1 if one of them is dangerous."
+    "installed packages; or the unreadable images of a folder. The exit status is 1 if a hazard is dangerous or an "
+    "image unreadable."
 )
 _NAMES = (
     *("torch", "torchvision", "pytorch-lightning", "torchmetrics", "jsonargparse", "numpy", "scipy", "safetensors"),
@@ -28,11 +29,14 @@ DANGER = 1
 
 
 def run(verb: str, arguments: list[str]) -> int:
-    """Parse the arguments, print, and return the exit status: 0, or 1 if a hazard is dangerous."""
+    """Parse the arguments, print, and return the exit status: 0, or 1 for a dangerous hazard or unreadable images."""
     # Not `new_parser`, whose module imports more packages: a broken one must not stop the doctor.
     parser = ArgumentParser(prog="robustsigma doctor", exit_on_error=False, description=_DESCRIPTION)
-    parser.parse_args(arguments)
-    versions, console = installed(), Console()
+    parser.add_argument("--data", type=str, help="folder whose images are decoded, instead, to find unreadable ones")
+    folder, console = parser.parse_args(arguments).data, Console()
+    if folder is not None:
+        return _verify(console, folder)
+    versions = installed()
     found = hazards(versions)
     _show(console, "versions", _versions(versions))
     _show(console, "devices", _devices())
@@ -41,6 +45,14 @@ def run(verb: str, arguments: list[str]) -> int:
     lines = [(str(each.level), f"{each.package}: {each.what}. Do: {each.remedy}.") for each in found]
     _show(console, "hazards", lines or [("none", "no known hazard")])
     return DANGER if any(hazard.level == "danger" for hazard in found) else 0
+
+
+def _verify(console: Console, folder: str) -> int:
+    from robustsigma.data.verification import verify_images  # here, as a broken package must not stop the doctor
+
+    broken = verify_images(folder)
+    _show(console, "unreadable images", list(broken.items()) or [("none", f"all images in {folder} can be read")])
+    return DANGER if broken else 0
 
 
 def _show(console: Console, title: str, lines: Iterable[tuple[str, str]]) -> None:

@@ -1,34 +1,47 @@
-"""`explain`: write heatmaps of image files."""
+"""`explain`: draw heatmaps over image files."""
 
 from __future__ import annotations
 
-import json
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from robustsigma.cli import images
+from robustsigma.cli.explained_folder import ExplainedFolder, MapFiles
+from robustsigma.cli.method_names import by_alias, split_methods
 from robustsigma.cli.parsing import new_parser, parse
-from robustsigma.engine.attributors import Attribution, Attributor
+from robustsigma.engine import noise
+from robustsigma.engine.attributors import Attribution, Attributor, Sigma
+from robustsigma.engine.contrast import contrasted
 from robustsigma.engine.device import best_device
-from robustsigma.report.text import printable
+from robustsigma.engine.validation import choice, fail
+from robustsigma.report.explanation import animate_path, draw_explanation, draw_path
+from robustsigma.report.heatmaps import overlay
+from robustsigma.report.text import count, duration, printable
 from robustsigma.runs.directory import output_folder
-from robustsigma.runs.files import read_json, write_atomically
-from robustsigma.runs.fingerprint import code_of, describe, files
+from robustsigma.runs.fingerprint import code_of, describe
 
 _DESCRIPTION = (
-    "Write a heatmap over each image, and explanations.json with the numbers. Run the same command again to resume."
+    "Draw a heatmap over each image. The map itself is saved beside the picture as .npy, and the numbers are in "
+    "manifest.json. Run the same command again to resume; with other colors, pictures are drawn from the saved maps."
 )
-_BATCH = {"cpu": 4}  # an interrupt loses at most one batch
-_GPU_BATCH = 16
-# The paper's settings make no progress on confident networks: see results/sigma_settings.json.
+# Images in a batch after the first one, which is explained alone so that its picture comes soon.
+_BATCH, _GPU_BATCH = {"cpu": 1}, 16
+# A walk of few steps shows where the network looks as well as a long one, within seconds: see docs/guide/explain.md.
 _METHOD = {
     "class_path": "robustsigma.Sigma",
-    "init_args": {"alpha": 0.01, "beta": 0.1, "objective": "logit", "max_steps": 200},
+    "init_args": {"alpha": 0.01, "beta": 0.1, "objective": "logit", "max_steps": 24, "paths": 1},
 }
+_STYLE = ("smooth", "clip", "opacity", "colors", "signed", "outline")
+_WALKS = {"strip": (draw_path, "png"), "gif": (animate_path, "gif")}
+_SHOWN = 3  # predicted classes
+_SOON = 10.0  # seconds
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -36,100 +49,200 @@ def run(verb: str, arguments: list[str]) -> None:
     parser = new_parser("robustsigma explain", _DESCRIPTION)
     parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
     images.add_model(parser)
-    parser.add_argument("--method", type=Attributor, default=_METHOD, help="class of an attribution method")
-    parser.add_argument(
-        "--target", type=str, default=None, help="class name or index; the predicted class if not given"
-    )
+    method_help = "class of an attribution method, or its initials as in --method ig; several are drawn side by side"
+    parser.add_argument("--method", type=Attributor, default=_METHOD, help=method_help)
+    target_help = "class name or index; the predicted class if not given"
+    parser.add_argument("--target", type=str, default=None, help=target_help)
+    contrast_help = "class name or index: explain why the network predicts the target rather than this class"
+    parser.add_argument("--contrast", type=str, default=None, help=contrast_help)
+    walk_help = "also draw the walk of a SIGMA method: strip (a PNG file) or gif (an animation)"
+    parser.add_argument("--path", type=str, default=None, help=walk_help)
     parser.add_argument("--seed", type=int, default=0, help="seed of methods that use randomness")
-    parser.add_argument("--out", type=str, default="explanations", help="folder of the heatmaps")
+    parser.add_function_arguments(overlay, skip={"image", "attribution", "side"}, as_group=False)
+    parser.add_argument("--out", type=str, default="explanations", help="folder of the pictures")
     parser.add_argument("--config", action="config", help="YAML file of these options")
-    _explain(*parse(parser, arguments))
+    first, *others = split_methods(arguments)
+    found, made = parse(parser, by_alias(first))
+    single = new_parser("robustsigma explain")
+    single.add_argument("--method", type=Attributor)
+    single.add_argument("--allow", type=str, action="append", default=[])
+    allow = [part for name in found.allow for part in ("--allow", name)]
+    _Explainer(found, made, [made.method, *(parse(single, [*by_alias(m), *allow])[1].method for m in others)]).run()
 
 
-def _explain(found: Any, made: Any) -> None:
-    method: Attributor = made.method
-    classifier, card = images.model(found, made)
-    from robustsigma.report.gallery import draw_overlay  # needs matplotlib, which only the extra `report` brings
+class _Attributed(NamedTuple):
+    """An attribution; for SIGMA also the probabilities (B, K) of its samples, and its walks if they are drawn."""
 
-    target = images.class_index(found.target, card.classes, "target")
-    paths, out, console = images.files(found.images), output_folder(found.out), Console()
-    names, device = _unique(paths), best_device()
-    settings = {**images.model_settings(found, classifier, card), "target": target, "seed": found.seed}
-    settings |= {"method": describe(method), **code_of(found.allow)}
-    parts = {
-        path: _Part(out, names[path], {**settings, "file": str(path), "content": files([path])["content"]})
-        for path in paths
-    }
-    entries = {path: entry for path, part in parts.items() if (entry := part.read()) is not None}
-    if entries:
-        console.print(f"{len(entries)} of {len(paths)} images were explained before with the same settings")
-    left = [path for path in paths if path not in entries]
-    size = _BATCH.get(device.type, _GPU_BATCH)
-    for start in range(0, len(left), size):
-        batch = left[start : start + size]
-        x = images.read(batch, card).to(device)
-        result = method(classifier, x, target, seed=found.seed)
-        with classifier.frozen():
-            probabilities = classifier.logits(x).softmax(1).cpu()
-        for row, path in enumerate(batch):
-            entry = _entry(path, result, row, probabilities[row], card.classes)
-            title = f"{entry['class']}: {100 * entry['confidence']:.0f} %"
-            heat = result.heatmap("sum")[row].cpu().numpy()
-            picture = draw_overlay(x[row].cpu().numpy(), heat, title, type(method).__name__)
-            entries[path] = parts[path].write(picture, entry)
-            warning = "" if entry["converged"] else ", not converged"
-            console.print(printable(f"{names[path]}.png  {title}{warning}"), markup=False, highlight=False)
-    listed = [entries[path] for path in paths]
-    summary = {"method": repr(method), "model": str(found.model), "seed": found.seed, "images": listed}
-    write_atomically(out / "explanations.json", json.dumps(summary, indent=1).encode())
+    result: Attribution
+    ends: Tensor | None
+    walks: list[tuple[Tensor, Tensor]]
 
 
-class _Part:
-    """The heatmap of one image and its entry, which are reused from an earlier run with the same settings."""
+class _Explainer:
+    """Explains images by some methods, and draws them.
 
-    def __init__(self, out: Path, name: str, settings: dict[str, Any]) -> None:
-        self._picture, self._file = out / f"{name}.png", out / ".parts" / f"{name}.json"
-        self._settings = json.loads(json.dumps(settings))
+    Args:
+        found: the parsed arguments.
+        made: the same with the classes instantiated.
+        methods: attribution methods, drawn side by side.
+    """
 
-    def read(self) -> dict[str, Any] | None:
-        if not (self._file.is_file() and self._picture.is_file()):
+    def __init__(self, found: Any, made: Any, methods: Sequence[Attributor]) -> None:
+        self.methods, self.walk, self.seed, self.console = methods, found.path, found.seed, Console()
+        self.announced = False
+        self.style = {name: made[name] for name in _STYLE}
+        overlay(torch.zeros(1, 2, 2), torch.zeros(2, 2), **self.style)  # an error before the model is loaded
+        if self.walk is not None:
+            choice("path", self.walk, tuple(_WALKS))
+            if not any(isinstance(method, Sigma) for method in methods):
+                raise fail("path", "a SIGMA method, whose walk it draws", ", ".join(type(m).__name__ for m in methods))
+        self.classifier, self.card = images.model(found, made)
+        out = output_folder(found.out)
+        self.paths = images.files(found.images, out)
+        self.target = images.class_index(found.target, self.card.classes, "target")
+        self.contrast = images.class_index(found.contrast, self.card.classes, "contrast")
+        if self.contrast is not None and self.contrast == self.target:
+            raise fail("contrast", "another class than the target", repr(found.contrast))
+        self.device, self.model = best_device(), str(found.model)
+        settings: dict[str, Any] = {**images.model_settings(found, self.classifier, self.card), **code_of(found.allow)}
+        settings |= {"methods": describe(methods), "seed": self.seed, "path": self.walk}
+        settings |= {"target": self.target, "contrast": self.contrast}
+        self.folder = ExplainedFolder(out, self.paths, settings, describe(self.style))
+
+    def run(self) -> None:
+        """Explain what the folder lacks, one finished picture after the other."""
+        left = [path for path in self.paths if not self.folder.is_finished(path)]
+        if len(left) < len(self.paths):
+            known = f"{len(self.paths) - len(left)} of {len(self.paths)} images"
+            self.console.print(f"{known} were explained before with the same settings")
+        broken: list[str] = []
+        begin, done = time.monotonic(), 0
+        try:
+            for batch in self._batches(left):
+                pixels = {path: image for path in batch if (image := self._read(path, broken)) is not None}
+                lacking = [path for path in pixels if not self.folder.has_maps(path)]
+                if lacking:
+                    self._explain(lacking, torch.stack([pixels[path] for path in lacking]).to(self.device))
+                for path, image in pixels.items():
+                    entry, maps, samples = self.folder.load(path)
+                    self.folder.finish(path, draw_explanation(entry, image.numpy(), maps, samples, self.style))
+                    done += 1
+                    rest = (time.monotonic() - begin) / done * (len(left) - len(broken) - done)
+                    self._say(entry, f"{done}/{len(left)}", f"  (about {duration(rest)} left)" if rest else "")
+        finally:
+            self.folder.write()
+        if broken:
+            others = f"; {count(done, 'other image')} explained" if len(self.paths) > 1 else ""
+            raise ValueError("\n".join(broken) + others)
+
+    def _batches(self, paths: Sequence[Path]) -> list[Sequence[Path]]:
+        size = 1 if self.contrast is not None else _BATCH.get(self.device.type, _GPU_BATCH)
+        return [paths[:1], *(paths[start : start + size] for start in range(1, len(paths), size))]
+
+    def _read(self, path: Path, broken: list[str]) -> Tensor | None:
+        try:
+            return images.read([path], self.card)[0]
+        except ValueError as error:
+            broken.append(str(error))
             return None
-        found = read_json(self._file)
-        return found["entry"] if found["settings"] == self._settings else None
 
-    def write(self, picture: bytes, entry: dict[str, Any]) -> dict[str, Any]:
-        self._file.unlink(missing_ok=True)  # an interrupt in between must not leave the entry of another run
-        entry = {**entry, "heatmap": write_atomically(self._picture, picture).name}
-        write_atomically(self._file, json.dumps({"settings": self._settings, "entry": entry}).encode())
-        return entry
+    def _explain(self, paths: Sequence[Path], x: Tensor) -> None:
+        """Predict and attribute images, and save what is found."""
+        begin = time.monotonic()
+        with self.classifier.frozen():
+            probabilities = self.classifier.logits(x).softmax(1)
+        self._announce((time.monotonic() - begin) / len(x))
+        predicted = probabilities.argmax(1)
+        target = predicted if self.target is None else torch.full_like(predicted, self.target)
+        other = None if self.contrast == int(target[0]) else self.contrast
+        results = [self._attribute(method, x, target, other) for method in self.methods]
+        for row, path in enumerate(paths):
+            index = int(target[row])
+            found = [
+                self._made(method, made, row, index, other) for method, made in zip(self.methods, results, strict=True)
+            ]
+            entry = {
+                "model": self.model,
+                "predicted": self._ranked(probabilities[row]),
+                "explained": self._class(probabilities[row], index),
+                "contrast": None if other is None else self.card.classes[other],
+                "maps": [record for record, _ in found],
+            }
+            self.folder.save(path, entry, [files for _, files in found])
+
+    def _made(
+        self, method: Attributor, made: _Attributed, row: int, target: int, other: int | None
+    ) -> tuple[dict[str, Any], MapFiles]:
+        """Return what is known of a method's map of an image, and what belongs into files."""
+        result, ends, walks = made
+        record = {
+            "method": type(method).__name__,
+            "settings": describe(method),
+            "seed": self.seed,
+            **_numbers(result, row),
+        }
+        values = result.values[row].float().cpu().numpy()
+        if ends is None:
+            return record, MapFiles(values)
+        record["sample_predicted"] = self._class(ends[row], int(ends[row].argmax()))
+        record["sample_explained"] = self._class(ends[row], target)
+        walk = None
+        if self.walk is not None:
+            draw, suffix = _WALKS[self.walk]
+            points, curve = walks[row]
+            name = self.card.classes[target] + ("" if other is None else f" rather than {self.card.classes[other]}")
+            walk = (draw(points.cpu().double().numpy(), curve.tolist(), name), suffix)
+        return record, MapFiles(values, result.endpoint[row].cpu(), walk)
+
+    def _attribute(self, method: Attributor, x: Tensor, target: Tensor, other: int | None) -> _Attributed:
+        seeds = noise.seeds(self.seed, x)
+        walks = []
+        with nullcontext() if other is None else contrasted(self.classifier, int(target[0]), other):
+            at = target if other is None else torch.zeros_like(target)
+            result = method(self.classifier, x, at, seed=seeds)
+            if isinstance(method, Sigma) and self.walk is not None:
+                with self.classifier.frozen():
+                    rows = zip(x.split(1), at.split(1), seeds.split(1), strict=True)
+                    walks = [method.path(self.classifier, *row) for row in rows]
+        if not isinstance(method, Sigma):
+            return _Attributed(result, None, walks)
+        with self.classifier.frozen():
+            return _Attributed(result, self.classifier.logits(result.endpoint).softmax(1), walks)
+
+    def _announce(self, seconds: float) -> None:
+        """State how long the first picture may take, from the seconds of a forward pass of one image."""
+        steps = [
+            5 * m.max_steps * m.paths if isinstance(m, Sigma) else 3 * getattr(m, "steps", 0) for m in self.methods
+        ]
+        if not self.announced and seconds * sum(steps) > _SOON:
+            self.console.print(f"the first picture takes at most about {duration(seconds * sum(steps))}")
+        self.announced = True
+
+    def _ranked(self, probabilities: Tensor) -> list[dict[str, Any]]:
+        return [self._class(probabilities, index) for index in probabilities.topk(min(_SHOWN, len(probabilities)))[1]]
+
+    def _class(self, probabilities: Tensor, index: int | Tensor) -> dict[str, Any]:
+        return {"class": self.card.classes[int(index)], "index": int(index), "confidence": float(probabilities[index])}
+
+    def _say(self, entry: dict[str, Any], place: str, rest: str) -> None:
+        first = entry["predicted"][0]
+        lost = [record["method"] for record in entry["maps"] if not record["converged"]]
+        note = f", not converged: {', '.join(lost)}" if lost else ""
+        line = f"{place}  {entry['picture']}  {first['class']}: {100 * first['confidence']:.0f}%{note}{rest}"
+        self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
-def _entry(
-    path: Path, result: Attribution, row: int, probabilities: torch.Tensor, classes: tuple[str, ...]
-) -> dict[str, Any]:
-    target, predicted = int(result.target[row]), int(probabilities.argmax())
+def _numbers(result: Attribution, row: int) -> dict[str, Any]:
+    heat = result.heatmap()[row]
+    known = result.stderr is not None and bool(heat.any())
+    error = result.stderr[row] if result.stderr is not None else heat
     return {
-        "file": str(path),
-        "class": classes[target],
-        "confidence": float(probabilities[target]),
-        "predicted": classes[predicted],
-        "steps": result.steps[row].tolist(),
         "converged": bool(result.all_converged()[row]),
-        "completeness_gap": float(result.gap()[row]),
+        "converged_paths": float(result.converged[row][result.walked[row]].float().mean()),
+        "steps": result.steps[row].tolist(),
+        "forwards": int(result.forwards[row]),
+        "backwards": int(result.backwards[row]),
         "drop": float(result.drop[row]),
-        "stderr": None if result.stderr is None else float(np.mean(result.stderr[row].cpu().numpy())),
+        "completeness_gap": float(result.gap()[row]),
+        "relative_stderr": float(error.norm() / heat.norm()) if known else None,
     }
-
-
-def _unique(paths: list[Path]) -> dict[Path, str]:
-    """Return a file name for each path: its own, with a number where another differs at most in case."""
-    taken: set[str] = set()
-    names = {}
-    for path in paths:
-        name, count = path.stem, 1
-        while name.casefold() in taken:
-            count += 1
-            name = f"{path.stem}-{count}"
-        taken.add(name.casefold())
-        names[path] = name
-    return names

@@ -61,18 +61,22 @@ def model_settings(found: Any, classifier: Classifier, card: ModelCard) -> dict[
     return {"model": found.model, "card": describe(card), "network": network(classifier.net, card.shape)}
 
 
-def files(paths: Sequence[str]) -> list[Path]:
-    """Return the given image files, and those in the given folders."""
+def files(paths: Sequence[str], out: str | Path) -> list[Path]:
+    """Return the given image files, and those in the given folders, but for what an earlier run wrote to `out`."""
+    written = Path(out).expanduser().resolve()
     found: list[Path] = []
     for given in (Path(path).expanduser() for path in paths):
         if given.is_dir():
             inside = scan(given)
+            if written.is_relative_to(given.resolve()) and written != given.resolve():
+                for each in inside:
+                    each[:] = [path for path in each if written not in Path(path).resolve().parents]
             skipped = skipped_files_note(inside.others, given) if inside.others else ""
             if not inside.images:
                 raise fail("images", f"a folder with images, at {given}", skipped or "none")
             if skipped:
                 warnings.warn(f"images: {skipped}", stacklevel=1)
-            found += inside.images
+            found += map(Path, inside.images)
         elif given.is_file():
             found.append(given)
         else:
@@ -88,7 +92,7 @@ def read(paths: Sequence[Path], card: ModelCard) -> Tensor:
     if height != width:
         raise fail("model", "a model of square images", f"{height} x {width}")
     fit: int | ResizeCrop = card.geometry or height
-    dataset = FileDataset(list(map(ImageRow, paths)), fit, channels, name="images")
+    dataset = FileDataset([ImageRow(str(path)) for path in paths], fit, channels, name="images")
     return torch.stack([dataset[i][0] for i in range(len(paths))])
 
 

@@ -133,7 +133,9 @@ def last_checkpoints(trainer: pl.Trainer) -> list[Path]:
     for logger in trainer.loggers:
         root = getattr(logger, "root_dir", None)  # of all versions
         folders += sorted(Path(root).glob("*/checkpoints")) if root else []
-    return [path for folder in folders if (path := folder / f"{_LAST}.ckpt").is_file()]
+    paths = [folder / f"{_LAST}.ckpt" for folder in folders]
+    # A distributed checkpoint is a folder, in which this file is written last.
+    return [path for path in paths if path.is_file() or (path / "meta.pt").is_file()]
 
 
 def run(verb: str, arguments: list[str]) -> None:

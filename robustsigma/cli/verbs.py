@@ -26,7 +26,7 @@ _VERBS = {
     "test": "test under every condition with a Lightning Trainer",
     "compare": "compare two finished runs of evaluate, as a gate for CI",
     "card": "write the card of a finished run: threat models, accuracies and withdrawn claims",
-    "explain": "write heatmaps of image files",
+    "explain": "draw heatmaps over image files",
     "augment": "write a folder of perturbed images with a manifest",
     "doctor": "print versions, devices, extras and known hazards among the installed packages",
 }

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.data.resize_crop import ResizeCrop
+from robustsigma.engine.precision import as_pixels
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, near
-from robustsigma.runs.fingerprint import items
 
 Split = Literal["train", "val", "test"]
 
@@ -46,12 +47,32 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index].float() / 255, int(self.labels[index])
+        return as_pixels(self.images[index]), int(self.labels[index])
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return images (n, C, H, W) and labels (n,) by one indexing operation instead of n."""
         at = torch.as_tensor(indices, dtype=torch.int64)
-        return self.images[at].float() / 255, self.labels[at]
+        return as_pixels(self.images[at]), self.labels[at]
+
+
+class PixelDataset(Dataset[tuple[Tensor, int]], ABC):
+    """Base class of datasets that read an image as bytes where it has bytes. Items are floats in [0, 1].
+
+    Loaders ask for `read`, so that a quarter of the memory goes from worker to device.
+
+    Attributes:
+        decodes: whether images are decoded from files, for which loading processes are worth their start.
+    """
+
+    decodes = True
+
+    @abstractmethod
+    def read(self, index: int, crop: RandomResizedCrop | None = None, seed: int = 0) -> tuple[Tensor, int]:
+        """Return an image, uint8 or float (C, H, W), and its label; of the image a random crop if there is one."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.read(index)
+        return as_pixels(image), label
 
 
 class DatasetSpec(Settings, ABC):
@@ -105,7 +126,9 @@ class DatasetSpec(Settings, ABC):
         By default it covers the items of every split, see `robustsigma.runs.fingerprint.items`. Override it if there is
         a cheaper way.
         """
-        return {"classes": list(self.classes), **{name: items(self.split(name)) for name in self.splits}}
+        from robustsigma.data.loading import fingerprint  # here, as it imports this module
+
+        return {"classes": list(self.classes), **{name: fingerprint(self.split(name)) for name in self.splits}}
 
     def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> DatasetSpec:
         """Return this dataset with what it leaves open taken from a trained network.

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from robustsigma.data.class_names import class_names
-from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
-from robustsigma.data.image_files import BROKEN, to_tensor
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, Split
+from robustsigma.data.image_files import BROKEN, to_bytes
+from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.engine import noise
+from robustsigma.engine.precision import as_pixels
 from robustsigma.engine.validation import channels_last, extent, fail, plain, target_range
 
 _GRAY = ("1", "L", "LA", "La")  # modes of PIL, in addition to those that begin with an I, such as "I;16"
@@ -42,7 +44,7 @@ class _CheckedItems:
             # A gray image among color images becomes color; color is never dropped.
             channels = 1 if gray and self.shape[:1] != (3,) else 3
             try:
-                return to_tensor(image, channels, None)
+                return to_bytes(image, channels, None)
             except BROKEN as error:
                 raise fail(name, "a readable image, gray or RGB, of 8 or 16 bits", error) from error
         if not isinstance(image, Tensor):
@@ -53,7 +55,7 @@ class _CheckedItems:
             raise fail(name, "an image (C, H, W)", f"{tuple(image.shape)}, channels last; use image.permute(2, 0, 1)")
         if image.ndim != 3 or 0 in image.shape or not (image.is_floating_point() or image.dtype == torch.uint8):
             raise fail(name, "a float or uint8 image (C, H, W)", f"{image.dtype} {tuple(image.shape)}")
-        return image.float().div(255) if image.dtype == torch.uint8 else image.float()
+        return image if image.dtype == torch.uint8 else image.float()
 
     def _label(self, label: Any, name: str) -> int:
         if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
@@ -63,7 +65,7 @@ class _CheckedItems:
         return int(label)
 
 
-class CheckedDataset(_CheckedItems, Dataset[tuple[Tensor, int]]):
+class CheckedDataset(_CheckedItems, PixelDataset):
     """A user's dataset whose items are checked when they are read, with images as float in [0, 1].
 
     Args:
@@ -78,6 +80,8 @@ class CheckedDataset(_CheckedItems, Dataset[tuple[Tensor, int]]):
             [0, 1].
     """
 
+    decodes = False  # as far as anyone knows; and files that it has open may not be shared with other processes
+
     def __init__(self, inner: Any, name: str, classes: int, shape: tuple[int, ...] = ()) -> None:
         self.inner, self.name, self.classes, self.shape = inner, name, classes, shape
         self.shape = tuple(self[0][0].shape)
@@ -85,8 +89,10 @@ class CheckedDataset(_CheckedItems, Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.inner)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._checked(self.inner[index], f"{self.name}[{index}]")
+    def read(self, index: int, crop: RandomResizedCrop | None = None, seed: int = 0) -> tuple[Tensor, int]:
+        """Return an image, uint8 where the user's is of bytes, and its label."""
+        image, label = self._checked(self.inner[index], f"{self.name}[{index}]")
+        return image if crop is None else crop.of_tensor(image, seed), label
 
     def __getattr__(self, name: str) -> Any:
         """Look up the optional methods of a dataset."""
@@ -135,13 +141,17 @@ class CheckedStream(_CheckedItems, IterableDataset[tuple[Tensor, int, int]]):
         return len(self.inner)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[tuple[Tensor, int, int]]:
+        return ((as_pixels(image), label, key) for image, label, key in self.read())
+
+    def read(self) -> Iterator[tuple[Tensor, int, int]]:
+        """Yield items with images as uint8 where the user's are of bytes."""
         return (self._keyed(item, number) for number, item in enumerate(self.inner))
 
     def _keyed(self, item: Any, number: int) -> tuple[Tensor, int, int]:
         name = f"item {number} of {self.name}"
         pair = item[:2] if isinstance(item, (tuple, list)) and len(item) == 3 else item
         image, label = self._checked(pair, name)
-        key = plain(item[2]) if len(item) == 3 else int(noise.pixel_hash(image[None]))
+        key = plain(item[2]) if len(item) == 3 else int(noise.pixel_hash(as_pixels(image)[None]))
         if isinstance(key, str):
             key = noise.name_key(key)
         elif not isinstance(key, int) or (len(item) == 3 and not 0 <= key < 2**63):
@@ -157,10 +167,11 @@ class Datasets(DatasetSpec):
     others when they are needed. A dataset that has masks of the objects has a method `mask(index)` that returns (H, W)
     in [0, 1]; torch's `Subset` and `ConcatDataset` hide it.
 
-    A stream is an `IterableDataset` of (image, label) or (image, label, key), for `RobustDataModule` alone. It is
-    iterated anew in each epoch, after its `set_epoch(epoch)` if it has one, and divides its items among processes and
-    workers itself. An image's random numbers follow from its key, an integer from 0 on or text; without one, from its
-    pixels. A `SampleCache` needs integers.
+    A stream is an `IterableDataset` of (image, label) or (image, label, key), for `RobustDataModule` and
+    `robustsigma.evaluate`. It is iterated anew in each epoch, after its `set_epoch(epoch)` if it has one, and divides
+    its items among processes and workers itself; two workers that begin with the same images are an error. An image's
+    random numbers follow from its key, an integer from 0 on or text; without one, from its pixels. A `SampleCache`
+    needs integers.
 
     `evaluate` and `benchmark` resume in a run directory of datasets with the same content, and refuse one of others.
     `robustsigma.runs.fingerprint.items` says what is compared: all images of up to 256; of a larger one 256 of them and

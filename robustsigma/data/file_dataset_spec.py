@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from robustsigma.data.class_names import ClassIndex
 from robustsigma.data.csv_tables import Annotation
 from robustsigma.data.dataset_spec import DatasetSpec, Split
+from robustsigma.data.file_fingerprint import fingerprint_of_files
 from robustsigma.data.folder_scan import shorten
-from robustsigma.data.image_files import FileDataset, ImageRow, MaskedFileDataset, Resize, without_broken
+from robustsigma.data.image_files import FileDataset, ImageRow, MaskedFileDataset, Resize, Rows, without_broken
 from robustsigma.data.splitting import stratified
 from robustsigma.engine.validation import fail, integer, warn
-from robustsigma.runs.fingerprint import files as files_fingerprint
+
+Kind = TypeVar("Kind", bound="FileDatasetSpec")
 
 
 class ListedImage(NamedTuple):
@@ -25,9 +27,9 @@ class ListedImage(NamedTuple):
     `classes` are all correct ones, each by index, WordNet identifier or name.
     """
 
-    path: Path
+    path: str
     classes: tuple[str, ...]
-    mask: Path | Annotation | None
+    mask: str | Annotation | None
     where: str
 
 
@@ -51,6 +53,10 @@ class FileDatasetSpec(DatasetSpec):
     _upright = True  # whether images are turned as their EXIF orientation says
     channels: int = 3
     skip_broken: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings alone: a checkpoint or another process gets no list of a million files."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @property
     @abstractmethod
@@ -92,17 +98,24 @@ class FileDatasetSpec(DatasetSpec):
         self.check_split(split)
         if split not in self.splits:
             raise fail("split", f"images for {split!r} in {self._place}", "none")
-        masked = any(row.mask is not None for rows in self._manifest.values() for row in rows)
-        make = MaskedFileDataset if masked else FileDataset
-        dataset = make(self._manifest[split], self._resize, self.channels, upright=self._upright)
-        return without_broken(dataset) if self.skip_broken else dataset
+        if split not in self._datasets:
+            masked = any(rows.masks for rows in self._manifest.values())
+            make = MaskedFileDataset if masked else FileDataset
+            dataset = make(self._manifest[split], self._resize, self.channels, upright=self._upright)
+            self._datasets[split] = without_broken(dataset) if self.skip_broken else dataset
+        return self._datasets[split]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return names, sizes and contents of all files, see `robustsigma.runs.fingerprint.files`."""
+        """Return what identifies the files, without decoding an image, see `file_fingerprint`."""
         rows = [row for rows in self._listing.images.values() for row in rows]
-        masks = {row.mask for row in rows if isinstance(row.mask, Path)}
-        found = {"images": {row.path for row in rows}, "masks": masks, "tables": {*self._tables}}
-        return {name: files_fingerprint(sorted(paths), _root(paths)) for name, paths in found.items() if paths}
+        masks = {row.mask for row in rows if isinstance(row.mask, str)}
+        found = {"images": {row.path for row in rows}, "masks": masks, "tables": {*map(str, self._tables)}}
+        return {name: fingerprint_of_files([*paths]) for name, paths in found.items() if paths}
+
+    @cached_property
+    def _datasets(self) -> dict[Split, FileDataset]:
+        """The splits that were asked for."""
+        return {}
 
     @cached_property
     def _parts(self) -> dict[Split, list[ListedImage]]:
@@ -117,16 +130,22 @@ class FileDatasetSpec(DatasetSpec):
         return parts
 
     @cached_property
-    def _manifest(self) -> dict[Split, list[ImageRow]]:
+    def _manifest(self) -> dict[Split, Rows]:
         """The images of each split. The first access warns once about what a user may not expect."""
         index = ClassIndex(self.classes)
+        known: dict[tuple[str, ...], tuple[int, ...]] = {}
 
         def labels(row: ListedImage) -> tuple[int, ...]:
-            return tuple(index.find(text, self._label_argument, row.where) for text in row.classes)
+            if row.classes not in known:
+                known[row.classes] = tuple(index.find(each, self._label_argument, row.where) for each in row.classes)
+            return known[row.classes]
 
-        manifest = {s: [ImageRow(row.path, labels(row), row.mask) for row in rows] for s, rows in self._parts.items()}
+        manifest = {
+            split: Rows(ImageRow(row.path, labels(row), row.mask) for row in rows)
+            for split, rows in self._parts.items()
+        }
         checked = [split for split in manifest if split != "val" or "val" in self._listing.images]
-        lacking = _missing_class_notes(self.classes, {s: (row.labels[0] for row in manifest[s]) for s in checked})
+        lacking = _missing_class_notes(self.classes, {s: manifest[s].labels.tolist() for s in checked})
         notes = [*self._listing.notes, *lacking]
         if notes:
             warn(f"{self._argument}: {'; '.join(notes)} [{self._place}]")
@@ -143,6 +162,12 @@ class FileDatasetSpec(DatasetSpec):
             raise fail(self._argument, f"enough images to split in {self._place} {left}", len(rows))
         parts = stratified([ranks[row.classes[0]] for row in rows], val, test, seed)
         return {split: [rows[i] for i in part] for split, part in parts.items()}
+
+    def _sharing(self: Kind, other: Kind) -> Kind:
+        """Return another spec of the same files, which need not be listed again."""
+        if "_listing" in self.__dict__:
+            other.__dict__["_listing"] = self._listing
+        return other
 
     def _check_settings(self, *, only_test: bool = False) -> None:
         """Raise ValueError for bad fields. With `only_test`, `test_fraction` may be 1."""
@@ -162,10 +187,6 @@ def check_fraction(name: str, value: Any) -> None:
     """Raise ValueError unless 0 < value < 1."""
     if not isinstance(value, (int, float)) or not 0 < value < 1:
         raise fail(name, "a fraction between 0 and 1, both excluded", value)
-
-
-def _root(paths: Iterable[Path]) -> Path:
-    return Path(os.path.commonpath([path.parent for path in paths]))
 
 
 def _missing_class_notes(classes: Sequence[str], labels: Mapping[Split, Iterable[int]]) -> list[str]:

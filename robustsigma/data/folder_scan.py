@@ -30,16 +30,19 @@ _UNREADABLE = "Pillow cannot read them as images"
 
 
 class ScannedFiles(NamedTuple):
-    """The visible files in a folder and its subfolders: images that Pillow can read by their suffix, and others."""
+    """The visible files in a folder and its subfolders: images that Pillow can read by their suffix, and others.
 
-    images: list[Path]
-    others: list[Path]
+    Paths are text: a `Path` takes several times as long as listing its file, and ImageNet has 1.3 million.
+    """
+
+    images: list[str]
+    others: list[str]
 
 
 class FolderTree(NamedTuple):
     """The images of a dataset's folder by split and class (the only split is None if it has none), and warnings."""
 
-    images: dict[Split | None, dict[str, list[Path]]]
+    images: dict[Split | None, dict[str, list[str]]]
     folders: list[Path]
     notes: list[str]
 
@@ -57,40 +60,48 @@ def is_visible(name: str) -> bool:
 
 def subfolders(folder: Path) -> list[str]:
     """Return the sorted names of the visible folders in a folder, with links to folders and broken links."""
-    return [
-        entry.name
-        for entry in _visible(folder)
-        if entry.is_dir() or (_is_broken_link(entry) and not Path(entry.name).suffix)
-    ]
+    found = (entry for entry in _entries(folder) if entry.is_dir() or _is_broken_link(entry))
+    return sorted(
+        entry.name for entry in found if is_visible(entry.name) and (entry.is_dir() or not Path(entry.name).suffix)
+    )
 
 
 def scan(folder: Path) -> ScannedFiles:
     """Return the visible files in a folder and its subfolders, sorted. Links are followed."""
     suffixes = image_suffixes()
     found = ScannedFiles([], [])
-    for path in _walk(folder, ()):
-        (found.images if path.suffix.lower() in suffixes else found.others).append(path)
+    for path in _walk(str(folder), ()):
+        (found.images if suffix_of(path) in suffixes else found.others).append(path)
     return found
 
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    if not folder.is_dir():
+def suffix_of(path: str) -> str:
+    """Return the lowercase suffix of a file that has one, such as ".png"."""
+    return f".{path.rpartition('.')[2].lower()}"
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    if not Path(folder).is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if is_visible(entry.name)), key=lambda entry: entry.name)
+        return list(entries)
+
+
+def _visible(folder: Path | str) -> list[os.DirEntry[str]]:
+    return sorted((entry for entry in _entries(folder) if is_visible(entry.name)), key=lambda entry: entry.name)
 
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:
     return entry.is_symlink() and not Path(entry.path).exists()
 
 
-def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    here = folder.resolve()
+def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
+    here = os.path.realpath(folder)
     for entry in _visible(folder) if here not in above else ():  # a link to a folder above it would never end
         if entry.is_dir():
-            yield from _walk(folder / entry.name, (*above, here))
+            yield from _walk(entry.path, (*above, here))
         elif entry.is_file() or _is_broken_link(entry):  # a broken link is reported when it is read
-            yield folder / entry.name
+            yield entry.path
 
 
 def split_name(text: str) -> Split | None:
@@ -128,9 +139,9 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
     if not splits:
         found = read_classes(root, names, classes, skipped)
         notes = skipped_notes(skipped, root)
-        inside = {tuple(subfolders(root / name)) for name in names}
-        direct = any(path.parent == root / name for name, paths in found.items() for path in paths)
-        if class_list is None and not direct and len(inside) == 1 and len(next(iter(inside))) > 1:
+        direct = any(_images_beside(root / name) for name in names)
+        inside = set() if direct or class_list is not None else {tuple(subfolders(root / name)) for name in names}
+        if len(inside) == 1 and len(next(iter(inside))) > 1:
             note = f"{shorten(names)} are taken as classes, but all hold the same folders {shorten(next(iter(inside)))}"
             notes.append(f"{note}: if they are splits, call them train, val and test; if not, give class_list")
         return FolderTree({None: found}, [root], notes)
@@ -145,7 +156,7 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
         if folders.setdefault(split, root / name) != root / name:
             raise fail("root", f"one folder for {split!r} in {root}", f"{folders[split].name} and {name}")
     skipped.images.extend(_images_beside(root))
-    images: dict[Split | None, dict[str, list[Path]]] = {}
+    images: dict[Split | None, dict[str, list[str]]] = {}
     order: tuple[Split, ...] = ("train", "test", "val")
     present = [split for split in order if split in folders]
     for split in present:
@@ -167,7 +178,7 @@ def read_tree(root: Path, class_list: Sequence[str] | None, masks: Path | None) 
 
 def read_classes(
     folder: Path, names: Sequence[str], class_list: Collection[str], skipped: ScannedFiles
-) -> dict[str, list[Path]]:
+) -> dict[str, list[str]]:
     """Return the images of each class folder; add other files in it to `skipped`.
 
     `class_list` has names that are classes even if they could be those of splits. ValueError: fewer than two class
@@ -188,7 +199,9 @@ def read_classes(
         hint = f"; {_UNREADABLE}" if any(empty.values()) else ""
         raise fail("root", f"images of every class in {folder}", f"none of {shorten(listed)}{hint}")
     for name in names:
-        inner = split_folders(subfolders(folder / name))
+        start = len(str(folder / name)) + 1
+        nested = any(os.sep in path[start:] for path in found[name].images)
+        inner = split_folders(subfolders(folder / name) if nested else ())
         if len(set(inner.values())) > 1:
             got = f"{shorten(list(inner))} in {name}"
             raise fail("root", f"split folders above the class folders in {folder}", got)
@@ -197,10 +210,9 @@ def read_classes(
     return {name: each.images for name, each in found.items()}
 
 
-def _images_beside(folder: Path) -> list[Path]:
+def _images_beside(folder: Path) -> list[str]:
     suffixes = image_suffixes()
-    paths = [folder / entry.name for entry in _visible(folder) if entry.is_file()]
-    return [path for path in paths if path.suffix.lower() in suffixes]
+    return [entry.path for entry in _visible(folder) if suffix_of(entry.name) in suffixes and entry.is_file()]
 
 
 def skipped_notes(skipped: ScannedFiles, root: Path) -> list[str]:
@@ -211,17 +223,17 @@ def skipped_notes(skipped: ScannedFiles, root: Path) -> list[str]:
     return notes
 
 
-def skipped_files_note(paths: Sequence[Path], root: Path) -> str:
+def skipped_files_note(paths: Sequence[str], root: Path) -> str:
     """Return the note about files that are not images."""
-    heif = any(path.suffix.lower() in (".heic", ".heif") for path in paths)
+    heif = any(suffix_of(path) in (".heic", ".heif") for path in paths)
     hint = "; pillow_heif.register_heif_opener() reads HEIC" if heif else ""
     return f"skipped {count_by_suffix(paths, root)}: {_UNREADABLE}{hint}"
 
 
-def count_by_suffix(paths: Sequence[Path], root: Path) -> str:
+def count_by_suffix(paths: Sequence[str], root: Path) -> str:
     """Return the number of files of each suffix and folder, such as "3 .heic files (2 in cat, 1 in dog)"."""
     by_suffix: dict[str, list[str]] = {}
-    for path in paths:
+    for path in map(Path, paths):
         folder = "the folder itself" if path.parent == root else path.parent.relative_to(root).as_posix()
         by_suffix.setdefault(path.suffix.lower(), []).append(folder)
     told = []

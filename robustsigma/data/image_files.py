@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from robustsigma.data.csv_tables import Annotation
+from robustsigma.data.dataset_spec import PixelDataset
+from robustsigma.data.file_fingerprint import fingerprint_of_files
+from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail, warn
 
 # What Pillow raises for a file that it cannot decode.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_VERIFIED_AT_ONCE = 4096
 _ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 swap the sides
 
 
@@ -35,13 +41,13 @@ class ImageRow(NamedTuple):
         mask: gray mask file or annotation of the object that decides the label, or None if it is unannotated.
     """
 
-    path: Path
+    path: str
     labels: tuple[int, ...] = (0,)
-    mask: Path | Annotation | None = None
+    mask: str | Annotation | None = None
 
 
-def to_tensor(image: Image.Image, channels: int, resize: Resize | None) -> Tensor:
-    """Return a PIL image of any mode as float (channels, H, W) in [0, 1].
+def to_bytes(image: Image.Image, channels: int, resize: Resize | Callable[[Image.Image], Image.Image] | None) -> Tensor:
+    """Return a PIL image of any mode as uint8 (channels, H, W), resized by a size, a `ResizeCrop` or a function.
 
     16-bit gray is scaled, transparency is dropped. ValueError: pixels that are fractions, or have more than 16 bits.
     """
@@ -57,17 +63,19 @@ def to_tensor(image: Image.Image, channels: int, resize: Resize | None) -> Tenso
     image = image.convert("L" if channels == 1 else "RGB")
     if isinstance(resize, ResizeCrop):
         image = resize.apply(image)
-    elif resize is not None:
+    elif isinstance(resize, int):
         image = _bilinear(image, resize)
+    elif resize is not None:
+        image = resize(image)
     array = np.array(image, dtype=np.uint8).reshape(image.height, image.width, channels)
-    return torch.from_numpy(array).permute(2, 0, 1).float().div(255)
+    return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def _bilinear(image: Image.Image, side: int) -> Image.Image:
     return image if image.size == (side, side) else ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
 
 
-def read_mask(path: Path, image: Path, resize: int | ResizeCrop) -> Tensor:
+def read_mask(path: str | Path, image: str | Path, resize: int | ResizeCrop) -> Tensor:
     """Return a gray mask, white where it is marked, resized and cropped as its image is: float (size, size) in [0, 1].
 
     An int resizes bilinearly, so that edges become soft; a `ResizeCrop` takes the nearest pixel. Its errors (`BROKEN`)
@@ -113,7 +121,39 @@ def _overlap(side: int, size: int) -> Tensor:
     return overlap.clamp(min=0).double() / side
 
 
-class FileDataset(Dataset[tuple[Tensor, int]]):
+class Rows(Sequence[ImageRow]):
+    """Rows in a few arrays.
+
+    Loading processes share the memory of the process that started them until they touch a Python object, which a
+    list of 1.3 million rows consists of: each process would have its own copy in the end.
+    """
+
+    def __init__(self, rows: Iterable[ImageRow]) -> None:
+        paths, labels = [], []
+        self._labels: dict[int, tuple[int, ...]] = {}  # of images with several
+        self.masks: dict[int, str | Annotation] = {}
+        for place, (path, each, mask) in enumerate(rows):
+            paths.append(os.fsencode(path))
+            labels.append(each[0])
+            if len(each) > 1:
+                self._labels[place] = each
+            if mask is not None:
+                self.masks[place] = mask
+        self._paths, self._ends = b"".join(paths), np.cumsum([0, *map(len, paths)])
+        self.labels = np.array(labels, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index]
+        if isinstance(place, range):
+            return [self[each] for each in place]
+        path = os.fsdecode(self._paths[self._ends[place] : self._ends[place + 1]])
+        return ImageRow(path, self._labels.get(place, (int(self.labels[place]),)), self.masks.get(place))
+
+
+class FileDataset(PixelDataset):
     """Image files, read when an item is asked for. Items are (float (channels, size, size) in [0, 1], int label).
 
     Args:
@@ -124,45 +164,64 @@ class FileDataset(Dataset[tuple[Tensor, int]]):
         upright: whether to turn images as their EXIF orientation says.
 
     Example:
-        >>> FileDataset([ImageRow(Path("ant.png"))], 64, channels=3)[0][0].shape
+        >>> FileDataset([ImageRow("ant.png")], 64, channels=3)[0][0].shape
         torch.Size([3, 64, 64])
     """
 
     def __init__(
-        self, rows: Sequence[ImageRow], resize: Resize, channels: int, *, name: str = "root", upright: bool = True
+        self, rows: Iterable[ImageRow], resize: Resize, channels: int, *, name: str = "root", upright: bool = True
     ) -> None:
-        self.rows, self.resize, self.channels, self.name, self.upright = list(rows), resize, channels, name, upright
+        self.rows = rows if isinstance(rows, Rows) else Rows(rows)
+        self.resize, self.channels, self.name, self.upright = resize, channels, name, upright
         self.size = resize if isinstance(resize, int) else resize.size
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def read(self, index: int, crop: RandomResizedCrop | None = None, seed: int = 0) -> tuple[Tensor, int]:
+        """Return an image as uint8 (channels, size, size), or a random crop of the full image, and its label."""
         path, labels, _ = self.rows[index]
         try:
             with Image.open(path) as image:
-                return self._tensor(image), labels[0]
+                return self._decode(image, crop, seed), labels[0]
         except BROKEN as error:
             raise fail(self.name, f"a readable image at {path}", error) from error
 
-    def _tensor(self, image: Image.Image) -> Tensor:
+    def _decode(self, image: Image.Image, crop: RandomResizedCrop | None, seed: int) -> Tensor:
+        mode = "L" if self.channels == 1 else "RGB"
+        if crop is not None:
+            return to_bytes(self._turned(image), self.channels, lambda full: crop.of_image(full, self.size, seed))
         if isinstance(self.resize, int):  # decodes JPEG at a smaller scale, which a network's own resizing must not
-            image.draft("L" if self.channels == 1 else "RGB", (2 * self.size, 2 * self.size))
-        return to_tensor(ImageOps.exif_transpose(image) if self.upright else image, self.channels, self.resize)
+            image.draft(mode, (2 * self.size, 2 * self.size))
+        return to_bytes(self._turned(image), self.channels, self.resize)
+
+    def _turned(self, image: Image.Image) -> Image.Image:
+        return ImageOps.exif_transpose(image) if self.upright else image
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies the images and labels, in plain JSON types, without decoding an image."""
+        found = fingerprint_of_files([row.path for row in self.rows])
+        labels = hashlib.sha256(repr([row.labels for row in self.rows]).encode()).hexdigest()
+        return {**found, "labels": labels, "resize": str(self.resize), "channels": self.channels}
 
     @property
     def paths(self) -> list[Path]:
         """Files of the images."""
-        return [row.path for row in self.rows]
+        return [Path(row.path) for row in self.rows]
 
     @property
     def labels(self) -> list[int]:
         """Labels of the images."""
-        return [row.labels[0] for row in self.rows]
+        found: list[int] = self.rows.labels.tolist()
+        return found
 
     def correct_labels(self, index: int) -> tuple[int, ...]:
         """Return every label that is correct for an image; the first is its label."""
         return self.rows[index].labels
+
+    def find_broken(self) -> dict[int, str]:
+        """Decode all images in threads, and return why some are unreadable, by index."""
+        return _errors(self.read, len(self))
 
 
 class MaskedFileDataset(FileDataset):
@@ -180,25 +239,35 @@ class MaskedFileDataset(FileDataset):
         except BROKEN as error:
             raise fail("masks", f"a gray image of the size of {path} at {mask}", error) from error
 
+    def find_broken_masks(self) -> dict[str, str]:
+        """Return why some masks are unreadable, by file."""
+        return {str(self.rows[index].mask): why for index, why in _errors(self.mask, len(self)).items()}
+
+
+def _errors(read: Callable[[int], Any], count: int) -> dict[int, str]:
+    def error(index: int) -> str | None:
+        try:
+            read(index)
+        except ValueError as found:
+            return str(found.__cause__ or found)
+        return None
+
+    with ThreadPoolExecutor() as pool:  # which would hold a task for each file at once
+        blocks = (range(start, min(start + _VERIFIED_AT_ONCE, count)) for start in range(0, count, _VERIFIED_AT_ONCE))
+        whys = (why for block in blocks for why in pool.map(error, block))
+        return {index: why for index, why in enumerate(whys) if why is not None}
+
 
 def without_broken(dataset: FileDataset) -> FileDataset:
     """Return a dataset without its unreadable images, which one warning counts, or raise if no image is readable."""
-    rows, broken = dataset.rows, {index for index in range(len(dataset)) if not _decodes(dataset, index)}
+    rows, broken = dataset.rows, dataset.find_broken()
     if broken:
         message = (
             f"{dataset.name}: {len(broken)} of {len(rows)} images are broken, the first is {rows[min(broken)].path}"
         )
         if len(broken) == len(rows):
             raise ValueError(message)
-        dataset.rows = [row for index, row in enumerate(rows) if index not in broken]
-        lost = sorted({rows[index].labels[0] for index in broken} - {row.labels[0] for row in dataset.rows})
+        dataset.rows = Rows([row for index, row in enumerate(rows) if index not in broken])
+        lost = sorted({rows[index].labels[0] for index in broken} - set(dataset.labels))
         warn(f"{message}; skipped{f', so that no image is left of class {lost[0]}' if lost else ''}")
     return dataset
-
-
-def _decodes(dataset: FileDataset, index: int) -> bool:
-    try:
-        dataset[index]
-    except ValueError:
-        return False
-    return True

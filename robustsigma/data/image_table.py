@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from robustsigma.data.class_names import are_indices, are_wnids, class_names
-from robustsigma.data.csv_tables import path_inside, read_csv
+from robustsigma.data.csv_tables import PathsInside, read_csv
 from robustsigma.data.dataset_spec import Split
 from robustsigma.data.file_dataset_spec import FileDatasetSpec, ListedImage, Listing
 from robustsigma.data.folder_scan import is_visible, split_name
@@ -54,7 +54,8 @@ class ImageTable(FileDatasetSpec):
         val_fraction: fraction of the images, or of "train" rows if no row is "val", that becomes "val".
         test_fraction: fraction of the images that becomes "test" without a `split_column`.
         seed: seed of the split.
-        skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError.
+        skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError. Each
+            split is decoded once in advance for it.
 
     Example:
         >>> ImageTable("coco", mask_column="mask").split("test").correct_labels(0)
@@ -99,7 +100,7 @@ class ImageTable(FileDatasetSpec):
     def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> ImageTable:
         """Return the same images with the network's class names and geometry, if these are not given."""
         names = tuple(classes) if self.class_list is None else self.class_list
-        return dataclasses.replace(self, class_list=names, geometry=self.geometry or geometry)
+        return self._sharing(dataclasses.replace(self, class_list=names, geometry=self.geometry or geometry))
 
     @property
     def _resize(self) -> ResizeCrop:
@@ -118,7 +119,8 @@ class ImageTable(FileDatasetSpec):
         """The rows of visible files. Whether the files exist is not checked."""
         if not self._place.is_file():
             raise fail("table", "an existing CSV file", str(self._place))
-        images, masks = (Path(self.root) / each for each in (self.images, self.masks))
+        images = PathsInside(Path(self.root) / self.images, "file_column")
+        masks = PathsInside(Path(self.root) / self.masks, "mask_column")
         columns = (self.file_column, self.label_column, self.mask_column, self.split_column)
         found: dict[Split | None, list[ListedImage]] = {}
         count = hidden = 0
@@ -127,14 +129,14 @@ class ImageTable(FileDatasetSpec):
             classes = tuple(filter(None, text.split() if _INDICES.fullmatch(text) else _SEPARATOR.split(text)))
             if not classes:
                 raise fail("label_column", f"at least one class {where}", "none")
-            path = path_inside(images, cells[self.file_column], "file_column", where)
+            path = images.find(cells[self.file_column], where)
             mask = "" if self.mask_column is None else cells[self.mask_column]
-            mask_path = path_inside(masks, mask, "mask_column", where) if mask else None
+            mask_path = masks.find(mask, where) if mask else None
             named = None if self.split_column is None else cells[self.split_column].strip()
             split = None if named is None else split_name(named)
             if named is not None and split is None:
                 raise fail("split_column", f"train, val or test {where}", repr(named))
-            if not all(map(is_visible, path.relative_to(images).parts)):
+            if not all(map(is_visible, path[len(images.prefix) :].split("/"))):
                 hidden += 1
                 continue
             found.setdefault(split, []).append(ListedImage(path, tuple(dict.fromkeys(classes)), mask_path, where))

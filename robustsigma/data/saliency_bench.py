@@ -40,7 +40,8 @@ class SaliencyBench(FileDatasetSpec):
         val_fraction: fraction of the images that becomes "val".
         test_fraction: fraction of the images that becomes "test".
         seed: seed of the split.
-        skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError.
+        skip_broken: leave unreadable images out, with one warning that counts them, instead of raising ValueError. Each
+            split is decoded once in advance for it.
 
     Example:
         >>> SaliencyBench("lung", size=128).shape
@@ -85,7 +86,7 @@ class SaliencyBench(FileDatasetSpec):
         return sorted((Path(self.root) / "attention_label").glob("*.csv"))
 
     @cached_property
-    def _images(self) -> tuple[dict[str, list[Path]], list[str]]:
+    def _images(self) -> tuple[dict[str, list[str]], list[str]]:
         """The images of each class, and warnings for the user."""
         folder, skipped = self._place, ScannedFiles([], [])
         if not folder.is_dir():
@@ -105,20 +106,21 @@ class SaliencyBench(FileDatasetSpec):
         others = [scan(self._place / name).images for name in subfolders(self._place) if name not in images]
         every = [path for paths in (*images.values(), *others) for path in paths]
         rows = [
-            ListedImage(path, (name,), annotations.get(path.name), f"as a folder of {self._place}")
+            ListedImage(path, (name,), annotations.get(Path(path).name), f"as a folder of {self._place}")
             for name, paths in images.items()
             for path in paths
         ]
         return Listing({None: rows}, [*notes, *_unmatched_notes(annotations, every)])
 
 
-def _unmatched_notes(annotations: Mapping[str, Annotation], images: list[Path]) -> list[str]:
+def _unmatched_notes(annotations: Mapping[str, Annotation], images: list[str]) -> list[str]:
     """Return a note about annotations without an image; refuse one that fits two images, or none that fits any."""
-    by_name: dict[str, Path] = {}
+    by_name: dict[str, str] = {}
     for path in images:
-        first = by_name.setdefault(path.name, path)
-        if first != path and path.name in annotations:
-            where = annotations[path.name].where
+        name = Path(path).name
+        first = by_name.setdefault(name, path)
+        if first != path and name in annotations:
+            where = annotations[name].where
             raise fail("root", f"one image for the annotation in {where}", f"{first} and {path}")
     lost = [name for name in annotations if name not in by_name]
     if not lost:

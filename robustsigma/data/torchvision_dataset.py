@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, Split
 from robustsigma.data.file_dataset_spec import check_fraction
-from robustsigma.data.image_files import to_tensor
+from robustsigma.data.image_files import to_bytes
+from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.data.splitting import stratified
 from robustsigma.engine.validation import fail, integer
 
 
-class _Tensors(Dataset[tuple[Tensor, int]]):
+class _Tensors(PixelDataset):
     """Some images of a torchvision dataset, whose items are (PIL image, label), as tensors of one shape."""
 
     def __init__(
@@ -33,9 +34,10 @@ class _Tensors(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def read(self, index: int, crop: RandomResizedCrop | None = None, seed: int = 0) -> tuple[Tensor, int]:
         image, label = self.inner[self.indices[index]]
-        tensor = to_tensor(image, self.shape[0], self.resize)
+        resize = self.resize if crop is None else lambda full: crop.of_image(full, self.shape[-1], seed)
+        tensor = to_bytes(image, self.shape[0], resize)
         if tuple(tensor.shape) != self.shape:
             raise fail("size", "a number, since images differ", f"{tuple(tensor.shape)} and {self.shape}")
         return tensor, int(label)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from robustsigma.engine import normalization, validation
 from robustsigma.engine.chunks import Chunks
 from robustsigma.engine.network_pass import NetworkPass
-from robustsigma.engine.network_state import evaluating, lock_of, logits_of, refuse_inference
-from robustsigma.engine.precision import at_least_single, full_precision, tf32
+from robustsigma.engine.network_state import evaluating, gathered, locked, logits_of, refuse_inference
+from robustsigma.engine.precision import at_least_single, tf32
 from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import fail, integer, target_range
 
@@ -162,35 +162,25 @@ class Classifier(nn.Module):
         Gradients are enabled. Modules that define `train` themselves are switched by it, so that what else it does
         (merged adapters, layers that stay in their mode) holds inside. Every submodule's own mode and every
         parameter's own flag come back, also when the body raises. Usable under `no_grad`, `inference_mode` and
-        autocast; gradients work inside all the same.
+        autocast; gradients work inside all the same. Parameters that FSDP2 shards are gathered for the body.
 
         Raises:
             RuntimeError: another thread is in such a body. Threads need a copy of the classifier each.
             ValueError: a network on the meta device, or one that contains this classifier.
         """
         modules = list(self.modules())
-        parameters = [p for module in modules for p in module._parameters.values() if p is not None]
-        lock = lock_of(self.net)
-        if not lock.acquire(blocking=False):
-            raise RuntimeError(
-                "classifier: expected calls from one thread at a time for a network, got calls from two; "
-                "give each thread a copy of the classifier, which copies its network"
-            )
-        try:
+        with locked(self.net), gathered(modules):
+            parameters = [p for module in modules for p in module._parameters.values() if p is not None]
             if self._depth == 0:
                 self._look(modules, parameters)
             self._depth += 1
             try:
-                device = self.mean.device.type
-                apart = torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False)
-                with evaluating(modules, parameters), apart[0], apart[1], apart[2], full_precision():
+                with evaluating(modules, parameters), torch.autocast(self.mean.device.type, enabled=False):
                     yield
             finally:
                 self._depth -= 1
                 if self._depth == 0:
                     self._chunks.fits = None
-        finally:
-            lock.release()
 
     def _look(self, modules: list[nn.Module], parameters: list[nn.Parameter]) -> None:
         """Forget what was found out about another network, or about this one with other parts."""

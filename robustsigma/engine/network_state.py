@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import fail
 
 
@@ -35,10 +36,24 @@ _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _LOCKS_ACCESS = Lock()
 
 
-def lock_of(net: nn.Module) -> Any:
-    """Return the lock of a network, which several classifiers may wrap."""
+@contextmanager
+def locked(net: nn.Module) -> Iterator[None]:
+    """Run the body while no other thread is in one for the same network, which several classifiers may wrap.
+
+    Raises:
+        RuntimeError: another thread is.
+    """
     with _LOCKS_ACCESS:
-        return _LOCKS.setdefault(net, RLock())
+        lock = _LOCKS.setdefault(net, RLock())
+    if not lock.acquire(blocking=False):
+        raise RuntimeError(
+            "classifier: expected calls from one thread at a time for a network, got calls from two; "
+            "give each thread a copy of the classifier, which copies its network"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
@@ -62,14 +77,18 @@ def set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
 
 @contextmanager
 def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Run the body with modules in eval mode and parameters without gradients, and restore each one's own state."""
+    """Run the body with modules in eval mode and parameters without gradients, and restore each one's own state.
+
+    The body computes in full precision, and gradients of its own inputs work in it.
+    """
     modes = [(module, module.training) for module in modules if hasattr(module, "training")]
     flags = [parameter for parameter in parameters if parameter.requires_grad]
     try:
         set_modes([(module, False) for module, _ in modes])
         for parameter in flags:
             parameter.requires_grad_(False)
-        yield
+        with torch.inference_mode(False), torch.enable_grad(), full_precision():
+            yield
     finally:
         set_modes(modes)
         for module, mode in modes:
@@ -77,6 +96,38 @@ def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter])
                 module.training = mode
         for parameter in flags:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def gathered(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Run the body with the parameters of modules that FSDP2 sharded (`fully_shard`) gathered, and shard them again.
+
+    FSDP's own hooks are taken off meanwhile, so no pass in the body communicates and processes may make different
+    numbers of passes. (With the hooks, each pass is noted for the next backward's prefetching, which would then differ
+    between processes.) All processes enter and leave together. A body inside another one gathers nothing again.
+    """
+    with ExitStack() as stack:
+        for module in modules:
+            if not hasattr(type(module), "set_reshard_after_forward"):
+                continue
+            sharded: Any = module
+            state, before, after = sharded._get_fsdp_state(), sharded._forward_pre_hooks, sharded._forward_hooks
+            for hooks in (before, after):
+                for key in [key for key, hook in hooks.items() if _owner(hook) is state]:
+                    stack.callback(hooks.move_to_end, key, last=False)
+                    stack.callback(hooks.__setitem__, key, hooks.pop(key))
+                    if hooks is before:
+                        stack.callback(sharded.reshard)
+                        with torch.inference_mode(False):
+                            sharded.unshard()
+        yield
+
+
+def _owner(hook: Any) -> Any:
+    """Return the object whose method a hook is, or wraps."""
+    while not hasattr(hook, "__self__") and hasattr(hook, "__wrapped__"):
+        hook = hook.__wrapped__
+    return getattr(hook, "__self__", None)
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -78,6 +78,14 @@ def at_least_single(values: Tensor) -> Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
+def as_pixels(images: Tensor) -> Tensor:
+    """Return images in [0, 1]: of uint8, 255ths as float32 with the same bits on every device; others as they are."""
+    if images.dtype != torch.uint8:
+        return images
+    # By a tensor on the device: CUDA multiplies by the reciprocal of a Python number, which rounds twice.
+    return images.float() / torch.full((), 255.0, device=images.device)
+
+
 def full_precision() -> AbstractContextManager[None]:
     """Compute the body in full precision; the user's settings come back after it.
 

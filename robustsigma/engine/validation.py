@@ -30,7 +30,8 @@ def fail(name: str, expected: str, got: object) -> ValueError:
 def warn(message: str) -> None:
     """Warn at the line outside this package that led here."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "robustsigma":
+    ours = ("robustsigma", "functools")  # whose cached properties call ours
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
 

@@ -26,7 +26,7 @@ def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
 
     Returns:
         `model`, `dataset` with the hash of its images and labels, `weights` (SHA-256 by training seed), `claims` and
-        `withdrawn` (each a condition with its threat model, parameters, accuracy with its 95 % interval, and flags),
+        `withdrawn` (each a condition with its threat model, parameters, accuracy with its 95% interval, and flags),
         `distances` (of minimum-norm attacks: median distance and area under the accuracy up to a radius, with flags),
         `limitations` (flags of the whole run) and `run` (command, time, versions and hardware).
 

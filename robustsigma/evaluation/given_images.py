@@ -15,9 +15,11 @@ from torch.utils.data import (
     Subset,
 )
 
-from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, adapt_to_model
-from robustsigma.data.loading import subsample
-from robustsigma.engine.precision import at_least_single
+from robustsigma.data import loading
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, adapt_to_model
+from robustsigma.data.image_files import FileDataset
+from robustsigma.data.loading import default_workers, divided, load_pixels, subsample
+from robustsigma.engine.precision import as_pixels, at_least_single
 from robustsigma.engine.validation import channels_last, extent, fail, warn
 from robustsigma.evaluation.given_models import GivenModels
 from robustsigma.evaluation.unwrapped_data import as_it_is, class_names, collate, data_name, in_any_order, unwrapped
@@ -101,7 +103,8 @@ class GivenImages:
 
     def _of_batches(self, start: int) -> Iterator[Block]:
         seen = 0
-        for batch in self.source:
+        loader = isinstance(self.source, DataLoader)
+        for batch in divided(self.source, self.fields[0].get) if loader else self.source:
             if self.most is not None and seen >= self.most:
                 return
             block = self._block(batch)
@@ -129,6 +132,8 @@ class GivenImages:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies the content, in plain JSON types: of a source of batches, of its first images."""
+        if isinstance(self.origin, FileDataset) and self.indices is not None:  # whose files need not be decoded for it
+            return loading.fingerprint(Subset(self.origin, self.indices))
         if self.indices is not None:
             return fingerprint.items(_Items(self, self.source))
         first = next(self.blocks())
@@ -149,7 +154,7 @@ class GivenImages:
             got = f"shape {tuple(given.shape)}, channels last; use permute(0, 3, 1, 2)"
             raise fail("images", "a batch (B, C, H, W)", got)
         if given.dtype == torch.uint8:
-            return given.float() / 255
+            return as_pixels(given)
         if not given.is_floating_point():
             raise fail("images", "a floating dtype or uint8", f"{given.dtype}")
         pixels = at_least_single(self.to_pixels(given))
@@ -196,6 +201,19 @@ class _Items(Dataset[tuple[Tensor, Tensor]]):
         return pixels[0], labels[0]
 
 
+class _Bytes(Dataset[Any]):
+    """Images of a dataset that has bytes, read a batch at a time."""
+
+    def __init__(self, dataset: PixelDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return load_pixels(self.dataset, indices)
+
+
 class _Pair(Dataset[Any]):
     """Images and labels in memory, read a batch at a time."""
 
@@ -229,7 +247,7 @@ def given_images(
     places: tuple[Place, Place],
     max_images: int | None,
     batch_size: int | None,
-    num_workers: int,
+    num_workers: int | None,
     seed: int,
 ) -> GivenImages:
     """Return the images of any data; arguments as of `evaluate`.
@@ -256,13 +274,15 @@ def given_images(
         most=max_images,
         batch_size=batch_size or getattr(source, "batch_size", None) or _BATCH,
         collate=collate,
-        num_workers=num_workers,
+        num_workers=default_workers(source) if num_workers is None else num_workers,
         origin=source.dataset if isinstance(source, DataLoader) else source,
     )
     if isinstance(source, DataLoader):
         if not in_any_order(source):
             return found
         found.source, found.collate, found.num_workers = source.dataset, source.collate_fn, source.num_workers
+    elif isinstance(source, PixelDataset):
+        found.source, found.collate = _Bytes(source), None
     elif isinstance(source, ArrayDataset):
         found.source, found.collate = _Pair(source.images, source.labels), None
     elif isinstance(source, (tuple, list)) and len(source) == 2 and all(hasattr(part, "ndim") for part in source):
@@ -272,7 +292,7 @@ def given_images(
         found.source, found.collate, found.name = _Pair(*pair), None, "images"
     elif isinstance(source, IterableDataset) or not hasattr(source, "__getitem__"):
         if isinstance(source, IterableDataset):
-            found.source = DataLoader(source, found.batch_size, collate_fn=collate, num_workers=num_workers)
+            found.source = DataLoader(source, found.batch_size, collate_fn=collate, num_workers=found.num_workers)
         elif isinstance(source, Iterator) or not isinstance(source, Iterable):
             hint = "a Dataset, a DataLoader, a pair (images, labels), a LightningDataModule or a DatasetSpec"
             told = "; an iterator can be read only once" if isinstance(source, Iterator) else ""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec
-from robustsigma.data.loading import load_batch, load_masks
+from robustsigma.data.dataset_spec import DatasetSpec
+from robustsigma.data.loading import label_of, load_batch, load_masks
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor, IntegratedGradients
 from robustsigma.engine.classifier import Classifier
@@ -30,8 +30,7 @@ def first_of_each_class(dataset: Dataset[Any], classes: int) -> list[int]:
     """Return the index of the first image of each class, of at most eight classes."""
     found: dict[int, int] = {}
     for index in range(len(dataset)):  # type: ignore[arg-type]
-        label = int(dataset.labels[index]) if isinstance(dataset, ArrayDataset) else int(dataset[index][1])
-        found.setdefault(label, index)
+        found.setdefault(label_of(dataset, index), index)
         if len(found) == classes:
             break
     return [found[label] for label in sorted(found)][:SHOWN]
@@ -107,7 +106,7 @@ def examples(
 
 
 def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, conditions: Sequence[Condition]) -> Pictures:
-    """Return one walk: noise is counted, not drawn, so a walk of fewer steps is the beginning of a longer one."""
+    """Return the points of one walk, its confidence and its attribution."""
     found = [
         (c.perturbation, c.id)
         for c in conditions
@@ -124,18 +123,14 @@ def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, conditi
     converged = walks.curve.gather(1, walks.steps[:, None])[:, 0] <= one.epsilon
     # The longest of the walks that converged shows most; without one, the longest of all.
     row = int((walks.steps + converged * one.max_steps).argmax())
-    steps, target = int(walks.steps[row]), y[row : row + 1]
+    target = y[row : row + 1]
     result = one(classifier, x[row : row + 1], target, seed=seeds[row : row + 1])
-    shown = sorted({round(k) for k in np.linspace(0, steps, _FRAMES)})
-    frames = [x[row]]
-    for step in shown[1:]:
-        short = dataclasses.replace(one, max_steps=step)
-        with classifier.frozen():
-            frames.append(short.sample(classifier, x[row : row + 1], target, seeds[row : row + 1]).ends[0])
-    confidence = result.confidence[0, 0, : steps + 1].tolist()
-    section = {"target": int(target), "confidence": confidence, "shown_steps": shown}
+    with classifier.frozen():
+        points, curve = one.path(classifier, x[row : row + 1], target, seeds[row : row + 1])
+    shown = sorted({round(k) for k in np.linspace(0, len(points) - 1, _FRAMES)})
+    section = {"target": int(target), "confidence": curve.tolist(), "shown_steps": shown}
     arrays = {
-        "path": torch.stack(frames).cpu().numpy(),
+        "path": points[shown].cpu().numpy(),
         "path_attribution": result.heatmap("sum")[0].cpu().numpy(),
     }
     return {"path": section}, arrays

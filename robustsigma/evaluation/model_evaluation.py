@@ -50,7 +50,7 @@ def evaluate(
     labels: Place = 1,
     max_images: int | None = None,
     batch_size: int | None = None,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     seed: int = 0,
     checks: Checks | None = _CHECKS,
     out: str | Path | None = None,
@@ -85,7 +85,7 @@ def evaluate(
         max_images: images at most. They are drawn by `seed`; of data without a length, or in an order that a sampler
             decides, they are the first ones.
         batch_size: images shown to every model and condition at once; None is that of the loader, or 128.
-        num_workers: loading processes of a `Dataset`.
+        num_workers: loading processes of a `Dataset`; None is 0, or for 512 image files and more the number of cores.
         seed: seed of the choice of images and of every perturbation.
         checks: further attacks on a few images that show whether the others can be believed, whose results are flags;
             None leaves them out.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from robustsigma.data.baggage import Baggage
 from robustsigma.data.dataset_spec import DatasetSpec
-from robustsigma.data.transforms import Albumentations
+from robustsigma.data.loading import Augmentation, check_augmentation
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations import GaussianNoise, Identity, Perturbation
 from robustsigma.models import Architecture
@@ -24,16 +24,20 @@ class Training(validation.Settings):
         batch_size: batch size used for training.
         lr: learning rate at the start.
         weight_decay: weight decay of AdamW.
-        augment: clean transforms of the training images, or None.
+        augment: clean transforms of the training images, an `Albumentations` or a `RandomResizedCrop`, or None.
+
+    Example:
+        >>> Evaluation(training=Training(epochs=10, lr=0.001))
     """
 
     epochs: int = 20
     batch_size: int = 64
     lr: float = 3e-3
     weight_decay: float = 1e-3
-    augment: Albumentations | None = None
+    augment: Augmentation | None = None
 
     def __post_init__(self) -> None:
+        check_augmentation(self.augment)
         _check_optimization(self, least_epochs=0)
 
 
@@ -55,6 +59,9 @@ class Retraining(validation.Settings):
         batch_size: batch size in both protocols.
         lr: learning rate at the start.
         weight_decay: weight decay of AdamW.
+
+    Example:
+        >>> Retraining(retrain={"clean": Identity(), "FGSM": FGSM(2 / 255)}, samples=500)
     """
 
     retrain: Mapping[str, Perturbation] = field(default_factory=dict)
@@ -87,6 +94,9 @@ class Checks(validation.Settings):
         queries: forward passes of a search without gradients in the ball of each FGSM and PGD; 0 leaves it out.
         curves: also attack at a quarter and half of the eps of each FGSM and PGD, and at its doubles until
             accuracy falls to chance or the ball holds every image.
+
+    Example:
+        >>> Evaluation(checks=Checks(images=128, curves=False))
     """
 
     images: int = 64
@@ -113,6 +123,10 @@ class Sweep(validation.Settings):
         images: most images to evaluate on: of the validation split, or else held out of the training images.
         by: what is highest for the best one, over the columns that are not transfer: "mean", the accuracy averaged over
             them, or "worst", the share of images classified correctly under all of them. The smallest wins a tie.
+
+    Example:
+        >>> noise = Retraining(on_the_fly={"noise": GaussianNoise(0.1)})
+        >>> Evaluation(retraining=noise, sweep=Sweep(stds=[0.1, 0.2, 0.3]))
     """
 
     stds: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
@@ -164,6 +178,9 @@ class Evaluation(validation.Settings):
         test_images: largest number of test images, drawn at random; None uses all.
         eval_batch_size: batch size used for evaluation.
         num_workers: number of loading processes.
+
+    Example:
+        >>> Evaluation(test_images=100, seeds=[0, 1, 2])
     """
 
     dataset: DatasetSpec = field(default_factory=Baggage)

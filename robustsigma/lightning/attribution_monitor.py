@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from robustsigma.engine.attributors import Attribution, Attributor, Sigma
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.metrics import InsertionDeletion, Localization, MetricContext, RelativeStandardError
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch import Batch
@@ -59,7 +59,7 @@ class AttributionMonitor(BatchCallback):
     training is the same to the bit with and without the monitor. With several processes, all of them explain the
     images of the first one, so it works with sharded networks.
 
-    Works with `pytorch_lightning` and `lightning`. Needs matplotlib: `pip install 'robustsigma[report]'`.
+    Works with `pytorch_lightning` and `lightning`.
 
     Args:
         method: attribution method; None is `Sigma()`. An image costs its passes and 2 (H + 1) for the insertion and
@@ -123,8 +123,6 @@ class AttributionMonitor(BatchCallback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the images of an earlier run."""
-        if find_spec("matplotlib") is None:
-            raise ImportError("AttributionMonitor needs matplotlib: pip install 'robustsigma[report]'")
         self._reset()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -163,7 +161,8 @@ class AttributionMonitor(BatchCallback):
         classifier, own = self._classifier(pl_module, "net", self.net), getattr(pl_module, "classifier", None)
         if self.net is self.mean is self.std is None and isinstance(own, Classifier):
             classifier = own  # it knows the mean color, from which curves start
-        with temporary_seed(self.seed):  # a network may draw from the global generators
+        # A network may draw from the global generators.
+        with temporary_seed(self.seed), gathered(pl_module.modules()):
             found = {
                 name: self._explain(classifier, images, labels, masks[0] if masks else None, name)
                 for name in self.conditions

@@ -60,6 +60,9 @@ class AugmentationStatistics(pl.Callback):
     `cache_hit_rate` (the fraction that it provided), `cache_mean_age` (their mean age in epochs), and the fractions
     that it had but that could not be used: `cache_expired` (too old) and `cache_stale` (now classified correctly).
     `totals` holds the sums over all epochs.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[AugmentationStatistics()], logger=False)
     """
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.perturbations import Perturbed
+from robustsigma.engine.precision import as_pixels
 from robustsigma.engine.validation import fail
 
 _IMAGES = ("image", "images", "pixel_values", "x")
@@ -56,6 +57,10 @@ class BatchInfo:
         perturbed: what the perturbation returned; None in a batch that was not perturbed.
         seconds: time that the perturbation took, on the host's clock.
         cache_stats: what the sample caches provided; None outside training.
+
+    Example:
+        >>> info = batch.info  # in training_step, of a RobustDataModule
+        >>> info.condition, info.clean
     """
 
     condition: str = "clean"
@@ -72,7 +77,8 @@ class Batch:
     It is indexed and unpacked as `images, labels = batch`.
 
     Attributes:
-        images: float (B, C, H, W) in [0, 1]; perturbed in the steps of a LightningModule.
+        images: float (B, C, H, W) in [0, 1]; perturbed in the steps of a LightningModule. On the way from a loader to
+            the device they may be uint8.
         labels: int64 (B,); or probabilities (B, K), in a batch of your own loader.
         indices: int64 (B,), position of each image in its split, or its key in a stream, from which its noise seed
             derives.
@@ -109,6 +115,10 @@ class Batch:
         found: Batch = _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
         return found
 
+    def with_pixels(self) -> Batch:
+        """Return the batch with images in [0, 1], if they are bytes."""
+        return replace(self, images=as_pixels(self.images)) if self.images.dtype == torch.uint8 else self
+
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from which copies to a CUDA device are fast."""
         found: Batch = _map_tensors(self, Tensor.pin_memory)
@@ -116,7 +126,7 @@ class Batch:
 
     @property
     def is_padding(self) -> Tensor:
-        """Where the image only pads this process's part of an epoch, as another process has it too: bool (B,)."""
+        """Where the image only pads this process's part of an epoch, to be as long as the others: bool (B,)."""
         return torch.arange(len(self), device=self.labels.device) >= len(self) - self.padding
 
     @property
@@ -171,5 +181,5 @@ def as_batch(batch: Any) -> Batch:
     if len(labels) != len(images) or not (soft or (labels.ndim == 1 and not labels.is_floating_point())):
         expected = f"integers ({len(images)},) or probabilities ({len(images)}, K)"
         raise fail("labels", expected, f"{labels.dtype} {tuple(labels.shape)}")
-    images = images / 255 if images.dtype == torch.uint8 else images
+    images = as_pixels(images)
     return Batch(images, labels if soft else labels.long(), torch.arange(len(images), device=images.device))

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from robustsigma.engine.validation import choice, fail, instance, integer, optional
-from robustsigma.lightning.data_module import data_module_of
+from robustsigma.lightning.data_module import RobustDataModule
 from robustsigma.runs.files import write_atomically
 
 
@@ -25,6 +25,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own plugin writes to the folder for temporary files and moves the file from there. Between two file
     systems that is a copy, which can be cut short. `robustsigma fit` uses this plugin; elsewhere pass it to the
     Trainer, as in `Trainer(plugins=[AtomicCheckpointIO()])`. It is for paths of the local file system.
+
+    Example:
+        >>> trainer = Trainer(plugins=[AtomicCheckpointIO()], logger=False)
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -73,6 +76,9 @@ class LastCheckpoint(ModelCheckpoint):
 
     Args:
         dirpath: folder of the file; None is the logger's folder.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[LastCheckpoint()], logger=False)
     """
 
     def __init__(self, dirpath: str | None = None) -> None:
@@ -124,7 +130,7 @@ class RobustCheckpoint(ModelCheckpoint):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that the condition exists, and that checkpoints can be written and read."""
-        data = data_module_of(trainer, type(self).__name__)
+        data = RobustDataModule.of(trainer, type(self).__name__)
         choice("condition", self.condition, tuple(data.val_conditions))
         _check_checkpoints(self.dirpath, trainer, pl_module)
 

@@ -7,10 +7,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from inspect import currentframe
 from pathlib import Path
-from types import FrameType
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -18,47 +16,57 @@ from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
 
 from robustsigma.data.dataset_spec import DatasetSpec, Split
-from robustsigma.data.datasets import CheckedStream, Datasets
-from robustsigma.data.transforms import Albumentations
+from robustsigma.data.datasets import CheckedStream
+from robustsigma.data.loading import Augmentation, check_augmentation, fingerprint
 from robustsigma.engine import global_rng, noise
 from robustsigma.engine.device import wait
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import fail, integer, optional, plain
+from robustsigma.engine.validation import fail, integer, optional
 from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
 from robustsigma.lightning.batch_norm import explain_single_value
-from robustsigma.lightning.loaders import KeyedDataset, KeyedStream, ResumableLoader, apart, make_loader
-from robustsigma.lightning.sample_caches import ProcessRank, SampleCaches
-from robustsigma.lightning.training_perturbation import Ramp, check_conditions, without_cache
-from robustsigma.runs.fingerprint import items
+from robustsigma.lightning.guarded_data_module import GuardedDataModule
+from robustsigma.lightning.keyed_datasets import KeyedDataset, KeyedStream, apart
+from robustsigma.lightning.loaders import KeySampler, ResumableLoader, make_loader, worker_options
+from robustsigma.lightning.sample_caches import SampleCaches
+from robustsigma.lightning.strategies import (
+    check_strategy,
+    data_rank,
+    gather_in_evaluations,
+    keep_samples,
+    kept_samples,
+)
+from robustsigma.lightning.training_perturbation import Ramp, evaluation_conditions, has_cache
 
-_PACKAGE = "a Trainer of the package pytorch_lightning (import pytorch_lightning as pl; pl.Trainer(…))"
-_OTHER_IMAGES = "the checkpoint's sample cache is of other training images; it is dropped"
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 
 
-class RobustDataModule(pl.LightningDataModule):
+class RobustDataModule(GuardedDataModule):
     """Perturbs batches on their device, against the network as it is at that moment.
 
     Training batches go through `train_perturbation`; `val_dataloader` and `test_dataloader` return one loader for each
     condition. An image's randomness derives from (seed, stage, condition, epoch, its index in the split), so results
-    depend neither on the batch size nor on the number of workers or processes. The network is frozen meanwhile: eval
-    mode, no updates of BatchNorm statistics, no gradients of parameters.
+    depend neither on the batch size nor on the number of workers or processes. In training, each batch has fixed
+    numbers of images for the components of a `Mixture`: their shares, rounded up or down by the step. The network is
+    frozen meanwhile: eval mode, no updates of BatchNorm statistics, no gradients of parameters.
 
     Pass the module to the Trainer as its `datamodule`: batches of a loader that is passed instead are clean, with a
     warning. The LightningModule needs an attribute `classifier`, a `robustsigma.Classifier`. If its steps use another
     network, such as an average of its weights, a warning says so. `predict` uses the clean images of the test split.
 
-    Samples of a `SigmaSample` with a sample cache are kept here and in checkpoints, of the images as they were
-    augmented when the samples were made; see `robustsigma.lightning.sample_caches.SampleCaches`.
+    Samples of a `SigmaSample` with a sample cache are of the images as they were augmented when the samples were made.
+    Those of `last.ckpt` are in `last.ckpt.samples/`; see `robustsigma.lightning.sample_caches.SampleCaches`.
 
     A training resumes from any checkpoint, also in the middle of an epoch, as if it had not been interrupted. The
     global generators, from which dropout draws, are restored (those of the first process). If the dataset has changed,
     cached samples are dropped with a warning.
 
-    Several processes (DDP) train on the batches that one process with the sum of their batch sizes would have, with the
-    same results, unless the network has dropout, or BatchNorm without the Trainer's `sync_batchnorm`.
+    Several processes (DDP, or FSDP2 by `ModelParallelStrategy`) have equally many images, each image the same process
+    in every epoch, which keeps its cached samples. They train as one process that accumulates gradients over their
+    batches, unless the network has dropout or BatchNorm. A training may resume with another number of processes from
+    the end of an epoch. Parameters that FSDP2 shards are gathered once for the attacks of a batch, or an evaluation.
 
     Args:
         dataset: where images come from; `robustsigma.data.Datasets` wraps torch datasets.
@@ -67,14 +75,17 @@ class RobustDataModule(pl.LightningDataModule):
         conditions: perturbation of each test condition, by its name; None is {"clean": Identity()}.
         val_conditions: the same for validation.
         ramp: growth of the training perturbation over the first epochs; None uses full strength from the start.
-        augment: transforms of the training images, on the CPU workers.
+        augment: transforms of the training images in the loading processes: an `Albumentations` of the images as the
+            dataset has them, or a `RandomResizedCrop` of the full images.
         sampler: what draws the training images of each epoch by their indices instead of a shuffle, such as torch's
             `WeightedRandomSampler`, by `seed` and the epoch. It draws for all processes, which divide its draws. An
             image that is drawn several times is augmented and perturbed differently each time.
         batch_size: number of images in a batch, in every stage.
         drop_last: whether to leave out the last training batch of an epoch if it is smaller than the others. BatchNorm
             may fail on a batch of one image, except in `LitClassifier`.
-        num_workers: number of loading processes; built-in datasets need none.
+        num_workers: number of loading processes; None is 0, or for 512 image files and more that of cores, up to 8.
+        prefetch_factor: number of batches that each of them loads in advance; None is 2.
+        persistent_workers: whether they outlive an epoch; None is yes in training alone.
         limits: largest number of images by split ("train", "val", "test"), drawn by the seed.
         seed: seed of the order, the augmentation and the perturbations.
 
@@ -98,11 +109,13 @@ class RobustDataModule(pl.LightningDataModule):
         conditions: Mapping[str, Perturbation] | None = None,
         val_conditions: Mapping[str, Perturbation] | None = None,
         ramp: Ramp | None = None,
-        augment: Albumentations | None = None,
+        augment: Augmentation | None = None,
         sampler: Sampler | None = None,
         batch_size: int = 128,
         drop_last: bool = False,
-        num_workers: int = 0,
+        num_workers: int | None = None,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool | None = None,
         limits: Mapping[Split, int] | None = None,
         seed: int = 0,
     ) -> None:
@@ -111,17 +124,17 @@ class RobustDataModule(pl.LightningDataModule):
             raise fail("dataset", "a robustsigma.data.DatasetSpec, such as Datasets(…)", type(dataset).__name__)
         optional("train_perturbation", train_perturbation, Perturbation)
         optional("ramp", ramp, Ramp)
-        optional("augment", augment, Albumentations)
+        check_augmentation(augment)
         optional("sampler", sampler, Sampler)
         optional("limits", limits, Mapping)
         if ramp is not None:
             ramp.check(train_perturbation)
         self.dataset, self.train_perturbation = dataset, train_perturbation
-        self.conditions = _conditions("conditions", conditions)
-        self.val_conditions = _conditions("val_conditions", val_conditions)
+        self.conditions = evaluation_conditions("conditions", conditions)
+        self.val_conditions = evaluation_conditions("val_conditions", val_conditions)
         self.ramp, self.augment = ramp, augment
         self.batch_size, self.drop_last = integer("batch_size", batch_size, 1), drop_last
-        self.num_workers = integer("num_workers", num_workers, 0)
+        self.loading = worker_options(num_workers, prefetch_factor, persistent_workers)
         for split in limits or ():
             DatasetSpec.check_split(split)
         self.limits = {split: integer(f"limits[{split!r}]", most, 1) for split, most in (limits or {}).items()}
@@ -139,31 +152,16 @@ class RobustDataModule(pl.LightningDataModule):
         self._images: dict[str, Any] | None = None  # fingerprint of the training images
         self._attacked = AttackedNetwork()
 
-    def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: FrameType | None = None, **rest: Any) -> None:
-        """Keep a subclass's arguments as Lightning does, but no datasets, and plain types, which can be read again."""
-        caller = currentframe()
-        frame = frame or (caller.f_back if caller else None)
-        arguments = frame.f_locals.items() if frame else ()
-        in_memory = [name for name, value in arguments if isinstance(value, Datasets | Dataset | Sampler)]
-        ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
-        super().save_hyperparameters(*args, ignore=[*ignored, *in_memory], frame=frame, **rest)
-        self.hparams.update({name: plain(value) for name, value in self.hparams.items()})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "trainer" and type(value).__module__.startswith("lightning."):
-            raise fail("trainer", _PACKAGE, f"a Trainer of the package {type(value).__module__.split('.')[0]}")
-        super().__setattr__(name, value)
-
-    def __iter__(self) -> NoReturn:
-        # A Trainer of the package `lightning` takes a data module of pytorch_lightning for a loader.
-        got = "iteration over the data module itself, as by a Trainer of the package lightning"
-        raise fail("trainer", _PACKAGE, got)
-
     def setup(self, stage: str) -> None:
         """Forget an earlier training."""
         if stage == "fit":
             self._reset()
         self._attacked = AttackedNetwork()
+        if self.trainer is not None:
+            check_strategy(self.trainer)
+            gather_in_evaluations(self.trainer)
+            if stage == "fit" and has_cache(self.train_perturbation):
+                keep_samples(self)
 
     def teardown(self, stage: str) -> None:
         """Check the last observed step."""
@@ -175,21 +173,19 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked.remove_hooks()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return cached samples, the position in the epoch and the states of the global generators."""
+        """Return the position in the epoch and the states of the global generators; samples are in other files."""
         state: dict[str, Any] = {"generators": global_rng.states()}
         if self._training is not None:
             state["loader"] = self._training.state_dict()
-        caches = self.sample_caches.state_dict()
-        if caches:
-            state["sample_caches"] = caches
-            if self._training is not None:
+            if has_cache(self.train_perturbation) and self.trainer is not None:
                 state["images"] = self._fingerprint(self._training)
+                state["sample_caches"] = self.trainer.global_step
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state."""
         self._resumed = dict(state_dict)
-        self.sample_caches.load_state_dict(self._resumed.pop("sample_caches", {}))
+        self._resume()
         if self.trainer is not None:
             # Lightning's own preparation may draw, so generators are restored when training starts. Once, as the
             # Trainer may run something else later.
@@ -210,21 +206,33 @@ class RobustDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of training images, in a new order in each epoch."""
         self._training, self._images = self._loader(self.split("train"), "train"), None
-        images = self._resumed.pop("images", None)
-        if images is not None and self._fingerprint(self._training) != images:
-            self.sample_caches = SampleCaches(self.seed)
-            warnings.warn(f"ckpt_path: {_OTHER_IMAGES}", stacklevel=2)
+        sampler = self._training.sampler
+        self.sample_caches.owned = sampler.owned if isinstance(sampler, KeySampler) else None
+        self._resume()
+        return self._training
+
+    def _resume(self) -> None:
+        """Apply the state of a checkpoint once the training images are known, which depends on the strategy."""
+        if self._training is None:
+            return
         # Lightning restores a loader too, but not if the optimizer asked for the number of batches before.
         if "loader" in self._resumed:
             self._training.load_state_dict(self._resumed.pop("loader"))
-        return self._training
+        images, step = (self._resumed.pop(name, None) for name in ("images", "sample_caches"))
+        if step is None or self.trainer is None:
+            return
+        if self._fingerprint(self._training) != images:
+            warnings.warn("ckpt_path: its sample cache is of other training images; it is dropped", stacklevel=2)
+            return
+        shared, rank = self.sample_caches.owned is not None, data_rank(self.trainer)
+        self.sample_caches.load(kept_samples(self.trainer.ckpt_path, step, *rank, shared=shared))
 
     def _fingerprint(self, training: ResumableLoader) -> dict[str, Any]:
         keyed = training.dataset
         if isinstance(keyed, KeyedStream):
             return {"stream": keyed.stream.name}  # which may never end
         if self._images is None:
-            self._images = items(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
+            self._images = fingerprint(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
         return self._images
 
     @torch.inference_mode(False)  # a dataset may keep tensors that are trained on later
@@ -262,11 +270,10 @@ class RobustDataModule(pl.LightningDataModule):
             shuffle=train,
             limit=self.limits.get(split),
             sampler=self.sampler if train else None,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
+            ranks=data_rank(trainer),
             batch_size=self.batch_size,
-            num_workers=self.num_workers,
             drop_last=train and self.drop_last,
+            **self.loading,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
         found.on_start = partial(self._start, split, found.dataset)
@@ -275,21 +282,20 @@ class RobustDataModule(pl.LightningDataModule):
     def _stream(self, dataset: IterableDataset[Any], split: Split) -> CheckedStream:
         if not isinstance(dataset, CheckedStream):
             dataset = CheckedStream(dataset, split, len(self.dataset.classes), self.dataset.shape)
-        perturbation = self.train_perturbation or Identity()
-        if split == "train" and without_cache(perturbation) != perturbation and not dataset.has_keys:
+        if split == "train" and has_cache(self.train_perturbation) and not dataset.has_keys:
             expected = "a stream of (image, label, key) whose keys are integers from 0 on, for a SampleCache"
             raise fail("train", expected, "items without such keys")
         return dataset
 
-    def _start(self, split: Split, keyed: Any) -> None:
-        """Start an epoch, and warn where batches that should be perturbed are not passed to this data module."""
+    def _start(self, split: Split, keyed: Any) -> bool:
+        """Start an epoch; return whether this data module gets its batches, and warn if it should and does not."""
         trainer = self.trainer
         if split == "train" and isinstance(keyed, KeyedStream):
             keyed.set_epoch(trainer.current_epoch if trainer else 0)
         if trainer is not None and trainer.state.status == TrainerStatus.RUNNING:
             hooks = trainer._data_connector._datahook_selector  # a Trainer's `datamodule` may be that of its last run
             if hooks is None or hooks.datamodule is self:
-                return
+                return hooks is not None
         train = {"train": self.train_perturbation or Identity()}
         perturbations = {"train": train, "val": self.val_conditions, "test": self.conditions}[split]
         if any(not isinstance(each, Identity) for each in perturbations.values()):
@@ -298,6 +304,7 @@ class RobustDataModule(pl.LightningDataModule):
                 "datamodule: pass it itself, as in trainer.fit(model, datamodule=data), not its loader.",
                 stacklevel=3,
             )
+        return False
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Perturb a batch that has arrived on its device."""
@@ -305,6 +312,8 @@ class RobustDataModule(pl.LightningDataModule):
         self._attacked.finish()
         if trainer is None or trainer.predicting:
             return batch
+        if isinstance(batch, Batch) and batch.images.dtype == torch.uint8:  # which a precision has left as it is
+            batch = trainer.precision_plugin.convert_input(batch.with_pixels())
         if not isinstance(batch, Batch):
             raise fail("batch", "a Batch of the loaders of a RobustDataModule; override `split`", type(batch).__name__)
         classifier = classifier_of(trainer.lightning_module)
@@ -321,30 +330,19 @@ class RobustDataModule(pl.LightningDataModule):
             name, perturbation = list(conditions.items())[dataloader_idx]
         seeds = apart(noise.image_seeds(self.seed, stage, name, epoch, batch.indices), batch.repeats)
         wait(batch.images.device)  # the time of the step before is not that of the perturbation
-        start, stats = time.perf_counter(), None
-        if trainer.training:
-            options: dict[str, Any] = {"process": ProcessRank(trainer.global_rank, trainer.world_size), "epoch": epoch}
-            made, stats = self.sample_caches.apply(perturbation, classifier, batch, seeds=seeds, **options)
-        else:
-            made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")
-        info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
-        if perturbation.depends_on_model:
-            # Of a training one step is observed, of evaluations one in each epoch.
-            when, exact = (0 if trainer.training else trainer.current_epoch), str(trainer.precision)[:2] in ("32", "64")
-            self._attacked.observe(trainer.lightning_module, classifier, made.images, step, when, exact=exact)
+        start, stats, module = time.perf_counter(), None, trainer.lightning_module
+        # Once for each batch in every process, also where no image needs the network.
+        with gathered(module.modules()):
+            if trainer.training:
+                made, stats = self.sample_caches.apply(
+                    perturbation, classifier, batch, seeds=seeds, epoch=epoch, step=trainer.global_step
+                )
+            else:
+                made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")
+            info = BatchInfo(name, batch.images, made, time.perf_counter() - start, stats)
+            if perturbation.depends_on_model:
+                # Of a training one step is observed, of evaluations one in each epoch.
+                when = 0 if trainer.training else trainer.current_epoch
+                exact = str(trainer.precision)[:2] in ("32", "64")
+                self._attacked.observe(module, classifier, made.images, step, when, exact=exact)
         return replace(batch, images=made.images, info=info)
-
-
-def data_module_of(trainer: pl.Trainer, callback: str) -> RobustDataModule:
-    """Return the data module of a Trainer; raise ValueError unless it is a `RobustDataModule`, for a callback."""
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, RobustDataModule):
-        raise fail("datamodule", f"a RobustDataModule, for the {callback}", type(data).__name__)
-    return data
-
-
-def _conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
-    found = check_conditions({"clean": Identity()} if given is None else given, name)
-    if not found:
-        raise fail(name, "at least one condition", "none")
-    return {key: without_cache(perturbation) for key, perturbation in found.items()}

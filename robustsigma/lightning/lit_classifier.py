@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from os import PathLike
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import choice, fail, number, optional
 from robustsigma.engine.validation import images as check_images
@@ -25,6 +27,7 @@ from robustsigma.lightning.batch_norm import AuxiliaryNorms, BatchNormPolicy, si
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO
 from robustsigma.lightning.epoch_mean import EpochMean
 from robustsigma.lightning.sample_labels import SampleLabels
+from robustsigma.lightning.strategies import is_sharded, shard
 from robustsigma.lightning.trades import Trades
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.model_files import build_described
@@ -109,10 +112,16 @@ class LitClassifier(pl.LightningModule):
         self._checked: set[str] = set()  # stages whose images were looked at
 
     def setup(self, stage: str) -> None:
-        """Start a second set of BatchNorm layers as a copy of the classifier's, which may have loaded weights."""
+        """Start a second set of BatchNorm layers as a copy of the classifier's, which may have loaded weights.
+
+        Under `ModelParallelStrategy` (FSDP2), the network is sharded next, unless a subclass has a `configure_model`.
+        """
         self._checked.clear()
         if stage == "fit" and self.auxiliary is not None:
             self.auxiliary.start(self.classifier)
+        if self.device_mesh is not None and type(self).configure_model is pl.LightningModule.configure_model:
+            # Not a method of the class, of which Lightning's WeightAveraging would warn.
+            self.configure_model = partial(shard, self.classifier.net, self.device_mesh["data_parallel"])  # type: ignore[method-assign]
 
     def on_fit_start(self) -> None:
         """Check the network.
@@ -135,7 +144,10 @@ class LitClassifier(pl.LightningModule):
         """Return the loss."""
         batch = self._batch(batch, "train")
         # Before the first pass in training mode changes running statistics.
-        made = None if self.trades is None else self.trades.perturbed(self.classifier, batch.images, self.current_epoch)
+        made = None
+        if self.trades is not None:
+            with gathered(self.modules()):
+                made = self.trades.perturbed(self.classifier, batch.images, self.current_epoch)
         if self.batch_norm == "joint":
             with single_values(batch.images):
                 logits = self(batch.images)
@@ -272,6 +284,8 @@ class LitClassifier(pl.LightningModule):
             ValueError: no weights, or weights that are not finite.
         """
         found = checkpoint.get("state_dict")
+        if found is None and is_sharded(self):  # the strategy has loaded them
+            return
         if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
             raise fail("ckpt_path", "a checkpoint with a state dict", type(found).__name__)
         infinite = first_infinite(found)

@@ -5,44 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from robustsigma.data.datasets import CheckedStream
-from robustsigma.data.loading import load_batch, subsample
-from robustsigma.data.transforms import Albumentations
-from robustsigma.engine import noise
+from robustsigma.data.loading import Augmentation, default_workers, divided, subsample
 from robustsigma.engine.global_rng import key_of, temporary_seed
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import boolean, fail, integer
 from robustsigma.lightning.batch import Batch
-
-
-class Key(NamedTuple):
-    """What a sampler asks a worker for.
-
-    Attributes:
-        epoch: epoch of the training; 0 elsewhere.
-        image: index of the image.
-        is_padding: whether the image only pads a process's part of the epoch, as another process has it too.
-        repeat: how often a sampler drew the image before in this epoch.
-    """
-
-    epoch: int
-    image: int
-    is_padding: bool = False
-    repeat: int = 0
+from robustsigma.lightning.keyed_datasets import Key, KeyedDataset, KeyedStream, collate_keyed
 
 
 class KeySampler(DistributedSampler[Any]):
     """Yields the `Key`s of one process.
 
-    It is a DistributedSampler so that Lightning keeps it and tells it the epoch. In training, processes wait for each
-    other after each batch, so all have equally many keys: where the images cannot be divided evenly, the last key of
-    some processes is padding. In evaluation there is no padding.
+    It is a DistributedSampler so that Lightning keeps it and tells it the epoch. In training, each image belongs to one
+    process in every epoch, which keeps its cached samples. Processes wait for each other after each batch, so all have
+    equally many keys: where the images cannot be divided evenly, the last key of some processes is padding. In
+    evaluation there is no padding.
 
     Args:
         indices: indices of the images.
@@ -52,6 +36,7 @@ class KeySampler(DistributedSampler[Any]):
         rank: rank of this process.
         world_size: number of processes.
         sampler: what draws the order of all processes in each epoch, instead of a shuffle; it yields some of `indices`.
+            Where a process owns more of these than its part, others process the rest.
 
     Raises:
         ValueError: in an evaluation of fewer images than processes, which would wait for each other forever.
@@ -73,6 +58,8 @@ class KeySampler(DistributedSampler[Any]):
         super().__init__(images, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # uses its length only
         self.indices, self.drawn_by, self.count = indices, sampler, len(images)
         self.skip = 0  # number of keys that the next iteration leaves out at its start
+        self._owners = torch.zeros(max(indices, default=-1) + 1, dtype=torch.int64)  # ranks, by index
+        self._owners[torch.as_tensor(indices, dtype=torch.int64)] = torch.arange(len(indices)) % world_size
 
     def __iter__(self) -> Iterator[Key]:
         """Yield this process's keys."""
@@ -82,14 +69,32 @@ class KeySampler(DistributedSampler[Any]):
     def _keys(self) -> Iterator[Key]:
         if not self.shuffle:
             return (Key(0, index) for index in self.indices[self.rank :: self.num_replicas])
-        places = range(self.rank, self.total_size, self.num_replicas)
-        if self.drawn_by is not None:
+        if self.drawn_by is None:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            drawn = torch.randperm(self.count, generator=generator).tolist()
+            order, repeats = [self.indices[place] for place in drawn], [0] * self.count
+        else:
             order, repeats = self._drawn(self.drawn_by)
-            at = [place % self.count for place in places]
-            keys = zip(places, (order[i] for i in at), (repeats[i] for i in at), strict=True)
-            return (Key(self.epoch, image, place >= self.count, repeat) for place, image, repeat in keys)
-        drawn = zip(places, super().__iter__(), strict=True)
-        return (Key(self.epoch, self.indices[i], place >= len(self.indices)) for place, i in drawn)
+        places, padding = self._dealt(torch.tensor(order, dtype=torch.int64))
+        own = (Key(self.epoch, order[place], repeat=repeats[place]) for place in places)
+        return chain(own, (Key(self.epoch, order[place], is_padding=True) for place in padding))
+
+    def owned(self, indices: Tensor) -> Tensor:
+        """Return which of some training images belong to this process: bool (n,), of int64 (n,)."""
+        at = indices.cpu()
+        known = at < len(self._owners)
+        return (known & (self._owners[at * known] == self.rank)).to(indices.device)
+
+    def _dealt(self, order: Tensor) -> tuple[list[int], list[int]]:
+        """Return the places of this process in the order of an epoch, and those of its padding."""
+        size, owners = len(self), self._owners[order]
+        shares = [(owners == rank).nonzero()[:, 0] for rank in range(self.num_replicas)]
+        spare = torch.cat([share[size:] for share in shares])
+        lacks = [max(0, size - len(share)) for share in shares]
+        before = sum(lacks[: self.rank])
+        taken = spare[before : before + lacks[self.rank]]
+        places = torch.cat([shares[self.rank][:size], taken]).sort().values.tolist()
+        return places, (places or [0])[:1] * (size - len(places))
 
     def _drawn(self, sampler: Sampler) -> tuple[list[int], list[int]]:
         """Return the order of an epoch and how often each image came before: the same in every process and resume."""
@@ -113,77 +118,6 @@ class KeySampler(DistributedSampler[Any]):
         return super().__len__() if self.shuffle else len(range(self.rank, len(self.indices), self.num_replicas))
 
 
-class KeyedDataset(Dataset[Batch]):
-    """A dataset that returns whole batches, for keys or plain indices.
-
-    Plain indices come from the sampler that Lightning uses for `overfit_batches`.
-
-    Args:
-        dataset: dataset of (float image (C, H, W) in [0, 1], int label).
-        augment: transform of each image, or None.
-        seed: seed of the augmentation, together with the epoch and the index.
-    """
-
-    def __init__(self, dataset: Dataset[Any], augment: Albumentations | None, seed: int) -> None:
-        self.dataset, self.augment, self.seed = dataset, augment, seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitems__(self, asked: Sequence[Key | int]) -> Batch:
-        """Return a batch."""
-        keys = [key if isinstance(key, Key) else Key(0, key) for key in asked]
-        indices = [key.image for key in keys]
-        images, labels = load_batch(self.dataset, indices)
-        at = torch.tensor(indices)
-        repeats = torch.tensor([key.repeat for key in keys]) if any(key.repeat for key in keys) else None
-        if self.augment is not None:
-            seeds = apart(noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at), repeats).tolist()
-            images = torch.stack([self.augment.apply(x, seed) for x, seed in zip(images, seeds, strict=True)])
-        return Batch(images, labels, at, padding=sum(key.is_padding for key in keys), repeats=repeats)
-
-
-def apart(seeds: Tensor, repeats: Tensor | None) -> Tensor:
-    """Return seeds of images (B,) with new ones for those that a sampler drew before in the epoch."""
-    return seeds if repeats is None else torch.where(repeats > 0, noise.fold(seeds, "repeat", repeats), seeds)
-
-
-class KeyedStream(IterableDataset[Any]):
-    """A stream whose items are (image, label, key), augmented as in an epoch.
-
-    Args:
-        stream: stream of a user.
-        augment: transform of each image, or None.
-        seed: seed of the augmentation, together with the epoch and the key.
-    """
-
-    def __init__(self, stream: CheckedStream, augment: Albumentations | None, seed: int) -> None:
-        self.stream, self.augment, self.seed, self.epoch = stream, augment, seed, 0
-
-    def __iter__(self) -> Iterator[tuple[Tensor, int, int]]:
-        for image, label, key in self.stream:
-            if self.augment is not None:
-                seed = noise.image_seeds(self.seed, "train", "augment", self.epoch, torch.tensor([key]))
-                image = self.augment.apply(image, int(seed))
-            yield image, label, key
-
-    def __len__(self) -> int:
-        return len(self.stream)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Start an epoch, for the user's stream too if it shuffles by epochs."""
-        self.epoch = epoch
-        set_epoch = getattr(self.stream.inner, "set_epoch", None)
-        if callable(set_epoch):
-            set_epoch(epoch)
-
-
-def collate_keyed(items: Sequence[tuple[Tensor, int, int]]) -> Batch:
-    """Return items of a `KeyedStream` as a batch, whose indices are the keys."""
-    images, labels, keys = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(keys))
-
-
 def _unchanged(batch: Batch) -> Batch:
     return batch
 
@@ -199,14 +133,17 @@ class ResumableLoader(DataLoader[Batch]):
         options: as of DataLoader.
     """
 
-    on_start: Callable[[], None] | None = None  # called when an epoch starts
+    # Called when an epoch starts; returns whether images that are bytes are converted on the device.
+    on_start: Callable[[], bool] | None = None
     _served = 0  # batches of this epoch
     _resumed: dict[str, Any] | None = None  # what `load_state_dict` was given
 
     def __init__(self, dataset: Dataset[Batch], **options: Any) -> None:
         # Without its own generator, a loader draws a base seed from the global one in each epoch.
-        own = {"generator": torch.Generator(), "persistent_workers": options.get("num_workers", 0) > 0}
-        super().__init__(dataset, **{"collate_fn": _unchanged, **own, **options})
+        own = {"generator": torch.Generator(), "collate_fn": _unchanged, **options}
+        if not options.get("num_workers"):  # DataLoader refuses these then
+            own |= {"persistent_workers": False, "prefetch_factor": None}
+        super().__init__(dataset, **own)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yield the batches of an epoch, without those that were served before an interrupt.
@@ -214,8 +151,7 @@ class ResumableLoader(DataLoader[Batch]):
         Raises:
             ValueError: in the middle of an epoch that was started with other batches.
         """
-        if self.on_start is not None:
-            self.on_start()
+        keeps_bytes = self.on_start is not None and self.on_start()
         resumed, self._resumed, self._served = self._resumed, None, 0
         if resumed is not None and resumed["order"] and resumed["epoch"] == self._epoch:
             before, now = resumed["order"], self._order()
@@ -229,12 +165,13 @@ class ResumableLoader(DataLoader[Batch]):
             self.sampler.skip = self._served * (self.batch_size or 1)
             batches: Iterator[Batch] = super().__iter__()
         else:
-            batches = self._rest_of_stream(super().__iter__)
+            start = super().__iter__
+            batches = self._rest_of_stream(lambda: divided(self, lambda batch: batch.indices, start()))
         # Of a loader without a length Lightning requests one batch before the step of the last.
         ahead = not _has_length(self)
         for batch in batches:
             self._served += not ahead
-            yield batch
+            yield batch if keeps_bytes else batch.with_pixels()
             self._served += ahead
 
     def _rest_of_stream(self, start: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
@@ -271,13 +208,12 @@ class ResumableLoader(DataLoader[Batch]):
 def make_loader(
     dataset: Dataset[Any],
     *,
-    augment: Albumentations | None,
+    augment: Augmentation | None,
     seed: int,
     shuffle: bool,
     limit: int | None,
     sampler: Sampler | None,
-    rank: int,
-    world_size: int,
+    ranks: tuple[int, int],
     **options: Any,
 ) -> ResumableLoader:
     """Return the loader of a process for a `CheckedStream` or a dataset of images by index.
@@ -289,26 +225,38 @@ def make_loader(
         shuffle: whether to draw a new order in each epoch.
         limit: largest number of images, or None.
         sampler: as in `KeySampler`.
-        rank: rank of this process.
-        world_size: number of processes.
-        options: as of DataLoader.
+        ranks: rank of this process, and number of processes.
+        options: as of DataLoader; `num_workers` may be None, and so may `prefetch_factor` and `persistent_workers`.
 
     Raises:
         ValueError: a stream with a limit or a sampler, or a batch larger than an epoch that leaves out smaller ones.
     """
+    if options["num_workers"] is None:
+        options["num_workers"] = default_workers(dataset, ranks[1])
     if isinstance(dataset, CheckedStream):
         for name, value in (("limits", limit), ("sampler", sampler)):
             if value is not None:
                 raise fail(name, f"none for {dataset.name}, whose images come in a stream", value)
         # New workers in each epoch, which know its number.
         keyed = KeyedStream(dataset, augment, seed)
-        return ResumableLoader(keyed, collate_fn=collate_keyed, persistent_workers=False, **options)
+        return ResumableLoader(keyed, **{**options, "collate_fn": collate_keyed, "persistent_workers": False})
     indices = subsample(len(dataset), limit, seed)  # type: ignore[arg-type]
-    keys = KeySampler(indices, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, sampler=sampler)
+    if options.get("persistent_workers") is None:
+        options["persistent_workers"] = shuffle  # several loaders of conditions would keep as many sets of processes
+    keys = KeySampler(indices, shuffle=shuffle, seed=seed, rank=ranks[0], world_size=ranks[1], sampler=sampler)
     if options["drop_last"] and len(keys) < options["batch_size"]:
         expected = f"at most {len(keys)}, the images of an epoch, with drop_last"
         raise fail("batch_size", expected, options["batch_size"])
-    return ResumableLoader(KeyedDataset(dataset, augment, seed), sampler=keys, **options)
+    return ResumableLoader(KeyedDataset(dataset, augment, seed, keep_bytes=True), sampler=keys, **options)
+
+
+def worker_options(num_workers: int | None, prefetch_factor: int | None, persistent: bool | None) -> dict[str, Any]:
+    """Return checked options of `make_loader`, as of DataLoader or None."""
+    return {
+        "num_workers": None if num_workers is None else integer("num_workers", num_workers, 0),
+        "prefetch_factor": None if prefetch_factor is None else integer("prefetch_factor", prefetch_factor, 1),
+        "persistent_workers": None if persistent is None else boolean("persistent_workers", persistent),
+    }
 
 
 def _has_length(loader: DataLoader[Any]) -> bool:

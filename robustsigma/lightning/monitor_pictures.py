@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from robustsigma.report.heatmaps import color_bar, draw_outline, overlay, picture_of, side_of
+from robustsigma.report.panels import CORRECT, QUIET, WRONG, Panel, draw_panels
+
 if TYPE_CHECKING:
     from robustsigma.lightning.attribution_monitor import Explained
+
+_SIDE = 130  # the least, in pixels, of each image
+_MASK = (0, 163, 150)
 
 
 def draw(method: str, found: Mapping[str, Explained], labels: Tensor, masks: Tensor | None) -> Image.Image:
@@ -24,57 +29,42 @@ def draw(method: str, found: Mapping[str, Explained], labels: Tensor, masks: Ten
         labels: int64 (B,), the classes that are explained.
         masks: (B, H, W) in [0, 1], whose outlines are drawn, or None.
     """
-    from matplotlib.figure import Figure
-
-    from robustsigma.report.canvas import CORRECT, QUIET, WRONG, bare, image_of, label, overlay, png, styled
-
-    rows = sum(3 if each.attribution.stderr is not None else 2 for each in found.values())
-    with styled():
-        figure = Figure(figsize=(1.5 + 1.3 * len(labels), 0.3 + 1.55 * rows))
-        axes = figure.subplots(rows, len(labels), squeeze=False, gridspec_kw={"wspace": 0.08, "hspace": 0.3})
-        lines = iter(axes)
-        for axis, target in zip(axes[0], labels.tolist(), strict=True):
-            axis.set_title(f"class {target}", fontsize=9, fontweight="bold", pad=5)
-        for name, (images, logits, attribution, values) in found.items():
-            confidences, predictions = logits.softmax(1).max(1)
-            own = logits.softmax(1).gather(1, labels[:, None])[:, 0].tolist()
-            heats, converged = attribution.heatmap().cpu().numpy(), attribution.all_converged().tolist()
-            areas, errors = values["insertion_minus_deletion"].tolist(), values["relative_stderr"].tolist()
-            line = next(lines)
-            for column, (axis, image) in enumerate(zip(line, images.cpu().numpy(), strict=True)):
-                axis.imshow(image_of(image), vmin=0, vmax=1)
-                guess, right = int(predictions[column]), bool(predictions[column] == labels[column])
-                told = f"{own[column]:.0%}" if right else f"class {guess}: {float(confidences[column]):.0%}"
-                _finish(axis, told, CORRECT if right else WRONG, frame=True)
-            _row_title(line[0], label(name, 14))
-            line = next(lines)
-            for column, (axis, image) in enumerate(zip(line, images.cpu().numpy(), strict=True)):
-                overlay(axis, image, heats[column])
-                if masks is not None and 0 < float(masks[column].mean()) < 1:
-                    axis.contour(masks[column].cpu().numpy(), levels=[0.5], colors=["#00a396"], linewidths=1.2)
-                lost = not converged[column]
-                told = f"ins\N{MINUS SIGN}del {areas[column]:.2f}".replace(" -", " \N{MINUS SIGN}")
-                _finish(axis, told + "\nnot converged" * lost, WRONG if lost else QUIET, frame=lost)
-            _row_title(line[0], label(method, 14))
-            if attribution.stderr is None:
-                continue
-            line = next(lines)
-            for axis, heat, error, relative in zip(line, heats, attribution.stderr.cpu().numpy(), errors, strict=True):
-                axis.imshow(error, cmap="magma", vmin=0, vmax=max(float(np.quantile(heat, 0.99)), 1e-30))
-                _finish(axis, f"{relative:.0%} of the map" if relative == relative else "no map", QUIET)
-            _row_title(line[0], "std. error")
-        for axis in axes.flat:
-            bare(axis, axis.get_gid())
-        return Image.open(BytesIO(png(figure))).convert("RGB")
+    rows: dict[str, list[Panel]] = {}
+    for name, (images, logits, attribution, values) in found.items():
+        pixels, side = images.cpu().double().numpy(), side_of(images.shape[2:], _SIDE)
+        probabilities = logits.softmax(1)
+        confidences, predictions = (each.tolist() for each in probabilities.max(1))
+        own = probabilities.gather(1, labels[:, None])[:, 0].tolist()
+        areas, errors = values["insertion_minus_deletion"].tolist(), values["relative_stderr"].tolist()
+        converged, heat = attribution.all_converged().tolist(), attribution.heatmap().cpu().double().numpy()
+        seen, maps, spread = [], [], []
+        for row, label in enumerate(labels.tolist()):
+            right, lost = predictions[row] == label, not converged[row]
+            told = f"{own[row]:.0%}" if right else f"class {predictions[row]}: {confidences[row]:.0%}"
+            color, title = CORRECT if right else WRONG, "" if rows else f"class {label}"
+            seen.append(Panel(picture_of(pixels[row], side), title, (told,), color, color))
+            drawn = overlay(images[row], heat[row], side=side)
+            if masks is not None and 0 < float(masks[row].mean()) < 1:
+                drawn = _outlined(drawn, masks[row].cpu().numpy() >= 0.5)
+            area = f"ins-del {areas[row]:.2f}"
+            maps.append(
+                Panel(drawn, "", (area, *["not converged"] * lost), WRONG if lost else QUIET, WRONG if lost else None)
+            )
+            if attribution.stderr is not None:
+                error = attribution.stderr[row].cpu().double().numpy() / max(np.quantile(heat[row], 0.99), 1e-30)
+                share = f"{errors[row]:.0%} of the map" if errors[row] == errors[row] else "no map"
+                spread.append(Panel(picture_of(error[None], side), "", (share,)))
+        rows |= {name: seen, f"{name}\n{method}": maps}
+        if spread:
+            rows[f"{name}\nstd. error"] = spread
+    bar = (color_bar(10, side, colors="inferno"), "strong", "weak")
+    return draw_panels(list(rows.values()), list(rows), bar, size=12)
 
 
-def _finish(axis: Any, caption: str, color: str, *, frame: bool = False) -> None:
-    axis.set_xlabel(caption, color=color, fontsize=7.5, labelpad=3, linespacing=1.1)
-    axis.set_gid(color if frame else None)
-
-
-def _row_title(axis: Any, title: str) -> None:
-    axis.set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8)
+def _outlined(picture: Image.Image, mask: np.ndarray) -> Image.Image:
+    pixels = np.array(picture, np.float64)
+    draw_outline(pixels, np.asarray(Image.fromarray(mask).resize(picture.size)), _MASK)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def log_picture(trainer: Any, folder: str, name: str, picture: Image.Image) -> None:

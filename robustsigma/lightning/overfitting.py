@@ -14,11 +14,12 @@ from torch.utils.data import IterableDataset
 from robustsigma.data.dataset_spec import Split
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine import noise
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import choice, fail, integer, number, optional
 from robustsigma.lightning.attacked_network import classifier_of
 from robustsigma.lightning.batch import Batch
-from robustsigma.lightning.data_module import data_module_of
+from robustsigma.lightning.data_module import RobustDataModule
 from robustsigma.lightning.training_perturbation import pgd_probe, without_cache
 
 Action = Literal["warn", "stop"]
@@ -28,7 +29,11 @@ _LOST = 0.75  # fraction of the best accuracy under the probe
 
 
 class CatastrophicOverfitting(UserWarning):
-    """The accuracy under PGD fell, and the accuracy under the training attack fell less than half as much or not."""
+    """The accuracy under PGD fell, and the accuracy under the training attack fell less than half as much or not.
+
+    Example:
+        >>> warnings.simplefilter("error", CatastrophicOverfitting)  # end the training at the first one
+    """
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,8 @@ class OverfittingMonitor(pl.Callback):
     FGSM training may lose all its robustness within an epoch while its own loss still falls (Wong et al., 2020,
     section 5.4; Andriushchenko and Flammarion, 2020). A random start makes that rarer but does not prevent it. The
     monitor triggers when the accuracy under the probe is more than `drop` below its best so far, or has lost three
-    quarters of a smaller best (and more than the random choice of images explains), while the accuracy under the
-    training perturbation has fallen less than half as much from its own best. It logs `monitor_probe_acc` and
+    quarters of a smaller best (and more than the random choice of images explains). The accuracy under the training
+    perturbation must have fallen less than half as much from its own best. It logs `monitor_probe_acc` and
     `monitor_attack_acc`; `checks` holds every measurement. If the data module has a `Ramp`, both attacks are as strong
     as the ramp makes the training in that epoch.
 
@@ -106,7 +111,7 @@ class OverfittingMonitor(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the fixed batch."""
-        data = data_module_of(trainer, type(self).__name__)
+        data = RobustDataModule.of(trainer, type(self).__name__)
         if data.train_perturbation is None:
             raise fail("train_perturbation", "a Perturbation, for the OverfittingMonitor", "None")
         self._probe(data.train_perturbation)
@@ -150,13 +155,14 @@ class OverfittingMonitor(pl.Callback):
         return probe
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        data = data_module_of(trainer, type(self).__name__)
+        data = RobustDataModule.of(trainer, type(self).__name__)
         assert data.train_perturbation is not None
         attack = without_cache(data.train_perturbation)
         if data.ramp is not None:
             attack = data.ramp.at(attack, trainer.current_epoch)
         attacks = {"probe": self._probe(attack), "attack": attack}
-        found = {name: self._accuracy(name, attack, data.seed, pl_module) for name, attack in attacks.items()}
+        with gathered(pl_module.modules()):
+            found = {name: self._accuracy(name, attack, data.seed, pl_module) for name, attack in attacks.items()}
         # Every process sees the same images; one decides, so that rounding cannot make them disagree.
         found = trainer.strategy.broadcast(found)
         best = {name: max([getattr(c, name) for c in self.checks], default=0.0) for name in found}
@@ -189,6 +195,6 @@ class OverfittingMonitor(pl.Callback):
         now = self.checks[-1]
         return (
             f"catastrophic overfitting in epoch {now.epoch}: accuracy under the probe fell by {100 * fall:.0f} points "
-            f"to {100 * now.probe:.0f} %, under the training attack it is {100 * now.attack:.0f} %; "
+            f"to {100 * now.probe:.0f}%, under the training attack it is {100 * now.attack:.0f}%; "
             f"training {'stops' if self.action == 'stop' else 'continues'}"
         )

@@ -15,13 +15,15 @@ from torchmetrics import MeanMetric, Metric
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
 from robustsigma.lightning.batch_images import Images, Place, write
 from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
-from robustsigma.lightning.training_perturbation import check_conditions
+from robustsigma.lightning.strategies import check_strategy
+from robustsigma.lightning.training_perturbation import batch_parts, check_conditions, has_cache, perturb_parts
 
 
 class RobustCallback(BatchCallback):
@@ -31,9 +33,11 @@ class RobustCallback(BatchCallback):
     In validation and test, the callback measures each condition on images that the step does not see, and logs
     `val/FGSM_acc`, `test/FGSM_acc` and so on, for `EarlyStopping` and `ModelCheckpoint` too. Module, data and
     checkpoints stay as they are. Draws depend on `seed`, the epoch of training and an image's own pixels, not on
-    loaders, workers, processes or batch size, so a run that resumes in mid-epoch is the same.
+    loaders, workers, processes or batch size, so a run that resumes in mid-epoch is the same. Each training batch has
+    fixed numbers of images for the components of a `Mixture`: their shares, rounded up or down by the step.
 
-    Works with `pytorch_lightning` and `lightning`.
+    Works with `pytorch_lightning` and `lightning`, with DDP, and with FSDP2 (`ModelParallelStrategy`), whose parameters
+    are gathered for the attacks of a batch.
 
     Args:
         train: perturbation of the training images, usually a `Mixture`; None trains as before.
@@ -85,6 +89,8 @@ class RobustCallback(BatchCallback):
     ) -> None:
         validation.optional("train", train, Perturbation)
         self.train, self.conditions = train, check_conditions({} if conditions is None else conditions)
+        if has_cache(train):
+            raise fail("train", "no SampleCache, as samples are stored by the index of their image", repr(train))
         if train is None and not self.conditions:
             raise fail("train", "a perturbation to train on, or conditions to measure", "neither")
         options: dict[str, Any] = {"every_n_epochs": every_n_epochs, "max_images": max_images, "seed": seed}
@@ -111,6 +117,7 @@ class RobustCallback(BatchCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Put a step that perturbs in front of the module's own."""
         self.teardown(trainer, pl_module, stage)
+        check_strategy(trainer)
         if self.train is None or stage != "fit":
             return
         if any(isinstance(c, RobustCallback) and c.train and c is not self for c in trainer.callbacks):
@@ -145,12 +152,14 @@ class RobustCallback(BatchCallback):
         first = "train" not in self._checked
         classifier = self._classifier(module, "net", self.net)
         found = self._read(batch, classifier, "train")
-        seed = stage_seed(self.seed, "train", "", trainer.current_epoch)
         assert self.train is not None
         watched = first and self.train.depends_on_model and is_visible(classifier.net)
         watch: AbstractContextManager[list[Any]] = outputs_of(classifier.net) if watched else nullcontext([])
-        with watch as attacked:
-            made = self.train(classifier, found.pixels.clamp(0, 1), found.labels, seed=seed)
+        pixels = found.pixels.clamp(0, 1)
+        seeds = noise.seeds(stage_seed(self.seed, "train", "", trainer.current_epoch), pixels)
+        parts = batch_parts(self.train, seeds, seeds, trainer.global_step)
+        with watch as attacked, gathered(module.modules()):
+            made = perturb_parts(parts, classifier, pixels, found.labels).images
         batch = write(batch, self.images, found, made, classifier)
         if not attacked:
             return step(batch, *args, **kwargs)
@@ -200,8 +209,14 @@ class RobustCallback(BatchCallback):
         theirs, self._outputs = self._outputs, []
         if self._batch is None:
             return
+        with gathered(pl_module.modules()):  # once in every process
+            self._measure(trainer, pl_module, theirs, dataloader_idx)
+        self._batch = None
+
+    def _measure(self, trainer: Any, module: Any, theirs: list[tuple[str, Tensor]], loader: int) -> None:
+        assert self._batch is not None
         _, pixels, labels = self._batch
-        classifier = self._classifier(pl_module, "eval_net", self.eval_net)
+        classifier = self._classifier(module, "eval_net", self.eval_net)
         if theirs:
             self._compare(trainer, classifier, theirs)
         clean = pixels.clamp(0, 1)
@@ -209,13 +224,12 @@ class RobustCallback(BatchCallback):
             made = condition(classifier, clean, labels, seed=stage_seed(self.seed, _stage(trainer), name))
             with classifier.frozen():
                 logits = classifier.logits(made)
-            metric = self._metrics[name, dataloader_idx]
+            metric = self._metrics[name, loader]
             if self.metric is None:
                 metric.update((logits.argmax(1) == labels).float())
             else:
                 metric.update(logits, labels)
-        self._measured[dataloader_idx] = self._measured.get(dataloader_idx, 0) + len(labels)
-        self._batch = None
+        self._measured[loader] = self._measured.get(loader, 0) + len(labels)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log each condition."""

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.network_state import gathered
 from robustsigma.engine.validation import choice, fail, optional
 from robustsigma.lightning.attacked_network import classifier_of
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO, RobustCheckpoint
-from robustsigma.lightning.data_module import RobustDataModule, data_module_of
+from robustsigma.lightning.data_module import RobustDataModule
+from robustsigma.lightning.strategies import full_state
 from robustsigma.models import ModelCard, load_model, save_model
 from robustsigma.models.weight_files import unwrapped
 
@@ -51,20 +53,23 @@ class SafetensorsExport(pl.Callback):
         classifier, data = self._parts(trainer, pl_module)
         if self.which == "best" and not any(isinstance(c, RobustCheckpoint) for c in trainer.checkpoint_callbacks):
             raise fail("which", "'last', as no RobustCheckpoint keeps a best one", "'best'")
-        path = self._path(trainer)
-        if path is not None:
-            _check_export(path, classifier, model_card(classifier, data))
+        path, state = self._path(trainer), full_state(classifier.net)
+        if state is not None and self.which == "best":
+            raise fail("which", "'last' where parameters are sharded", "'best'")
+        with gathered(pl_module.modules()):
+            if path is not None:
+                _check_export(path, classifier, model_card(classifier, data), state)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the file, in one process."""
         classifier, data = self._parts(trainer, pl_module)
-        path = self._path(trainer)
+        path, state = self._path(trainer), full_state(classifier.net)
         if path is not None:
             with _best_weights(trainer, classifier.net) if self.which == "best" else nullcontext():
-                save_model(path, classifier.net, model_card(classifier, data))
+                save_model(path, classifier.net, model_card(classifier, data), state)
 
     def _parts(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[Classifier, RobustDataModule]:
-        return classifier_of(pl_module), data_module_of(trainer, type(self).__name__)
+        return classifier_of(pl_module), RobustDataModule.of(trainer, type(self).__name__)
 
     def _path(self, trainer: pl.Trainer) -> Path | None:
         """Return where this process writes the file, or None where it writes none."""
@@ -91,14 +96,14 @@ def _best_weights(trainer: pl.Trainer, net: nn.Module) -> Iterator[None]:
         net.load_state_dict(last)
 
 
-def _check_export(path: Path, classifier: Classifier, card: ModelCard) -> None:
+def _check_export(path: Path, classifier: Classifier, card: ModelCard, state: dict[str, Any] | None) -> None:
     """Raise ValueError unless a file of a network can be written to a path, and gives the network again."""
     if path.is_dir():
         raise fail("path", "a file for the weights", f"the folder {path}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, prefix=".export.") as folder:
-            trial = save_model(Path(folder) / path.name, classifier.net, card)
+            trial = save_model(Path(folder) / path.name, classifier.net, card, state)
             if card.architecture is None:
                 return
             loaded, _ = load_model(trial, allow=(card.architecture.name,))

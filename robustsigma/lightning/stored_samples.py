@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import weakref
+from collections.abc import Callable
+from mmap import mmap
+from tempfile import TemporaryFile, gettempdir
+
 import torch
 from torch import Tensor
 
@@ -10,14 +16,18 @@ from robustsigma.engine.validation import fail
 
 _NONE = -1
 _COLUMNS = ("owners", "epochs", "fooled", "images")
+_MANY = 1024  # samples that are read at once
+_RESERVES = hasattr(os, "posix_fallocate")  # not on macOS and Windows
 _TYPES = {"uint8": torch.uint8, "float16": torch.float16}
 
 
 class StoredSamples:
     """The last sample of each image, with the epoch in which it was made.
 
-    Memory on the device of the batches: C·H·W bytes an image in uint8 (3 kB at 3x32x32, 12 kB at 3x64x64, 147 kB at
-    3x224x224), twice that in float16, and 25 bytes. Without a limit it grows with the number of images.
+    The samples are in a temporary file without a name, mapped into host memory: C·H·W bytes an image in uint8 (3 kB at
+    3x32x32, 12 kB at 3x64x64, 147 kB at 3x224x224; 193 GB for ImageNet, divided among the processes), twice that in
+    float16. Without a limit the file grows with the number of images, in steps of twice its size. It is where Python's
+    `tempfile` puts files, which the environment variable TMPDIR moves. 25 bytes an image more are in memory.
 
     Args:
         rule: how long and in which type samples are kept.
@@ -31,24 +41,25 @@ class StoredSamples:
         self.fooled = torch.zeros(0, dtype=torch.bool)
         self.images = torch.zeros(0, dtype=_TYPES[rule.dtype])
         self.count = 0
+        self._file: int | None = None
 
     def __len__(self) -> int:
         return self.count
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the samples, on the CPU."""
-        return {name: getattr(self, name)[: self.count].cpu().clone() for name in _COLUMNS}
+        """Return the samples; the images are not copied."""
+        # From NumPy, since torch.save writes all of the storage that a slice is of.
+        return {name: torch.from_numpy(getattr(self, name).numpy()[: self.count]) for name in _COLUMNS}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore samples, unless they are of another type or more than the limit."""
-        most = self.rule.most
-        if state["images"].dtype != _TYPES[self.rule.dtype] or (most is not None and len(state["owners"]) > most):
+    def load_state_dict(self, state: dict[str, Tensor], owned: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Add samples that were stored, of the images that this process owns, unless they are of another type."""
+        if state["images"].dtype != _TYPES[self.rule.dtype]:
             return
-        for name in _COLUMNS:
-            setattr(self, name, state[name].clone())
-        self.count = len(self.owners)
-        self.slots = torch.full((int(self.owners.max()) + 1 if self.count else 0,), _NONE)
-        self.slots[self.owners] = torch.arange(self.count)
+        owners = state["owners"]
+        at = torch.arange(len(owners)) if owned is None else owned(owners).nonzero()[:, 0]
+        for rows in at.split(_MANY):
+            images, fooled, epochs = (state[name][rows] for name in ("images", "fooled", "epochs"))
+            self.store(owners[rows], self.unpacked(images), fooled, epochs)
 
     def recall(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the stored samples of some of n images, of which k have one.
@@ -61,37 +72,37 @@ class StoredSamples:
             (n,) bool, which images have a sample; (k,) int64, the ages of the samples in epochs; (k,) bool, True where
             the network misclassified the sample when it was made; the samples, float (k, C, H, W).
         """
-        self._to(indices.device)
+        device, indices = indices.device, indices.cpu()
         known = indices < len(self.slots)
         slots = torch.full_like(indices, _NONE)
         slots[known] = self.slots[indices[known]]
         has = slots != _NONE
         at = slots[has]
-        return has, epoch - self.epochs[at], self.fooled[at], self.unpacked(self.images[at])
+        found = (each.to(device) for each in (has, epoch - self.epochs[at], self.fooled[at], self.images[at]))
+        has, ages, fooled, images = found
+        return has, ages, fooled, self.unpacked(images)
 
-    def store(self, indices: Tensor, images: Tensor, fooled: Tensor, epoch: int) -> None:
+    def store(self, indices: Tensor, images: Tensor, fooled: Tensor, epoch: int | Tensor) -> None:
         """Store the samples of n different images; where there is a limit, they replace the oldest of other images.
 
         Args:
             indices: int64 (n,).
             images: float (n, C, H, W) in [0, 1].
             fooled: bool (n,), which samples the network misclassifies now.
-            epoch: current epoch.
+            epoch: epoch that they were made in, one or int64 (n,).
         """
-        most = self.rule.most
-        if most is not None:
-            indices, images, fooled = indices[:most], images[:most], fooled[:most]
         if len(indices) == 0:
             return
-        self._to(indices.device)
+        kept = slice(self.rule.most)
+        epochs = torch.as_tensor(epoch).expand(len(indices))[kept]
+        indices, images, fooled = indices[kept].cpu(), self.packed(images[kept]).cpu(), fooled[kept].cpu()
         if int(indices.max()) >= len(self.slots):
             if int(indices.max()) >= 2**31:
                 raise fail("train", "keys below 2**31 in a stream, for a SampleCache", int(indices.max()))
             self.slots = _grown(self.slots, int(indices.max()) + 1, _NONE)
         self._make_room(indices, images.shape[1:])
         slots = self.slots[indices]
-        self.epochs[slots], self.fooled[slots] = epoch, fooled
-        self.images[slots] = self.packed(images)
+        self.epochs[slots], self.fooled[slots], self.images[slots] = epochs, fooled, images
 
     def packed(self, images: Tensor) -> Tensor:
         """Return images as they are stored, uint8 or float16."""
@@ -109,10 +120,10 @@ class StoredSamples:
         if size > len(self.owners):
             room = max(size, 2 * len(self.owners))
             room = room if most is None else min(room, most)
-            self.images = self.images if self.images.ndim > 1 else self.images.new_zeros(0, *shape)
-            for name in _COLUMNS:
+            for name in _COLUMNS[:-1]:
                 setattr(self, name, _grown(getattr(self, name), room))
-        slots = torch.arange(self.count, size, device=new.device)
+            self._map(room, shape)
+        slots = torch.arange(self.count, size)
         self.count = size
         if fresh < len(new):  # the oldest of other images make room
             made = self.epochs[:size].clone()
@@ -124,9 +135,23 @@ class StoredSamples:
         self.slots[new] = slots
         self.owners[slots] = new
 
-    def _to(self, device: torch.device) -> None:
-        for name in ("slots", *_COLUMNS):
-            setattr(self, name, getattr(self, name).to(device))
+    def _map(self, room: int, shape: torch.Size) -> None:
+        """Make the file large enough, and map it.
+
+        Raises:
+            OSError: naming the folder, where its disk has no room.
+        """
+        if self._file is None:
+            with TemporaryFile(prefix="sample-cache-") as file:
+                self._file = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._file)
+        size = room * shape.numel() * self.images.dtype.itemsize
+        try:  # a mapped file that lacks room would end the process without a message
+            os.posix_fallocate(self._file, 0, size) if _RESERVES else os.truncate(self._file, size)
+        except OSError as error:
+            told = f"a sample cache of {size / 1e9:.3g} GB in {gettempdir()}: {error.strerror}"
+            raise OSError(error.errno, f"{told}; set TMPDIR to a folder with room, or SampleCache(most=…)") from error
+        self.images = torch.frombuffer(mmap(self._file, size), dtype=self.images.dtype).view(room, *shape)
 
 
 def _grown(tensor: Tensor, size: int, fill: int = 0) -> Tensor:

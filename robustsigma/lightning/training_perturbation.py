@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, Identity, Mixture, Perturbation, SigmaSample
+from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.perturbations import (
+    FGSM,
+    NFGSM,
+    PGD,
+    Identity,
+    Mixture,
+    Perturbation,
+    Perturbed,
+    SigmaSample,
+)
 from robustsigma.engine.perturbations.mixture import part_seeds
 from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.engine.serialization import safe_in_checkpoints
@@ -22,6 +32,14 @@ def check_conditions(given: Any, name: str = "conditions") -> dict[str, Perturba
     for key, condition in given.items():
         instance(f"{name}[{key!r}]", condition, Perturbation)
     return dict(given)
+
+
+def evaluation_conditions(name: str, given: Mapping[str, Perturbation] | None) -> dict[str, Perturbation]:
+    """Return one or more perturbations by name, without sample caches; the clean images for None."""
+    found = check_conditions({"clean": Identity()} if given is None else given, name)
+    if not found:
+        raise fail(name, "at least one condition", "none")
+    return {key: without_cache(perturbation) for key, perturbation in found.items()}
 
 
 def map_parts(perturbation: Perturbation, change: Callable[[Perturbation], Perturbation]) -> Perturbation:
@@ -37,6 +55,11 @@ def without_cache(perturbation: Perturbation) -> Perturbation:
     return map_parts(perturbation, lambda p: replace(p, cache=None) if isinstance(p, SigmaSample) else p)
 
 
+def has_cache(perturbation: Perturbation | None) -> bool:
+    """Return whether a perturbation has a `SigmaSample` with a sample cache in it."""
+    return perturbation is not None and without_cache(perturbation) != perturbation
+
+
 def has_single_step(perturbation: Perturbation) -> bool:
     """Return whether a perturbation has an FGSM or NFGSM in it, to which a training may overfit."""
     return map_parts(perturbation, lambda p: Identity() if isinstance(p, (FGSM, NFGSM)) else p) != perturbation
@@ -50,6 +73,9 @@ def pgd_probe(perturbation: Perturbation, steps: int) -> PGD | None:
     if isinstance(perturbation, PGD):
         return PGD(perturbation.eps, norm=perturbation.norm, steps=steps)
     return PGD(perturbation.eps, steps=steps) if isinstance(perturbation, (FGSM, NFGSM)) else None
+
+
+_ROOTS = (5, 2, 3, 7)
 
 
 class BatchPart(NamedTuple):
@@ -70,26 +96,53 @@ class BatchPart(NamedTuple):
     cache: SampleCache | None = None
 
 
-def batch_parts(perturbation: Perturbation, seeds: Tensor, draws: Tensor, name: str = "0") -> Iterator[BatchPart]:
+def batch_parts(
+    perturbation: Perturbation, seeds: Tensor, draws: Tensor, step: int | None = None, name: str = "0"
+) -> Iterator[BatchPart]:
     """Yield the parts of a perturbation, at any depth of mixtures, with the images that each applies to.
 
     Args:
         perturbation: training perturbation.
         seeds: int64 (B,), per image.
-        draws: int64 (B,), seeds that decide which image gets which part. With `seeds` here, the parts together do what
-            the perturbation does.
+        draws: int64 (B,), seeds that decide which image gets which part.
+        step: number of steps that the optimizer made, which fixes the number of images of each part: a share of the
+            batch rounded up or down, so that the shares hold over the steps, and all processes have equal work. With
+            None each image draws for itself. With `seeds` as `draws`, the parts then do what the perturbation does.
         name: name of the whole.
     """
+    # Multiples of an irrational number spread evenly over [0, 1). Mixtures inside each other take different ones.
+    offset = None if step is None else step * _ROOTS[name.count(".") % len(_ROOTS)] ** 0.5 % 1
     if isinstance(perturbation, Mixture):
-        for number, (rows, keys) in enumerate(perturbation.assigned(seeds, draws)):
+        for number, (rows, keys) in enumerate(perturbation.assigned(seeds, draws, offset)):
             part = perturbation.parts[number].perturbation
-            for inner in batch_parts(part, keys, part_seeds(draws[rows], number), f"{name}.{number}"):
+            for inner in batch_parts(part, keys, part_seeds(draws[rows], number), step, f"{name}.{number}"):
                 yield inner._replace(rows=rows[inner.rows])
-    elif isinstance(perturbation, SigmaSample) and perturbation.cache is not None:
-        rows = perturbation.walked(draws)
+    elif isinstance(perturbation, SigmaSample):
+        rows = perturbation.walked(draws, offset)
         yield BatchPart(name, replace(perturbation, fraction=1.0, cache=None), rows, seeds[rows], perturbation.cache)
     else:
         yield BatchPart(name, perturbation, torch.arange(len(seeds), device=seeds.device), seeds)
+
+
+def perturb_parts(
+    parts: Iterable[BatchPart], classifier: Classifier, images: Tensor, labels: Tensor, made: Perturbed | None = None
+) -> Perturbed:
+    """Return a batch with each part perturbed against a classifier, whose weights are gathered once for all parts.
+
+    Args:
+        parts: what to perturb.
+        classifier: network to perturb against.
+        images: float (B, C, H, W), clean.
+        labels: int64 (B,).
+        made: batch whose other images are kept; None keeps the clean ones.
+    """
+    made = Perturbed.plain(images) if made is None else made
+    with classifier.frozen():
+        for part in parts:
+            if len(part.rows):
+                x, y = images[part.rows], labels[part.rows]
+                made = made.put(part.rows, part.perturbation(classifier, x, y, seed=part.seeds, return_info="search"))
+    return made
 
 
 @safe_in_checkpoints

@@ -59,7 +59,7 @@ class ModelCard:
     geometry: ResizeCrop | None = None
 
 
-def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
+def save_model(path: str | Path, net: nn.Module, card: ModelCard, state: Mapping[str, Any] | None = None) -> Path:
     """Write weights and card as one safetensors file, atomically, and return its path.
 
     Tensors that share memory are each written. The prefixes of `torch.compile` and `nn.DataParallel` are dropped from
@@ -70,12 +70,13 @@ def save_model(path: str | Path, net: nn.Module, card: ModelCard) -> Path:
         path: file to write; its folder is created.
         net: network whose weights and buffers are written.
         card: what `load_model` needs to build the network again.
+        state: state dict to write, such as of a network whose parameters are sharded; None is the network's own.
 
     Raises:
         ValueError: weights that a safetensors file cannot hold, or a card that JSON cannot hold.
     """
     net = unwrapped(net)
-    state: dict[str, Any] = net.state_dict()
+    state = net.state_dict() if state is None else state
     computed = _computed(net, state)
     if computed and card.architecture is not None:
         with torch.random.fork_rng(devices=[]):

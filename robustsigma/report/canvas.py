@@ -12,11 +12,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from robustsigma.report import text
+from robustsigma.report import heatmaps, text
+from robustsigma.report.panels import CORRECT, FRAME, INK, QUIET, WRONG  # noqa: F401  (figures import them from here)
 from robustsigma.report.table import TableLayout
 from robustsigma.report.validation import Floats
 
-CORRECT, WRONG, INK, QUIET, LINE, FRAME = "#00805e", "#c8420b", "#1d2a35", "#5d6b78", "#0b5a9c", "#b8c2cc"
+LINE = "#0b5a9c"
 _STYLE = {
     "text.usetex": False,
     "font.family": "DejaVu Sans",
@@ -118,13 +119,18 @@ def bare(axis: Any, color: str | None = None) -> None:
 
 
 def overlay(axis: Any, image: Floats, heat: Floats) -> None:
-    """Draw a heatmap over its image in gray: the stronger, the more opaque; positive orange, negative purple."""
-    axis.imshow(0.35 + 0.65 * image_of(image).mean(-1), cmap="gray", vmin=0, vmax=1)
-    scale = float(np.quantile(np.abs(heat), 0.99)) or float(np.abs(heat).max()) or 1.0
-    level = np.clip(heat / scale, -1, 1)
-    colors = mpl.colormaps["PuOr_r"](0.5 + 0.42 * np.sign(level) * (0.45 + 0.55 * np.abs(level)))
-    colors[..., 3] = np.clip(np.abs(level) ** 0.8, 0, 0.92)
-    axis.imshow(colors, extent=axis.images[0].get_extent())
+    """Draw a heatmap over its image, as `robustsigma.overlay` does."""
+    axis.imshow(np.asarray(heatmaps.overlay(image, heat)))
+
+
+def legend(axis: Any) -> None:
+    """Draw the colors of heatmaps to the right of an image."""
+    bar = axis.inset_axes([1.08, 0, 0.08, 1])
+    bar.imshow(np.asarray(heatmaps.color_bar(8, 100)), aspect="auto", extent=(0, 1, 0, 1))
+    bar.set(xticks=[], yticks=[0, 1], yticklabels=["weak", "strong"])
+    bar.yaxis.tick_right()
+    bar.tick_params(length=0, labelsize=7.5)
+    bar.spines[:].set_visible(False)
 
 
 def draw_table(table: TableLayout) -> Figure:

@@ -18,35 +18,14 @@ from robustsigma.report.canvas import (
     bare,
     image_of,
     label,
+    legend,
     overlay,
     percent_axis,
-    png,
-    styled,
 )
 from robustsigma.report.robustness import accuracy_table
 from robustsigma.report.validation import Floats, array, check_length, floats
 
 _MOST = 10  # images in a row
-
-
-def draw_overlay(image: Floats, heat: Floats, title: str, method: str) -> bytes:
-    """Return a PNG file of an image beside its heatmap.
-
-    Args:
-        image: (C, H, W) in [0, 1].
-        heat: (H, W), signed: positive values (orange) support the class, negative ones (purple) speak against it.
-        title: above the image.
-        method: above the heatmap.
-    """
-    with styled():
-        figure = Figure(figsize=(6.4, 3.5))
-        left, right = figure.subplots(1, 2)
-        left.imshow(image_of(image), vmin=0, vmax=1)
-        overlay(right, image, heat)
-        for axis, name in ((left, title), (right, method)):
-            axis.set_title(label(name, 40), fontsize=10)
-            bare(axis)
-        return png(figure)
 
 
 def examples(results: dict[str, Any], images: Floats) -> Figure:
@@ -104,6 +83,7 @@ def path(section: dict[str, Any], images: Floats, heat: Floats | None) -> Figure
     percent_axis(below[0])
     if heat is not None:
         overlay(below[1], images[0], heat)
+        legend(below[1])
         below[1].set_title("attribution", fontsize=8.5, pad=4)
         bare(below[1])
     return figure
@@ -156,6 +136,7 @@ def _heatmaps(
         axis.imshow(image_of(image), vmin=0, vmax=1)
         bare(axis)
     _column_titles(results, axes, classes)
+    legend(axes[min(1, len(axes) - 1), -1])
     for line, (name, maps, converged, captions) in zip(axes[1:], rows, strict=True):
         _row_title(line[0], name)
         for column, axis in enumerate(line):

@@ -113,7 +113,8 @@ def regime_name(label: str, protocol: str) -> str:
 
 def printable(value: Any) -> str:
     """Return the text with control characters, which could steer a terminal, replaced by a visible mark."""
-    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in str(value))
+    kept = ("\n", "\u2009", "\u202f", "\xa0")  # thin and no-break spaces are in intervals
+    return "".join(char if char.isprintable() or char in kept else "\ufffd" for char in str(value))
 
 
 def flags(entry: dict[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+import robustsigma
 from robustsigma.cli import evaluate, main
 from robustsigma.cli.evaluate import PRESETS
-from robustsigma.cli.explain import _unique
 from robustsigma.data import Baggage
 from robustsigma.engine.attributors import IntegratedGradients
 from robustsigma.engine.validation import near
@@ -378,27 +378,33 @@ def test_debug_shows_the_traceback(monkeypatch, made, tmp_path):
 
 
 def test_explain_writes_what_it_promises(made, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     arguments = ["explain", str(made / "images"), f"--model={made}/model.safetensors", "--method=IntegratedGradients",
                  "--method.steps=4", f"--out={tmp_path}/out"]  # fmt: skip
     assert main(arguments) == 0
     assert capsys.readouterr().err == ""
-    summary = json.loads((tmp_path / "out" / "explanations.json").read_text("utf-8"))
-    assert summary["method"].startswith("IntegratedGradients(")
+    summary = json.loads((tmp_path / "out" / "manifest.json").read_text("utf-8"))
+    assert (summary["schema"], summary["robustsigma"]) == (1, robustsigma.__version__)
     assert len(summary["images"]) == 5
     assert len({entry["file"] for entry in summary["images"]}) == 5
-    pictures = {entry["heatmap"] for entry in summary["images"]}
+    pictures = {entry["picture"] for entry in summary["images"]}
     assert len(pictures) == 5, "images of the same name took each other's place"
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == pictures
     classifier, card = load_model(made / "model.safetensors")
     for entry in summary["images"]:
-        with Image.open(tmp_path / "out" / entry["heatmap"]) as picture:
+        with Image.open(tmp_path / "out" / entry["picture"]) as picture:
             picture.load()
             assert min(picture.size) > 16
         with torch.no_grad():
             p = classifier.logits(_read(Path(entry["file"]))).softmax(1)[0]
-        assert entry["class"] == entry["predicted"] == card.classes[int(p.argmax())]
-        assert entry["confidence"] == pytest.approx(float(p.max()), abs=1e-5)
+        assert entry["explained"] == entry["predicted"][0]
+        assert entry["explained"]["class"] == card.classes[int(p.argmax())]
+        assert entry["explained"]["confidence"] == pytest.approx(float(p.max()), abs=1e-5)
+        (record,) = entry["maps"]
+        assert record["settings"]["steps"] == 4
+        expected = IntegratedGradients(steps=4)(classifier, _read(Path(entry["file"])))
+        values = np.load(tmp_path / "out" / record["files"]["map"])
+        np.testing.assert_allclose(values, expected.values[0], rtol=1e-4, atol=1e-6)
+        assert record["completeness_gap"] == pytest.approx(float(expected.gap()), abs=1e-5)
 
 
 class Explained:
@@ -426,37 +432,35 @@ class Explained:
 
 
 def test_explain_resumes_where_it_was_interrupted(made, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
     explain, fresh = (Explained(made, tmp_path / name, monkeypatch) for name in ("out", "fresh"))
-    draw_overlay, drawn = importlib.import_module("robustsigma.report.gallery").draw_overlay, iter(range(10))
+    draw_explanation, drawn = importlib.import_module("robustsigma.cli.explain").draw_explanation, iter(range(10))
 
     def draw(*args):
         if next(drawn) == 3:
             raise KeyboardInterrupt
-        return draw_overlay(*args)
+        return draw_explanation(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("robustsigma.report.gallery.draw_overlay", draw)
+        patch.setattr("robustsigma.cli.explain.draw_explanation", draw)
         status, _, files = explain()
     assert status == 130
     assert "Finished work is kept: run the command again to resume" in capsys.readouterr().err
     assert sum(path.suffix == ".png" for path in files) == 3, "each picture is written when it is finished"
     status, seen, files = explain()
-    assert (status, seen) == (0, 2)
+    assert (status, seen) == (0, 0), "the maps were saved"
     assert "3 of 5 images were explained before with the same settings" in capsys.readouterr().out
     monkeypatch.undo()
     assert main([*fresh.arguments, fresh.images]) == 0
     whole = {path: content for path, (_, content) in _tree(fresh.out).items()}
     assert files.keys() == whole.keys()
-    entries, expected = (json.loads(each[Path("explanations.json")])["images"] for each in (files, whole))
+    entries, expected = (json.loads(each[Path("manifest.json")])["images"] for each in (files, whole))
     assert [entry["file"] for entry in entries] == [entry["file"] for entry in expected]
     for entry, other in zip(entries, expected, strict=True):
-        assert entry["confidence"] == pytest.approx(other["confidence"], abs=1e-6)
+        assert entry["explained"]["confidence"] == pytest.approx(other["explained"]["confidence"], abs=1e-6)
 
 
 def test_explain_takes_nothing_over_that_was_made_otherwise(made, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    monkeypatch.setattr("robustsigma.report.gallery.draw_overlay", lambda *_: b"a picture")
+    monkeypatch.setattr("robustsigma.cli.explain.draw_explanation", lambda *_: b"a picture")
     folder = tmp_path / "images"
     shutil.copytree(made / "images", folder)
     explain = Explained(made, tmp_path / "out", monkeypatch)
@@ -468,7 +472,8 @@ def test_explain_takes_nothing_over_that_was_made_otherwise(made, tmp_path, monk
     explain(images=str(folder))
     shutil.copy(folder / "a" / "other.png", folder / "a" / "scan.png")
     (tmp_path / "out" / "scan-3.png").unlink()
-    assert explain(images=str(folder))[:2] == (0, 2), "one image is another, one picture is gone"
+    assert explain(images=str(folder))[:2] == (0, 1), "one image is another; the map of the lost picture is there"
+    assert (tmp_path / "out" / "scan-3.png").is_file()
     for seed in (0, 1):  # another network under the same name
         net = Architecture("small_cnn", {"width": 4})
         with torch.random.fork_rng(devices=[]):
@@ -493,7 +498,6 @@ def test_augment_refuses_a_folder_of_other_images_or_another_network(made, tmp_p
 
 
 def test_a_tilde_is_the_home_folder(made, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     shutil.copy(made / "images" / "a" / "scan.png", tmp_path / "x.png")
@@ -506,14 +510,13 @@ def test_a_tilde_is_the_home_folder(made, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("target", ["wrench", "2"])
 def test_explain_takes_a_class_by_name_or_index(made, tmp_path, target):
-    pytest.importorskip("matplotlib")
     name = target if target != "2" else SOURCE.classes[2]
     image = str(made / "images" / "a" / "scan.png")
     assert main(["explain", image, f"--model={made}/model.safetensors", "--method.max_steps=3", f"--target={target}",
                  f"--out={tmp_path}"]) == 0  # fmt: skip
-    (entry,) = json.loads((tmp_path / "explanations.json").read_text("utf-8"))["images"]
-    assert entry["class"] == name
-    assert 0 < np.max(entry["steps"]) <= 3
+    (entry,) = json.loads((tmp_path / "manifest.json").read_text("utf-8"))["images"]
+    assert entry["explained"]["class"] == name
+    assert 0 < np.max(entry["maps"][0]["steps"]) <= 3
 
 
 def _read(path):
@@ -667,13 +670,6 @@ def test_a_full_disk_says_that_what_is_finished_is_kept(error, told, capsys, mon
     assert told in said
     assert "Finished work is kept: run the command again to resume" in said
     assert len(said.splitlines()) == 1
-
-
-def test_heatmaps_of_images_with_one_name_are_several_files_on_every_disk():
-    paths = [Path("a/cat.png"), Path("b/Cat.jpg"), Path("c/cat-2.png"), Path("d/dog.png")]
-    names = [name.lower() for name in _unique(paths).values()]
-    assert len(set(names)) == 4
-    assert names[0] == "cat"
 
 
 @pytest.mark.third_party_rng  # `fit` seeds everything

@@ -39,14 +39,13 @@ def no_arguments_of_pytest(monkeypatch):
 
 
 def explained(out):
-    (entry,) = json.loads((out / "explanations.json").read_text("utf-8"))["images"]
-    with Image.open(out / entry["heatmap"]) as picture:
+    (entry,) = json.loads((out / "manifest.json").read_text("utf-8"))["images"]
+    with Image.open(out / entry["picture"]) as picture:
         picture.load()
     return entry
 
 
 def test_a_photograph_is_explained_in_one_command(made, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     arguments = ["explain", f"{made}/photo.png", "--model", NAME, "--weights", f"{made}/w.pth",
                  "--method=IntegratedGradients", "--method.steps=1"]  # fmt: skip
     assert main([*arguments, f"--out={tmp_path}"]) == 0, capsys.readouterr().err
@@ -56,23 +55,21 @@ def test_a_photograph_is_explained_in_one_command(made, tmp_path, capsys):
         crop = np.array(ResizeCrop(224, 256).apply(photo))
     with classifier.frozen():
         p = classifier.logits(torch.from_numpy(crop).permute(2, 0, 1)[None] / 255).softmax(1)[0]
-    assert entry["predicted"] == card.classes[int(p.argmax())]
-    assert entry["confidence"] == pytest.approx(float(p.max()), abs=1e-6)
-    assert not entry["predicted"].isdecimal()
+    assert entry["predicted"][0]["class"] == card.classes[int(p.argmax())]
+    assert entry["predicted"][0]["confidence"] == pytest.approx(float(p.max()), abs=1e-6)
+    assert not entry["predicted"][0]["class"].isdecimal()
 
 
 def test_a_vision_transformer_and_its_attention(made, tmp_path):
-    pytest.importorskip("matplotlib")
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
     arguments = ["explain", f"{made}/photo.png", "--model=torchvision.models.VisionTransformer",
                  f"--weights={made}/vit.pth", f"--arguments={json.dumps(VIT)}", f"--classes={tmp_path}/names.txt",
                  "--geometry.size=16", "--mean=[0.5]", "--std=[0.5]", "--method=AttentionRollout"]  # fmt: skip
     assert main([*arguments, f"--out={tmp_path}/out"]) == 0
-    assert explained(tmp_path / "out")["predicted"] in ("ant", "bee", "cat")
+    assert explained(tmp_path / "out")["predicted"][0]["class"] in ("ant", "bee", "cat")
 
 
 def test_an_assumed_image_size_is_told(made, tmp_path):
-    pytest.importorskip("matplotlib")
     arguments = ["explain", f"{made}/photo.png", "--model=torchvision.models.squeezenet1_1", f"--weights={made}/w.pth",
                  "--mean=[0.5]", "--std=[0.5]", "--method=Gradient", f"--out={tmp_path}"]  # fmt: skip
     with pytest.warns(UserWarning, match="geometry: .* cropped to 224, .*; --geometry.size N"):

@@ -219,7 +219,6 @@ def test_names_of_files_cannot_steer_the_terminal(model, tmp_path, capsys):
     odd = tmp_path / "a\x1b[2J\udcff.png"
     assert main(["explain", str(odd), f"--model={model}"]) == 2
     assert "\x1b" not in capsys.readouterr().err
-    pytest.importorskip("matplotlib")
     Image.new("RGB", (16, 16)).save(odd)
     arguments = [str(odd), f"--model={model}", f"--out={tmp_path}/out"]
     assert main(["explain", *arguments, "--method=Gradient"]) == 0

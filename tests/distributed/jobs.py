@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import multiprocessing, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import Sampler
 from torchmetrics import Metric
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, MixtureComponent, Sigma, SigmaSample
 from robustsigma.data import Baggage
 from robustsigma.engine.metrics import rmse
 from robustsigma.engine.perturbations.path_samples import SampleCache
-from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule
+from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule, SafetensorsExport
+from robustsigma.lightning.loaders import KeySampler
 
-SOURCE = Baggage(size=16, train=41, val=5, test=23)  # odd counts: uneven last batches
+SOURCE = Baggage(size=16, train=41, val=5, test=25)  # uneven last batches, and numbers of batches in tests
 WALK = Sigma(alpha=0.03, beta=0.1, objective="logit", paths=1, max_steps=6)
 PERTURBATION = Mixture(
     [
@@ -31,7 +37,8 @@ PERTURBATION = Mixture(
 CONDITIONS = {
     "clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.02), "sigma": SigmaSample(WALK)
 }  # fmt: skip
-BATCH, EPOCHS = 8, 3
+BATCH, EPOCHS = 4, 3  # of each process
+STRATEGIES = ("ddp", "fsdp2", "fsdp2-full")
 
 
 class PerSample(Metric):
@@ -95,36 +102,125 @@ class Seen(pl.Callback):
             self.images[trainer.current_epoch, index] = image.clone()
 
 
-def fit_and_test(rank: int, world: int, folder: Path) -> None:
-    """Train with augmentation and a sample cache, test under every condition, and write what came of it."""
+class Collectives(TorchDispatchMode):
+    """Counts collectives."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.namespace == "c10d"
+        return func(*args, **(kwargs or {}))
+
+
+class Counting(RobustDataModule):
+    """Counts the collectives of each batch that it perturbs."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        with Collectives() as counted:
+            found = super().on_after_batch_transfer(batch, dataloader_idx)
+        self.collectives = getattr(self, "collectives", {"training": [], "test": []})
+        self.collectives["training" if self.trainer.training else "test"].append(counted.count)
+        return found
+
+
+class Interleaved(Sampler):
+    """Draws in each epoch what processes have of it, in turn, a batch of each: for one process to do the same."""
+
+    def __init__(self, batch_size: int, world: int, seed: int) -> None:
+        self.batch_size, self.world, self.seed = batch_size, world, seed
+        self.data: Any = None
+
+    def __len__(self) -> int:
+        return SOURCE.train
+
+    def __iter__(self) -> Iterator[int]:
+        shares = []
+        for rank in range(self.world):
+            sampler = KeySampler(range(SOURCE.train), shuffle=True, seed=self.seed, rank=rank, world_size=self.world)
+            sampler.set_epoch(self.data.trainer.current_epoch)
+            shares.append([key.image for key in sampler if not key.is_padding])
+        for start in range(0, len(shares[0]), self.batch_size):
+            for share in shares:
+                yield from share[start : start + self.batch_size]
+
+
+class Accumulating(LitClassifier):
+    """Has the loss of several processes in one process that accumulates gradients, also where one has no image left."""
+
+    def _loss_scale(self, size: int) -> float:
+        return float(self.trainer.accumulate_grad_batches if self.trainer.is_last_batch else 1)
+
+
+def fit_and_test(rank: int, world: int, folder: Path, strategy: str = "auto", resumed: Path | None = None) -> None:
+    """Train with augmentation and a sample cache, test under every condition, and write what came of it.
+
+    One process accumulates over the batches that two would have.
+    """
     torch.default_generator.manual_seed(0)
     # Without BatchNorm, whose statistics are each process's own.
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)
+        nn.Conv2d(3, 8, 3, stride=2), nn.Tanh(), Block(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)
     )
-    model = LitClassifier(net, mean=[0.5], std=[0.25], optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
-    data = RobustDataModule(
-        SOURCE, train_perturbation=PERTURBATION, conditions=CONDITIONS, batch_size=BATCH // world, seed=3
+    kind = LitClassifier if world > 1 else Accumulating
+    model = kind(net.double(), mean=[0.5], std=[0.25], optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
+    sampler = None if world > 1 else Interleaved(BATCH, 2, 3)
+    data = Counting(
+        SOURCE, train_perturbation=PERTURBATION, conditions=CONDITIONS, batch_size=BATCH, seed=3, sampler=sampler
     )
+    if sampler is not None:
+        sampler.data = data
     seen, recorder, statistics = Seen(), PredictionRecorder(), AugmentationStatistics()
+    export = SafetensorsExport(str(folder / f"{strategy}.safetensors"))
+    saves = ModelCheckpoint(folder / strategy, "{step}", every_n_train_steps=8, save_top_k=1)  # in mid-epoch
     trainer = pl.Trainer(
-        max_epochs=EPOCHS, accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto",
-        precision="64-true", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, callbacks=[seen, recorder, statistics],
-        plugins=[LightningEnvironment()], default_root_dir=folder,
+        max_epochs=EPOCHS, accelerator="cpu", devices=world, strategy=_strategy(strategy, world),
+        accumulate_grad_batches=1 if world > 1 else 2, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, callbacks=[seen, recorder, statistics, saves, export],
+        plugins=[LightningEnvironment()], default_root_dir=folder, use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(model, data)
+    trainer.fit(model, data, ckpt_path=resumed)
+    parameters = {name: each.detach() for name, each in model.named_parameters()}
+    sharded = [name for name, each in parameters.items() if hasattr(each, "full_tensor")]
+    logged = dict(trainer.callback_metrics)
+    weights = {name: each.full_tensor() if name in sharded else each for name, each in parameters.items()}
     trainer.test(model, data, verbose=False)
     found = {
         "seen": seen.images,
         "padding": seen.padding,
-        "weights": {name: p.detach() for name, p in model.named_parameters()},
-        "caches": data.sample_caches.state_dict(),
+        "weights": weights,
+        "sharded": sharded,
+        "collectives": data.collectives,
+        "caches": {name: cache.state_dict() for name, cache in data.sample_caches.caches.items()},
         "outcomes": recorder.outcomes,
-        "metrics": {k: float(v) for k, v in trainer.callback_metrics.items()},
+        "metrics": {k: float(v) for k, v in {**logged, **trainer.callback_metrics}.items()},
         "totals": vars(statistics.totals),
     }
-    torch.save(found, folder / f"{world}-{rank}.pt")
+    torch.save(found, folder / f"{strategy}{'' if resumed is None else '-resumed'}-{rank}.pt")
+
+
+class Block(nn.Module):
+    """A block, which FSDP2 shards by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Tanh())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + nn.functional.pad(self.layers(x), (1, 1, 1, 1))
+
+
+def _strategy(name: str, world: int) -> Any:
+    if name.startswith("fsdp2"):
+        return ModelParallelStrategy(world, 1, save_distributed_checkpoint=name == "fsdp2")
+    return name
+
+
+def fit_under_strategies(rank: int, world: int, folder: Path) -> None:
+    """Train under each strategy, and resume from the middle of an epoch."""
+    for strategy in STRATEGIES:
+        fit_and_test(rank, world, folder, strategy)
+        (path,) = (folder / strategy).glob("*.ckpt")
+        fit_and_test(rank, world, folder, strategy, path)
 
 
 def together(job: Any, world: int, *arguments: Any) -> None:

@@ -240,6 +240,7 @@ def test_the_report_is_shown_and_saved(expected, tmp_path):
     assert f"{high:.1f}" in table
     assert "Accuracy in %" in str(expected)
     html = expected._repr_html_()
+    assert "\ufffd" not in html
     assert len(html) < 5000
     assert "78.4" in html
     assert expected.to_dict() == json.loads(expected.save(tmp_path / "a" / "r.json").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""The tables of attribution in docs/results.md come from the files beside it, and the scripts that make them run."""
+"""The tables in docs/results/attribution.md come from files of results, and the scripts that make them run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def facts(sentence: str) -> tuple[set[str], set[str]]:
 
 def test_the_page_says_what_the_benchmark_says():
     results = json.loads((ROOT / "results" / "benchmark_baggage.json").read_text())
-    made, page = script("attribution_table"), (ROOT / "docs" / "results.md").read_text()
+    made, page = script("attribution_table"), (ROOT / "docs" / "results" / "attribution.md").read_text()
     assert made.table(results) in page
     assert made.caption(results) in page
     lines = [line for line in page.splitlines() if line.startswith("- ")]
@@ -40,7 +40,7 @@ def test_the_page_says_what_the_benchmark_says():
 
 
 def test_the_page_says_what_the_photographs_say():
-    made, page = script("attribution_table"), (ROOT / "docs" / "results.md").read_text()
+    made, page = script("attribution_table"), (ROOT / "docs" / "results" / "attribution.md").read_text()
     orders = json.loads((ROOT / "results" / "orders.json").read_text())
     networks = dict.fromkeys(order["network"] for order in orders["orders"] if order["metric"] == "sic")
     every = [json.loads(path.read_text()) for path in (ROOT / "results").glob("benchmark_*.json")]
@@ -54,7 +54,7 @@ def test_the_page_says_what_the_photographs_say():
 
 def test_the_page_says_what_the_sanity_of_metrics_says():
     results = json.loads((ROOT / "results" / "metric_sanity.json").read_text())
-    made, page = script("metric_sanity"), (ROOT / "docs" / "results.md").read_text()
+    made, page = script("metric_sanity"), (ROOT / "docs" / "results" / "attribution.md").read_text()
     assert "\n".join(made.lines(results["entries"])) in page
     for entry in results["entries"]:
         low = entry["perfect over random"][1]

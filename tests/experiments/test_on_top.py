@@ -31,7 +31,7 @@ def test_it_measures_and_resumes(tmp_path, monkeypatch):
 def test_the_page_says_what_the_results_say():
     on_top = script("on_top")
     found = json.loads((ROOT / "results" / "on_top.json").read_text())
-    page = (ROOT / "docs" / "results.md").read_text()
+    page = (ROOT / "docs" / "results" / "retraining.md").read_text()
     assert on_top.shown(found) in page
     assert on_top.caption(found) in page
 

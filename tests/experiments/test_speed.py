@@ -126,5 +126,5 @@ def test_the_page_has_the_measured_table(path):
     from experiments.speed.run import table
 
     results = json.loads(path.read_text(encoding="utf-8"))
-    assert table(results) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert table(results) in (ROOT / "docs" / "results" / "speed.md").read_text(encoding="utf-8")
     check(results)

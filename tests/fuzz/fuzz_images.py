@@ -124,8 +124,8 @@ def read(drawn: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x.{drawn['suffix']}"
         path.write_bytes(drawn["content"])
-        assert scan(Path(folder)).images == [path]
-        dataset = FileDataset([ImageRow(path)], drawn["fit"], drawn["channels"], name="images")
+        assert scan(Path(folder)).images == [str(path)]
+        dataset = FileDataset([ImageRow(str(path))], drawn["fit"], drawn["channels"], name="images")
         found = settled(lambda: dataset[0])
         if found is not None:
             image, _ = found
@@ -153,7 +153,7 @@ def _compare(picture: Image.Image, path: Path, channels: int) -> None:
     width, height = picture.size
     if width != height:
         return
-    dataset = FileDataset([ImageRow(path)], width, channels)
+    dataset = FileDataset([ImageRow(str(path))], width, channels)
     wide = picture.mode.startswith("I")
     exact = np.asarray(picture if wide else picture.convert("L" if channels == 1 else "RGB"), dtype=np.float64)
     exact = exact / (65535 if wide else 255)

@@ -299,10 +299,7 @@ def test_the_first_validation_tells_a_wrong_setting(options, message, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Total length of")
-def test_no_images_and_no_matplotlib(tmp_path, monkeypatch):
+def test_no_images(tmp_path):
     empty = [DataLoader([], 5), loader(seed=1)]
     with pytest.raises(ValueError, match="batch: expected images to explain, as the first validation loader has none"):
         fit(monitor(), tmp_path, val=empty)
-    monkeypatch.setattr("robustsigma.lightning.attribution_monitor.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'robustsigma\[report\]'"):
-        fit(monitor(), tmp_path)

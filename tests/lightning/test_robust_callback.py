@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassF1Score
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation
+from robustsigma.engine import noise
 from robustsigma.lightning import RobustCallback
 from robustsigma.lightning.batch_images import BatchField
 from robustsigma.lightning.robust_callback import stage_seed
+from robustsigma.lightning.training_perturbation import batch_parts, perturb_parts
 
 pytestmark = pytest.mark.third_party_rng
 HALF = Mixture({GaussianNoise(0.1): 0.5})
@@ -136,7 +138,9 @@ def test_the_step_gets_perturbed_images_in_the_dtype_of_the_batch(dtype):
         if floating
         else clean[0] / 255
     )
-    expected = HALF(classifier, pixels.clamp(0, 1), clean[1], seed=stage_seed(0, "train"))
+    seeds = noise.seeds(stage_seed(0, "train"), pixels.clamp(0, 1))
+    parts = batch_parts(HALF, seeds, seeds, 0)
+    expected = perturb_parts(parts, classifier, pixels.clamp(0, 1), clean[1]).images
     back = ((expected - classifier.mean) / classifier.std) if floating else (expected * 255).round()
     touched = (expected != pixels.clamp(0, 1)).flatten(1).any(1)
     assert 0 < touched.sum() < 12

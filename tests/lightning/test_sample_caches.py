@@ -1,3 +1,6 @@
+import os
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -9,6 +12,7 @@ from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.lightning import AugmentationStatistics, Batch, LitClassifier, RobustDataModule
 from robustsigma.lightning.sample_caches import SampleCaches
 from robustsigma.lightning.stored_samples import StoredSamples
+from robustsigma.lightning.strategies import check_strategy, kept_samples
 from robustsigma.lightning.training_perturbation import batch_parts, without_cache
 from robustsigma.models import SmallCNN
 
@@ -126,9 +130,9 @@ def test_state_comes_back():
 
 
 @pytest.mark.parametrize(
-    ("rule", "kept"), [(SampleCache(dtype="float16"), 0), (SampleCache(most=2), 0), (SampleCache(most=3), 3)]
+    ("rule", "kept"), [(SampleCache(dtype="float16"), 0), (SampleCache(most=2), 2), (SampleCache(most=3), 3)]
 )
-def test_a_state_of_another_rule_is_dropped(rule, kept):
+def test_of_a_state_of_another_rule_what_fits_is_kept(rule, kept):
     cache, other = StoredSamples(SampleCache()), StoredSamples(rule)
     cache.store(torch.tensor([7, 2, 30]), images(3), YES[:3], 4)
     other.load_state_dict(cache.state_dict())
@@ -374,8 +378,7 @@ def test_a_resumed_training_gives_the_same_bits(tmp_path):
     assert second.hits > 0
     for mine, theirs in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    kept, found = (d.state_dict()["sample_caches"]["0.0"] for d in (data, other))
-    assert kept.pop("made_by") == found.pop("made_by")
+    kept, found = (d.sample_caches.caches["0.0"].state_dict() for d in (data, other))
     assert all(torch.equal(kept[name], found[name]) for name in kept)
 
 
@@ -419,3 +422,77 @@ def test_as_a_condition_each_sample_is_recomputed():
         trainer.test(LitClassifier(SmallCNN(3, 5, width=4)), data, verbose=False)
         found[name] = trainer.callback_metrics["test_sigma_acc"]
     assert found["cached"] == found["plain"]
+
+
+# Several processes
+
+
+def _filled(caches, indices, epoch=1):
+    clf, x, y = problem(30)
+    caches.apply(CACHED, clf, Batch(x[indices], y[indices], indices), seeds=indices, epoch=epoch)
+    return caches
+
+
+def _owners(caches):
+    return sorted(caches.caches["0"].state_dict()["owners"].tolist())
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_samples_are_dealt_anew_to_another_number_of_processes(world, tmp_path):
+    for rank in (0, 1):
+        caches = SampleCaches()
+        caches.owned = lambda indices, rank=rank: indices % 2 == rank
+        _filled(caches, torch.arange(24)).save(tmp_path / f"{rank}.pt")
+        assert _owners(caches) == [*range(rank, 24, 2)]
+    found = []
+    for rank in range(world):
+        caches = SampleCaches()
+        caches.owned = lambda indices, rank=rank: indices % world == rank
+        caches.load(sorted(tmp_path.glob("*.pt")))
+        clf, x, y = problem(30)
+        at = torch.arange(30)
+        _, stats = caches.apply(CACHED, clf, Batch(x, y, at), seeds=at, epoch=2)
+        assert stats.hits.tolist() == [index % world == rank and index < 24 for index in range(30)]
+        found += _owners(caches)
+    assert sorted(found) == [*range(30)]
+
+
+def test_samples_that_were_not_needed_since_a_resume_are_kept(tmp_path):
+    first, other = tmp_path / "a" / "7-0-of-1.pt", tmp_path / "b" / "7-0-of-1.pt"
+    _filled(SampleCaches(), torch.arange(24)).save(first)
+    resumed = SampleCaches()
+    resumed.load([first])
+    for path in (first, other):
+        resumed.save(path)
+        assert len(torch.load(path)["0"]["owners"]) == 24
+
+
+def test_files_of_samples_that_are_missing_are_reported(tmp_path):
+    for rank in (0, 1):
+        SampleCaches().save(tmp_path / "last.ckpt.samples" / f"7-{rank}-of-2.pt")
+    path = tmp_path / "last.ckpt"
+    assert [each.name for each in kept_samples(path, 7, 0, 4, shared=True)] == ["7-0-of-2.pt", "7-1-of-2.pt"]
+    assert [each.name for each in kept_samples(path, 7, 1, 2, shared=False)] == ["7-1-of-2.pt"]
+    assert kept_samples(path, 7, 1, 4, shared=False) == []
+    (tmp_path / "last.ckpt.samples" / "7-0-of-2.pt").unlink()
+    with pytest.warns(UserWarning, match="sample caches are incomplete: 1 files of step 7"):
+        kept_samples(path, 7, 0, 2, shared=True)
+    with pytest.warns(UserWarning, match="incomplete: 0 files of step 8 are in .*; what is missing is recomputed"):
+        kept_samples(path, 8, 0, 2, shared=True)
+
+
+def test_a_full_disk_is_named(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate" if hasattr(os, "posix_fallocate") else "truncate", full)
+    with pytest.raises(OSError, match=r"a sample cache of 3.6e-08 GB in .*: No space left on device; set TMPDIR"):
+        StoredSamples(SampleCache()).store(torch.arange(3), images(3), YES[:3], 0)
+
+
+@pytest.mark.parametrize(("name", "stage"), [("FSDPStrategy", 0), ("DeepSpeedStrategy", 3)])
+def test_strategies_whose_parameters_cannot_be_gathered_are_refused(name, stage):
+    strategy = type(name, (), {"zero_stage_3": stage == 3})()
+    with pytest.raises(ValueError, match=rf"^strategy: expected ddp, or ModelParallelStrategy .*got {name}"):
+        check_strategy(SimpleNamespace(strategy=strategy))
+    check_strategy(SimpleNamespace(strategy=type("DeepSpeedStrategy", (), {"zero_stage_3": False})()))

@@ -259,8 +259,8 @@ def test_every_verb_takes_it(saved, tmp_path, capsys, monkeypatch):
     images, network = f"{tmp_path}/images", f"hf:{saved['vit']}"
     for verb, method in (("explain", "--method=AttentionRollout"), ("augment", "--perturbation=FGSM")):
         assert main([verb, images, "--model", network, method, f"--out={tmp_path}/{verb}"]) == 0, capsys.readouterr()
-    (entry, *_) = json.loads((tmp_path / "explain" / "explanations.json").read_text())["images"]
-    assert entry["predicted"] in NAMES["label2id"]
+    (entry, *_) = json.loads((tmp_path / "explain" / "manifest.json").read_text())["images"]
+    assert entry["predicted"][0]["class"] in NAMES["label2id"]
     dataset = {"class_path": "ImageFolder", "init_args": {"root": images, "test_fraction": 1}}
     evaluation = {
         "dataset": dataset,

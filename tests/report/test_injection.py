@@ -15,6 +15,7 @@ from rich.console import Console
 
 from robustsigma.report import curves, gallery, page, print_table, scatter
 from robustsigma.report.canvas import draw_table, label, png, styled
+from robustsigma.report.explanation import draw_explanation
 from robustsigma.report.robustness import accuracy_table
 
 PAYLOADS = {
@@ -116,7 +117,11 @@ def test_a_page_needs_no_network(case):
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_figures_draw_any_name(payload, arrays):
-    found = gallery.draw_overlay(arrays["explained"][0], arrays["explanations"][0, 0], payload, payload)
+    pair = {"class": payload, "index": 0, "confidence": 0.5}
+    made = {"method": payload, "converged": True, "sample_predicted": pair, "sample_explained": pair}
+    entry = {"predicted": [pair] * 3, "explained": pair, "contrast": payload, "maps": [made]}
+    image = arrays["explained"][0]
+    found = draw_explanation(entry, image, [arrays["explanations"][0, :1]], [image], {})
     assert found.startswith(b"\x89PNG")
     assert not HIDDEN.search(label(payload))
     assert len(label(payload)) <= 24

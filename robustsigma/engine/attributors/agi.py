@@ -54,6 +54,9 @@ class AGI(Attributor):
             themselves, of which an image's own target is left out.
         score: what is attributed, p_target.
         average: "mean" or "sum" over classes, of values, drop and stderr.
+
+    Example:
+        >>> AGI(steps=5)(classifier, images, target, seed=0).heatmap()
     """
 
     step_size: float = 0.05

@@ -39,6 +39,9 @@ class AttentionRollout(PatchAttributor):
         residual: r, the weight of the skip connection.
         discard: share of the lowest fused weights of each image and layer that is set to 0, the class token's
             column excepted, in [0, 1). 0 is the paper's.
+
+    Example:
+        >>> AttentionRollout()(classifier, images).heatmap()  # the network is a vision transformer
     """
 
     score = "prob"  # of `confidence` alone

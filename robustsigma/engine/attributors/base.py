@@ -63,6 +63,10 @@ class Attribution(ShortRepr):
         stderr: (B, H, W) standard error over paths of the abs_sum heatmap, or None for a single path.
         endpoints: (B, P, C, H, W), or None where a method has one path.
         valid: (B,) share of the gradients along the paths that the method used, or None where it always uses all.
+
+    Example:
+        >>> result = IntegratedGradients()(classifier, images, labels)
+        >>> result.heatmap().shape, result.gap().shape
     """
 
     values: Tensor

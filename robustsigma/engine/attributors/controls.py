@@ -20,6 +20,9 @@ class Gradient(Attributor):
 
     Args:
         score: F.
+
+    Example:
+        >>> Gradient()(classifier, images, target).heatmap()
     """
 
     score: Score = "logit"
@@ -49,6 +52,9 @@ class RandomAttribution(Attributor):
     """Independent standard normal values from the image's seed alone, whatever target and network are.
 
     A measure that does not rank it below a method has not shown that the method says anything.
+
+    Example:
+        >>> RandomAttribution()(classifier, images, seed=0).heatmap()
     """
 
     @property

@@ -64,6 +64,9 @@ class CrediblePath(Attributor):
             the paper; "steps" is the number of points, as in a Riemann sum.
         score: F.
         alphas: points in [0, 1] to use instead of uniformly drawn ones; a shape that expands to (B, blurs, points).
+
+    Example:
+        >>> CrediblePath()(classifier, images, target, seed=0).heatmap()
     """
 
     steps: int = 150

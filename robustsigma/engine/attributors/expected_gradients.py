@@ -37,6 +37,9 @@ class ExpectedGradients(Attributor):
         score: F.
         index: int64 (draws,) or (B, draws), the references to use instead of drawn ones.
         t: (draws,) or (B, draws) in [0, 1], the points to use instead of drawn ones.
+
+    Example:
+        >>> ExpectedGradients(references=images)(classifier, images, target, seed=0).heatmap()
     """
 
     draws: int = 200

@@ -32,6 +32,9 @@ class GuidedIntegratedGradients(BaselineAttributor, PathMethod):
         max_dist: largest distance from the straight line, as a share of it; 0 follows it, 1 does not bound.
         baseline: where the path starts, as for `IntegratedGradients`.
         score: F. The authors' notebooks explain the softmax; on a saturated network log_prob keeps its gradients.
+
+    Example:
+        >>> GuidedIntegratedGradients(steps=20)(classifier, images, target).heatmap()
     """
 
     steps: int = 200

@@ -70,6 +70,9 @@ class IDG(StraightLineAttributor):
             backward difference between neighboring samples.
         baseline: x', as for `IntegratedGradients`.
         score: F.
+
+    Example:
+        >>> IDG(steps=20)(classifier, images, target).heatmap()
     """
 
     steps: int = 50

@@ -83,6 +83,9 @@ class IG2(Attributor):
         layer: name of the module of the net whose input is h; None takes the last linear layer that runs, or the
             logits where there is none.
         score: F.
+
+    Example:
+        >>> IG2(steps=20)(classifier, images, target, seed=0).heatmap()
     """
 
     references: BaselineFn | Tensor | FrozenTensor | None = None

@@ -47,10 +47,14 @@ class IntegratedGradients(StraightLineAttributor):
             "inclusive_mean" gives both end points full weight, which is off by O(1 / steps): the rule of PAIR's
             saliency library and of the IDG authors, for comparisons with their maps.
         baseline: x': "black", "white", "mean" (each channel's mean over the image), "gaussian" (0.5 + 0.25 times
-            seeded normal noise, clipped), "blur" (the image under a Gaussian of a tenth of its shorter side),
-            a tensor that expands to the images, a function of images, or of images and seeds, or a sequence of these:
-            values are then the mean over baselines, each of which takes `steps` gradients.
+            seeded normal noise, clipped), "blur" (the image under a Gaussian of a tenth of its shorter side).
+            Also a tensor that expands to the images, or a function of images, or of images and seeds. Of a sequence of
+            these, values are the mean over baselines, each of which takes `steps` gradients.
         score: F. The paper explains the logit.
+
+    Example:
+        >>> result = IntegratedGradients(steps=20, baseline="white")(classifier, images, target)
+        >>> result.heatmap(), result.gap()
     """
 
     steps: int = 32

@@ -32,6 +32,9 @@ class LeftIntegratedGradients(StraightLineAttributor):
         fraction: share of the rise of F, in (0, 1]; the authors use 0.9 and 0.95.
         baseline: x', as for `IntegratedGradients`.
         score: F.
+
+    Example:
+        >>> LeftIntegratedGradients(steps=20)(classifier, images, target).heatmap()
     """
 
     steps: int = 200

@@ -69,6 +69,11 @@ class Sigma(Attributor):
         patience: a path is stopped, unconverged, after so many steps in a row whose two probes have equal scores.
         patterns: D_k to use instead of drawn ones, (steps, paths, C, H, W) in pixel units of [0, 1], the same for every
             image; a path that uses them up ends there. Drawn ones are +-0.5.
+
+    Example:
+        >>> sigma = Sigma(objective="logit", alpha=0.01, beta=0.1, paths=3, max_steps=50)
+        >>> result = sigma(classifier, images, target, seed=0)
+        >>> result.heatmap(), result.stderr, result.endpoint, result.converged
     """
 
     alpha: float = 0.1
@@ -177,6 +182,17 @@ class Sigma(Attributor):
         """
         start = self._start_confidence(classifier, images, target, None)
         return _joined([*self._walks(classifier, images, target, start, seeds, range(1), gradients=False)])
+
+    def path(self, classifier: Classifier, image: Tensor, target: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points (S + 1, C, H, W) of path 0 of one image (1, C, H, W), and the confidence at each, (S + 1,).
+
+        Call inside `classifier.frozen()`; 3 forward passes a step.
+        """
+        walk = self.walk_class(self, classifier, image, target, seeds, torch.zeros_like(target))
+        points = [image]
+        start = self._start_confidence(classifier, image, target, None)
+        found = walk.run(start, gradients=False, visited=points)
+        return torch.cat(points).to(image.dtype), found.curve[0]
 
     def _start_confidence(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor | None

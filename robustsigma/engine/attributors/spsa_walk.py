@@ -116,10 +116,11 @@ class SpsaWalk:
         self.patterns = None if given is None else given.to(images.device, self.precision)
         self.max_steps = sigma.max_steps if given is None else min(sigma.max_steps, len(given))
 
-    def run(self, confidence: Tensor, *, gradients: bool) -> Walk:
+    def run(self, confidence: Tensor, *, gradients: bool, visited: list[Tensor] | None = None) -> Walk:
         """Walk until every row has converged, is stuck or has used all steps; `confidence` (R,) is that of the images.
 
-        Without `gradients` the walk is the same, and nothing is attributed.
+        Without `gradients` the walk is the same, and nothing is attributed. After each step, the points of the rows
+        that moved are added to `visited`.
         """
         ends = self.images.to(self.precision, copy=True)
         latents = (self.images * self.unit).to(self.precision)
@@ -148,6 +149,8 @@ class SpsaWalk:
             rows = state.rows
             self._descend(state, step)
             state.point = self.range.point(state.latent, rows)
+            if visited is not None:
+                visited.append(state.point)
             new, gradient = self._evaluate(state.point, self.target[rows], gradients)
             if values is not None and gradient is not None:
                 drop = residual[rows] + (state.now - new)

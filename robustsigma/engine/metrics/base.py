@@ -102,6 +102,11 @@ class MetricResult(ShortRepr):
         values: (B,) float64 by the quantity's name, NaN where the image was skipped.
         skips: int64 (B,) by name, members of `Skip`; without an entry no image was skipped.
         curves: by name.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> result = Localization()(context, Gradient()(classifier, images, labels))
+        >>> result.values, result.skips
     """
 
     values: Mapping[str, Tensor]
@@ -148,6 +153,10 @@ class MetricContext:
 
     Raises:
         ValueError: an argument outside what is stated here.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> InsertionDeletion()(context, Gradient()(classifier, images, labels)).values["insertion"]
     """
 
     def __init__(
@@ -204,6 +213,9 @@ class AttributionMetric(validation.Settings, ABC):
         quantities: what it gives for each image.
         needs_masks: whether it compares with the masks of the context.
         group: what it is about. Only metrics of "faithfulness" and "localization" are compared with random maps.
+
+    Example:
+        >>> [quantity.title for quantity in Infidelity().quantities]
     """
 
     needs_masks: ClassVar[bool] = False
@@ -264,6 +276,10 @@ class HeatmapMetric(AttributionMetric):
 
     Args:
         reduction: how channels become one: "abs_sum", "sum_abs", "sum" or "mean". A tensor (B, H, W) is taken as it is.
+
+    Example:
+        >>> isinstance(InsertionDeletion(), HeatmapMetric)
+        True
     """
 
     reduction: Reduction = field(default="abs_sum", kw_only=True)

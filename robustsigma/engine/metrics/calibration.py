@@ -1,4 +1,4 @@
-"""Calibration: whether predictions with a confidence of 80 % are correct four times in five."""
+"""Calibration: whether predictions with a confidence of 80% are correct four times in five."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK_VALUES = 2**22  # counts at once
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = BINS, seed: int = 0) -> Interval:
-    """Return the expected calibration error with its 95 % bootstrap interval over images.
+    """Return the expected calibration error with its 95% bootstrap interval over images.
 
     sum over bins of n_b / n * |accuracy_b - confidence_b|, over bins of equal width, each open below and closed above
     (Guo et al., 2017, equation 3; they take 15 bins). 0 is calibrated, 1 is always wrong with confidence 1. The error

@@ -46,6 +46,10 @@ class CompletenessGap(ResultMetric):
 
     Completeness is the axiom of Sundararajan et al. (2017, section 3). Images along whose path the score does not
     change, and methods without a path, are skipped.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> CompletenessGap()(context, IntegratedGradients()(classifier, images, labels)).values["completeness_gap"]
     """
 
     @property
@@ -68,6 +72,10 @@ class RelativeStandardError(ResultMetric):
 
     `Sigma.relative_stderr` is another number: it takes root sums of squares, and the mean of the paths' heatmaps, which
     is larger than the heatmap of the mean.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> RelativeStandardError()(context, SmoothGrad(Gradient())(classifier, images, labels, seed=0)).values
     """
 
     @property
@@ -93,7 +101,12 @@ class RelativeStandardError(ResultMetric):
 
 @dataclass(frozen=True)
 class Cost(ResultMetric):
-    """Passes of the network spent on each image."""
+    """Passes of the network spent on each image.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> Cost()(context, IntegratedGradients()(classifier, images, labels)).values["forwards"]
+    """
 
     group: ClassVar[MetricGroup] = "cost"
 

@@ -31,6 +31,10 @@ class Infidelity(HeatmapMetric):
             that methods of any unit compare.
         score: whose fall is predicted.
         reduction: how channels become one; signs count.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> Infidelity()(context, IntegratedGradients()(classifier, images, labels)).values["infidelity"]
     """
 
     samples: int = 100

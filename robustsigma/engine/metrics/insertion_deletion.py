@@ -32,6 +32,10 @@ class InsertionDeletion(HeatmapMetric):
             scores no higher are skipped.
         tie_break: the order of equal pixels; see `robustsigma.engine.metrics.ranking.ranks`.
         reduction: how channels become one.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> InsertionDeletion()(context, IntegratedGradients()(classifier, images, labels)).values["difference"]
     """
 
     insertion: MaskBaseline = "blur"

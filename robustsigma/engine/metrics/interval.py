@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.05  # a difference with a smaller p-value is significant
 FEW_IMAGES = 30  # a percentile bootstrap of fewer gives intervals that are too narrow
-_Z95 = 1.959964  # standard errors in half a 95 % interval
+_Z95 = 1.959964  # standard errors in half a 95% interval
 _RESAMPLES = 2000
 _CURVE_RESAMPLES = 500
 _MANY_IMAGES = 2000
@@ -24,7 +24,7 @@ _BLOCK_VALUES = 2**15  # resampled indices at once: few enough to stay in the ca
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval.
+    """A mean with its 95% interval.
 
     Attributes:
         mean: mean of the sample.
@@ -32,6 +32,10 @@ class Interval:
         high: upper end.
         n: images behind it.
         p: of a difference, the two-sided p-value of the hypothesis that it is zero; else None.
+
+    Example:
+        >>> found = mean_interval([0.0, 1.0, 1.0, 0.0, 1.0])
+        >>> found.mean, found.low, found.high, found.n
     """
 
     mean: float
@@ -42,7 +46,7 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the mean over images with its 95 % percentile bootstrap interval.
+    """Return the mean over images with its 95% percentile bootstrap interval.
 
     Args:
         values: (n,) one value per image, or (seeds, n): repeated trainings on the same images. Seeds and images are
@@ -90,7 +94,7 @@ def _resampled_many(table: Floats, runs: Floats, generator: np.random.Generator)
 
 
 def share_interval(outcomes: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the share of images with outcome 1, with its 95 % interval.
+    """Return the share of images with outcome 1, with its 95% interval.
 
     It is that of `mean_interval`. Where all outcomes are equal, resampling cannot vary them, and the exact interval of
     Clopper and Pearson (1934) for n images is used, whatever the number of seeds.
@@ -110,7 +114,7 @@ def share_interval(outcomes: ArrayLike, *, seed: int = 0) -> Interval:
 
 
 def mean_band(curves: ArrayLike, *, median: bool = False, seed: int = 0) -> tuple[Floats, Floats, Floats]:
-    """Return the mean curve (K,) of curves (n, K), and the low and high ends of its 95 % interval at each place.
+    """Return the mean curve (K,) of curves (n, K), and the low and high ends of its 95% interval at each place.
 
     Images are resampled, so a band holds the intervals of all places; it is not a band for the whole curve at once.
 
@@ -138,7 +142,7 @@ def mean_band(curves: ArrayLike, *, median: bool = False, seed: int = 0) -> tupl
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the mean of first - second over the same images, with its 95 % interval and p-value.
+    """Return the mean of first - second over the same images, with its 95% interval and p-value.
 
     The p-value is that of McNemar's exact test where the values are 0 or 1 and of one training, since the interval is
     too narrow where few images differ. Else it follows from the interval, see `p_value`.
@@ -191,7 +195,7 @@ def holm(differences: Sequence[Interval | None]) -> list[float]:
     """Return the p-values of a family of differences, corrected for their number by Holm's method (1979).
 
     A difference is significant where its value is below .05: the chance that any difference of the family that is truly
-    zero becomes significant is then at most 5 %.
+    zero becomes significant is then at most 5%.
 
     Args:
         differences: the whole family, as `paired_difference` returns them; None stands for one that was not measured,
@@ -217,7 +221,7 @@ def significance(differences: Sequence[Interval | None]) -> list[int]:
         differences: the whole family, as in `holm`.
 
     Example:
-        >>> significance([Interval(0.03, 0.01, 0.05, n=500), Interval(-0.01, -0.02, 0.0, n=500)])
+        >>> significance([Interval(0.03, 0.01, 0.05, n=500), Interval(-0.01, -0.02, 0.01, n=500)])
         [1, 0]
     """
     signs = [0 if each is None else (each.mean > 0) - (each.mean < 0) for each in differences]

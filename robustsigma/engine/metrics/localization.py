@@ -37,6 +37,10 @@ class Localization(HeatmapMetric):
         threshold: threshold of `iou_fixed`, in (0, 1].
         marked: a pixel belongs to the object where a soft mask is at least this, in (0, 1].
         reduction: how channels become one.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> Localization()(context, IntegratedGradients()(classifier, images, labels)).values["iou"]
     """
 
     threshold: float = 0.5

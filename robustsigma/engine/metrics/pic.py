@@ -59,7 +59,7 @@ class PerformanceInformation(HeatmapMetric):
         min_confidence: images with a lower score are skipped.
         monotone: y is the largest so far, in the order of thresholds.
         interpolation: see `interpolate_masked`; "exact" equals scipy.interpolate.griddata, as in the authors' code.
-            "fast" moves sizes by about 0.2 % and areas by less than 0.003, but by up to 0.02 where blurring costs the
+            "fast" moves sizes by about 0.2% and areas by less than 0.003, but by up to 0.02 where blurring costs the
             image next to none of its score, which the curve then magnifies.
         tie_break: "random" and "index" reveal, of equal pixels, only as many as a map without ties would, see
             `ranks`. "reference" reveals every pixel that is at least the map's quantile, as the authors' code does:
@@ -69,6 +69,10 @@ class PerformanceInformation(HeatmapMetric):
     Raises:
         ValueError: a hyper-parameter outside what is stated here; at the call, images of other than 1 or 3 channels
             or smaller than 2 x 2 pixels.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> PerformanceInformation()(context, IntegratedGradients()(classifier, images, labels)).values["sic"]
     """
 
     thresholds: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.10, 0.13, 0.21, 0.34, 0.5, 0.75)

@@ -35,6 +35,10 @@ class SensitivityN(HeatmapMetric):
         baseline: what removed pixels become: "mean", "blur" or "black".
         score: F.
         reduction: how channels become one; a pixel is a feature, and signs count.
+
+    Example:
+        >>> context = MetricContext(classifier, images, labels, masks=masks, seed=0)
+        >>> SensitivityN()(context, IntegratedGradients()(classifier, images, labels)).values["sensitivity_n"]
     """
 
     fractions: tuple[float, ...] = _FRACTIONS

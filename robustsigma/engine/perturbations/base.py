@@ -43,6 +43,10 @@ class Perturbed(ShortRepr):
         success: (B,) bool, True where the network misclassifies the returned image.
         distance: (B,) float, between the returned image and the clean one, in `norm`.
         norm: the perturbation's own, else "l2".
+
+    Example:
+        >>> info = FGSM(0.03)(classifier, images, labels, seed=0, return_info=True)
+        >>> info.images.shape, info.success, info.distance
     """
 
     images: Tensor
@@ -282,3 +286,20 @@ class Perturbation(validation.Settings, ABC):
 def uniform_draw(seeds: Tensor, name: str) -> Tensor:
     """Return one uniform draw in (0, 1) for each image, (B,)."""
     return noise.uniform(noise.fold(seeds, name), (1,), torch.float32)[:, 0]
+
+
+def drawn_rows(draw: Tensor, start: float, end: float, offset: float | None = None) -> Tensor:
+    """Return the rows, int64 (n,), whose uniform draw (B,) lies between two cumulative shares.
+
+    Args:
+        draw: float (B,) in (0, 1).
+        start: share of the images that come before, in [0, 1].
+        end: the same with these images.
+        offset: None compares each draw by itself, so that n is random. A number in [0, 1) compares the draws' ranks, so
+            that n is fixed: floor(B end + offset) - floor(B start + offset).
+    """
+    if offset is None:
+        return ((draw >= start) & (draw < end)).nonzero()[:, 0]
+    first, last = (int(len(draw) * share + offset + 1e-9) for share in (start, end))
+    rank = draw.argsort(stable=True).argsort()
+    return ((rank >= first) & (rank < last)).nonzero()[:, 0]

@@ -24,7 +24,7 @@ class AttackCost(NamedTuple):
 
     Example:
         >>> AutoAttack(8 / 255).cost(classes=10)
-        AttackCost(forwards=8712, backwards=2800)
+        AttackCost(forwards=7811, backwards=1900)
     """
 
     forwards: int
@@ -50,7 +50,12 @@ class AttackCost(NamedTuple):
 
 
 class AttackInParts(Perturbation):
-    """An attack in parts; misclassified images are left as they are, and leave it."""
+    """An attack in parts; misclassified images are left as they are, and leave it.
+
+    Example:
+        >>> isinstance(AutoAttack(8 / 255), AttackInParts)
+        True
+    """
 
     @property
     def in_parts(self) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations.base import Perturbation, Perturbed, uniform_draw
+from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn_rows, uniform_draw
 from robustsigma.engine.serialization import safe_in_checkpoints
 
 
@@ -21,6 +21,9 @@ class MixtureComponent(validation.Settings):
     Args:
         perturbation: the perturbation.
         share: expected fraction of the images that it perturbs, in [0, 1].
+
+    Example:
+        >>> Mixture([MixtureComponent(FGSM(0.03), 0.25)])(classifier, images, labels, seed=0)
     """
 
     perturbation: Perturbation
@@ -36,11 +39,12 @@ class MixtureComponent(validation.Settings):
 class Mixture(Perturbation):
     """Perturb each image by one of several perturbations, or leave it as it is.
 
-    Each image's seed decides which component perturbs it, so the rest of the batch does not matter.
+    Each image's seed decides which component perturbs it, so the rest of the batch does not matter. In training each
+    batch has fixed numbers of images for the components instead, and the seeds decide which images these are.
 
     Args:
-        parts: `MixtureComponent`s (the form of a YAML file), or a mapping from perturbation to share. Shares sum to
-            at most 1; the rest of the images stays unchanged.
+        parts: a list of `MixtureComponent` (the form of a YAML file), or a mapping from perturbation to share. Shares
+            sum to at most 1; the rest of the images stays unchanged.
 
     Example:
         >>> Mixture({FGSM(0.03): 0.25, GaussianNoise(0.1): 0.25})(classifier, images, labels, seed=0)
@@ -65,16 +69,19 @@ class Mixture(Perturbation):
                 result = result.put(rows, part.perturbation.count_passes(classifier, images[rows], labels[rows], keys))
         return result
 
-    def assigned(self, seeds: Tensor, draws: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+    def assigned(
+        self, seeds: Tensor, draws: Tensor | None = None, offset: float | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
         """Return, for each component, its rows, int64 (n,), and their seeds within it, int64 (n,).
 
         Args:
             seeds: int64 (B,), one seed for each image.
             draws: int64 (B,), other seeds that decide the component of each image; None uses `seeds`.
+            offset: in [0, 1), fixes the number of rows of each component; see `drawn_rows`.
         """
         draw, start, found = uniform_draw(seeds if draws is None else draws, "mixture"), 0.0, []
         for number, part in enumerate(self.parts):
-            rows = ((draw >= start) & (draw < start + part.share)).nonzero()[:, 0]
+            rows = drawn_rows(draw, start, start + part.share, offset)
             start += part.share
             found.append((rows, part_seeds(seeds[rows], number)))
         return found

@@ -13,7 +13,11 @@ from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 
 @dataclass(frozen=True)
 class Identity(Perturbation):
-    """Return the images unchanged: the "clean" condition."""
+    """Return the images unchanged: the "clean" condition.
+
+    Example:
+        >>> Identity()(classifier, images, labels, seed=0).equal(images)
+    """
 
     depends_on_model = False
 

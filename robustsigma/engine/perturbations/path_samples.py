@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import Attributor, Sigma
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations.base import Perturbation, Perturbed, uniform_draw
+from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn_rows, uniform_draw
 from robustsigma.engine.serialization import safe_in_checkpoints
 
 
@@ -25,6 +25,9 @@ class SampleCache(validation.Settings):
             epoch only.
         dtype: dtype of the stored samples: "uint8" (pixels rounded to 1/255) or "float16", twice as large.
         most: largest number of stored samples; the oldest are replaced. None stores one of each image.
+
+    Example:
+        >>> SigmaSample(cache=SampleCache(max_age=5))  # in the Mixture of a RobustDataModule
     """
 
     max_age: int = 5
@@ -72,11 +75,11 @@ class SigmaSample(Perturbation):
         validation.choice("unconverged", self.unconverged, ("keep", "original"))
         validation.optional("cache", self.cache, SampleCache)
 
-    def walked(self, seeds: Tensor) -> Tensor:
-        """Return the rows that are walked, int64 (n,), for the seeds (B,) of a batch."""
+    def walked(self, seeds: Tensor, offset: float | None = None) -> Tensor:
+        """Return the rows that are walked, int64 (n,), for the seeds (B,) of a batch; `offset` as in `drawn_rows`."""
         if self.fraction == 1:
             return torch.arange(len(seeds), device=seeds.device)
-        return (uniform_draw(seeds, "fraction") < self.fraction).nonzero()[:, 0]
+        return drawn_rows(uniform_draw(seeds, "fraction"), 0.0, self.fraction, offset)
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return zero-confidence samples."""

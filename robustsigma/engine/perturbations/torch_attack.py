@@ -50,7 +50,7 @@ class TorchAttack(Perturbation):
         ValueError: an unknown name, wrong arguments, or images that an attack with a radius moved beyond it.
 
     Example:
-        >>> TorchAttack("AutoAttack", eps=8 / 255)(classifier, images, labels, seed=0)
+        >>> TorchAttack("PGD", eps=8 / 255, steps=10)(classifier, images, labels, seed=0)
     """
 
     name: str = "AutoAttack"

@@ -39,6 +39,9 @@ class AuthorsAGI(AGI):
 
     So values sum to no drop. It also ascends p itself, sums over classes, and takes for a number of `classes` the fixed
     grid range(0, K - 1, K // number).
+
+    Example:
+        >>> AuthorsAGI()(classifier, images, target, seed=0).heatmap()
     """
 
     average: Literal["mean", "sum"] = "sum"
@@ -61,6 +64,9 @@ class AuthorsIG2(IG2):
     """IG2's code: it walks to every reference with all steps.
 
     Values are 255 times as large, since its gradients are of images in [0, 1] and its differences in [0, 255].
+
+    Example:
+        >>> AuthorsIG2()(classifier, images, target, seed=0).heatmap()
     """
 
     def attribute(

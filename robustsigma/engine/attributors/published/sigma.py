@@ -74,7 +74,10 @@ class AuthorsSigma(Sigma):
 
     Gradients are of the logit with respect to the stretched image; 1e-10 is added to their sum, and all are scaled.
     `stderr` is the population standard deviation, and with several paths `values` are the mean of the paths' |values|,
-    so that the heatmap is the mean of theirs. A path is never given up.
+    so that the heatmap is the mean of the paths' heatmaps. A path is never given up.
+
+    Example:
+        >>> AuthorsSigma(max_steps=20)(classifier, images, target, seed=0).heatmap()
     """
 
     objective: Score = field(default="prob", init=False, repr=False)

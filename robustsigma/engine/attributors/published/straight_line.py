@@ -22,6 +22,9 @@ class CaptumIntegratedGradients(IntegratedGradients):
 
     Its trapezoids are divided by `steps`, as the other rules' parts, where there are steps - 1 of them; they sum to
     1 - 1 / steps of the integral. It has no "inclusive_mean".
+
+    Example:
+        >>> CaptumIntegratedGradients()(classifier, images, target, seed=0).heatmap()
     """
 
     def __post_init__(self) -> None:
@@ -43,6 +46,9 @@ class AuthorsLeftIntegratedGradients(LeftIntegratedGradients):
     """Left-IG's code: it keeps no point where the first is already above the threshold.
 
     That also holds for every image with F(x) < F(x'), so such images get an all-zero map.
+
+    Example:
+        >>> AuthorsLeftIntegratedGradients()(classifier, images, target, seed=0).heatmap()
     """
 
     def integrate(self, line: Line) -> Path:
@@ -59,6 +65,9 @@ class IDGRepositoryLeftIntegratedGradients(LeftIntegratedGradients):
 
     The mean leaves out how long the kept part is. A single point is kept where no point or the first is above the
     threshold. It costs `steps` forward passes more, which find the threshold.
+
+    Example:
+        >>> IDGRepositoryLeftIntegratedGradients()(classifier, images, target, seed=0).heatmap()
     """
 
     def __post_init__(self) -> None:
@@ -80,7 +89,11 @@ class IDGRepositoryLeftIntegratedGradients(LeftIntegratedGradients):
 
 @dataclass(frozen=True)
 class AuthorsIDG(IDG):
-    """IDG's code; see `authors_schedule`. Its values are also 1 / steps as large."""
+    """IDG's code; see `authors_schedule`. Its values are also 1 / steps as large.
+
+    Example:
+        >>> AuthorsIDG()(classifier, images, target, seed=0).heatmap()
+    """
 
     intervals: int | None = field(default=None, init=False, repr=False)
     sampling: Literal["adaptive", "uniform"] = field(default="adaptive", init=False, repr=False)
@@ -141,6 +154,9 @@ class LiteralCrediblePath(CrediblePath):
 
     Cross-entropy is descended with equal steps, line 6 pushes pixels off the image's before line 7 clips, and |dF/dx|
     at the image is compared strictly with |(x - x~) dF/dx~|.
+
+    Example:
+        >>> LiteralCrediblePath()(classifier, images, target, seed=0).heatmap()
     """
 
     objective: Literal["logits", "cross_entropy"] = field(default="cross_entropy", init=False, repr=False)

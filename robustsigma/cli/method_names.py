@@ -1,0 +1,41 @@
+"""`--method` several times, and short names of methods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from robustsigma.engine import attributors
+
+
+def split_methods(arguments: Sequence[str]) -> list[list[str]]:
+    """Return a command line with its first `--method`, and each further `--method` with the options after it.
+
+    An option such as `--method.steps` belongs to the last method before it.
+    """
+    first: list[str] = []
+    others: list[list[str]] = []
+    group, is_value, seen = first, False, False
+    for argument in arguments:
+        if is_value:
+            is_value = False
+        else:
+            name, equals, _ = argument.partition("=")
+            if name == "--method" and seen:
+                others.append([])
+            seen = seen or name == "--method"
+            belongs = name == "--method" or name.startswith("--method.")
+            group = others[-1] if belongs and others else first
+            is_value = belongs and not equals
+        group.append(argument)
+    return [first, *others]
+
+
+def by_alias(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with the class of a method in place of its initials, or of its name in small letters."""
+    names = [name for name in attributors.__all__ if name not in ("Attribution", "Attributor")]
+    initials = {"".join(re.findall("[A-Z]", name)).lower(): name for name in names}
+    known = {short: name for short, name in initials.items() if len(short) > 1} | {name.lower(): name for name in names}
+    found = [known.get(argument.lower(), argument) if before == "--method" else argument
+             for before, argument in zip(["", *arguments], arguments, strict=False)]  # fmt: skip
+    return [f"--method={known.get(a[9:].lower(), a[9:])}" if a.startswith("--method=") else a for a in found]
