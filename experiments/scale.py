@@ -213,15 +213,15 @@ def main(arguments: list[str] | None = None) -> None:
     for size in options.sizes:
         pace = 0.0
         for count in counts:
-            path, start = options.work / f"{size}_{count}.json", time.monotonic()
-            if not path.is_file() and pace * count > end - start:
-                rows.append({"size": size, "images": count, "not_run": f"about {pace * count / 60:.0f} minutes"})
+            path = options.work / f"{size}_{count}.json"
+            if not path.is_file() and pace * count > end - time.monotonic():
+                rows.append({"size": size, "images": count, "not_run": f"about {pace * count / 60:.1f} CPU minutes"})
                 continue
             if not path.is_file():
                 work = ["--work", str(options.work), "--one", str(size), str(count)]
                 subprocess.run([sys.executable, __file__, *work], check=True)
-                pace = (time.monotonic() - start) / count
             rows.append(read_json(path))
+            pace = rows[-1]["seconds"]["whole"] / count  # at least; other work on the machine makes it longer
     head = [
         "size",
         "images",
