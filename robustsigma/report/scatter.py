@@ -19,18 +19,23 @@ _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)) 
 
 
 def cost(results: dict[str, Any], model: str) -> Figure | None:
-    """Draw what one map costs against how good it is, one panel for each metric; None without two such methods."""
+    """Draw what one map costs against how good it is; None without two methods that have both.
+
+    Panels are of the usual metrics and of the first metric of each protocol, else of the first metric of each group.
+    """
     scores, names = attribution.scores(results, model), attribution.names(results)
     metrics = {metric["id"]: metric for metric in results["metrics"]}
     first = {metric["group"]: metric for metric in reversed(results["metrics"]) if metric["group"] != "cost"}
-    usual = [metrics[key] for key in attribution.QUALITIES if key in metrics]
+    of_protocols = [key for entry in results.get("protocols") or [] for key in entry["ranks_by"][:1]]
+    usual = [metrics[key] for key in (*attribution.QUALITIES, *of_protocols) if key in metrics]
     spent = _spent(scores, [key for key in _PASSES if key in metrics] or ["seconds"])
     floor = min((value for value in spent.values() if value > 0), default=1.0) / 2  # where a cost of zero is drawn
-    panels = []
-    for metric in usual or list(first.values())[::-1]:
-        found = {m: _estimate(scores, m, metric["id"]) for m in names if m in spent}
-        points = {m: (spent[m] or floor, *estimate) for m, estimate in found.items() if estimate[0] is not None}
-        panels += [(metric, points)] * (len(points) > 1)
+    panels: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for chosen in (usual, list(first.values())[::-1]):
+        for metric in () if panels else chosen:
+            found = {m: _estimate(scores, m, metric["id"]) for m in names if m in spent}
+            points = {m: (spent[m] or floor, *estimate) for m, estimate in found.items() if estimate[0] is not None}
+            panels += [(metric, points)] * (len(points) > 1)
     if not panels:
         return None
     figure = Figure(figsize=(12, 3.3 * len(panels)))

@@ -323,3 +323,18 @@ def test_names_beside_points_do_not_overlap(benchmark_results):
         for index, box in enumerate(boxes):
             for other in boxes[:index]:  # a corner may be under another name, where all places are taken
                 assert scatter.shared_area(box, other) < 0.1 * min(box.width * box.height, other.width * other.height)
+
+
+def test_every_protocol_has_a_panel_of_cost(benchmark_results):
+    """Also where the usual metrics have no value, as without masks."""
+    of = {"insertion": "insertion (RISE)", "pointing_game": "pointing_game (mine)"}
+    for cell in benchmark_results["cells"]:
+        if cell["metric"] in ("difference", "sic", "iou"):
+            cell |= {"mean": None, "low": None, "high": None}
+        cell["metric"] = of.get(cell["metric"], cell["metric"])
+    for metric in benchmark_results["metrics"]:
+        metric["id"] = of.get(metric["id"], metric["id"])
+    assert scatter.cost(benchmark_results, "base").axes
+    benchmark_results["protocols"] = [{"id": key, "ranks_by": [name]} for key, name in of.items()]
+    figure = scatter.cost(benchmark_results, "base")
+    assert [len([text for text in axis.texts if text.get_text()]) for axis in figure.axes] == [len(METHODS)] * 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -12,7 +14,7 @@ Floats = NDArray[np.float64]
 
 BINS = 15
 _RESAMPLES = 500
-_BLOCK_VALUES = 2**22  # counts at once
+_MANY_IMAGES = 2000
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = BINS, seed: int = 0) -> Interval:
@@ -42,26 +44,46 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 
         raise validation.fail("confidence, correct", "equal shapes (n,) or (seeds, n), at least one value", got)
     _within("confidence", top, (top >= 0) & (top <= 1), "values in [0, 1]")
     _within("correct", matches, (matches == 0) | (matches == 1), "values 0 or 1")
-    seeds, n = top.shape
-    gaps = np.zeros((seeds, n, bins))  # each image's part of its bin's n_b * (accuracy_b - confidence_b)
-    np.put_along_axis(gaps, bin_of(top, bins)[..., None], (matches - top)[..., None], axis=2)
-    found = float(np.abs(gaps.sum(1)).sum(1).mean() / n)
-    generator = np.random.default_rng(seed)
-    errors, chance = np.empty(_RESAMPLES), np.zeros(_RESAMPLES)
-    block = max(1, _BLOCK_VALUES // n)
-    for start in range(0, _RESAMPLES, block):
-        size = min(block, _RESAMPLES - start)
-        runs = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size) / seeds
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
-        each = np.stack([np.abs(counts @ part).sum(1) / n for part in gaps])
-        errors[start : start + size] = np.einsum("rs,sr->r", runs, each)
-        for confidences in top:
-            lucky = (generator.random((size, n)) < confidences) - confidences
-            sums = np.stack([lucky @ (bin_of(confidences, bins) == number) for number in range(bins)])
-            chance[start : start + size] += np.abs(sums).sum(0) / n / seeds
+    n = top.shape[1]
+    places = bin_of(top, bins)
+    parts = np.zeros((*top.shape, bins))  # each image's part of its bin's n_b * (accuracy_b - confidence_b)
+    np.put_along_axis(parts, places[..., None], (matches - top)[..., None], axis=2)
+    found = float(np.abs(parts.sum(1)).sum(1).mean() / n)
+    errors, chance = (_resampled if n <= _MANY_IMAGES else _resampled_many)(top, parts, places, seed)
     low, high = 2 * found - np.quantile(errors, [0.975, 0.025])
     low = 0.0 if found <= np.quantile(chance, 0.975) else low
     return Interval(found, float(np.clip(low, 0, found)), float(np.clip(high, found, 1)), n)
+
+
+@lru_cache(maxsize=1)
+def _draws(seed: int, seeds: int, n: int) -> tuple[Floats, Floats, Floats]:
+    """Return the weight of each training, and how often each image was drawn and with what luck, in each resample."""
+    generator = np.random.default_rng(seed)
+    runs = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
+    counts = generator.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
+    return runs, counts, generator.random((seeds, _RESAMPLES, n))
+
+
+def _resampled(top: Floats, parts: Floats, places: NDArray[np.int64], seed: int) -> tuple[Floats, Floats]:
+    """Return the error of each resample, and errors that a calibrated classifier shows by chance."""
+    seeds, n, bins = parts.shape
+    runs, counts, luck = _draws(seed, seeds, n)
+    errors = np.einsum("rs,srb->r", runs, np.abs(counts @ parts))
+    lucky = ((luck < top[:, None]) - top[:, None]) @ (places[..., None] == np.arange(bins)).astype(np.float64)
+    return errors / n, np.abs(lucky).sum((0, 2)) / n / seeds
+
+
+def _resampled_many(top: Floats, parts: Floats, places: NDArray[np.int64], seed: int) -> tuple[Floats, Floats]:
+    """Return the same for many images, whose sums are normal by the central limit theorem."""
+    seeds, n, bins = parts.shape
+    generator = np.random.default_rng(seed)
+    runs = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
+    flat = np.moveaxis(parts, 1, 2).reshape(seeds * bins, n)
+    sums = generator.multivariate_normal(flat.sum(1), n * np.cov(flat, ddof=0), _RESAMPLES, method="svd")
+    errors = np.einsum("rs,rsb->r", runs, np.abs(sums.reshape(_RESAMPLES, seeds, bins)))
+    spread = [np.bincount(at, own * (1 - own), bins) for at, own in zip(places, top, strict=True)]
+    lucky = generator.standard_normal((_RESAMPLES, seeds, bins)) * np.sqrt(spread)
+    return errors / n, np.abs(lucky).sum((1, 2)) / n / seeds
 
 
 def bin_of(confidence: ArrayLike, bins: int = BINS) -> NDArray[np.int64]:

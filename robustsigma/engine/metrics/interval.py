@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -61,34 +62,54 @@ def mean_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
         raise ValueError(f"values: expected shape (n,) or (seeds, n) with at least one value, got {np.shape(values)}")
     if not np.isfinite(table).all():
         raise ValueError("values: expected finite numbers, got NaN or infinity")
-    seeds, n = table.shape
-    generator = np.random.default_rng(seed)
-    runs = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
-    means = (_resampled if n <= _MANY_IMAGES else _resampled_many)(table, runs, generator)
+    n = table.shape[1]
+    means = (_resampled if n <= _MANY_IMAGES else _resampled_many)(table, seed)
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(table.mean()), float(low), float(high), n)
 
 
-def _resampled(table: Floats, runs: Floats, generator: np.random.Generator) -> Floats:
-    """Return the mean of each resample: the trainings by their weights (R, seeds), and images drawn anew."""
-    n, means = table.shape[1], np.empty(len(runs))
+def _runs(generator: np.random.Generator, seeds: int) -> Floats:
+    """Return the weight of each training in each resample, (R, seeds)."""
+    return generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES) / seeds
+
+
+@lru_cache(maxsize=4)
+def _draws(seed: int, seeds: int, n: int) -> tuple[Floats, NDArray[np.uint16]]:
+    """Return `_runs` and how often each resample draws each image, (R, n): the same for all values of as many images.
+
+    How often each image was drawn is all a resample needs, since its images are the same in each of its runs.
+    """
+    generator = np.random.default_rng(seed)
+    runs, counts = _runs(generator, seeds), np.empty((_RESAMPLES, n), np.uint16)
     block = max(1, _BLOCK_VALUES // n)
-    for start in range(0, len(runs), block):
-        run = runs[start : start + block]
-        # How often each image was drawn is all a resample needs, since its images are the same in each of its runs.
-        first = n * np.arange(len(run))[:, None]
-        drawn = np.bincount((generator.integers(n, size=(len(run), n)) + first).ravel(), minlength=len(run) * n)
-        means[start : start + block] = np.einsum("rn,rn->r", run @ table, drawn.reshape(-1, n)) / n
-    return means
+    for start in range(0, _RESAMPLES, block):
+        size = min(block, _RESAMPLES - start)
+        drawn = generator.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        counts[start : start + size] = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+    return runs, counts
 
 
-def _resampled_many(table: Floats, runs: Floats, generator: np.random.Generator) -> Floats:
+def _resampled(table: Floats, seed: int) -> Floats:
+    """Return the mean of each resample: the trainings by their weights, and images drawn anew."""
+    seeds, n = table.shape
+    runs, counts = _draws(seed, seeds, n)
+    block = max(1, _BLOCK_VALUES // n)
+    parts = [counts[start : start + block].astype(np.float64) @ table.T for start in range(0, _RESAMPLES, block)]
+    return np.asarray(np.einsum("rs,rs->r", runs, np.concatenate(parts)) / n)
+
+
+def _resampled_many(table: Floats, seed: int) -> Floats:
     """Return the same for many images, without drawing each: its cost does not grow with resamples times images."""
-    n = table.shape[1]
-    patterns, counts = np.unique(table, axis=1, return_counts=True)
-    if patterns.shape[1] <= _FEW_PATTERNS:  # such as outcomes of 0 and 1: images of one pattern are alike
-        drawn = generator.multinomial(n, counts / n, size=len(runs))
-        return np.einsum("rk,rk->r", runs @ patterns, drawn) / n
+    seeds, n = table.shape
+    generator = np.random.default_rng(seed)
+    runs = _runs(generator, seeds)
+    if len(np.unique(table[0, : 2 * _FEW_PATTERNS])) <= _FEW_PATTERNS:  # of continuous values, no sort of all is needed
+        # The unique rows of one column are its unique values, which are found many times as fast.
+        whole = table[0] if seeds == 1 else table
+        found, counts = np.unique(whole, axis=None if seeds == 1 else 1, return_counts=True)
+        if len(counts) <= _FEW_PATTERNS:  # such as outcomes of 0 and 1: images of one pattern are alike
+            drawn = generator.multinomial(n, counts / n, size=len(runs))
+            return np.asarray(np.einsum("rk,rk->r", runs @ np.atleast_2d(found), drawn) / n)
     variance = np.einsum("rs,st,rt->r", runs, np.atleast_2d(np.cov(table, ddof=0)), runs) / n
     return runs @ table.mean(1) + np.sqrt(variance) * generator.standard_normal(len(runs))  # the central limit theorem
 
@@ -129,16 +150,34 @@ def mean_band(curves: ArrayLike, *, median: bool = False, seed: int = 0) -> tupl
     table = np.asarray(curves, dtype=np.float64)
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
         raise ValueError(f"curves: expected finite values (n, K), at least one curve, got shape {table.shape}")
-    generator = np.random.default_rng(seed)
     n = len(table)
     if median:
-        drawn = (np.median(table[generator.integers(n, size=n)], axis=0) for _ in range(_CURVE_RESAMPLES))
-        resampled, center = np.stack(list(drawn)), np.median(table, axis=0)
-    else:
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=_CURVE_RESAMPLES)
-        resampled, center = counts @ table / n, table.mean(axis=0)
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+        low, high = _median_ends(table)
+        return np.median(table, axis=0), low, high
+    center = table.mean(axis=0)
+    if n > _MANY_IMAGES:  # the central limit theorem
+        half = _Z95 * table.std(axis=0) / n**0.5
+        return center, center - half, center + half
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=_CURVE_RESAMPLES)
+    low, high = np.quantile(counts @ table / n, [0.025, 0.975], axis=0)
     return center, low, high
+
+
+def _median_ends(table: Floats) -> tuple[Floats, Floats]:
+    """Return the 2.5 % and the 97.5 % quantile of the medians of all resamples of curves (n, K), at each place.
+
+    They are values of the sample: the r-th smallest value of a resample is at most the k-th of the sample where r draws
+    of n have one of the k smallest, each with a chance of k / n. The median of an even number of values is the mean of
+    the two middle ones, and here of their quantiles.
+    """
+    from scipy.special import bdtrc  # imported here: the help of commands should not wait for it
+
+    n = len(table)
+    middle = (n + 1) // 2, n // 2 + 1
+    chances = [bdtrc(r - 1, n, np.arange(1, n + 1) / n) for r in middle]
+    places = np.array([[min(np.searchsorted(each, at), n - 1) for each in chances] for at in (0.025, 0.975)])
+    ends = np.partition(table, np.unique(places), axis=0)[places].mean(1)
+    return ends[0], ends[1]
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Interval:

@@ -122,8 +122,8 @@ class PerformanceInformation(HeatmapMetric):
                 made.append(image)
             return _as_images(made, context.images)
 
-        # Compression releases Python's lock and interpolation hardly does, so they run on separate cores.
-        with ThreadPoolExecutor(max(1, torch.get_num_threads() - 1)) as pool:
+        # Compression takes four times as long as interpolation, and releases Python's lock, which that hardly does.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             scores = score_copies(context, count, make, _scores, ends.target)
             sizes = np.zeros((len(context), count), np.int64)
             for at, found in pending.items():

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from robustsigma.engine.metrics import calibration
 from robustsigma.engine.metrics.calibration import bin_of, calibration_error
 
 
@@ -54,6 +55,18 @@ def test_the_interval_holds_the_truth(slope):
         found = calibration_error(some, generator.random(200) < slope * some)
         held += found.low <= truth <= found.high
     assert held >= 86  # of 95 expected; the standard error is 2.2
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_many_images_have_the_interval_of_the_resamples(seeds, monkeypatch):
+    rng = np.random.default_rng(0)
+    confidence = rng.beta(5, 1.5, (seeds, 2400))
+    correct = rng.random(confidence.shape) < 0.8 * confidence
+    fast = calibration_error(confidence, correct)
+    monkeypatch.setattr(calibration, "_MANY_IMAGES", 10**9)
+    exact = calibration_error(confidence, correct)
+    assert fast.mean == exact.mean
+    assert (fast.low, fast.high) == pytest.approx((exact.low, exact.high), abs=0.1 * (exact.high - exact.low))
 
 
 def test_seeds_are_trainings_of_their_own():

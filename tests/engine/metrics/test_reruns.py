@@ -90,6 +90,20 @@ def test_shuffling_moves_entries_within_each_tensor_and_nothing_else():
         assert torch.equal(dict(shuffled.named_buffers())[name], buffer)
 
 
+@pytest.mark.parametrize("n", [5, 40, 201])
+def test_the_band_of_a_median_is_that_of_many_resamples(n):
+    rng = np.random.default_rng(0)
+    curves = rng.exponential(1.0, (n, 2))
+    drawn = np.median(curves[rng.integers(n, size=(4000, n))], axis=1)
+    center, *ends = mean_band(curves, median=True)
+    assert np.array_equal(center, np.median(curves, axis=0))
+    # Of an even number of curves the ends are approximate, and a quantile of 4,000 resamples is one.
+    for end, at in zip(ends, (0.025, 0.975), strict=True):
+        below, upto = (drawn < end - 1e-12).mean(0), (drawn <= end + 1e-12).mean(0)
+        assert (below < at + 0.01).all(), (below, at)
+        assert (upto > at - 0.01).all(), (upto, at)
+
+
 def test_bands():
     source = torch.Generator().manual_seed(0)
     curves = torch.randn(400, 3, generator=source).double().numpy() + np.array([0.0, 5.0, 10.0])
@@ -98,6 +112,9 @@ def test_bands():
         assert ((low < center) & (center < high)).all()
         wide = 2 * 1.96 / 20 * (1.2533 if median else 1)
         assert abs((high - low) / wide - 1).max() < 0.5
+        many = mean_band(np.tile(curves, (6, 1)), median=median)  # more than are resampled
+        assert np.allclose(many[0], center)
+        assert abs((many[2] - many[1]) * 6**0.5 / (high - low) - 1).max() < 0.5
     with pytest.raises(ValueError, match=r"^curves: expected"):
         mean_band([[float("nan")]])
     with pytest.raises(ValueError, match=r"^curves: expected"):

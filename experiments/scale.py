@@ -1,0 +1,241 @@
+"""Measure what an evaluation costs beside its network passes: python experiments/scale.py.
+
+`robustsigma.evaluate` shows 1,000, 10,000 and 50,000 synthetic images of 8x8 and 64x64 pixels to three tiny networks
+under 10 conditions: clean images, three strengths each of Gaussian noise, brightness and FGSM. FGSM has two columns,
+made against each network and transferred, so that an image is in 39 cells. Every evaluation is a process of its own
+with one thread. Times are CPU times. Measured are
+
+- the time for each image and cell: that of the evaluation without network passes, reading of images and the report. A
+  pass is timed on its own in the same process, and counted by the networks;
+- the largest memory above that of a process which has evaluated eight images, and whether it was reached in the first
+  quarter of the images;
+- how often each image was read. Two images show the networks' input, eight are shown in the report, and the folder's
+  fingerprint reads up to 256 again, whatever the number of images;
+- the report: the time of the same call on the finished folder: intervals, JSON, HTML and figures.
+
+Finished evaluations are kept in --work. What does not fit into --minutes is reported as not run. Writes
+results/scale.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from shared.output import command, table, write
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import robustsigma
+from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Perturbation
+from robustsigma.engine.perturbations import Perturbed
+from robustsigma.runs.files import read_json, write_json
+from robustsigma.runs.provenance import Provenance
+
+SIZES, COUNTS, MODELS, CLASSES = (8, 64), (1_000, 10_000, 50_000), 3, 10
+LIMITS = {8: 30.0, 64: 400.0}  # microseconds for each image and cell
+_MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # of the unit in which the system reports memory
+
+
+@dataclass(frozen=True)
+class Brightness(Perturbation):
+    """Add a constant to every pixel."""
+
+    by: float = 0.1
+    depends_on_model = False
+
+    def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
+        """Return brighter images."""
+        return Perturbed.plain((images + self.by).clamp(*classifier.bounds))
+
+
+CONDITIONS: dict[str, Perturbation] = {
+    "clean": Identity(),
+    **{f"Gaussian noise {std}": GaussianNoise(std) for std in (0.05, 0.1, 0.2)},
+    **{f"brightness {by}": Brightness(by) for by in (0.05, 0.1, 0.2)},
+    **{f"FGSM {eps}/255": FGSM(eps / 255) for eps in (2, 4, 8)},
+}
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Synthetic images, which count how often each was read and how long that took."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self.size, self.reads, self.seconds = size, np.zeros(count, np.int64), 0.0
+        self.early = 0.0  # largest memory when a quarter of the images was read
+        source = torch.Generator().manual_seed(0)
+        self.pixels = torch.randint(0, 256, (3 * size * size + count,), dtype=torch.uint8, generator=source)
+
+    def __len__(self) -> int:
+        return len(self.reads)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        start = time.process_time()
+        self.reads[index] += 1
+        if index == len(self) // 4:
+            self.early = peak()
+        pixels = self.pixels[index : index + 3 * self.size**2].reshape(3, self.size, self.size).clone()
+        self.seconds += time.process_time() - start
+        return pixels, index % CLASSES
+
+
+class Net(nn.Module):
+    """A tiny network that counts its passes by (images, whether a gradient follows)."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            first = nn.Conv2d(3, 4, 3, stride=max(1, size // 8), padding=1)
+            self.net = nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, CLASSES))
+        self.passes: Counter[tuple[int, bool]] = Counter()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits."""
+        self.passes[len(images), images.requires_grad] += 1
+        return self.net(images)
+
+
+def peak() -> float:
+    """Return the largest memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MEGABYTE
+
+
+def seconds_of_a_pass(net: Net, size: int, images: int, gradient: bool) -> float:
+    """Return the median CPU time of a pass of normalized images, with its gradient if asked for."""
+    found = []
+    batch, labels = torch.rand(images, 3, size, size), torch.zeros(images, dtype=torch.int64)
+    for _ in range(22):
+        start = time.process_time()
+        with torch.set_grad_enabled(gradient):
+            pixels = batch.detach().requires_grad_(gradient)
+            logits = net((pixels - 0.5) / 0.25)
+            if gradient:
+                torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
+        found.append(time.process_time() - start)
+    return median(found[2:])
+
+
+def evaluate(nets: dict[str, nn.Module], images: Images, folder: Path) -> tuple[float, int]:
+    """Return the CPU time of an evaluation, and its number of cells for each image."""
+    start = time.process_time()
+    report = robustsigma.evaluate(
+        nets,
+        images,
+        CONDITIONS,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        checks=None,
+        out=folder,
+        progress=False,
+        num_workers=0,
+    )
+    cells = [cell for cell in report.results.cells if not cell["condition"].startswith("worst")]
+    return time.process_time() - start, len(cells)
+
+
+def measure(size: int, count: int, folder: Path) -> dict[str, Any]:
+    """Return the numbers of one evaluation; to be called in a process of its own."""
+    torch.set_num_threads(1)
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was stopped
+    evaluate({f"{k}": Net(8, k) for k in range(MODELS)}, Images(8, 8), folder / "small")  # imports everything
+    nets, images = {f"network {k}": Net(size, k) for k in range(MODELS)}, Images(size, count)
+    base = peak()
+    whole, cells = evaluate(nets, images, folder / "whole")
+    highest, reads, reading = peak(), images.reads.copy(), images.seconds
+    counted = sum((net.passes for net in nets.values()), Counter())
+    start = time.perf_counter()
+    report, _ = evaluate(nets, images, folder / "whole")
+    wall = time.perf_counter() - start
+    passes = sum(n * seconds_of_a_pass(nets["network 0"], size, *kind) for kind, n in counted.items())
+    shutil.rmtree(folder)
+    beside = whole - report - reading - passes
+    return {
+        "size": size,
+        "images": count,
+        "cells": cells,
+        "microseconds": 1e6 * beside / count / cells,
+        "seconds": {"whole": whole, "passes": passes, "reading": reading, "report": report},
+        "report_wall_seconds": wall,
+        "memory_mb": {"base": base, "above_base": highest - base, "above_base_at_a_quarter": images.early - base},
+        "reads": {"mean": float(reads.mean()), "once": float((reads == 1).mean()), "more": int((reads > 1).sum())},
+    }
+
+
+def shown(row: dict[str, Any]) -> list[str]:
+    """Return a line of the table."""
+    head = [f"{row['size']}x{row['size']}", f"{row['images']:,}"]
+    if "not_run" in row:
+        return [*head, "not run: " + row["not_run"], "", "", "", "", ""]
+    memory = row["memory_mb"]
+    return [
+        *head,
+        f"{row['microseconds']:.1f} (limit {LIMITS[row['size']]:.0f})",
+        f"{row['seconds']['passes'] / (row['seconds']['whole'] - row['seconds']['report']):.2f}",
+        f"{memory['above_base']:.0f}",
+        f"{memory['above_base_at_a_quarter']:.0f}",
+        f"{row['reads']['mean']:.4f}",
+        f"{row['seconds']['report']:.1f}",
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, choices=SIZES, help="sizes of images in pixels")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="numbers of images")
+    parser.add_argument("--minutes", type=float, default=120, help="time for all evaluations that are not finished yet")
+    parser.add_argument("--work", type=Path, default=Path("runs/experiments/scale"), help="folder of unfinished work")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument("--name", help="name of the results file; the name of the script by default")
+    parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
+    parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.one:
+        size, count = options.one
+        write_json(options.work / f"{size}_{count}.json", measure(size, count, options.work / f"{size}_{count}"))
+        return
+    provenance = Provenance(command("scale", arguments))
+    counts = [40, 160] if options.fast else sorted(options.counts)
+    end, rows = time.monotonic() + 60 * options.minutes, []
+    for size in options.sizes:
+        pace = 0.0
+        for count in counts:
+            path = options.work / f"{size}_{count}.json"
+            if not path.is_file() and pace * count > end - time.monotonic():
+                rows.append({"size": size, "images": count, "not_run": f"about {pace * count / 60:.1f} CPU minutes"})
+                continue
+            if not path.is_file():
+                work = ["--work", str(options.work), "--one", str(size), str(count)]
+                subprocess.run([sys.executable, __file__, *work], check=True)
+            rows.append(read_json(path))
+            pace = rows[-1]["seconds"]["whole"] / count  # at least; other work on the machine makes it longer
+    head = [
+        "size",
+        "images",
+        "µs per image and cell",
+        "passes' share",
+        "MB above base",
+        "at a quarter",
+        "reads",
+        "report, s",
+    ]
+    print(table(head, map(shown, rows)))
+    settings = {"conditions": {name: repr(each) for name, each in CONDITIONS.items()}, "models": MODELS, "threads": 1}
+    print(write(options, "scale", {"rows": rows, "limits_microseconds": LIMITS, "settings": settings}, provenance))
+
+
+if __name__ == "__main__":
+    main()
