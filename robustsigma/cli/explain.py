@@ -33,11 +33,10 @@ _DESCRIPTION = (
 )
 # Images in a batch after the first one, which is explained alone so that its picture comes soon.
 _BATCH, _GPU_BATCH = {"cpu": 1}, 16
-# A walk of few steps shows where the network looks as well as a long one, within seconds: see docs/guide/explain.md.
-_METHOD = {
-    "class_path": "robustsigma.Sigma",
-    "init_args": {"alpha": 0.01, "beta": 0.1, "objective": "logit", "max_steps": 24, "paths": 1},
-}
+# `Sigma.photographs()`, as a command line shows and changes it, with one walk of few steps: it shows where the network
+# looks as well as a long one, within seconds (see docs/guide/explain.md).
+_WALK = {"alpha": 0.3, "beta": 0.3, "objective": "log_prob", "noise": "perlin", "noise_scale": 16, "normalized": True}
+_METHOD = {"class_path": "robustsigma.Sigma", "init_args": {**_WALK, "max_steps": 24, "paths": 1}}
 _STYLE = ("smooth", "clip", "opacity", "colors", "signed", "outline")
 _WALKS = {"strip": (draw_path, "png"), "gif": (animate_path, "gif")}
 _SHOWN = 3  # predicted classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,13 +12,13 @@ from numpy.typing import NDArray
 
 from robustsigma.data.baggage_shapes import CLUTTER, ITEMS, Canvas, bag
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, Split
-from robustsigma.engine.validation import integer
+from robustsigma.engine.validation import choice, fail, integer, several
 
 _NAMES = tuple(ITEMS)
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # Absorption of red, green and blue by organic (shown orange), mixed (green) and metal (blue), at full thickness.
 _ABSORPTION = np.array([[0.25, 1.3, 3.2], [2.9, 1.0, 2.3], [4.2, 2.6, 0.9]], dtype=np.float32)
-_WEIGHTS = np.array([weight for *_, weight in CLUTTER]) / sum(weight for *_, weight in CLUTTER)
+_CLUTTER = tuple(paint.__name__ for paint, *_ in CLUTTER)
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,14 @@ class Baggage(DatasetSpec):
         val: number of validation images.
         test: number of test images.
         seed: seed of all random choices.
+        clutter: kinds of objects around the item, of clothes, bottle, carton, cable, laptop, rod, ring, keys and
+            gadget; None is all. A test set of kinds that training did not show measures how much a network depends on
+            the background.
 
     Example:
         >>> Baggage(size=32, train=100).split("train").masks.shape
         torch.Size([100, 32, 32])
+        >>> shifted = Baggage(clutter=("cable", "rod", "ring", "keys", "gadget"))
     """
 
     size: int = 64
@@ -45,12 +50,20 @@ class Baggage(DatasetSpec):
     val: int = 500
     test: int = 1000
     seed: int = 0
+    clutter: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         integer("size", self.size, 16, 299)
         for name in _SPLITS:
             integer(name, getattr(self, name), 1)
         integer("seed", self.seed, 0)
+        if self.clutter is not None:
+            several("clutter", self.clutter)
+            if not self.clutter:
+                raise fail("clutter", "at least one kind of object", "none")
+            for kind in self.clutter:
+                choice("clutter", kind, _CLUTTER)
+            object.__setattr__(self, "clutter", tuple(self.clutter))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,17 +78,17 @@ class Baggage(DatasetSpec):
     def split(self, split: Split) -> ArrayDataset:
         """Return the scans of one split with the masks of their items."""
         self.check_split(split)
-        return _generate(self.size, getattr(self, split), self.seed, split)
+        return _generate(self.size, getattr(self, split), self.seed, split, tuple(self.clutter or _CLUTTER))
 
 
 @lru_cache(maxsize=8)
-def _generate(size: int, count: int, seed: int, split: Split) -> ArrayDataset:
+def _generate(size: int, count: int, seed: int, split: Split, clutter: tuple[str, ...]) -> ArrayDataset:
     images = np.empty((count, size, size, 3), dtype=np.uint8)
     masks = np.empty((count, size, size), dtype=bool)
     labels = np.array([label_of(seed, split, i) for i in range(count)], dtype=np.int64)
     for i in range(count):
         rng = np.random.default_rng((seed, _SPLITS.index(split), i, 1))
-        images[i], masks[i] = render(rng, size, int(labels[i]))
+        images[i], masks[i] = render(rng, size, int(labels[i]), clutter=clutter)
     channels_first = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return ArrayDataset(channels_first, torch.from_numpy(labels), torch.from_numpy(masks))
 
@@ -88,7 +101,7 @@ def label_of(seed: int, split: Split, index: int) -> int:
 
 
 def render(
-    rng: np.random.Generator, size: int, label: int, *, item: bool = True
+    rng: np.random.Generator, size: int, label: int, *, item: bool = True, clutter: tuple[str, ...] = _CLUTTER
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Draw one scan (size, size, 3) and the mask (size, size) of its item.
 
@@ -97,8 +110,10 @@ def render(
     canvas = Canvas(size, (0.5, 0.5), 1.0, rng.normal(0, 0.05))
     bag(canvas, rng)
     total = canvas.thickness()
-    for kind in rng.choice(len(CLUTTER), int(rng.integers(4, 10)), p=_WEIGHTS):
-        paint, low, high, _ = CLUTTER[kind]
+    kinds = [entry for entry in CLUTTER if entry[0].__name__ in clutter]
+    weights = np.array([weight for *_, weight in kinds])
+    for kind in rng.choice(len(kinds), int(rng.integers(4, 10)), p=weights / weights.sum()):
+        paint, low, high, _ = kinds[kind]
         scale = rng.uniform(low, high)
         x, y = rng.uniform(0.1 + scale * 0.8, 0.9 - scale * 0.8, 2)
         canvas = Canvas(size, (x, y), scale, rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.0))

@@ -250,7 +250,21 @@ def test_baggage_masks_of_a_split():
     assert torch.bincount(dataset.labels).tolist() == [20] * 5
 
 
-@pytest.mark.parametrize("field", [{"size": 15}, {"size": 300}, {"train": 0}, {"val": -1}, {"test": 0}, {"seed": -1}])
+def test_other_clutter_changes_the_background_and_neither_classes_nor_order():
+    kinds = ("rod", "keys")
+    usual, other, again = (Baggage(size=24, train=20, clutter=kind).split("train")
+                           for kind in (baggage._CLUTTER, kinds, kinds[::-1]))  # fmt: skip
+    assert torch.equal(usual.images, Baggage(size=24, train=20).split("train").images)
+    assert torch.equal(usual.labels, other.labels)
+    assert (usual.images != other.images).flatten(1).any(1).all()
+    assert torch.equal(other.images, again.images)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"size": 15}, {"size": 300}, {"train": 0}, {"val": -1}, {"test": 0}, {"seed": -1}, {"clutter": ()},
+     {"clutter": ("rods",)}, {"clutter": "rod"}],
+)  # fmt: skip
 def test_baggage_refuses(field):
     with pytest.raises(ValueError, match=f"^{next(iter(field))}: expected .* got"):
         Baggage(**field)

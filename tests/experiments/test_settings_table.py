@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = {  # the page's titles, and those of the results
     "the paper's": "the paper's",
     "the notebook's (\u03b5 = .05)": "the notebook's",
-    "logit, \u03b1 = .01, \u03b2 = .1 (default of `SigmaSample` and `explain`)": "logit, the default",
+    "logit, \u03b1 = .01, \u03b2 = .1 (default of `SigmaSample`)": "logit, the default",
     "logit, larger steps (\u03b1 = .03)": "logit, larger steps",
     "logit, smaller steps (\u03b1 = .005)": "logit, smaller steps",
 }

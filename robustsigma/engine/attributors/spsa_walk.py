@@ -189,7 +189,7 @@ class SpsaWalk:
         plus, minus = target_score(logits, target.repeat(2), sigma.objective).to(self.precision).chunk(2)
         h = (plus - minus) / (2 * sigma.beta)
         state.idle = torch.where(h == 0, state.idle + 1, 0)
-        slope = h.reshape(_PER_IMAGE) * pattern
+        slope = (h.sign() if sigma.normalized else h).reshape(_PER_IMAGE) * pattern
         if sigma.adaptive is None or state.last is None:
             state.latent = state.latent - sigma.alpha * slope
             return

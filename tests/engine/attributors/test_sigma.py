@@ -10,6 +10,7 @@ from recorded import DTYPES, problem
 from torch import nn
 
 from robustsigma import Attributor, Classifier, Sigma
+from robustsigma.cli.explain import _METHOD
 from robustsigma.engine.attributors.published.sigma import AuthorsRange, AuthorsSigma
 from robustsigma.engine.attributors.spsa_walk import RANGE_MODES, ImageRange
 from robustsigma.engine.noise import NOISES
@@ -321,6 +322,19 @@ def test_adaptive_step_sizes(range_mode):
     assert len(sizes.round(decimals=4).unique()) > 2
 
 
+@pytest.mark.parametrize("gain", [0.01, 1.0])
+def test_normalized_steps_have_one_size_for_every_gain(gain):
+    clf = clf64(cases.linear(gain=gain), mean=(0.0,), std=(1.0,))
+    x, given = 0.4 + 0.2 * images64(2), signs(5, 1, (3, 8, 8))
+    rule = Sigma(alpha=0.02, beta=0.1, epsilon=1e-9, paths=1, objective="logit", range_mode="none", normalized=True,
+                 patterns=given)  # fmt: skip
+    with clf.frozen():
+        walk = rule.sample(clf, x, torch.zeros(2, dtype=torch.int64), cases.seeds(2))
+    weight = clf.net[1].weight.detach()[0].reshape(x.shape[1:])
+    steps = [0.02 * (weight * pattern).sum().sign() * pattern for pattern in given[:, 0]]
+    torch.testing.assert_close(walk.latents, x - sum(steps))
+
+
 def test_paths_until_the_relative_standard_error_is_small():
     clf, x, seeds = clf64(), images64(5), cases.seeds(5)
     rule = replace(WALK, paths=40, relative_stderr=0.25)
@@ -410,11 +424,16 @@ def test_a_confident_answer_to_noise():
     assert torch.isfinite(pixel.values).all()
 
 
+def test_explain_has_the_settings_for_photographs():
+    assert Sigma(**_METHOD["init_args"]) == replace(Sigma.photographs(), max_steps=24, paths=1)
+
+
 BAD = {
     "alpha": {"alpha": 0},
     "adaptive": {"adaptive": 0.5},
     r"adaptive\[0\]": {"adaptive": (0, 1)},
     r"adaptive\[1\]": {"adaptive": (0.5, 0.2)},
+    "normalized": {"normalized": True, "adaptive": (0.1, 0.2)},
     "relative_stderr": {"relative_stderr": 0},
     "paths": {"relative_stderr": 0.1, "paths": 1},
     "patience": {"patience": 0},
@@ -428,7 +447,9 @@ def test_bad_settings(name, arguments):
         Sigma(**arguments)
 
 
-@pytest.mark.parametrize("name", ["objective", "noise", "range_mode", "min_sum_ratio", "weighting", "relative_stderr"])
+@pytest.mark.parametrize(
+    "name", ["objective", "noise", "range_mode", "min_sum_ratio", "weighting", "normalized", "relative_stderr"]
+)
 def test_the_authors_code_fixes_settings(name):
     with pytest.raises(TypeError, match=name):
         AuthorsSigma(**{name: getattr(Sigma(), name)})

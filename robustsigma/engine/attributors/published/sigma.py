@@ -85,6 +85,7 @@ class AuthorsSigma(Sigma):
     range_mode: RangeMode = field(default="original", init=False, repr=False)
     min_sum_ratio: float = field(default=1e-4, init=False, repr=False)
     weighting: Literal["signed", "abs"] = field(default="signed", init=False, repr=False)
+    normalized: bool = field(default=False, init=False, repr=False)
     relative_stderr: float | None = field(default=None, init=False, repr=False)
     patience: int = field(default=100, init=False, repr=False)
 
