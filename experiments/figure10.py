@@ -62,7 +62,7 @@ def correct(run: RobustnessRun, regime: str, attack_setting: str) -> np.ndarray:
     """Return whether predictions are correct (seeds, conditions, n) of one attack_setting of the attacks."""
     chosen = [column for column in run.conditions if column.attack_setting in ("none", attack_setting)]
     seeds = run.settings.seeds
-    return np.array([[run.store.read_outcomes(s, regime, c.id).correct for c in chosen] for s in seeds], np.float64)
+    return np.array([[run.outcomes(s, regime, c.id).correct for c in chosen] for s in seeds], np.float64)
 
 
 def together(run: RobustnessRun, attack_setting: str) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def cells(run: RobustnessRun) -> list[dict[str, Any]]:
     found = []
     for regime in run.regimes:
         for column in run.conditions:
-            of = [run.store.read_outcomes(seed, regime.id, column.id).correct for seed in run.settings.seeds]
+            of = [run.outcomes(seed, regime.id, column.id).correct for seed in run.settings.seeds]
             key = {"regime": regime.id, "condition": column.id}
             found.append({**key, **as_dict(mean_interval(np.array(of, np.float64)))})
     return found

@@ -22,6 +22,7 @@ from robustsigma.models.pretrained import is_saved
 
 def run_benchmark(asked: Benchmark, folder: Path) -> tuple[BenchmarkRun, dict[str, ScoreTable]]:
     """Return a finished benchmark and what it measured, by network; it resumes."""
+    asked = dataclasses.replace(asked, keep_maps=True)  # for pictures
     run = BenchmarkRun(asked, folder, Console(quiet=not sys.stderr.isatty(), stderr=True))
     run.run()
     return run, score_tables(run)

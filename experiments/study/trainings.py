@@ -81,7 +81,7 @@ class Trainings(RobustnessRun):
         """Return the outcomes of the base model and of finished rows."""
         rows, seeds = [self.regimes[0], *plans], list(self.settings.seeds)
         cells = {
-            (row.id, column.id): [self.store.read_outcomes(seed, row.id, column.id) for seed in seeds]
+            (row.id, column.id): [self.outcomes(seed, row.id, column.id) for seed in seeds]
             for row in rows
             for column in self.conditions
         }

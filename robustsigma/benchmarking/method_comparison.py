@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,8 +41,8 @@ from robustsigma.engine.validation import fail
 from robustsigma.evaluation.given_images import given_images
 from robustsigma.evaluation.given_models import GivenModels, Normalized, given_models, on_device
 from robustsigma.lightning.batch_images import Place
-from robustsigma.runs.directory import output_folder
 from robustsigma.runs.provenance import Provenance
+from robustsigma.runs.ranks import Ranks
 
 Method = Attributor | Callable[..., Any]
 _BLOCK = 128  # images read at once
@@ -89,7 +88,9 @@ def benchmark(
     checked: int = 32,
     seed: int = 0,
     out: str | Path | None = None,
+    keep_maps: bool = False,
     device: str | torch.device | None = None,
+    distributed: bool = True,
     progress: bool = True,
 ) -> AttributionReport:
     """Compare attribution methods by metrics, on images that every model classifies correctly.
@@ -127,10 +128,13 @@ def benchmark(
         checked: images on which methods run again, rounded up to whole batches: with other seeds, and on a network
             with shuffled weights. 0 leaves both checks out.
         seed: seed of the choice of images, of methods and of metrics.
-        out: folder of `report.html`, `results.json`, `values.csv` and every map, or None to write nothing. The folder
+        out: folder of `report.html`, `results.json` and `values.csv`, or None to write nothing. The folder
             is bound to the weights, the data and the methods, functions by their source: the same call resumes an
             interrupted one.
+        keep_maps: whether the folder keeps the map of every image, not only those that the report shows.
         device: where to compute; None is where each model is.
+        distributed: whether the processes that a launcher such as torchrun has started share the images, if there are
+            several. All of them have to make the same call, and all get the report. False computes everything here.
         progress: whether to show the progress on standard error.
 
     Raises:
@@ -149,10 +153,12 @@ def benchmark(
         if isinstance(method, FunctionMethod):
             check_source(f"methods[{name!r}]", method.function)
     provenance, models = Provenance(None), given_models(model, mean, std, normalized)
-    folder = None if out is None else output_folder(out)
+    validation.boolean("distributed", distributed)
+    ranks = Ranks.join(distributed)
     if isinstance(data, (tuple, list)) and len(data) == 3 and all(hasattr(part, "ndim") for part in data):
         data, masks = tuple(data[:2]), data[2] if masks is None else masks
     with ExitStack() as stack:
+        folder = stack.enter_context(ranks.folder(out))
         stack.enter_context(temporary_seed(seed % 2**32))
         stack.enter_context(on_device(models.classifiers, device))
         given = given_images(data, models, (images, labels), None, _BLOCK, 0, seed)
@@ -172,13 +178,13 @@ def benchmark(
             checked=checked,
             references=references if isinstance(references, int) else 1,
             batch_size=batch_size,
+            keep_maps=keep_maps,
             seed=seed,
         )
-        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="robustsigma-")))
-        console = Console(stderr=True, quiet=not progress)
-        run = BenchmarkRun(settings, place, console, classifiers=models.classifiers)
+        console = Console(stderr=True, quiet=not (progress and ranks.is_main))
+        run = ranks.main_first(lambda: BenchmarkRun(settings, folder, console, ranks, models.classifiers))
         run.run()
-        return finish(run, provenance, folder)
+        return finish(run, provenance, None if out is None else folder)
 
 
 def _named(methods: Any) -> Mapping[str, Method]:

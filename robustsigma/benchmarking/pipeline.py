@@ -18,19 +18,24 @@ from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.engine.metrics import Skip
 from robustsigma.engine.precision import deterministic
 from robustsigma.report import print_table, write_report
+from robustsigma.runs.directory import write_command
 from robustsigma.runs.files import write_arrays, write_atomically
-from robustsigma.runs.processes import Processes
 from robustsigma.runs.provenance import Provenance
-from robustsigma.runs.results import AttributionResults
+from robustsigma.runs.ranks import WHOLE, Part, Ranks
 
 
 @deterministic()
 def run_benchmark(
-    settings: Benchmark, out: str | Path, *, console: Console | None = None, command: str | None = None
-) -> AttributionReport:
+    settings: Benchmark,
+    out: str | Path,
+    *,
+    console: Console | None = None,
+    command: str | None = None,
+    part: Part = WHOLE,
+) -> AttributionReport | None:
     """Evaluate every method by every metric on every model, and write the report.
 
-    If a launcher such as torchrun has started several processes that make the same call, they share the batches.
+    If a launcher such as torchrun has started several processes that make the same call, they share the images.
 
     Args:
         settings: what to evaluate.
@@ -38,42 +43,41 @@ def run_benchmark(
             intermediate results. A call with the same settings resumes an interrupted run.
         console: where progress and the table are shown; standard output if None.
         command: line that makes the report again; the report shows it.
+        part: what to do of the run; a shard of it has no report.
 
     Returns:
-        The report: its results, and the path of the HTML file.
+        The report: its results, and the path of the HTML file; None for a shard.
 
     Raises:
-        ValueError: settings or a folder that cannot be used.
+        ValueError: settings or a folder that cannot be used, or a part that needs another one first.
     """
-    provenance, console, folder = Provenance(command), console or Console(), Path(out)
-    processes = Processes.join()
-
-    def begin() -> BenchmarkRun:
-        run = BenchmarkRun(settings, folder, console, processes)
-        _ = run.evaluated  # a model is trained for it, if none is given
-        return run
-
-    run = processes.main_process_first("benchmark", begin)
-    run.run()
-    report = None
-    if processes.is_main:
+    provenance, ranks = Provenance(command), Ranks.join()
+    console = (console or Console()) if ranks.is_main else Console(quiet=True)
+    with ranks.folder(out) as folder:
+        run = ranks.main_first(lambda: BenchmarkRun(settings, folder, console, ranks))
+        write_command(folder, command)
+        run.run(part)
+        if not part.checks:
+            return None
         report = finish(run, provenance, folder)
         print_table(report.to_dict(), console)
-    processes.barrier("report")
-    return report or AttributionReport(AttributionResults.read(folder / "results.json"), folder / "report.html")
+    return report
 
 
 def finish(run: BenchmarkRun, provenance: Provenance, folder: Path | None) -> AttributionReport:
-    """Return the report of a finished run, which is written if there is a folder."""
+    """Return the report of a finished run, which rank 0 writes if there is a folder."""
     tables = score_tables(run)
     arrays = gallery_arrays(run, tables)
     results = dataclasses.replace(collect(run, tables), run=provenance.record())
     path = None
     if folder is not None:
-        results.write(folder / "results.json")
-        write_atomically(folder / "values.csv", _values(tables).encode())
-        write_arrays(folder / "arrays.npz", arrays)
-        path = write_report(results.to_json(), arrays, folder)
+        path = folder / "report.html"
+        if run.ranks.is_main:
+            results.write(folder / "results.json")
+            write_atomically(folder / "values.csv", _values(tables).encode())
+            write_arrays(folder / "arrays.npz", arrays)
+            write_report(results.to_json(), arrays, folder)
+        run.ranks.barrier()
     return AttributionReport(results, path, arrays)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustsigma.benchmarking.evaluated_images import gallery_places
 from robustsigma.benchmarking.findings import findings, verdict
 from robustsigma.benchmarking.flags import SAME_MAP, cell_flags, run_flags
 from robustsigma.benchmarking.given_data import GivenDataset
@@ -29,7 +28,6 @@ from robustsigma.evaluation.unwrapped_data import data_name
 from robustsigma.runs.fingerprint import describe
 from robustsigma.runs.results import AttributionResults
 
-_SHOWN = 8  # images of the gallery
 _OF_TRAINING = ("allow", "architecture", "mean", "models", "std", "training")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function, in its repr
 _MOST_POINTS = 101  # of a curve in the report
@@ -70,7 +68,7 @@ def score_tables(run: BenchmarkRun) -> dict[str, ScoreTable]:
                 sanity_checks=run.settings.checked > 0,
                 sensitivity=run.settings.sensitivity_samples > 0,
             ),
-            {name: run.store.read(model, name, run.batches) for name in methods},
+            run.arrays(model),
             frozenset(name for name in methods if is_control(kinds[name])),
             next(name for name in methods if isinstance(kinds[name], RandomAttribution)),
         )
@@ -236,7 +234,7 @@ def sanity_entries(model: str, table: ScoreTable) -> Iterable[dict[str, Any]]:
 
 
 def _gallery(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> dict[str, Any]:
-    places = gallery_places(run.evaluated.labels, _SHOWN)
+    places = run.gallery
     items = [
         {"model": model, "method": method, "converged": arrays["note/converged"][places].tolist()}
         for model, table in tables.items()
@@ -248,11 +246,14 @@ def _gallery(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> dict[str, Any]
 
 def gallery_arrays(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> dict[str, np.ndarray]:
     """Return the images of the gallery, their masks if there are any, and each method's maps for each model."""
-    places = gallery_places(run.evaluated.labels, _SHOWN)
+    places = run.gallery
     images, masks = run.load_images([run.evaluated.indices[place] for place in places])
     blank = np.full((len(places), *images.shape[2:]), np.nan, dtype=np.float32)
     maps = [
-        [table.arrays[method]["map"][places] if method in table.arrays else blank for method in run.settings.methods]
+        [
+            np.stack([table.arrays[method][f"map/{place}"] for place in places]) if method in table.arrays else blank
+            for method in run.settings.methods
+        ]
         for table in tables.values()
     ]
     arrays = {"images": images, "maps": np.array(maps)}

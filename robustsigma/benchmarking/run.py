@@ -1,4 +1,4 @@
-"""One attribution benchmark in one folder: measures every method on every batch that is missing."""
+"""One attribution benchmark in one folder: measures every method on every block of images that is missing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.benchmarking.evaluated_images import EvaluatedImages, adapt_to_models, find_images
+from robustsigma.benchmarking.evaluated_images import EvaluatedImages, adapt_to_models, find_images, gallery_places
 from robustsigma.benchmarking.function_identity import function_identity
-from robustsigma.benchmarking.measure import measure, measure_maps
+from robustsigma.benchmarking.measure import Arrays, measure, measure_maps
 from robustsigma.benchmarking.settings import Benchmark, needs_references, with_references
 from robustsigma.benchmarking.store import BenchmarkStore
 from robustsigma.benchmarking.stored_maps import StoredMaps
@@ -35,10 +35,13 @@ from robustsigma.evaluation.resolve_settings import MEAN, STD, resolve_settings
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models import ModelCard, model
+from robustsigma.runs.blocks import ONCE, BlockFiles, Blocks
 from robustsigma.runs.fingerprint import code_of, describe, files, network
-from robustsigma.runs.processes import Processes
 from robustsigma.runs.progress import RunProgress, Step
+from robustsigma.runs.ranks import WHOLE, Part, Ranks
 
+_SHARED = ("grid/", "axes/")  # arrays that are the same for every block
+_SHOWN = 8  # images of the gallery
 # How an attributor says that it cannot explain this kind of network; one whose numbers are not finite is an error.
 _NOT_THIS_NET, _BROKEN = ("net:", "layer:"), "net: expected finite"
 
@@ -50,7 +53,7 @@ class BenchmarkRun:
         settings: what to evaluate.
         out: the folder. What an earlier run of the same settings finished there is not repeated.
         console: where progress is shown.
-        processes: that share the batches.
+        ranks: that share the blocks of images.
         classifiers: by name, in place of the models of the settings.
     """
 
@@ -59,11 +62,11 @@ class BenchmarkRun:
         settings: Benchmark,
         out: Path,
         console: Console,
-        processes: Processes | None = None,
+        ranks: Ranks | None = None,
         classifiers: Mapping[str, Classifier] | None = None,
     ) -> None:
         self.settings, self.out, self.console = settings, out, console
-        self.processes, self.classifiers = processes or Processes(), classifiers
+        self.ranks, self.classifiers = ranks or Ranks(), classifiers
         self._shuffled: dict[str, Classifier] = {}
         self._check_layers()
         self.store = BenchmarkStore(out, self._bound())
@@ -179,46 +182,64 @@ class BenchmarkRun:
         masks = load_masks(self.split, indices)
         return load_batch(self.split, indices)[0].numpy(), None if masks is None else masks.numpy()
 
-    @property
-    def batches(self) -> int:
-        """Number of batches."""
-        return -(-len(self.evaluated.indices) // self.settings.batch_size)
+    @cached_property
+    def blocks(self) -> BlockFiles:
+        """The scores of each model, by blocks of images."""
+        paths = {model: self.store.scores(model) for model in self._model_names}
+        return BlockFiles(paths, len(self.evaluated.indices), self.settings.batch_size)
 
-    def run(self) -> None:
-        """Measure what is missing."""
-        size, count = self.settings.batch_size, len(self.evaluated.indices)
-        jobs = [(batch, model) for batch in range(self.batches) for model in self.models]
-        with RunProgress(len(jobs), self.console, self.processes) as progress:
-            for batch, model in self.processes.share("batches", jobs):
-                title = f"{model}: images {batch * size + 1} to {min((batch + 1) * size, count)} of {count}"
-                missing = [
-                    name
-                    for name in self.methods
-                    if not self.store.batch(model, name, batch).is_file() and self.store.left_out(model, name) is None
-                ]
-                if not missing:
-                    progress.finish(f"{title}: were evaluated before")
-                    continue
-                with progress.job(title) as step:
-                    self._evaluate(model, batch, missing, step)
-            self.processes.barrier("batches")
+    def run(self, part: Part = WHOLE) -> None:
+        """Do what is missing of a part of the run."""
+        if not part.trains and self.store.read_images() is None:
+            raise fail("images", "those to explain to be known", f"none yet; {part.remedy}")
+        evaluated = self.ranks.main_first(lambda: self.evaluated)  # a model is trained for it, if none is given
+        count = len(evaluated.indices)
+        if part.tests:
+            spans = self.ranks.broadcast(self.blocks.missing(part.shard))
+            dealt = self.ranks.deal(spans)
+            with RunProgress(len(dealt) * len(self.blocks), self.console) as progress:
+                for start, stop in dealt:
+                    places = self.evaluated.indices[start:stop]
+                    images, masks = load_batch(self.split, places)[0], load_masks(self.split, places)
+                    for model in self.models:
+                        with progress.job(f"{model}: images {start + 1} to {stop} of {count}") as step:
+                            if not self.blocks[model].has(start, stop):
+                                self._measure(model, start, images, masks, step)
+            self.ranks.barrier()
+            for each in self.blocks.values():
+                each.note(spans)
+        if part.checks:
+            self.blocks.finish(self.ranks, part.remedy)
 
-    def _evaluate(self, model: str, batch: int, methods: list[str], step: Step) -> None:
+    def arrays(self, model: str) -> dict[str, Arrays]:
+        """Return what was measured of a finished model, by method; arrays of the sanity checks end early."""
+        columns = Blocks(self.store.scores(model)).all()
+        found: dict[str, Arrays] = {}
+        for column, values in columns.items():
+            method, _, name = column.removeprefix(ONCE).partition("|")
+            found.setdefault(method, {"index": columns["|index"]})[name] = values
+        known = [name for name in self.settings.methods if name in found and self.store.left_out(model, name) is None]
+        return {name: found[name] for name in known}
+
+    def _measure(self, model: str, start: int, images: Tensor, masks: Tensor | None, step: Step) -> None:
+        """Measure every method on a block of images, for one model."""
         s, classifier = self.settings, self.models[model]
-        rows, device = slice(batch * s.batch_size, (batch + 1) * s.batch_size), classifier.mean.device
+        rows, device = slice(start, start + len(images)), classifier.mean.device
         places = self.evaluated.indices[rows]
-        images, target = load_batch(self.split, places)[0].to(device), self.evaluated.targets[model][rows].to(device)
-        masks, indices = load_masks(self.split, places), torch.tensor(places, device=device)
-        if self.store.read_network(model) is None:
+        images, target = images.to(device), self.evaluated.targets[model][rows].to(device)
+        indices = torch.tensor(places, device=device)
+        if not start:
             self.store.write_network(model, check_classifier(classifier, images, target))
         classifier.checked = True  # the report has the flags
         metric_seeds, seeds = (noise.image_seeds(s.seed, "benchmark", of, 0, indices) for of in ("metrics", "method"))
         context = MetricContext(
             classifier, images, target, masks=None if masks is None else masks.to(device), seed=metric_seeds
         )
-        shuffled = self._shuffle(model) if batch < s.checked_batches else None
-        for place, method in enumerate(methods):
-            step(place, len(methods))
+        shuffled = self._shuffle(model) if start < s.checked_batches * s.batch_size else None
+        found: Arrays = {"|index": indices.cpu().numpy()}
+        methods = [name for name in self.methods if self.store.left_out(model, name) is None]
+        for done, method in enumerate(methods):
+            step(done, len(methods))
             attributor = self.methods[method]
             try:
                 if isinstance(attributor, StoredMaps):
@@ -233,7 +254,22 @@ class BenchmarkRun:
                     raise
                 self.store.leave_out(model, method, str(error))
             else:
-                self.store.write(model, method, batch, {**arrays, "index": indices.cpu().numpy()})
+                found |= self._columns(method, start, arrays)
+        self.blocks[model].add(start, found)
+
+    def _columns(self, method: str, start: int, arrays: Arrays) -> Arrays:
+        """Return the columns of a method; of its maps only those of the gallery, unless all are asked for."""
+        maps = arrays["map"] if self.settings.keep_maps else arrays.pop("map")
+        shown = {place: maps[place - start] for place in self.gallery if start <= place < start + len(maps)}
+        once = {name: values for name, values in arrays.items() if name.startswith(_SHARED)}
+        once |= {f"map/{place}": values for place, values in shown.items()}
+        own = {f"{method}|{name}": values for name, values in arrays.items() if name not in once}
+        return own | {f"{ONCE}{method}|{name}": values for name, values in once.items()}
+
+    @cached_property
+    def gallery(self) -> list[int]:
+        """Places of the images whose maps the report shows."""
+        return gallery_places(self.evaluated.labels, _SHOWN)
 
     def _shuffle(self, model: str) -> Classifier:
         if model not in self._shuffled:

@@ -48,6 +48,7 @@ class Benchmark(validation.Settings):
         references: images of the training split for methods that compare with some. Where there is none, or it is
             the one that is evaluated, images that are not evaluated.
         batch_size: images explained at once, and lost at most by an interrupt.
+        keep_maps: whether to keep the map of every image, not only those that the report shows.
         seed: seed of all random draws.
         architecture: architecture of a model trained here.
         training: how a model is trained here.
@@ -70,6 +71,7 @@ class Benchmark(validation.Settings):
     sensitivity_samples: int = 0
     references: int = 20
     batch_size: int = 16
+    keep_maps: bool = False
     seed: int = 0
     allow: Sequence[str] = ()
     architecture: Architecture = field(default_factory=Architecture)
@@ -106,6 +108,7 @@ class Benchmark(validation.Settings):
         for name in ("checked", "sensitivity_samples"):
             validation.integer(name, getattr(self, name), 0)
         validation.integer("seed", self.seed, 0)
+        validation.boolean("keep_maps", self.keep_maps)
         object.__setattr__(self, "methods", _with_controls(self.methods))
         validation.distinct("models", self.models)
         validation.distinct("methods", self.methods)

@@ -1,4 +1,4 @@
-"""Files of a benchmark by model, method and batch; finished files stay, so an interrupted run can resume."""
+"""Files of a benchmark by model; finished files stay, so an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from robustsigma.benchmarking.evaluated_images import EvaluatedImages
-from robustsigma.benchmarking.measure import Arrays
 from robustsigma.engine.checks import Flag
 from robustsigma.runs.directory import init_run_dir
-from robustsigma.runs.files import read_arrays, read_json, write_arrays, write_atomically, write_json
-
-_SHARED = ("grid/", "axes/")  # the same for every batch
+from robustsigma.runs.files import read_json, write_atomically, write_json
 
 
 class BenchmarkStore:
-    """One file for each model, method and batch.
+    """One file of scores for each model, and what else a run decides.
 
     Args:
         folder: made if it does not exist.
@@ -49,23 +45,9 @@ class BenchmarkStore:
         found["targets"] = {name: torch.tensor(targets) for name, targets in found["targets"].items()}
         return EvaluatedImages(**found)
 
-    def batch(self, model: str, method: str, batch: int) -> Path:
-        """Return the file of one batch."""
-        return self.folder / "parts" / model / method / f"{batch:05}.npz"
-
-    def write(self, model: str, method: str, batch: int, arrays: Arrays) -> None:
-        """Write what was measured on a batch."""
-        write_arrays(self.batch(model, method, batch), arrays)
-
-    def read(self, model: str, method: str, batches: int) -> Arrays:
-        """Return a method's arrays over all batches in order; arrays of the sanity checks end early."""
-        columns: dict[str, list[np.ndarray]] = {}
-        for batch in range(batches):
-            for name, values in read_arrays(self.batch(model, method, batch)).items():
-                columns.setdefault(name, []).append(values)
-        return {
-            name: parts[0] if name.startswith(_SHARED) else np.concatenate(parts) for name, parts in columns.items()
-        }
+    def scores(self, model: str) -> Path:
+        """Return the file of everything that was measured of a model."""
+        return self.folder / "scores" / f"{model}.npz"
 
     def write_network(self, model: str, flags: Sequence[Flag]) -> None:
         """Write the flags of a model's network."""
@@ -77,7 +59,7 @@ class BenchmarkStore:
         return [Flag(**entry) for entry in read_json(path)["flags"]] if path.is_file() else None
 
     def _network(self, model: str) -> Path:
-        return self.folder / "parts" / model / "network.json"
+        return self.folder / "networks" / f"{model}.json"
 
     def leave_out(self, model: str, method: str, reason: str) -> None:
         """Write why a method cannot explain a model."""
@@ -89,4 +71,4 @@ class BenchmarkStore:
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def _reason(self, model: str, method: str) -> Path:
-        return self.folder / "parts" / model / method / "left_out.txt"
+        return self.folder / "left_out" / model / f"{method}.txt"

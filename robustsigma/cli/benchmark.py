@@ -6,6 +6,7 @@ from robustsigma.benchmarking.settings import Benchmark
 from robustsigma.cli.parsing import check_model
 from robustsigma.cli.presets import Presets
 from robustsigma.models.pretrained import is_saved
+from robustsigma.runs.ranks import Part
 
 PRESETS = Presets(Benchmark, "robustsigma.benchmarking")
 _DESCRIPTION = (
@@ -14,25 +15,26 @@ _DESCRIPTION = (
 )
 
 
-def run(verb: str, arguments: list[str]) -> int | None:
-    """Parse the arguments and run the benchmark."""
+def run(verb: str, arguments: list[str], *, reduce: bool = False) -> int | None:
+    """Parse the arguments and run the benchmark; or only write the report of what is finished."""
     parsed = PRESETS.parse(verb, _DESCRIPTION, "runs/benchmark", arguments)
     for name, description in parsed.settings.models.items():
         if isinstance(description, str) and not is_saved(description):
             check_model(f"models.{name}", description, parsed.settings.allow)
+    status = None if reduce else parsed.launch(verb, arguments)
+    if status is not None:
+        return status
 
     # Imported here: help and errors should not wait for Lightning.
     from rich.console import Console
 
     from robustsigma.benchmarking import run_benchmark
-    from robustsigma.cli.launch import run_in_processes
-    from robustsigma.runs.directory import output_folder
-    from robustsigma.runs.processes import is_main_process
+    from robustsigma.runs.ranks import is_main_process
 
-    status = run_in_processes(parsed.processes, verb, arguments)
-    if status is None:
-        console = Console()
-        report = run_benchmark(parsed.settings, output_folder(parsed.out), console=console, command=parsed.command)
-        if is_main_process():
-            console.print(f"\nThe report: [bold]{report.path}[/bold]", soft_wrap=True)
-    return status
+    console, part = Console(), Part.of_report(parsed.command) if reduce else parsed.part
+    report = run_benchmark(parsed.settings, parsed.out, console=console, command=parsed.command, part=part)
+    if report is None:
+        print(parsed.next_step)
+    elif is_main_process():
+        console.print(f"\nThe report: [bold]{report.path}[/bold]", soft_wrap=True)
+    return None

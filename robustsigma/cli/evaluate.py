@@ -6,11 +6,11 @@ import shlex
 from importlib.resources import files
 
 from robustsigma.cli.parsing import new_parser
-from robustsigma.cli.presets import PROCESSES_HELP, ParsedCommand, Presets
+from robustsigma.cli.presets import SHARED, ParsedCommand, Presets, add_devices
 from robustsigma.engine.validation import choice, integer
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models.architecture import constructor
-from robustsigma.runs.processes import world_size
+from robustsigma.runs.ranks import Part, world_size
 
 PRESETS = Presets(Evaluation, "robustsigma.evaluation")
 _QUICKSTART = (
@@ -28,30 +28,31 @@ _EVALUATE = (
 )
 
 
-def run(verb: str, arguments: list[str]) -> int | None:
-    """Parse the arguments and evaluate."""
+def run(verb: str, arguments: list[str], *, reduce: bool = False) -> int | None:
+    """Parse the arguments and evaluate; or only write the report of what is finished."""
     parsed = (_quickstart if verb == "quickstart" else _evaluate)(arguments)
     constructor(parsed.settings.architecture.name)  # raises before the folder is bound to an unknown name
+    status = None if reduce else parsed.launch(verb, arguments)
+    if status is not None:
+        return status
 
     # Imported here: help and errors should not wait for Lightning.
     from rich.console import Console
 
-    from robustsigma.cli.launch import run_in_processes
     from robustsigma.evaluation import run_study
-    from robustsigma.runs.directory import output_folder
-    from robustsigma.runs.processes import is_main_process
+    from robustsigma.runs.ranks import is_main_process
 
-    status = run_in_processes(parsed.processes, verb, arguments)
-    if status is None:
-        console = Console()
-        report = run_study(
-            parsed.settings, output_folder(parsed.out), console=console, command=parsed.command, allow=parsed.allow
-        )
-        if is_main_process():
-            if verb == "quickstart":
-                console.print(f"\nWhat came out: {' '.join(report.verdict)}", markup=False)
-            console.print(f"\nThe report: [bold]{report.path}[/bold]", soft_wrap=True)
-    return status
+    console, part = Console(), Part.of_report(parsed.command) if reduce else parsed.part
+    report = run_study(
+        parsed.settings, parsed.out, console=console, command=parsed.command, allow=parsed.allow, part=part
+    )
+    if report is None:
+        print(parsed.next_step)
+    elif is_main_process():
+        if verb == "quickstart":
+            console.print(f"\nWhat came out: {' '.join(report.verdict)}", markup=False)
+        console.print(f"\nThe report: [bold]{report.path}[/bold]", soft_wrap=True)
+    return None
 
 
 def _quickstart(arguments: list[str]) -> ParsedCommand:
@@ -60,7 +61,7 @@ def _quickstart(arguments: list[str]) -> ParsedCommand:
     parser.add_argument("--dataset", type=str, default=None, help=f"the full form on one of {', '.join(PRESETS.names)}")
     parser.add_argument("--out", type=str, default=None, help="folder of the report; quickstart-DATASET if not given")
     parser.add_argument("--seeds", type=int, default=1, help="number of times that every model is trained")
-    parser.add_argument("--processes", type=int, default=1, help=PROCESSES_HELP)
+    add_devices(parser)
     found = parser.parse_args(arguments)
     integer("seeds", found.seeds, 1)
     name = PRESETS.names[0] if found.dataset is None else found.dataset
@@ -73,9 +74,9 @@ def _quickstart(arguments: list[str]) -> ParsedCommand:
     out = found.out or (f"quickstart-{name}" if full else "quickstart")
     shown = f"--dataset {name} " if full else ""
     command = f"robustsigma quickstart {shown}--seeds {found.seeds} --out {shlex.quote(out)}"
-    if world_size() == 1:  # not again in each process of --processes
+    if world_size() == 1:  # not again in each process of --devices
         print(_FULL if full else _QUICK, flush=True)
-    return ParsedCommand(PRESETS.load(name, options), out, command, found.processes)
+    return ParsedCommand(PRESETS.load(name, options), out, command, **{key: found[key] for key in SHARED})
 
 
 def _evaluate(arguments: list[str]) -> ParsedCommand:

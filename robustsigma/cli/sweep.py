@@ -15,26 +15,27 @@ _DESCRIPTION = (
 def run(verb: str, arguments: list[str]) -> int | None:
     """Parse the arguments and sweep."""
     parsed = PRESETS.parse(verb, _DESCRIPTION, "runs/evaluation", arguments)
+    if parsed.shard is not None:
+        raise fail("shard", "none, as a sweep is short; `evaluate --shard 0/n` makes it too", parsed.shard)
     if parsed.settings.sweep is None:
         raise fail("sweep", "standard deviations to try, as in --sweep.stds '[0.05, 0.1, 0.2]'", "none")
     constructor(parsed.settings.architecture.name)  # raises before the folder is bound to an unknown name
 
+    status = parsed.launch(verb, arguments)
+    if status is not None:
+        return status
+
     # Imported here: help and errors should not wait for Lightning.
     from rich.console import Console
 
-    from robustsigma.cli.launch import run_in_processes
     from robustsigma.evaluation.noise_sweep import sweep_noise
     from robustsigma.report import print_sweep
-    from robustsigma.runs.directory import output_folder
-    from robustsigma.runs.processes import Processes
+    from robustsigma.runs.ranks import Ranks
 
-    status = run_in_processes(parsed.processes, verb, arguments)
-    if status is None:
-        console = Console()
-        processes = Processes.join()
-        found = sweep_noise(parsed.settings, output_folder(parsed.out), console, processes, allow=parsed.allow)
-        if processes.is_main:
-            print_sweep({"sweep": found.entries}, console)
-            console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)
-        processes.barrier("end")
-    return status
+    ranks = Ranks.join()
+    console = Console(quiet=not ranks.is_main)
+    with ranks.folder(parsed.out) as folder:
+        found = sweep_noise(parsed.settings, folder, console, ranks, allow=parsed.allow)
+        print_sweep({"sweep": found.entries}, console)
+        console.print(f"\nThe table: [bold]{found.table}[/bold]", soft_wrap=True)
+    return None

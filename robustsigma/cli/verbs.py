@@ -21,6 +21,7 @@ _VERBS = {
     "evaluate": "train, retrain and evaluate your own model or data (--config FILE), and write the report",
     "sweep": "find the Gaussian noise that is best to train on, before evaluate",
     "benchmark": "evaluate attribution methods by every metric, and write the report",
+    "report": "write the report of a run of evaluate or benchmark that was made in shards",
     "fit": "train with a Lightning Trainer (--config FILE)",
     "validate": "validate with a Lightning Trainer",
     "test": "test under every condition with a Lightning Trainer",
@@ -68,7 +69,7 @@ def _run(verb: str, arguments: list[str]) -> int:
             call: Callable[[str, list[str]], int | None] = module.run
             return call(verb, arguments) or 0
     except KeyboardInterrupt as error:
-        from robustsigma.runs.processes import world_size
+        from robustsigma.runs.ranks import world_size
 
         if world_size() == 1:  # otherwise the process that started them reports it
             print(f"\nrobustsigma {verb}: interrupted. {_resume(verb)}.", file=sys.stderr)

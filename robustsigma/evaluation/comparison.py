@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from robustsigma.engine.metrics import Interval, holm, paired_difference, share_interval
 from robustsigma.engine.metrics.interval import LEVEL
 from robustsigma.engine.validation import choice, fail
-from robustsigma.evaluation.outcomes import GIVEN_OUTCOMES, Outcomes, given_outcomes
+from robustsigma.evaluation.block_evaluation import outcomes_file, outcomes_of
 from robustsigma.evaluation.plan import TRANSFER
-from robustsigma.evaluation.store import outcomes_path
+from robustsigma.evaluation.store import model_name
+from robustsigma.runs.blocks import Blocks, Rows
 from robustsigma.runs.directory import read_settings
-from robustsigma.runs.files import read_arrays
 from robustsigma.runs.results import RobustnessResults
 
 
@@ -63,16 +63,16 @@ class RunFolder:
         if members:  # a worst case
             found = [self.correct(model, member) for member in members]
             return found[0][0], np.min([correct for _, correct in found], axis=0)
-        if not self.results.seeds:  # of given models, whose outcomes are in one file
-            given = self._given[model, condition]
-            return given.indices, given.correct[None]
-        seeds = [Outcomes.read(outcomes_path(self.path, seed, model, condition)) for seed in self.results.seeds]
+        seeds = [outcomes_of(self._columns(model, seed), condition) for seed in self.results.seeds or (None,)]
         return seeds[0].indices, np.stack([each.correct for each in seeds])
 
-    @cached_property
-    def _given(self) -> dict[tuple[str, str], Outcomes]:
-        conditions = [each["id"] for each in self.results.conditions if not each.get("members")]
-        return given_outcomes(read_arrays(self.path / GIVEN_OUTCOMES), self.models, conditions)
+    @cache  # noqa: B019  a comparison has two of them
+    def _columns(self, model: str, seed: int | None) -> Rows:
+        """Return all columns of a model; one that came as it is has those of no seed, or of the first."""
+        seeds = [seed, *self.results.seeds[:1]]
+        names = [str(self.models.index(model)) if each is None else model_name(each, model) for each in seeds]
+        blocks = [Blocks(outcomes_file(self.path, name)) for name in names]
+        return next((each for each in blocks if each.path.is_file()), blocks[0]).all()
 
     def settings(self, condition: str) -> str:
         """Return the settings of a condition; those of a worst case are its members'."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,8 +33,9 @@ _SPLITS = ("test", "val", "train")
 
 
 class Block(NamedTuple):
-    """Some images: their places in the data (B,), pixels (B, C, H, W) in [0, 1] and class indices (B,)."""
+    """Some images: row of the first one, places in the data (B,), pixels (B, C, H, W) in [0, 1], classes (B,)."""
 
+    start: int
     indices: Tensor
     images: Tensor
     labels: Tensor
@@ -78,57 +79,67 @@ class GivenImages:
         """Number of images, or None if only their end tells it."""
         return None if self.indices is None else len(self.indices)
 
-    def blocks(self, start: int = 0) -> Iterator[Block]:
-        """Yield the images in order, from a place on."""
+    def blocks(self, wanted: Sequence[tuple[int, int]] | None = None) -> Iterator[Block]:
+        """Yield images in order.
+
+        Args:
+            wanted: the first row of each block, and that after its last one; None is every block, which alone a source
+                of batches can tell. No block reads nothing.
+        """
+        if wanted is not None and not wanted:
+            return
         if self.indices is not None:
-            yield from self._of_dataset(self.indices[start:], self.num_workers)
+            every = [(k, k + self.batch_size) for k in range(0, len(self.indices), self.batch_size)]
+            chosen = {start: self.indices[start:stop] for start, stop in wanted or every}
+            yield from self._of_dataset(chosen, self.num_workers)
             return
         generator = getattr(self.source, "generator", None)  # a shuffling loader draws from it
         state = None if generator is None else generator.get_state()
         try:
-            yield from self._of_batches(start)
+            yield from self._of_batches()
         finally:
             if generator is not None:
                 generator.set_state(state)
 
-    def _of_dataset(self, indices: list[int], num_workers: int) -> Iterator[Block]:
+    def _of_dataset(self, chosen: Mapping[int, list[int]], num_workers: int) -> Iterator[Block]:
+        """Yield blocks, whose indices are given by their first rows."""
+        own = torch.Generator()  # without one, it draws from the global one
         loader = DataLoader(
-            Subset(self.source, indices), self.batch_size, collate_fn=self.collate, num_workers=num_workers
+            self.source,
+            batch_sampler=list(chosen.values()),
+            collate_fn=self.collate,
+            num_workers=num_workers,
+            generator=own,
         )
-        done = 0
-        for batch in loader:
-            block = self._block(batch, torch.tensor(indices[done : done + self.batch_size]))
-            done += len(block.labels)
-            yield block
+        for (start, indices), batch in zip(chosen.items(), loader, strict=True):
+            yield self._block(start, batch, torch.tensor(indices))
 
-    def _of_batches(self, start: int) -> Iterator[Block]:
-        seen = 0
+    def _of_batches(self) -> Iterator[Block]:
+        start = 0
         loader = isinstance(self.source, DataLoader)
         for batch in divided(self.source, self.fields[0].get) if loader else self.source:
-            if self.most is not None and seen >= self.most:
+            if self.most is not None and start >= self.most:
                 return
-            block = self._block(batch)
-            places = torch.arange(seen, seen + len(block.labels))
-            seen += len(places)
-            kept = (places >= start) & (places < (seen if self.most is None else self.most))
-            if kept.any():
-                yield Block(places[kept], block.images[kept], block.labels[kept])
+            block = self._block(start, batch)
+            left = None if self.most is None else self.most - start
+            yield Block(start, *(part[:left] for part in block[1:]))
+            start += len(block.labels)
 
     def load(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return images and labels of some rows, which are increasing."""
-        wanted = torch.tensor(rows)
         if self.indices is not None:
-            blocks = list(self._of_dataset([self.indices[row] for row in rows], 0))
-            return torch.cat([each.images for each in blocks]), torch.cat([each.labels for each in blocks])
-        found: list[Block] = []
+            (block,) = self._of_dataset({0: [self.indices[row] for row in rows]}, 0)
+            return block.images, block.labels
+        wanted, found = torch.tensor(rows), []
         for block in self.blocks():
             kept = torch.isin(block.indices, wanted)
-            found.append(Block(*(part[kept] for part in block)))
+            found.append([part[kept] for part in block[1:]])
             if int(block.indices[-1]) >= rows[-1]:
                 break
         if not found:
             raise fail("data", "at least one image", "none")
-        return torch.cat([each.images for each in found]), torch.cat([each.labels for each in found])
+        _, images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return images, labels
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies the content, in plain JSON types: of a source of batches, of its first images."""
@@ -139,11 +150,11 @@ class GivenImages:
         first = next(self.blocks())
         return {"first": fingerprint.describe(first.images), "labels": fingerprint.describe(first.labels)}
 
-    def _block(self, batch: Any, indices: Tensor | None = None) -> Block:
+    def _block(self, start: int, batch: Any, indices: Tensor | None = None) -> Block:
         images, labels = (field.get(batch) for field in self.fields)
         pixels = self._pixels(images)
         classes = _labels(labels, len(pixels))
-        return Block(torch.arange(len(pixels)) if indices is None else indices, pixels, classes)
+        return Block(start, torch.arange(start, start + len(pixels)) if indices is None else indices, pixels, classes)
 
     def _pixels(self, given: Any) -> Tensor:
         if not isinstance(given, Tensor) or given.ndim != 4 or 0 in given.shape:

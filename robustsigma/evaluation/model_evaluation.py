@@ -21,8 +21,8 @@ from robustsigma.evaluation.given_models import Normalized, given_models, on_dev
 from robustsigma.evaluation.robustness_report import RobustnessReport
 from robustsigma.evaluation.settings import Checks
 from robustsigma.lightning.batch_images import Place
-from robustsigma.runs.directory import output_folder
 from robustsigma.runs.provenance import Provenance
+from robustsigma.runs.ranks import Ranks
 
 _CHECKS = Checks()
 
@@ -55,6 +55,7 @@ def evaluate(
     checks: Checks | None = _CHECKS,
     out: str | Path | None = None,
     device: str | torch.device | None = None,
+    distributed: bool = True,
     progress: bool = True,
 ) -> RobustnessReport:
     """Measure the accuracy of models under every condition, and how far the attacks can be believed.
@@ -93,6 +94,8 @@ def evaluate(
             folder is bound to the weights, the data (of a stream, its first images) and the conditions: the same call
             resumes an interrupted one.
         device: where to compute; None is where each model is.
+        distributed: whether the processes that a launcher such as torchrun has started share the images, if there are
+            several. All of them have to make the same call, and all get the report. False computes everything here.
         progress: whether to show a bar with the time left, and beforehand what AutoAttack and other attacks in parts
             cost, on standard error.
 
@@ -110,13 +113,15 @@ def evaluate(
         if value is not None:
             validation.integer(name, value, low)
     validation.integer("seed", seed, -(2**63), 2**63 - 1)
+    validation.boolean("distributed", distributed)
     provenance, models = Provenance(None), given_models(model, mean, std, normalized)
-    folder = None if out is None else output_folder(out)
-    with temporary_seed(seed % 2**32), on_device(models.classifiers, device):
+    ranks = Ranks.join(distributed)
+    with ranks.folder(out) as folder, temporary_seed(seed % 2**32), on_device(models.classifiers, device):
         found = given_images(data, models, (images, labels), max_images, batch_size, num_workers, seed)
         settings = {"images": max_images, "seed": seed, "normalized": normalized, "places": [images, labels]}
-        run = GivenEvaluation(models, found, _checked(conditions), settings, checks or Checks(images=0), folder)
-        return run.report(Console(stderr=True, quiet=not progress), provenance)
+        keeps, asked = out is not None, checks or Checks(images=0)
+        run = GivenEvaluation(models, found, _checked(conditions), settings, asked, folder, keeps, ranks)
+        return run.report(Console(stderr=True, quiet=not (progress and ranks.is_main)), provenance, ranks)
 
 
 class RobustAccuracy(float):

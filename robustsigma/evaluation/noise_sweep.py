@@ -21,13 +21,11 @@ from robustsigma.evaluation.matrix import Correct, has_distances
 from robustsigma.evaluation.plan import TRANSFER, Regime, fingerprint
 from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.run import RobustnessRun
-from robustsigma.evaluation.settings import Evaluation, Sweep
+from robustsigma.evaluation.settings import Checks, Evaluation, Sweep
 from robustsigma.evaluation.store import RobustnessStore
-from robustsigma.evaluation.training import quiet
 from robustsigma.runs.directory import init_run_dir, read_settings
 from robustsigma.runs.files import write_json
-from robustsigma.runs.processes import Processes
-from robustsigma.runs.progress import RunProgress
+from robustsigma.runs.ranks import WHOLE, Part, Ranks
 
 FOLDER = "sweep"
 Swept = tuple[str, str]  # protocol and name of a regime
@@ -58,7 +56,7 @@ class SweepRun(RobustnessRun):
         sweep: what is tried.
         out: the folder. Trials that an earlier run finished there are not repeated; others may be added.
         console: where progress is shown.
-        processes: that share the trials.
+        ranks: that share the trials.
         allow: as in `RobustnessRun`.
     """
 
@@ -68,30 +66,29 @@ class SweepRun(RobustnessRun):
         sweep: Sweep,
         out: Path,
         console: Console,
-        processes: Processes | None = None,
+        ranks: Ranks | None = None,
         allow: Sequence[str] = (),
     ) -> None:
         self.sweep, self.held_out = sweep, held_out(settings.dataset, sweep.images)
         bare = dataclasses.replace(settings.retraining, retrain={}, on_the_fly={})  # other regimes do not matter here
         changed: dict[str, Any] = {"dataset": self.held_out, "retraining": bare, "seeds": settings.each_seed[:1]}
-        changed |= {"sweep": None, "test_images": None}
-        super().__init__(dataclasses.replace(settings, **changed), out, console, processes, allow)
+        changed |= {"sweep": None, "test_images": None, "checks": Checks(images=0)}
+        super().__init__(dataclasses.replace(settings, **changed), out, console, ranks, allow)
         self.conditions = [
             each for each in self.conditions if each.attack_setting != TRANSFER and not has_distances(each)
         ]
         self.seed = self.settings.each_seed[0]
         self.trials = {which: {std: _trial(which, std) for std in sweep.stds} for which in settings.swept}
 
-    def run(self) -> None:
-        """Train and evaluate the trials that are missing."""
-        base, trials = self.regimes[0], [trial for found in self.trials.values() for trial in found.values()]
-        with quiet(), RunProgress(1 + 2 * len(trials), self.console, self.processes) as progress:
-            for regime in self.processes.share("trials", [base, *trials]):
-                title = f"sweep of std, {regime.id.replace('_', ' ')}"
-                self.finish_training(self.seed, regime, title, progress)
-                if regime is not base:
-                    self.finish_tests(self.seed, regime, title, progress)
-            self.processes.barrier("trials")
+    @property
+    def rows(self) -> list[tuple[int, Regime]]:
+        """The base model and every trial, which are trained."""
+        return [(self.seed, self.regimes[0]), *self.tested]
+
+    @property
+    def tested(self) -> list[tuple[int, Regime]]:
+        """Every trial."""
+        return [(self.seed, trial) for found in self.trials.values() for trial in found.values()]
 
     def best(self) -> dict[Swept, float]:
         """Return the best standard deviation of each swept regime."""
@@ -104,7 +101,7 @@ class SweepRun(RobustnessRun):
     def _correct(self, which: Swept) -> dict[float, Correct]:
         """Return by standard deviation (conditions, n), 1 where the prediction is correct."""
         return {
-            std: np.stack([self.store.read_outcomes(self.seed, trial.id, c.id).correct for c in self.conditions])
+            std: np.stack([self.outcomes(self.seed, trial.id, c.id).correct for c in self.conditions])
             for std, trial in self.trials[which].items()
         }
 
@@ -143,9 +140,10 @@ def sweep_noise(
     settings: Evaluation,
     out: Path,
     console: Console,
-    processes: Processes | None = None,
+    ranks: Ranks | None = None,
     *,
     allow: Sequence[str] = (),
+    part: Part = WHOLE,
 ) -> SweepResults:
     """Finish the sweep of an evaluation in the subfolder `sweep`, and write its tables to `sweep/table.json`.
 
@@ -153,8 +151,9 @@ def sweep_noise(
         settings: settings of the evaluation. Without a sweep they are only resolved.
         out: folder of the evaluation.
         console: where progress is shown.
-        processes: that share the trials; this one alone if None.
+        ranks: that share the trials; this process alone if None.
         allow: dotted paths that a command line allowed; the folder is bound to their source as well.
+        part: what to do of the evaluation; one that trains makes the whole sweep, the others need it.
 
     Raises:
         ValueError: settings that cannot be run (see `resolve_settings`); or `out` holds an evaluation with other
@@ -163,16 +162,16 @@ def sweep_noise(
     settings = resolve_settings(settings)
     if settings.sweep is None:
         return SweepResults(settings, [])
-    sweep, processes = settings.sweep, processes or Processes()
+    sweep, ranks = settings.sweep, ranks or Ranks()
 
     def begin() -> SweepRun:
         _check_folder(settings, sweep, out, allow)
-        return SweepRun(settings, sweep, out / FOLDER, console, processes, allow)
+        return SweepRun(settings, sweep, out / FOLDER, console, ranks, allow)
 
-    run = processes.main_process_first("sweep", begin)
-    run.run()
+    run = ranks.main_first(begin)
+    run.run(WHOLE if part.trains else part._replace(tests=False, checks=True))
     entries, table = run.entries(), out / FOLDER / "table.json"
-    if processes.is_main:
+    if ranks.is_main:
         write_json(table, entries, indent=1, allow_nan=False)
     base = run.store if run.held_out.part == "val" else None  # else it was trained on fewer images
     return SweepResults(_with_stds(settings, run.best()), entries, table, base)

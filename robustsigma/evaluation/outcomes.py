@@ -1,38 +1,24 @@
-"""Per-image outcomes of one model under one condition, and the loops that measure them."""
+"""Per-image outcomes of one model under one condition, and how they are measured."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.metrics import linf, rmse, ssim
 from robustsigma.engine.perturbations import AttackState, Perturbation
 from robustsigma.engine.perturbations.projections import lengths
 from robustsigma.engine.scores import target_score
 from robustsigma.engine.validation import not_finite
-from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition
 from robustsigma.evaluation.threat_model import smallest_change
-from robustsigma.lightning import Batch
-from robustsigma.runs.blocks import Blocks, Rows
-from robustsigma.runs.files import read_arrays, write_arrays
+from robustsigma.runs.blocks import Rows
 from robustsigma.runs.progress import Step
-
-GIVEN_OUTCOMES = "outcomes.npz"  # in the folder of an evaluation of given models
-
-
-def given_places(models: Iterable[str], conditions: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Return what the columns of each model and condition begin with in the file of outcomes of given models."""
-    pairs = [(model, condition) for model in models for condition in conditions]
-    return {pair: str(place) for place, pair in enumerate(pairs)}
 
 
 @dataclass(frozen=True)
@@ -80,32 +66,12 @@ class Outcomes:
         """1 where the prediction is correct, else 0."""
         return (self.predictions == self.labels).astype(np.float64)
 
-    def write(self, path: Path) -> None:
-        """Write an .npz file in one step."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self)}
-        write_arrays(path, {name: column for name, column in columns.items() if column is not None})
-
-    @staticmethod
-    def read(path: Path) -> Outcomes:
-        """Read an .npz file; a damaged file is a ValueError."""
-        return Outcomes(**read_arrays(path))
-
-
-def given_outcomes(rows: Rows, models: Iterable[str], conditions: Sequence[str]) -> dict[tuple[str, str], Outcomes]:
-    """Return the outcomes of each model and condition, of all columns of an evaluation of given models."""
-    shared = {key: rows[key] for key in ("indices", "labels")}
-    own = [each.name for each in fields(Outcomes) if each.name not in shared]
-    return {
-        key: Outcomes(**shared, **{name: rows[f"{place}.{name}"] for name in own if f"{place}.{name}" in rows})
-        for key, place in given_places(models, conditions).items()
-    }
-
 
 class Advance:
-    """Counts finished batches, and how far an attack in parts is with the current one.
+    """Counts finished cells of blocks, and how far an attack in parts is with the current one.
 
     Args:
-        step: called with the number of finished batches and of all.
+        step: called with the number of finished cells and of all.
         total: number of all, or None.
     """
 
@@ -113,123 +79,13 @@ class Advance:
         self.step, self.total, self.done = step, total, 0
 
     def __call__(self) -> None:
-        """Count a batch."""
+        """Count a cell of a block."""
         self.done += 1
         self.step(self.done, self.total)
 
     def within(self, state: AttackState) -> None:
-        """Show the progress of an attack on the current batch."""
+        """Show the progress of an attack on the current block."""
         self.step(self.done + state.fraction, self.total)
-
-
-def attack_images(
-    classifier: Classifier,
-    batches: Iterable[Batch],
-    perturbation: Perturbation,
-    condition: str,
-    blocks: Blocks,
-    advance: Advance,
-    *,
-    keep_images: bool,
-) -> tuple[Outcomes, NDArray[np.float32] | None]:
-    """Perturb test images against a model and measure its outcomes.
-
-    Args:
-        classifier: the model, on its device.
-        batches: batches of the images that `blocks` does not have yet.
-        perturbation: perturbation of the condition.
-        condition: its id; with each image's index, the seed of its randomness.
-        blocks: the finished rows.
-        advance: called after each batch, and within one by attacks in parts.
-        keep_images: whether to return the perturbed images as well.
-
-    Returns:
-        The outcomes of all images in `blocks`, and the perturbed images (N, C, H, W) or None.
-    """
-    device = classifier.mean.device
-    for batch in batches:
-        clean, labels, indices = (part.to(device) for part in (batch.images, batch.labels, batch.indices))
-        seeds = noise.image_seeds(0, "test", condition, 0, indices)
-        images, found = measure(classifier, perturbation, clean, labels, seeds, advance)
-        found |= {"indices": indices, "labels": labels, **({"images": images} if keep_images else {})}
-        blocks.add(to_rows(found))
-        advance()
-    rows = blocks.all()
-    kept = rows.pop("images") if keep_images else None
-    return Outcomes(**rows), kept
-
-
-def transfer_images(
-    classifier: Classifier,
-    samples: Mapping[str, Tensor],
-    made: Outcomes,
-    batch_size: int,
-    blocks: Blocks,
-    advance: Advance,
-) -> Outcomes:
-    """Return a model's outcomes on samples that were made against another model.
-
-    Args:
-        classifier: the model, on its device.
-        samples: "images" (N, C, H, W), "labels" and "indices" (N,).
-        made: outcomes of the model that the samples were made against: how they were made is the same here.
-        batch_size: images per batch.
-        blocks: the finished rows.
-        advance: called after each batch, and within one by attacks in parts.
-    """
-    if not np.array_equal(made.indices, samples["indices"].numpy()):
-        raise RuntimeError("the stored samples are not of the images that are tested")
-    device = classifier.mean.device
-    for start in range(len(blocks), len(made.indices), batch_size):
-        images, labels = (samples[key][start : start + batch_size].to(device) for key in ("images", "labels"))
-        blocks.add(to_rows(predict(classifier, images, labels)))
-        advance()
-    return dataclasses.replace(made, **blocks.all())
-
-
-def measure_block(
-    models: Mapping[str, Classifier],
-    images: Tensor,
-    labels: Tensor,
-    conditions: Sequence[Condition],
-    seed: int,
-    advance: Advance,
-) -> dict[tuple[str, str], Rows]:
-    """Show a block of images to every model under every condition.
-
-    Args:
-        models: by id, each on its device; transferred samples are made against the first one.
-        images: clean, (B, C, H, W) in [0, 1].
-        labels: (B,).
-        conditions: conditions of the matrix; those of transferred samples come after the adaptive ones.
-        seed: seed of every perturbation.
-        advance: called after each cell, and within one by attacks in parts.
-
-    Returns:
-        The outcomes by model and condition, without labels and indices.
-    """
-    found: dict[tuple[str, str], Rows] = {}
-    of_base: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}  # samples by the name of their condition
-    moved = {each.name for each in conditions if each.attack_setting == TRANSFER}
-    devices = {classifier.mean.device for classifier in models.values()}
-    blocks = {device: (images.to(device), labels.to(device)) for device in devices}
-    for condition in conditions:
-        for place, (name, classifier) in enumerate(models.items()):
-            clean, target = blocks[classifier.mean.device]
-            own = condition.attack_setting == ADAPTIVE or (condition.attack_setting == NO_ATTACK and not place)
-            if own:
-                made, numbers = measure(classifier, condition.perturbation, clean, target, seed, advance)
-                if not place and (condition.attack_setting == NO_ATTACK or condition.name in moved):
-                    of_base[condition.name] = made, numbers
-            else:
-                made, numbers = of_base[condition.name]
-                if place:  # the base model has seen its own samples
-                    numbers = {**numbers, **predict(classifier, made.to(clean.device), target)}
-            found[name, condition.id] = to_rows(numbers)
-            advance()
-        if condition.attack_setting != ADAPTIVE:
-            of_base.pop(condition.name)
-    return found
 
 
 def measure(

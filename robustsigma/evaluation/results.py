@@ -42,7 +42,7 @@ def collect(run: RobustnessRun, sweep: Sequence[dict[str, Any]] = ()) -> Robustn
     """
     settings, store, seeds = run.settings, run.store, list(run.settings.each_seed)
     cells = {
-        (regime.id, each.id): [store.read_outcomes(seed, regime.id, each.id) for seed in seeds]
+        (regime.id, each.id): [run.outcomes(seed, regime.id, each.id) for seed in seeds]
         for regime in run.regimes
         for each in run.conditions
     }

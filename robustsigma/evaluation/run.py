@@ -6,28 +6,28 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
 
-from robustsigma.data.loading import load_batch, subsample
+from robustsigma.data.loading import subsample
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.device import best_device
-from robustsigma.engine.perturbations import Identity, Mixture, MixtureComponent
+from robustsigma.engine.perturbations import Mixture, MixtureComponent
 from robustsigma.engine.validation import fail
-from robustsigma.evaluation.attack_checks import AttackCheckResults, AttackChecks
-from robustsigma.evaluation.cost import cost_lines
-from robustsigma.evaluation.outcomes import Advance, Outcomes, attack_images, transfer_images
-from robustsigma.evaluation.plan import ADAPTIVE, BASE, TRANSFER, Condition, Regime, conditions, fingerprint, regimes
+from robustsigma.evaluation.attack_checks import AttackCheckResults
+from robustsigma.evaluation.block_evaluation import BlockEvaluation
+from robustsigma.evaluation.given_images import GivenImages
+from robustsigma.evaluation.outcomes import Outcomes
+from robustsigma.evaluation.plan import BASE, Regime, conditions, fingerprint, regimes
 from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training
-from robustsigma.evaluation.store import RobustnessStore
+from robustsigma.evaluation.store import RobustnessStore, model_name
 from robustsigma.evaluation.training import (
     AddedSamples,
     CheckpointSaver,
@@ -37,15 +37,16 @@ from robustsigma.evaluation.training import (
     quiet_trainer,
     seeded,
 )
+from robustsigma.evaluation.unwrapped_data import as_it_is
 from robustsigma.lightning import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
 from robustsigma.lightning.augmentation_statistics import AugmentationTotals, augmentation_counts
-from robustsigma.lightning.loaders import KeyedDataset, KeySampler, ResumableLoader
+from robustsigma.lightning.batch_images import BatchField
+from robustsigma.lightning.loaders import KeyedDataset
 from robustsigma.lightning.safetensors_export import model_card
 from robustsigma.lightning.training_perturbation import has_single_step
 from robustsigma.models.weight_files import first_infinite, fit_state
-from robustsigma.runs.blocks import Blocks
-from robustsigma.runs.processes import Processes
 from robustsigma.runs.progress import RunProgress, Step
+from robustsigma.runs.ranks import WHOLE, Part, Ranks, Shard
 
 
 class RobustnessRun:
@@ -55,65 +56,131 @@ class RobustnessRun:
         settings: what to evaluate; `resolve_settings` completes them.
         out: the folder. What an earlier run of the same settings finished there is not repeated.
         console: where progress is shown.
-        processes: that share the regimes; one process trains and tests a regime.
+        ranks: that share the trainings and the blocks of test images.
         allow: dotted paths that a command line allowed; the folder is bound to their source as well.
     """
 
     def __init__(
-        self,
-        settings: Evaluation,
-        out: Path,
-        console: Console,
-        processes: Processes | None = None,
-        allow: Sequence[str] = (),
+        self, settings: Evaluation, out: Path, console: Console, ranks: Ranks | None = None, allow: Sequence[str] = ()
     ) -> None:
-        self.settings, self.console, self.processes = resolve_settings(settings), console, processes or Processes()
+        self.settings, self.console, self.ranks = resolve_settings(settings), console, ranks or Ranks()
         self.store = RobustnessStore(out, fingerprint(self.settings, allow))
         self.regimes = regimes(settings)
         self.conditions = conditions(settings.conditions, transfer=len(self.regimes) > 1)
 
-    def run(self) -> None:
-        """Train, test and check every model that is missing."""
-        checks, rows = self.settings.checks, [(seed, r) for seed in self.settings.each_seed for r in self.regimes]
-        with quiet(), RunProgress((3 if checks.images else 2) * len(rows), self.console, self.processes) as progress:
-            for seed, regime in self.processes.share("regimes", rows):
-                title = f"seed {seed}, {regime.id.replace('_', ' ')}"
-                self.finish_training(seed, regime, title, progress)
-                self.finish_tests(seed, regime, title, progress)
-                if self.attack_checks(seed, regime) is not None:
-                    progress.finish(f"{title}: was checked before")
-                elif checks.images:
-                    with progress.job(f"{title}: checks of the attacks") as step:
-                        found = self._check_attacks(seed, regime, step)
-                        found.write(self.store.attack_checks(seed, regime.id), checks)
-            self.processes.barrier("regimes")
+    @property
+    def rows(self) -> list[tuple[int, Regime]]:
+        """Seed and regime of every model."""
+        return [(seed, regime) for seed in self.settings.each_seed for regime in self.regimes]
+
+    @property
+    def tested(self) -> list[tuple[int, Regime]]:
+        """Seed and regime of every model that is tested."""
+        return self.rows
+
+    def run(self, part: Part = WHOLE) -> None:
+        """Do what is missing of a part of the run."""
+        checked = {self.name(*each): _title(*each) for each in self.tested} if self.settings.checks.images else {}
+        jobs = part.trains * len(self.rows) + part.tests + part.checks * len(checked)
+        with quiet(), RunProgress(jobs, self.console) as progress:
+            if part.trains:
+                self.finish_trainings(progress)
+            missing = self._untrained()
+            if missing:
+                seed, regime = self.rows[missing[0]]
+                told = f"{len(missing)} that are not, such as {regime.id} of seed {seed}; {part.remedy}"
+                raise fail("trainings", "all of them to be finished", told)
+            if part.tests:
+                self._test(part.shard, progress)
+            if part.checks:
+                self.evaluation.finish(self.ranks, part.remedy)
+            if part.checks and checked:
+                rows = subsample(self.images.count or 0, self.settings.checks.images, 0)
+                self.evaluation.check_attacks(checked, rows, self.settings.checks, self.ranks, progress)
+
+    def _are_trained(self, rows: Sequence[tuple[int, Regime]]) -> bool:
+        return all(self.store.has_model(seed, regime.id) for seed, regime in rows)
+
+    def _untrained(self) -> list[int]:
+        return [place for place, (seed, regime) in enumerate(self.rows) if not self.store.has_model(seed, regime.id)]
+
+    def finish_trainings(self, progress: RunProgress) -> None:
+        """Train the models that are missing, the base models first."""
+        missing, devices = self.ranks.broadcast(self._untrained()), self.settings.trainer.world_size
+        if missing and devices > 1 and devices != self.ranks.world_size:
+            options = self.settings.trainer
+            told = f"{self.ranks.world_size} ranks; add --devices {options.devices} --num_nodes {options.num_nodes}"
+            raise fail("trainer.devices", f"as many ranks as devices of a training, {devices}", told)
+        for place in sorted({*range(len(self.rows))} - {*missing}):
+            progress.finish(f"{_title(*self.rows[place])}: was trained before")
+        for base in (True, False):
+            wave = [self.rows[place] for place in missing if (self.rows[place][1].id == BASE) == base]
+            for seed, regime in self.ranks.deal(wave) if devices == 1 else wave:
+                self.finish_training(seed, regime, _title(seed, regime), progress)
+            self.ranks.barrier()
+            self.ranks.settle(partial(self._are_trained, wave))
 
     def finish_training(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
         """Train one model, if it is missing."""
         if self.store.has_model(seed, regime.id):
             progress.finish(f"{title}: was trained before")
         else:
-            if regime.id != BASE:
-                self.processes.wait(lambda: self.store.has_model(seed, BASE))
             with progress.job(f"{title}: training") as step:
                 self._train(seed, regime, step)
 
-    def finish_tests(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
-        """Test one model under the conditions that are missing."""
-        paths = {each.id: self.store.outcomes(seed, regime.id, each.id) for each in self.conditions}
-        missing = [each for each in self.conditions if not paths[each.id].is_file()]
-        for path in set(paths.values()) - {paths[each.id] for each in missing}:
-            self.store.blocks(path).remove()  # of a run that was killed before it could
-        if not missing:
-            progress.finish(f"{title}: was tested before")
+    def name(self, seed: int, regime: str | Regime) -> str:
+        """Return the name of a model's outcomes; a base model that is not trained here is the same for all seeds."""
+        name = regime.id if isinstance(regime, Regime) else regime
+        given = name == BASE and not self.settings.training.epochs
+        return model_name(self.settings.each_seed[0] if given else seed, name)
+
+    @cached_property
+    def images(self) -> GivenImages:
+        """The test images: the same for every training."""
+        s = self.settings
+        dataset, same = s.dataset.split("test"), lambda images: images
+        fields = BatchField("images", "images"), BatchField("labels", "labels")
+        return GivenImages(
+            KeyedDataset(dataset, None, 0),
+            type(s.dataset).__name__,
+            tuple(s.dataset.classes),
+            fields,
+            same,
+            False,
+            indices=subsample(len(dataset), s.test_images, 0),  # type: ignore[arg-type]
+            batch_size=s.eval_batch_size,
+            collate=as_it_is,
+            num_workers=s.num_workers,
+        )
+
+    @cached_property
+    def evaluation(self) -> BlockEvaluation:
+        """The outcomes of the models, whose test images have the same noise under every training."""
+        models = {self.name(seed, regime): (seed, regime.id) for seed, regime in self.tested}
+        groups: dict[str, list[str]] = {}
+        for name, (seed, _) in models.items():
+            groups.setdefault(self.name(seed, BASE), []).append(name)
+        return BlockEvaluation(
+            self.store.folder,
+            list(groups.values()),
+            lambda name: self.model(*models[name]).classifier.to(best_device()),
+            self.conditions,
+            lambda condition, indices: noise.image_seeds(0, "test", condition, 0, indices),
+            self.images,
+            len(self.settings.dataset.classes),
+        )
+
+    def outcomes(self, seed: int, regime: str, condition: str) -> Outcomes:
+        """Return the outcomes of a finished model under a condition, by its id."""
+        return self.evaluation.outcomes(self.name(seed, regime), condition)
+
+    def _test(self, shard: Shard | None, progress: RunProgress) -> None:
+        if not self.ranks.broadcast(bool(self.evaluation.blocks.missing(shard))):
+            progress.finish("test images: were shown to all models before")
             return
-        if regime.id != BASE:  # whose samples are transferred
-            made = [self.store.outcomes(seed, BASE, f"{c.name}/{ADAPTIVE}")
-                    for c in missing if c.attack_setting == TRANSFER]  # fmt: skip
-            self.processes.wait(lambda: all(path.is_file() for path in made))
-        with progress.job(f"{title}: {len(missing)} conditions") as step:
-            self._say_cost(seed, regime, missing, progress)
-            self._test(seed, regime, missing, step)
+        models = sum(len(group) for group in self.evaluation.groups)
+        with progress.job(f"test images: {models} models under {len(self.conditions)} conditions") as step:
+            self.evaluation.run(self.ranks, progress, step, shard)
 
     def train(self, seed: int, regime: Regime) -> None:
         """Train one model, if it is missing; a regime needs its base model."""
@@ -123,8 +190,7 @@ class RobustnessRun:
 
     def attack_checks(self, seed: int, regime: Regime) -> AttackCheckResults | None:
         """Return the attack checks of one model, or None if there are none with these settings."""
-        checks = self.settings.checks
-        return AttackCheckResults.read(self.store.attack_checks(seed, regime.id), checks) if checks.images else None
+        return self.evaluation.checks(self.name(seed, regime), self.settings.checks)
 
     def model(self, seed: int, regime: str, training: Training | Retraining | None = None) -> LitClassifier:
         """Return a model: trained if its weights are there, else fresh."""
@@ -149,8 +215,10 @@ class RobustnessRun:
         model = self.model(seed, BASE, plan)
         net, totals = model.classifier.net, AugmentationTotals()
         special: dict[str, Any] = {}
+        together = self.settings.trainer.world_size > 1
         if regime.perturbation is not None and regime.protocol == "retrain":
-            special["added"], totals = self._samples(seed, regime, model.classifier)
+            make = partial(self._samples, seed, regime, model.classifier)
+            special["added"], totals = self.ranks.main_first(make) if together else make()
         elif regime.perturbation is not None:
             special["train_perturbation"] = Mixture([MixtureComponent(regime.perturbation, again.share)])
         data = TrainingData(
@@ -171,8 +239,13 @@ class RobustnessRun:
             callbacks = [*monitors, statistics, TrainingProgress(step), CheckpointSaver(checkpoint)]
             with seeded(seed, regime.id), warnings.catch_warnings():  # dropout
                 warnings.simplefilter("ignore", CatastrophicOverfitting)  # the report has it as a flag
-                trainer = quiet_trainer(callbacks, max_epochs=plan.epochs, limit_val_batches=0)
+                trainer = quiet_trainer(callbacks, self.settings.trainer, max_epochs=plan.epochs, limit_val_batches=0)
                 trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.is_file() else None)
+            if together:  # a strategy may have divided the weights
+                state = trainer.strategy.lightning_module_state_dict()
+                model = self.model(seed, BASE, plan)
+                model.load_state_dict(state if self.ranks.is_main else model.state_dict())
+                net = model.classifier.net
             totals += statistics.totals
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         elif self.settings.architecture.weights is not None:
@@ -184,12 +257,11 @@ class RobustnessRun:
             "metrics": metrics,
             "overfitting": [dataclasses.asdict(check) for monitor in monitors for check in monitor.checks],
         }
-        self.store.write_model(seed, regime.id, net, model_card(model.classifier, data), notes)
-        if regime.protocol == "retrain":
-            self._sample_blocks(seed, regime).remove()
-
-    def _sample_blocks(self, seed: int, regime: Regime) -> Blocks:
-        return self.store.blocks(self.store.samples(seed, f"train.{regime.id}"))
+        if not together or self.ranks.is_main:
+            self.store.write_model(seed, regime.id, net, model_card(model.classifier, data), notes)
+            self.store.samples(seed, regime.id).remove()
+        if together:
+            self.ranks.barrier()
 
     def _check_finite(self, seed: int, regime: Regime, net: nn.Module, plan: Training | Retraining) -> None:
         """Refuse weights that are not finite; nothing of their training stays in the folder."""
@@ -199,7 +271,7 @@ class RobustnessRun:
         if not plan.epochs:
             raise fail("architecture", "a network of finite weights", f"NaN or infinity in {infinite}")
         self.store.checkpoint(seed, regime.id).unlink(missing_ok=True)
-        self._sample_blocks(seed, regime).remove()
+        self.store.samples(seed, regime.id).remove()
         rate = "training.lr" if regime.perturbation is None else "retraining.lr"
         told = (
             f"NaN or infinity in {infinite}: it diverged; nothing of it is kept; try a smaller {rate} in a new folder"
@@ -213,80 +285,21 @@ class RobustnessRun:
         dataset = self.settings.dataset.split("train")
         indices = subsample(len(dataset), self.settings.retraining.samples, seed)  # type: ignore[arg-type]
         classifier.to(device)
-        keyed, blocks = KeyedDataset(dataset, None, seed), self._sample_blocks(seed, regime)
-        for at in range(len(blocks), len(indices), size):
+        keyed, blocks = KeyedDataset(dataset, None, seed), self.store.samples(seed, regime.id)
+        for at in range(0, len(indices), size):
+            if blocks.has(at, min(at + size, len(indices))):
+                continue
             batch = keyed.__getitems__(indices[at : at + size])
             images, labels = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
             made = regime.perturbation(classifier, images, labels, seed=seeds, return_info="search")
             found = {"images": made.images, "labels": labels, "counts": augmentation_counts(made, images)}
-            blocks.add({key: value.cpu().numpy() for key, value in found.items()})
+            blocks.add(at, {key: value.cpu().numpy() for key, value in found.items()})
         rows = {key: torch.from_numpy(value) for key, value in blocks.all().items()}
         seconds = AugmentationTotals(seconds=time.perf_counter() - start)
         totals = AugmentationTotals(*rows["counts"].sum(0).tolist()) + seconds
         return AddedSamples(rows["images"], rows["labels"]), totals
 
-    def _say_cost(self, seed: int, regime: Regime, missing: list[Condition], progress: RunProgress) -> None:
-        costly, dataset = [each for each in missing if each.perturbation.in_parts], self.settings.dataset.split("test")
-        if costly:
-            indices = subsample(len(dataset), self.settings.test_images, 0)  # type: ignore[arg-type]
-            images, _ = load_batch(dataset, indices[: self.settings.eval_batch_size])
-            models = [self.model(seed, regime.id).classifier.to(best_device())]
-            for line in cost_lines(costly, models, images, len(indices), len(self.settings.dataset.classes)):
-                progress.say(line)
 
-    def _test(self, seed: int, regime: Regime, missing: list[Condition], step: Step) -> None:
-        """Test one model; every training is tested on the same images with the same noise."""
-        s, dataset, is_base = self.settings, self.settings.dataset.split("test"), regime.id == BASE
-        indices, size = subsample(len(dataset), s.test_images, 0), s.eval_batch_size  # type: ignore[arg-type]
-        classifier = self.model(seed, regime.id).classifier.to(best_device())
-        blocks = {c.id: self.store.blocks(self.store.outcomes(seed, regime.id, c.id), len(indices)) for c in missing}
-        advance = Advance(step, sum(-(-(len(indices) - len(each)) // size) for each in blocks.values()))
-        for condition in missing:
-            kept, path = blocks[condition.id], self.store.outcomes(seed, regime.id, condition.id)
-            if condition.attack_setting == TRANSFER:
-                source = self.store.outcomes(seed, BASE, f"{condition.name}/{ADAPTIVE}")
-                found = Outcomes.read(source)  # also those of the base model, against which the samples were made
-                if not is_base:
-                    samples = self.store.read_samples(seed, condition.name, source)
-                    found = transfer_images(classifier, samples, found, size, kept, advance)
-            else:
-                keep = is_base and condition.attack_setting == ADAPTIVE
-                sampler = KeySampler(indices[len(kept) :], shuffle=False, seed=0)
-                batches = ResumableLoader(
-                    KeyedDataset(dataset, None, 0),
-                    sampler=sampler,
-                    batch_size=size,
-                    num_workers=s.num_workers,
-                    pin_memory=classifier.mean.device.type == "cuda",
-                )
-                found, images = attack_images(
-                    classifier, batches, condition.perturbation, condition.id, kept, advance, keep_images=keep
-                )
-                if images is not None:
-                    of_images = {"images": images, "labels": found.labels, "indices": found.indices}
-                    tensors = {name: torch.from_numpy(each) for name, each in of_images.items()}
-                    self.store.write_samples(seed, condition.name, tensors)
-            found.write(path)
-            kept.remove()
-
-    def _check_attacks(self, seed: int, regime: Regime, step: Step) -> AttackCheckResults:
-        live = {c.id: c for c in self.conditions if c.attack_setting != TRANSFER}
-        outcomes = {name: self.store.read_outcomes(seed, regime.id, name) for name in live}
-        clean = next(name for name, each in live.items() if isinstance(each.perturbation, Identity))
-        tested, device = outcomes[clean].indices, best_device()
-        rows = np.array(subsample(len(tested), self.settings.checks.images, 0), np.int64)
-        images, labels = load_batch(self.settings.dataset.split("test"), tested[rows].tolist())
-        indices = torch.tensor(tested[rows], device=device)
-        checks = AttackChecks(
-            self.model(seed, regime.id).classifier.to(device),
-            images.to(device),
-            labels.to(device),
-            lambda name: noise.image_seeds(0, "test", name, 0, indices),
-            rows,
-            {name: each.perturbation for name, each in live.items() if each.attack_setting == ADAPTIVE},
-            outcomes,
-            clean,
-            len(self.settings.dataset.classes),
-        )
-        return checks.run(self.settings.checks, step)
+def _title(seed: int, regime: Regime) -> str:
+    return f"seed {seed}, {regime.id.replace('_', ' ')}"

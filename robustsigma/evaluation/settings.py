@@ -42,6 +42,37 @@ class Training(validation.Settings):
 
 
 @dataclass(frozen=True)
+class TrainerOptions(validation.Settings):
+    """How a training runs: arguments of `pytorch_lightning.Trainer`.
+
+    On one device, ranks share the trainings: each makes whole ones. On several, all ranks make each training together,
+    so there must be as many as devices (`--devices`, torchrun, SLURM); batch sizes are then those of one device.
+
+    Args:
+        devices: devices of a training on each machine.
+        num_nodes: machines of a training.
+        strategy: such as "ddp".
+        precision: such as "bf16-mixed"; None is single precision.
+        accelerator: "gpu", "cpu" or "auto".
+    """
+
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str | None = None
+    accelerator: str = "auto"
+
+    def __post_init__(self) -> None:
+        validation.integer("devices", self.devices, 1)
+        validation.integer("num_nodes", self.num_nodes, 1)
+
+    @property
+    def world_size(self) -> int:
+        """Devices on all machines."""
+        return self.devices * self.num_nodes
+
+
+@dataclass(frozen=True)
 class Retraining(validation.Settings):
     """How the base model is trained further, and on which samples.
 
@@ -165,6 +196,7 @@ class Evaluation(validation.Settings):
         architecture: the network.
         training: how the base model is trained.
         retraining: how every other model is trained, starting from the base model.
+        trainer: devices, strategy and precision of every training.
         conditions: perturbation of the test images, by name. Attacks are reported twice: adaptive, made against the
             model under test, and transfer, made once against the base model.
         checks: checks of whether the attacks are strong enough.
@@ -187,6 +219,7 @@ class Evaluation(validation.Settings):
     architecture: Architecture = field(default_factory=Architecture)
     training: Training = field(default_factory=Training)
     retraining: Retraining = field(default_factory=Retraining)
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
     conditions: Mapping[str, Perturbation] = field(default_factory=lambda: {"clean": Identity()})
     checks: Checks = field(default_factory=Checks)
     sweep: Sweep | None = None
@@ -199,7 +232,7 @@ class Evaluation(validation.Settings):
 
     def __post_init__(self) -> None:
         for name, kind in (("dataset", DatasetSpec), ("architecture", Architecture), ("training", Training),
-                           ("retraining", Retraining), ("checks", Checks)):  # fmt: skip
+                           ("retraining", Retraining), ("trainer", TrainerOptions), ("checks", Checks)):  # fmt: skip
             validation.instance(name, getattr(self, name), kind)
         _check_perturbations("conditions", self.conditions)
         if isinstance(self.seeds, int):

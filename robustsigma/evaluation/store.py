@@ -1,4 +1,4 @@
-"""Files of an evaluation by seed, regime and condition; finished files stay, so an interrupted run can resume."""
+"""Files of an evaluation by seed and regime; finished files stay, so an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
-from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.models import ModelCard, load_model, save_model
 from robustsigma.runs.blocks import Blocks
 from robustsigma.runs.directory import init_run_dir
@@ -17,7 +15,7 @@ from robustsigma.runs.files import damaged, read_json, write_atomically, write_j
 
 
 class RobustnessStore:
-    """Models, samples and outcomes.
+    """Models, and what was measured of them.
 
     Args:
         folder: made if it does not exist.
@@ -36,30 +34,15 @@ class RobustnessStore:
         return model_path(self.folder, seed, regime)
 
     def _notes(self, seed: int, regime: str) -> Path:
-        return self._file("models", seed, regime, ".json")
+        return self.model(seed, regime).with_suffix(".json")
 
     def checkpoint(self, seed: int, regime: str) -> Path:
         """Return the file of an unfinished training."""
-        return self._file("models", seed, regime, ".ckpt")
+        return self.model(seed, regime).with_suffix(".ckpt")
 
-    def samples(self, seed: int, name: str) -> Path:
-        """Return the file of images made against the base model."""
-        return self._file("samples", seed, name, ".safetensors")
-
-    def outcomes(self, seed: int, regime: str, condition: str) -> Path:
-        """Return the file of one cell's outcomes."""
-        return outcomes_path(self.folder, seed, regime, condition)
-
-    def attack_checks(self, seed: int, regime: str) -> Path:
-        """Return the file of a model's attack checks."""
-        return self._file("checks", seed, regime, ".npz")
-
-    def blocks(self, path: Path, size: int = 0) -> Blocks:
-        """Return the finished rows of a file that is not complete yet, of `size` rows in all."""
-        return Blocks(path.with_suffix(".parts"), size)
-
-    def _file(self, kind: str, seed: int, name: str, suffix: str) -> Path:
-        return self.folder / kind / f"seed{seed}" / f"{_flat(name)}{suffix}"
+    def samples(self, seed: int, regime: str) -> Blocks:
+        """Return the finished samples of an unfinished training."""
+        return Blocks(self.folder / "samples" / f"{model_name(seed, regime)}.npz")
 
     def has_model(self, seed: int, regime: str) -> bool:
         """Return whether the model is trained."""
@@ -92,42 +75,12 @@ class RobustnessStore:
         """Return the notes on a training."""
         return read_json(self._notes(seed, regime))
 
-    def write_samples(self, seed: int, name: str, tensors: dict[str, Tensor]) -> None:
-        """Write images made against the base model, with their labels and indices."""
-        write_atomically(self.samples(seed, name), save({key: each.contiguous() for key, each in tensors.items()}))
-
-    def read_samples(self, seed: int, name: str, outcomes: Path) -> dict[str, Tensor]:
-        """Read images made against the base model.
-
-        Args:
-            seed: seed of the training.
-            name: name of the condition.
-            outcomes: file of the test that makes them, which is repeated only where the file does not exist.
-
-        Raises:
-            ValueError: a damaged file.
-        """
-        path = self.samples(seed, name)
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            remedy = f"delete it and {outcomes}, and the same command makes both again"
-            raise damaged(path, "a safetensors file", error, remedy) from error
-
-    def read_outcomes(self, seed: int, regime: str, condition: str) -> Outcomes:
-        """Read one cell's outcomes."""
-        return Outcomes.read(self.outcomes(seed, regime, condition))
-
 
 def model_path(folder: Path, seed: int, regime: str) -> Path:
     """Return the file of a model's weights in a run's folder."""
-    return folder / "models" / f"seed{seed}" / f"{_flat(regime)}.safetensors"
+    return folder / "models" / f"{model_name(seed, regime)}.safetensors"
 
 
-def outcomes_path(folder: Path, seed: int, regime: str, condition: str) -> Path:
-    """Return the file of one cell's outcomes in a run's folder."""
-    return folder / "outcomes" / f"seed{seed}" / _flat(regime) / f"{_flat(condition)}.npz"
-
-
-def _flat(name: str) -> str:
-    return name.replace("/", ".")
+def model_name(seed: int, regime: str) -> str:
+    """Return what a model's files are called."""
+    return f"seed{seed}/{regime.replace('/', '.')}"

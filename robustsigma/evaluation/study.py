@@ -11,17 +11,19 @@ from rich.console import Console
 from robustsigma.engine.device import best_device
 from robustsigma.engine.precision import deterministic
 from robustsigma.evaluation.illustrations import illustrate
-from robustsigma.evaluation.noise_sweep import sweep_noise
+from robustsigma.evaluation.noise_sweep import SweepResults, sweep_noise
 from robustsigma.evaluation.plan import BASE
+from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.results import collect
 from robustsigma.evaluation.robustness_report import RobustnessReport
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.report import print_table, write_report
+from robustsigma.runs.directory import write_command
 from robustsigma.runs.files import write_arrays
-from robustsigma.runs.processes import Processes
 from robustsigma.runs.progress import RunProgress
 from robustsigma.runs.provenance import Provenance
+from robustsigma.runs.ranks import WHOLE, Part, Ranks
 from robustsigma.runs.results import RobustnessResults
 
 
@@ -33,10 +35,12 @@ def run_study(
     console: Console | None = None,
     command: str | None = None,
     allow: Sequence[str] = (),
-) -> RobustnessReport:
+    part: Part = WHOLE,
+) -> RobustnessReport | None:
     """Train and test every regime under every condition, after the sweep if there is one, and write the report.
 
-    If a launcher such as torchrun has started several processes that make the same call, they share the regimes.
+    If a launcher such as torchrun has started several processes that make the same call, they share the trainings and
+    the blocks of test images.
 
     Args:
         settings: what to evaluate.
@@ -45,33 +49,45 @@ def run_study(
         console: where progress and the table are shown; standard output if None.
         command: line that makes the report again; the report shows it.
         allow: dotted paths of your code; the folder is bound to their source as well as to the settings.
+        part: what to do of the run; a shard of it has no report.
 
     Returns:
-        The report.
+        The report, or None for a shard.
 
     Raises:
-        ValueError: settings or a folder that cannot be used.
+        ValueError: settings or a folder that cannot be used, or a part that needs another one first.
     """
-    provenance, folder = Provenance(command), Path(out)
-    console, processes = console or Console(), Processes.join()
-    swept = sweep_noise(settings, folder, console, processes, allow=allow)
+    settings, provenance, ranks = resolve_settings(settings), Provenance(command), Ranks.join()
+    console = (console or Console()) if ranks.is_main else Console(quiet=True)
+    with ranks.folder(out) as folder:
+        swept = sweep_noise(settings, folder, console, ranks, allow=allow, part=part)
 
-    def begin() -> RobustnessRun:
-        run = RobustnessRun(swept.settings, folder, console, processes, allow)
-        if swept.base is not None:
-            run.store.adopt_model(settings.each_seed[0], BASE, swept.base)
-        return run
+        def begin() -> RobustnessRun:
+            run = RobustnessRun(swept.settings, folder, console, ranks, allow)
+            if swept.base is not None:
+                run.store.adopt_model(settings.each_seed[0], BASE, swept.base)
+            return run
 
-    run = processes.main_process_first("evaluation", begin)
-    run.run()
-    if processes.is_main:
-        classifier = run.model(run.settings.each_seed[0], BASE).classifier.eval().to(best_device())
-        with RunProgress(1, console) as progress, progress.job("pictures for the report") as step:
-            sections, arrays = illustrate(classifier, run.settings.dataset, run.conditions, step)
-        results = dataclasses.replace(collect(run, swept.entries), run=provenance.record(), **sections)
-        results.write(folder / "results.json")
-        write_arrays(folder / "arrays.npz", arrays)
-        write_report(results.to_json(), arrays, folder)
-        print_table(results.to_json(), console)
-    processes.barrier("report")
+        run = ranks.main_first(begin)
+        write_command(folder, command)
+        run.run(part)
+        if not part.checks:
+            return None
+        if ranks.is_main:
+            _report(run, swept, provenance, console)
+        ranks.barrier()
+        ranks.settle((folder / "results.json").is_file)
     return RobustnessReport(RobustnessResults.read(folder / "results.json"), folder / "report.html")
+
+
+def _report(run: RobustnessRun, swept: SweepResults, provenance: Provenance, console: Console) -> None:
+    """Write the results and the report of a finished run, and print the table."""
+    folder = run.store.folder
+    classifier = run.model(run.settings.each_seed[0], BASE).classifier.eval().to(best_device())
+    with RunProgress(1, console) as progress, progress.job("pictures for the report") as step:
+        sections, arrays = illustrate(classifier, run.settings.dataset, run.conditions, step)
+    results = dataclasses.replace(collect(run, swept.entries), run=provenance.record(), **sections)
+    results.write(folder / "results.json")
+    write_arrays(folder / "arrays.npz", arrays)
+    write_report(results.to_json(), arrays, folder)
+    print_table(results.to_json(), console)

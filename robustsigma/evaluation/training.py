@@ -18,9 +18,11 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from robustsigma.data.dataset_spec import Split
 from robustsigma.engine import noise
+from robustsigma.evaluation.settings import TrainerOptions
 from robustsigma.lightning import AtomicCheckpointIO, RobustDataModule
-from robustsigma.runs import blocks
 from robustsigma.runs.progress import Step
+
+SAVE_INTERVAL = 5.0  # seconds. An interrupt of a training loses at most this much work, and the current epoch
 
 
 class AddedSamples(Dataset[tuple[Tensor, int]]):
@@ -74,7 +76,7 @@ class TrainingProgress(pl.Callback):
 
 
 class CheckpointSaver(pl.Callback):
-    """Saves a checkpoint at the end of an epoch, if `FLUSH_INTERVAL` has passed since the last one.
+    """Saves a checkpoint at the end of an epoch, if `SAVE_INTERVAL` has passed since the last one.
 
     Args:
         path: path of the checkpoint.
@@ -85,26 +87,34 @@ class CheckpointSaver(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the file."""
-        if time.monotonic() - self._time >= blocks.FLUSH_INTERVAL:
+        if trainer.strategy.broadcast(time.monotonic() - self._time >= SAVE_INTERVAL):
             trainer.save_checkpoint(self.path)
             self._time = time.monotonic()
 
 
-def quiet_trainer(callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
-    """Return a trainer on one device that writes and prints nothing by itself.
+def quiet_trainer(callbacks: list[pl.Callback], options: TrainerOptions | None = None, **kwargs: Any) -> pl.Trainer:
+    """Return a trainer that writes and prints nothing by itself.
 
-    It ignores the variables of a launcher: each of several processes has a whole Trainer.
+    On one device it ignores the variables of a launcher: each of several processes has a whole Trainer.
     """
-    gpu = torch.cuda.is_available()
+    options = options or TrainerOptions()
+    gpu = torch.cuda.is_available() and options.accelerator != "cpu"
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    where: dict[str, Any] = {"devices": options.devices, "num_nodes": options.num_nodes}
+    if options.world_size == 1:
+        plugins.append(LightningEnvironment())
+        where = {"devices": [torch.cuda.current_device()] if gpu else 1}
     return pl.Trainer(
-        accelerator="gpu" if gpu else "cpu",
-        devices=[torch.cuda.current_device()] if gpu else 1,
-        plugins=[LightningEnvironment(), AtomicCheckpointIO()],
+        accelerator=("gpu" if gpu else "cpu") if options.accelerator == "auto" else options.accelerator,
+        strategy=options.strategy,
+        precision=options.precision,  # type: ignore[arg-type]
+        plugins=plugins,
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **where,
         **kwargs,
     )
 

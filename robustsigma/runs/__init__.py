@@ -1,1 +1,1 @@
-"""What every long run shares: its folder, fingerprints, blocks of finished work, progress, processes and provenance."""
+"""What every long run shares: its folder, fingerprints, blocks of finished work, ranks, progress and provenance."""

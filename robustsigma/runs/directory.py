@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from robustsigma.engine.validation import fail
 from robustsigma.runs.files import PART, read_json, write_json, writer
 
+_COMMAND = "command.json"
 _FINGERPRINTS = {"network.": "the network weights", "data.": "the data (images and labels)", "code.": "the source"}
 
 
@@ -48,6 +50,25 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     # To delete the file alone is no cure: finished work in the folder may be of other settings.
     remedy = f"which settings {folder} was made with is not known any more: delete the folder, or name another"
     return read_json(path, remedy=remedy) if path.is_file() else None
+
+
+def write_command(folder: Path, command: str | None) -> None:
+    """Write the command line of a run, and where it was run, for `report`."""
+    if command is not None:
+        write_json(folder / _COMMAND, {"command": command, "folder": str(Path.cwd())})
+
+
+def read_command(folder: Path) -> tuple[list[str], Path]:
+    """Return the arguments of the command line of a run, and where it was run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not (folder / _COMMAND).is_file():
+        told = f"{folder}, which has no {_COMMAND}; make the call that began it again"
+        raise fail("run", "the folder of a run of evaluate or benchmark", told)
+    found = read_json(folder / _COMMAND)
+    return shlex.split(found["command"])[1:], Path(found["folder"])
 
 
 def init_run_dir(folder: Path, settings: dict[str, Any]) -> None:

@@ -61,12 +61,11 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool
     return write_atomically(path, buffer.getvalue())
 
 
-def read_arrays(path: Path, *, remedy: str | None = None) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file by name.
 
     Args:
         path: path of the file.
-        remedy: what to do if the file is damaged; None advises to delete it.
 
     Raises:
         ValueError: naming the file, if it is truncated, empty or something else.
@@ -81,7 +80,7 @@ def read_arrays(path: Path, *, remedy: str | None = None) -> dict[str, np.ndarra
         except MemoryError:
             raise
         except Exception as error:  # zipfile, zlib and NumPy each have errors of their own
-            raise damaged(path, "an .npz file", error, remedy) from error
+            raise damaged(path, "an .npz file", error) from error
 
 
 def read_json(path: Path, *, remedy: str | None = None) -> dict[str, Any]:

@@ -17,8 +17,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from robustsigma.runs.processes import Processes
-
 Step = Callable[[float, int | None], None]  # finished steps, and steps in all
 
 
@@ -28,15 +26,13 @@ class RunProgress:
     Args:
         jobs: number of all jobs.
         console: where to show them.
-        processes: that share the jobs. Several print lines, as bars would overwrite each other.
     """
 
-    def __init__(self, jobs: int, console: Console, processes: Processes | None = None) -> None:
-        processes = processes or Processes()
-        self.jobs, self.done, self.console, self._count = jobs, 0, console, processes.counter()
+    def __init__(self, jobs: int, console: Console) -> None:
+        self.jobs, self.done, self.console = jobs, 0, console
         columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(),
                    TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
-        bars = (console.is_terminal or console.is_jupyter) and processes.world_size == 1
+        bars = (console.is_terminal or console.is_jupyter) and not console.quiet
         self.bars = Progress(*columns, console=console, transient=True) if bars else None
         self.overall: TaskID | None = None
 
@@ -73,7 +69,7 @@ class RunProgress:
 
     def finish(self, line: str) -> None:
         """Count a job as done and print a line."""
-        self.done = self._count()
+        self.done += 1
         width = len(str(self.jobs))
         self.say(f"[dim]{self.done:{width}}/{self.jobs}[/dim]  {line}")
         if self.bars and self.overall is not None:

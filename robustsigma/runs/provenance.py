@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import features
 
-from robustsigma.runs.processes import world_size
+from robustsigma.runs.ranks import world_size
 
 _PACKAGES = ("robustsigma", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow")
 

@@ -27,10 +27,10 @@ from robustsigma import (
     IntegratedGradients,
     StoredMaps,
 )
-from robustsigma.benchmarking.store import BenchmarkStore
 from robustsigma.data import Baggage
 from robustsigma.engine.metrics import Cost, InsertionDeletion, Localization, RelativeStandardError
 from robustsigma.models import Architecture
+from robustsigma.runs.blocks import Blocks
 
 SPEC = Baggage(size=16, train=20, val=5, test=40)
 SPLIT = SPEC.split("test")
@@ -247,20 +247,20 @@ def test_an_interrupted_call_resumes_and_a_folder_is_of_its_functions(tmp_path, 
 
     methods = {"mine": method(2), "partial": functools.partial(method, 3)()}
     call = functools.partial(run, batch_size=2, out=tmp_path / "out", checked=4)
-    write, written = BenchmarkStore.write, []
+    add, written = Blocks.add, []
 
-    def stop(self, *args):
-        if len(written) == 3:
+    def stop(self, start, rows):
+        if len(written) == 1:
             raise KeyboardInterrupt
-        written.append(args[:3])
-        write(self, *args)
+        written.append(start)
+        add(self, start, rows)
 
-    monkeypatch.setattr(BenchmarkStore, "write", stop)
+    monkeypatch.setattr(Blocks, "add", stop)
     with pytest.raises(KeyboardInterrupt):
         call(methods=methods)
-    monkeypatch.setattr(BenchmarkStore, "write", lambda self, *args: written.append(args[:3]) or write(self, *args))
+    monkeypatch.setattr(Blocks, "add", lambda self, start, rows: written.append(start) or add(self, start, rows))
     report = call(methods={"mine": method(2), "partial": method(3)})  # made again, they are the same
-    assert len(written) == len(set(written)) == 2 * 4
+    assert len(written) == len(set(written)) == 2
     assert cells(report) == pytest.approx(cells(run(methods=methods, checked=4)), abs=1e-5)
     assert report.path == tmp_path / "out" / "report.html"
     assert {"results.json", "values.csv", "arrays.npz", "report.html"} <= {p.name for p in report.path.parent.iterdir()}

@@ -3,9 +3,12 @@
 import numpy as np
 
 from robustsigma import FGSM, PGD, GaussianNoise, Identity, SigmaSample
+from robustsigma.evaluation import block_evaluation
 from robustsigma.evaluation.matrix import Matrix
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import Condition, Regime
+from robustsigma.evaluation.store import model_name
+from robustsigma.runs.blocks import Blocks
 
 N = 200
 CLEAN = Condition("clean", "clean", "none", Identity())
@@ -42,6 +45,28 @@ def outcomes_of(right, n=N, attempted=0, converged=None, steps=5, shift=0):
         linf=np.full(n, 0.2, np.float32),
         ssim=np.full(n, 0.9, np.float32),
     )
+
+
+def stored(folder, seed, regime, condition):
+    """Return the outcomes that a finished run of a study keeps."""
+    return block_evaluation.outcomes_of(Blocks(_file(folder, seed, regime)).all(), condition)
+
+
+def store(folder, seed, regime, found):
+    """Write outcomes by condition as a finished run keeps them."""
+    first = next(iter(found.values()))
+    rows = {"indices": first.indices, "labels": first.labels}
+    for condition, outcomes in found.items():
+        columns = {name: values for name, values in vars(outcomes).items() if values is not None}
+        rows |= {f"{condition}|{name}": values for name, values in columns.items()}
+    blocks = Blocks(_file(folder, seed, regime))
+    blocks.path.unlink(missing_ok=True)
+    blocks.add(0, rows)
+    blocks.finish()
+
+
+def _file(folder, seed, regime):
+    return block_evaluation.outcomes_file(folder, model_name(seed, regime))
 
 
 def matrix_of(rights, columns=COLUMNS, regimes=(BASE,), seeds=(0,)):

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from matrix_case import N, outcomes_of
+from matrix_case import N, outcomes_of, store
 
 from robustsigma import FGSM, PGD, evaluate
 from robustsigma.cli import main
 from robustsigma.engine.metrics import holm, paired_difference
 from robustsigma.evaluation.comparison import compare
-from robustsigma.evaluation.store import outcomes_path
 from robustsigma.runs.files import write_json
 from robustsigma.runs.results import RobustnessResults
 
@@ -36,8 +35,8 @@ def run(folder, models, *, seeds=(0,), settings=SETTINGS, data="images", flags=(
     ]
     for model, counts in models.items():
         for seed in seeds:
-            for condition, correct in zip(settings, counts, strict=True):
-                outcomes_of(correct, shift=shift).write(outcomes_path(folder, seed, model, condition))
+            found = (outcomes_of(correct, shift=shift) for correct in counts)
+            store(folder, seed, model, dict(zip(settings, found, strict=True)))
     write_json(folder / "settings.json", {"data": data})
     RobustnessResults(
         seeds=list(seeds),

@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import robustsigma
 from robustsigma import FGSM, PGD, Classifier, GaussianNoise, Identity, evaluate, robust_accuracy
 from robustsigma.data import Datasets
-from robustsigma.evaluation import Checks, RobustnessReport, given_evaluation
+from robustsigma.evaluation import Checks, RobustnessReport
+from robustsigma.evaluation.block_evaluation import BlockEvaluation
+from robustsigma.evaluation.illustrations import SHOWN
 from robustsigma.lightning import LitClassifier
 from robustsigma.models import ModelCard
 
@@ -285,6 +287,19 @@ def test_robust_accuracy_is_a_number_with_its_interval(expected):
         robust_accuracy({"a": cases.mlp()}, (IMAGES, LABELS), FGSM(0.1))
 
 
+def test_each_image_is_read_once_for_all_models_and_conditions():
+    class Counting(TensorDataset):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    read = []
+    models = {name: cases.mlp() for name in "abc"}
+    evaluate(models, Counting(IMAGES, LABELS), CONDITIONS, checks=None, progress=False, batch_size=8, **NORMALIZATION)
+    assert sorted({*read}) == list(range(N))
+    assert len(read) <= N + 2 + SHOWN  # two for their shape, and the examples of the report
+
+
 # Folders
 
 
@@ -292,15 +307,16 @@ def test_robust_accuracy_is_a_number_with_its_interval(expected):
 def blocks(monkeypatch):
     """Record the blocks that are measured; the list `stop` has the number after which an interrupt comes."""
     pytest.importorskip("matplotlib")
-    done, stop, measure = [], [], given_evaluation.measure_block
+    done, stop, measure = [], [], BlockEvaluation._measure
 
-    def watched(models, images, *rest):
+    def watched(self, group, block, advance):
         if stop and len(done) == stop[0]:
             raise KeyboardInterrupt
-        done.append(len(images))
-        return measure(models, images, *rest)
+        if not all(self.blocks[name].has(block.start, block.start + len(block.labels)) for name in group):
+            done.append(len(block.labels))
+        measure(self, group, block, advance)
 
-    monkeypatch.setattr(given_evaluation, "measure_block", watched)
+    monkeypatch.setattr(BlockEvaluation, "_measure", watched)
     return done, stop
 
 
@@ -368,7 +384,7 @@ MISTAKES = {
     r"images: expected finite values": _bad(torch.full_like(IMAGES, torch.nan)),
     r"images: .* channels last; use permute": _bad(IMAGES.permute(0, 2, 3, 1)),
     r"images: expected a floating dtype or uint8, got torch.int64": _bad(IMAGES.long()),
-    r"images: expected a tensor \(B, C, H, W\) at 0 of a batch, got shape \(37, 8, 8\)": _bad(IMAGES[:, 0]),
+    r"images: expected a tensor \(B, C, H, W\) at 0 of a batch, got shape \(2, 8, 8\)": _bad(IMAGES[:, 0]),
     r"labels: expected class indices in \[0, 2\], got \[0, 3\]": _bad(labels=torch.arange(N) % 4),
     r"labels: expected class indices in \[0, 2\], got \[-1, ": _bad(labels=LABELS - 1),
     r"labels: expected integers": _bad(labels=LABELS.float()),

@@ -53,6 +53,12 @@ def test_the_base_model_is_the_given_network(weights, tmp_path):
         assert all(torch.equal(base[name], given[name]) for name in given)
         again = load_file(run.store.model(seed, "fgsm/retrain"))
         assert not torch.equal(again["linear.weight"], given["linear.weight"])
+    tested = sorted(
+        path.relative_to(tmp_path / "run" / "outcomes").as_posix() for path in tmp_path.rglob("outcomes/*/*")
+    )
+    assert tested == ["seed0/base.npz", "seed0/fgsm.retrain.npz", "seed1/fgsm.retrain.npz"], (
+        "it is the same for each seed"
+    )
     assert collect(run).regimes[0]["settings"] == "robustsigma.models.CifarResNet, as it was given"
 
 

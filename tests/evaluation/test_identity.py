@@ -53,7 +53,7 @@ def _settings(**changes):
 def _run(settings, out):
     run = RobustnessRun(settings, out, Console(file=io.StringIO()))
     run.run()
-    return run.store.read_outcomes(0, BASE, "clean").correct.mean()
+    return run.outcomes(0, BASE, "clean").correct.mean()
 
 
 def _state(net):

@@ -7,20 +7,17 @@ import signal
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from robustsigma import FGSM, GaussianNoise, Identity
 from robustsigma.data import Baggage
-from robustsigma.evaluation import Checks, Evaluation, Retraining, Training
-from robustsigma.evaluation.outcomes import Outcomes
+from robustsigma.evaluation import Checks, Evaluation, Retraining, Training, training
 from robustsigma.evaluation.results import collect
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture
-from robustsigma.runs import blocks as blocks_module
 from robustsigma.runs.blocks import Blocks
 
 SETTINGS = Evaluation(
@@ -53,7 +50,7 @@ def _files(out):
 @pytest.fixture
 def work(monkeypatch):
     """Record every batch that is trained on, tested or perturbed beforehand; and let some end in an interrupt."""
-    monkeypatch.setattr(blocks_module, "FLUSH_INTERVAL", 0.0)
+    monkeypatch.setattr(training, "SAVE_INTERVAL", 0.0)
     done, every = [], []
 
     def count():
@@ -68,12 +65,9 @@ def work(monkeypatch):
         count()
         return loss
 
-    def watched_add(self, rows):
-        add(self, rows)
-        if "counts" in rows:
-            done.append(("samples", self.folder.name, len(self)))
-        else:
-            done.append(("test", self.folder.relative_to(self.folder.parents[3]).as_posix(), len(self)))
+    def watched_add(self, start, rows):
+        add(self, start, rows)
+        done.append(("samples" if "counts" in rows else "test", self.folder.name, start))
         count()
 
     monkeypatch.setattr(LitClassifier, "training_step", watched_step)
@@ -111,65 +105,34 @@ def test_no_image_and_no_epoch_is_done_twice(every, work, tmp_path):
     assert _files(tmp_path / "parts") == _files(tmp_path / "whole")
 
 
-def test_a_run_that_was_killed_after_the_last_image_of_a_cell_only_puts_it_in_its_place(work, tmp_path, monkeypatch):
+def test_a_run_that_was_killed_after_the_last_block_only_makes_one_file_of_them(work, tmp_path, monkeypatch):
     done, _ = work
     with monkeypatch.context() as patch:
 
-        def killed(self, path):
+        def killed(self):
             raise KeyboardInterrupt
 
-        patch.setattr(Outcomes, "write", killed)
+        patch.setattr(Blocks, "finish", killed)
         handler = signal.getsignal(signal.SIGINT)
         try:
             with pytest.raises(KeyboardInterrupt):
                 _go_on(tmp_path)
         finally:
             signal.signal(signal.SIGINT, handler)
-    assert not list((tmp_path / "outcomes").rglob("*.npz")) or list((tmp_path / "outcomes").rglob("*.parts"))
+    assert len(list((tmp_path / "outcomes").rglob("*.parts"))) == 3
     first = [key for key in done if key[0] == "test"]
+    assert len(first) == 3 * 3
     _go_on(tmp_path)
-    assert max(Counter(key for key in done if key[0] == "test").values()) == 1
-    assert len(first) == 3  # all batches were kept, then came the interrupt
+    assert [key for key in done if key[0] == "test"] == first
     assert not list(tmp_path.rglob("*.parts"))
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_parts_are_rows_in_order_and_are_kept_only_every_few_seconds(tmp_path, monkeypatch):
-    found = Blocks(tmp_path / "cell.parts")
-    found.add({"a": np.arange(3)})
-    assert not (tmp_path / "cell.parts").exists()
-    monkeypatch.setattr(blocks_module, "FLUSH_INTERVAL", 0.0)
-    found.add({"a": np.arange(3, 5)})
-    found.add({"a": np.arange(5, 6)})
-    assert len(list((tmp_path / "cell.parts").iterdir())) == 2
-    again = Blocks(tmp_path / "cell.parts")
-    assert len(again) == 6
-    assert again.all()["a"].tolist() == list(range(6))
-    again.remove()
-    again.remove()
-    assert Blocks(tmp_path / "cell.parts").all() == {}
-
-
-def test_a_damaged_part_is_told_with_the_folder_to_delete(tmp_path, monkeypatch):
-    """To delete one file of several would put the rows after it in the wrong place."""
-    monkeypatch.setattr(blocks_module, "FLUSH_INTERVAL", 0.0)
-    found = Blocks(tmp_path / "cell.parts")
-    for start in (0, 3):
-        found.add({"a": np.arange(start, start + 3)})
-    (tmp_path / "cell.parts" / "00000.npz").write_bytes(b"")
-    with pytest.raises(
-        ValueError, match=r"00000\.npz: expected an \.npz file .*; delete the folder .*cell\.parts, and"
-    ):
-        Blocks(tmp_path / "cell.parts")
-
-
 PLACES = {
-    "outcomes/seed0/base/clean.npz": r"delete it, and",
-    "outcomes/seed0/base/fgsm.adaptive.npz": r"delete it, and",
+    "outcomes/seed0/base.npz": r"delete it, and",
     "models/seed0/base.safetensors": r"delete it, and",
     "models/seed0/base.json": r"delete it, and",
     "checks/seed0/base.npz": r"delete it, and",
-    "samples/seed0/fgsm.safetensors": r"delete it and .*fgsm\.adaptive\.npz, and",
 }
 
 
@@ -189,9 +152,8 @@ def test_what_an_error_says_of_a_damaged_file_helps(place, whole, tmp_path):
     out = shutil.copytree(whole, tmp_path / "run")
     content = (out / place).read_bytes()
     (out / place).write_bytes(content[: len(content) // 2])
-    if place.startswith(("models", "samples")):  # else nobody reads it
-        (out / "outcomes" / "seed0" / "noise.retrain" / "fgsm.transfer.npz").unlink()
-        (out / "outcomes" / "seed0" / "base" / "gaussian.npz").unlink()
+    if place.startswith("models"):  # else nobody reads it
+        (out / "outcomes" / "seed0" / "noise.retrain.npz").unlink()
 
     def go_on():
         run = RobustnessRun(CHECKED, out, Console(file=io.StringIO()))
@@ -203,8 +165,6 @@ def test_what_an_error_says_of_a_damaged_file_helps(place, whole, tmp_path):
     ):
         go_on()
     (out / place).unlink()
-    if place.startswith("samples"):
-        (out / "outcomes" / "seed0" / "base" / "fgsm.adaptive.npz").unlink()
     before = RobustnessRun(CHECKED, whole, Console(file=io.StringIO()))
     assert go_on() == collect(before).cells
     if not place.endswith(".json"):
@@ -218,7 +178,7 @@ def _diverge(model, *_):
 
 @pytest.mark.parametrize(("regime", "rate"), [("base", "training"), ("noise/retrain", "retraining")])
 def test_a_training_that_diverges_keeps_nothing_and_is_done_anew(regime, rate, tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks_module, "FLUSH_INTERVAL", 0.0)  # every epoch is kept, and every batch of samples
+    monkeypatch.setattr(training, "SAVE_INTERVAL", 0.0)  # every epoch is kept
     run = RobustnessRun(SETTINGS, tmp_path, Console(file=io.StringIO()))
     chosen = next(each for each in run.regimes if each.id == regime)
     if regime != "base":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from matrix_case import CLEAN, codes_of, matrix_of, outcomes_of
+from matrix_case import CLEAN, codes_of, matrix_of, outcomes_of, store, stored
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -19,7 +19,6 @@ from robustsigma.evaluation import Checks, Evaluation, Retraining, Sweep, Traini
 from robustsigma.evaluation._held_out import HeldOut, held_out
 from robustsigma.evaluation.flags import run_flags
 from robustsigma.evaluation.noise_sweep import SweepRun, best_of, sweep_noise
-from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import Regime
 from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.run import RobustnessRun
@@ -86,18 +85,19 @@ def done(tmp_path_factory):
 @pytest.fixture
 def calls(monkeypatch):
     """Record every training and test."""
-    found, train, test = [], RobustnessRun._train, RobustnessRun._test
+    found, train, add = [], RobustnessRun._train, Blocks.add
 
     def watched_train(self, seed, regime, step):
-        found.append(("train", regime.id))
+        found.append(("train", regime.id.replace("/", ".")))
         train(self, seed, regime, step)
 
-    def watched_test(self, seed, regime, missing, step):
-        found.append(("test", regime.id))
-        test(self, seed, regime, missing, step)
+    def watched_add(self, start, rows):
+        if "outcomes" in self.path.parts:
+            found.append(("test", self.path.stem))
+        add(self, start, rows)
 
     monkeypatch.setattr(RobustnessRun, "_train", watched_train)
-    monkeypatch.setattr(RobustnessRun, "_test", watched_test)
+    monkeypatch.setattr(Blocks, "add", watched_add)
     return found
 
 
@@ -109,13 +109,8 @@ def _copy(done, tmp_path):
     return out
 
 
-def _path(out, trial, column, seed=0):
-    name = f"{column.replace('/', '.')}.npz"
-    return out / "sweep" / "outcomes" / f"seed{seed}" / trial.replace("/", ".") / name
-
-
 def _outcomes(out, trial, column, seed=0):
-    return Outcomes.read(_path(out, trial, column, seed))
+    return stored(out / "sweep", seed, trial, column)
 
 
 def test_every_std_is_evaluated_on_the_same_validation_images(done):
@@ -136,8 +131,8 @@ def test_the_tables_are_those_of_the_stored_outcomes(done, tmp_path):
     out = _copy(done, tmp_path)
     for protocol, name in SWEPT:
         for std, rights in zip(STDS, [(12, 9, 6), (8, 6, 4)][:: 1 if protocol == "retrain" else -1], strict=True):
-            for column, right in zip(COLUMNS, rights, strict=True):
-                outcomes_of(right, 14).write(_path(out, f"{name}/{protocol}/{std}", column))
+            found = dict(zip(COLUMNS, (outcomes_of(right, 14) for right in rights), strict=True))
+            store(out / "sweep", 0, f"{name}/{protocol}/{std}", found)
     found = sweep_noise(SETTINGS, out, _quiet())
     assert [entry["best"] for entry in found.entries] == list(STDS)
     assert json.loads((out / "sweep" / "table.json").read_text("utf-8")) == found.entries
@@ -197,16 +192,16 @@ def test_a_finished_sweep_is_not_done_again(done, tmp_path, calls):
     out = _copy(done, tmp_path)
     assert _untimed(sweep_noise(SETTINGS, out, _quiet()).entries) == _untimed(done[1].entries)
     assert calls == []
-    (out / "sweep" / "outcomes" / "seed0" / "gaussian.retrain.0.3" / "clean.npz").unlink()
+    (out / "sweep" / "outcomes" / "seed0" / "gaussian.retrain.0.3.npz").unlink()
     (out / "sweep" / "models" / "seed0" / "gaussian.on_the_fly.0.05.safetensors").unlink()
     assert _untimed(sweep_noise(SETTINGS, out, _quiet()).entries) == _untimed(done[1].entries)
-    assert calls == [("test", "gaussian/retrain/0.3"), ("train", "gaussian/on_the_fly/0.05")]
+    assert calls == [("train", "gaussian.on_the_fly.0.05"), ("test", "gaussian.retrain.0.3")]
 
 
 def test_a_std_can_be_added_and_another_criterion_taken(done, tmp_path, calls):
     out = _copy(done, tmp_path)
     found = sweep_noise(replace(SETTINGS, sweep=Sweep((*STDS, 0.1), images=14, by="worst")), out, _quiet())
-    assert [name for _, name in calls] == ["gaussian/retrain/0.1"] * 2 + ["gaussian/on_the_fly/0.1"] * 2
+    assert [name for _, name in calls] == ["gaussian.retrain.0.1", "gaussian.on_the_fly.0.1"] * 2
     for entry in found.entries:
         assert [row["std"] for row in entry["rows"]] == [0.05, 0.1, 0.3]
         for row in entry["rows"]:
@@ -231,7 +226,7 @@ def test_every_trial_has_samples_of_its_own_noise(tmp_path, monkeypatch):
     images = [found for found in places if isinstance(found, torch.Tensor)]
     folders = [found for found in places if not isinstance(found, torch.Tensor)]
     assert not torch.equal(*images)
-    assert len({folder for folder in folders if "train" in folder.name}) == len(STDS)
+    assert len({folder for folder in folders if "samples" in folder.parts and "retrain" in folder.name}) == len(STDS)
 
 
 def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(done, tmp_path, monkeypatch, calls):
@@ -239,7 +234,7 @@ def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(done, tmp_path, monke
     with monkeypatch.context() as patch:
 
         def interrupt(*_):
-            if len(calls) == 4:  # the base model, a trial with its test, and one in training
+            if len(calls) == 3:  # the base model, a trial, and one in training
                 raise KeyboardInterrupt
 
         patch.setattr(TrainingProgress, "on_train_batch_end", interrupt)
@@ -249,7 +244,7 @@ def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(done, tmp_path, monke
         finally:
             signal.signal(signal.SIGINT, handler)
     assert not list((tmp_path / "sweep" / "models").rglob("gaussian.retrain.0.05*"))
-    kept = list(calls[:3])
+    kept = list(calls[:2])
     calls.clear()
     assert _untimed(sweep_noise(SETTINGS, tmp_path, _quiet()).entries) == _untimed(done[1].entries)
     assert not set(kept) & set(calls)
@@ -298,7 +293,7 @@ def test_the_evaluation_goes_on_from_the_sweep(done, tmp_path, calls, monkeypatc
     results = json.loads((out / "results.json").read_text("utf-8"))
     assert _untimed(results["sweep"]) == _untimed(done[1].entries)
     trained = [name for kind, name in calls if kind == "train"]
-    assert trained == ["clean/retrain", "gaussian/retrain", "gaussian/on_the_fly", "fgsm/on_the_fly"]
+    assert trained == ["clean.retrain", "gaussian.retrain", "gaussian.on_the_fly", "fgsm.on_the_fly"]
     assert "std_not_swept" not in codes_of(results["flags"])
     best = {entry["regime"]: entry["best"] for entry in results["sweep"]}
     for regime in results["regimes"]:

@@ -20,6 +20,8 @@ from matrix_case import (
     codes_of,
     matrix_of,
     outcomes_of,
+    store,
+    stored,
 )
 
 from robustsigma import PGD, AutoAttack, GaussianNoise, SigmaSample, Square
@@ -27,7 +29,6 @@ from robustsigma.engine.metrics import Interval, holm, paired_difference
 from robustsigma.engine.perturbations import SampleCache
 from robustsigma.evaluation.findings import findings, verdict
 from robustsigma.evaluation.flags import cell_flags, run_flags
-from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import Condition, Regime
 from robustsigma.evaluation.results import augmentation, cell_entries, differences, overfitting_events, per_seed
 from robustsigma.report import text
@@ -207,8 +208,8 @@ def test_a_single_step_that_surely_beats_many_is_masking():
 
 
 def test_cells_have_a_calibration_error(tmp_path):
-    outcomes_of(100).write(tmp_path / "cell.npz")
-    read = Outcomes.read(tmp_path / "cell.npz")
+    store(tmp_path, 0, "base", {"clean": outcomes_of(100)})
+    read = stored(tmp_path, 0, "base", "clean")
     assert cell_entries(matrix_of([[read]], [CLEAN]))[0]["calibration"]["mean"] == pytest.approx(0.3, abs=1e-6)
 
 

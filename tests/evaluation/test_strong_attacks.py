@@ -12,7 +12,7 @@ from broken_models import MEAN, STD
 from given_case import IMAGES, LABELS
 from given_case import MEAN as MEANS
 from given_case import STD as STDS
-from matrix_case import BASE, CLEAN, codes_of, matrix_of, outcomes_of
+from matrix_case import BASE, CLEAN, codes_of, matrix_of, outcomes_of, store, stored
 from rich.console import Console
 
 from robustsigma import (
@@ -30,12 +30,13 @@ from robustsigma import (
 )
 from robustsigma.data import Baggage, Digits
 from robustsigma.data.loading import load_batch
-from robustsigma.evaluation import Checks, Evaluation, Training, given_evaluation, run_study
+from robustsigma.evaluation import Checks, Evaluation, Training, run_study
+from robustsigma.evaluation.block_evaluation import BlockEvaluation
 from robustsigma.evaluation.card import model_card
 from robustsigma.evaluation.comparison import compare
 from robustsigma.evaluation.flags import cell_flags, run_flags
-from robustsigma.evaluation.outcomes import Advance, Outcomes, measure_block
-from robustsigma.evaluation.plan import Condition, conditions
+from robustsigma.evaluation.outcomes import Advance, measure
+from robustsigma.evaluation.plan import Condition
 from robustsigma.evaluation.threat_model import averages
 from robustsigma.models import Architecture
 from robustsigma.report import page, robustness
@@ -84,20 +85,20 @@ def test_passes_of_every_condition_are_counted(report):
 
 
 def test_an_interrupted_autoattack_resumes_by_blocks(report, tmp_path, monkeypatch):
-    measure, done = given_evaluation.measure_block, []
+    measure, done = BlockEvaluation._measure, []
 
-    def stopped(models, images, *rest):
-        done.append(len(images))
-        if len(done) == 3:
+    def watched(self, group, block, advance):
+        done.append(len(block.labels))
+        if stops and len(done) == 3:
             raise KeyboardInterrupt
-        return measure(models, images, *rest)
+        measure(self, group, block, advance)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(given_evaluation, "measure_block", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            _evaluate(8, out=tmp_path)
+    monkeypatch.setattr(BlockEvaluation, "_measure", watched)
+    stops = [True]
+    with pytest.raises(KeyboardInterrupt):
+        _evaluate(8, out=tmp_path)
     done.clear()
-    monkeypatch.setattr(given_evaluation, "measure_block", lambda *args: done.append(len(args[1])) or measure(*args))
+    stops.clear()
     again = _evaluate(8, out=tmp_path)
     assert done == [8, 8, 5]
     assert again.outcomes("model", NAME).found_by.tolist() == report.outcomes("model", NAME).found_by.tolist()
@@ -107,8 +108,9 @@ def test_an_interrupted_autoattack_resumes_by_blocks(report, tmp_path, monkeypat
 def test_progress_moves_within_a_block():
     told = []
     advance = Advance(lambda done, total: told.append((done, total)), 2)
-    columns = conditions({"clean": Identity(), "AutoAttack": AUTO}, transfer=False)
-    measure_block({"a": Classifier(cases.mlp())}, IMAGES, LABELS, columns, 0, advance)
+    for perturbation in (Identity(), AUTO):
+        measure(Classifier(cases.mlp()), perturbation, IMAGES, LABELS, 0, advance)
+        advance()
     done = [each for each, _ in told]
     assert done == sorted(done)
     assert {1, 2} < {*done}
@@ -273,11 +275,11 @@ def test_a_card_tells_distances_and_a_comparison_leaves_them_out(tmp_path):
     assert [change.condition for change in compare(tmp_path, tmp_path).changes] == ["clean", NAME]
 
 
-def test_files_of_earlier_versions_have_no_passes(tmp_path):
+def test_what_was_not_measured_is_none(tmp_path):
     new = dataclasses.replace(outcomes_of(150), passes=np.full(200, 7, np.float32))
     for found in (outcomes_of(150), new):
-        found.write(tmp_path / "o.npz")
-        again = Outcomes.read(tmp_path / "o.npz")
+        store(tmp_path, 0, "base", {"clean": found})
+        again = stored(tmp_path, 0, "base", "clean")
         assert (again.passes is None) == (found.passes is None)
         assert again.found_by is None
     assert again.passes.tolist() == [7] * 200
@@ -298,8 +300,8 @@ def test_a_study_runs_them_too(tmp_path):
     )
     file = io.StringIO()
     report = run_study(settings, tmp_path, console=Console(file=file, width=200))
-    assert file.getvalue().count("AutoAttack: at most") == 2
-    seeds = [Outcomes.read(p) for p in sorted(tmp_path.glob("outcomes/*/base/AutoAttack.adaptive.npz"))]
+    assert file.getvalue().count("AutoAttack: at most") == 1
+    seeds = [stored(tmp_path, seed, "base", NAME) for seed in (0, 1)]
     found = torch.from_numpy(np.concatenate([each.found_by for each in seeds]))
     assert len(found) == 24
     assert _cell(report, NAME, "base")["attacks"] == AUTO.accuracies(found)

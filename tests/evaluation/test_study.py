@@ -9,18 +9,23 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from matrix_case import stored
 from rich.console import Console
 from safetensors.torch import load_file
 
 from robustsigma import FGSM, GaussianNoise, Identity, Sigma, SigmaSample
 from robustsigma.data import Baggage
+from robustsigma.data.loading import load_batch
+from robustsigma.engine import noise
 from robustsigma.evaluation import Checks, Evaluation, Retraining, RobustnessReport, Training, run_study
+from robustsigma.evaluation.block_evaluation import BlockEvaluation
 from robustsigma.evaluation.illustrations import default_attributors
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import Condition
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.training import TrainingProgress
 from robustsigma.models import Architecture, load_model
+from robustsigma.runs.blocks import Blocks
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -61,9 +66,7 @@ def _go_on(settings, out):
 
 
 def _read(out, regime, column, seed=0):
-    return Outcomes.read(
-        out / "outcomes" / f"seed{seed}" / regime.replace("/", ".") / f"{column.replace('/', '.')}.npz"
-    )
+    return stored(out, seed, regime, column)
 
 
 def _same_outcomes(first, second):
@@ -94,23 +97,24 @@ def done(tmp_path_factory):
 @pytest.fixture
 def calls(monkeypatch):
     """Record every training and test."""
-    found, train, test, diagnose = [], RobustnessRun._train, RobustnessRun._test, RobustnessRun._check_attacks
+    found, train, add, check = [], RobustnessRun._train, Blocks.add, BlockEvaluation._check
 
     def watched_train(self, seed, regime, step):
-        found.append(("train", seed, regime.id))
+        found.append(("train", seed, regime.id.replace("/", ".")))
         train(self, seed, regime, step)
 
-    def watched_test(self, seed, regime, missing, step):
-        found.append(("test", seed, f"{regime.id}: {', '.join(column.id for column in missing)}"))
-        test(self, seed, regime, missing, step)
+    def watched_add(self, start, rows):
+        if "outcomes" in self.path.parts:
+            found.append(("test", int(self.path.parent.name[4:]), self.path.stem))
+        add(self, start, rows)
 
-    def watched_check_attacks(self, seed, regime, step):
-        found.append(("diagnose", seed, regime.id))
-        return diagnose(self, seed, regime, step)
+    def watched_check(self, name, *rest):
+        found.append(("check", int(name[4]), name.partition("/")[2]))
+        return check(self, name, *rest)
 
-    monkeypatch.setattr(RobustnessRun, "_check_attacks", watched_check_attacks)
+    monkeypatch.setattr(BlockEvaluation, "_check", watched_check)
     monkeypatch.setattr(RobustnessRun, "_train", watched_train)
-    monkeypatch.setattr(RobustnessRun, "_test", watched_test)
+    monkeypatch.setattr(Blocks, "add", watched_add)
     return found
 
 
@@ -229,21 +233,23 @@ def test_transfer_to_the_base_model_is_the_attack_on_it(done, attack):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.third_party_rng  # weights, before they are loaded
-def test_transfer_cells_were_tested_on_the_stored_samples(done, attack):
+def test_transfer_cells_were_tested_on_samples_against_the_base_model(done, attack):
     out = done[0]
-    samples = load_file(out / "samples" / "seed0" / f"{attack}.safetensors")
     base = _read(out, "base", f"{attack}/adaptive")
-    clean = torch.stack([SETTINGS.dataset.split("test")[int(i)][0] for i in samples["indices"]])
-    np.testing.assert_array_equal(samples["indices"].numpy(), base.indices)
-    np.testing.assert_allclose((samples["images"] - clean).abs().flatten(1).amax(1).numpy(), base.linf, atol=1e-6)
-    for regime in REGIMES:
-        classifier, _ = load_model(out / "models" / "seed0" / f"{regime.replace('/', '.')}.safetensors")
+    images, labels = load_batch(SETTINGS.dataset.split("test"), base.indices.tolist())
+    models = {
+        name: load_model(out / "models" / "seed0" / f"{name.replace('/', '.')}.safetensors")[0] for name in REGIMES
+    }
+    seeds = noise.image_seeds(0, "test", f"{attack}/adaptive", 0, torch.from_numpy(base.indices))
+    samples = CONDITIONS[attack](models["base"], images, labels, seed=seeds)
+    np.testing.assert_allclose((samples - images).abs().flatten(1).amax(1).numpy(), base.linf, atol=1e-6)
+    for regime, classifier in models.items():
         with torch.no_grad():
-            logits = classifier.logits(samples["images"])
+            logits = classifier.eval().logits(samples)
         found = _read(out, regime, f"{attack}/transfer")
-        np.testing.assert_array_equal(found.labels, samples["labels"].numpy())
+        np.testing.assert_array_equal(found.labels, labels.numpy())
         np.testing.assert_array_equal(found.predictions, logits.argmax(1).numpy())
-        probabilities = logits.softmax(1).gather(1, samples["labels"][:, None])[:, 0]
+        probabilities = logits.softmax(1).gather(1, labels[:, None])[:, 0]
         np.testing.assert_allclose(found.confidences, probabilities.numpy(), atol=1e-5)
         for name in ("attempted", "converged", "steps", "rmse", "linf", "ssim"):
             np.testing.assert_array_equal(getattr(found, name), getattr(base, name), err_msg=name)
@@ -260,14 +266,14 @@ def test_a_second_run_does_nothing_again(done, tmp_path, monkeypatch):
         raise AssertionError("this was done before")
 
     monkeypatch.setattr(RobustnessRun, "_train", refuse)
-    monkeypatch.setattr(RobustnessRun, "_test", refuse)
-    monkeypatch.setattr(RobustnessRun, "_check_attacks", refuse)
+    monkeypatch.setattr(Blocks, "add", refuse)
+    monkeypatch.setattr(BlockEvaluation, "_check", refuse)
     shutil.copytree(done[0], tmp_path / "run")
     told = io.StringIO()
     report = run_study(SETTINGS, tmp_path / "run", console=Console(file=told, width=100))
     assert _numbers(report.to_dict()) == _numbers(done[1])
     jobs = [line for line in told.getvalue().splitlines() if re.match(r" *\d+/\d+ ", line)]
-    assert len(jobs) == 3 * len(REGIMES) + 1
+    assert len(jobs) == 2 * len(REGIMES) + 2
     assert re.fullmatch(r"1/1  pictures for the report  \d+\.\d s", jobs[-1]), "the last minutes are not silent"
 
 
@@ -281,13 +287,10 @@ def test_pictures_take_the_walk_of_the_column_or_a_short_one():
 
 def test_only_what_is_missing_is_done_again(done, tmp_path, calls):
     out = shutil.copytree(done[0], tmp_path / "run")
-    (out / "outcomes" / "seed0" / "clean.retrain" / "sigma.transfer.npz").unlink()
-    (out / "outcomes" / "seed0" / "base" / "fgsm.transfer.npz").unlink()
+    (out / "outcomes" / "seed0" / "clean.retrain.npz").unlink()
     (out / "models" / "seed0" / "sigma.retrain.safetensors").unlink()
     _go_on(SETTINGS, out)
-    assert _names(calls) == [
-        ("test", "base: fgsm/transfer"), ("test", "clean/retrain: sigma/transfer"), ("train", "sigma/retrain")
-    ]  # fmt: skip
+    assert _names(calls) == [("train", "sigma.retrain"), ("test", "clean.retrain")]
     for regime in REGIMES:
         for column in COLUMNS:
             _same_outcomes(_read(out, regime, column), _read(done[0], regime, column))
@@ -301,14 +304,14 @@ def test_checks_may_change_and_are_made_again_alone(done, tmp_path, calls):
     out = shutil.copytree(done[0], tmp_path / "run")
     (out / "checks" / "seed0" / "base.npz").unlink()
     _go_on(SETTINGS, out)
-    assert _names(calls) == [("diagnose", "base")]
+    assert _names(calls) == [("check", "base")]
     with np.load(out / "checks" / "seed0" / "base.npz") as again, np.load(done[0] / "checks/seed0/base.npz") as first:
         assert set(again.files) == set(first.files)
         for name in first.files:
             np.testing.assert_array_equal(again[name], first[name])
     calls.clear()
     found = _evaluate(replace(SETTINGS, checks=Checks(images=6, queries=0, noise=False, curves=False)), out)
-    assert _names(calls) == [("diagnose", regime) for regime in REGIMES]
+    assert _names(calls) == [("check", regime.replace("/", ".")) for regime in REGIMES]
     assert {entry["n"] for entry in found["checks"]} == {6}
     assert not any("noise" in entry or "search" in entry for entry in found["checks"])
     assert found["curves"] == []
@@ -323,7 +326,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(done, tmp_path, monkeyp
 
         def interrupt(self, trainer, *_):
             batches.append(trainer.global_step)
-            if len(calls) == 4:  # the base model was trained, tested and checked
+            if len(calls) == 2:  # the base model was trained
                 raise KeyboardInterrupt
 
         patch.setattr(TrainingProgress, "on_train_batch_end", interrupt)
@@ -333,7 +336,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(done, tmp_path, monkeyp
             assert signal.getsignal(signal.SIGINT) is handler, "another interrupt would be ignored"
         finally:
             signal.signal(signal.SIGINT, handler)
-    assert calls[-1] == ("train", 0, "clean/retrain")
+    assert calls[-1] == ("train", 0, "clean.retrain")
     assert not list((tmp_path / "models").rglob("clean*"))
     calls.clear()
     _go_on(SETTINGS, tmp_path)

@@ -52,7 +52,7 @@ def trainings(tmp_path, monkeypatch):
     given = []
 
     class Trainer:
-        def __init__(self, callbacks, *, max_epochs, **_):
+        def __init__(self, callbacks, options, *, max_epochs, **_):
             self.max_epochs, self.callback_metrics = max_epochs, {}
 
         def fit(self, model, data, ckpt_path):

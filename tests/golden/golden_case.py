@@ -149,7 +149,7 @@ def evaluation(folder: Path) -> dict[str, np.ndarray]:
         assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float64}
         found[f"{regime.id}: weights"] = np.array([float(weights[key].double().sum()) for key in sorted(weights)])
         for column in run.conditions:
-            outcomes = run.store.read_outcomes(0, regime.id, column.id)
+            outcomes = run.outcomes(0, regime.id, column.id)
             found[f"{regime.id} under {column.id}: confidences"] = outcomes.confidences.astype(np.float64)
             found[f"{regime.id} under {column.id}: accuracy"] = np.array(outcomes.correct.mean())
     return found
@@ -163,7 +163,7 @@ def benchmark(folder: Path) -> dict[str, np.ndarray]:
     found = {}
     for model in run.models:
         for method in run.methods:
-            arrays = run.store.read(model, method, run.batches)
+            arrays = run.arrays(model)[method]
             values = {key.removeprefix("value/"): arrays[key] for key in arrays if key.startswith("value/")}
             found |= {f"{method}: {name}": value for name, value in values.items() if name != "seconds"}
     return found

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 from robustsigma.cli import main
 from robustsigma.data import Baggage
+from robustsigma.evaluation import training
 from robustsigma.lightning import LitClassifier
 from robustsigma.models import Architecture, ModelCard, save_model
-from robustsigma.runs import blocks
+from robustsigma.runs.blocks import Blocks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SETTINGS = "alpha: 0.01, beta: 0.1, objective: logit, paths: 1, max_steps: 3"
@@ -110,8 +111,8 @@ def verbs(folder: Path) -> dict[str, Verb]:
         ),
         "benchmark": Verb(
             lambda out: ["benchmark", f"--config={folder}/benchmark.yaml", f"--out={out}"],
-            lambda out: {**_bytes(out, "*.safetensors", "evaluated_images.json"), **_arrays(out / "parts")},
-            lambda out: _inodes(out, "training/models/**/*.safetensors", "parts/**/*.npz", "evaluated_images.json"),
+            lambda out: {**_bytes(out, "*.safetensors", "evaluated_images.json"), **_scores(out / "scores")},
+            lambda out: _inodes(out, "training/models/**/*.safetensors", "scores/**/*.npz", "evaluated_images.json"),
         ),
         "augment": Verb(
             lambda out: ["augment", *augment, f"--out={out}"],
@@ -129,8 +130,15 @@ def _arrays(out: Path) -> dict[str, Any]:
     found = {}
     for path in out.rglob("*.npz"):
         with np.load(path, allow_pickle=False) as file:
-            found |= {f"{path.relative_to(out)}/{k}": file[k].tobytes() for k in file.files if k != "value/seconds"}
+            found |= {f"{path.relative_to(out)}/{k}": file[k].tobytes() for k in file.files}
     return found
+
+
+def _scores(out: Path) -> dict[str, Any]:
+    columns = {path.name: Blocks(path).all() for path in out.glob("*.npz")}
+    return {
+        f"{name}/{k}": of[k].tobytes() for name, of in columns.items() for k in of if not k.endswith("|value/seconds")
+    }
 
 
 def _inodes(out: Path, *patterns: str) -> dict[str, Any]:
@@ -177,7 +185,7 @@ def start(arguments: list[str], out: Path, *, largest_file: int | None = None, s
         arguments: command line.
         out: output folder; the run's output goes to a log file beside it.
         largest_file: most bytes of a file, as on a full disk; None for no limit.
-        save_interval: seconds after which finished images are saved.
+        save_interval: seconds after which finished epochs are saved.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -193,7 +201,7 @@ def start(arguments: list[str], out: Path, *, largest_file: int | None = None, s
         # A test runner replaces the streams by its own.
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
-        blocks.FLUSH_INTERVAL = save_interval
+        training.SAVE_INTERVAL = save_interval
         LitClassifier.on_train_epoch_start = lambda self: _note(out, self.current_epoch)  # type: ignore[method-assign]
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
