@@ -163,7 +163,7 @@ def _table_options(table: Path) -> dict[str, Any] | None:
     return {"images": inside[0], **named, **({} if columns["split_column"] else {"test_fraction": 0.2})}
 
 
-def _headers(images: Sequence[Path]) -> tuple[list[tuple[int, int]], bool]:
+def _headers(images: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
     """Return the sizes of some images, which are not decoded, and whether all are gray."""
     sizes, modes = [], set()
     for path in images[:: max(1, len(images) // _SAMPLE)]:

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from torch import Tensor
 
 from robustsigma.engine.attributors import Attribution
@@ -98,6 +97,8 @@ def levels(values: Floats, *, smooth: float | None = None, clip: Any = (_HALF, _
     low, high = number("clip[0]", clip[0], 0, 100), number("clip[1]", clip[1], 0, 100)
     if low >= high:
         raise fail("clip", "a lower percentile first", f"{low} and {high}")
+    from scipy.ndimage import gaussian_filter  # here, as help should not wait for it
+
     heat = gaussian_filter(values.sum(0) if signed else np.abs(values).sum(0), smooth)
     size = np.abs(heat)
     bottom, top = np.percentile(size, (low, high))
@@ -119,6 +120,8 @@ def picture_of(image: Floats, side: int) -> Image.Image:
 
 def draw_outline(picture: Floats, inside: NDArray[np.bool_], color: tuple[int, int, int] = _EDGE) -> None:
     """Draw a line around a region (H, W) into a picture (H, W, 3) with values in [0, 255]."""
+    from scipy.ndimage import binary_dilation, binary_erosion
+
     width = max(1, min(inside.shape) // 150)
     picture[binary_dilation(inside, iterations=width) & ~inside] = 0
     picture[inside & ~binary_erosion(inside, iterations=width)] = color
