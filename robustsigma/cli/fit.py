@@ -22,7 +22,7 @@ _DESCRIPTIONS = {
 }
 _EPILOG = (
     "A class is given as --data.dataset Baggage --data.dataset.size 64, or in YAML as class_path and init_args; "
-    "--data.dataset.help Baggage prints the options of a class. Files to start from lie in the repository's configs/fit: "
+    "--data.dataset.help Baggage prints the options of a class. Start from files in the repository's configs/fit: "
     "base.yaml and one of a dataset (baggage, cifar10, digits, mnist5k), sigma.yaml to train on SIGMA samples, and the "
     "recipes: --config configs/fit/base.yaml --config configs/fit/mnist5k.yaml."
 )
