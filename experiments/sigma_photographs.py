@@ -1,7 +1,7 @@
 """Do walks on photographs reach zero confidence, at what cost, and do image and map stay as good?
 
     python experiments/sigma_photographs.py --config mobilenetv2.yaml
-    python experiments/sigma_photographs.py --config vit.yaml --compared 20 --work runs/vit  # joins the same file
+    python experiments/sigma_photographs.py --config vit.yaml --transformer --work runs/vit  # joins the same file
 
 Two settings of SIGMA, with one path of at most 60 steps: the default of `SigmaSample` and `Sigma.photographs()`, whose
 settings were chosen on the first `--skip` images, which are left out here. Values per image: whether the walk
@@ -43,7 +43,6 @@ from robustsigma.runs.provenance import Provenance
 
 MAX_STEPS = 60
 DEFAULT, PRESET = "SigmaSample", "Sigma.photographs()"
-SETTINGS = {DEFAULT: SigmaSample().sigma, PRESET: Sigma.photographs()}
 COLUMNS = ("converged", "steps", "ssim", "rmse", "sic")
 
 
@@ -110,6 +109,7 @@ def differences(preset: Mapping[str, np.ndarray], default: Mapping[str, np.ndarr
 def main(arguments: list[str] | None = None) -> None:
     """Walk, evaluate, print, write."""
     made = parser(__doc__, images=100)
+    made.add_argument("--transformer", action="store_true", help="the preset for vision transformers")
     made.add_argument("--skip", type=int, default=20, help="images on which the settings were chosen")
     made.add_argument("--maps", type=int, default=30, help="number of images whose maps are made")
     made.add_argument("--compared", type=int, default=100, help="number of images that the default is walked on")
@@ -124,10 +124,9 @@ def main(arguments: list[str] | None = None) -> None:
     path: Path = options.out / f"{options.name or 'sigma_photographs'}.json"
     networks = json.loads(path.read_text(encoding="utf-8"))["networks"] if path.is_file() else {}
     for network in scene.networks():
-        sigmas = {
-            name: dataclasses.replace(sigma, paths=1, max_steps=2 if options.fast else MAX_STEPS)
-            for name, sigma in SETTINGS.items()
-        }
+        settings = {DEFAULT: SigmaSample().sigma, PRESET: Sigma.photographs(transformer=options.transformer)}
+        steps = 2 if options.fast else MAX_STEPS
+        sigmas = {name: dataclasses.replace(each, paths=1, max_steps=steps) for name, each in settings.items()}
         of = {}
         for name, sigma in sigmas.items():
             rows = range(first, min(first + counts[name], len(scene.images)))

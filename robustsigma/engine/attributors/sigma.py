@@ -135,15 +135,17 @@ class Sigma(Attributor):
         return cls(alpha=0.1, beta=0.5, epsilon=0.01, paths=7)
 
     @classmethod
-    def photographs(cls) -> Sigma:
+    def photographs(cls, *, transformer: bool = False) -> Sigma:
         """Return settings for photographs of about 224 x 224 pixels (results/sigma_photographs.json).
 
         Perlin patterns of 16 pixels lower the confidence in fewer steps, and leave more of the image, than independent
-        pixels do; normalized steps need no `alpha` of each network. Measured with convolutional networks.
+        pixels do; normalized steps need no `alpha` of each network.
+
+        Args:
+            transformer: whether the network is a vision transformer, which needs longer steps of patterns of 32 pixels.
         """
-        return cls(
-            alpha=0.3, beta=0.3, objective="log_prob", noise="perlin", noise_scale=16, normalized=True, max_steps=60
-        )
+        size, scale = (0.5, 32) if transformer else (0.3, 16)
+        return cls(size, size, max_steps=60, objective="log_prob", noise="perlin", noise_scale=scale, normalized=True)
 
     @property
     def stochastic(self) -> bool:
