@@ -9,6 +9,7 @@ import json
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -223,7 +224,10 @@ def test_printed_settings_give_the_same_over_any_preset(verb):
 @pytest.mark.parametrize("module", [explain, augment])
 def test_explain_and_augment_take_a_class_as_it_is(module, monkeypatch, tmp_path):
     parsed: list[Any] = []
-    monkeypatch.setattr(module, f"_{module.__name__.rpartition('.')[2]}", lambda found, made: parsed.append(made))
+    if module is explain:
+        monkeypatch.setattr(explain, "_Explainer", lambda found, made, methods: parsed.append(made) or Mock())
+    else:
+        monkeypatch.setattr(augment, "_augment", lambda found, made: parsed.append(made))
     name, of = ("method", Sigma) if module is explain else ("perturbation", SigmaSample)
 
     def parse(*arguments: str) -> Any:
@@ -236,9 +240,7 @@ def test_explain_and_augment_take_a_class_as_it_is(module, monkeypatch, tmp_path
     (tmp_path / "b.yaml").write_text(f"{name}: {other}\n")
     assert parse(*configs(tmp_path / "a.yaml", tmp_path / "b.yaml")) == kind(f"robustsigma.{other}")()
     if module is explain:
-        assert parse("--method.init_args.paths=3") == Sigma(
-            alpha=0.01, beta=0.1, objective="logit", max_steps=200, paths=3
-        )
+        assert parse("--method.init_args.paths=3") == dataclasses.replace(Sigma.photographs(), max_steps=24, paths=3)
     else:
         found = parse("--perturbation.init_args.sigma.paths=3")
         assert found == SigmaSample(dataclasses.replace(SigmaSample().sigma, paths=3))

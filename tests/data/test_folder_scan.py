@@ -354,12 +354,12 @@ def test_saliency_bench_reads_class_folders_alike(tmp_path):
 def test_explain_and_augment_read_folders_alike(tmp_path):
     put(tmp_path, "a.png", "b/c.JFIF", ".d.png", "b/.e/f.png", "b/g.heic")
     with pytest.warns(UserWarning, match=r"^images: skipped 1 \.heic file \(1 in b\): Pillow cannot read"):
-        found = cli_images.files([str(tmp_path)])
+        found = cli_images.files([str(tmp_path)], tmp_path / "out")
     assert found == [tmp_path / "a.png", tmp_path / "b" / "c.JFIF"]
     (tmp_path / "only").mkdir()
     put(tmp_path, "only/g.heic")
     with pytest.raises(ValueError, match=r"images: expected a folder with images, at .*only, got skipped 1 \.heic"):
-        cli_images.files([str(tmp_path / "only")])
+        cli_images.files([str(tmp_path / "only")], tmp_path / "out")
 
 
 @pytest.mark.parametrize("splits", [("tr", "te"), ("fold1", "fold2")])
