@@ -11,7 +11,11 @@ with one thread. Times are CPU times. Measured are
   quarter of the images;
 - how often each image was read. Two images show the networks' input, eight are shown in the report, and the folder's
   fingerprint reads up to 256 again, whatever the number of images;
-- the report: the time of the same call on the finished folder: intervals, JSON, HTML and figures.
+- the report: the time of the same call on the finished folder: intervals, JSON, HTML and figures;
+- the utilization of eight ranks that share the blocks of one network: the times of all blocks, over eight times the
+  longest that `Ranks.deal` gives to a rank. Conditions that stop early are among those of these evaluations, where the
+  labels are the network's predictions, and the images come in random order or by their margin, the hardest first. The
+  blocks are measured one after another in one process, so that what ranks take from each other is not in it.
 
 Finished evaluations are kept in --work. What does not fit into --minutes is reported as not run. Writes
 results/scale.json.
@@ -26,10 +30,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -39,13 +45,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import robustsigma
-from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Perturbation
+from robustsigma import FGSM, PGD, AutoAttack, Classifier, GaussianNoise, Identity, Perturbation, SigmaSample
 from robustsigma.engine.perturbations import Perturbed
+from robustsigma.evaluation.block_evaluation import BlockEvaluation
 from robustsigma.runs.files import read_json, write_json
 from robustsigma.runs.provenance import Provenance
+from robustsigma.runs.ranks import Ranks
 
 SIZES, COUNTS, MODELS, CLASSES = (8, 64), (1_000, 10_000, 50_000), 3, 10
 LIMITS = {8: 30.0, 64: 400.0}  # microseconds for each image and cell
+RANKS = 8
+DEALT = {8: 10_000, 64: 2_000}  # images whose blocks are dealt to ranks
+ORDERS = ("random", "hardest first")
 _MEGABYTE = 2**20 if sys.platform == "darwin" else 2**10  # of the unit in which the system reports memory
 
 
@@ -66,6 +77,15 @@ CONDITIONS: dict[str, Perturbation] = {
     **{f"Gaussian noise {std}": GaussianNoise(std) for std in (0.05, 0.1, 0.2)},
     **{f"brightness {by}": Brightness(by) for by in (0.05, 0.1, 0.2)},
     **{f"FGSM {eps}/255": FGSM(eps / 255) for eps in (2, 4, 8)},
+}
+
+ATTACKS: dict[str, Perturbation] = {
+    "clean": Identity(),
+    "Gaussian noise": GaussianNoise(0.1),
+    "FGSM": FGSM(8 / 255),
+    "PGD": PGD(8 / 255),
+    "SIGMA": SigmaSample(),
+    "AutoAttack, short": AutoAttack(8 / 255, steps=10, queries=100),
 }
 
 
@@ -174,6 +194,58 @@ def measure(size: int, count: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def deal(size: int, count: int, order: str, folder: Path) -> dict[str, Any]:
+    """Return how well ranks would be used that share the blocks of one network; in a process of its own."""
+    torch.set_num_threads(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    images = torch.randint(
+        0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    net = Net(size, 0).eval()
+    with torch.no_grad():
+        two = torch.cat([net((part / 255 - 0.5) / 0.25) for part in images.split(128)]).topk(2)
+    labels, places = two.indices[:, 0], torch.arange(count)
+    if order == ORDERS[1]:
+        places = (two.values[:, 0] - two.values[:, 1]).argsort()
+    blocks, checks, settings = [], [], {"mean": (0.5,) * 3, "std": (0.25,) * 3, "progress": False}
+    robustsigma.evaluate(net, (images[:8], labels[:8]), ATTACKS, **settings, out=folder / "small")  # imports everything
+    start = time.process_time()
+    with (
+        mock.patch.object(BlockEvaluation, "_measure", timed(BlockEvaluation._measure, blocks)),
+        mock.patch.object(BlockEvaluation, "check_attacks", timed(BlockEvaluation.check_attacks, checks)),
+    ):
+        robustsigma.evaluate(net, (images[places], labels[places]), ATTACKS, **settings, out=folder / "whole")
+    whole, of_ranks = time.process_time() - start, [sum(Ranks(k, RANKS).deal(blocks)) for k in range(RANKS)]
+    shutil.rmtree(folder)
+    return {
+        "size": size,
+        "images": count,
+        "order": order,
+        "blocks": len(blocks),
+        "utilization": sum(blocks) / RANKS / max(of_ranks),
+        "seconds": {
+            "blocks": sum(blocks),
+            "shortest_block": min(blocks),
+            "longest_block": max(blocks),
+            "ranks": of_ranks,
+            "checks": sum(checks),
+            "start_and_report": whole - sum(blocks) - sum(checks),
+        },
+    }
+
+
+def timed(method: Callable[..., Any], found: list[float]) -> Callable[..., Any]:
+    """Return a method that also notes its CPU time."""
+
+    def call(*arguments: Any) -> Any:
+        start = time.process_time()
+        result = method(*arguments)
+        found.append(time.process_time() - start)
+        return result
+
+    return call
+
+
 def shown(row: dict[str, Any]) -> list[str]:
     """Return a line of the table."""
     head = [f"{row['size']}x{row['size']}", f"{row['images']:,}"]
@@ -191,6 +263,26 @@ def shown(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def shown_dealt(row: dict[str, Any]) -> list[str]:
+    """Return a line of the table of utilization."""
+    seconds = (f"{row['seconds'][name]:.1f}" for name in ("blocks", "checks", "start_and_report"))
+    size = f"{row['size']}x{row['size']}"
+    return [size, f"{row['images']:,}", row["order"], str(row["blocks"]), f"{row['utilization']:.1%}", *seconds]
+
+
+def described(conditions: dict[str, Perturbation]) -> dict[str, str]:
+    """Return conditions for the file."""
+    return {name: repr(each) for name, each in conditions.items()}
+
+
+def finished(work: Path, *which: int) -> dict[str, Any]:
+    """Return what a process of its own measures, unless it has."""
+    path = (work / "_".join(map(str, which))).with_suffix(".json")
+    if not path.is_file():
+        subprocess.run([sys.executable, __file__, "--work", str(work), "--one", *map(str, which)], check=True)
+    return read_json(path)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,11 +293,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
     parser.add_argument("--name", help="name of the results file; the name of the script by default")
     parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
-    parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--one", type=int, nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        size, count = options.one
-        write_json(options.work / f"{size}_{count}.json", measure(size, count, options.work / f"{size}_{count}"))
+        size, count, *order = options.one
+        path = options.work / "_".join(map(str, options.one))
+        found = deal(size, count, ORDERS[order[0]], path) if order else measure(size, count, path)
+        write_json(path.with_suffix(".json"), found)
         return
     provenance = Provenance(command("scale", arguments))
     counts = [40, 160] if options.fast else sorted(options.counts)
@@ -217,11 +311,13 @@ def main(arguments: list[str] | None = None) -> None:
             if not path.is_file() and pace * count > end - time.monotonic():
                 rows.append({"size": size, "images": count, "not_run": f"about {pace * count / 60:.1f} CPU minutes"})
                 continue
-            if not path.is_file():
-                work = ["--work", str(options.work), "--one", str(size), str(count)]
-                subprocess.run([sys.executable, __file__, *work], check=True)
-            rows.append(read_json(path))
+            rows.append(finished(options.work, size, count))
             pace = rows[-1]["seconds"]["whole"] / count  # at least; other work on the machine makes it longer
+    dealt = [
+        finished(options.work, size, 300 if options.fast else DEALT[size], number)
+        for size in options.sizes
+        for number in range(len(ORDERS))
+    ]
     head = [
         "size",
         "images",
@@ -233,8 +329,21 @@ def main(arguments: list[str] | None = None) -> None:
         "report, s",
     ]
     print(table(head, map(shown, rows)))
-    settings = {"conditions": {name: repr(each) for name, each in CONDITIONS.items()}, "models": MODELS, "threads": 1}
-    print(write(options, "scale", {"rows": rows, "limits_microseconds": LIMITS, "settings": settings}, provenance))
+    head = [
+        "size",
+        "images",
+        "order",
+        "blocks",
+        f"utilization of {RANKS} ranks",
+        "s in blocks",
+        "checks",
+        "start, report",
+    ]
+    print(table(head, map(shown_dealt, dealt)))
+    settings = {"conditions": described(CONDITIONS), "models": MODELS, "threads": 1, "seed": 0}
+    of_ranks = {"rows": dealt, "ranks": RANKS, "conditions": described(ATTACKS), "models": 1, "batch_size": 128}
+    found = {"rows": rows, "limits_microseconds": LIMITS, "settings": settings, "utilization": of_ranks}
+    print(write(options, "scale", found, provenance))
 
 
 if __name__ == "__main__":

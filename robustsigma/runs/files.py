@@ -19,7 +19,7 @@ from robustsigma.engine.validation import fail
 PART = ".part"  # suffix of a file that is being written
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
+def write_atomically(path: Path, content: bytes | memoryview) -> Path:
     """Write a file beside its place and move it there in one step, so that no reader sees half of it.
 
     Raises:
@@ -58,7 +58,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, compress: bool
     """Write arrays by name to an .npz file in one step."""
     buffer = io.BytesIO()
     (np.savez_compressed if compress else np.savez)(buffer, **arrays)  # type: ignore[arg-type]
-    return write_atomically(path, buffer.getvalue())
+    return write_atomically(path, buffer.getbuffer())
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
