@@ -275,9 +275,14 @@ def described(conditions: dict[str, Perturbation]) -> dict[str, str]:
     return {name: repr(each) for name, each in conditions.items()}
 
 
+def file_of(work: Path, *which: int) -> Path:
+    """Return the file of what a process of its own measures."""
+    return work / f"{'_'.join(map(str, which))}.json"
+
+
 def finished(work: Path, *which: int) -> dict[str, Any]:
     """Return what a process of its own measures, unless it has."""
-    path = (work / "_".join(map(str, which))).with_suffix(".json")
+    path = file_of(work, *which)
     if not path.is_file():
         subprocess.run([sys.executable, __file__, "--work", str(work), "--one", *map(str, which)], check=True)
     return read_json(path)
@@ -307,27 +312,16 @@ def main(arguments: list[str] | None = None) -> None:
     for size in options.sizes:
         pace = 0.0
         for count in counts:
-            path = options.work / f"{size}_{count}.json"
-            if not path.is_file() and pace * count > end - time.monotonic():
-                rows.append({"size": size, "images": count, "not_run": f"about {pace * count / 60:.1f} CPU minutes"})
+            if not file_of(options.work, size, count).is_file() and pace * count > end - time.monotonic():
+                missing = f"about {pace * count / 60:.1f} CPU minutes" if pace else "no time left"
+                rows.append({"size": size, "images": count, "not_run": missing})
                 continue
             rows.append(finished(options.work, size, count))
             pace = rows[-1]["seconds"]["whole"] / count  # at least; other work on the machine makes it longer
-    dealt = [
-        finished(options.work, size, 300 if options.fast else DEALT[size], number)
-        for size in options.sizes
-        for number in range(len(ORDERS))
-    ]
-    head = [
-        "size",
-        "images",
-        "µs per image and cell",
-        "passes' share",
-        "MB above base",
-        "at a quarter",
-        "reads",
-        "report, s",
-    ]
+    which = [(size, 300 if options.fast else DEALT[size], k) for size in options.sizes for k in range(len(ORDERS))]
+    known = [each for each in which if time.monotonic() < end or file_of(options.work, *each).is_file()]
+    dealt = [finished(options.work, *each) for each in known]
+    head = ["size", "images", "µs per cell", "passes' share", "MB above base", "at a quarter", "reads", "report, s"]
     print(table(head, map(shown, rows)))
     head = [
         "size",
