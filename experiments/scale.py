@@ -207,7 +207,9 @@ def deal(size: int, count: int, order: str, folder: Path) -> dict[str, Any]:
     labels, places = two.indices[:, 0], torch.arange(count)
     if order == ORDERS[1]:
         places = (two.values[:, 0] - two.values[:, 1]).argsort()
-    blocks, checks, settings = [], [], {"mean": (0.5,) * 3, "std": (0.25,) * 3, "progress": False}
+    blocks: list[float] = []
+    checks: list[float] = []
+    settings: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "progress": False}
     robustsigma.evaluate(net, (images[:8], labels[:8]), ATTACKS, **settings, out=folder / "small")  # imports everything
     start = time.process_time()
     with (
