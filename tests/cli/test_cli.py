@@ -640,6 +640,9 @@ def test_configs_of_fit_run(path, tmp_path, monkeypatch):
                   "--data.dataset.val=10", "--data.dataset.test=10", "--model.net=robustsigma.models.SmallCNN",
                   "--model.net.channels=3", "--model.net.classes=5", "--model.net.width=4",
                   "--data.num_workers=0"]  # fmt: skip
+    elif path.stem == "vit_cifar10":
+        change = ["--data.dataset=robustsigma.data.Baggage", "--data.dataset.size=32", "--data.dataset.train=40",
+                  "--data.dataset.val=10", "--data.dataset.test=10", "--model.net.classes=5"]  # fmt: skip
     configs = [argument for layer in layers for argument in ("--config", str(layer))]
     cheap = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.logger=false",
              "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]  # fmt: skip

@@ -48,10 +48,11 @@ def kind(path: str) -> Any:
 
 def default_of(owner: Any, name: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
-    if name in fields and fields[name].default_factory is not dataclasses.MISSING:
-        return fields[name].default_factory()
-    parameters = inspect.signature(owner).parameters
-    return parameters[name].default if name in parameters else None  # one of its **kwargs
+    found = inspect.signature(owner).parameters.get(name)
+    if found is not None and "<factory>" not in repr(found.default):
+        return found.default
+    # A factory, or one of its **kwargs.
+    return fields[name].default_factory() if found is not None else None
 
 
 def plain(value: Any) -> Any:
