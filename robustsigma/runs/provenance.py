@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from PIL import features
 
+from robustsigma import __version__
 from robustsigma.runs.ranks import world_size
 
-_PACKAGES = ("robustsigma", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow")
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "pillow")
 
 
 class Provenance:
@@ -46,7 +47,7 @@ class Provenance:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "robustsigma": __version__}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
