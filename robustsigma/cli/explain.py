@@ -14,14 +14,14 @@ from torch import Tensor
 
 from robustsigma.cli import images
 from robustsigma.cli.explained_folder import ExplainedFolder, MapFiles
-from robustsigma.cli.method_names import by_alias, split_methods
+from robustsigma.cli.method_names import DEFAULT, by_alias, split_methods
 from robustsigma.cli.parsing import new_parser, parse
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attribution, Attributor, Sigma
 from robustsigma.engine.contrast import contrasted
 from robustsigma.engine.device import best_device
 from robustsigma.engine.validation import choice, fail
-from robustsigma.report.explanation import animate_path, draw_explanation, draw_path
+from robustsigma.report.explanation import animate_path, draw_explanation, draw_path, percent
 from robustsigma.report.heatmaps import overlay
 from robustsigma.report.text import count, duration, printable
 from robustsigma.runs.directory import output_folder
@@ -33,10 +33,6 @@ _DESCRIPTION = (
 )
 # Images in a batch after the first one, which is explained alone so that its picture comes soon.
 _BATCH, _GPU_BATCH = {"cpu": 1}, 16
-# `Sigma.photographs()`, as a command line shows and changes it, with one walk of few steps: it shows where the network
-# looks as well as a long one, within seconds (see docs/guide/explain.md).
-_WALK = {"alpha": 0.3, "beta": 0.3, "objective": "log_prob", "noise": "perlin", "noise_scale": 16, "normalized": True}
-_METHOD = {"class_path": "robustsigma.Sigma", "init_args": {**_WALK, "max_steps": 24, "paths": 1}}
 _STYLE = ("smooth", "clip", "opacity", "colors", "signed", "outline")
 _WALKS = {"strip": (draw_path, "png"), "gif": (animate_path, "gif")}
 _SHOWN = 3  # predicted classes
@@ -49,7 +45,7 @@ def run(verb: str, arguments: list[str]) -> None:
     parser.add_argument("images", type=str, nargs="+", help="image files, or folders of them")
     images.add_model(parser)
     method_help = "class of an attribution method, or its initials as in --method ig; several are drawn side by side"
-    parser.add_argument("--method", type=Attributor, default=_METHOD, help=method_help)
+    parser.add_argument("--method", type=Attributor, default=DEFAULT, help=method_help)
     target_help = "class name or index; the predicted class if not given"
     parser.add_argument("--target", type=str, default=None, help=target_help)
     contrast_help = "class name or index: explain why the network predicts the target rather than this class"
@@ -88,7 +84,7 @@ class _Explainer:
 
     def __init__(self, found: Any, made: Any, methods: Sequence[Attributor]) -> None:
         self.methods, self.walk, self.seed, self.console = methods, found.path, found.seed, Console()
-        self.announced = False
+        self.announced = self.advised = False
         self.style = {name: made[name] for name in _STYLE}
         overlay(torch.zeros(1, 2, 2), torch.zeros(2, 2), **self.style)  # an error before the model is loaded
         if self.walk is not None:
@@ -227,7 +223,11 @@ class _Explainer:
         first = entry["predicted"][0]
         lost = [record["method"] for record in entry["maps"] if not record["converged"]]
         note = f", not converged: {', '.join(lost)}" if lost else ""
-        line = f"{place}  {entry['picture']}  {first['class']}: {100 * first['confidence']:.0f}%{note}{rest}"
+        if "Sigma" in lost and not self.advised:
+            steps = max(m.max_steps for m in self.methods if isinstance(m, Sigma))
+            note += f" (--method.max_steps {max(200, 2 * steps)} takes more steps)"
+            self.advised = True
+        line = f"{place}  {entry['picture']}  {first['class']}: {percent(first['confidence'])}{note}{rest}"
         self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 

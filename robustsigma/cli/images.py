@@ -31,7 +31,7 @@ _OPTIONS = tuple(field.name for field in dataclasses.fields(Pretrained) if field
 
 def add_model(parser: ArgumentParser) -> None:
     """Add the options that name a model to a parser."""
-    model_help = ".safetensors file of a model trained here, torchvision:NAME, timm:NAME, hf:NAME, or a class path"
+    model_help = "file of a model trained here or of weights, torchvision:NAME, timm:NAME, hf:NAME, or a class path"
     parser.add_argument("--model", type=str, required=True, help=model_help)
     parser.add_argument("--allow", type=str, action="append", default=[], help=ALLOW_HELP)
     parser.add_class_arguments(Pretrained, as_group=False, skip={"name"})

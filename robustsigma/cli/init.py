@@ -21,7 +21,7 @@ from robustsigma.data.image_table import ImageTable
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.resolve_settings import resolve_settings
-from robustsigma.models.identification import identify
+from robustsigma.models.identification import identified, identify
 from robustsigma.models.model_files import read_card
 from robustsigma.models.published_weights import PUBLISHED, Published, published
 from robustsigma.models.weight_files import read_state, stored_statistics
@@ -196,11 +196,7 @@ def _model(found: Any) -> _Model | None:
     if card is not None and card.architecture is not None:
         return _Model(card.architecture.name, weights, len(card.classes), None, True)
     state = read_state(weights, "model")
-    identified = identify(state, name)
-    if name is None and identified is None:
-        expected = "weights of a network of torchvision, or --model NAME --weights FILE"
-        raise fail("model", expected, f"{weights}, whose tensors are those of another network")
-    name, logits = identified or (name, None)
+    name, logits = identified(state, weights) if name is None else identify(state, name) or (name, None)
     return _Model(name, weights, logits, published(name), stored_statistics(state) is not None)
 
 
@@ -235,16 +231,19 @@ def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: 
     retraining = _RETRAINING.format(eps=eps)
     if as_is:  # evaluated only, until somebody wants more
         commented = "\n".join(f"# {line}" for line in retraining.splitlines())
-        retraining = f"{_NO_RETRAINING}\n{commented}" if trains else _NO_RETRAINING
+        told = "# To train further, delete the line above and the first # of each line below."
+        retraining = f"{_NO_RETRAINING}\n{told}\n{commented}" if trains else _NO_RETRAINING
     given = {field.name: (getattr(dataset, field.name), field.default) for field in fields(dataset)}
     options = {name: value for name, (value, default) in given.items() if value != default}
     if dataset.geometry is not None:
         options["geometry"] = asdict(dataset.geometry)
+    guessed = model is not None and model.weights != PUBLISHED and dataset.geometry is not None
     counts = ", ".join(f"{len(dataset.split(split)):,} {split}" for split in dataset.splits)
     return _TEMPLATE.format(
         written=written,
         command=command,
-        found=f"Found {len(dataset.classes)} classes; images: {counts}; shown to the model as {side} x {side} pixels.",
+        found=f"Found {len(dataset.classes)} classes; images: {counts}; shown to the model as {side} x {side} pixels."
+        + guessed * "\n# CHECK: size and resize, in pixels, of your transforms.",
         kind=type(dataset).__name__,
         options=_flow(options),
         note=note,

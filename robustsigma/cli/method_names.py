@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from robustsigma.engine import attributors
+
+# `Sigma.photographs()`, as a command line shows and changes it, with one walk of few steps: it shows where the network
+# looks as well as a long one, within seconds (see docs/guide/explain.md).
+_WALK = {"alpha": 0.3, "beta": 0.3, "objective": "log_prob", "noise": "perlin", "noise_scale": 16, "normalized": True}
+DEFAULT = {"class_path": "robustsigma.Sigma", "init_args": {**_WALK, "max_steps": 24, "paths": 1}}
 
 
 def split_methods(arguments: Sequence[str]) -> list[list[str]]:
@@ -32,10 +38,18 @@ def split_methods(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def by_alias(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with the class of a method in place of its initials, or of its name in small letters."""
+    """Return a command line with the class of a method in place of its initials, or of its name in small letters.
+
+    `sigma` is `DEFAULT`, and `Sigma` the class with the settings of its paper.
+    """
     names = [name for name in attributors.__all__ if name not in ("Attribution", "Attributor")]
     initials = {"".join(re.findall("[A-Z]", name)).lower(): name for name in names}
     known = {short: name for short, name in initials.items() if len(short) > 1} | {name.lower(): name for name in names}
-    found = [known.get(argument.lower(), argument) if before == "--method" else argument
+    known["sigma"] = json.dumps(DEFAULT)
+    found = [_named(known, argument) if before == "--method" else argument
              for before, argument in zip(["", *arguments], arguments, strict=False)]  # fmt: skip
-    return [f"--method={known.get(a[9:].lower(), a[9:])}" if a.startswith("--method=") else a for a in found]
+    return [f"--method={_named(known, a[9:])}" if a.startswith("--method=") else a for a in found]
+
+
+def _named(known: Mapping[str, str], name: str) -> str:
+    return name if name == "Sigma" else known.get(name.lower(), name)

@@ -63,10 +63,13 @@ def _refuse_repeated(node: Any, seen: set[int]) -> None:
     if isinstance(node, yaml.CollectionNode) and id(node) not in seen:
         seen.add(id(node))
         pairs = node.value if isinstance(node, yaml.MappingNode) else [(each,) for each in node.value]
-        names = [pair[0].value for pair in pairs if len(pair) == 2 and isinstance(pair[0], yaml.ScalarNode)]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise yaml.YAMLError(f"the name {repeated[0]!r} twice in one mapping, in line {node.start_mark.line + 1}")
+        names: set[str] = set()
+        for name in (pair[0] for pair in pairs if len(pair) == 2 and isinstance(pair[0], yaml.ScalarNode)):
+            if name.value in names:
+                raise yaml.YAMLError(
+                    f"the name {name.value!r} twice in one mapping, in line {name.start_mark.line + 1}"
+                )
+            names.add(name.value)
         for each in (part for pair in pairs for part in pair):
             _refuse_repeated(each, seen)
 

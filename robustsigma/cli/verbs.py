@@ -6,10 +6,13 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from robustsigma import __version__
 from robustsigma.cli.signals import Terminated, terminable
@@ -64,7 +67,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     from jsonargparse import ArgumentError
 
     try:
-        with terminable():
+        with terminable(), _plain_warnings(verb):
             module = import_module(f"robustsigma.cli.{_MODULES.get(verb, verb)}")
             call: Callable[[str, list[str]], int | None] = module.run
             return call(verb, arguments) or 0
@@ -85,6 +88,27 @@ def _run(verb: str, arguments: list[str]) -> int:
             raise
         print(f"robustsigma {verb}: error: {_message(verb, error)}", file=sys.stderr)
         return WRONG
+
+
+@contextmanager
+def _plain_warnings(verb: str) -> Iterator[None]:
+    """Within this context, a warning to users is printed as one line, without the code that it comes from."""
+    show, long = warnings.showwarning, warnings.formatwarning
+
+    def format_plainly(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> str:
+        if not issubclass(category, UserWarning):  # for developers
+            return long(message, category, *args, **kwargs)
+        return f"robustsigma {verb}: warning: {_line(message)}\n"
+
+    def show_plainly(*args: Any, **kwargs: Any) -> None:
+        warnings.formatwarning = format_plainly  # each time, since Lightning sets its own when it is imported
+        show(*args, **kwargs)
+
+    warnings.showwarning = show_plainly
+    try:
+        yield
+    finally:
+        warnings.showwarning, warnings.formatwarning = show, long
 
 
 def _message(verb: str, error: Exception) -> str:
@@ -121,7 +145,7 @@ def _dead_process(error: RuntimeError) -> str | None:
     return None
 
 
-def _line(error: Exception) -> str:
+def _line(error: object) -> str:
     from robustsigma.report.text import printable
 
     return printable(" ".join(str(error).split()))  # file names may contain control characters of a terminal

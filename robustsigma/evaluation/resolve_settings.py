@@ -11,7 +11,7 @@ from robustsigma.engine.validation import fail
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models import ModelCard
 from robustsigma.models.model_files import read_card
-from robustsigma.models.published_weights import PUBLISHED, published, statistics
+from robustsigma.models.published_weights import PUBLISHED, guesses, published, statistics, warn_of_guess
 from robustsigma.models.weight_files import stored_statistics
 
 _WEIGHTS = "architecture.weights"
@@ -64,7 +64,10 @@ def _normalization(settings: Evaluation, card: ModelCard | None) -> tuple[Sequen
             return stored
     known = published(architecture.name, architecture.weights)
     if known is not None:
-        return statistics(known, architecture.arguments)
+        mean, std = statistics(known, architecture.arguments)
+        if guesses(known, architecture.weights):
+            warn_of_guess(architecture.name, architecture.weights, {"mean": list(mean), "std": list(std)})
+        return mean, std
     told = "the numbers that images were normalized with in its training (--mean, --std)"
     raise fail("mean and std", told, f"none for {architecture.weights or architecture.name}, which does not state them")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.engine.global_rng import temporary_seed
+from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.published_weights import TORCHVISION
 from robustsigma.models.weight_files import State, without_prefix
@@ -32,6 +33,15 @@ def identify(state: State, name: str | None = None) -> tuple[str, int] | None:
         if classes is not None:
             return found, classes
     return None
+
+
+def identified(state: State, path: object) -> tuple[str, int]:
+    """Return the same for the state dict of a file, or raise ValueError."""
+    found = identify(state)
+    if found is None:
+        expected = "weights of a network of torchvision, or --model NAME --weights FILE"
+        raise fail("model", expected, f"{path}, whose tensors are those of another network")
+    return found
 
 
 def _networks(only: str | None) -> Iterator[tuple[str, nn.Module]]:

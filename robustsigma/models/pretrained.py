@@ -15,16 +15,19 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import Settings, fail, integer
 from robustsigma.models.architecture import Architecture, constructor
 from robustsigma.models.hugging_face import HF
+from robustsigma.models.identification import identified, identify
 from robustsigma.models.lightning_checkpoint import is_lightning, load_checkpoint, normalization, part
-from robustsigma.models.model_files import ModelCard, count_logits, load_model
+from robustsigma.models.model_files import ModelCard, count_logits, load_model, read_card
 from robustsigma.models.published_weights import (
     PUBLISHED,
     TORCHVISION,
     Published,
+    guesses,
     load_fitted,
     published,
     published_state,
     statistics,
+    warn_of_guess,
 )
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.weight_files import SUFFIX, State, fit_state, read_state, stored_statistics
@@ -46,7 +49,7 @@ class Pretrained(Settings):
             publisher. The network of a dotted path has its weights already.
         arguments: arguments of the constructor.
         classes: names by label, or their number, or a text file with one name per line. None takes the published
-            names, or numbers.
+            names, or numbers, as many as the file has outputs.
         geometry: how photographs are resized and cropped. None is the published one, or 224 pixels of 256.
         mean: mean per channel of the normalization of images in [0, 1]. None takes it from the file of weights if that
             is of a `Classifier` (as a checkpoint of a `LitClassifier` is), else the published one, else that of the
@@ -116,6 +119,15 @@ class Pretrained(Settings):
         geometry = self.geometry or (ResizeCrop(224, 256) if known is None else known.geometry)
         shape = (self.channels, geometry.size, geometry.size)
         mean, std = self._statistics(known, state, module, net, shape)
+        if known is not None and guesses(known, self.weights):
+            guessed: dict[str, object] = {}
+            if self.mean is None and (state is None or stored_statistics(state, net) is None):
+                guessed |= {"mean": list(mean), "std": list(std)}
+            if self.geometry is None:
+                short = geometry.resize or geometry.size
+                guessed |= {"geometry.size": geometry.size, "geometry.resize": short}
+            if guessed:
+                warn_of_guess(self.name, self.weights, guessed)
         classifier = Classifier(net, mean=mean, std=std).eval()
         found = count_logits(classifier, shape, "geometry")
         if count is not None and count != found:
@@ -131,6 +143,12 @@ class Pretrained(Settings):
             self.name, padding=self.padding, weights=self.weights or (PUBLISHED if known else None)
         )
         given = {**({} if known is None else known.arguments), **self.arguments}
+        if known is not None and state is not None and "num_classes" not in given:
+            found = identify(state, self.name)
+            if found is not None and count not in (None, found[1]):
+                raise fail("classes", f"{found[1]}, as many as {self.weights} has outputs", count)
+            if found is not None and found[1] != len(known.classes):
+                count = found[1]
         if count is not None:
             takes = {"num_classes"} if known is not None else architecture.parameters().keys()
             name = next((each for each in ("num_classes", "classes") if each in takes), None)
@@ -192,9 +210,9 @@ def model(
     """Return a classifier in eval mode, and its card.
 
     Args:
-        description: file that `save_model` wrote; or a network that was trained elsewhere, by its name, such as
-            "torchvision:resnet50", by a folder of `save_pretrained`, as a `Pretrained` or as a mapping of its
-            arguments.
+        description: file that `save_model` wrote; file of weights of a network of torchvision; or a network that was
+            trained elsewhere, by its name, such as "torchvision:resnet50", by a folder of `save_pretrained`, as a
+            `Pretrained` or as a mapping of its arguments.
         allow: dotted paths that a file may name as its network, in addition to this package's and torchvision's, and
             that a checkpoint may hold.
         options: arguments of `Pretrained` except the name. None stands for the default.
@@ -218,6 +236,9 @@ def model(
         description = f"{HF}{description}"
     if not is_saved(description):
         return Pretrained(str(description), **given).load(allow)
+    if read_card(description) is None and "weights" not in given:
+        name, logits = identified(read_state(description, "model"), description)
+        return Pretrained(name, str(description), **{"classes": logits, **given}).load(allow)
     if given:
         told = f"no option beside {description}, which says itself how to use it"
         raise fail(next(iter(given)), told, next(iter(given.values())))

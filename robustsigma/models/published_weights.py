@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,23 @@ def statistics(known: Published, arguments: Mapping[str, Any]) -> tuple[tuple[fl
         told = "the numbers that images were normalized with in training (--mean, --std)"
         raise fail("mean and std", told, "none, as no preprocessor_config.json lies beside the weights")
     return known.mean, known.std
+
+
+def guesses(known: Published, weights: str | None) -> bool:
+    """Return whether what is published is a guess for these weights: those of a file other than the published one."""
+    if weights is None or weights == PUBLISHED:
+        return False
+    return known.entry is None or Path(known.entry.url).name != Path(weights).name
+
+
+def warn_of_guess(name: str, weights: str | None, guessed: Mapping[str, object]) -> None:
+    """Warn of values by option that are published for a network and may be wrong for the weights of a file."""
+    values = ", ".join(f"{option} {value}" for option, value in guessed.items())
+    told = (
+        f"{Path(str(weights)).name} does not state how its images were prepared, so that what is published for {name}"
+    )
+    options = ", ".join(f"--{option}" for option in guessed)
+    warnings.warn(f"{told} is used: {values}. If it was trained with other values, give {options}", stacklevel=3)
 
 
 def published_state(name: str, arguments: Mapping[str, Any], known: Published | None = None) -> tuple[State, str]:

@@ -42,11 +42,11 @@ def draw_explanation(
         what = f"{explained['class']} rather than {rather}"
         known = [f"explains {what if rather else _pair(explained)}"]
         if style.get("outline") is not None:
-            known.append(f"outlined: the highest {style['outline']:g} %")
+            known.append(f"outlined: the highest {style['outline']:g}%")
         end = made.get("sample_explained")
         lost = "" if made["converged"] else "not converged"
         if end is not None:
-            known.append(f"confidence falls to {_percent(end['confidence'])}{', ' * bool(lost)}{lost}")
+            known.append(f"confidence at the end of the walk: {percent(end['confidence'])}{', ' * bool(lost)}{lost}")
         elif lost:
             known.append(lost)
         if not values.any():
@@ -91,7 +91,7 @@ def animate_path(images: Floats, confidence: Sequence[float], name: str) -> byte
 
 
 def _point(images: Floats, confidence: Sequence[float], name: str, step: int, side: int) -> Panel:
-    told = f"{name}: {_percent(confidence[step])}"
+    told = f"{name}: {percent(confidence[step])}"
     return Panel(picture_of(images[step], side), f"step {step} of {len(images) - 1}", (told,))
 
 
@@ -100,12 +100,12 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def _pair(found: Mapping[str, Any]) -> str:
-    return f"{found['class']} ({_percent(found['confidence'])})"
+    return f"{found['class']} ({percent(found['confidence'])})"
 
 
-def _percent(confidence: float) -> str:
+def percent(confidence: float) -> str:
     """Return a confidence in percent, small ones with more digits."""
-    return f"{100 * confidence:.0f} %" if confidence >= 0.0095 else f"{100 * confidence:.1g} %" if confidence else "0 %"
+    return f"{100 * confidence:.0f}%" if confidence >= 0.0095 else f"{100 * confidence:.1g}%" if confidence else "0%"
 
 
 def _png(picture: Image.Image) -> bytes:

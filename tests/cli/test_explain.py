@@ -12,7 +12,7 @@ from PIL import Image
 
 from robustsigma.cli import main
 from robustsigma.cli.explained_folder import ExplainedFolder
-from robustsigma.cli.method_names import by_alias, split_methods
+from robustsigma.cli.method_names import DEFAULT, by_alias, split_methods
 from robustsigma.data import Baggage
 from robustsigma.engine import attributors, noise
 from robustsigma.engine.attributors import Gradient, IntegratedGradients, Sigma
@@ -20,7 +20,7 @@ from robustsigma.models import Architecture, ModelCard, load_model, save_model
 
 SOURCE = Baggage(size=16, train=12, val=5, test=5)
 WALK = Sigma(objective="logit", alpha=0.01, beta=0.1, max_steps=4, paths=2)
-SIGMA = ["--method=sigma", "--method.objective=logit", "--method.alpha=.01", "--method.beta=.1",
+SIGMA = ["--method=Sigma", "--method.objective=logit", "--method.alpha=.01", "--method.beta=.1",
          "--method.max_steps=4", "--method.paths=2"]  # fmt: skip
 
 
@@ -211,10 +211,18 @@ def test_every_method_has_a_short_name():
     names = [name for name in attributors.__all__ if name not in ("Attribution", "Attributor")]
     for name in names:
         for given in (name, name.lower(), name.upper()):
-            assert by_alias(["x.png", f"--method={given}"]) == ["x.png", f"--method={name}"]
-            assert by_alias(["--method", given]) == ["--method", name]
+            expected = json.dumps(DEFAULT) if given in ("sigma", "SIGMA") else name
+            assert by_alias(["x.png", f"--method={given}"]) == ["x.png", f"--method={expected}"]
+            assert by_alias(["--method", given]) == ["--method", expected]
     assert by_alias(["--method", "gig"]) == ["--method", "GuidedIntegratedGradients"]
     assert by_alias(["ig.png", "--target", "ig"]) == ["ig.png", "--target", "ig"]
+
+
+def test_short_sigma_is_the_default_and_its_options_change_it(explain, capsys):
+    shorter = "--method.max_steps=1"
+    (first, _), (again, _) = explain(shorter), explain("--method", "sigma", shorter)
+    assert first["maps"] == again["maps"]
+    assert "not converged: Sigma (--method.max_steps 200 takes more steps)" in capsys.readouterr().out
 
 
 def test_options_belong_to_the_method_before_them():

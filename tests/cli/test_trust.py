@@ -197,7 +197,7 @@ def _laughs(levels=40):
         ("images: " + "[" * 20_000, "nest"),
         ("a: &a [*a]", "nested too deeply"),
         ("a: 1\n\x00b: 2", "not allowed"),
-        ("seed: 1\nseed: 2", "the name 'seed' twice in one mapping"),
+        ("seed: 1\nseed: 2", "the name 'seed' twice in one mapping, in line 2"),
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("seed: 0x" + "f" * 10_000, "seed: expected an int of 64 bits|images: expected a folder"),
         ("seed: " + "9" * 10_000, "limit"),

@@ -6,6 +6,8 @@ import os
 import pickle
 import sys
 import types
+import warnings
+from dataclasses import replace
 from urllib.error import URLError
 
 import numpy as np
@@ -19,6 +21,7 @@ from robustsigma import Classifier
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.models import Architecture, ModelCard, Pretrained, load_model, model, save_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*what is published for")
 NAME = "torchvision:squeezenet1_1"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 NETS = """
@@ -279,8 +282,6 @@ def test_one_way_to_all_models(tmp_path, net):
     for name, options in ((saved, {"weights": "w.pth"}), (Pretrained(NAME), {"mean": (0.5,)})):
         with pytest.raises(ValueError, match=f"^{next(iter(options))}: expected no option beside"):
             model(name, **options)
-    with pytest.raises(ValueError, match=r"^model: expected a safetensors file"):
-        model(str(tmp_path / "w.pth"))
     with pytest.raises(ValueError, match=r"^model: expected the name of a torchvision model, got 'nothing'"):
         model("torchvision:nothing")
     with pytest.raises(ValueError, match="a torchvision model that classifies images"):
@@ -336,6 +337,27 @@ def test_training_may_start_from_weights_of_other_classes(tmp_path, net):
     torch.save(other, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"^weights: expected those of this SqueezeNet"):
         fresh(architecture.build, channels=3, classes=5)
+
+
+def test_a_file_of_weights_alone_is_identified_and_guesses_are_stated(tmp_path):
+    own = fresh(torchvision.models.alexnet, num_classes=2)  # the first network that is tried
+    torch.save({"state_dict": own.state_dict()}, tmp_path / "mine.pt")
+    file, options = str(tmp_path / "mine.pt"), {"mean": (0.5,), "std": (0.25,)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier, card = model(file, classes=["ant", "bee"], geometry=ResizeCrop(64), **options)
+    assert (card.classes, card.shape, card.mean) == (("ant", "bee"), (3, 64, 64), (0.5,))
+    torch.testing.assert_close(logits(classifier), logits(Classifier(own, **options)), rtol=0, atol=0)
+    named = Pretrained("torchvision:alexnet", weights=file)
+    for given, told, silent in (({}, "0.485", "nothing"), (options, "geometry.size 224", "--mean")):
+        with pytest.warns(UserWarning, match="what is published for torchvision:alexnet is used") as found:
+            _, card = replace(named, **given).load()
+        assert len(card.classes) == 2
+        (message,) = (str(each.message) for each in found)
+        assert told in message
+        assert silent not in message
+    with pytest.raises(ValueError, match=r"classes: expected 2, as many as .* has outputs, got 3"):
+        replace(named, classes=3).load()
 
 
 @pytest.mark.parametrize("prefix", ["classifier.", "", "module.classifier."])

@@ -10,7 +10,7 @@ from recorded import DTYPES, problem
 from torch import nn
 
 from robustsigma import Attributor, Classifier, Sigma
-from robustsigma.cli.explain import _METHOD
+from robustsigma.cli.method_names import DEFAULT
 from robustsigma.engine.attributors.published.sigma import AuthorsRange, AuthorsSigma
 from robustsigma.engine.attributors.spsa_walk import RANGE_MODES, ImageRange
 from robustsigma.engine.noise import NOISES
@@ -425,7 +425,7 @@ def test_a_confident_answer_to_noise():
 
 
 def test_explain_has_the_settings_for_photographs():
-    assert Sigma(**_METHOD["init_args"]) == replace(Sigma.photographs(), max_steps=24, paths=1)
+    assert Sigma(**DEFAULT["init_args"]) == replace(Sigma.photographs(), max_steps=24, paths=1)
 
 
 BAD = {
