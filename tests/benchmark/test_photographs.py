@@ -20,6 +20,7 @@ from robustsigma.data import ImageTable
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.models import Pretrained, save_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*what is published for")
 NAME = "torchvision:squeezenet1_1"
 GEOMETRY = {"size": 32, "resize": 36}
 
