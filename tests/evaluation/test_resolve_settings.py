@@ -137,7 +137,8 @@ def test_normalization_of_a_given_network_is_not_guessed(images, weights, tmp_pa
         assert resolve_settings(told) == told
     assert resolve_settings(_given(images, weights, mean=(0.4,), std=(0.5,))).mean == (0.4,)
     named = Architecture("torchvision:resnet18")
-    found = resolve_settings(_given(images, str(tmp_path / "net.pt"), named))
+    with pytest.warns(UserWarning, match=r"net\.pt does not state .*--mean, --std"):
+        found = resolve_settings(_given(images, str(tmp_path / "net.pt"), named))
     assert (found.mean, found.std) == IMAGENET
     trained = {**{f"classifier.net.{key}": value for key, value in state.items()},
                "classifier.mean": torch.tensor([0.25]), "classifier.std": torch.tensor([0.5])}  # fmt: skip
