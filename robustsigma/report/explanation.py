@@ -42,7 +42,7 @@ def draw_explanation(
         what = f"{explained['class']} rather than {rather}"
         known = [f"explains {what if rather else _pair(explained)}"]
         if style.get("outline") is not None:
-            known.append(f"outlined: the highest {style['outline']:g} %")
+            known.append(f"outlined: the highest {style['outline']:g}%")
         end = made.get("sample_explained")
         lost = "" if made["converged"] else "not converged"
         if end is not None:
@@ -105,7 +105,7 @@ def _pair(found: Mapping[str, Any]) -> str:
 
 def _percent(confidence: float) -> str:
     """Return a confidence in percent, small ones with more digits."""
-    return f"{100 * confidence:.0f} %" if confidence >= 0.0095 else f"{100 * confidence:.1g} %" if confidence else "0 %"
+    return f"{100 * confidence:.0f}%" if confidence >= 0.0095 else f"{100 * confidence:.1g}%" if confidence else "0%"
 
 
 def _png(picture: Image.Image) -> bytes:
