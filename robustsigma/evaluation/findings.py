@@ -40,7 +40,7 @@ def verdict(matrix: Matrix, classes: int, cells: Sequence[dict[str, Any]]) -> li
             doubted[cell["regime"], cell["condition"]] = codes
     opening = f"{subject} classifies {text.percent(clean.mean)}% of {text.count(n, 'clean test image')} correctly"
     lowest = min(
-        (name for name in matrix.all_ids if name != matrix.clean.id),
+        _bounded(matrix) or [name for name in matrix.all_ids if name != matrix.clean.id],
         key=lambda name: (matrix.accuracy(base.id, name).mean, -len(matrix.worst.get(name, ()))),
         default=None,
     )
@@ -49,17 +49,31 @@ def verdict(matrix: Matrix, classes: int, cells: Sequence[dict[str, Any]]) -> li
         return [f"{opening}.", *distances[:1], _doubts(matrix, doubted, len(cells))]
     found = matrix.accuracy(base.id, lowest)
     lost = matrix.difference((base.id, matrix.clean.id), (base.id, lowest)).low > 0
-    guess = ", no better than guessing" if found.low <= 1 / classes and lost else ""
+    guess = _guessing(found, 1 / classes) if lost else ""
     where = _where(matrix, lowest)
     opening += f"{', but only' if lost else ' and'} {text.percent(found.mean)}% {where}{guess}."
     return [opening, *_best_there(matrix, lowest, doubted), _doubts(matrix, doubted, len(cells))]
+
+
+def _bounded(matrix: Matrix) -> list[str]:
+    """Return the worst cases of one norm and radius; the one over all attacks holds for no single threat model."""
+    return [name for name in matrix.worst if name != f"{WORST}/all"]
+
+
+def _guessing(found: Interval, chance: float) -> str:
+    """Return how an accuracy compares with that of guessing; nothing where it is significantly higher."""
+    if found.low > chance:
+        return ""
+    if found.high >= chance:
+        return ", no better than guessing"
+    return f", {'far ' * (found.mean < chance / 2)}below guessing ({100 * chance:.2g}%)"
 
 
 def _where(matrix: Matrix, condition: str) -> str:
     """Return the name of a condition or a worst case in a sentence."""
     if condition in matrix.worst:
         within = condition.removeprefix(f"{WORST}/")
-        return f"when every attack made against it{'' if within == 'all' else f' within {within}'} is tried"
+        return f"when every attack made against it{'' if within == 'all' else f' within {text.radii(within)}'} is tried"
     found = next(each for each in matrix.conditions if each.id == condition)
     return f"under {title(found.name)}" + " made against the base model" * (found.attack_setting == TRANSFER)
 
@@ -76,8 +90,7 @@ def _best_there(matrix: Matrix, condition: str, doubted: Doubted) -> list[str]:
     kind = "trainings" if best.retrained else "other models"
     among = f", the best of the {len(others)} {kind}," if others[1:] else ""
     score, clean = (text.percent(matrix.accuracy(best.id, each).mean) for each in (condition, matrix.clean.id))
-    attacks = matrix.worst.get(condition, (condition,))
-    codes = dict.fromkeys(code for each in attacks for code in doubted.get((best.id, each), ()))
+    codes = dict.fromkeys(doubted.get((best.id, condition), ()))
     flags = f" (flagged: {', '.join(codes)})" if codes else ""
     name = f"{title(best.name)} {_PROTOCOLS[best.protocol]}" if best.retrained else text.printable(best.name)
     than = "the base model" if best.retrained else _subject(matrix, base)
@@ -126,12 +139,12 @@ def _percent(found: Interval) -> str:
 def _described(matrix: Matrix, regime: Regime, classes: int) -> str:
     clean, others = matrix.clean, [c for c in matrix.not_transferred if not isinstance(c.perturbation, Identity)]
     parts = [f"{_percent(matrix.accuracy(regime.id, c.id))} under {title(c.name)}" for c in others]
-    parts.insert(0, f"{_percent(matrix.accuracy(regime.id, clean.id))} of clean images")
+    parts.insert(0, f"{_percent(matrix.accuracy(regime.id, clean.id))} of clean images correctly")
     for name in matrix.worst:
         where = name.removeprefix(f"{WORST}/")
-        within = "" if where == "all" else f" within {where}"
+        within = "" if where == "all" else f" within {text.radii(where)}"
         parts.append(f"{_percent(matrix.accuracy(regime.id, name))} under all adaptive attacks{within} at once")
-    described = f"{_subject(matrix, regime)} classifies correctly {', '.join(parts)}; chance is {100 / classes:.2g}%."
+    described = f"{_subject(matrix, regime)} classifies {', '.join(parts)}; chance is {100 / classes:.2g}%."
     return " ".join([described, *(_misled(matrix, regime, each) for each in filter(has_distances, matrix.conditions))])
 
 
@@ -178,7 +191,8 @@ def _summary(trained_on: list[tuple[str, bool] | None]) -> str | None:
         f"{len(known) - len(exceptions)} of {text.count(len(known), 'training')} significantly improved accuracy under "
         "the perturbation used for training"
     )
-    return line + (f"; the exceptions: {', '.join(exceptions)}." if exceptions else ".")
+    noun = "exception" if len(exceptions) == 1 else "exceptions"
+    return line + (f"; the {noun}: {', '.join(exceptions)}." if exceptions else ".")
 
 
 def _combined(matrix: Matrix) -> str | None:

@@ -214,7 +214,11 @@ def _far(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]
 
 
 def run_flags(
-    matrix: Matrix, sweep: Sequence[Mapping[str, Any]] = (), made: Sequence[Mapping[str, Any]] = ()
+    matrix: Matrix,
+    sweep: Sequence[Mapping[str, Any]] = (),
+    made: Sequence[Mapping[str, Any]] = (),
+    *,
+    trained: bool = True,
 ) -> list[Flag]:
     """Return the flags of the whole run.
 
@@ -222,9 +226,10 @@ def run_flags(
         matrix: matrix of the run.
         sweep: tables of the sweep of Gaussian noise, one for each regime that it chose the noise of.
         made: what was made for training, by regime and seed (see `results.augmentation`).
+        trained: whether a model was trained, rather than used as it was given.
     """
     flags = []
-    if len(matrix.seeds) == 1:
+    if len(matrix.seeds) == 1 and trained:
         message = (
             "Every model was trained once: the intervals reflect the choice of images, not the randomness of training. "
             "Use --seeds 3."

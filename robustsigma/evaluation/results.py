@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from robustsigma.engine.metrics import mean_interval, paired_difference, share_interval
 from robustsigma.engine.metrics.calibration import calibration_error
 from robustsigma.engine.metrics.interval import as_dict
-from robustsigma.engine.perturbations import AutoAttack
+from robustsigma.engine.perturbations import AutoAttack, Identity
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE, AttackCheckResults
 from robustsigma.evaluation.distances import distance_entries
 from robustsigma.evaluation.findings import findings, title, verdict
@@ -23,6 +23,7 @@ from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER, Condition, Regime
 from robustsigma.evaluation.threat_model import parameters, threat_model
 from robustsigma.evaluation.unwrapped_data import data_name
+from robustsigma.report import text
 from robustsigma.runs.fingerprint import describe
 from robustsigma.runs.results import RobustnessResults
 
@@ -50,10 +51,11 @@ def collect(run: RobustnessRun, sweep: Sequence[dict[str, Any]] = ()) -> Robustn
     events = {r.id: overfitting_events({seed: notes[r.id, seed] for seed in seeds}) for r in run.regimes}
     matrix = Matrix(run.regimes, run.conditions, cells, seeds, _attack_checks(run), events)
     made, dataset = augmentation(matrix, notes), settings.dataset
+    trained = settings.training.epochs > 0 or any(each.retrained for each in run.regimes)
     tried = {entry["regime"]: len(entry["rows"]) for entry in sweep}
     seconds = {r.id: [notes[r.id, seed]["seconds"] for seed in seeds] for r in run.regimes}
     return dataclasses.replace(
-        results_of(matrix, len(dataset.classes), flags=run_flags(matrix, sweep, made)),
+        results_of(matrix, len(dataset.classes), flags=run_flags(matrix, sweep, made, trained=trained)),
         settings=describe(settings),
         dataset={
             "name": data_name(dataset),
@@ -118,7 +120,7 @@ def _worst_case(matrix: Matrix, name: str) -> dict[str, Any]:
     names, members = {each.id: title(each.name) for each in matrix.conditions}, matrix.worst[name]
     return {
         "id": name,
-        "name": name.removeprefix(f"{WORST}/"),
+        "name": text.radii(name.removeprefix(f"{WORST}/")),
         "attack_setting": WORST,
         "settings": f"correct under each of {', '.join(names[member] for member in members)} (adaptive)",
         "members": list(members),
@@ -130,19 +132,24 @@ def _regime(regime: Regime, settings: Evaluation, seconds: list[float], tried: i
     again = settings.retraining
     if regime.protocol == "none":
         epochs = settings.training.epochs
-        text = f"{settings.architecture.name}, {f'{epochs} epochs' if epochs else 'as it was given'}"
+        described = f"{settings.architecture.name}, {f'{epochs} epochs' if epochs else 'as it was given'}"
     elif regime.protocol == "retrain":
-        text = f"{again.epochs} epochs on the training images and {again.samples} samples of {regime.perturbation!r}"
+        clean = isinstance(regime.perturbation, Identity)
+        samples = f"{again.samples} {'unchanged images' if clean else f'samples of {regime.perturbation!r}'}"
+        described = f"{again.epochs} epochs on the training images and {samples}"
     else:
-        text = f"{again.epochs} epochs, {again.share:.0%} of each batch through {regime.perturbation!r}"
+        described = f"{again.epochs} epochs, {again.share:.0%} of each batch through {regime.perturbation!r}"
     if tried:
-        text += f", the best std of {tried}"
-    shown = {"id": regime.id, "name": regime.name, "protocol": regime.protocol, "settings": text}
+        described += f", the best std of {tried}"
+    shown = {"id": regime.id, "name": regime.name, "protocol": regime.protocol, "settings": described}
     return {**shown, "seconds": float(np.mean(seconds))}
 
 
 def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
-    """Return every cell; a worst case has an accuracy alone, and only more than five classes have a top-5 accuracy."""
+    """Return every cell; only more than five classes have a top-5 accuracy.
+
+    A worst case has an accuracy and the flags of its attacks. It is not evaluated only if none of them is.
+    """
     entries = []
     for regime in matrix.regimes:
         for condition in matrix.conditions:
@@ -170,8 +177,10 @@ def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
             )
         own = {entry["condition"]: entry["flags"] for entry in entries if entry["regime"] == regime.id}
         for name, members in matrix.worst.items():
-            told = [[flag for flag in own[each] if flag["code"] == "not_evaluated"] for each in members]
-            entries.append({**_accuracy(matrix, regime, name), "flags": told[0] if all(told) else []})
+            evaluated = not all(any(flag["code"] == "not_evaluated" for flag in own[each]) for each in members)
+            of_members = {(f["code"], f["message"]): f for each in members for f in own[each]}
+            flags = [f for (code, _), f in of_members.items() if not (evaluated and code == "not_evaluated")]
+            entries.append({**_accuracy(matrix, regime, name), "flags": flags})
     return entries
 
 

@@ -22,7 +22,7 @@ from robustsigma.runs.results import RobustnessResults
 class RobustnessReport(Report):
     """The report of `evaluate` and `run_study`: accuracies of models under conditions, with flags and findings.
 
-    `print(report)` shows its table, and a notebook shows it as HTML.
+    `print(report)` shows its verdict, table, flags and path, and a notebook shows it as HTML.
 
     Attributes:
         results: everything that was measured; `results.cells` has an entry for each model and condition.

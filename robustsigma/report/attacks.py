@@ -13,26 +13,32 @@ QUALITY = {
     "linf": ("L\u221e", "largest change of any pixel"),
     "ssim": ("SSIM", "structural similarity; 1 is the same image"),
 }
+_PASSES = "Forward + backward passes"
 
 
-def threats(results: dict[str, Any], settings: list[tuple[Heading, str]]) -> TableLayout:
-    """Return what each condition does: its threat model, the change of the images, its passes and every parameter.
+def threats(results: dict[str, Any], settings: list[tuple[Heading, str]]) -> list[Exhibit]:
+    """Return what each condition does: its threat model, the change of the images and its passes; and its parameters.
 
     Older results have settings only.
     """
-    entries, rows = {entry["id"]: entry for entry in results["conditions"]}, []
+    entries, rows, details = {entry["id"]: entry for entry in results["conditions"]}, [], []
     base = next((entry["id"] for entry in results["regimes"]), None)
     taken = {entry["condition"]: entry.get("passes") for entry in results["cells"] if entry["regime"] == base}
     for head, setting in settings:
         threat, known = entries[head.id].get("threat") or {}, entries[head.id].get("parameters")
-        parameters = ", ".join(f"{key} = {value}" for key, value in text.flatten(known or {}) if key) or head.hint
+        parameters = text.parameters(known or {}) if known else head.hint
+        details += [(head.label, setting, parameters)] * bool(parameters)
         words = [str(threat.get(key) or text.DASH) for key in ("norm", "knowledge", "goal")]
         changes = (mean_cell((entries[head.id].get("quality") or {}).get(key), measure) for key in QUALITY)
-        numbers = number(threat.get("eps")), *changes, number(taken.get(head.id))
-        rows.append((head.label, setting, words[0], *numbers, *words[1:], parameters or text.DASH))
+        numbers = text.radius(threat.get("eps")), *changes, number(taken.get(head.id))
+        rows.append((head.label, setting, words[0], *numbers, *words[1:]))
     titles = [title for title, _ in QUALITY.values()]
-    columns = ("Condition", "Setting", "Norm", "eps", *titles, "Passes", "Knowledge", "Goal", "Parameters")
-    return listing(columns, ("", "", rows), words={*columns} - {"eps", *titles, "Passes"})
+    columns = ("Condition", "Setting", "Norm", "eps", *titles, _PASSES, "Knowledge", "Goal")
+    tables = [listing(columns, ("", "", rows), words={*columns} - {"eps", *titles, _PASSES})]
+    if details:  # sentences, which need the width of the page
+        heads = ("Condition", "Setting", "Parameters")
+        tables.append(listing(heads, ("", "", details), words={*heads}))
+    return [Exhibit(tables=tuple(tables))] * bool(rows)
 
 
 def attack_by_attack(results: dict[str, Any], table: TableLayout, names: dict[str, str]) -> list[Exhibit]:
@@ -54,7 +60,7 @@ def attack_by_attack(results: dict[str, Any], table: TableLayout, names: dict[st
                 accuracies = (percent(found[regime]["attacks"].get(column)) for column in columns)
                 rows.append((name, *accuracies, number(found[regime].get("passes"))))
         after = [column if place == 0 else f"after {column}" for place, column in enumerate(columns)]
-        layout = listing(("Model", *after, "Passes per image"), ("", "", rows))
+        layout = listing(("Model", *after, f"{_PASSES} per image"), ("", "", rows))
         shown.append(Exhibit(head.label, head.hint, tables=(layout,)))
     return shown
 
@@ -86,3 +92,10 @@ def distance_cell(entry: dict[str, Any], flags: tuple[tuple[str, str], ...]) -> 
 def with_own_group(conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the conditions with the setting "distance" for those that are minimum-norm attacks."""
     return [{**each, "attack_setting": "distance"} if each.get("minimum_norm") else each for each in conditions]
+
+
+def measured_on(results: dict[str, Any]) -> tuple[str, ...]:
+    """Return on how many images the curves were measured, which may be fewer than the table has."""
+    counts = sorted({entry["n"] for entry in results.get("curves") or [] if entry.get("n")})
+    shown = " to ".join(dict.fromkeys(number(count) for count in (*counts[:1], *counts[-1:])))
+    return (f"Measured on {shown} test images.",) if counts else ()

@@ -21,10 +21,12 @@ class Report(ABC):
 
     Attributes:
         results: everything that was measured.
+        path: path of the HTML file, or None without one.
         arrays: the images and maps of the page.
     """
 
     results: Results
+    path: Path | None
     arrays: Mapping[str, np.ndarray]
 
     @property
@@ -58,7 +60,9 @@ class Report(ABC):
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
-        return self.table()
+        clear = "No flags: the checks that were made found no reason to doubt these numbers."
+        page = f"Report: {self.path}" if self.path is not None else ""
+        return "\n".join(filter(None, (*self.verdict, self.table(), "" if self.flags else clear, page)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results in plain JSON types, as `results.json` has them."""

@@ -8,9 +8,18 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from robustsigma import __version__
-from robustsigma.report.text import DASH, flatten, interval, measure, name, number, percent
+from robustsigma.report.text import DASH, interval, measure, name, number, parameters, percent, radius
 
-_CLAIMS = ("Condition", "Norm", "eps", "Attacker knows", "Accuracy, %", "95% interval", "Images", "Passes per image")
+_CLAIMS = (
+    "Condition",
+    "Norm",
+    "eps",
+    "Attacker knows",
+    "Accuracy, %",
+    "95% interval",
+    "Images",
+    "Forward + backward passes per image",
+)
 
 
 def markdown(card: dict[str, Any]) -> str:
@@ -39,7 +48,7 @@ def _front_matter(card: dict[str, Any]) -> dict[str, Any]:
 
 def _title(claim: dict[str, Any]) -> str:
     threat = claim.get("threat") or {}
-    ball = f" ({threat['norm']}, eps {number(threat['eps'])})" if threat.get("eps") else ""
+    ball = f" ({threat['norm']}, eps {radius(threat['eps'])})" if threat.get("eps") else ""
     return f"Accuracy {'on clean images' if claim['name'] == 'clean' else f'under {_name(claim)}'}{ball}"
 
 
@@ -50,7 +59,7 @@ def _name(claim: dict[str, Any]) -> str:
 def _body(card: dict[str, Any]) -> Iterator[str]:
     model, dataset = card["model"], card["dataset"]
     yield f"# Robustness of {model['id']}\n"
-    yield f"- Training: {model.get('training') or 'unknown'}"
+    yield f"- Model: {model.get('training') or 'unknown'}"
     yield f"- Dataset: {dataset.get('name')}, {number(dataset.get('test'))} test images, {_classes(dataset)}"
     for key, digest in card["weights"].items():
         training = "" if key == "given" else f", {key}"
@@ -72,8 +81,7 @@ def _body(card: dict[str, Any]) -> Iterator[str]:
         yield from map(_distance, card["distances"])
     yield "\n## Parameters\n"
     for claim in (*card["claims"], *card["withdrawn"]):
-        parts = ", ".join(f"{key} = {value}" if key else value for key, value in flatten(claim["parameters"]))
-        yield f"- {_name(claim)}: {parts}"
+        yield f"- {_name(claim)}: {parameters(claim['parameters'])}"
     if card["limitations"]:
         yield "\n## Limitations\n"
         yield from (f"- {flag['message']}" for flag in card["limitations"])
@@ -88,11 +96,11 @@ def _body(card: dict[str, Any]) -> Iterator[str]:
 
 def _distance(found: dict[str, Any]) -> str:
     median = [measure(found["median"].get(key)) for key in ("mean", "low", "high")]
-    parts = ", ".join(f"{key} = {value}" for key, value in flatten(found["parameters"] or {}))
     line = (
-        f"- {name(found['condition'].split('/')[0])} ({parts}): median {median[0]} in {found['norm']} (95% interval "
-        f"{median[1]} to {median[2]}), mean accuracy {percent(found['area']['mean'])}% over radii up to "
-        f"{measure(found['radius'])}, {number(found['n'])} images, {number(found['passes'])} passes per image"
+        f"- {name(found['condition'].split('/')[0])} ({parameters(found['parameters'])}): median {median[0]} in "
+        f"{found['norm']} (95% interval {median[1]} to {median[2]}), mean accuracy "
+        f"{percent(found['area']['mean'])}% over radii up to {measure(found['radius'])}, {number(found['n'])} images, "
+        f"{number(found['passes'])} passes per image"
     )
     reasons = " ".join(f"{flag['code']}: {flag['message']}" for flag in found["flags"])
     return f"{line}. Withdrawn. {reasons}" if reasons else f"{line}."
@@ -107,7 +115,7 @@ def _table(claims: list[dict[str, Any]]) -> Iterator[str]:
     yield "|" + " --- |" * len(_CLAIMS)
     for claim in claims:
         threat = claim.get("threat") or {}
-        cells = [_name(claim), threat.get("norm") or DASH, number(threat.get("eps"))]
+        cells = [_name(claim), threat.get("norm") or DASH, radius(threat.get("eps"))]
         cells += [threat.get("knowledge") or DASH, percent(claim["accuracy"]["mean"])]
         cells += [
             " ".join(interval(claim["accuracy"])) or DASH,

@@ -55,7 +55,7 @@ def _eps_panel(
     axis.axhline(entries[0]["chance"], color=INK, linewidth=0.9, linestyle="--")
     axis.set_xscale("log", base=2)
     axis.set(xlim=(zero / 1.15, every[-1] * 1.15), xlabel="eps")
-    axis.set_xticks([zero, *every], ["0", *(f"{value:.2g}" for value in every)])
+    axis.set_xticks([zero, *every], ["0", *(text.radius(value) for value in every)])
     axis.minorticks_off()
     percent_axis(axis)
     axis.legend(fontsize=7.5, frameon=False, loc="upper right")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from robustsigma.report import attacks, attribution, curves, gallery, robustness, scatter, text
@@ -26,6 +26,7 @@ from robustsigma.runs.results import AttributionResults
 _TEMPLATES = Path(__file__).parent / "templates"
 _ROBUSTNESS_FIGURES = ("matrix", "curves", "distances", "sweep", "examples", "path", "explanations")
 _BREAKS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[-_/ ])")  # where a line may break in a name
+_OPTIONS = re.compile(r"--[a-z][\w.-]*(?: \d+)?")  # of a command line, in which a line must not break
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
@@ -64,10 +65,15 @@ def _drawn(results: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[str,
 def robustness_page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
     """Return the robustness report as one HTML text; `pictures` are PNG files by name."""
     seeds, table = results.get("seeds") or [], robustness.accuracy_table(results)
+    kinds = {entry["name"] for entry in results["conditions"] if entry.get("attack_setting") != "worst"}
     return _render(
         "robustness.html.j2", results, pictures, robustness.sections(results), {"seeds": seeds},
         title=f"Robustness on {_dataset_name(results, 'a test set')}", flags=robustness.run_flags(results), seeds=seeds,
-        tiles=robustness.tiles(table), conditions=len(table.column_heads), quality=attacks.QUALITY,
+        tiles=robustness.tiles(table), conditions=len(kinds), columns=len(table.column_heads), quality=attacks.QUALITY,
+        once=len(seeds) == 1 and robustness.trained(results), worst=[h.label for g in table.columns
+        if g.key == "worst" for h in g.heads], attacked=any(g.key in ("adaptive", "transfer") for g in table.columns),
+        unconverged=any("unconv." in line for cell in table.cells.values() for line in cell.details),
+        flagged=bool(table.footnotes),
         retrained=any(group.key not in text.BASES for group in table.rows),
         transferred=any(group.key == "transfer" for group in table.columns),
     )  # fmt: skip
@@ -172,6 +178,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        whole_options=lambda words: Markup(_OPTIONS.sub(r'<span class="option">\g<0></span>', str(escape(words)))),
         number=text.number, duration=text.duration, count=text.count, shades=shades,
         breakable=lambda name: Markup("<wbr/>").join(_BREAKS.split(str(name))),
         breakable_key=lambda key: Markup("<wbr/>").join(re.split(r"(?<=[._])(?=.)", str(key))),

@@ -84,9 +84,16 @@ def _accuracy(entry: dict[str, Any]) -> TableCell:
 def run_flags(results: dict[str, Any]) -> tuple[Note, ...]:
     """Return the flags of the run; a single seed is always one of them."""
     flags = text.flags(results)
-    if len(results.get("seeds") or []) == 1 and not any("seed" in " ".join(flag).lower() for flag in flags):
+    once = len(results.get("seeds") or []) == 1 and trained(results)
+    if once and not any("seed" in " ".join(flag).lower() for flag in flags):
         flags = (("1 seed", "Every model was trained once: how results vary between trainings is unknown."), *flags)
     return flags
+
+
+def trained(results: dict[str, Any]) -> bool:
+    """Return whether the run trained a model, rather than use all of them as they were given."""
+    epochs = dict(text.flatten(results.get("settings") or {})).get("training.epochs")
+    return epochs != "0" or any(entry.get("protocol") not in text.BASES for entry in results["regimes"])
 
 
 def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
@@ -95,7 +102,6 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     names, target = regime_names(table), (results.get("path") or {}).get("target")
     tables = {
         "accuracy": _single(table) if len(table.row_heads) == 1 else table,
-        "threats": attacks.threats(results, _settings(table)),
         "checks": _checks(results, table, names),
         "gradients": _gradients(results, names),
         "calibration": _calibration(results, table),
@@ -108,10 +114,12 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
     }
     return {
         **shown,
+        "threats": attacks.threats(results, _settings(table)),
         "attacks": attacks.attack_by_attack(results, table, names),
         "distances": attacks.distances(results, table, names),
         "changes": _changes(results, table),
-        "curves": [Exhibit(picture="curves", alt="Accuracy over eps for each attack and protocol")],
+        "curves": [Exhibit(picture="curves", alt="Accuracy over eps for each attack and protocol",
+                           remarks=attacks.measured_on(results))],
         "examples": [Exhibit(picture="examples", alt="Test images under each condition with the predicted class")],
         "path": [Exhibit("", f"Target class: {_class(results, target)}.", picture="path",
                          alt="Images on the path of a SIGMA sample, confidence and attribution")],
@@ -143,11 +151,15 @@ def tiles(table: TableLayout) -> list[tuple[str, str, str]]:
     """Return the few numbers that the page opens with: title, number and what it is.
 
     They are cells of the table: the first column of the first model, its lowest cell, and, of the other models, the
-    lowest cell of the one whose lowest cell is highest.
+    lowest cell of the one whose lowest cell is highest. If there are worst cases of one norm and radius, only they
+    count, as the others hold for no single threat model.
     """
     lowest: dict[str, tuple[TableCell, str]] = {}
     groups = sorted(table.columns, key=lambda group: group.key != "worst")  # of equal cells, the worst case of all
-    columns = [(head.id, _named(group, head)) for group in groups for head in reversed(group.heads)]
+    pairs = [(group, head) for group in groups for head in reversed(group.heads)]
+    bounded = [(group, head) for group, head in pairs if group.key == "worst" and head.label != "all"]
+    columns = [(head.id, _named(group, head)) for group, head in bounded or pairs]
+    of = "worst case" if bounded else "lowest"
     for row in table.row_heads:
         cells = [(table.cells.get((row.id, column)), name) for column, name in columns]
         if filled := [(cell, name) for cell, name in cells if cell is not None and cell.fill is not None]:
@@ -163,7 +175,7 @@ def tiles(table: TableLayout) -> list[tuple[str, str, str]]:
             found.append((f"{model}, {table.column_heads[0].label}", f"{clean.text}%", "without an attack"))
         cell, name = lowest[first.id]
         if cell is not clean:
-            found.append((f"{model}, lowest", f"{cell.text}%", name))
+            found.append((f"{model}, {of}", f"{cell.text}%", name))
     known = [head.id for head in others if head.id in lowest]
     if known:
         # Models that differ by less than the digit shown share the first place.
@@ -172,18 +184,19 @@ def tiles(table: TableLayout) -> list[tuple[str, str, str]]:
         under = " or ".join(sorted({lowest[key][1] for key in best}))
         if len(best) == 1:
             among = f"; the highest of {len(known)} other models" * (len(known) > 1)
-            found.append((f"{names[best[0]]}, lowest", f"{value}%", under + among))
+            found.append((f"{names[best[0]]}, {of}", f"{value}%", under + among))
         else:
             rest = [text.count(len(best) - _TIED, "other")] if len(best) > _TIED else []
             listed = "; ".join([names[key] for key in best[:_TIED]] + rest)
-            found.append((f"{len(best)} models tied, lowest", f"{value}%", f"{listed} \u00b7 {under}"))
+            found.append((f"{len(best)} models tied, {of}", f"{value}%", f"{listed} \u00b7 {under}"))
     return found
 
 
 def _named(group: HeadingGroup, head: Heading) -> str:
     """Return the name of a condition in a few words."""
     if group.key == "worst":
-        return "under all adaptive attacks at once" + ("" if head.label == "all" else f" within {head.label}")
+        within = "" if head.label == "all" else f" within {text.radii(head.label)}"
+        return f"under all adaptive attacks at once{within}"
     return f"under {head.label}" + f", {group.key}" * (group.key != "none")
 
 

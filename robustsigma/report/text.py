@@ -82,6 +82,26 @@ def interval(estimate: Any, write: Any = percent) -> tuple[str, ...]:
     return () if low is None or high is None else (f"{write(low)}{THIN_SPACE}{DASH}{THIN_SPACE}{write(high)}",)
 
 
+def radius(value: Any) -> str:
+    """Format a radius: as a multiple of 1/255, as papers write it, unless it has at most two significant digits."""
+    found = finite(value)
+    levels = 0 if found is None else round(255 * found)
+    known = 0 < levels < 255 and f"{levels / 255:.3g}" == f"{found:.3g}" != f"{found:.2g}"
+    return f"{levels}/255" if known else number(value)
+
+
+def radii(words: str) -> str:
+    """Return a text with its decimals formatted as radii, such as the name of a worst case."""
+    return re.sub(r"\b0\.\d+$", lambda found: radius(float(found[0])), words)
+
+
+def parameters(known: Any) -> str:
+    """Return parameters as one line."""
+    pairs = [(key, key.split(".")[-1], value) for key, value in flatten(known or {})]
+    shown = ((key, radius(float(value)) if end == "eps" and value != "none" else value) for key, end, value in pairs)
+    return ", ".join(f"{key} = {value}" if key else value for key, value in shown)
+
+
 def count(value: int, noun: str) -> str:
     """Return a number with its noun, in the plural (with an s) unless the number is 1."""
     return f"{value:,} {noun}{'' if value == 1 else 's'}"

@@ -185,7 +185,8 @@ def test_what_a_report_has(tmp_path):
     assert report.path is None
     assert repr(report).startswith("AttributionReport(models: model; methods: IG, mine, gradient, random; metrics: ins")
     table = report.table(width=250)
-    assert str(report).split()[0] == "Attribution"
+    assert report.table().split()[0] == "Attribution"
+    assert str(report).startswith("\n".join([*report.verdict, report.table()]))
     assert all(text in table for text in ("IG", "mine", "few_images_in_all", "Insertion"))
     assert report._repr_html_().startswith("<table>")
     assert any(flag["code"] == "few_images_in_all" for flag in report.flags)

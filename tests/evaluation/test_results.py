@@ -262,7 +262,7 @@ def _told(sigma, control=None, fgsm=(100, 100, 100, 100), columns=COLUMNS):
 
 def test_the_first_finding_is_the_base_model():
     matrix, (first, *_) = _told((100, 100, 100, 100))
-    assert first.startswith("The base model classifies correctly 80.0% (")
+    assert first.startswith("The base model classifies 80.0% (")
     low, high = (100 * getattr(matrix.accuracy("base", "gaussian"), end) for end in ("low", "high"))
     assert f"60.0% ({low:.1f} to {high:.1f}) under Gaussian noise" in first
     assert "10.0% (" in first
@@ -301,7 +301,7 @@ def test_trainings_that_did_not_help_are_told_as_well():
     (line,) = [s for s in sentences if "trainings significantly" in s]
     assert line == (
         "1 of 2 trainings significantly improved accuracy under the perturbation used for training; "
-        "the exceptions: SIGMA retraining 0.0 points (0.0 to 0.0)."
+        "the exception: SIGMA retraining 0.0 points (0.0 to 0.0)."
     )
     _, sentences = _told((160, 20, 20, 80), columns=columns, fgsm=(160, 190, 90, 20))
     assert "2 of 2 trainings significantly improved accuracy under the perturbation used for training." in sentences
@@ -337,7 +337,7 @@ def test_the_verdict_names_the_lowest_accuracy_and_the_best_of_the_others_there(
     )
     assert first == (
         "The base model classifies 95.0% of 200 clean test images correctly, but only 0.0% when every attack made "
-        "against it is tried, no better than guessing."
+        "against it is tried, far below guessing (33%)."
     )
     assert second == (
         "Under the same attacks, SIGMA retraining, the best of the 2 trainings, reaches 75.0%, significantly more than "
@@ -364,3 +364,18 @@ def test_the_verdict_on_a_given_model_alone():
         "The model classifies 95.0% of 200 clean test images correctly, but only 93.0% under Gaussian noise."
     )
     assert _verdict([[190]], [CLEAN], [given])[0] == "The model classifies 95.0% of 200 clean test images correctly."
+
+
+def test_the_verdict_headlines_the_worst_case_of_one_radius_whose_cells_have_the_flags_of_its_attacks():
+    columns, weak = [CLEAN, ATTACK, PGD_COLUMN, WALK], outcomes_of(20, attempted=100, converged=0)
+    matrix = matrix_of([[190, outcomes_of(100), outcomes_of(150), weak]], columns)
+    cells = {entry["condition"]: codes_of(entry["flags"]) for entry in cell_entries(matrix)}
+    assert "unconverged" in cells["worst/all"]
+    assert "unconverged" not in cells["worst/L\u221e 0.1"]
+    first = _verdict([[190, outcomes_of(100), outcomes_of(150), weak]], columns)[0]
+    assert first.endswith("but only 50.0% when every attack made against it within L\u221e 0.1 is tried.")
+
+
+def test_models_that_are_used_as_they_are_lack_the_flag_of_a_single_training():
+    matrix = matrix_of([[100]], [CLEAN], [BASE], [0])
+    assert codes_of(run_flags(matrix, trained=False)) == []

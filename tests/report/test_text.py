@@ -31,6 +31,8 @@ def test_text_is_readable_on_every_cell():
         (text.score(0.12345), "0.123"), (text.score(0), "0.000"), (text.score(-1.5e-5), "\u22121.5\u00b710⁻⁵"),
         (text.score(12.345), "12.35"), (text.score(2048.3), "2,048"), (text.score(3.2e7), "3.2\u00b710⁷"),
         (text.score(-0.5), "\u22120.500"), (text.score(None), "\u2013"), (text.score(float("nan")), "\u2013"),
+        (text.radius(8 / 255), "8/255"), (text.radius(0.2), "0.2"), (text.radii("L2 0.5"), "L2 0.5"),
+        (text.radii("L\u221e 0.00784"), "L\u221e 2/255"), (text.parameters({"eps": 2 / 255}), "eps = 2/255"),
         (text.count(1, "model"), "1 model"), (text.count(1200, "image"), "1,200 images"),
         (text.regime_name("SIGMA", "on_the_fly"), "SIGMA, on the fly"), (text.regime_name("base", "none"), "base"),
         (text.flatten({"a": {"b": [1, 2]}, "c": None, "d": {}}), [("a.b", "1, 2"), ("c", "none"), ("d", "none")]),
