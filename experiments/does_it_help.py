@@ -104,7 +104,7 @@ def _costs(path: Path, trainings: Trainings, console: Console) -> dict[str, cost
     if not path.is_file():
         settings = trainings.settings
         classifier = trainings.model(settings.each_seed[0], BASE).classifier.to(best_device())
-        sizes = (trainings.images, settings.retraining.batch_size, TIMED_BATCHES)
+        sizes = (trainings.training_images, settings.retraining.batch_size, TIMED_BATCHES)
         with console.status("timing the steps side by side"):
             found = cost.measure(classifier, trainings.plans, settings.dataset, *sizes)
         content = {name: dataclasses.asdict(each) for name, each in found.items()}

@@ -52,7 +52,7 @@ def _row(run: Trainings, regime: Regime, costs: Mapping[str, Cost]) -> dict[str,
         return {**row, "settings": f"{run.settings.training.epochs} epochs, the start of all others"}
     made = {key: sum(note["augmentation"][key] for note in notes) for key in notes[0]["augmentation"]}
     training, cost = regime.training, costs.get(regime.name)
-    steps = training.steps(run.images, run.settings.retraining.batch_size)
+    steps = training.steps(run.training_images, run.settings.retraining.batch_size)
     again = training.epochs if training.samples else 1
     return {
         **row,

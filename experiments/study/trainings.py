@@ -13,7 +13,7 @@ from rich.console import Console
 
 from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.matrix import Matrix
-from robustsigma.evaluation.plan import Regime
+from robustsigma.evaluation.plan import Regime, conditions
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.training import quiet
 from robustsigma.lightning import LitClassifier
@@ -56,7 +56,8 @@ class Trainings(RobustnessRun):
         super().__init__(settings, out, console)
         self.regimes = [self.regimes[0], *plans]
         self.plans, self.clock, self.labels = list(plans), clock, SampleLabels()
-        self.images = len(settings.dataset.split("train"))  # type: ignore[arg-type]
+        self.conditions = conditions(settings.conditions, transfer=len(self.regimes) > 1)
+        self.training_images = len(settings.dataset.split("train"))  # type: ignore[arg-type]
 
     def finish_base(self) -> None:
         """Train the base model of the first seed if it is missing."""
