@@ -72,7 +72,7 @@ def study(setup: Setup, out: Path, console: Console) -> dict[str, Any]:
         first.store.adopt_model(seeds[0], BASE, swept.base)
     first.finish_base()
     costs = _costs(out / "costs.json", first, console)
-    steps = {row.name: row.training.steps(first.images, settings.retraining.batch_size) for row in rows}
+    steps = {row.name: row.training.steps(first.training_images, settings.retraining.batch_size) for row in rows}
     budget = max(costs[row.name].of(row.training.epochs, steps[row.name]) for row in rows)
     longer = {row.name: max(row.training.epochs, costs[row.name].epochs(budget, steps[row.name])) for row in rows}
     timed = by_time(rows, longer)
