@@ -131,18 +131,24 @@ def _dataset(data: Path) -> ImageFolder | ImageTable:
     for table in tables:
         options = _table_options(table)
         if options is not None:
-            return ImageTable(str(table.parent), table.name, **options)
+            size, gray = _common(scan(table.parent / options["images"]).images)
+            geometry = ResizeCrop(size) if size else None
+            return ImageTable(str(table.parent), table.name, geometry=geometry, channels=1 if gray else 3, **options)
     if data.is_file():
         expected = f"a CSV file with a column of files ({', '.join(_COLUMNS['file_column'])}) and one of labels"
         raise fail("data", f"{expected} ({', '.join(_COLUMNS['label_column'])})", data)
     images = scan(data).images
     if not images:
         raise fail("data", "a folder with images", f"none in {data}")
+    size, gray = _common(images)
+    return ImageFolder(str(data), size=size, channels=1 if gray else 3)
+
+
+def _common(images: Sequence[str]) -> tuple[int | None, bool]:
+    """Return the side of small squares, which are used as they are, or None; and whether images are gray."""
     sizes, gray = _headers(images)
     sides = {side for size in sizes for side in size}
-    # Small squares are used as they are; photographs as networks for them are trained.
-    size = sides.pop() if len(sides) == 1 and max(sides) <= _SMALL else None
-    return ImageFolder(str(data), size=size, channels=1 if gray else 3)
+    return (sides.pop() if len(sides) == 1 and max(sides) <= _SMALL else None), gray
 
 
 def _table_options(table: Path) -> dict[str, Any] | None:
@@ -214,7 +220,7 @@ def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: 
     if not as_is and not trains:
         logits = f"{model.logits} logits" if model else "no model"
         raise fail("model", f"one of the {count} classes of {dataset.root}, which has no training images", logits)
-    if not (isinstance(dataset, ImageFolder) and dataset.size):
+    if dataset.geometry is None and not (isinstance(dataset, ImageFolder) and dataset.size):
         dataset = replace(dataset, geometry=known.geometry if known else ResizeCrop(_TRAINED_SIZE))
     side = dataset.shape[1]
     eps = "0.1" if dataset.channels == 1 else f"{8 / 255 if side <= 64 else 4 / 255:.7f}"

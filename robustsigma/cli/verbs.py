@@ -128,7 +128,7 @@ def _hint(text: str) -> str:
 
 def _resume(verb: str) -> str:
     """Return what is kept of a run that ended early, and how to resume it."""
-    if verb in ("validate", "test", "doctor"):
+    if verb in ("validate", "test", "doctor", "init"):
         return "Nothing is kept: run the command again"
     how = " with --ckpt_path last to resume from the last finished epoch" if verb == "fit" else " to resume"
     return f"Finished work is kept: run the command again{how}"

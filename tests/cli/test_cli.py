@@ -154,7 +154,7 @@ MISTAKES = {
     "the same in a benchmark": (["benchmark", "--models.x", "resnet50"], "models.x: expected FILE.safetensors, "),
     "a state dict as model": (
         ["explain", IMAGE, "--model={made}/text.txt"],
-        "for a state dict or checkpoint give --model NAME --weights .*text.txt",
+        "model: expected a safetensors file, or a state dict .*, got .*text.txt",
     ),
     "no seed": (["evaluate", "--seeds", "0"], "seeds: expected an integer of at least 1, got 0"),
     "a checkpoint to test that is not there": (

@@ -199,7 +199,7 @@ def test_samples_of_the_first_model_are_shown_to_the_others():
 def test_defaults_are_clean_noise_and_attacks_that_are_checked():
     report = evaluate(cases.mlp(), (IMAGES, LABELS), **NORMALIZATION, progress=False)
     names = [entry["name"] for entry in report.results.conditions]
-    assert names == ["clean", "Gaussian noise", "FGSM", "PGD", "L\u221e 0.0314"]
+    assert names == ["clean", "Gaussian noise", "FGSM", "PGD", "L\u221e 8/255"]
     assert {entry["condition"] for entry in report.results.checks} == {"FGSM/adaptive", "PGD/adaptive"}
     assert report.results.curves
     assert report.path is None

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from scripts import results, script, untrained
 
-from robustsigma import Sigma
+from robustsigma import Sigma, SigmaSample
 
 
 def test_two_networks_join_one_file_and_batches_are_kept(tmp_path, monkeypatch):
@@ -18,6 +18,6 @@ def test_two_networks_join_one_file_and_batches_are_kept(tmp_path, monkeypatch):
     assert settings[module.PRESET] == repr(replace(Sigma.photographs(), paths=1, max_steps=2))
     assert found["net"]["preset minus default"]["ssim"]["n"] == 2
     (tmp_path / "sigma_photographs.json").write_text(json.dumps({"networks": {"other": found["net"]}}))
-    monkeypatch.setattr(module, "SigmaSample", lambda *_: pytest.fail("walked again"))
+    monkeypatch.setattr(SigmaSample, "__call__", lambda *_, **__: pytest.fail("walked again"))
     module.main(options)
     assert list(results(tmp_path, "sigma_photographs")["networks"]) == ["other", "net"]
