@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from shared.output import command, table, write
+from shared.output import command, output_options, table, write
 from torch import Tensor, nn
 from torchvision.io import ImageReadMode, decode_image
 
@@ -194,10 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     options_of.add_argument("--epochs", type=int, default=10, help="epochs of training on MNIST5k")
     options_of.add_argument("--only", nargs="+", help="plain, FGSM, PGD or ResNet-20: networks to attack")
     options_of.add_argument("--radius", type=int, nargs="+", help="places of radii to attack within, from 0")
-    options_of.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of unfinished work")
-    options_of.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
-    options_of.add_argument("--name", help="name of the results file; the name of the script by default")
-    options_of.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
+    output_options(options_of)
     options = options_of.parse_args(arguments)
     if options.fast:
         options.images, options.epochs = 20, 1

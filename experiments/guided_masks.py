@@ -22,12 +22,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from shared.output import command, table, write
+from shared.output import command, output_options, table, write
 from torch import Tensor
 
 from robustsigma import (
@@ -221,10 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", type=int, nargs="+", help="seeds to train and test, without results")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of the first training")
     parser.add_argument("--retrain", type=int, default=3, help="epochs of each regime")
-    parser.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of unfinished work")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
-    parser.add_argument("--name", help="name of the results file; the name of the script by default")
-    parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
+    output_options(parser)
     options = parser.parse_args(arguments)
     if options.fast:
         options.images, options.train, options.seeds, options.epochs, options.retrain = 10, 20, 2, 1, 1

@@ -40,7 +40,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
-from shared.output import command, table, write
+from shared.output import command, output_options, table, write
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -296,10 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, choices=SIZES, help="sizes of images in pixels")
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="numbers of images")
     parser.add_argument("--minutes", type=float, default=120, help="time for all evaluations that are not finished yet")
-    parser.add_argument("--work", type=Path, default=Path("runs/experiments/scale"), help="folder of unfinished work")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
-    parser.add_argument("--name", help="name of the results file; the name of the script by default")
-    parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
+    output_options(parser, work="runs/experiments/scale")
     parser.add_argument("--one", type=int, nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:

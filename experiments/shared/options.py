@@ -30,6 +30,7 @@ from robustsigma.evaluation.plan import BASE
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.models import Architecture, Pretrained
 from robustsigma.models.pretrained import is_saved
+from shared.output import output_options
 
 
 def parser(about: str | None, *, images: int) -> argparse.ArgumentParser:
@@ -63,10 +64,7 @@ def parser(about: str | None, *, images: int) -> argparse.ArgumentParser:
     )
     made.add_argument("--batch-size", type=int, default=10, help="number of images in a batch")
     made.add_argument("--seed", type=int, default=0, help="seed of all random choices")
-    made.add_argument("--work", type=Path, default=Path("runs/experiments"), help="folder of unfinished work")
-    made.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
-    made.add_argument("--name", help="name of the results file; the name of the script by default")
-    made.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
+    output_options(made)
     return made
 
 

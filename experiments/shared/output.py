@@ -14,6 +14,14 @@ from robustsigma.runs.files import write_atomically
 from robustsigma.runs.provenance import Provenance
 
 
+def output_options(parser: argparse.ArgumentParser, work: str = "runs/experiments") -> None:
+    """Add the options that say where an experiment writes, and whether it only checks that it runs."""
+    parser.add_argument("--work", type=Path, default=Path(work), help="folder of unfinished work")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument("--name", help="name of the results file; the name of the script by default")
+    parser.add_argument("--fast", action="store_true", help="small version that only checks that the script runs")
+
+
 def verdict(entry: Mapping[str, Any]) -> str:
     """Return "better", "worse" or "no difference within the interval" for a paired difference."""
     if "mean" not in entry:

@@ -17,9 +17,10 @@ from robustsigma.benchmarking.settings import Benchmark
 from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.engine.metrics import Skip
 from robustsigma.engine.precision import deterministic
-from robustsigma.report import print_table, write_report
+from robustsigma.report import print_table
+from robustsigma.report.base import publish
 from robustsigma.runs.directory import write_command
-from robustsigma.runs.files import write_arrays, write_atomically
+from robustsigma.runs.files import write_atomically
 from robustsigma.runs.provenance import Provenance
 from robustsigma.runs.ranks import WHOLE, Part, Ranks
 
@@ -73,10 +74,8 @@ def finish(run: BenchmarkRun, provenance: Provenance, folder: Path | None) -> At
     if folder is not None:
         path = folder / "report.html"
         if run.ranks.is_main:
-            results.write(folder / "results.json")
             write_atomically(folder / "values.csv", _values(tables).encode())
-            write_arrays(folder / "arrays.npz", arrays)
-            write_report(results.to_json(), arrays, folder)
+            publish(results, arrays, folder)
         run.ranks.barrier()
     return AttributionReport(results, path, arrays)
 

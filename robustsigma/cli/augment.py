@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -71,12 +70,13 @@ def _augment(found: Any, made: Any) -> None:
     if bool(found.images) == (dataset is not None):
         raise fail("images", "image files or --dataset, one of the two", "both" if found.images else "neither")
     classifier, card = images.model(found, made)
-    batches = list(_files(found, card) if dataset is None else _split(found, dataset, card))
+    paths = images.files(found.images, found.out) if dataset is None else []
+    batches = list(_files(found, paths, card) if dataset is None else _split(found, dataset, card))
     out, console = output_folder(found.out), Console()
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}
     parts = out / ".parts"
     settings |= {"dataset": repr(dataset), "perturbation": repr(perturbation)}
-    data = files(images.files(found.images, found.out)) if dataset is None else dataset.fingerprint()
+    data = files(paths) if dataset is None else dataset.fingerprint()
     settings |= {**images.model_settings(found, classifier, card), "data": data}
     init_run_dir(parts, {**settings, **code_of(found.allow, perturbation)})
     remove_leftovers(out)
@@ -94,9 +94,8 @@ def _augment(found: Any, made: Any) -> None:
     console.print(f"The manifest: [bold]{path}[/bold]", soft_wrap=True)
 
 
-def _files(found: Any, card: ModelCard) -> Iterator[Any]:
+def _files(found: Any, paths: Sequence[Path], card: ModelCard) -> Iterator[Any]:
     """Yield functions that load a batch of the image files."""
-    paths = images.files(found.images, found.out)
     label = images.class_index(found.label, card.classes, "label")
 
     def load(start: int) -> Item:
@@ -142,7 +141,7 @@ def _write(
     rows = []
     for row, label in enumerate(labels.tolist()):
         file = f"{_folder(label, card.classes)}/{int(item.indices[row]):07}.png"
-        write_atomically(out / file, _png(pixels[row]))
+        write_atomically(out / file, images.png(pixels[row]))
         rows.append(
             [file, printable(item.origins[row]), printable(card.classes[label]), int(seeds[row])]
             + [f"{column[row]:.6g}" for column in confidence]
@@ -158,10 +157,3 @@ def _write(
 def _folder(label: int, classes: Sequence[str]) -> str:
     """Return a folder name for a class; no class name leads out of the output folder."""
     return f"{label:03}_" + "".join(c if c.isalnum() or c in "-_ " else "_" for c in classes[label])[:60]
-
-
-def _png(pixels: Tensor) -> bytes:
-    array = pixels.byte().cpu().permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
-    return buffer.getvalue()

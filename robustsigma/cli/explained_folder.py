@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import robustsigma
+from robustsigma.cli.images import png
 from robustsigma.engine.validation import fail
 from robustsigma.runs.files import read_json, write_atomically, write_json
 from robustsigma.runs.fingerprint import files
@@ -84,7 +85,7 @@ class ExplainedFolder:
             np.save(buffer, each.values)
             record["files"] = {"map": write_atomically(self.out / f"{stem}.npy", buffer.getvalue()).name}
             if each.sample is not None:
-                content = _lossless(each.sample)
+                content = png((255 * each.sample).round())
                 record["files"]["sample"] = write_atomically(self.out / f"{stem}.sample.png", content).name
             if each.walk is not None:
                 content, suffix = each.walk
@@ -131,13 +132,6 @@ class ExplainedFolder:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _lossless(image: Tensor) -> bytes:
-    pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _pixels(path: Path) -> np.ndarray:

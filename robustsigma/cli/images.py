@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from PIL import Image
 from torch import Tensor
 
 from robustsigma.cli.parsing import check_model
@@ -94,6 +96,14 @@ def read(paths: Sequence[Path], card: ModelCard) -> Tensor:
     fit: int | ResizeCrop = card.geometry or height
     dataset = FileDataset([ImageRow(str(path)) for path in paths], fit, channels, name="images")
     return torch.stack([dataset[i][0] for i in range(len(paths))])
+
+
+def png(pixels: Tensor) -> bytes:
+    """Return a PNG file of an image (C, H, W) whose values are whole numbers from 0 to 255."""
+    array = pixels.byte().cpu().permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def class_index(name: str | int | None, classes: Sequence[str], what: str) -> int | None:

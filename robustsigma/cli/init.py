@@ -16,6 +16,7 @@ from robustsigma.cli.evaluate import PRESETS
 from robustsigma.cli.parsing import check_model, new_parser
 from robustsigma.cli.presets import ALLOW_HELP
 from robustsigma.data.folder_scan import scan
+from robustsigma.data.image_files import is_gray
 from robustsigma.data.image_folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
 from robustsigma.data.resize_crop import ResizeCrop
@@ -146,9 +147,15 @@ def _dataset(data: Path) -> ImageFolder | ImageTable:
 
 def _common(images: Sequence[str]) -> tuple[int | None, bool]:
     """Return the side of small squares, which are used as they are, or None; and whether images are gray."""
-    sizes, gray = _headers(images)
-    sides = {side for size in sizes for side in size}
-    return (sides.pop() if len(sides) == 1 and max(sides) <= _SMALL else None), gray
+    sides, modes = set(), set()
+    for path in images[:: max(1, len(images) // _SAMPLE)]:
+        try:
+            with Image.open(path) as image:  # its header; pixels are not decoded
+                sides |= {*image.size}
+                modes.add(image.mode)
+        except OSError as error:
+            raise fail("data", "images that can be read", f"{path} ({error})") from error
+    return (sides.pop() if len(sides) == 1 and max(sides) <= _SMALL else None), all(map(is_gray, modes))
 
 
 def _table_options(table: Path) -> dict[str, Any] | None:
@@ -167,19 +174,6 @@ def _table_options(table: Path) -> dict[str, Any] | None:
         return None
     named = {option: name for option, name in columns.items() if name}
     return {"images": inside[0], **named, **({} if columns["split_column"] else {"test_fraction": 0.2})}
-
-
-def _headers(images: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
-    """Return the sizes of some images, which are not decoded, and whether all are gray."""
-    sizes, modes = [], set()
-    for path in images[:: max(1, len(images) // _SAMPLE)]:
-        try:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-                modes.add(image.mode)
-        except OSError as error:
-            raise fail("data", "images that can be read", f"{path} ({error})") from error
-    return sizes, modes <= {"1", "L", "LA", "I", "I;16"}
 
 
 def _model(found: Any) -> _Model | None:
@@ -211,8 +205,10 @@ def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: 
     known = model.known if model else None
     # All images, if no folder or column says which are for training.
     whole = replace(dataset, test_fraction=1.0)
-    named = known is not None and model is not None and model.weights == PUBLISHED
-    count = len((whole.adapt_to_model(known.classes, known.geometry) if named and known else whole).classes)
+    if model and known and model.weights == PUBLISHED:  # whose classes may be many more than there are folders
+        count = len(whole.adapt_to_model(known.classes, known.geometry).classes)
+    else:
+        count = len(whole.classes)
     as_is = model is not None and model.logits in (None, count)
     if as_is and whole.splits == ("test",):
         dataset = whole
@@ -237,8 +233,8 @@ def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: 
     retraining = _RETRAINING.format(eps=eps)
     if as_is:  # evaluated only, until somebody wants more
         commented = "\n".join(f"# {line}" for line in retraining.splitlines())
-        told = "# To train further, delete the line above and the first # of each line below."
-        retraining = f"{_NO_RETRAINING}\n{told}\n{commented}" if trains else _NO_RETRAINING
+        hint = "# To train further, delete the line above and the first # of each line below."
+        retraining = f"{_NO_RETRAINING}\n{hint}\n{commented}" if trains else _NO_RETRAINING
     given = {field.name: (getattr(dataset, field.name), field.default) for field in fields(dataset)}
     options = {name: value for name, (value, default) in given.items() if value != default}
     if dataset.geometry is not None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 
 from robustsigma.engine import attributors
 
 # `Sigma.photographs()`, as a command line shows and changes it, with one walk of few steps: it shows where the network
 # looks as well as a long one, within seconds (see docs/guide/explain.md).
-_WALK = {"alpha": 0.3, "beta": 0.3, "objective": "log_prob", "noise": "perlin", "noise_scale": 16, "normalized": True}
-DEFAULT = {"class_path": "robustsigma.Sigma", "init_args": {**_WALK, "max_steps": 24, "paths": 1}}
+_WALK = replace(attributors.Sigma.photographs(), max_steps=24, paths=1)
+_CHANGED = [field.name for field in fields(_WALK) if getattr(_WALK, field.name) != field.default]
+DEFAULT = {"class_path": "robustsigma.Sigma", "init_args": {name: getattr(_WALK, name) for name in _CHANGED}}
 
 
 def split_methods(arguments: Sequence[str]) -> list[list[str]]:

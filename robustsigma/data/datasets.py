@@ -13,13 +13,11 @@ from torch.utils.data import Dataset, IterableDataset
 
 from robustsigma.data.class_names import class_names
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, Split
-from robustsigma.data.image_files import BROKEN, to_bytes
+from robustsigma.data.image_files import BROKEN, is_gray, to_bytes
 from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.engine import noise
 from robustsigma.engine.precision import as_pixels
 from robustsigma.engine.validation import channels_last, extent, fail, plain, target_range
-
-_GRAY = ("1", "L", "LA", "La")  # modes of PIL, in addition to those that begin with an I, such as "I;16"
 
 
 class _CheckedItems:
@@ -40,7 +38,7 @@ class _CheckedItems:
 
     def _image(self, image: Any, name: str) -> Tensor:
         if isinstance(image, Image.Image):
-            gray = image.mode in _GRAY or image.mode.startswith("I")
+            gray = is_gray(image.mode)
             # A gray image among color images becomes color; color is never dropped.
             channels = 1 if gray and self.shape[:1] != (3,) else 3
             try:

@@ -46,6 +46,11 @@ class ImageRow(NamedTuple):
     mask: str | Annotation | None = None
 
 
+def is_gray(mode: str) -> bool:
+    """Return whether a mode of PIL has one channel of brightness, such as "L" or "I;16"."""
+    return mode in ("1", "L", "LA", "La") or mode.startswith("I")
+
+
 def to_bytes(image: Image.Image, channels: int, resize: Resize | Callable[[Image.Image], Image.Image] | None) -> Tensor:
     """Return a PIL image of any mode as uint8 (channels, H, W), resized by a size, a `ResizeCrop` or a function.
 

@@ -98,6 +98,11 @@ def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter])
             parameter.requires_grad_(True)
 
 
+def is_fsdp_module(module: nn.Module) -> bool:
+    """Return whether `fully_shard` (FSDP2) was called with this very module."""
+    return hasattr(type(module), "set_reshard_after_forward")
+
+
 @contextmanager
 def gathered(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Run the body with the parameters of modules that FSDP2 sharded (`fully_shard`) gathered, and shard them again.
@@ -108,7 +113,7 @@ def gathered(modules: Iterable[nn.Module]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module in modules:
-            if not hasattr(type(module), "set_reshard_after_forward"):
+            if not is_fsdp_module(module):
                 continue
             sharded: Any = module
             state, before, after = sharded._get_fsdp_state(), sharded._forward_pre_hooks, sharded._forward_hooks

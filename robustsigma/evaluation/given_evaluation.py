@@ -25,9 +25,8 @@ from robustsigma.evaluation.plan import GIVEN, Regime, conditions
 from robustsigma.evaluation.results import results_of
 from robustsigma.evaluation.robustness_report import RobustnessReport
 from robustsigma.evaluation.settings import Checks
-from robustsigma.report import write_report
+from robustsigma.report.base import publish
 from robustsigma.runs.directory import init_run_dir
-from robustsigma.runs.files import write_arrays
 from robustsigma.runs.fingerprint import code_of, describe, network
 from robustsigma.runs.progress import RunProgress
 from robustsigma.runs.provenance import Provenance
@@ -140,9 +139,7 @@ class GivenEvaluation:
         if self.keeps:
             path = self.folder / "report.html"
             if ranks.is_main:
-                results.write(self.folder / "results.json")
-                write_arrays(self.folder / "arrays.npz", arrays)
-                write_report(results.to_json(), arrays, self.folder)
+                publish(results, arrays, self.folder)
             ranks.barrier()
         return RobustnessReport(results, path, cells, arrays)
 

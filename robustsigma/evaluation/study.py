@@ -18,9 +18,9 @@ from robustsigma.evaluation.results import collect
 from robustsigma.evaluation.robustness_report import RobustnessReport
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.settings import Evaluation
-from robustsigma.report import print_table, write_report
+from robustsigma.report import print_table
+from robustsigma.report.base import publish
 from robustsigma.runs.directory import write_command
-from robustsigma.runs.files import write_arrays
 from robustsigma.runs.progress import RunProgress
 from robustsigma.runs.provenance import Provenance
 from robustsigma.runs.ranks import WHOLE, Part, Ranks
@@ -87,7 +87,5 @@ def _report(run: RobustnessRun, swept: SweepResults, provenance: Provenance, con
     with RunProgress(1, console) as progress, progress.job("pictures for the report") as step:
         sections, arrays = illustrate(classifier, run.settings.dataset, run.conditions, step)
     results = dataclasses.replace(collect(run, swept.entries), run=provenance.record(), **sections)
-    results.write(folder / "results.json")
-    write_arrays(folder / "arrays.npz", arrays)
-    write_report(results.to_json(), arrays, folder)
+    publish(results, arrays, folder)
     print_table(results.to_json(), console)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from robustsigma.engine.network_state import gathered
+from robustsigma.engine.network_state import gathered, is_fsdp_module
 from robustsigma.engine.validation import fail
 
 
@@ -28,9 +28,9 @@ def check_strategy(trainer: Any) -> None:
         raise fail("strategy", expected, name)
 
 
-def is_sharded(module: Any) -> bool:
-    """Return whether FSDP2 shards the parameters of a module."""
-    return any(hasattr(type(each), "set_reshard_after_forward") for each in module.modules())
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether FSDP2 shards the parameters of a module, or of a part of it."""
+    return any(map(is_fsdp_module, module.modules()))
 
 
 def full_state(module: nn.Module) -> dict[str, Any] | None:

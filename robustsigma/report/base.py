@@ -12,8 +12,16 @@ import numpy as np
 from rich.console import Console
 
 from robustsigma.engine.validation import fail
-from robustsigma.report import print_table, write_page
+from robustsigma.report import print_table, write_page, write_report
+from robustsigma.runs.files import write_arrays
 from robustsigma.runs.results import Results
+
+
+def publish(results: Results, arrays: dict[str, np.ndarray], folder: Path) -> Path:
+    """Write `results.json`, `arrays.npz` and the report of a finished run, and return the path of the page."""
+    results.write(folder / "results.json")
+    write_arrays(folder / "arrays.npz", arrays)
+    return write_report(results.to_json(), arrays, folder)
 
 
 class Report(ABC):

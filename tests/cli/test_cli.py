@@ -33,11 +33,6 @@ COLUMNS = ["file", "from", "label", "seed", "confidence_before", "confidence_aft
 COLUMNS += ["attempted", "converged", "steps", "rmse", "linf", "ssim"]
 
 
-@pytest.fixture(autouse=True)
-def no_arguments_of_pytest(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["robustsigma"])
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Return a folder with a model, one whose class names are paths, and images of the same name in two folders."""

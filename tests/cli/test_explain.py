@@ -24,11 +24,6 @@ SIGMA = ["--method=Sigma", "--method.objective=logit", "--method.alpha=.01", "--
          "--method.max_steps=4", "--method.paths=2"]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def no_arguments_of_pytest(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["robustsigma"])
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explain")

@@ -34,11 +34,6 @@ def made(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def no_arguments_of_pytest(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["robustsigma"])
-
-
 def explained(out):
     (entry,) = json.loads((out / "manifest.json").read_text("utf-8"))["images"]
     with Image.open(out / entry["picture"]) as picture:

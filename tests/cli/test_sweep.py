@@ -23,11 +23,6 @@ TINY = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_arguments_of_pytest(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["robustsigma"])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS.names)
 def test_the_config_sweeps_every_preset(name):

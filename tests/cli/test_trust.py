@@ -28,11 +28,6 @@ class Net(__import__("torch").nn.Flatten): pass
 PERTURBATION, METHOD = "{name}.Harmless", "{name}.Method"
 
 
-@pytest.fixture(autouse=True)
-def no_arguments_of_pytest(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["robustsigma"])
-
-
 @pytest.fixture
 def stranger(tmp_path, monkeypatch, request):
     """Return the name of a module that leaves a marker when it is imported, and the marker."""
