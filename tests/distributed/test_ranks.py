@@ -284,16 +284,15 @@ if __name__ == "__main__":
 """
 
 
-def _command(*arguments):
-    return [sys.executable, "-c", _SCRIPT, *map(str, arguments)]
+def _start(*arguments):
+    """Start Python with as many threads as this process has: a training rounds by their number."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def _torchrun(script, out, *options):
     script.write_text(_SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", *options, str(script)]
-    # torchrun gives each process one thread where this is not set, and a training rounds by that.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen([*command, *out], env=environment, stderr=subprocess.PIPE, text=True)
+    return _start("-m", "torch.distributed.run", *options, script, *out)
 
 
 @pytest.mark.slow
@@ -337,7 +336,7 @@ def test_a_rank_of_torchrun_that_is_killed_is_started_again(one, tmp_path):
 def test_a_rank_that_is_killed_ends_the_run_which_then_resumes(victim, one, tmp_path):
     command, expected = one
     arguments = [*command, f"--out={tmp_path / 'two'}"]
-    with subprocess.Popen(_command(*arguments, "--devices=2"), stderr=subprocess.PIPE, text=True) as run:
+    with _start("-c", _SCRIPT, *arguments, "--devices=2") as run:
         base = tmp_path / "two" / "models" / "seed0" / "base.safetensors"
         _until(base.is_file, lambda: run.poll() is None)
         os.kill(_workers(run.pid)[victim], signal.SIGKILL)
@@ -372,8 +371,8 @@ def test_a_rank_that_is_killed_does_not_leave_the_others_waiting(one, tmp_path):
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_of_the_one_that_started_them_ends_all(sent, tmp_path):
     (tmp_path / "settings.yaml").write_text(EVALUATE)
-    command = _command("evaluate", f"--config={tmp_path}/settings.yaml", "--devices=2", f"--out={tmp_path / 'two'}")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+    command = ["evaluate", f"--config={tmp_path}/settings.yaml", "--devices=2", f"--out={tmp_path / 'two'}"]
+    with _start("-c", _SCRIPT, *command) as run:
         _until((tmp_path / "two" / "settings.json").is_file, lambda: run.poll() is None)
         workers = _workers(run.pid)
         run.send_signal(sent)
