@@ -11,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
 
+from robustsigma import __version__
 from robustsigma.cli import fit, lightning
 from robustsigma.cli.verbs import _VERBS
 from robustsigma.lightning import LitClassifier, RobustDataModule
@@ -45,6 +46,12 @@ def test_no_help_loads_a_heavy_library():
 
 def test_no_misspelled_name_loads_a_heavy_library():
     assert loaded([["evalute"], *([verb, *arguments] for verb, arguments in TYPOS.items())]) == []
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "robustsigma", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"robustsigma {__version__}\n"
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test"])
