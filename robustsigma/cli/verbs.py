@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +66,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     from jsonargparse import ArgumentError
 
     try:
-        with terminable(), _plain_warnings(verb):
+        with terminable(), _plain_warnings(verb), _own_modules(arguments):
             module = import_module(f"robustsigma.cli.{_MODULES.get(verb, verb)}")
             call: Callable[[str, list[str]], int | None] = module.run
             return call(verb, arguments) or 0
@@ -88,6 +87,21 @@ def _run(verb: str, arguments: list[str]) -> int:
             raise
         print(f"robustsigma {verb}: error: {_message(verb, error)}", file=sys.stderr)
         return WRONG
+
+
+@contextmanager
+def _own_modules(arguments: Sequence[str]) -> Iterator[None]:
+    """Within this context, what `--allow` names may be in the current folder, where a script does not look by itself.
+
+    Installed modules come first.
+    """
+    before = list(sys.path)
+    if any(argument.partition("=")[0] == "--allow" for argument in arguments):
+        sys.path.append(str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 @contextmanager
@@ -112,18 +126,11 @@ def _plain_warnings(verb: str) -> Iterator[None]:
 
 
 def _message(verb: str, error: Exception) -> str:
-    text = _line(error) + _hint(str(error))
+    text = _line(error)
     if not isinstance(error, OSError) or error.errno not in _FULL:
         return text
     what = "" if "could not write" in text or error.filename else "could not write a file of this run: "
     return f"{what}{text}. {_resume(verb)}"
-
-
-def _hint(text: str) -> str:
-    """Return advice for a missing module: a console script does not search the folder in which it is run."""
-    missing = re.search(r"No module named '(\w+)", text)
-    here = missing is not None and any(Path(f"{missing[1]}{suffix}").exists() for suffix in ("", ".py"))
-    return " (PYTHONPATH=. makes the current folder importable)" if here else ""
 
 
 def _resume(verb: str) -> str:

@@ -5,6 +5,7 @@ import platform
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -320,19 +321,21 @@ def test_every_verb_has_help(verb, capsys):
         assert "folders of them (type: str" in " ".join(found.out.split()), "images are not required beside a source"
 
 
-@pytest.mark.slow
-def test_a_module_of_the_current_folder_is_hinted_at(made, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("allow", [["--allow=parts_of_mine"], ["--allow", "parts_of_mine"]])
+def test_an_allowed_module_may_be_in_the_current_folder(allow, made, tmp_path, monkeypatch, capsys):
+    (tmp_path / "parts_of_mine.py").write_text("from robustsigma import Gradient\nclass Mine(Gradient): ...\n")
+    (tmp_path / "torchvision.py").write_text("raise AssertionError('installed modules come first')")
     monkeypatch.chdir(tmp_path)
-    for name, hinted in (("parts_of_mine", True), ("parts_of_nobody", False)):
-        (tmp_path / "parts_of_mine.py").write_text("")
-        for arguments in (
-            ["augment", IMAGE, MODEL, f"--perturbation={name}.Paler", f"--allow={name}"],
-            ["evaluate", f"--architecture.name={name}.Net", f"--allow={name}", f"--out=out_{name}"],
-        ):
-            assert main([argument.format(made=made) for argument in arguments]) == 2
-            told = capsys.readouterr().err
-            assert f"No module named '{name}'" in told
-            assert ("(PYTHONPATH=. makes the current folder importable)" in told) == hinted
+    before = list(sys.path)
+    arguments = ["explain", f"{tmp_path}/no.png", MODEL.format(made=made), "--method=parts_of_mine.Mine", *allow]
+    assert main(arguments) == 2
+    assert "images: expected existing files" in capsys.readouterr().err, "it came as far as the images"
+    assert sys.path == before
+    sys.modules.pop("parts_of_mine")
+    assert main(arguments[:4]) == 2
+    assert "parts_of_mine" not in sys.modules
+    assert main([*arguments[:3], "--method=parts_of_nobody.Method", "--allow=parts_of_nobody"]) == 2
+    assert "No module named 'parts_of_nobody'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
