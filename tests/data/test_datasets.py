@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import FakeData
+from trainers import quiet_trainer
 
 from robustsigma import FGSM
 from robustsigma.cli import main
@@ -377,10 +378,7 @@ class Watch(pl.Callback):
 
 
 def _trainer(folder, *callbacks):
-    return pl.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=list(callbacks), default_root_dir=folder,
-    )  # fmt: skip
+    return quiet_trainer(*callbacks, epochs=2, default_root_dir=folder)
 
 
 def _model():

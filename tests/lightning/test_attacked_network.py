@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity
 from robustsigma.data import Baggage
@@ -94,10 +95,7 @@ class Odd(Module):
 
 
 def _run(verb, module, *, callbacks=(), epochs=1, **options):
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=list(callbacks),
-    )  # fmt: skip
+    trainer = quiet_trainer(*callbacks, epochs=epochs)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         getattr(trainer, verb)(module, datamodule=RobustDataModule(SOURCE, batch_size=4, **options))
@@ -184,13 +182,6 @@ def test_a_failing_step_leaves_no_hook():
     assert not any(each._forward_hooks for each in model.modules())
 
 
-def _plain(**options):
-    return pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, **options,
-    )  # fmt: skip
-
-
 CLEAN = r"_dataloader: its images are clean here.*trainer\.fit\(model, datamodule=data\)"
 
 
@@ -198,16 +189,17 @@ CLEAN = r"_dataloader: its images are clean here.*trainer\.fit\(model, datamodul
 def test_a_loader_by_itself_warns_that_it_is_clean(kind):
     data = RobustDataModule(SOURCE, batch_size=4, train_perturbation=FGSM(0.03), conditions=ATTACKS)
     with pytest.warns(UserWarning, match=f"train{CLEAN}"):
-        _plain(limit_val_batches=0).fit(kind(), data.train_dataloader())
+        quiet_trainer(limit_val_batches=0).fit(kind(), data.train_dataloader())
     with pytest.warns(UserWarning, match=f"test{CLEAN}"):
-        _plain().test(kind(), data.test_dataloader()[1], verbose=False)
+        quiet_trainer().test(kind(), data.test_dataloader()[1], verbose=False)
 
 
 def test_a_loader_after_a_training_with_the_module_warns_too():
-    data, trainer, model = RobustDataModule(SOURCE, batch_size=4, train_perturbation=FGSM(0.03)), _plain(), Module()
+    trainer, model = quiet_trainer(), Module()
+    data = RobustDataModule(SOURCE, batch_size=4, train_perturbation=FGSM(0.03))
     trainer.fit(model, datamodule=data)
     with pytest.warns(UserWarning, match=f"train{CLEAN}"):
-        _plain(limit_val_batches=0).fit(model, data.train_dataloader())
+        quiet_trainer(limit_val_batches=0).fit(model, data.train_dataloader())
     trainer.fit_loop.epoch_progress.reset()
     with pytest.warns(UserWarning, match=f"train{CLEAN}"):
         trainer.fit(model, data.train_dataloader())
@@ -215,7 +207,7 @@ def test_a_loader_after_a_training_with_the_module_warns_too():
 
 def test_what_perturbs_nothing_or_predicts_is_silent():
     clean = RobustDataModule(SOURCE, batch_size=4)
-    _plain(limit_val_batches=0).fit(Module(), clean.train_dataloader())
+    quiet_trainer(limit_val_batches=0).fit(Module(), clean.train_dataloader())
     list(RobustDataModule(SOURCE, conditions=ATTACKS).predict_dataloader())
 
 
@@ -228,4 +220,4 @@ def test_plain_batches_of_a_data_module_name_what_is_expected():
             return loader
 
     with pytest.raises(ValueError, match=r"^batch: expected a Batch of the loaders of a RobustDataModule"):
-        _plain().fit(Module(), datamodule=Own(SOURCE))
+        quiet_trainer().fit(Module(), datamodule=Own(SOURCE))

@@ -15,6 +15,7 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Classifier, Identity, IntegratedGradients, Sigma, SigmaSample
 from robustsigma.data import Baggage
@@ -249,8 +250,7 @@ def test_with_our_own_data_module_and_its_masks(tmp_path):
     data = RobustDataModule(source, val_conditions={"noise": FGSM(0.1), "clean": Identity()}, batch_size=4)
     module = LitClassifier(network("small_cnn", 3, 5, {"width": 4}), mean=[0.5], std=[0.25])
     watched = AttributionMonitor(WALK, CONDITIONS)
-    options = {**OPTIONS, "callbacks": watched, "logger": False, "default_root_dir": tmp_path}
-    trainer = pl.Trainer(**options)
+    trainer = quiet_trainer(watched, default_root_dir=tmp_path)
     trainer.fit(module, data)
     images, labels = source.split("val").batch(range(6))
     masks = load_masks(source.split("val"), range(6))
@@ -260,7 +260,7 @@ def test_with_our_own_data_module_and_its_masks(tmp_path):
 
 def test_a_method_of_one_path_and_validate_alone(tmp_path):
     watched = monitor(IntegratedGradients(steps=2), {"clean": Identity()}, every_n_epochs=5)
-    trainer = pl.Trainer(callbacks=watched, logger=False, default_root_dir=tmp_path, **OPTIONS)
+    trainer = quiet_trainer(watched, default_root_dir=tmp_path)
     trainer.validate(module_of(), loader(), verbose=False)
     names = [f"attribution/IntegratedGradients/clean_{each}" for each in ("insertion_minus_deletion", "converged")]
     assert [*monitored(trainer)] == names

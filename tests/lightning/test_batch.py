@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.data import extract_batch_size
 from torch.utils.data._utils.pin_memory import pin_memory
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Classifier
 from robustsigma.data import Baggage
@@ -91,10 +92,7 @@ class Plain(pl.LightningModule):
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
 def test_a_module_may_unpack_it_in_any_precision_and_lightning_knows_its_size(precision, dtype):
     module = Plain()
-    trainer = pl.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, precision=precision,
-        enable_checkpointing=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(precision=precision)
     data = RobustDataModule(SOURCE, val_conditions={"fgsm": FGSM(0.1)}, batch_size=4)
     trainer.validate(module, data, verbose=False)
     assert [len(batch) for batch, _ in module.seen] == [4, 1]

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, PGD, Identity
 from robustsigma.cli import main
@@ -41,10 +42,7 @@ def _fit(tmp_path, *callbacks, conditions=None, checkpoint=None, epochs=3):
     model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}))
     conditions = conditions or {"clean": Identity(), "pgd": PGD(0.01, steps=2)}
     data = RobustDataModule(SOURCE, train_perturbation=FGSM(0.01), val_conditions=conditions, batch_size=10)
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=tmp_path, callbacks=list(callbacks),
-    )  # fmt: skip
+    trainer = quiet_trainer(*callbacks, epochs=epochs, enable_checkpointing=True, default_root_dir=tmp_path)
     trainer.fit(model, data, ckpt_path=checkpoint)
     return model, trainer
 

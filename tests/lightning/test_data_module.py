@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, SigmaSample
 from robustsigma.data import Albumentations, Baggage
@@ -45,10 +46,7 @@ def _model():
 
 def _run(verb, *, epochs=1, model=None, **options):
     watch = Watch()
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[watch],
-    )  # fmt: skip
+    trainer = quiet_trainer(watch, epochs=epochs, num_sanity_val_steps=0)
     getattr(trainer, verb)(model or _model(), RobustDataModule(SOURCE, **options))
     return watch.seen, trainer
 
@@ -61,10 +59,7 @@ def test_overfitting_a_few_batches_sees_the_same_ones_in_each_epoch(share):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             seen.setdefault(trainer.current_epoch, []).append(batch.indices.tolist())
 
-    trainer = pl.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Indices()], overfit_batches=share,
-    )  # fmt: skip
+    trainer = quiet_trainer(Indices(), epochs=2, overfit_batches=share)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning tells that it turns the shuffling off
         trainer.fit(_model(), RobustDataModule(SOURCE, batch_size=5, train_perturbation=GaussianNoise(0.1)))
@@ -74,7 +69,7 @@ def test_overfitting_a_few_batches_sees_the_same_ones_in_each_epoch(share):
 
 def test_predictions_are_of_the_test_images_as_they_are():
     model = _model()
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = quiet_trainer()
     found = torch.cat(trainer.predict(model, RobustDataModule(SOURCE, batch_size=5, conditions=CONDITIONS)))
     images = torch.stack([image for image, _ in SOURCE.split("test")])
     with torch.no_grad():

@@ -7,11 +7,10 @@ import tarfile
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
-from pictures import QUIET
 from PIL import Image
 from torch.utils.data import IterableDataset
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Identity, evaluate
 from robustsigma.data import Baggage, Datasets, ImageFolder, RandomResizedCrop
@@ -40,8 +39,7 @@ def _trained(dataset=SCANS, precision="32-true", **options):
     data.sent, data.seen = [], []
     torch.default_generator.manual_seed(0)
     model = LitClassifier(SmallCNN(3, 5, strides=(1, 2, 2, 2), width=4), schedule="constant")
-    trainer = pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, precision=precision, **QUIET)
-    trainer.fit(model, data)
+    quiet_trainer(precision=precision).fit(model, data)
     return data, model.state_dict()
 
 

@@ -5,6 +5,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, MixtureComponent
 from robustsigma.data import ArrayDataset, Baggage
@@ -59,10 +60,7 @@ def _fit(tmp_path, monitor, *others, epochs=5, perturbation=ATTACK, checkpoint=N
     model = LitClassifier(Wave(), optimizer=lambda p: torch.optim.SGD(p, lr=rate, momentum=0.9))
     source = Baggage(size=16, train=1, val=1, test=1)
     data = Gray(source, train_perturbation=perturbation, batch_size=4, ramp=ramp)
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, callbacks=[*others, monitor], default_root_dir=tmp_path,
-    )  # fmt: skip
+    trainer = quiet_trainer(*others, monitor, epochs=epochs, limit_val_batches=0, default_root_dir=tmp_path)
     trainer.fit(model, data, ckpt_path=checkpoint)
     return model, data, trainer
 

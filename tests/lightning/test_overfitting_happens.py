@@ -4,6 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, PGD
 from robustsigma.data import ArrayDataset, MNIST5k
@@ -50,13 +51,11 @@ def _train(epochs):
         _net(), mean=[0.5], std=[0.1], schedule="constant",
         optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),
     )  # fmt: skip
-    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-               "enable_model_summary": False, "limit_val_batches": 0}  # fmt: skip
     limits = {"train": 1000}
-    pl.Trainer(max_epochs=2, **options).fit(model, FaintDigits(MNIST5k(), limits=limits, batch_size=64))
+    quiet_trainer(epochs=2, limit_val_batches=0).fit(model, FaintDigits(MNIST5k(), limits=limits, batch_size=64))
     data = FaintDigits(MNIST5k(), train_perturbation=FGSM(EPS), limits=limits, batch_size=64)
     monitor, witness = OverfittingMonitor(PGD(EPS, steps=5), action="stop"), Witness(data)
-    pl.Trainer(max_epochs=epochs, callbacks=[witness, monitor], **options).fit(model, data)
+    quiet_trainer(witness, monitor, epochs=epochs, limit_val_batches=0).fit(model, data)
     return monitor, witness
 
 

@@ -1,12 +1,12 @@
 """LitClassifier on the batches of any loader."""
 
 import pytest
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pictures import MEAN, QUIET, STD, Pictures, normalize, small_net
+from pictures import MEAN, STD, Pictures, normalize, small_net
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Identity, Mixture
 from robustsigma.lightning import LitClassifier, RobustCallback, SampleLabels
@@ -16,7 +16,6 @@ pytestmark = [
     pytest.mark.third_party_rng,
     pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),
 ]
-OPTIONS = {"logger": False, "enable_checkpointing": False, "max_epochs": 1, **QUIET}
 PICTURES = Pictures(24)
 
 
@@ -34,10 +33,6 @@ def lit(**options):
     return LitClassifier(small_net(), mean=MEAN, std=STD, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), **options)
 
 
-def trainer(**options):
-    return pl.Trainer(**{**OPTIONS, **options})
-
-
 @pytest.mark.parametrize("collate", [default_collate, as_uint8, cutmix, lambda items: [*default_collate(items), "x"]])
 def test_a_step_is_that_of_a_plain_loop(collate):
     torch.default_generator.manual_seed(5)
@@ -45,7 +40,7 @@ def test_a_step_is_that_of_a_plain_loop(collate):
     module = lit(schedule="constant", label_smoothing=0.1)
     net = small_net()
     net.load_state_dict(module.classifier.net.state_dict())
-    fit = trainer(limit_val_batches=0)
+    fit = quiet_trainer(limit_val_batches=0)
     fit.fit(module, DataLoader([batch], batch_size=None))
     images, labels = batch[:2] if isinstance(batch, (list, tuple)) else (batch["pixel_values"] / 255, batch["labels"])
     labels = labels if labels.ndim == 2 else labels.long()
@@ -61,7 +56,7 @@ def test_a_step_is_that_of_a_plain_loop(collate):
 
 def test_it_learns_and_each_loader_has_its_accuracy():
     module, loaders = lit(), [DataLoader(Pictures(9, seed), batch_size=4) for seed in (1, 2)]
-    fit = trainer(max_epochs=30)
+    fit = quiet_trainer(epochs=30)
     fit.fit(module, DataLoader(PICTURES, 8, collate_fn=cutmix), loaders)
     assert float(fit.callback_metrics["val_clean_acc"]) > 0.6
     module.eval()
@@ -75,7 +70,7 @@ def test_it_learns_and_each_loader_has_its_accuracy():
 
 def test_with_the_callback():
     conditions = {"clean": Identity(), "FGSM": FGSM(0.1)}
-    fit = trainer(callbacks=RobustCallback(Mixture({FGSM(0.1): 1.0}), conditions))
+    fit = quiet_trainer(RobustCallback(Mixture({FGSM(0.1): 1.0}), conditions))
     fit.fit(lit(), DataLoader(PICTURES, 8), DataLoader(PICTURES, 8))
     found = {key: float(value) for key, value in fit.callback_metrics.items()}
     assert found["val/clean_acc"] == found["val_clean_acc"]
@@ -110,9 +105,9 @@ def test_normalized_images_are_refused_in_every_stage():
     loader = DataLoader(Pictures(4, transform=normalize), 2)
     expected = r"images: expected values in \[0, 1\].*normalization belongs in Classifier\(mean"
     with pytest.raises(ValueError, match=expected):
-        trainer().fit(lit(), loader)
+        quiet_trainer().fit(lit(), loader)
     with pytest.raises(ValueError, match=expected):
-        trainer().test(lit(), loader, verbose=False)
+        quiet_trainer().test(lit(), loader, verbose=False)
 
 
 def test_a_batch_stays_itself():

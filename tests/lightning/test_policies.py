@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import nn
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, NFGSM, PGD, Classifier, GaussianNoise, Mixture, MixtureComponent, Sigma, SigmaSample
 from robustsigma.data import Baggage
@@ -87,11 +88,8 @@ def test_training_uses_the_labels_for_samples_alone():
         assert torch.equal(*weights) != moves
 
 
-def _train(model, data, epochs=1, **options):
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, **options,
-    )  # fmt: skip
+def _train(model, data, epochs=1, callbacks=()):
+    trainer = quiet_trainer(*callbacks, epochs=epochs, limit_val_batches=0)
     trainer.fit(model, data)
     return trainer
 

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from test_checkpoint import CONFIGS, QUIET, TINY
+from trainers import quiet_trainer
 
 from robustsigma import Classifier, GaussianNoise, Sigma, SigmaSample
 from robustsigma.cli import main
@@ -158,10 +159,9 @@ def test_a_checkpoint_of_the_middle_of_an_epoch_goes_on_with_its_rest(every, end
     def fit(seen, folder, path=None):
         torch.default_generator.manual_seed(0)
         saves = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)
-        trainer = pl.Trainer(
-            max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            callbacks=[seen, saves], limit_train_batches=limit, limit_val_batches=0,
-        )  # fmt: skip
+        trainer = quiet_trainer(
+            seen, saves, epochs=3, enable_checkpointing=True, limit_train_batches=limit, limit_val_batches=0
+        )
         data = RobustDataModule(
             Baggage(size=16, train=20, val=5, test=5), batch_size=5, num_workers=workers,
             train_perturbation=GaussianNoise(0.1),
@@ -210,10 +210,7 @@ def test_a_module_of_ones_own_with_dropout_ends_as_without_an_interrupt(at, tmp_
         np.random.seed(seed)  # noqa: NPY002
         torch.default_generator.manual_seed(seed)
         saves = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-        trainer = pl.Trainer(
-            max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            limit_val_batches=0, callbacks=[saves],
-        )  # fmt: skip
+        trainer = quiet_trainer(saves, epochs=3, enable_checkpointing=True, limit_val_batches=0)
         data = RobustDataModule(Baggage(size=16, train=20, val=5, test=5), batch_size=5)
         model = Own()
         trainer.fit(model, data, ckpt_path=path)
@@ -228,10 +225,7 @@ def test_a_module_of_ones_own_with_dropout_ends_as_without_an_interrupt(at, tmp_
 def _cached(tmp_path, folder, path=None, *, train=20, epochs=2, **options):
     """Train with a sample cache, four batches an epoch at first, and keep every step."""
     saves = ModelCheckpoint(tmp_path / folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        limit_val_batches=0, callbacks=[saves],
-    )  # fmt: skip
+    trainer = quiet_trainer(saves, epochs=epochs, enable_checkpointing=True, limit_val_batches=0)
     walk = SigmaSample(Sigma(paths=1, max_steps=options.pop("steps", 2)), cache=SampleCache(max_age=9))
     data = RobustDataModule(
         Baggage(size=16, train=20, val=5, test=5, **options.pop("source", {})),

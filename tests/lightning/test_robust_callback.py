@@ -16,6 +16,7 @@ from pictures import MEAN, QUIET, STD, Pictures, normalize, small_net
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassF1Score
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation
 from robustsigma.engine import noise
@@ -27,7 +28,6 @@ from robustsigma.lightning.training_perturbation import batch_parts, perturb_par
 pytestmark = pytest.mark.third_party_rng
 HALF = Mixture({GaussianNoise(0.1): 0.5})
 NORMAL = {"train": HALF, "mean": MEAN, "std": STD}
-OPTIONS = {"logger": False, "enable_checkpointing": False, "max_epochs": 1, **QUIET}
 
 
 class Module(pl.LightningModule):
@@ -62,9 +62,9 @@ def loader(count=13, seed=0, transform=None, batch_size=5):
     return DataLoader(Pictures(count, seed, transform or normalize), batch_size)
 
 
-def fit(callback, module=None, train=None, val=None, **options):
+def fit(callback, module=None, train=None, val=None, others=(), **options):
     module = module or Module()
-    trainer = pl.Trainer(callbacks=callback, **{**OPTIONS, **options})
+    trainer = quiet_trainer(callback, *others, **options)
     trainer.fit(module, loader() if train is None else train, loader(seed=1) if val is None else val)
     return trainer, module
 
@@ -157,7 +157,7 @@ def test_an_image_draws_the_same_in_any_batch_but_not_in_any_epoch():
     assert images(small) == images(large)
     _, other = fit(normalized(train=train, seed=1))
     assert not images(other) & images(small)
-    _, twice = fit(normalized(train=train), max_epochs=2)
+    _, twice = fit(normalized(train=train), epochs=2)
     assert len(images(twice)) == 26
     assert images(small) < images(twice)
 
@@ -179,7 +179,8 @@ def test_it_is_a_callback_of_both_packages(name):
     package = pytest.importorskip(name)
     callback = normalized(train=HALF)
     assert isinstance(callback, package.Callback)
-    assert package.Trainer(callbacks=callback, **OPTIONS).callbacks[0] is callback
+    trainer = package.Trainer(callbacks=callback, logger=False, enable_checkpointing=False, **QUIET)
+    assert trainer.callbacks[0] is callback
 
 
 def test_at_most_so_many_images_and_each_loader_alone():
@@ -206,7 +207,7 @@ def test_a_metric_of_ones_own_is_copied_for_each_condition():
 
 
 def test_every_n_epochs_and_not_in_the_sanity_check():
-    _, module = fit(normalized(conditions={"clean": Identity()}, every_n_epochs=2), max_epochs=2)
+    _, module = fit(normalized(conditions={"clean": Identity()}, every_n_epochs=2), epochs=2)
     assert module.logged == [
         [],
         ["val/clean_acc"],
@@ -239,7 +240,7 @@ def test_a_wrong_eval_net_is_named():
     with pytest.warns(
         UserWarning, match=r"RobustCallback: eval_net=None \(Module\): its logits are not those of 'ema'"
     ):
-        fit(normalized(conditions={"clean": Identity()}), module, max_epochs=2)
+        fit(normalized(conditions={"clean": Identity()}), module, epochs=2)
     fit(normalized(conditions={"clean": Identity()}, eval_net="ema"), Module(ema=small_net()))
     fit(normalized(conditions={"clean": Identity()}, eval_net=lambda m: m.ema), Module(ema=small_net()))
 
@@ -288,7 +289,7 @@ def test_a_network_that_no_hook_sees_is_told_by_the_users_accuracy(own, warned):
     callback = normalized(conditions={"clean": Identity(), "FGSM": FGSM(0.1)})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer = pl.Trainer(callbacks=callback, **OPTIONS)
+        trainer = quiet_trainer(callback)
         trainer.validate(module, loader(14, seed=1), verbose=False)
     told = [str(each.message) for each in caught if "RobustCallback: eval_net" in str(each.message)]
     assert len(told) == warned
@@ -341,9 +342,9 @@ def test_a_module_without_forward_is_asked_for_its_network():
 
 def test_two_callbacks_that_train_are_refused():
     with pytest.raises(ValueError, match="callbacks: expected one RobustCallback with `train`"):
-        fit([normalized(train=HALF), normalized(train=HALF)])
-    both = [normalized(train=HALF), normalized(conditions={"a": Identity()})]
-    assert "val/a_acc" in fit(both)[0].callback_metrics
+        fit(normalized(train=HALF), others=[normalized(train=HALF)])
+    trainer, _ = fit(normalized(train=HALF), others=[normalized(conditions={"a": Identity()})])
+    assert "val/a_acc" in trainer.callback_metrics
 
 
 def test_statistics_of_images_that_are_not_normalized_are_doubted():
@@ -374,7 +375,7 @@ def test_compiled_modules(whole):
     module = Plain() if whole else Plain(torch.compile(small_net(), backend="eager"))
     compiled = torch.compile(module, backend="eager") if whole else module
     callback = normalized(train=HALF, conditions={"clean": Identity(), "FGSM": FGSM(0.05)})
-    trainer = pl.Trainer(callbacks=callback, **OPTIONS)
+    trainer = quiet_trainer(callback)
     trainer.fit(compiled, loader(12, batch_size=6), loader(12, 1, batch_size=6))
     data = next(iter(loader(12, 1, batch_size=12)))
     module.eval()

@@ -5,6 +5,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, MixtureComponent, PathEnd, Sigma, SigmaSample
 from robustsigma.data import Baggage
@@ -342,10 +343,7 @@ def _train(tmp_path, epochs, perturbation, *, checkpoint=None, batch_size=16):
             logged.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("cache")})
 
     data = RobustDataModule(SOURCE, train_perturbation=perturbation, batch_size=batch_size)
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, callbacks=[statistics, Log()], default_root_dir=tmp_path,
-    )  # fmt: skip
+    trainer = quiet_trainer(statistics, Log(), epochs=epochs, limit_val_batches=0, default_root_dir=tmp_path)
     trainer.fit(model, data, ckpt_path=checkpoint)
     return model, data, trainer, statistics.totals, logged
 
@@ -389,10 +387,7 @@ def test_another_training_with_the_same_data_module_starts_with_an_empty_cache(t
     for _ in range(2):
         torch.default_generator.manual_seed(0)
         model = LitClassifier(SmallCNN(3, 5, width=4, dropout=0.0))
-        trainer = pl.Trainer(
-            max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, limit_val_batches=0, default_root_dir=tmp_path,
-        )  # fmt: skip
+        trainer = quiet_trainer(epochs=2, limit_val_batches=0, default_root_dir=tmp_path)
         trainer.fit(model, data)
         ends.append([p.detach().clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
@@ -414,10 +409,7 @@ def test_as_a_condition_each_sample_is_recomputed():
     found = {}
     for name, sample in (("cached", CACHED), ("plain", without_cache(CACHED))):
         torch.default_generator.manual_seed(0)
-        trainer = pl.Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False,
-        )  # fmt: skip
+        trainer = quiet_trainer()
         data = RobustDataModule(SOURCE, conditions={"sigma": Mixture({sample: 1.0})})
         trainer.test(LitClassifier(SmallCNN(3, 5, width=4)), data, verbose=False)
         found[name] = trainer.callback_metrics["test_sigma_acc"]

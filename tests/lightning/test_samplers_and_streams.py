@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from pictures import QUIET, Pictures
+from pictures import Pictures
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import (
     BatchSampler,
@@ -18,6 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
     get_worker_info,
 )
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, GaussianNoise, Mixture, Sigma, SigmaSample
 from robustsigma.data import Datasets
@@ -33,7 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined"),
 ]
 BASE = Pictures(24)
-OPTIONS = {"logger": False, "enable_checkpointing": False, "limit_val_batches": 0, **QUIET}
 NAMES = ["a", "b", "c"]
 
 
@@ -62,9 +61,9 @@ def data(train=BASE, val=BASE, **options):
     return RobustDataModule(Datasets(train, val, val, classes=NAMES), **options)
 
 
-def fit(datamodule, lit=None, ckpt_path=None, **options):
+def fit(datamodule, lit=None, ckpt_path=None, callbacks=(), **options):
     lit = lit or module()
-    trainer = pl.Trainer(**{"max_epochs": 1, **OPTIONS, **options})
+    trainer = quiet_trainer(*callbacks, limit_val_batches=0, **options)
     trainer.fit(lit, datamodule, ckpt_path=ckpt_path)
     return lit, trainer
 
@@ -86,7 +85,7 @@ def weighted(generator=None):
 def test_a_weighted_sampler_draws_by_seed_and_epoch(generator):
     def drawn(seed=0, skip=0):
         own = torch.Generator().manual_seed(7 + skip) if generator else None
-        lit, _ = fit(data(sampler=weighted(own), seed=seed), max_epochs=2)
+        lit, _ = fit(data(sampler=weighted(own), seed=seed), epochs=2)
         return [lit.images(epoch, 2)[1].tolist() for epoch in (0, 1)]
 
     state = torch.get_rng_state()
@@ -137,17 +136,17 @@ def test_a_sample_cache_keeps_one_sample_of_an_image_that_is_drawn_twice():
         Sigma(objective="logit", alpha=0.02, beta=0.1, paths=1, max_steps=3), cache=SampleCache(max_age=3)
     )
     datamodule = data(sampler=weighted(), train_perturbation=walk, batch_size=20)
-    fit(datamodule, max_epochs=2)
+    fit(datamodule, epochs=2)
     (cache,) = datamodule.sample_caches.caches.values()
     owners = cache.owners[: cache.count]
     assert len(owners.unique()) == len(owners) > 5
 
 
 def test_a_resume_in_the_middle_of_an_epoch_draws_the_same(tmp_path):
-    whole, _ = fit(data(sampler=weighted()), max_epochs=2)
+    whole, _ = fit(data(sampler=weighted()), epochs=2)
     save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=11, save_top_k=-1)
-    fit(data(sampler=weighted()), max_epochs=2, enable_checkpointing=True, callbacks=save)
-    resumed, _ = fit(data(sampler=weighted()), ckpt_path=tmp_path / "step=11.ckpt", max_epochs=2)
+    fit(data(sampler=weighted()), epochs=2, enable_checkpointing=True, callbacks=[save])
+    resumed, _ = fit(data(sampler=weighted()), ckpt_path=tmp_path / "step=11.ckpt", epochs=2)
     assert len(resumed.seen) == 16 - 11
     assert all(map(torch.equal, resumed.state_dict().values(), whole.state_dict().values()))
 
@@ -200,9 +199,9 @@ class Stream(IterableDataset):
 
 
 def test_a_stream_with_keys_trains_as_the_dataset_in_its_order():
-    ordered, _ = fit(data(sampler=SequentialSampler(BASE)), max_epochs=2)
+    ordered, _ = fit(data(sampler=SequentialSampler(BASE)), epochs=2)
     stream = Stream()
-    streamed, trainer = fit(data(stream), max_epochs=2)
+    streamed, trainer = fit(data(stream), epochs=2)
     assert all(map(torch.equal, streamed.state_dict().values(), ordered.state_dict().values()))
     assert stream.epochs == [0, 1]
     assert trainer.global_step == 10
@@ -214,17 +213,17 @@ def test_a_stream_resumes_in_the_middle_of_an_epoch(step, workers, tmp_path):
     def make():
         return data(Stream(), num_workers=workers)
 
-    whole, _ = fit(make(), max_epochs=2)
+    whole, _ = fit(make(), epochs=2)
     save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
-    fit(make(), max_epochs=2, enable_checkpointing=True, callbacks=save)
-    resumed, _ = fit(make(), ckpt_path=tmp_path / f"step={step}.ckpt", max_epochs=2)
+    fit(make(), epochs=2, enable_checkpointing=True, callbacks=[save])
+    resumed, _ = fit(make(), ckpt_path=tmp_path / f"step={step}.ckpt", epochs=2)
     assert len(resumed.seen) == len(whole.seen) - step
     assert all(map(torch.equal, resumed.state_dict().values(), whole.state_dict().values()))
 
 
 def test_a_stream_without_keys_draws_by_pixels():
-    lit, _ = fit(data(Stream(keyed=False)), max_epochs=2)
-    again, _ = fit(data(Stream(keyed=False), batch_size=8), module(), max_epochs=1)
+    lit, _ = fit(data(Stream(keyed=False)), epochs=2)
+    again, _ = fit(data(Stream(keyed=False), batch_size=8), module(), epochs=1)
     assert not torch.equal(*(lit.images(epoch, 2)[0] for epoch in (0, 1)))  # new noise, the same images
     assert torch.equal(*(lit.images(epoch, 2)[1] for epoch in (0, 1)))
     assert torch.equal(lit.images(0, 2)[1], again.images()[1])
@@ -235,16 +234,16 @@ def test_a_sample_cache_needs_integer_keys(tmp_path):
         fit(data(Stream(keyed=False), train_perturbation=walk()))
     datamodule = data(Stream(), train_perturbation=walk())
     save = ModelCheckpoint(tmp_path, "last")
-    fit(datamodule, max_epochs=2, enable_checkpointing=True, callbacks=save)
+    fit(datamodule, epochs=2, enable_checkpointing=True, callbacks=[save])
     (cache,) = datamodule.sample_caches.caches.values()
     assert cache.count > 5
     with pytest.warns(UserWarning, match="sample cache is of other training images"):
-        fit(data(train_perturbation=walk()), ckpt_path=tmp_path / "last.ckpt", max_epochs=3)
+        fit(data(train_perturbation=walk()), ckpt_path=tmp_path / "last.ckpt", epochs=3)
 
 
 def test_streams_are_evaluated():
     lit, datamodule = module(), data(val=Stream(count=9))
-    (logged,) = pl.Trainer(**{**OPTIONS, "limit_val_batches": 1.0}).validate(lit, datamodule, verbose=False)
+    (logged,) = quiet_trainer().validate(lit, datamodule, verbose=False)
     lit.eval()
     x, y = BASE.images[:9], BASE.labels[:9]
     assert logged["val_clean_acc"] == pytest.approx(float((lit(x).argmax(1) == y).float().mean()))
@@ -269,11 +268,11 @@ def test_a_length_is_asked_for_where_it_is_needed():
     cosine = Seen(SmallCNN(3, 3, strides=(1, 1, 1, 1), width=4))
     with pytest.raises(ValueError, match=r"schedule: expected .*a Trainer with max_steps"):
         fit(data(Stream()), cosine)
-    _, trainer = fit(data(Stream()), cosine, max_epochs=-1, max_steps=7)
+    _, trainer = fit(data(Stream()), cosine, epochs=-1, max_steps=7)
     assert trainer.optimizers[0].param_groups[0]["lr"] < 1e-8
     with pytest.raises(ValueError, match="split: expected one whose images have indices, for the OverfittingMonitor"):
-        fit(data(Stream()), callbacks=OverfittingMonitor(images=4))
-    fit(data(Stream()), callbacks=OverfittingMonitor(images=4, split="val"))
+        fit(data(Stream()), callbacks=[OverfittingMonitor(images=4)])
+    fit(data(Stream()), callbacks=[OverfittingMonitor(images=4, split="val")])
 
 
 def test_a_stream_of_ones_own_spec():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.utils.data import TensorDataset
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, Sigma, SigmaSample
 from robustsigma.data import Datasets
@@ -47,10 +48,8 @@ def data(**options):
 
 
 def trainer(tmp_path, *callbacks, epochs=1, **options):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return pl.Trainer(
-        max_epochs=epochs, default_root_dir=tmp_path, callbacks=list(callbacks), limit_val_batches=0, **quiet, **options
-    )
+    options = {"enable_checkpointing": True, "limit_val_batches": 0, "default_root_dir": tmp_path, **options}
+    return quiet_trainer(*callbacks, epochs=epochs, **options)
 
 
 def fitted(tmp_path, model, module=None):

@@ -5,6 +5,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Mixture
 from robustsigma.data import Datasets
@@ -33,19 +34,12 @@ def data(**options):
     return RobustDataModule(Datasets(ITEMS, ITEMS, ITEMS, classes=["a", "b", "c"]), **options)
 
 
-def trainer(*callbacks, epochs=1, **options):
-    return pl.Trainer(
-        max_epochs=epochs, logger=False, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=list(callbacks), **options,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("policy", ["joint", "separate", "auxiliary"])
 @pytest.mark.parametrize("batch", [1, 2, 4])  # the last one of 1 image
 def test_trainings_with_a_batch_of_one_image(batch, policy, accumulate):
     model = LitClassifier(net(), batch_norm=policy)
-    fit = trainer(epochs=2, accumulate_grad_batches=accumulate)
+    fit = quiet_trainer(epochs=2, accumulate_grad_batches=accumulate)
     fit.fit(model, data(train_perturbation=Mixture({GaussianNoise(0.1): 0.3}), batch_size=batch))
     assert fit.callback_metrics["train_loss"].isfinite()
 
@@ -96,7 +90,7 @@ def test_the_last_smaller_batch_can_be_left_out():
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             seen.append(len(batch.labels))
 
-    trainer(Seen()).fit(LitClassifier(net()), data(batch_size=4, drop_last=True))
+    quiet_trainer(Seen()).fit(LitClassifier(net()), data(batch_size=4, drop_last=True))
     assert seen == [4, 4]
     assert [len(batch.labels) for batch in data(batch_size=4, drop_last=True).val_dataloader()[0]] == [4, 4, 1]
     with pytest.raises(ValueError, match="batch_size: expected at most 9"):
@@ -124,11 +118,11 @@ class Own(pl.LightningModule):
 @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")
 def test_a_last_batch_of_one_image_tells_what_to_do():
     with pytest.raises(ValueError, match=r"Expected more than 1 value per channel .*drop_last=True, of the DataLoader"):
-        trainer(limit_val_batches=0).fit(Own(), data(batch_size=4))
+        quiet_trainer(limit_val_batches=0).fit(Own(), data(batch_size=4))
     callback = RobustCallback(GaussianNoise(0.1))
     with pytest.raises(ValueError, match=r"Expected more than 1 value per channel .*drop_last=True, of the DataLoader"):
-        trainer(callback, limit_val_batches=0).fit(Own(), DataLoader(ITEMS, 4))
-    trainer(limit_val_batches=0).fit(Own(), data(batch_size=4, drop_last=True))
+        quiet_trainer(callback, limit_val_batches=0).fit(Own(), DataLoader(ITEMS, 4))
+    quiet_trainer(limit_val_batches=0).fit(Own(), data(batch_size=4, drop_last=True))
 
 
 # Schedules
@@ -154,7 +148,7 @@ def rates(loader, **options):
             found.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     model = LitClassifier(net(), optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
-    trainer(Rates(), limit_val_batches=0, **options).fit(model, loader)
+    quiet_trainer(Rates(), limit_val_batches=0, **options).fit(model, loader)
     return found
 
 
@@ -175,7 +169,7 @@ def test_a_cosine_over_an_unknown_number_of_steps_is_refused(options):
 
 def test_the_rate_does_not_rise_again_after_its_steps():
     model = LitClassifier(net(), optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
-    trainer(limit_val_batches=0).fit(model, data(batch_size=3))
+    quiet_trainer(limit_val_batches=0).fit(model, data(batch_size=3))
     schedule = model.lr_schedulers()
     after = []
     for _ in range(4):
@@ -192,8 +186,8 @@ def test_the_rate_does_not_rise_again_after_its_steps():
 @pytest.mark.parametrize("inference", [True, False])
 def test_a_module_is_evaluated_and_then_trained(first, inference):
     model, module = LitClassifier(SmallCNN(1, 3, strides=(1, 1, 2, 1), width=2)), data(train_perturbation=FGSM(0.1))
-    getattr(trainer(), first)(model, module, verbose=False)
-    trainer(OverfittingMonitor(images=4), inference_mode=inference).fit(model, module)
+    getattr(quiet_trainer(), first)(model, module, verbose=False)
+    quiet_trainer(OverfittingMonitor(images=4), inference_mode=inference).fit(model, module)
     assert model.trainer.callback_metrics["val_clean_acc"].isfinite()
 
 
@@ -210,7 +204,7 @@ class Cached(RobustDataModule):
 
 def test_what_a_validation_keeps_can_be_trained_on():
     module = Cached(Datasets(ITEMS, ITEMS, ITEMS, classes=["a", "b", "c"]))
-    trainer().validate(LitClassifier(net()), module, verbose=False)
+    quiet_trainer().validate(LitClassifier(net()), module, verbose=False)
     assert not module.kept.tensors[0].is_inference()
 
 
@@ -237,7 +231,7 @@ def test_frozen_layers_stay_frozen(policy):
     model = LitClassifier(KeepsStatistics().train(), batch_norm=policy)
     before = {key: value.clone() for key, value in model.classifier.net.inner.state_dict().items()}
     options = {"train_perturbation": Mixture({FGSM(0.1): 0.4}), "val_conditions": {"fgsm": FGSM(0.1)}, "batch_size": 4}
-    trainer(OverfittingMonitor(images=4), epochs=2).fit(model, data(**options))
+    quiet_trainer(OverfittingMonitor(images=4), epochs=2).fit(model, data(**options))
     inner = model.classifier.net.inner
     assert all(torch.equal(value, before[key]) for key, value in inner.state_dict().items())
     assert not any(module.training for module in inner.modules())

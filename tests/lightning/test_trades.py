@@ -3,13 +3,13 @@
 import copy
 
 import pytest
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pictures import MEAN, QUIET, STD, Pictures, normalize
+from pictures import MEAN, STD, Pictures, normalize
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, PGD, Identity, Mixture
 from robustsigma.data import Datasets
@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 BASE = Pictures(12)
-OPTIONS = {"logger": False, "enable_checkpointing": False, **QUIET}
 
 
 def lit(**options):
@@ -36,7 +35,7 @@ def lit(**options):
 
 
 def fit(module, loader=None, *callbacks, val=None, **options):
-    trainer = pl.Trainer(**{"max_epochs": 1, "callbacks": list(callbacks), **OPTIONS, **options})
+    trainer = quiet_trainer(*callbacks, **options)
     trainer.fit(module, DataLoader(BASE, 6) if loader is None else loader, val)
     return trainer
 
@@ -114,7 +113,7 @@ def test_every_policy_and_the_last_image(policy, batch):
     data = Datasets(BASE, BASE, classes=["a", "b", "c"])
     module = lit(trades=Trades(steps=2), batch_norm=policy)
     train = Mixture({FGSM(0.05): 0.5})
-    trainer = pl.Trainer(max_epochs=2, limit_val_batches=0, **OPTIONS)
+    trainer = quiet_trainer(epochs=2, limit_val_batches=0)
     trainer.fit(module, RobustDataModule(data, train_perturbation=train, batch_size=batch))
     assert trainer.callback_metrics["train_loss"].isfinite()
 
@@ -139,7 +138,7 @@ def test_it_trains_a_network_that_withstands_more():
 
     plain, robust = lit(), lit(trades=Trades(0.08))
     for module in (plain, robust):
-        fit(module, DataLoader(train, 30, shuffle=True), max_epochs=15)
+        fit(module, DataLoader(train, 30, shuffle=True), epochs=15)
     assert accuracy(robust) > accuracy(plain) + 0.1
 
 
@@ -167,11 +166,7 @@ def averaged(module, folder, ckpt_path=None, save=None):
     )
     callbacks = [EMAWeightAveraging(decay=0.5), RobustCallback(None, {"clean": Identity(), "FGSM": FGSM(0.05)})]
     callbacks += [] if save is None else [save]
-    trainer = pl.Trainer(
-        callbacks=callbacks,
-        default_root_dir=folder,
-        **{"max_epochs": 2, **OPTIONS, "enable_checkpointing": bool(save)},
-    )
+    trainer = quiet_trainer(*callbacks, epochs=2, default_root_dir=folder, enable_checkpointing=bool(save))
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return trainer
 
@@ -186,7 +181,7 @@ def test_an_average_of_weights_is_what_is_evaluated_and_exported(tmp_path):
     own = float((module(BASE.images).argmax(1) == BASE.labels).float().mean())
     assert own == pytest.approx(found["val_clean_acc"])  # the average is what remains
     plain = lit()
-    pl.Trainer(max_epochs=2, limit_val_batches=0, **OPTIONS).fit(
+    quiet_trainer(epochs=2, limit_val_batches=0).fit(
         plain, RobustDataModule(
             Datasets(BASE, BASE, classes=["a", "b", "c"]), train_perturbation=Mixture({FGSM(0.05): 0.5}), batch_size=4
         )

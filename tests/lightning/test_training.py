@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Sigma, SigmaSample
 from robustsigma.data import Baggage
@@ -27,10 +28,7 @@ def _fit(tmp_path, callbacks, perturbation=None, epochs=2, **options):
     torch.default_generator.manual_seed(0)
     model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}), mean=[0.5], std=[0.25], **options)
     data = RobustDataModule(SOURCE, train_perturbation=perturbation, batch_size=16)
-    trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=callbacks, default_root_dir=tmp_path,
-    )  # fmt: skip
+    trainer = quiet_trainer(*callbacks, epochs=epochs, default_root_dir=tmp_path)
     trainer.fit(model, data)
     return model, data, trainer
 
@@ -157,10 +155,7 @@ def test_perturbing_leaves_no_gradient_in_the_parameters(tmp_path):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             seen.append(batch)
 
-    pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Keep()], limit_val_batches=0,
-    ).fit(model, data)  # fmt: skip
+    quiet_trainer(Keep(), limit_val_batches=0).fit(model, data)
     fresh = network("small_cnn", 3, 5, {"width": 4, "dropout": 0.0})
     fresh.load_state_dict({**fresh.state_dict(), **before})
     loss = torch.nn.functional.cross_entropy(fresh(seen[0].images), seen[0].labels)

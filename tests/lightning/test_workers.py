@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from trainers import quiet_trainer
 
 from robustsigma import FGSM, GaussianNoise, Mixture
 from robustsigma.data import Albumentations, Baggage
@@ -35,15 +35,7 @@ def _batches(workers):
 def _trained(workers, folder):
     torch.default_generator.manual_seed(0)
     model = LitClassifier(network("small_cnn", 3, 5, {"width": 4}), mean=[0.5], std=[0.25])
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    trainer = quiet_trainer(epochs=2, default_root_dir=folder)
     trainer.fit(model, _data(workers))
     return model.state_dict()
 
