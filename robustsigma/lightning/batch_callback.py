@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -14,6 +13,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_images import BatchField, Images, Place, check_range, read
+from robustsigma.models.lightning_checkpoint import part
 
 # A Trainer takes a callback outside of a list only if it is an instance of its own package's class.
 # A folder that is called `lightning` is no such package: it has no origin.
@@ -59,19 +59,7 @@ class BatchCallback(_Callback):
 
     def _classifier(self, module: Any, argument: str, network: Network) -> Classifier:
         """Return the classifier of a network, outside the module, so that the module's state stays as it is."""
-        net = module
-        if isinstance(network, str):
-            try:
-                net = attrgetter(network)(module)
-            except AttributeError:
-                near = validation.near(network, [name for name, _ in module.named_modules() if name])
-                raise fail(argument, f"an attribute of {type(module).__name__}", f"{network!r}{near}") from None
-        elif network is not None:
-            net = network(module)
-        elif type(module).forward.__qualname__ == "LightningModule.forward":
-            children = [name for name, _ in module.named_children()]
-            got = f"None, and {type(module).__name__} has no `forward`"
-            raise fail(argument, f"the name of the network, such as one of {children}", got)
+        net = network(module) if callable(network) else part(module, network, argument)
         found = self._classifiers.get(argument)
         if found is None or found.net is not net:
             found = self._classifiers[argument] = Classifier(net, mean=self.mean, std=self.std)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import fail, near
 from robustsigma.models.weight_files import not_readable, quiet_unpickling
 
 # What hyperparameters hold beside plain values. An optimizer's partial calls nothing until somebody calls it.
@@ -79,21 +79,25 @@ def _resolved(name: str, allow: Sequence[str]) -> Any:
     return found if allowed or own else None
 
 
-def part(module: nn.Module, name: str | None) -> nn.Module:
-    """Return the network in a module: its attribute, such as "net" or "ema.module", or the module itself."""
+def part(module: nn.Module, name: str | None, argument: str = "net") -> nn.Module:
+    """Return the network in a module: its attribute, such as "net" or "ema.module", or the module itself.
+
+    ValueError, naming `argument`: no such network, or a module itself that has no `forward`.
+    """
     children = ", ".join(child for child, _ in module.named_children()) or "none"
     if name is None:
         forward = getattr(type(module).forward, "__qualname__", "")
         if forward in (nn.Module.forward.__qualname__, "LightningModule.forward"):
-            told = f"None, and {type(module).__name__} has no forward"
-            raise fail("net", f"the attribute that is the network: {children}", told)
+            got = f"None, and {type(module).__name__} has no `forward`"
+            raise fail(argument, f"the attribute that is the network: {children}", got)
         return module
     try:
         found = operator.attrgetter(name)(module)
     except AttributeError:
         found = None
     if not isinstance(found, nn.Module):
-        raise fail("net", f"an attribute that is a network: {children}", repr(name))
+        got = f"{name!r}{near(name, [each for each, _ in module.named_modules() if each])}"
+        raise fail(argument, f"an attribute of {type(module).__name__} that is a network: {children}", got)
     return found
 
 

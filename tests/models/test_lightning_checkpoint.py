@@ -124,7 +124,7 @@ def test_a_checkpoint_is_loaded_with_its_hyperparameters(project):
     assert torch.equal(logits(model(description)[0]), expected)
     with pytest.raises(ValueError, match=r"^mean and std: expected the numbers .* none for my_project\.Lit"):
         model("my_project.Lit", weights=path)
-    with pytest.raises(ValueError, match=r"^net: expected an attribute that is a network: net, got 'ema'"):
+    with pytest.raises(ValueError, match=r"^net: expected an attribute of Lit that is a network: net, got 'ema'"):
         model({**description, "net": "ema"})
 
 
