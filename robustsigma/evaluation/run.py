@@ -289,7 +289,7 @@ class RobustnessRun:
         for at in range(0, len(indices), size):
             if blocks.has(at, min(at + size, len(indices))):
                 continue
-            batch = keyed.__getitems__(indices[at : at + size])
+            batch = keyed.__getitems__(indices[at : at + size]).with_pixels()
             images, labels = batch.images.to(device), batch.labels.to(device)
             seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
             made = regime.perturbation(classifier, images, labels, seed=seeds, return_info="search")

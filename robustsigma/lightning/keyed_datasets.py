@@ -12,7 +12,6 @@ from torch.utils.data import Dataset, IterableDataset
 from robustsigma.data.datasets import CheckedStream
 from robustsigma.data.loading import Augmentation, augmented, load_pixels, stack
 from robustsigma.engine import noise
-from robustsigma.engine.precision import as_pixels
 from robustsigma.lightning.batch import Batch
 
 
@@ -41,26 +40,22 @@ class KeyedDataset(Dataset[Batch]):
         dataset: dataset of (float image (C, H, W) in [0, 1], int label).
         augment: transform of each image, or None.
         seed: seed of the augmentation, together with the epoch and the index.
-        keep_bytes: whether images that are bytes, in a file or in memory, are so in the batch.
     """
 
-    def __init__(
-        self, dataset: Dataset[Any], augment: Augmentation | None, seed: int, *, keep_bytes: bool = False
-    ) -> None:
-        self.dataset, self.augment, self.seed, self.keep_bytes = dataset, augment, seed, keep_bytes
+    def __init__(self, dataset: Dataset[Any], augment: Augmentation | None, seed: int) -> None:
+        self.dataset, self.augment, self.seed = dataset, augment, seed
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitems__(self, asked: Sequence[Key | int]) -> Batch:
-        """Return a batch."""
+        """Return a batch; images that are bytes, in a file or in memory, are so in it."""
         keys = [key if isinstance(key, Key) else Key(0, key) for key in asked]
         indices = [key.image for key in keys]
         at = torch.tensor(indices)
         repeats = torch.tensor([key.repeat for key in keys]) if any(key.repeat for key in keys) else None
         seeds = apart(noise.image_seeds(self.seed, "train", "augment", keys[0].epoch, at), repeats).tolist()
         images, labels = load_pixels(self.dataset, indices, self.augment, seeds)
-        images = images if self.keep_bytes else as_pixels(images)
         return Batch(images, labels, at, padding=sum(key.is_padding for key in keys), repeats=repeats)
 
 

@@ -8,6 +8,7 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.data import sized_len
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
@@ -168,7 +169,7 @@ class ResumableLoader(DataLoader[Batch]):
             start = super().__iter__
             batches = self._rest_of_stream(lambda: divided(self, lambda batch: batch.indices, start()))
         # Of a loader without a length Lightning requests one batch before the step of the last.
-        ahead = not _has_length(self)
+        ahead = sized_len(self) is None
         for batch in batches:
             self._served += not ahead
             yield batch if keeps_bytes else batch.with_pixels()
@@ -247,7 +248,7 @@ def make_loader(
     if options["drop_last"] and len(keys) < options["batch_size"]:
         expected = f"at most {len(keys)}, the images of an epoch, with drop_last"
         raise fail("batch_size", expected, options["batch_size"])
-    return ResumableLoader(KeyedDataset(dataset, augment, seed, keep_bytes=True), sampler=keys, **options)
+    return ResumableLoader(KeyedDataset(dataset, augment, seed), sampler=keys, **options)
 
 
 def worker_options(num_workers: int | None, prefetch_factor: int | None, persistent: bool | None) -> dict[str, Any]:
@@ -257,10 +258,3 @@ def worker_options(num_workers: int | None, prefetch_factor: int | None, persist
         "prefetch_factor": None if prefetch_factor is None else integer("prefetch_factor", prefetch_factor, 1),
         "persistent_workers": None if persistent is None else boolean("persistent_workers", persistent),
     }
-
-
-def _has_length(loader: DataLoader[Any]) -> bool:
-    try:
-        return len(loader) >= 0
-    except (TypeError, NotImplementedError):
-        return False
