@@ -53,6 +53,9 @@ class FileDatasetSpec(DatasetSpec):
     _upright = True  # whether images are turned as their EXIF orientation says
     channels: int = 3
     skip_broken: bool = False
+    val_fraction: float
+    test_fraction: float
+    seed: int
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings alone: a checkpoint or another process gets no list of a million files."""
@@ -121,8 +124,8 @@ class FileDatasetSpec(DatasetSpec):
     def _parts(self) -> dict[Split, list[ListedImage]]:
         parts = {split: rows for split, rows in self._listing.images.items() if split is not None}
         if not parts:
-            whole, test_fraction = self._listing.images[None], self.test_fraction  # type: ignore[attr-defined]
-            return {"test": whole} if test_fraction == 1 else self._draw(whole, test_fraction)
+            whole = self._listing.images[None]
+            return {"test": whole} if self.test_fraction == 1 else self._draw(whole, self.test_fraction)
         train = parts.get("train", [])
         if "val" not in parts and len(train) > len({row.classes[0] for row in train}):
             drawn = self._draw(train, 0)
@@ -153,14 +156,12 @@ class FileDatasetSpec(DatasetSpec):
 
     def _draw(self, rows: Sequence[ListedImage], test_fraction: float) -> dict[Split, list[ListedImage]]:
         """Split rows at random, every class in proportion. A fraction above zero gives at least one row."""
-        fractions = self.val_fraction, test_fraction  # type: ignore[attr-defined]
-        seed: int = self.seed  # type: ignore[attr-defined]
-        val, test = (max(1, round(len(rows) * each)) if each else 0 for each in fractions)
+        val, test = (max(1, round(len(rows) * each)) if each else 0 for each in (self.val_fraction, test_fraction))
         ranks = {name: rank for rank, name in enumerate(sorted({row.classes[0] for row in rows}))}
         if val + test > len(rows) - len(ranks):
             left = f"and to leave one for training in each of {len(ranks)} classes"
             raise fail(self._argument, f"enough images to split in {self._place} {left}", len(rows))
-        parts = stratified([ranks[row.classes[0]] for row in rows], val, test, seed)
+        parts = stratified([ranks[row.classes[0]] for row in rows], val, test, self.seed)
         return {split: [rows[i] for i in part] for split, part in parts.items()}
 
     def _sharing(self: Kind, other: Kind) -> Kind:
@@ -173,14 +174,12 @@ class FileDatasetSpec(DatasetSpec):
         """Raise ValueError for bad fields. With `only_test`, `test_fraction` may be 1."""
         if integer("channels", self.channels, 1) not in (1, 3):
             raise fail("channels", "1 or 3", self.channels)
-        val: Any = self.val_fraction  # type: ignore[attr-defined]
-        test: Any = self.test_fraction  # type: ignore[attr-defined]
-        whole = only_test and test == 1
-        for name, value in (("val_fraction", val), *(() if whole else (("test_fraction", test),))):
-            check_fraction(name, value)
-        if not whole and val + test >= 1:
-            raise fail("val_fraction and test_fraction", "a sum below 1", val + test)
-        integer("seed", self.seed, 0)  # type: ignore[attr-defined]
+        check_fraction("val_fraction", self.val_fraction)
+        if not (only_test and self.test_fraction == 1):
+            check_fraction("test_fraction", self.test_fraction)
+            if self.val_fraction + self.test_fraction >= 1:
+                raise fail("val_fraction and test_fraction", "a sum below 1", self.val_fraction + self.test_fraction)
+        integer("seed", self.seed, 0)
 
 
 def check_fraction(name: str, value: Any) -> None:

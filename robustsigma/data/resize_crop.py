@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from PIL import Image
@@ -47,14 +47,7 @@ class ResizeCrop(Settings):
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Return the crop of a PIL image, in its mode."""
-        return self._apply(image, self.interpolation)
-
-    def of_mask(self, mask: Image.Image) -> Image.Image:
-        """Return the crop of a mask at the same place as that of its image; values are not mixed."""
-        return self._apply(mask, "nearest")
-
-    def _apply(self, image: Image.Image, interpolation: str) -> Image.Image:
-        short = self.size if self.resize is None else self.resize
+        filter_, short = Image.Resampling[self.interpolation.upper()], self.resize or self.size
         width, height = image.size
         new = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
         new = (short, short) if self.squeeze else new
@@ -62,11 +55,15 @@ class ResizeCrop(Settings):
         if new[0] * new[1] > _MAX_PIXELS:  # such as a strip of 20,000 x 1 pixels: resize its crop only
             across, along = width / new[0], height / new[1]
             box = (left * across, top * along, (left + self.size) * across, (top + self.size) * along)
-            return image.resize((self.size, self.size), Image.Resampling[interpolation.upper()], box)
+            return image.resize((self.size, self.size), filter_, box)
         if new != image.size:
-            image = image.resize(new, Image.Resampling[interpolation.upper()])
+            image = image.resize(new, filter_)
         return image.crop((left, top, left + self.size, top + self.size))
 
+    def of_mask(self, mask: Image.Image) -> Image.Image:
+        """Return the crop of a mask at the same place as that of its image; values are not mixed."""
+        return replace(self, interpolation="nearest").apply(mask)
+
     def __str__(self) -> str:
-        resize = self.size if self.resize is None else self.resize
-        return f"{self.size} pixels of {resize} ({self.interpolation}{', both sides' if self.squeeze else ''})"
+        how = f"{self.interpolation}{', both sides' if self.squeeze else ''}"
+        return f"{self.size} pixels of {self.resize or self.size} ({how})"
