@@ -225,7 +225,8 @@ class RobustDataModule(GuardedDataModule):
             warnings.warn("ckpt_path: its sample cache is of other training images; it is dropped", stacklevel=2)
             return
         shared, rank = self.sample_caches.owned is not None, data_rank(self.trainer)
-        self.sample_caches.load(kept_samples(self.trainer.ckpt_path, step, *rank, shared=shared))
+        files = kept_samples(self.trainer.ckpt_path, step, *rank, shared=shared)
+        self.sample_caches.load(files, self.train_perturbation or Identity())
 
     def _fingerprint(self, training: ResumableLoader) -> dict[str, Any]:
         keyed = training.dataset

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import Perturbation, Perturbed
 from robustsigma.lightning.batch import Batch, CacheStats
 from robustsigma.lightning.stored_samples import StoredSamples
-from robustsigma.lightning.training_perturbation import batch_parts, perturb_parts
+from robustsigma.lightning.training_perturbation import BatchPart, batch_parts, perturb_parts
 
 
 class SampleCaches:
@@ -40,29 +39,31 @@ class SampleCaches:
         self.seed = seed
         self.caches: dict[str, StoredSamples] = {}  # by the place of the `SigmaSample` in the perturbation
         self.owned: Callable[[Tensor], Tensor] | None = None  # which indices (n,) this process owns; None owns all
-        self._made_by: dict[str, str] = {}  # the settings of that `SigmaSample`
-        self._files: list[Path] = []  # what to read the samples of a resumed training from
 
     def save(self, path: Path) -> None:
         """Write the samples of all caches to a file."""
-        before = [each for each in self._files if each.name == path.name]
-        if before and not self.caches:  # no batch was perturbed since the training was resumed
-            if before[0] != path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(before[0], path)
-            return
-        found = {name: {**cache.state_dict(), "made_by": self._made_by[name]} for name, cache in self.caches.items()}
+        found = {name: {**cache.state_dict(), "made_by": cache.made_by} for name, cache in self.caches.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".part{os.getpid()}")  # processes that share a rank of the data write the same
         torch.save(found, part)
         part.replace(path)
 
-    def load(self, paths: Sequence[Path]) -> None:
-        """Take the samples that this process owns from files, when they are first needed.
+    def load(self, paths: Sequence[Path], perturbation: Perturbation) -> None:
+        """Take the samples of a training perturbation that this process owns from files.
 
         Samples of another perturbation are dropped with a warning.
         """
-        self.caches, self._files = {}, list(paths)
+        self.caches, no_images = {}, torch.zeros(0, dtype=torch.int64)
+        self._create(batch_parts(perturbation, no_images, no_images))
+        for name, cache in self.caches.items():
+            for path in paths:
+                loaded = torch.load(path, mmap=True, weights_only=True).get(name)
+                if loaded is not None and loaded["made_by"] != cache.made_by:
+                    told = "is of another perturbation; it is dropped"
+                    warnings.warn(f"ckpt_path: the checkpoint's sample cache of {cache.made_by} {told}", stacklevel=3)
+                    break
+                if loaded is not None:
+                    cache.load_state_dict(loaded, self.owned)
 
     def apply(
         self,
@@ -94,14 +95,11 @@ class SampleCaches:
         period = max(rule.max_age for rule in rules) + 1
         parts = list(batch_parts(perturbation, seeds, self._draws(batch.indices, epoch, period), step))
         again = (batch.indices[:, None] == batch.indices).tril(-1).any(1)  # drawn twice by a sampler
-        requested, own = [], ~batch.is_padding & ~again
+        own = ~batch.is_padding & ~again
         if self.owned is not None:
             own &= self.owned(batch.indices)
-        for part in parts:
-            if part.cache is not None:
-                if part.name not in self.caches:
-                    self._create(part.name, StoredSamples(part.cache), part.perturbation)
-                requested.append((self.caches[part.name], part.rows[own[part.rows]]))
+        self._create(parts)
+        requested = [(self.caches[p.name], p.rows[own[p.rows]]) for p in parts if p.cache is not None]
         with classifier.frozen():
             result, stats = _cached(requested, classifier, batch, epoch)
             missed = [~stats.hits[part.rows] for part in parts]
@@ -119,16 +117,10 @@ class SampleCaches:
         phase = noise.fold(start, "phase", indices) % period
         return noise.fold(start, "parts", (epoch + phase) // period, indices)
 
-    def _create(self, name: str, cache: StoredSamples, perturbation: Perturbation) -> None:
-        self.caches[name], self._made_by[name] = cache, repr(perturbation)
-        for path in self._files:
-            loaded = torch.load(path, mmap=True, weights_only=True).get(name)
-            if loaded is not None and loaded["made_by"] == repr(perturbation):
-                cache.load_state_dict(loaded, self.owned)
-            elif loaded is not None:
-                told = "is of another perturbation; it is dropped"
-                warnings.warn(f"ckpt_path: the checkpoint's sample cache of {perturbation} {told}", stacklevel=3)
-                break
+    def _create(self, parts: Iterable[BatchPart]) -> None:
+        for part in parts:
+            if part.cache is not None and part.name not in self.caches:
+                self.caches[part.name] = StoredSamples(part.cache, repr(part.perturbation))
 
 
 def _cached(

@@ -31,10 +31,11 @@ class StoredSamples:
 
     Args:
         rule: how long and in which type samples are kept.
+        made_by: settings of the `SigmaSample` that makes the samples.
     """
 
-    def __init__(self, rule: SampleCache) -> None:
-        self.rule = rule
+    def __init__(self, rule: SampleCache, made_by: str = "") -> None:
+        self.rule, self.made_by = rule, made_by
         self.slots = torch.full((0,), _NONE)  # by index in the dataset; the tensors below are by slot
         self.owners = torch.zeros(0, dtype=torch.int64)
         self.epochs = torch.zeros(0, dtype=torch.int64)

@@ -440,7 +440,7 @@ def test_samples_are_dealt_anew_to_another_number_of_processes(world, tmp_path):
     for rank in range(world):
         caches = SampleCaches()
         caches.owned = lambda indices, rank=rank: indices % world == rank
-        caches.load(sorted(tmp_path.glob("*.pt")))
+        caches.load(sorted(tmp_path.glob("*.pt")), CACHED)
         clf, x, y = problem(30)
         at = torch.arange(30)
         _, stats = caches.apply(CACHED, clf, Batch(x, y, at), seeds=at, epoch=2)
@@ -453,7 +453,7 @@ def test_samples_that_were_not_needed_since_a_resume_are_kept(tmp_path):
     first, other = tmp_path / "a" / "7-0-of-1.pt", tmp_path / "b" / "7-0-of-1.pt"
     _filled(SampleCaches(), torch.arange(24)).save(first)
     resumed = SampleCaches()
-    resumed.load([first])
+    resumed.load([first], CACHED)
     for path in (first, other):
         resumed.save(path)
         assert len(torch.load(path)["0"]["owners"]) == 24
