@@ -12,9 +12,16 @@ from typing import Any, NamedTuple, TypeVar
 from robustsigma.data.class_names import ClassIndex
 from robustsigma.data.csv_tables import Annotation
 from robustsigma.data.dataset_spec import DatasetSpec, Split
-from robustsigma.data.file_fingerprint import fingerprint_of_files
 from robustsigma.data.folder_scan import shorten
-from robustsigma.data.image_files import FileDataset, ImageRow, MaskedFileDataset, Resize, Rows, without_broken
+from robustsigma.data.image_files import (
+    FileDataset,
+    ImageRow,
+    MaskedFileDataset,
+    Resize,
+    Rows,
+    fingerprint_of_files,
+    without_broken,
+)
 from robustsigma.data.splitting import stratified
 from robustsigma.engine.validation import fail, integer, warn
 
@@ -109,7 +116,7 @@ class FileDatasetSpec(DatasetSpec):
         return self._datasets[split]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies the files, without decoding an image, see `file_fingerprint`."""
+        """Return what identifies the files, without decoding an image; see `fingerprint_of_files`."""
         rows = [row for rows in self._listing.images.values() for row in rows]
         masks = {row.mask for row in rows if isinstance(row.mask, str)}
         found = {"images": {row.path for row in rows}, "masks": masks, "tables": {*map(str, self._tables)}}

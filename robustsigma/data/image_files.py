@@ -18,14 +18,15 @@ from torch import Tensor
 
 from robustsigma.data.csv_tables import Annotation
 from robustsigma.data.dataset_spec import PixelDataset
-from robustsigma.data.file_fingerprint import fingerprint_of_files
 from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail, warn
+from robustsigma.runs import fingerprint
 
 # What Pillow raises for a file that it cannot decode.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _VERIFIED_AT_ONCE = 4096
+_FINGERPRINTED = 256  # files whose content a fingerprint knows, evenly spaced
 _ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 swap the sides
 
 
@@ -247,6 +248,29 @@ class MaskedFileDataset(FileDataset):
     def find_broken_masks(self) -> dict[str, str]:
         """Return why some masks are unreadable, by file."""
         return {str(self.rows[index].mask): why for index, why in _errors(self.mask, len(self)).items()}
+
+
+def fingerprint_of_files(paths: Sequence[str]) -> dict[str, Any]:
+    """Return the number of files and hashes of their paths and sizes, and of the content of up to 256, as JSON types.
+
+    No image is decoded. Paths count below their common folder. The time of a change does not count: copies of a folder,
+    such as those on the disks of several nodes, are the same data.
+    """
+    found = sorted(paths)
+    root = os.path.commonpath([found[0], found[-1]])  # that of all, as they are sorted
+    names = hashlib.sha256()
+    for path in found:
+        names.update(f"{path[len(root) :]}\0{_size(path)}\n".encode(errors="surrogateescape"))
+    places = sorted({*np.linspace(0, len(found) - 1, min(len(found), _FINGERPRINTED)).round().astype(int).tolist()})
+    content = fingerprint.files([Path(found[place]) for place in places], Path(root).parent)["content"]
+    return {"count": len(found), "names": names.hexdigest(), "content": content}
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116  # a Path takes longer than the call
+    except OSError:  # a missing file is for the reader to report
+        return None
 
 
 def _errors(read: Callable[[int], Any], count: int) -> dict[int, str]:

@@ -135,7 +135,7 @@ def label_of(dataset: Dataset[Any], index: int) -> int:
 
 
 def fingerprint(dataset: Dataset[Any]) -> dict[str, Any]:
-    """Return what identifies a dataset's content; of image files none is decoded, see `file_fingerprint`."""
+    """Return what identifies a dataset's content; of image files none is decoded."""
     if isinstance(dataset, Subset) and isinstance(dataset.dataset, FileDataset):
         return {**dataset.dataset.fingerprint(), "indices": describe(torch.as_tensor(dataset.indices))}
     return dataset.fingerprint() if isinstance(dataset, FileDataset) else items(dataset)
