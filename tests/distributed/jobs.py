@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Sampler
 from torchmetrics import Metric
 
-from robustsigma import FGSM, GaussianNoise, Identity, Mixture, MixtureComponent, Sigma, SigmaSample
+from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Sigma, SigmaSample
 from robustsigma.data import Baggage
 from robustsigma.engine.metrics import rmse
 from robustsigma.engine.perturbations.path_samples import SampleCache
@@ -28,12 +28,7 @@ from robustsigma.lightning.loaders import KeySampler
 
 SOURCE = Baggage(size=16, train=41, val=5, test=25)  # uneven last batches, and numbers of batches in tests
 WALK = Sigma(alpha=0.03, beta=0.1, objective="logit", paths=1, max_steps=6)
-PERTURBATION = Mixture(
-    [
-        MixtureComponent(SigmaSample(WALK, cache=SampleCache(max_age=2)), 0.6),
-        MixtureComponent(FGSM(0.03, random_start=True), 0.2),
-    ]
-)
+PERTURBATION = Mixture({SigmaSample(WALK, cache=SampleCache(max_age=2)): 0.6, FGSM(0.03, random_start=True): 0.2})
 CONDITIONS = {
     "clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.02), "sigma": SigmaSample(WALK)
 }  # fmt: skip

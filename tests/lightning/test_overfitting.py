@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from trainers import quiet_trainer
 
-from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture, MixtureComponent
+from robustsigma import FGSM, NFGSM, PGD, GaussianNoise, Mixture
 from robustsigma.data import ArrayDataset, Baggage
 from robustsigma.lightning import CatastrophicOverfitting, LitClassifier, OverfittingMonitor, Ramp, RobustDataModule
 from robustsigma.lightning.overfitting import OverfittingCheck
@@ -190,7 +190,7 @@ def test_probes_are_found_inside_mixtures():
     assert pgd_probe(PGD(0.2, norm="l2", steps=3), 10) == PGD(0.2, norm="l2", steps=10)
     assert pgd_probe(Mixture({noise: 0.5, FGSM(0.2): 0.5}), 10) == PGD(0.2, steps=10)
     assert pgd_probe(noise, 10) is None
-    nested = Mixture([MixtureComponent(Mixture({FGSM(0.1): 0.5}), 0.5), MixtureComponent(noise, 0.2)])
+    nested = Mixture({Mixture({FGSM(0.1): 0.5}): 0.5, noise: 0.2})
     assert pgd_probe(nested, 3) == PGD(0.1, steps=3)
     assert has_single_step(nested)
     assert not has_single_step(Mixture({noise: 0.5}))

@@ -5,18 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustsigma import FGSM, PGD, GaussianNoise, Mixture, MixtureComponent, SigmaSample
+from robustsigma import FGSM, PGD, GaussianNoise, Mixture, SigmaSample
 from robustsigma.engine.perturbations.base import drawn_rows
 from robustsigma.lightning.training_perturbation import batch_parts
 
 INNER = Mixture({GaussianNoise(0.1): 0.3, PGD(0.1): 0.55})
-MIXTURE = Mixture(
-    [
-        MixtureComponent(FGSM(0.1), 0.1),
-        MixtureComponent(INNER, 0.4),
-        MixtureComponent(SigmaSample(fraction=0.35), 0.5),
-    ]
-)
+MIXTURE = Mixture({FGSM(0.1): 0.1, INNER: 0.4, SigmaSample(fraction=0.35): 0.5})
 SHARES = {"0.0": 0.1, "0.1.0": 0.12, "0.1.1": 0.22, "0.2": 0.175}
 
 

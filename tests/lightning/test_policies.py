@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from trainers import quiet_trainer
 
-from robustsigma import FGSM, NFGSM, PGD, Classifier, GaussianNoise, Mixture, MixtureComponent, Sigma, SigmaSample
+from robustsigma import FGSM, NFGSM, PGD, Classifier, GaussianNoise, Mixture, Sigma, SigmaSample
 from robustsigma.data import Baggage
 from robustsigma.lightning import LitClassifier, Ramp, RobustDataModule, SampleLabels
 from robustsigma.lightning.batch_norm import AuxiliaryNorms, split_forward
@@ -219,13 +219,7 @@ def test_bad_policies_are_named():
 
 
 def test_eps_and_shares_grow_and_arrive():
-    full = Mixture(
-        [
-            MixtureComponent(FGSM(0.1), 0.3),
-            MixtureComponent(PGD(0.2, step_size=0.05), 0.2),
-            MixtureComponent(GaussianNoise(0.5), 0.1),
-        ]
-    )
+    full = Mixture({FGSM(0.1): 0.3, PGD(0.2, step_size=0.05): 0.2, GaussianNoise(0.5): 0.1})
     ramp = Ramp(eps=4, share=2)
     for epoch, (eps, share) in enumerate([(0.25, 0.5), (0.5, 1), (0.75, 1), (1, 1), (1, 1)]):
         parts = ramp.at(full, epoch).parts

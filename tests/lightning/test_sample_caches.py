@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from trainers import quiet_trainer
 
-from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, MixtureComponent, PathEnd, Sigma, SigmaSample
+from robustsigma import FGSM, Classifier, GaussianNoise, Mixture, PathEnd, Sigma, SigmaSample
 from robustsigma.data import Baggage
 from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.lightning import AugmentationStatistics, Batch, LitClassifier, RobustDataModule
@@ -238,8 +238,8 @@ def test_padding_requests_no_sample_and_is_not_kept():
 
 def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without():
     clf, x, y = problem(40)
-    part = Mixture([MixtureComponent(CACHED, 0.5), MixtureComponent(GaussianNoise(0.1), 0.2)])
-    mixture = Mixture([MixtureComponent(FGSM(0.05), 0.2), MixtureComponent(part, 0.6)])
+    part = Mixture({CACHED: 0.5, GaussianNoise(0.1): 0.2})
+    mixture = Mixture({FGSM(0.05): 0.2, part: 0.6})
     caches = SampleCaches()
     served = 0
     for epoch in range(3):
@@ -256,13 +256,8 @@ def test_in_a_mixture_only_sigma_s_part_is_served_and_the_others_are_as_without(
 
 def test_the_parts_together_are_the_perturbation():
     clf, x, y = problem(40)
-    part = Mixture(
-        [
-            MixtureComponent(SigmaSample(WALK, fraction=0.5, cache=SampleCache()), 0.5),
-            MixtureComponent(GaussianNoise(0.1), 0.2),
-        ]
-    )
-    mixture = Mixture([MixtureComponent(FGSM(0.05), 0.2), MixtureComponent(part, 0.7)])
+    part = Mixture({SigmaSample(WALK, fraction=0.5, cache=SampleCache()): 0.5, GaussianNoise(0.1): 0.2})
+    mixture = Mixture({FGSM(0.05): 0.2, part: 0.7})
     seeds = torch.arange(40)
     whole, images_ = without_cache(mixture)(clf, x, y, seed=seeds, return_info=True), x.clone()
     found = list(batch_parts(mixture, seeds, seeds))
@@ -295,12 +290,7 @@ def _apply_once(mixture, clf, x, epoch):
 def test_two_caches_do_not_share():
     clf, x, y = classifier(), images(30), torch.arange(30) % 3
     caches = SampleCaches()
-    mixture = Mixture(
-        [
-            MixtureComponent(CACHED, 0.4),
-            MixtureComponent(SigmaSample(WALK, fraction=0.9, cache=SampleCache(most=2)), 0.6),
-        ]
-    )
+    mixture = Mixture({CACHED: 0.4, SigmaSample(WALK, fraction=0.9, cache=SampleCache(most=2)): 0.6})
     _apply(caches, mixture, clf, x, y, 0)
     assert set(caches.caches) == {"0.0", "0.1"}
     assert len(caches.caches["0.1"]) == 2
@@ -368,7 +358,7 @@ def test_a_training_uses_cached_samples_and_logs_it(tmp_path):
 
 @pytest.mark.third_party_rng  # weights
 def test_a_resumed_training_gives_the_same_bits(tmp_path):
-    mixture = Mixture([MixtureComponent(CACHED, 0.7), MixtureComponent(FGSM(0.03), 0.3)])
+    mixture = Mixture({CACHED: 0.7, FGSM(0.03): 0.3})
     whole, data, _, _, _ = _train(tmp_path, 4, mixture)
     _, _, trainer, _, _ = _train(tmp_path, 2, mixture)
     trainer.save_checkpoint(tmp_path / "half.ckpt")

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from test_pretrained import Runs
 from torch import nn
 
 from robustsigma import Classifier
@@ -157,16 +158,6 @@ def test_hyperparameters_that_are_code_are_allowed_by_name(project):
         classifier, _ = model("my_project.Template", net=name, allow=["my_project"], **given)
         expected = Classifier(getattr(module, name), mean=[0.4], std=[0.3])
         assert torch.equal(logits(classifier), logits(expected))
-
-
-class Runs:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("harm", [Runs, lambda path: functools.partial(os.mkdir, str(path)), lambda path: torch.load])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from test_pretrained import Runs
 
 from robustsigma.cli import main
 from robustsigma.lightning import AtomicCheckpointIO
@@ -21,16 +21,6 @@ FIT = ["--model.net=robustsigma.models.SmallCNN", "--model.net.channels=3", "--m
        "--data.dataset.train=10", "--data.dataset.val=5", "--data.dataset.test=5", "--data.num_workers=0",
        "--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false",
        "--trainer.enable_model_summary=false"]  # fmt: skip
-
-
-class Bomb:
-    """Unpickled, it leaves a marker."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return Path.touch, (self.marker,)
 
 
 def net(seed=0):
@@ -65,11 +55,11 @@ READERS = {
 @pytest.mark.third_party_rng  # fresh weights
 def test_a_pickle_with_code_is_refused_and_does_not_run(form, suffix, reader, tmp_path):
     marker = tmp_path / "marker"
-    path = written(form, tmp_path / f"bomb{suffix}", Bomb(marker))
+    path = written(form, tmp_path / f"bomb{suffix}", Runs(marker))
     with pytest.raises(ValueError, match=rf"^[\w.]+: expected .*bomb{suffix}"):
         READERS[reader](path)
     assert not marker.exists()
-    pickle.loads(pickle.dumps(Bomb(marker)))  # it would have
+    pickle.loads(pickle.dumps(Runs(marker)))  # it would have
     assert marker.exists()
 
 
@@ -100,7 +90,7 @@ def test_a_checkpoint_on_the_command_line_is_data(verb, form, tmp_path, monkeypa
     elif form in ("garbage", "empty"):
         path.write_bytes(b"garbage" * (form == "garbage"))
     else:
-        written(form, path, Bomb(marker))
+        written(form, path, Runs(marker))
     epochs = ["--trainer.max_epochs=1"] if verb == "fit" else []
     assert main([verb, *FIT, *epochs, f"--ckpt_path={path}"]) == 2
     assert not marker.exists()
