@@ -81,14 +81,14 @@ def test_a_condition_that_is_not_there_is_named(tmp_path):
         RobustCheckpoint().on_fit_start(pl.Trainer(logger=False, accelerator="cpu"), pl.LightningModule())
 
 
-class _Unwanted(pl.Callback):
+class Unwanted(pl.Callback):
     def on_train_start(self, trainer, pl_module):
         pytest.fail("it was trained for nothing")
 
 
 def test_best_weights_need_a_robust_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="which: expected 'last'"):
-        _fit(tmp_path, SafetensorsExport(str(tmp_path / "x.safetensors"), which="best"), _Unwanted(), epochs=1)
+        _fit(tmp_path, SafetensorsExport(str(tmp_path / "x.safetensors"), which="best"), Unwanted(), epochs=1)
     with pytest.raises(ValueError, match="which: expected one of"):
         SafetensorsExport(which="first")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from test_checkpoint import Unwanted
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from torch.utils.data import TensorDataset
@@ -223,11 +224,6 @@ def test_a_network_among_the_saved_arguments_does_not_spoil_the_checkpoint(tmp_p
 def test_arguments_that_cannot_be_read_again_are_named_before_the_training(tmp_path):
     with pytest.warns(UserWarning, match=r"save_hyperparameters of Saved: checkpoints hold torch\.optim\.sgd\.SGD"):
         fitted(tmp_path, Saved(small(), torch.optim.SGD))
-
-
-class Unwanted(pl.Callback):
-    def on_train_start(self, trainer, pl_module):
-        pytest.fail("it was trained for nothing")
 
 
 @pytest.mark.parametrize(

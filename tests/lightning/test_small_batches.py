@@ -3,6 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from trainers import quiet_trainer
@@ -86,11 +87,8 @@ def test_a_layer_without_running_statistics_returns_its_bias(options):
 def test_the_last_smaller_batch_can_be_left_out():
     seen = []
 
-    class Seen(pl.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            seen.append(len(batch.labels))
-
-    quiet_trainer(Seen()).fit(LitClassifier(net()), data(batch_size=4, drop_last=True))
+    watch = LambdaCallback(on_train_batch_start=lambda trainer, module, batch, index: seen.append(len(batch.labels)))
+    quiet_trainer(watch).fit(LitClassifier(net()), data(batch_size=4, drop_last=True))
     assert seen == [4, 4]
     assert [len(batch.labels) for batch in data(batch_size=4, drop_last=True).val_dataloader()[0]] == [4, 4, 1]
     with pytest.raises(ValueError, match="batch_size: expected at most 9"):
@@ -142,13 +140,9 @@ def stream():
 
 def rates(loader, **options):
     found = []
-
-    class Rates(pl.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            found.append(trainer.optimizers[0].param_groups[0]["lr"])
-
+    watch = LambdaCallback(on_train_batch_start=lambda fit, *_: found.append(fit.optimizers[0].param_groups[0]["lr"]))
     model = LitClassifier(net(), optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
-    quiet_trainer(Rates(), limit_val_batches=0, **options).fit(model, loader)
+    quiet_trainer(watch, limit_val_batches=0, **options).fit(model, loader)
     return found
 
 

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from trainers import quiet_trainer
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Sigma, SigmaSample
@@ -150,12 +151,8 @@ def test_perturbing_leaves_no_gradient_in_the_parameters(tmp_path):
     before = {name: value.detach().clone() for name, value in model.classifier.net.named_parameters()}
     data = RobustDataModule(SOURCE, train_perturbation=FGSM(0.03), batch_size=48)
     seen = []
-
-    class Keep(pl.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            seen.append(batch)
-
-    quiet_trainer(Keep(), limit_val_batches=0).fit(model, data)
+    watch = LambdaCallback(on_train_batch_start=lambda trainer, module, batch, index: seen.append(batch))
+    quiet_trainer(watch, limit_val_batches=0).fit(model, data)
     fresh = network("small_cnn", 3, 5, {"width": 4, "dropout": 0.0})
     fresh.load_state_dict({**fresh.state_dict(), **before})
     loss = torch.nn.functional.cross_entropy(fresh(seen[0].images), seen[0].labels)
