@@ -16,14 +16,14 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.metrics import InsertionDeletion, Localization, MetricContext, RelativeStandardError
 from robustsigma.engine.network_state import gathered
-from robustsigma.engine.perturbations import Identity, Perturbation
+from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch import Batch
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
 from robustsigma.lightning.batch_images import BatchField, Images, Place
 from robustsigma.lightning.monitor_pictures import draw, log_picture
 from robustsigma.lightning.robust_callback import stage_seed
-from robustsigma.lightning.training_perturbation import check_conditions
+from robustsigma.lightning.training_perturbation import evaluation_conditions
 
 
 class Explained(NamedTuple):
@@ -107,9 +107,7 @@ class AttributionMonitor(BatchCallback):
     ) -> None:
         validation.optional("method", method, Attributor)
         self.method = method or Sigma()
-        self.conditions = check_conditions({"clean": Identity()} if conditions is None else conditions)
-        if not self.conditions:
-            raise fail("conditions", "at least one", "none")
+        self.conditions = evaluation_conditions("conditions", conditions)
         options: dict[str, Any] = {"every_n_epochs": every_n_epochs, "max_images": max_images, "seed": seed}
         super().__init__(mean=mean, std=std, images=images, labels=labels, **options)
         self.masks = None if masks is None else BatchField("masks", masks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from robustsigma.engine.perturbations import Perturbed
 from robustsigma.engine.precision import as_pixels
 from robustsigma.engine.validation import fail
 
+T = TypeVar("T")
 _IMAGES = ("image", "images", "pixel_values", "x")
 _LABELS = ("label", "labels", "target", "targets", "y")
 
@@ -112,8 +113,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device; copies to a CUDA device do not block."""
         device = torch.device(device)
-        found: Batch = _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
-        return found
+        return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def with_pixels(self) -> Batch:
         """Return the batch with images in [0, 1], if they are bytes."""
@@ -121,8 +121,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from which copies to a CUDA device are fast."""
-        found: Batch = _map_tensors(self, Tensor.pin_memory)
-        return found
+        return _map_tensors(self, Tensor.pin_memory)
 
     @property
     def is_padding(self) -> Tensor:
@@ -139,19 +138,16 @@ class Batch:
     @property
     def sampled(self) -> Tensor:
         """Where the image comes from a search with a goal, such as a new or cached SIGMA sample: bool (B,)."""
-        made, stats = self.info.perturbed, self.info.cache_stats
-        if made is None:
-            return torch.zeros(len(self), dtype=torch.bool, device=self.labels.device)
-        found = made.attempted & self.changed
+        made, stats, found = self.info.perturbed, self.info.cache_stats, self.changed
+        if made is not None:
+            found = found & made.attempted
         return found if stats is None else found | stats.hits
 
 
-def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
+def _map_tensors(value: T, change: Callable[[Tensor], Tensor]) -> T:
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{each.name: _map_tensors(getattr(value, each.name), change) for each in fields(value)})
-    return value
+    return change(value) if isinstance(value, Tensor) else value  # type: ignore[return-value]
 
 
 def as_batch(batch: Any) -> Batch:

@@ -28,7 +28,7 @@ from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_o
 from robustsigma.lightning.batch import Batch, BatchInfo
 from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.guarded_data_module import GuardedDataModule
-from robustsigma.lightning.keyed_datasets import KeyedDataset, KeyedStream, apart
+from robustsigma.lightning.keyed_datasets import KeyedStream, apart
 from robustsigma.lightning.loaders import KeySampler, ResumableLoader, make_loader, worker_options
 from robustsigma.lightning.sample_caches import SampleCaches
 from robustsigma.lightning.strategies import (
@@ -229,11 +229,11 @@ class RobustDataModule(GuardedDataModule):
         self.sample_caches.load(files, self.train_perturbation or Identity())
 
     def _fingerprint(self, training: ResumableLoader) -> dict[str, Any]:
-        keyed = training.dataset
+        keyed: Any = training.dataset
         if isinstance(keyed, KeyedStream):
             return {"stream": keyed.stream.name}  # which may never end
         if self._images is None:
-            self._images = fingerprint(keyed.dataset if isinstance(keyed, KeyedDataset) else keyed)
+            self._images = fingerprint(keyed.dataset)
         return self._images
 
     @torch.inference_mode(False)  # a dataset may keep tensors that are trained on later

@@ -271,7 +271,7 @@ def test_a_method_of_one_path_and_validate_alone(tmp_path):
     ("options", "message"),
     [
         ({"method": FGSM()}, "method: expected a Attributor or None"),
-        ({"conditions": {}}, "conditions: expected at least one, got none"),
+        ({"conditions": {}}, "conditions: expected at least one condition, got none"),
         ({"conditions": {"a": SigmaSample}}, r"conditions\['a'\]: expected a Perturbation"),
         ({"masks": 0.5}, "masks: expected an index, a key"),
         ({"net": small_net()}, "net: expected an attribute's name or a function"),
