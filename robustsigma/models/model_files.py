@@ -22,6 +22,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.network_state import evaluating
 from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.hugging_face import HF
@@ -100,28 +101,20 @@ def _computed(net: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state dict with what hooks compute in eval mode in place of its parts; empty without hooks."""
     made: dict[str, Tensor] = {}
     sources: list[str] = []
-    modes = [(module, module.training) for module in net.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            for path, module in net.named_modules():
-                prefix = f"{path}." if path else ""
-                for name in module.parametrizations if parametrize.is_parametrized(module) else ():
+    with evaluating([*net.modules()], ()), torch.no_grad():
+        for path, module in net.named_modules():
+            prefix = f"{path}." if path else ""
+            for name in module.parametrizations if parametrize.is_parametrized(module) else ():
+                made[prefix + name] = getattr(module, name)
+                sources.append(f"{prefix}parametrizations.{name}.")
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+                    hook(module, None)
+                    name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
                     made[prefix + name] = getattr(module, name)
-                    sources.append(f"{prefix}parametrizations.{name}.")
-                for hook in module._forward_pre_hooks.values():
-                    if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
-                        hook(module, None)
-                        name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
-                        made[prefix + name] = getattr(module, name)
-                        sources += [f"{prefix}{name}_{end}" for end in ("g", "v", "u", "orig", "mask")]
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return (
-        {**{key: value for key, value in state.items() if not key.startswith(tuple(sources))}, **made} if made else {}
-    )
+                    sources += [f"{prefix}{name}_{end}" for end in ("g", "v", "u", "orig", "mask")]
+    kept = {key: value for key, value in state.items() if not key.startswith(tuple(sources))}
+    return {**kept, **made} if made else {}
 
 
 def load_model(
