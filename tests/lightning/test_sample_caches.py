@@ -434,11 +434,11 @@ def test_samples_are_dealt_anew_to_another_number_of_processes(world, tmp_path):
 
 
 def test_samples_that_were_not_needed_since_a_resume_are_kept(tmp_path):
-    first, other = tmp_path / "a" / "7-0-of-1.pt", tmp_path / "b" / "7-0-of-1.pt"
+    first = tmp_path / "a" / "7-0-of-1.pt"
     _filled(SampleCaches(), torch.arange(24)).save(first)
     resumed = SampleCaches()
     resumed.load([first], CACHED)
-    for path in (first, other):
+    for path in (first, tmp_path / "b" / "7-0-of-1.pt", tmp_path / "b" / "9-0-of-2.pt"):
         resumed.save(path)
         assert len(torch.load(path)["0"]["owners"]) == 24
 
