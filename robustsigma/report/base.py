@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from robustsigma import report
 from robustsigma.engine.validation import fail
-from robustsigma.report import print_table, write_page, write_report
 from robustsigma.runs.files import write_arrays
 from robustsigma.runs.results import Results
 
@@ -21,7 +21,7 @@ def publish(results: Results, arrays: dict[str, np.ndarray], folder: Path) -> Pa
     """Write `results.json`, `arrays.npz` and the report of a finished run, and return the path of the page."""
     results.write(folder / "results.json")
     write_arrays(folder / "arrays.npz", arrays)
-    return write_report(results.to_json(), arrays, folder)
+    return report.write_report(results.to_json(), arrays, folder)
 
 
 class Report(ABC):
@@ -64,7 +64,7 @@ class Report(ABC):
             width: characters in a line; None takes the terminal's.
         """
         console = Console(file=io.StringIO(), width=width, color_system=None)
-        print_table(self.to_dict(), console, intervals=True)
+        report.print_table(self.to_dict(), console, intervals=True)
         return console.file.getvalue()  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class Report(ABC):
             raise fail("path", "a file that ends in .html or .json", str(path))
         if path.suffix == ".json":
             return self.results.write(path)
-        return write_page(self.to_dict(), dict(self.arrays), path)
+        return report.write_page(self.to_dict(), dict(self.arrays), path)
 
     @abstractmethod
     def _place(self, cell: Mapping[str, Any]) -> dict[str, str]:

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-from matplotlib.figure import Figure
+
+try:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
+    from matplotlib.figure import Figure
+except ImportError as error:
+    told = f"The report needs {error.name}, which is not installed: pip install 'robustsigma[report]'"
+    raise ImportError(told) from error
 
 from robustsigma.report import attacks, attribution, curves, gallery, robustness, scatter, text
 from robustsigma.report.canvas import draw_table, png, shades, styled
@@ -31,16 +36,32 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 
 
 def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Path) -> Path:
-    """Write the report and its figures, see `robustsigma.report.write_report`.
+    """Write `out/report.html`, which needs no other file, and its figures as `out/figures/*.png`.
 
-    Figures of an earlier report are deleted if they were not drawn now.
+    Each file is replaced atomically, so an interrupted call leaves the earlier report intact. Figures of an earlier
+    report are deleted if they were not drawn now.
+
+    Args:
+        results: what an evaluation or a benchmark wrote, in plain JSON types (schema 1; a benchmark's `kind` is
+            "attribution").
+        arrays: of an evaluation, images and heatmaps of the sections `examples`, `path` and `explanations`; of a
+            benchmark, the gallery: `images` (N, C, H, W) in [0, 1], `maps` (models, methods, N, H, W) with NaN for
+            methods that were left out, and optionally `masks` (N, H, W) of bool. May be empty without these pictures.
+        out: folder of the report; it is created if needed.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        ImportError: if jinja2 or matplotlib is not installed.
+        ValueError: if `results` is not of schema 1 or an array does not fit it.
     """
     page, pictures = _drawn(results, arrays)
-    folder = out / "figures"
+    folder = Path(out) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         write_atomically(folder / f"{name}.png", picture)
-    path = write_atomically(out / "report.html", page.encode("utf-8"))
+    path = write_atomically(Path(out) / "report.html", page.encode("utf-8"))
     patterns = ["attribution_*"] if results.get("kind") == "attribution" else _ROBUSTNESS_FIGURES
     for former in (found for pattern in patterns for found in folder.glob(f"{pattern}.png")):
         if former.stem not in pictures:
@@ -49,7 +70,13 @@ def write_report(results: dict[str, Any], arrays: dict[str, np.ndarray], out: Pa
 
 
 def write_page(results: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> Path:
-    """Write the page alone, see `robustsigma.report.write_page`."""
+    """Write the page of `write_report` alone, and return its path.
+
+    Args:
+        results: as in `write_report`.
+        arrays: as in `write_report`.
+        path: file to write, atomically.
+    """
     return write_atomically(path, _drawn(results, arrays)[0].encode("utf-8"))
 
 

@@ -18,9 +18,35 @@ from robustsigma.report.table import Note, TableCell, TableLayout
 _STYLES = {"best": "bold", "better": "bold green", "control": "dim"}
 
 
-def print_robustness(results: dict[str, Any], console: Console | None = None, *, intervals: bool = False) -> None:
-    """Print the accuracies, the flags and the sweep of the training noise, see `robustsigma.report.print_table`."""
+def print_table(results: dict[str, Any], console: Console | None = None, *, intervals: bool = False) -> None:
+    """Print the accuracies of an evaluation or the scores of a benchmark, with their flags.
+
+    Args:
+        results: as in `write_report`.
+        console: where to print; standard output if None.
+        intervals: whether to print the interval of each accuracy.
+    """
     console = console or Console()
+    if results.get("kind") == "attribution":
+        _print_attribution(results, console)
+    else:
+        _print_robustness(results, console, intervals)
+
+
+def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:
+    """Print the accuracies of every standard deviation tried as training noise, with the best one marked.
+
+    Args:
+        results: what an evaluation wrote, or a dict with its part `sweep` alone.
+        console: where to print; standard output if None.
+    """
+    console = console or Console()
+    for exhibit in training.sweeps(results):
+        print_layout(console, exhibit.tables[0])
+        console.print(Text(text.printable(exhibit.lead), style="dim"))
+
+
+def _print_robustness(results: dict[str, Any], console: Console, intervals: bool) -> None:
     table = robustness.accuracy_table(results)
     if intervals:
         shown = {key: replace(cell, remark=" ".join(cell.details)) for key, cell in table.cells.items()}
@@ -30,17 +56,7 @@ def print_robustness(results: dict[str, Any], console: Console | None = None, *,
     print_sweep(results, console)
 
 
-def print_sweep(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the sweep of the training noise of each regime, see `robustsigma.report.print_sweep`."""
-    console = console or Console()
-    for exhibit in training.sweeps(results):
-        print_layout(console, exhibit.tables[0])
-        console.print(Text(text.printable(exhibit.lead), style="dim"))
-
-
-def print_attribution(results: dict[str, Any], console: Console | None = None) -> None:
-    """Print the scores of each model and the flags, see `robustsigma.report.print_table`."""
-    console = console or Console()
+def _print_attribution(results: dict[str, Any], console: Console) -> None:
     tables = attribution.score_tables(results)
     _print_lines(console, rankings.lines(results, attribution.names(results)))
     for model, table in zip(results["models"], tables, strict=True):
