@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.perturbations import Identity
+from robustsigma.engine.global_rng import temporary_seed
+from robustsigma.engine.perturbations import AttackInParts, Identity
 from robustsigma.engine.validation import extent, target_range
 from robustsigma.evaluation.attack_checks import AttackCheckResults, AttackChecks
-from robustsigma.evaluation.cost import cost_lines
 from robustsigma.evaluation.given_images import Block, GivenImages
 from robustsigma.evaluation.outcomes import Advance, Outcomes, measure, predict, to_rows
 from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition
 from robustsigma.evaluation.settings import Checks
+from robustsigma.report import text
 from robustsigma.runs.blocks import BlockFiles, Blocks, Rows
 from robustsigma.runs.progress import RunProgress, Step
 from robustsigma.runs.ranks import Ranks, Shard
@@ -101,10 +102,20 @@ class BlockEvaluation:
         self.blocks.finish(ranks, remedy)
 
     def _announce(self, block: Block, count: int | None, progress: RunProgress) -> None:
-        costly = [each for each in self.conditions if each.perturbation.in_parts]
-        models = [self.load(name) for name in self.blocks] if costly else []
-        for line in cost_lines(costly, models, block.images, count, self.classes):
-            progress.say(line)
+        """Say what each attack in parts, such as AutoAttack, takes at most: passes are timed on a block."""
+        count = count or len(block.images)
+        for condition in self.conditions:
+            attack = condition.perturbation
+            if condition.attack_setting != ADAPTIVE or not isinstance(attack, AttackInParts):
+                continue
+            cost, models = attack.cost(self.classes), [self.load(name) for name in self.blocks]
+            with temporary_seed(0):  # timing leaves the random numbers of the run as they are
+                minutes = sum(cost.minutes(each, block.images.to(each.mean.device), count) for each in models)
+            what = text.count(count, "image") + f" and {len(models)} models" * (len(models) > 1)
+            progress.say(
+                f"{condition.name}: at most {cost.forwards:,} forward and {cost.backwards:,} backward passes per "
+                f"image, which take at most {text.duration(60 * minutes)} for {what}."
+            )
 
     def _measure(self, group: Sequence[str], block: Block, advance: Advance) -> None:
         """Show a block to the models of a group that have not seen it."""
