@@ -15,11 +15,10 @@ from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.matrix import Matrix
 from robustsigma.evaluation.plan import Regime, conditions
 from robustsigma.evaluation.run import RobustnessRun
-from robustsigma.evaluation.training import quiet
 from robustsigma.lightning import LitClassifier
 from robustsigma.lightning.sample_labels import SampleLabels
 from robustsigma.runs.files import write_atomically
-from robustsigma.runs.progress import RunProgress
+from robustsigma.runs.progress import RunProgress, Step
 from study.setup import Plan
 
 
@@ -61,15 +60,15 @@ class Trainings(RobustnessRun):
 
     def finish_base(self) -> None:
         """Train the base model of the first seed if it is missing."""
-        with quiet(), RunProgress(1, self.console) as progress:
-            self.finish_training(self.settings.seeds[0], self.regimes[0], "base", progress)
+        with RunProgress(1, self.console) as progress, progress.job("base: training") as step:
+            self.train(self.settings.seeds[0], self.regimes[0], step)
 
-    def finish_training(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
+    def train(self, seed: int, regime: Regime, step: Step = lambda done, total: None) -> None:
         """Train one model with the settings of its plan if it is missing."""
         planned = copy.copy(self)
         if isinstance(regime, Plan):
             planned.settings, planned.labels = regime.training.within(self.settings), regime.training.labels
-        super(Trainings, planned).finish_training(seed, regime, title, progress)
+        super(Trainings, planned).train(seed, regime, step)
         self.clock.seconds()
 
     def model(self, seed: int, regime: str, training: Any = None) -> LitClassifier:

@@ -93,7 +93,6 @@ class GivenSplit(Dataset[tuple[Tensor, int]]):
         if not self._has_items():
             raise fail("masks", "arrays or a function of the index, as these data have no items", repr(place))
         source, collate, field = self.given.source, self.given.collate, BatchField("masks", place)
-        assert collate is not None  # of a dataset with items
         return lambda index: field.get(collate([source[index]]))
 
 

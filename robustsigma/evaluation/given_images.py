@@ -55,7 +55,7 @@ class GivenImages:
         indices: indices of the images that are used, or None for a source of batches.
         most: largest number of images, of a source of batches.
         batch_size: images in a block, of a dataset.
-        collate: makes a batch of items of a dataset.
+        collate: makes a batch of items of a dataset, which may return whole batches.
         num_workers: loading processes of a dataset.
         origin: the dataset itself, which may have masks.
     """
@@ -69,7 +69,7 @@ class GivenImages:
     indices: list[int] | None = None
     most: int | None = None
     batch_size: int = 128
-    collate: Callable[[list[Any]], Any] | None = None
+    collate: Callable[[list[Any]], Any] = as_it_is
     num_workers: int = 0
     origin: Any = None
     _warned: bool = False
@@ -293,14 +293,14 @@ def given_images(
             return found
         found.source, found.collate, found.num_workers = source.dataset, source.collate_fn, source.num_workers
     elif isinstance(source, PixelDataset):
-        found.source, found.collate = _Bytes(source), None
+        found.source, found.collate = _Bytes(source), as_it_is
     elif isinstance(source, ArrayDataset):
-        found.source, found.collate = _Pair(source.images, source.labels), None
+        found.source, found.collate = _Pair(source.images, source.labels), as_it_is
     elif isinstance(source, (tuple, list)) and len(source) == 2 and all(hasattr(part, "ndim") for part in source):
         pair = [torch.as_tensor(part) for part in source]
         if len(pair[0]) != len(pair[1]):
             raise fail("data", "as many labels as images", f"{len(pair[1])} and {len(pair[0])}")
-        found.source, found.collate, found.name = _Pair(*pair), None, "images"
+        found.source, found.collate, found.name = _Pair(*pair), as_it_is, "images"
     elif isinstance(source, IterableDataset) or not hasattr(source, "__getitem__"):
         if isinstance(source, IterableDataset):
             found.source = DataLoader(source, found.batch_size, collate_fn=collate, num_workers=found.num_workers)
@@ -312,6 +312,4 @@ def given_images(
     found.indices = subsample(len(found.source), max_images, seed)
     if not found.indices:
         raise fail("data", "at least one image", "none")
-    if found.collate is None:
-        found.collate = as_it_is
     return found

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from robustsigma.data.loading import subsample
 from robustsigma.engine import noise
@@ -29,7 +30,6 @@ from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.settings import Evaluation, Retraining, Training
 from robustsigma.evaluation.store import RobustnessStore, model_name
 from robustsigma.evaluation.training import (
-    AddedSamples,
     CheckpointSaver,
     TrainingData,
     TrainingProgress,
@@ -37,7 +37,6 @@ from robustsigma.evaluation.training import (
     quiet_trainer,
     seeded,
 )
-from robustsigma.evaluation.unwrapped_data import as_it_is
 from robustsigma.lightning import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
 from robustsigma.lightning.augmentation_statistics import AugmentationTotals, augmentation_counts
 from robustsigma.lightning.batch_images import BatchField
@@ -116,17 +115,10 @@ class RobustnessRun:
         for base in (True, False):
             wave = [self.rows[place] for place in missing if (self.rows[place][1].id == BASE) == base]
             for seed, regime in self.ranks.deal(wave) if devices == 1 else wave:
-                self.finish_training(seed, regime, _title(seed, regime), progress)
+                with progress.job(f"{_title(seed, regime)}: training") as step:
+                    self.train(seed, regime, step)
             self.ranks.barrier()
             self.ranks.settle(partial(self._are_trained, wave))
-
-    def finish_training(self, seed: int, regime: Regime, title: str, progress: RunProgress) -> None:
-        """Train one model, if it is missing."""
-        if self.store.has_model(seed, regime.id):
-            progress.finish(f"{title}: was trained before")
-        else:
-            with progress.job(f"{title}: training") as step:
-                self._train(seed, regime, step)
 
     def name(self, seed: int, regime: str | Regime) -> str:
         """Return the name of a model's outcomes; a base model that is not trained here is the same for all seeds."""
@@ -149,7 +141,6 @@ class RobustnessRun:
             False,
             indices=subsample(len(dataset), s.test_images, 0),  # type: ignore[arg-type]
             batch_size=s.eval_batch_size,
-            collate=as_it_is,
             num_workers=s.num_workers,
         )
 
@@ -182,11 +173,11 @@ class RobustnessRun:
         with progress.job(f"test images: {models} models under {len(self.conditions)} conditions") as step:
             self.evaluation.run(self.ranks, progress, step, shard)
 
-    def train(self, seed: int, regime: Regime) -> None:
+    def train(self, seed: int, regime: Regime, step: Step = lambda done, total: None) -> None:
         """Train one model, if it is missing; a regime needs its base model."""
         if not self.store.has_model(seed, regime.id):
             with quiet():
-                self._train(seed, regime, lambda done, total: None)
+                self._train(seed, regime, step)
 
     def attack_checks(self, seed: int, regime: Regime) -> AttackCheckResults | None:
         """Return the attack checks of one model, or None if there are none with these settings."""
@@ -278,7 +269,7 @@ class RobustnessRun:
         )
         raise fail(f"training of {regime.id} (seed {seed})", "finite weights", told)
 
-    def _samples(self, seed: int, regime: Regime, classifier: Classifier) -> tuple[AddedSamples, AugmentationTotals]:
+    def _samples(self, seed: int, regime: Regime, classifier: Classifier) -> tuple[TensorDataset, AugmentationTotals]:
         """Return training images perturbed against the base model: the same images in every regime."""
         assert regime.perturbation is not None
         start, device, size = time.perf_counter(), best_device(), self.settings.eval_batch_size
@@ -298,7 +289,7 @@ class RobustnessRun:
         rows = {key: torch.from_numpy(value) for key, value in blocks.all().items()}
         seconds = AugmentationTotals(seconds=time.perf_counter() - start)
         totals = AugmentationTotals(*rows["counts"].sum(0).tolist()) + seconds
-        return AddedSamples(rows["images"], rows["labels"]), totals
+        return TensorDataset(rows["images"], rows["labels"]), totals
 
 
 def _title(seed: int, regime: Regime) -> str:

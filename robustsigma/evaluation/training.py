@@ -13,7 +13,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from robustsigma.data.dataset_spec import Split
@@ -23,24 +22,6 @@ from robustsigma.lightning import AtomicCheckpointIO, RobustDataModule
 from robustsigma.runs.progress import Step
 
 SAVE_INTERVAL = 5.0  # seconds. An interrupt of a training loses at most this much work, and the current epoch
-
-
-class AddedSamples(Dataset[tuple[Tensor, int]]):
-    """Perturbed images that are added to the training images.
-
-    Args:
-        images: float (N, C, H, W) in [0, 1].
-        labels: int64 (N,).
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
 
 
 class TrainingData(RobustDataModule):
@@ -54,7 +35,7 @@ class TrainingData(RobustDataModule):
 
     reports_network = True
 
-    def __init__(self, *args: Any, added: AddedSamples | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, added: Dataset[Any] | None = None, **kwargs: Any) -> None:
         self.added = added
         super().__init__(*args, **kwargs)
 

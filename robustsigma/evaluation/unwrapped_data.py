@@ -18,7 +18,7 @@ from torch.utils.data import (
 )
 
 from robustsigma.data.dataset_spec import DatasetSpec
-from robustsigma.data.image_files import to_bytes
+from robustsigma.data.image_files import is_gray, to_bytes
 from robustsigma.engine.validation import fail
 
 _LOADERS = {"test": ("test_dataloader", "test"), "val": ("val_dataloader", "validate")}
@@ -88,7 +88,7 @@ def collate(items: list[Any]) -> Any:
 def _as_tensors(item: Any) -> Any:
     """Return an item with its PIL images as tensors, gray ones with one channel."""
     if isinstance(item, Image.Image):
-        return to_bytes(item, 1 if item.mode in ("1", "L", "LA", "I", "I;16") else 3, None)
+        return to_bytes(item, 1 if is_gray(item.mode) else 3, None)
     if isinstance(item, Mapping):
         return {key: _as_tensors(part) for key, part in item.items()}
     return [*map(_as_tensors, item)] if isinstance(item, (tuple, list)) else item

@@ -14,15 +14,18 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from given_case import DATA, IMAGES, LABELS, MEAN, PLACES, STD, Items, N
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import robustsigma
 from robustsigma import FGSM, PGD, Classifier, GaussianNoise, Identity, evaluate, robust_accuracy
 from robustsigma.data import Datasets
+from robustsigma.data.image_files import is_gray
 from robustsigma.evaluation import Checks, RobustnessReport
 from robustsigma.evaluation.block_evaluation import BlockEvaluation
 from robustsigma.evaluation.illustrations import SHOWN
+from robustsigma.evaluation.unwrapped_data import collate
 from robustsigma.lightning import LitClassifier
 from robustsigma.models import ModelCard
 
@@ -72,6 +75,12 @@ MODELS = {
     "quantized": lambda: torch.ao.quantization.quantize_dynamic(cases.mlp(), {nn.Linear}),
     "TorchScript": lambda: torch.jit.trace(cases.mlp(), IMAGES[:1]),
 }
+
+
+@pytest.mark.parametrize("mode", [mode for mode in Image.MODES if mode not in ("F", "La")])  # which have no pixels
+def test_images_of_pillow_have_the_channels_that_datasets_give_them(mode):
+    images, _ = collate([(Image.new(mode, (4, 5)), 0)])
+    assert images.shape == (1, 1 if is_gray(mode) else 3, 5, 4)
 
 
 @pytest.mark.third_party_rng  # timm draws weights

@@ -22,7 +22,7 @@ from robustsigma.evaluation.noise_sweep import SweepRun, best_of, sweep_noise
 from robustsigma.evaluation.plan import Regime
 from robustsigma.evaluation.resolve_settings import resolve_settings
 from robustsigma.evaluation.run import RobustnessRun
-from robustsigma.evaluation.training import AddedSamples, TrainingProgress
+from robustsigma.evaluation.training import TrainingProgress
 from robustsigma.models import Architecture
 from robustsigma.runs.blocks import Blocks
 
@@ -211,20 +211,16 @@ def test_a_std_can_be_added_and_another_criterion_taken(done, tmp_path, calls):
 
 def test_every_trial_has_samples_of_its_own_noise(tmp_path, monkeypatch):
     """A trial that broke off leaves parts behind, which are another's of other noise."""
-    added, places = AddedSamples.__init__, []
+    make, images, folders = RobustnessRun._samples, [], []
 
-    def look(self, images, labels):
-        added(self, images, labels)
-        places.append(images)
+    def look(*args):
+        added, totals = make(*args)
+        images.append(added.tensors[0])
+        return added, totals
 
-    def keep(self):
-        places.append(self.folder)
-
-    monkeypatch.setattr(AddedSamples, "__init__", look)
-    monkeypatch.setattr(Blocks, "remove", keep)
+    monkeypatch.setattr(RobustnessRun, "_samples", look)
+    monkeypatch.setattr(Blocks, "remove", lambda self: folders.append(self.folder))
     sweep_noise(SETTINGS, tmp_path, _quiet())
-    images = [found for found in places if isinstance(found, torch.Tensor)]
-    folders = [found for found in places if not isinstance(found, torch.Tensor)]
     assert not torch.equal(*images)
     assert len({folder for folder in folders if "samples" in folder.parts and "retrain" in folder.name}) == len(STDS)
 

@@ -98,14 +98,14 @@ def test_trainings_of_two_seeds_share_no_draw(trainings):
         assert first.draw != second.draw
         weights = [next(given.model.parameters()) for given in (first, second)]
         assert not torch.equal(*weights)
-    assert not torch.equal(*(found[seed, "clean/retrain"].data.added.images for seed in (0, 1)))  # of other images
+    assert not torch.equal(*(found[seed, "clean/retrain"].data.added.tensors[0] for seed in (0, 1)))  # of other images
 
 
 def test_samples_of_two_seeds_have_other_noise(trainings):
     """All images become samples, so that the seeds have the same ones."""
     found = trainings(replace(SETTINGS, retraining=replace(SETTINGS.retraining, samples=40)))
     clean, noisy = (
-        [found[seed, f"{name}/retrain"].data.added.images for seed in (0, 1)] for name in ("clean", "gaussian")
+        [found[seed, f"{name}/retrain"].data.added.tensors[0] for seed in (0, 1)] for name in ("clean", "gaussian")
     )
     assert torch.equal(*clean)
     assert (noisy[0] != noisy[1]).flatten(1).any(1).all()
