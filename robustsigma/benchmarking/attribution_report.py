@@ -11,7 +11,7 @@ import numpy as np
 
 from robustsigma.engine.metrics import Interval
 from robustsigma.engine.metrics.interval import from_dict
-from robustsigma.engine.validation import fail, near
+from robustsigma.engine.validation import choice, fail
 from robustsigma.report import attribution, text
 from robustsigma.report.base import Report
 from robustsigma.report.notebook import html_table
@@ -55,15 +55,14 @@ class AttributionReport(Report):
             raise fail("model", f"one of {models}", "None")
         given = {"model": models[0] if model is None else model, "method": method, "metric": metric}
         for key, value in given.items():
-            known = list(dict.fromkeys(cell[key] for cell in self.results.cells))
-            if value not in known:
-                raise fail(key, f"one of {known}", repr(value) + near(value, known))
+            choice(key, value, list(dict.fromkeys(cell[key] for cell in self.results.cells)))
         cell = next((c for c in self.results.cells if all(c[key] == value for key, value in given.items())), None)
         return None if cell is None else from_dict(cell)
 
     def __repr__(self) -> str:
         parts = [("models", self.results.models), ("methods", self.results.methods), ("metrics", self.results.metrics)]
-        return f"AttributionReport({'; '.join(f'{name}: {_listed(entries)}' for name, entries in parts)})"
+        shown = (f"{name}: {', '.join(entry['id'] for entry in entries)}" for name, entries in parts)
+        return f"AttributionReport({'; '.join(shown)})"
 
     def _repr_html_(self) -> str:
         results = self.to_dict()
@@ -78,7 +77,3 @@ class AttributionReport(Report):
         found = {key: cell[key] for key in ("mean", "low", "high")}
         found |= {"images": cell["n"], "best": cell["best"], "significant": cell["clear"]}
         return {**found, "against_random": (cell["against_random"] or {}).get("verdict")}
-
-
-def _listed(entries: list[dict[str, Any]]) -> str:
-    return ", ".join(entry["id"] for entry in entries)

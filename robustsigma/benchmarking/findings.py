@@ -73,11 +73,11 @@ def _best(table: ScoreTable, column: MetricColumn) -> str:
     order = table.ranked(column)
     first = table.interval(order[0], column.metric.name)
     assert first is not None  # ranked by its mean
-    told = f"{column.metric.title}: {order[0]} is best, {_number(first.mean)}"
+    told = f"{column.metric.title}: {order[0]} is best, {text.score(first.mean)}"
     if table.is_clear(column):
         second = table.interval(order[1], column.metric.name)
         assert second is not None
-        return f"{told}, significantly ahead of {order[1]} ({_number(second.mean)})."
+        return f"{told}, significantly ahead of {order[1]} ({text.score(second.mean)})."
     peers = table.peers(column)
     if not peers:
         return f"{told}."
@@ -123,10 +123,6 @@ def _cheap(table: ScoreTable) -> str:
 def _passes(table: ScoreTable, method: str) -> float | None:
     found = [table.interval(method, name) for name in ("forwards", "backwards")]
     return None if None in found else sum(it.mean for it in found if it is not None)
-
-
-def _number(value: float) -> str:
-    return text.score(value)
 
 
 def _names(names: list[str]) -> str:

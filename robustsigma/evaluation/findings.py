@@ -72,10 +72,13 @@ def _guessing(found: Interval, chance: float) -> str:
 def _where(matrix: Matrix, condition: str) -> str:
     """Return the name of a condition or a worst case in a sentence."""
     if condition in matrix.worst:
-        within = condition.removeprefix(f"{WORST}/")
-        return f"when every attack made against it{'' if within == 'all' else f' within {text.radii(within)}'} is tried"
+        return f"when every attack made against it{_within(condition)} is tried"
     found = next(each for each in matrix.conditions if each.id == condition)
     return f"under {title(found.name)}" + " made against the base model" * (found.attack_setting == TRANSFER)
+
+
+def _within(worst: str) -> str:
+    return text.within(worst.removeprefix(f"{WORST}/"))
 
 
 def _best_there(matrix: Matrix, condition: str, doubted: Doubted) -> list[str]:
@@ -141,9 +144,7 @@ def _described(matrix: Matrix, regime: Regime, classes: int) -> str:
     parts = [f"{_percent(matrix.accuracy(regime.id, c.id))} under {title(c.name)}" for c in others]
     parts.insert(0, f"{_percent(matrix.accuracy(regime.id, clean.id))} of clean images correctly")
     for name in matrix.worst:
-        where = name.removeprefix(f"{WORST}/")
-        within = "" if where == "all" else f" within {text.radii(where)}"
-        parts.append(f"{_percent(matrix.accuracy(regime.id, name))} under all adaptive attacks{within} at once")
+        parts.append(f"{_percent(matrix.accuracy(regime.id, name))} under all adaptive attacks{_within(name)} at once")
     described = f"{_subject(matrix, regime)} classifies {', '.join(parts)}; chance is {100 / classes:.2g}%."
     return " ".join([described, *(_misled(matrix, regime, each) for each in filter(has_distances, matrix.conditions))])
 

@@ -259,7 +259,7 @@ def given_flags(matrix: Matrix, classes: int, names: Sequence[str] | None) -> li
         message = (
             f"The data name {text.count(len(names), 'class')}, and the network has {classes} logits: labels may not be "
             "the indices of its logits."
-        ).replace("classs", "classes")
+        )
         flags.append(_flag("class_names", message))
     poor = [r.name for r in matrix.regimes if matrix.accuracy(r.id, matrix.clean.id).low <= 1 / classes]
     if poor:

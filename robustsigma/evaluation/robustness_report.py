@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from robustsigma.engine.metrics import Interval
-from robustsigma.engine.validation import fail, near
+from robustsigma.engine.validation import choice, fail
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.report import robustness
 from robustsigma.report.base import Report
@@ -73,14 +73,12 @@ class RobustnessReport(Report):
         return self.per_image[key]
 
     def _key(self, model: str, condition: str) -> tuple[str, str]:
-        models = [entry["id"] for entry in self.results.regimes]
-        if model not in models:
-            raise fail("model", f"one of {models}", repr(model) + near(model, models))
-        ids = [entry["id"] for entry in self.results.conditions]
-        known = next((each for each in (condition, f"{condition}/adaptive") if each in ids), None)
-        if known is None:
-            raise fail("condition", f"one of {ids}", repr(condition) + near(condition, ids))
-        return model, known
+        choice("model", model, [entry["id"] for entry in self.results.regimes])
+        ids, adaptive = [entry["id"] for entry in self.results.conditions], f"{condition}/adaptive"
+        if condition not in ids and adaptive in ids:
+            return model, adaptive
+        choice("condition", condition, ids)
+        return model, condition
 
     def __repr__(self) -> str:
         models, conditions = (

@@ -8,7 +8,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from robustsigma import __version__
-from robustsigma.report.text import DASH, interval, measure, name, number, parameters, percent, radius
+from robustsigma.report.text import DASH, count, interval, measure, name, number, parameters, percent, radius
 
 _CLAIMS = (
     "Condition",
@@ -60,7 +60,8 @@ def _body(card: dict[str, Any]) -> Iterator[str]:
     model, dataset = card["model"], card["dataset"]
     yield f"# Robustness of {model['id']}\n"
     yield f"- Model: {model.get('training') or 'unknown'}"
-    yield f"- Dataset: {dataset.get('name')}, {number(dataset.get('test'))} test images, {_classes(dataset)}"
+    classes = count(len(dataset.get("classes") or []), "class")
+    yield f"- Dataset: {dataset.get('name')}, {number(dataset.get('test'))} test images, {classes}"
     for key, digest in card["weights"].items():
         training = "" if key == "given" else f", {key}"
         yield f"- SHA-256 of the weights{training}: `{digest}`"
@@ -104,10 +105,6 @@ def _distance(found: dict[str, Any]) -> str:
     )
     reasons = " ".join(f"{flag['code']}: {flag['message']}" for flag in found["flags"])
     return f"{line}. Withdrawn. {reasons}" if reasons else f"{line}."
-
-
-def _classes(dataset: dict[str, Any]) -> str:
-    return f"{len(dataset.get('classes') or [])} classes"
 
 
 def _table(claims: list[dict[str, Any]]) -> Iterator[str]:

@@ -164,9 +164,7 @@ def _column_titles(results: dict[str, Any], axes: Any, classes: list[Any]) -> No
 
 
 def _class(results: dict[str, Any], index: Any) -> str:
-    """Return the name of a class by its index."""
-    names = (results.get("dataset") or {}).get("classes") or []
-    return label(names[index] if 0 <= int(index) < len(names) else index, 12)
+    return label(text.class_name(results, index), 12)
 
 
 def _grid(rows: int, columns: int, side: float, extra: float) -> tuple[Figure, Any]:

@@ -114,8 +114,7 @@ def picture_of(image: Floats, side: int) -> Image.Image:
     bands = (255 * np.clip(image, 0, 1)).round().astype(np.uint8)
     bands = bands if len(bands) == 3 else np.repeat(bands[:1], 3, 0)
     picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(bands, 0, -1)))
-    how = Image.Resampling.NEAREST if min(picture.size) <= _SMALL else Image.Resampling.BICUBIC
-    return picture.resize(_size(bands.shape[1:], side), how)
+    return _resized(picture, side)
 
 
 def draw_outline(picture: Floats, inside: NDArray[np.bool_], color: tuple[int, int, int] = _EDGE) -> None:
@@ -165,15 +164,15 @@ def _plain(value: Any) -> Floats:
     return np.asarray(value.detach().double().cpu() if isinstance(value, Tensor) else value, np.float64)
 
 
-def _size(shape: tuple[int, ...], side: int) -> tuple[int, int]:
-    height, width = (round(each * side / min(shape)) for each in shape)
-    return width, height
+def _resized(picture: Image.Image, side: int) -> Image.Image:
+    least = min(picture.size)
+    how = Image.Resampling.NEAREST if least <= _SMALL else Image.Resampling.BICUBIC
+    width, height = (round(each * side / least) for each in picture.size)
+    return picture.resize((width, height), how)
 
 
 def _enlarged(level: Floats, side: int) -> Floats:
-    how = Image.Resampling.NEAREST if min(level.shape) <= _SMALL else Image.Resampling.BICUBIC
-    resized = Image.fromarray(level.astype(np.float32)).resize(_size(level.shape, side), how)
-    return np.clip(np.asarray(resized, np.float64), -1, 1)
+    return np.clip(np.asarray(_resized(Image.fromarray(level.astype(np.float32)), side), np.float64), -1, 1)
 
 
 def _shade(level: Floats, colors: Colors, signed: bool) -> tuple[Floats, Floats]:

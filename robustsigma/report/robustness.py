@@ -121,7 +121,7 @@ def sections(results: dict[str, Any]) -> dict[str, list[Exhibit]]:
         "curves": [Exhibit(picture="curves", alt="Accuracy over eps for each attack and protocol",
                            remarks=attacks.measured_on(results))],
         "examples": [Exhibit(picture="examples", alt="Test images under each condition with the predicted class")],
-        "path": [Exhibit("", f"Target class: {_class(results, target)}.", picture="path",
+        "path": [Exhibit("", f"Target class: {text.class_name(results, target)}.", picture="path",
                          alt="Images on the path of a SIGMA sample, confidence and attribution")],
         "explanations": _explanations(results),
         "sweep": sweeps(results),
@@ -195,8 +195,7 @@ def tiles(table: TableLayout) -> list[tuple[str, str, str]]:
 def _named(group: HeadingGroup, head: Heading) -> str:
     """Return the name of a condition in a few words."""
     if group.key == "worst":
-        within = "" if head.label == "all" else f" within {text.radii(head.label)}"
-        return f"under all adaptive attacks at once{within}"
+        return f"under all adaptive attacks at once{text.within(head.label)}"
     return f"under {head.label}" + f", {group.key}" * (group.key != "none")
 
 
@@ -332,9 +331,3 @@ def _models(results: dict[str, Any], table: TableLayout) -> TableLayout:
     pairs = [(group.title or DASH, head) for group in table.rows for head in group.heads]
     rows = [(head.label, protocol, head.hint or DASH, seconds[head.id]) for protocol, head in pairs]
     return listing(("Model", "Protocol", "Settings", "Training"), ("", "", rows), words={"Protocol", "Settings"})
-
-
-def _class(results: dict[str, Any], index: Any) -> str:
-    """Return the name of a class by its index."""
-    classes = (results.get("dataset") or {}).get("classes") or []
-    return str(classes[index] if isinstance(index, int) and 0 <= index < len(classes) else index)

@@ -95,6 +95,17 @@ def radii(words: str) -> str:
     return re.sub(r"\b0\.\d+$", lambda found: radius(float(found[0])), words)
 
 
+def within(case: str) -> str:
+    """Return the norm and radius of a worst case in a sentence, nothing for the one over all attacks."""
+    return "" if case == "all" else f" within {radii(case)}"
+
+
+def class_name(results: dict[str, Any], index: Any) -> str:
+    """Return the name of a class of some results by its index; an index without a name stands for itself."""
+    classes = (results.get("dataset") or {}).get("classes") or []
+    return str(classes[index] if isinstance(index, int) and 0 <= index < len(classes) else index)
+
+
 def parameters(known: Any) -> str:
     """Return parameters as one line."""
     pairs = [(key, key.split(".")[-1], value) for key, value in flatten(known or {})]
@@ -103,8 +114,8 @@ def parameters(known: Any) -> str:
 
 
 def count(value: int, noun: str) -> str:
-    """Return a number with its noun, in the plural (with an s) unless the number is 1."""
-    return f"{value:,} {noun}{'' if value == 1 else 's'}"
+    """Return a number with its noun, in the plural (with an s, or es after one) unless the number is 1."""
+    return f"{value:,} {noun}{'' if value == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def duration(value: Any) -> str:
