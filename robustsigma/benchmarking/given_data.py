@@ -119,28 +119,17 @@ class GivenDataset(DatasetSpec):
         classes: names of the classes.
     """
 
+    classes: tuple[str, ...] = ()
+    shape: tuple[int, int, int] = (0, 0, 0)  # of the first image
+    splits: tuple[Split, ...] = ("test",)
+
     def __init__(self, split: GivenSplit, classes: tuple[str, ...]) -> None:
-        self.images, self.name, self._classes = split, split.given.name, classes
+        self.images, self.name, self.classes = split, split.given.name, classes
         channels, height, width = split[0][0].shape
-        self._shape = channels, height, width
+        self.shape = channels, height, width
 
     def __repr__(self) -> str:
         return "GivenDataset()"  # equal images in another container are the same data
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The given names."""
-        return self._classes
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the first image."""
-        return self._shape
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """The only split."""
-        return ("test",)
 
     def split(self, split: Split) -> GivenSplit:
         """Return the images."""

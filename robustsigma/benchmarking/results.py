@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,12 +23,12 @@ from robustsigma.engine.metrics import (
     share_interval,
 )
 from robustsigma.engine.metrics.pic import aggregate
+from robustsigma.evaluation.given_models import about
 from robustsigma.evaluation.unwrapped_data import data_name
-from robustsigma.runs.fingerprint import describe
+from robustsigma.runs.fingerprint import describe, stable_repr
 from robustsigma.runs.results import AttributionResults
 
 _OF_TRAINING = ("allow", "architecture", "mean", "models", "std", "training")
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function, in its repr
 _MOST_POINTS = 101  # of a curve in the report
 _STABILITY = MetricSpec("stability", "Stability", "higher", "rank correlation of the heatmaps of two seeds")
 _SENSITIVITY = MetricSpec(
@@ -105,7 +104,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
             for name in run.models
         ],
         methods=[
-            {"id": name, "settings": _ADDRESS.sub("", repr(method)), "control": is_control(method)}
+            {"id": name, "settings": stable_repr(method), "control": is_control(method)}
             for name, method in settings.methods.items()
         ],
         left_out=[
@@ -139,8 +138,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
 
 def _about(run: BenchmarkRun, model: str) -> str:
     if run.classifiers is not None:
-        net = run.classifiers[model].net
-        return f"{type(net).__name__}, {sum(each.numel() for each in net.parameters()):,} parameters"
+        return about(run.classifiers[model])
     return str(run.settings.models.get(model, f"{run.settings.architecture.name}, trained here"))
 
 

@@ -35,7 +35,7 @@ from robustsigma.evaluation.resolve_settings import MEAN, STD, resolve_settings
 from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models import ModelCard, model
-from robustsigma.runs.blocks import ONCE, BlockFiles, Blocks
+from robustsigma.runs.blocks import ONCE, BlockFiles
 from robustsigma.runs.fingerprint import code_of, describe, files, network
 from robustsigma.runs.progress import RunProgress, Step
 from robustsigma.runs.ranks import WHOLE, Part, Ranks
@@ -213,7 +213,7 @@ class BenchmarkRun:
 
     def arrays(self, model: str) -> dict[str, Arrays]:
         """Return what was measured of a finished model, by method; arrays of the sanity checks end early."""
-        columns = Blocks(self.store.scores(model)).all()
+        columns = self.blocks[model].all()
         found: dict[str, Arrays] = {}
         for column, values in columns.items():
             method, _, name = column.removeprefix(ONCE).partition("|")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,6 @@ def distance_entries(matrix: Matrix) -> list[dict[str, Any]]:
         largest = float(max(ends, default=0.0)) or 1.0
         radii = np.linspace(0, largest, _RADII)
         for regime, found in every.items():
-            bands = [share_interval(found > radius) for radius in radii]
             entries.append(
                 {
                     "regime": regime,
@@ -41,12 +41,16 @@ def distance_entries(matrix: Matrix) -> list[dict[str, Any]]:
                     "median": _median(found),
                     "area": as_dict(mean_interval(np.minimum(found, largest) / largest)),
                     "radii": radii.tolist(),
-                    "mean": [band.mean for band in bands],
-                    "low": [band.low for band in bands],
-                    "high": [band.high for band in bands],
+                    **bands(found > radius for radius in radii),
                 }
             )
     return entries
+
+
+def bands(tables: Iterable[Any]) -> dict[str, list[float]]:
+    """Return the means of tables of 1 and 0, (seeds, n) each, and the ends of their intervals, as a curve has them."""
+    found = [share_interval(table) for table in tables]
+    return {end: [getattr(each, end) for each in found] for end in ("mean", "low", "high")}
 
 
 def _median(found: Correct) -> dict[str, float | None]:

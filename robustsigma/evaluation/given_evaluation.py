@@ -17,7 +17,7 @@ from robustsigma.engine.perturbations import Perturbation
 from robustsigma.evaluation.block_evaluation import BlockEvaluation
 from robustsigma.evaluation.flags import given_flags, run_flags
 from robustsigma.evaluation.given_images import GivenImages
-from robustsigma.evaluation.given_models import GivenModels
+from robustsigma.evaluation.given_models import GivenModels, about
 from robustsigma.evaluation.illustrations import SHOWN, examples
 from robustsigma.evaluation.matrix import Matrix
 from robustsigma.evaluation.outcomes import Outcomes
@@ -131,7 +131,10 @@ class GivenEvaluation:
             results_of(matrix, self.classes, flags=flags),
             settings=self.settings,
             dataset={"name": self.images.name, "classes": classes, "shape": list(self.shape), "test": count},
-            regimes=[self._regime(name) for name in self.models],
+            regimes=[
+                {"id": name, "name": name, "protocol": GIVEN, "settings": about(each)}
+                for name, each in self.models.items()
+            ],
             run=provenance.record(),
             **sections,
         )
@@ -142,16 +145,6 @@ class GivenEvaluation:
                 publish(results, arrays, self.folder)
             ranks.barrier()
         return RobustnessReport(results, path, cells, arrays)
-
-    def _regime(self, name: str) -> dict[str, Any]:
-        net = self.models[name].net
-        parameters = sum(each.numel() for each in net.parameters())
-        return {
-            "id": name,
-            "name": name,
-            "protocol": GIVEN,
-            "settings": f"{type(net).__name__}, {parameters:,} parameters",
-        }
 
     def _rows(self, count: int, most: int) -> list[int]:
         """Return some rows, at random where the data can be asked for any image."""

@@ -64,8 +64,8 @@ class GivenImages:
     name: str
     classes: tuple[str, ...] | None
     fields: tuple[BatchField, BatchField]
-    to_pixels: Callable[[Tensor], Tensor]
-    unnormalizes: bool
+    to_pixels: Callable[[Tensor], Tensor] = as_it_is
+    unnormalizes: bool = False
     indices: list[int] | None = None
     most: int | None = None
     batch_size: int = 128

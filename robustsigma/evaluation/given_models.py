@@ -15,6 +15,7 @@ from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.normalization import check_channels
 from robustsigma.engine.precision import at_least_single
 from robustsigma.engine.validation import fail
+from robustsigma.evaluation.unwrapped_data import as_it_is
 from robustsigma.models import ModelCard, Pretrained
 from robustsigma.models import model as load
 
@@ -88,8 +89,16 @@ def given_models(
         classifiers[name].checked = True  # the report flags an unsound network
     if len(own) == len(given) and (mean is not None or std is not None):
         raise fail("mean and std", "None, since the Classifier has its own", f"{mean}, {std}")
-    to_pixels = normalized[0] if isinstance(normalized, tuple) else _unnormalize(classifiers) if normalized else _same
+    to_pixels = (
+        normalized[0] if isinstance(normalized, tuple) else _unnormalize(classifiers) if normalized else as_it_is
+    )
     return GivenModels(classifiers, cards, to_pixels, normalized is not False)
+
+
+def about(classifier: Classifier) -> str:
+    """Return what a report says of a model that came as it is."""
+    net = classifier.net
+    return f"{type(net).__name__}, {sum(each.numel() for each in net.parameters()):,} parameters"
 
 
 def _network(name: str, value: Any) -> nn.Module:
@@ -127,10 +136,6 @@ class _Preceded(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         return self.net(self.to_network(images))
-
-
-def _same(images: Tensor) -> Tensor:
-    return images
 
 
 def _unnormalize(classifiers: Mapping[str, Classifier]) -> Convert:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from robustsigma.engine.metrics import mean_interval, paired_difference, share_interval
 from robustsigma.engine.metrics.calibration import calibration_error
 from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.engine.perturbations import AutoAttack, Identity
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE, AttackCheckResults
-from robustsigma.evaluation.distances import distance_entries
+from robustsigma.evaluation.distances import bands, distance_entries
 from robustsigma.evaluation.findings import findings, title, verdict
 from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, OverfittingEvent, has_distances
@@ -163,7 +162,7 @@ def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
                 {
                     **_accuracy(matrix, regime, condition.id),
                     **top5,
-                    "confidence": _mean(np.stack([each.confidences for each in found])),
+                    "confidence": as_dict(mean_interval(np.stack([each.confidences for each in found]))),
                     "calibration": as_dict(
                         calibration_error(max_confidence, np.stack([each.correct for each in found]))
                     ),
@@ -206,11 +205,8 @@ def attacks_of(condition: Condition, found: Sequence[Outcomes]) -> dict[str, dic
 
 def quality(found: Sequence[Outcomes]) -> dict[str, dict[str, float]]:
     """Return how far the images of a cell are from the clean ones."""
-    return {name: _mean(np.stack([getattr(each, name) for each in found])) for name in ("rmse", "linf", "ssim")}
-
-
-def _mean(values: NDArray[Any]) -> dict[str, float]:
-    return as_dict(mean_interval(values))
+    parts = ("rmse", "linf", "ssim")
+    return {name: as_dict(mean_interval(np.stack([getattr(each, name) for each in found]))) for name in parts}
 
 
 def differences(matrix: Matrix) -> list[dict[str, Any]]:
@@ -275,15 +271,12 @@ def curve_entries(matrix: Matrix) -> list[dict[str, Any]]:
             found = matrix.curves(regime.id, condition.id)
             if found is None:
                 continue
-            bands = [share_interval(found.correct[:, k]) for k in range(len(found.eps))]
             entries.append(
                 {
                     "regime": regime.id,
                     "condition": condition.id,
                     "eps": found.eps.tolist(),
-                    "mean": [band.mean for band in bands],
-                    "low": [band.low for band in bands],
-                    "high": [band.high for band in bands],
+                    **bands(found.correct[:, k] for k in range(len(found.eps))),
                     "n": found.correct.shape[-1],
                     "chance": found.chance,
                     "reached": found.reached,

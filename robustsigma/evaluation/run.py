@@ -130,15 +130,13 @@ class RobustnessRun:
     def images(self) -> GivenImages:
         """The test images: the same for every training."""
         s = self.settings
-        dataset, same = s.dataset.split("test"), lambda images: images
+        dataset = s.dataset.split("test")
         fields = BatchField("images", "images"), BatchField("labels", "labels")
         return GivenImages(
             KeyedDataset(dataset, None, 0),
             type(s.dataset).__name__,
             tuple(s.dataset.classes),
             fields,
-            same,
-            False,
             indices=subsample(len(dataset), s.test_images, 0),  # type: ignore[arg-type]
             batch_size=s.eval_batch_size,
             num_workers=s.num_workers,

@@ -94,6 +94,6 @@ def _as_tensors(item: Any) -> Any:
     return [*map(_as_tensors, item)] if isinstance(item, (tuple, list)) else item
 
 
-def as_it_is(batch: Any) -> Any:
-    """Return a batch that a dataset has made already."""
-    return batch
+def as_it_is(value: Any) -> Any:
+    """Return what needs no change: a batch that a dataset has made already, or images that are pixels."""
+    return value

@@ -30,7 +30,6 @@ _MOST = 256
 _TWICE = 16  # of these items are read twice: random transforms show
 _ARRAYS = ("data", "images", "labels", "masks", "targets", "tensors", "indices")
 _INNER = ("inner", "dataset", "datasets")
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -48,7 +47,7 @@ def network(net: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
     """
     return {
         "weights": state(_tensors(net)),
-        "modules": _sha256([_ADDRESS.sub("", repr(net))]),
+        "modules": _sha256([stable_repr(net)]),
         "logits": _logits(net, shape),
     }
 
@@ -310,7 +309,12 @@ def describe(value: Any) -> Any:
         return {"class": type(value).__name__, "sha256": state(_tensors(value))}
     if getattr(type(value), "__repr__", None) is object.__repr__ and not hasattr(value, "fingerprint"):
         return {"class": type(value).__name__, **describe(vars(value) if hasattr(value, "__dict__") else {})}
-    return _ADDRESS.sub("", repr(value))
+    return stable_repr(value)
+
+
+def stable_repr(value: Any) -> str:
+    """Return the text of a value without addresses in memory, such as that of a function."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _digest(tensor: Tensor) -> str:
