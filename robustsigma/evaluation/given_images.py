@@ -63,7 +63,7 @@ class GivenImages:
     source: Any
     name: str
     classes: tuple[str, ...] | None
-    fields: tuple[BatchField, BatchField]
+    fields: tuple[BatchField, BatchField] = (BatchField("images", 0), BatchField("labels", 1))
     to_pixels: Callable[[Tensor], Tensor] = as_it_is
     unnormalizes: bool = False
     indices: list[int] | None = None
@@ -212,10 +212,10 @@ class _Items(Dataset[tuple[Tensor, Tensor]]):
         return pixels[0], labels[0]
 
 
-class _Bytes(Dataset[Any]):
-    """Images of a dataset that has bytes, read a batch at a time."""
+class PixelBatches(Dataset[Any]):
+    """A dataset that is read a batch at a time, as bytes where it has bytes."""
 
-    def __init__(self, dataset: PixelDataset) -> None:
+    def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -293,7 +293,7 @@ def given_images(
             return found
         found.source, found.collate, found.num_workers = source.dataset, source.collate_fn, source.num_workers
     elif isinstance(source, PixelDataset):
-        found.source, found.collate = _Bytes(source), as_it_is
+        found.source, found.collate = PixelBatches(source), as_it_is
     elif isinstance(source, ArrayDataset):
         found.source, found.collate = _Pair(source.images, source.labels), as_it_is
     elif isinstance(source, (tuple, list)) and len(source) == 2 and all(hasattr(part, "ndim") for part in source):

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from robustsigma.data.loading import subsample
+from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine import noise
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.device import best_device
@@ -23,7 +23,7 @@ from robustsigma.engine.perturbations import Mixture, MixtureComponent
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.attack_checks import AttackCheckResults
 from robustsigma.evaluation.block_evaluation import BlockEvaluation
-from robustsigma.evaluation.given_images import GivenImages
+from robustsigma.evaluation.given_images import GivenImages, PixelBatches
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import BASE, Regime, conditions, fingerprint, regimes
 from robustsigma.evaluation.resolve_settings import resolve_settings
@@ -39,8 +39,6 @@ from robustsigma.evaluation.training import (
 )
 from robustsigma.lightning import AugmentationStatistics, CatastrophicOverfitting, LitClassifier, OverfittingMonitor
 from robustsigma.lightning.augmentation_statistics import AugmentationTotals, augmentation_counts
-from robustsigma.lightning.batch_images import BatchField
-from robustsigma.lightning.loaders import KeyedDataset
 from robustsigma.lightning.safetensors_export import model_card
 from robustsigma.lightning.training_perturbation import has_single_step
 from robustsigma.models.weight_files import first_infinite, fit_state
@@ -131,12 +129,10 @@ class RobustnessRun:
         """The test images: the same for every training."""
         s = self.settings
         dataset = s.dataset.split("test")
-        fields = BatchField("images", "images"), BatchField("labels", "labels")
         return GivenImages(
-            KeyedDataset(dataset, None, 0),
+            PixelBatches(dataset),
             type(s.dataset).__name__,
             tuple(s.dataset.classes),
-            fields,
             indices=subsample(len(dataset), s.test_images, 0),  # type: ignore[arg-type]
             batch_size=s.eval_batch_size,
             num_workers=s.num_workers,
@@ -274,13 +270,13 @@ class RobustnessRun:
         dataset = self.settings.dataset.split("train")
         indices = subsample(len(dataset), self.settings.retraining.samples, seed)  # type: ignore[arg-type]
         classifier.to(device)
-        keyed, blocks = KeyedDataset(dataset, None, seed), self.store.samples(seed, regime.id)
+        blocks = self.store.samples(seed, regime.id)
         for at in range(0, len(indices), size):
             if blocks.has(at, min(at + size, len(indices))):
                 continue
-            batch = keyed.__getitems__(indices[at : at + size]).with_pixels()
-            images, labels = batch.images.to(device), batch.labels.to(device)
-            seeds = noise.image_seeds(seed, "train", regime.name, 0, batch.indices.to(device))
+            chosen = indices[at : at + size]
+            images, labels = (part.to(device) for part in load_batch(dataset, chosen))
+            seeds = noise.image_seeds(seed, "train", regime.name, 0, torch.tensor(chosen, device=device))
             made = regime.perturbation(classifier, images, labels, seed=seeds, return_info="search")
             found = {"images": made.images, "labels": labels, "counts": augmentation_counts(made, images)}
             blocks.add(at, {key: value.cpu().numpy() for key, value in found.items()})
