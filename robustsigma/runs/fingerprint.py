@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from robustsigma.engine.global_rng import temporary_seed
-from robustsigma.engine.precision import full_precision
+from robustsigma.engine.network_state import evaluating, logits_of
 from robustsigma.engine.validation import fail
 
 # Of larger datasets, so many items or files are read, evenly spaced and with both ends.
@@ -64,20 +64,11 @@ def state(tensors: Mapping[str, Tensor]) -> str:
 def _logits(net: nn.Module, shape: Sequence[int]) -> list[float] | None:
     tensor = next((each for each in net.parameters() if each.is_floating_point()), torch.empty(0))
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(tensor.device, tensor.dtype)
-    modes = [(module, module.training) for module in net.modules()]
-    found = []
     try:
-        for module in net.modules():
-            module.training = False
-        with torch.no_grad(), full_precision(), temporary_seed(0):
-            for _ in range(2):
-                output = net(images)
-                found.append(getattr(output, "logits", output)[:, :16].flatten().double().cpu())
+        with evaluating(list(net.modules()), ()), torch.no_grad(), temporary_seed(0):
+            found = [logits_of(net(images))[:, :16].flatten().double().cpu() for _ in range(2)]
     except Exception:  # whatever this network asks for beside such images
         return None
-    finally:
-        for module, mode in modes:
-            module.training = mode
     steady = torch.equal(*found) and bool(found[0].isfinite().all())
     return [float(f"{value:.5g}") for value in found[0].tolist()] if steady else None
 
