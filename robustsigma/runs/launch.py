@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException
-
-
-class _Ranks(DDPStrategy):
-    """Processes without a process group: `Ranks` has its own, and a training on one rank must not see it."""
-
-    def _setup_distributed(self) -> None:
-        self._set_world_ranks()
 
 
 def launch(devices: int, num_nodes: int, main: Callable[[list[str]], int], arguments: list[str]) -> int:
@@ -33,12 +23,17 @@ def launch(devices: int, num_nodes: int, main: Callable[[list[str]], int], argum
     Raises:
         OSError: a process died.
     """
+    # Here, since Lightning reads when it is imported which rank a process is.
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
     # Each process has as many threads as a single one, since rounding in training depends on their number. Waiting
     # threads must sleep, or they would block the cores. OpenMP reads this when a process starts.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    fabric = Fabric(accelerator="cpu", devices=devices, num_nodes=num_nodes, strategy=_Ranks(start_method="spawn"))
+    here = LightningEnvironment()  # finds a free port where none is set
+    where = {"MASTER_ADDR": here.main_address, "MASTER_PORT": here.main_port, "WORLD_SIZE": devices * num_nodes}
+    given = (here.node_rank() * devices, where, torch.get_num_threads(), main, arguments)
     try:
-        fabric.launch(partial(_rank, threads=torch.get_num_threads(), main=main, arguments=arguments))
+        multiprocessing.start_processes(_rank, given, devices, start_method="spawn")
     except ProcessExitedException as error:
         if error.signal_name is None:
             return int(error.exit_code)  # it has printed why
@@ -53,12 +48,17 @@ def launch(devices: int, num_nodes: int, main: Callable[[list[str]], int], argum
     return 0
 
 
-def _rank(fabric: Fabric, threads: int, main: Callable[[list[str]], int], arguments: list[str]) -> None:
+def _rank(
+    number: int,
+    first: int,
+    where: Mapping[str, object],
+    threads: int,
+    main: Callable[[list[str]], int],
+    arguments: list[str],
+) -> None:
     torch.set_num_threads(threads)
-    cluster = fabric.strategy.cluster_environment  # type: ignore[attr-defined]
-    which = {"RANK": fabric.global_rank, "LOCAL_RANK": fabric.local_rank, "WORLD_SIZE": fabric.world_size}
-    where = {"MASTER_ADDR": cluster.main_address, "MASTER_PORT": cluster.main_port}
-    os.environ.update({name: str(value) for name, value in {**which, **where}.items()})
+    variables = {**where, "RANK": first + number, "LOCAL_RANK": number}
+    os.environ.update({name: str(value) for name, value in variables.items()})
     status = main(arguments)
     if status:
         sys.exit(status)
