@@ -446,6 +446,33 @@ def test_slurm_and_others_are_read_where_they_have_started_the_process(monkeypat
         os.environ.pop(name)
 
 
+_PLACES = """
+import os
+from robustsigma.runs.launch import launch
+
+def main(arguments):
+    with open(f"{arguments[0]}/{os.environ['RANK']}", "w") as file:
+        print(*(os.environ[name] for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")), file=file)
+    return 0
+
+if __name__ == "__main__":
+    launch(2, 2, main, [os.path.dirname(__file__)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [{"NTASKS": 1}, {"NTASKS": 2, "NTASKS_PER_NODE": 2}])
+def test_processes_know_their_places_in_a_script_of_sbatch(job, tmp_path):
+    slurm = {"JOB_ID": 7, "JOB_NAME": "mine", "NODELIST": "n1", "PROCID": 0, "LOCALID": 0, "NODEID": 0, **job}
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "RANK", "MASTER_"))}
+    inside = {f"SLURM_{name}": str(value) for name, value in slurm.items()}
+    second = {"NODE_RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "29500"}
+    (tmp_path / "script.py").write_text(_PLACES)
+    subprocess.run([sys.executable, tmp_path / "script.py"], env={**outside, **inside, **second}, check=True)
+    assert (tmp_path / "2").read_text() == "0 4 here\n"
+    assert (tmp_path / "3").read_text() == "1 4 here\n"
+
+
 def _workers(pid):
     """Return the processes that a process started to share its work, in their order."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
