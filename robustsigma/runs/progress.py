@@ -11,7 +11,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -32,45 +31,35 @@ class RunProgress:
         self.jobs, self.done, self.console = jobs, 0, console
         columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(),
                    TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
-        bars = (console.is_terminal or console.is_jupyter) and not console.quiet
-        self.bars = Progress(*columns, console=console, transient=True) if bars else None
-        self.overall: TaskID | None = None
+        shown = (console.is_terminal or console.is_jupyter) and not console.quiet
+        self._bars = Progress(*columns, console=console, transient=True, disable=not shown)
+        self._overall = self._bars.add_task("all jobs", total=jobs)
 
     def __enter__(self) -> RunProgress:
-        if self.bars:
-            self.bars.start()
-            self.overall = self.bars.add_task("all jobs", total=self.jobs)
+        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bars:
-            self.bars.stop()
+        if not self._bars.disable:  # else some versions print an empty line
+            self._bars.stop()
 
     @contextmanager
     def job(self, name: str) -> Iterator[Step]:
         """Show a job while it runs; the body calls the yielded function with (steps done, steps in all)."""
-        start = time.perf_counter()
-        task = self.bars.add_task(name, total=None) if self.bars else None
-
-        def step(done: float, total: int | None) -> None:
-            if self.bars and task is not None:
-                self.bars.update(task, completed=done, total=total)
-
+        start, task = time.perf_counter(), self._bars.add_task(name, total=None)
         try:
-            yield step
+            yield lambda done, total: self._bars.update(task, completed=done, total=total)
             self.finish(f"{name}  [dim]{time.perf_counter() - start:.1f} s[/dim]")
         finally:
-            if self.bars and task is not None:
-                self.bars.remove_task(task)
+            self._bars.remove_task(task)
 
     def say(self, line: str) -> None:
         """Print a line."""
-        (self.bars.console if self.bars else self.console).print(line)
+        self.console.print(line)
 
     def finish(self, line: str) -> None:
         """Count a job as done and print a line."""
         self.done += 1
         width = len(str(self.jobs))
         self.say(f"[dim]{self.done:{width}}/{self.jobs}[/dim]  {line}")
-        if self.bars and self.overall is not None:
-            self.bars.update(self.overall, completed=self.done)
+        self._bars.update(self._overall, completed=self.done)
