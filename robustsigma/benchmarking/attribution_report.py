@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class AttributionReport(Report):
         >>> report.save("report.html")
     """
 
+    _PLACE: ClassVar = {"model": "model", "method": "method", "metric": "metric"}
+
     results: AttributionResults
     path: Path | None = None
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -59,19 +61,11 @@ class AttributionReport(Report):
         cell = next((c for c in self.results.cells if all(c[key] == value for key, value in given.items())), None)
         return None if cell is None else from_dict(cell)
 
-    def __repr__(self) -> str:
-        parts = [("models", self.results.models), ("methods", self.results.methods), ("metrics", self.results.metrics)]
-        shown = (f"{name}: {', '.join(entry['id'] for entry in entries)}" for name, entries in parts)
-        return f"AttributionReport({'; '.join(shown)})"
-
     def _repr_html_(self) -> str:
         results = self.to_dict()
         *tables, last = attribution.score_tables(results)
         notes = [*text.flags(results), *last.footnotes]
         return "".join([*(html_table(each, each.footnotes) for each in tables), html_table(last, notes)])
-
-    def _place(self, cell: Mapping[str, Any]) -> dict[str, str]:
-        return {key: cell[key] for key in ("model", "method", "metric")}
 
     def _numbers(self, cell: Mapping[str, Any]) -> dict[str, Any]:
         found = {key: cell[key] for key in ("mean", "low", "high")}

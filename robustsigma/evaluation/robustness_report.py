@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class RobustnessReport(Report):
         >>> report.accuracy("model", "PGD").low, report.flags
         >>> report.save("report.html")
     """
+
+    _PLACE: ClassVar = {"model": "regime", "condition": "condition"}
 
     results: RobustnessResults
     path: Path | None = None
@@ -80,19 +82,10 @@ class RobustnessReport(Report):
         choice("condition", condition, ids)
         return model, condition
 
-    def __repr__(self) -> str:
-        models, conditions = (
-            ", ".join(entry["id"] for entry in found) for found in (self.results.regimes, self.results.conditions)
-        )
-        return f"RobustnessReport(models: {models}; conditions: {conditions})"
-
     def _repr_html_(self) -> str:
         results = self.to_dict()
         table = robustness.accuracy_table(results)
         return html_table(table, [*robustness.run_flags(results), *table.footnotes])
-
-    def _place(self, cell: Mapping[str, Any]) -> dict[str, str]:
-        return {"model": cell["regime"], "condition": cell["condition"]}
 
     def _numbers(self, cell: Mapping[str, Any]) -> dict[str, Any]:
         accuracy = cell["accuracy"]

@@ -6,7 +6,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from rich.console import Console
@@ -32,6 +32,8 @@ class Report(ABC):
         path: path of the HTML file, or None without one.
         arrays: the images and maps of the page.
     """
+
+    _PLACE: ClassVar[dict[str, str]]  # what the place of a cell consists of, each with its key in the results
 
     results: Results
     path: Path | None
@@ -109,9 +111,13 @@ class Report(ABC):
             return self.results.write(path)
         return report.write_page(self.to_dict(), dict(self.arrays), path)
 
-    @abstractmethod
+    def __repr__(self) -> str:
+        found = {name: getattr(self.results, f"{key}s") for name, key in self._PLACE.items()}
+        shown = (f"{name}s: {', '.join(entry['id'] for entry in entries)}" for name, entries in found.items())
+        return f"{type(self).__name__}({'; '.join(shown)})"
+
     def _place(self, cell: Mapping[str, Any]) -> dict[str, str]:
-        """Return the names of a cell's row and column."""
+        return {name: cell[key] for name, key in self._PLACE.items()}
 
     @abstractmethod
     def _numbers(self, cell: Mapping[str, Any]) -> dict[str, Any]:
