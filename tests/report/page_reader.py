@@ -1,9 +1,14 @@
-"""Read the HTML of a report: its tags, attributes and text, and the tables of each section."""
+"""Read a report: the tags, attributes and text of its page, the tables of each section, and what a terminal shows."""
 
 from __future__ import annotations
 
+import io
 import re
 from html.parser import HTMLParser
+
+from rich.console import Console
+
+from robustsigma.report import print_table
 
 VOID = {"meta", "img", "br", "link", "wbr"}
 
@@ -87,3 +92,10 @@ class Page(HTMLParser):
 
     def unknown_decl(self, data):
         raise AssertionError(data)
+
+
+def printed(results, width=120, show=print_table):
+    """Return what a terminal shows of results."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    show(results, console)
+    return console.export_text()

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from attribution_case import CONTROLS, METHODS, NOT_A_PATH, WITHOUT_MASK
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from page_reader import Page
-from rich.console import Console
+from page_reader import Page, printed
 
-from robustsigma.report import attribution, page, print_table, scatter, text, write_report
+from robustsigma.report import attribution, page, scatter, text, write_report
 from robustsigma.report.canvas import png, styled
 from robustsigma.report.curves import metric_curves
 from robustsigma.report.terminal import rich_table
@@ -45,13 +44,6 @@ def shown_cells(found, results):
     assert next(tables, None) is None
     assert len(pairs) == len(results["cells"])
     return pairs
-
-
-def printed(results, width):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    with console.file:
-        print_table(results, console)
-    return console.export_text()
 
 
 def test_every_section_is_there_in_order(shown, benchmark_results):

@@ -7,10 +7,9 @@ import json
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from page_reader import Page
-from rich.console import Console
+from page_reader import Page, printed
 
-from robustsigma.report import curves, gallery, page, print_table, robustness, text, write_report
+from robustsigma.report import curves, gallery, page, robustness, text, write_report
 from robustsigma.runs import files
 from robustsigma.runs.results import RobustnessResults
 
@@ -40,13 +39,6 @@ def written(_shared, tmp_path_factory):
 
 def render(results):
     return Page(page.robustness_page(results, PICTURES))
-
-
-def printed(results, width=120):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    with console.file:
-        print_table(results, console)
-    return console.export_text()
 
 
 def test_every_accuracy_is_in_its_cell_with_its_interval_and_flags(results):

@@ -1,8 +1,7 @@
 """The sweep of the training noise in the page, the figure and the terminal."""
 
 import pytest
-from page_reader import Page
-from rich.console import Console
+from page_reader import Page, printed
 
 from robustsigma.report import curves, page, print_sweep
 
@@ -47,10 +46,7 @@ def test_the_figure_has_a_line_for_each_column_and_marks_the_best(swept):
 
 @pytest.mark.parametrize("width", [40, 160])
 def test_the_terminal_shows_the_same_table(swept, width):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    with console.file:
-        print_sweep({"sweep": [{**swept["sweep"][0], "by": "worst"}]}, console)
-    shown = " ".join(console.export_text().split())
+    shown = " ".join(printed({"sweep": [{**swept["sweep"][0], "by": "worst"}]}, width, print_sweep).split())
     for wanted in ("98.0", "20.0", "96.0", "36.0", "66.0", "\u22127.0", "Worst case", "400 images of the validation"):
         assert wanted in shown
     assert "0.1 \u25b2 best" in shown
