@@ -21,6 +21,7 @@ from robustsigma.evaluation.settings import Evaluation
 from robustsigma.report import print_table
 from robustsigma.report.base import publish
 from robustsigma.runs.directory import write_command
+from robustsigma.runs.files import read_arrays
 from robustsigma.runs.progress import RunProgress
 from robustsigma.runs.provenance import Provenance
 from robustsigma.runs.ranks import WHOLE, Part, Ranks
@@ -76,8 +77,10 @@ def run_study(
         if ranks.is_main:
             _report(run, swept, provenance, console)
         ranks.barrier()
-        ranks.settle((folder / "results.json").is_file)
-    return RobustnessReport(RobustnessResults.read(folder / "results.json"), folder / "report.html")
+        written = folder / "results.json", folder / "arrays.npz"
+        ranks.settle(lambda: all(path.is_file() for path in written))
+    results, arrays = RobustnessResults.read(written[0]), read_arrays(written[1])
+    return RobustnessReport(results, folder / "report.html", arrays=arrays)
 
 
 def _report(run: RobustnessRun, swept: SweepResults, provenance: Provenance, console: Console) -> None:

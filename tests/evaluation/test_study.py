@@ -26,6 +26,7 @@ from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.training import TrainingProgress
 from robustsigma.models import Architecture, load_model
 from robustsigma.runs.blocks import Blocks
+from robustsigma.runs.files import read_arrays
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -58,6 +59,7 @@ def _evaluate(settings, out):
     assert isinstance(report, RobustnessReport)
     assert report.path == out / "report.html"
     assert report.to_dict() == json.loads((out / "results.json").read_text("utf-8"))
+    assert set(report.arrays) == set(read_arrays(out / "arrays.npz")), "those that `save` draws"
     return report.to_dict()
 
 
