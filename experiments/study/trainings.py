@@ -87,7 +87,7 @@ class Trainings(RobustnessRun):
         }
         checks = {row.id: [found for seed in seeds if (found := self.attack_checks(seed, row))] for row in rows}
         complete = {name: found for name, found in checks.items() if len(found) == len(seeds)}
-        return Matrix(rows, self.conditions, cells, seeds, complete)
+        return Matrix(rows, self.conditions, cells, seeds, len(self.settings.dataset.classes), complete)
 
     def notes(self, plan: Regime) -> list[dict[str, Any]]:
         """Return the notes on the trainings of a row, one per seed."""

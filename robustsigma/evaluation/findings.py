@@ -21,7 +21,7 @@ Doubted = dict[tuple[str, str], list[str]]  # codes of flags by regime and condi
 _PROTOCOLS = {"retrain": "retraining", "on_the_fly": "on-the-fly training"}
 
 
-def verdict(matrix: Matrix, classes: int, cells: Sequence[dict[str, Any]]) -> list[str]:
+def verdict(matrix: Matrix, cells: Sequence[dict[str, Any]]) -> list[str]:
     """Return at most three sentences, without intervals, that a reader needs before any table.
 
     They say how accurate the first model is on clean images and where it is worst, which other model is best there,
@@ -29,7 +29,6 @@ def verdict(matrix: Matrix, classes: int, cells: Sequence[dict[str, Any]]) -> li
 
     Args:
         matrix: the outcomes.
-        classes: number of classes.
         cells: entries of the cells, with their flags.
     """
     base, subject = matrix.regimes[0], _subject(matrix, matrix.regimes[0])
@@ -49,7 +48,7 @@ def verdict(matrix: Matrix, classes: int, cells: Sequence[dict[str, Any]]) -> li
         return [f"{opening}.", *distances[:1], _doubts(matrix, doubted, len(cells))]
     found = matrix.accuracy(base.id, lowest)
     lost = matrix.difference((base.id, matrix.clean.id), (base.id, lowest)).low > 0
-    guess = _guessing(found, 1 / classes) if lost else ""
+    guess = _guessing(found, 1 / matrix.classes) if lost else ""
     where = _where(matrix, lowest)
     opening += f"{', but only' if lost else ' and'} {text.percent(found.mean)}% {where}{guess}."
     return [opening, *_best_there(matrix, lowest, doubted), _doubts(matrix, doubted, len(cells))]
@@ -113,9 +112,9 @@ def _doubts(matrix: Matrix, doubted: Doubted, count: int) -> str:
     return "Whether the attacks were strong enough was not checked."
 
 
-def findings(matrix: Matrix, classes: int) -> list[str]:
+def findings(matrix: Matrix) -> list[str]:
     """Return sentences about the models with their intervals."""
-    sentences = [_described(matrix, regime, classes) for regime in matrix.regimes if not regime.retrained]
+    sentences = [_described(matrix, regime) for regime in matrix.regimes if not regime.retrained]
     against = CONTROL if matrix.has(CONTROL) else matrix.base
     for regime in matrix.regimes:
         if regime.name == "sigma" and regime.retrained:
@@ -139,13 +138,13 @@ def _percent(found: Interval) -> str:
     return f"{text.percent(found.mean)}% ({text.percent(found.low)} to {text.percent(found.high)})"
 
 
-def _described(matrix: Matrix, regime: Regime, classes: int) -> str:
+def _described(matrix: Matrix, regime: Regime) -> str:
     clean, others = matrix.clean, [c for c in matrix.not_transferred if not isinstance(c.perturbation, Identity)]
     parts = [f"{_percent(matrix.accuracy(regime.id, c.id))} under {title(c.name)}" for c in others]
     parts.insert(0, f"{_percent(matrix.accuracy(regime.id, clean.id))} of clean images correctly")
     for name in matrix.worst:
         parts.append(f"{_percent(matrix.accuracy(regime.id, name))} under all adaptive attacks{_within(name)} at once")
-    described = f"{_subject(matrix, regime)} classifies {', '.join(parts)}; chance is {100 / classes:.2g}%."
+    described = f"{_subject(matrix, regime)} classifies {', '.join(parts)}; chance is {100 / matrix.classes:.2g}%."
     return " ".join([described, *(_misled(matrix, regime, each) for each in filter(has_distances, matrix.conditions))])
 
 

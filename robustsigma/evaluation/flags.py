@@ -25,15 +25,8 @@ NOTES = ("few_classes",)  # codes of flags about the data, which are no reason t
 Flag = dict[str, str]
 
 
-def cell_flags(matrix: Matrix, regime: Regime, condition: Condition, classes: int = 0) -> list[Flag]:
-    """Return the flags of a cell.
-
-    Args:
-        matrix: matrix of the run.
-        regime: its row.
-        condition: its column.
-        classes: number of classes; 0 if that is unknown, which an AutoAttack's flags need.
-    """
+def cell_flags(matrix: Matrix, regime: Regime, condition: Condition) -> list[Flag]:
+    """Return the flags of a cell."""
     checks: list[Callable[[Matrix, Regime, Condition], Iterator[Flag]]] = [_unconverged]
     if condition.attack_setting != NO_ATTACK:
         checks.append(_label_leak)
@@ -41,9 +34,9 @@ def cell_flags(matrix: Matrix, regime: Regime, condition: Condition, classes: in
     if condition.attack_setting == ADAPTIVE:
         checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve, _far]
     found = [flag for check in checks for flag in check(matrix, regime, condition)]
-    if condition.attack_setting == ADAPTIVE and isinstance(condition.perturbation, AutoAttack) and classes:
+    if condition.attack_setting == ADAPTIVE and isinstance(condition.perturbation, AutoAttack):
         known = {flag["code"] for flag in found}
-        found += [f for f in _autoattack(matrix.cells[regime.id, condition.id], condition.perturbation, classes)
+        found += [f for f in _autoattack(matrix.cells[regime.id, condition.id], condition.perturbation, matrix.classes)
                   if f["code"] not in known]  # fmt: skip
     return found
 
@@ -246,22 +239,21 @@ def run_flags(
     return [*flags, *_unconverged_training(matrix, made), *_noise_of_training(matrix, sweep)]
 
 
-def given_flags(matrix: Matrix, classes: int, names: Sequence[str] | None) -> list[Flag]:
+def given_flags(matrix: Matrix, names: Sequence[str] | None) -> list[Flag]:
     """Return the flags of models that came as they are, which may not fit the data.
 
     Args:
         matrix: matrix of the run.
-        classes: number of logits.
         names: names of the data's classes, or None if the data have none.
     """
     flags = []
-    if names is not None and len(names) != classes:
+    if names is not None and len(names) != matrix.classes:
         message = (
-            f"The data name {text.count(len(names), 'class')}, and the network has {classes} logits: labels may not be "
-            "the indices of its logits."
+            f"The data name {text.count(len(names), 'class')}, and the network has {matrix.classes} logits: labels may "
+            "not be the indices of its logits."
         )
         flags.append(_flag("class_names", message))
-    poor = [r.name for r in matrix.regimes if matrix.accuracy(r.id, matrix.clean.id).low <= 1 / classes]
+    poor = [r.name for r in matrix.regimes if matrix.accuracy(r.id, matrix.clean.id).low <= 1 / matrix.classes]
     if poor:
         message = (
             f"Clean accuracy is not significantly above chance ({', '.join(poor)}): mean and std, or the order of the "

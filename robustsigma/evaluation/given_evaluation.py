@@ -117,7 +117,8 @@ class GivenEvaluation:
                 self.evaluation.finish(ranks, WHOLE.remedy)
             cells = {(name, each.id): self.evaluation.outcomes(key, each.id)
                      for key, name in self._keys.items() for each in self.conditions}  # fmt: skip
-            matrix = Matrix(self.regimes, self.conditions, {key: [each] for key, each in cells.items()}, ())
+            once = {key: [each] for key, each in cells.items()}
+            matrix = Matrix(self.regimes, self.conditions, once, (), self.classes)
             if self.checks.images:
                 rows = self._rows(len(next(iter(cells.values())).labels), self.checks.images)
                 self.evaluation.check_attacks(self._keys, rows, self.checks, ranks, progress)
@@ -125,10 +126,10 @@ class GivenEvaluation:
             matrix.attack_checks |= {name: [found] for name, found in checks.items() if found is not None}
             with progress.job("example images"):
                 sections, arrays = self._examples(cells)
-        flags = [*run_flags(matrix), *given_flags(matrix, self.classes, self.images.classes)]
+        flags = [*run_flags(matrix), *given_flags(matrix, self.images.classes)]
         count, classes = len(next(iter(cells.values())).labels), list(self.class_names)
         results = dataclasses.replace(
-            results_of(matrix, self.classes, flags=flags),
+            results_of(matrix, flags=flags),
             settings=self.settings,
             dataset={"name": self.images.name, "classes": classes, "shape": list(self.shape), "test": count},
             regimes=[

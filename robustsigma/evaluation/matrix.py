@@ -68,6 +68,7 @@ class Matrix:
         conditions: columns that were measured.
         cells: by (regime id, condition id) the outcomes of each seed, in the order of the seeds.
         seeds: seeds of the trainings; empty for models that came as they are.
+        classes: number of classes.
         attack_checks: by regime id those of each seed; a regime may lack them.
         overfitting: by regime id, the catastrophic overfitting seen in its trainings.
     """
@@ -78,10 +79,12 @@ class Matrix:
         conditions: Sequence[Condition],
         cells: dict[tuple[str, str], list[Outcomes]],
         seeds: Sequence[int],
+        classes: int,
         attack_checks: Mapping[str, Sequence[AttackCheckResults]] | None = None,
         overfitting: Mapping[str, Sequence[OverfittingEvent]] | None = None,
     ) -> None:
         self.regimes, self.conditions, self.cells, self.seeds = regimes, conditions, cells, seeds
+        self.classes = classes
         self.attack_checks, self.overfitting = dict(attack_checks or {}), dict(overfitting or {})
         self.worst = worst_cases(conditions)
         self._changes: dict[str, dict[tuple[str, str], tuple[Interval, float]]] = {}

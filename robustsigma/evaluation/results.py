@@ -48,13 +48,14 @@ def collect(run: RobustnessRun, sweep: Sequence[dict[str, Any]] = ()) -> Robustn
     }
     notes = {(r.id, seed): store.notes(seed, r.id) for r in run.regimes for seed in seeds}
     events = {r.id: overfitting_events({seed: notes[r.id, seed] for seed in seeds}) for r in run.regimes}
-    matrix = Matrix(run.regimes, run.conditions, cells, seeds, _attack_checks(run), events)
-    made, dataset = augmentation(matrix, notes), settings.dataset
+    dataset = settings.dataset
+    matrix = Matrix(run.regimes, run.conditions, cells, seeds, len(dataset.classes), _attack_checks(run), events)
+    made = augmentation(matrix, notes)
     trained = settings.training.epochs > 0 or any(each.retrained for each in run.regimes)
     tried = {entry["regime"]: len(entry["rows"]) for entry in sweep}
     seconds = {r.id: [notes[r.id, seed]["seconds"] for seed in seeds] for r in run.regimes}
     return dataclasses.replace(
-        results_of(matrix, len(dataset.classes), flags=run_flags(matrix, sweep, made, trained=trained)),
+        results_of(matrix, flags=run_flags(matrix, sweep, made, trained=trained)),
         settings=describe(settings),
         dataset={
             "name": data_name(dataset),
@@ -69,15 +70,14 @@ def collect(run: RobustnessRun, sweep: Sequence[dict[str, Any]] = ()) -> Robustn
     )
 
 
-def results_of(matrix: Matrix, classes: int, *, flags: list[dict[str, str]]) -> RobustnessResults:
+def results_of(matrix: Matrix, *, flags: list[dict[str, str]]) -> RobustnessResults:
     """Return what the outcomes say, whatever the models and the data are.
 
     Args:
         matrix: the outcomes.
-        classes: number of classes.
         flags: flags of the whole run.
     """
-    cells = cell_entries(matrix, classes)
+    cells = cell_entries(matrix)
     return RobustnessResults(
         seeds=list(matrix.seeds),
         conditions=[_condition(each, matrix.cells[matrix.base, each.id]) for each in matrix.conditions]
@@ -90,8 +90,8 @@ def results_of(matrix: Matrix, classes: int, *, flags: list[dict[str, str]]) -> 
         curves=curve_entries(matrix),
         distances=distance_entries(matrix),
         flags=flags,
-        verdict=verdict(matrix, classes, cells),
-        findings=findings(matrix, classes),
+        verdict=verdict(matrix, cells),
+        findings=findings(matrix),
     )
 
 
@@ -144,7 +144,7 @@ def _regime(regime: Regime, settings: Evaluation, seconds: list[float], tried: i
     return {**shown, "seconds": float(np.mean(seconds))}
 
 
-def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
+def cell_entries(matrix: Matrix) -> list[dict[str, Any]]:
     """Return every cell; only more than five classes have a top-5 accuracy.
 
     A worst case has an accuracy and the flags of its attacks. It is not evaluated only if none of them is.
@@ -157,11 +157,11 @@ def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
             converged = np.concatenate([each.converged for each in found])[attempted]
             steps = np.concatenate([each.steps for each in found])[attempted]
             max_confidence = np.stack([each.max_confidence for each in found])
-            top5 = {"top5": as_dict(share_interval(np.stack([each.top5 for each in found])))} if classes > 5 else {}
+            top5 = np.stack([each.top5 for each in found])
             entries.append(
                 {
                     **_accuracy(matrix, regime, condition.id),
-                    **top5,
+                    **({"top5": as_dict(share_interval(top5))} if matrix.classes > 5 else {}),
                     "confidence": as_dict(mean_interval(np.stack([each.confidences for each in found]))),
                     "calibration": as_dict(
                         calibration_error(max_confidence, np.stack([each.correct for each in found]))
@@ -171,7 +171,7 @@ def cell_entries(matrix: Matrix, classes: int = 0) -> list[dict[str, Any]]:
                     "quality": quality(found),
                     "passes": passes(found),
                     **attacks_of(condition, found),
-                    "flags": cell_flags(matrix, regime, condition, classes),
+                    "flags": cell_flags(matrix, regime, condition),
                 }
             )
         own = {entry["condition"]: entry["flags"] for entry in entries if entry["regime"] == regime.id}

@@ -76,7 +76,7 @@ def matrix_of(rights, columns=COLUMNS, regimes=(BASE,), seeds=(0,)):
         for column, found in zip(columns, row, strict=True):
             one = found if isinstance(found, Outcomes) else outcomes_of(found)
             cells[regime.id, column.id] = [one] * len(seeds)
-    return Matrix(list(regimes), list(columns), cells, list(seeds))
+    return Matrix(list(regimes), list(columns), cells, list(seeds), 3)
 
 
 def codes_of(flags):

@@ -257,7 +257,7 @@ def _told(sigma, control=None, fgsm=(100, 100, 100, 100), columns=COLUMNS):
             rows.append(row)
             regimes.append(regime)
     matrix = matrix_of(rows, columns, regimes)
-    return matrix, findings(matrix, 3)
+    return matrix, findings(matrix)
 
 
 def test_the_first_finding_is_the_base_model():
@@ -274,7 +274,7 @@ def test_the_first_finding_is_the_base_model():
 def test_the_first_finding_has_the_worst_cases():
     rights = [180, outcomes_of(100), outcomes_of(100, shift=100), outcomes_of(150)]
     matrix = matrix_of([rights], [CLEAN, ATTACK, PGD_COLUMN, WALK])
-    first = findings(matrix, 3)[0]
+    first = findings(matrix)[0]
     assert "0.0% (0.0 to 1.8) under all adaptive attacks within L\u221e 0.1 at once" in first
     assert "under all adaptive attacks at once" in first
 
@@ -323,7 +323,7 @@ def test_the_highest_training_is_told_with_its_lead(fgsm, verdict):
 
 def _verdict(rights, columns=COLUMNS, regimes=(BASE,)):
     matrix = matrix_of(rights, columns, regimes)
-    sentences = verdict(matrix, 3, cell_entries(matrix))
+    sentences = verdict(matrix, cell_entries(matrix))
     assert len(sentences) <= 3
     assert not re.search(r"[\d.]+ to [\d.]+|\u2013|95%|p =", " ".join(sentences)), "no interval"
     return sentences
