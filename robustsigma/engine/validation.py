@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -74,7 +74,8 @@ def plain(value: Any) -> Any:
 class Settings:
     """Base class of frozen dataclasses that hold settings.
 
-    Before a class's own checks, fields become `plain`, lists become tuples, and what is declared as bool must be one.
+    Before a class's own checks, fields become `plain`, lists become tuples, what is declared as bool must be one, and
+    what is declared as a `Literal` must be one of its texts.
 
     Example:
         >>> FGSM(eps=np.float64(0.1)) == FGSM(eps=0.1)
@@ -94,12 +95,24 @@ class Settings:
             cls.__post_init__ = convert_and_check  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
+        hints = _hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if field.name in self.__dict__:
-                found = plain(self.__dict__[field.name])
-                if field.type in ("bool", bool):
+                found, hint = plain(self.__dict__[field.name]), hints.get(field.name)
+                if hint is bool:
                     found = boolean(field.name, found)
+                elif get_origin(hint) is Literal:
+                    choice(field.name, found, get_args(hint))
                 object.__setattr__(self, field.name, tuple(found) if type(found) is list else found)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the types of a class's fields, or nothing where a name in them cannot be resolved."""
+    try:
+        return get_type_hints(kind)
+    except NameError:  # such as of an import for type checkers alone
+        return {}
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> float:
@@ -154,7 +167,8 @@ def distinct(name: str, values: Iterable[str]) -> None:
 def instance(name: str, value: Any, kind: type) -> None:
     """Raise unless `value` is of a class."""
     if not isinstance(value, kind):
-        raise fail(name, f"a {kind.__name__}", repr(value)[:80])
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise fail(name, f"{article} {kind.__name__}", repr(value)[:80])
 
 
 def optional(name: str, value: Any, kind: type) -> None:

@@ -7,7 +7,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import cases
 import metric_cases
@@ -264,6 +264,18 @@ def test_a_misspelled_choice_gets_the_name_that_was_meant(make, meant):
         FGSM(label="zzz")
 
 
+def test_a_text_that_is_none_of_a_literal_is_refused():
+    checked = set()
+    for made in settings():
+        hints = get_type_hints(type(made))
+        for field in dataclasses.fields(made):
+            if field.init and get_origin(hints[field.name]) is Literal:
+                with pytest.raises(ValueError, match=rf"^{field.name}: expected one of '.*', got 'zzz'$"):
+                    dataclasses.replace(made, **{field.name: "zzz"})
+                checked.add(field.name)
+    assert checked >= {"score", "reduction", "tie_break", "norm", "loss", "by"}
+
+
 def test_results_print_a_few_lines():
     classifier = cases.classifier()
     result = Sigma(alpha=0.5, beta=0.3, epsilon=0.2, objective="log_prob", paths=2, max_steps=6)(classifier, X, Y)
@@ -291,7 +303,7 @@ def test_settings_take_perturbations_and_methods_not_their_names_or_classes(give
         Evaluation(conditions={"clean": Identity(), "x": given})
     with pytest.raises(ValueError, match=r"^retrain.x: expected a Perturbation, got"):
         Retraining(retrain={"x": given})
-    with pytest.raises(ValueError, match=r"^methods.x: expected a Attributor, got"):
+    with pytest.raises(ValueError, match=r"^methods.x: expected an Attributor, got"):
         Benchmark(methods={"x": given}, metrics=[InsertionDeletion()])
 
 

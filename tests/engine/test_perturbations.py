@@ -105,7 +105,7 @@ def test_nan_scores_are_an_error(perturbation, after):
         (lambda: Mixture([FGSM()]), "parts: "),
         (lambda: Mixture({FGSM(): 0.7, PGD(): 0.7}), "sum of shares: "),
         (lambda: Mixture({FGSM(): -0.1}), "share: "),
-        (lambda: Mixture({"FGSM": 0.1}), "perturbation: expected a Perturbation, got str"),
+        (lambda: Mixture({"FGSM": 0.1}), "perturbation: expected a Perturbation, got 'FGSM'"),
     ],
 )
 def test_bad_settings(make, message):

@@ -12,7 +12,7 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.scores import Score, target_score
 
 
 class SignAscent:
@@ -68,8 +68,6 @@ class AGI(Attributor):
     def __post_init__(self) -> None:
         validation.number("step_size", self.step_size, 0, open_low=True)
         validation.integer("steps", self.steps, 1)
-        validation.choice("score", self.score, SCORES)
-        validation.choice("average", self.average, ("mean", "sum"))
         if isinstance(self.classes, tuple):
             if not self.classes or len(set(self.classes)) < len(self.classes):
                 raise validation.fail("classes", "different classes, at least one", repr(self.classes))

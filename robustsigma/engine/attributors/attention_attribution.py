@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustsigma.engine import validation
 from robustsigma.engine.attributors.attention import SelfAttention
 from robustsigma.engine.attributors.patch_maps import PatchAttributor, seen_blocks
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import fail
 
 
@@ -37,9 +36,6 @@ class AttentionAttribution(PatchAttributor):
     """
 
     score: Score = "logit"
-
-    def __post_init__(self) -> None:
-        validation.choice("score", self.score, SCORES)
 
     def tokens(self, classifier: Classifier, images: Tensor, target: Tensor) -> Tensor:
         """Return the class token's row of R."""

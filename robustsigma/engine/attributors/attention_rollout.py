@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -51,7 +51,6 @@ class AttentionRollout(PatchAttributor):
     discard: float = 0.0
 
     def __post_init__(self) -> None:
-        validation.choice("head_fusion", self.head_fusion, get_args(HeadFusion))
         validation.number("residual", self.residual, 0, 1)
         validation.number("discard", self.discard, 0, 1)
         if self.discard == 1:

@@ -15,7 +15,7 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attributor
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, described, frozen_tensor
-from robustsigma.engine.scores import SCORES, Score
+from robustsigma.engine.scores import Score
 
 BaselineName = Literal["black", "white", "mean", "gaussian", "blur"]
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
@@ -33,7 +33,6 @@ class BaselineAttributor(Attributor):
     score: Score
 
     def __post_init__(self) -> None:
-        validation.choice("score", self.score, SCORES)
         object.__setattr__(self, "baseline", checked(self.baseline))
 
     @property

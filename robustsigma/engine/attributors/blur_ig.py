@@ -13,7 +13,7 @@ from robustsigma.engine.attributors.base import Attribution
 from robustsigma.engine.attributors.curve import Curve
 from robustsigma.engine.attributors.straight_line import Line, PathMethod, mean_over_paths
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.scores import Score, target_score
 
 _SHARP = 1e-3  # the least standard deviation in pixels: no two pixels mix
 
@@ -80,7 +80,6 @@ class BlurIG(PathMethod):
     def __post_init__(self) -> None:
         validation.integer("steps", self.steps, 1)
         validation.number("max_sigma", self.max_sigma, 0, 1e4, open_low=True)
-        validation.choice("score", self.score, SCORES)
 
     def lines(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor

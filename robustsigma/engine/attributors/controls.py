@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from robustsigma.engine import noise, validation
+from robustsigma.engine import noise
 from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.scores import Score, target_score
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,6 @@ class Gradient(Attributor):
     """
 
     score: Score = "logit"
-
-    def __post_init__(self) -> None:
-        validation.choice("score", self.score, SCORES)
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor

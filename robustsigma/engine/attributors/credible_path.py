@@ -16,7 +16,7 @@ from robustsigma.engine.attributors.baselines import blur
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
 from robustsigma.engine.attributors.straight_line import Line, LineGradients, Path, mean_over_paths
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.scores import Score, target_score
 
 _LEAST_BLUR = 0.5  # standard deviation in pixels; a smaller blur does nothing
 _SLACK = 1e-4  # gradients of one linear piece are equal up to rounding
@@ -92,10 +92,6 @@ class CrediblePath(Attributor):
         validation.number("gap", self.gap, 0, 0.25)
         validation.number("tolerance", self.tolerance, 0)
         validation.integer("max_search", self.max_search, 0)
-        validation.choice("objective", self.objective, ("logits", "cross_entropy"))
-        validation.instance("reverse", self.reverse, bool)
-        validation.choice("divisor", self.divisor, ("count", "steps"))
-        validation.choice("score", self.score, SCORES)
         object.__setattr__(self, "alphas", frozen_tensor("alphas", self.alphas, floating=True))
 
     @property

@@ -13,7 +13,7 @@ from robustsigma.engine.attributors.baselines import BaselineFn, checked_referen
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
 from robustsigma.engine.attributors.straight_line import Line
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.scores import Score, target_score
 
 _STAND_INS = 32  # noise images used as references where none are given
 
@@ -51,7 +51,6 @@ class ExpectedGradients(Attributor):
 
     def __post_init__(self) -> None:
         validation.integer("draws", self.draws, 1)
-        validation.choice("score", self.score, SCORES)
         object.__setattr__(self, "references", checked_references(self.references))
         object.__setattr__(self, "index", frozen_tensor("index", self.index, floating=False))
         object.__setattr__(self, "t", frozen_tensor("t", self.t, floating=True))

@@ -89,10 +89,6 @@ class IDG(StraightLineAttributor):
         validation.integer("steps", self.steps, 1)
         if self.intervals is not None:
             validation.integer("intervals", self.intervals, 1)
-        validation.choice("sampling", self.sampling, ("adaptive", "uniform"))
-        validation.choice("follow", self.follow, ("rises", "changes"))
-        validation.choice("place", self.place, ("middle", "left"))
-        validation.choice("factor", self.factor, ("exact", "difference"))
 
     def integrate(self, line: Line) -> Path:
         """Return IDG along one line."""

@@ -17,7 +17,7 @@ from robustsigma.engine.attributors.frozen_tensor import FrozenTensor
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import at_least_single
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.scores import Score, target_score
 
 _STAND_INS = 4  # noise images used as references where none are given
 _LEAST_LENGTH = 1e-12  # a shorter gradient gives no direction
@@ -97,7 +97,6 @@ class IG2(Attributor):
     def __post_init__(self) -> None:
         validation.integer("steps", self.steps, 1)
         validation.number("step_size", self.step_size, 0, open_low=True)
-        validation.choice("score", self.score, SCORES)
         object.__setattr__(self, "references", checked_references(self.references))
 
     @property

@@ -65,7 +65,6 @@ class IntegratedGradients(StraightLineAttributor):
     def __post_init__(self) -> None:
         super().__post_init__()
         validation.integer("steps", self.steps, 1, _MAX_STEPS)
-        validation.choice("rule", self.rule, RULES)
         quadrature(self.rule, self.steps)
 
     def integrate(self, line: Line) -> Path:

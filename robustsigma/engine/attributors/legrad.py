@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustsigma.engine import validation
 from robustsigma.engine.attributors.attention_hooks import attention_blocks, first_of
 from robustsigma.engine.attributors.base import Attribution
 from robustsigma.engine.attributors.patch_maps import PatchAttributor, seen_blocks
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.network_state import logits_of
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import fail
 
 _LAYERS = "transformer layers, one attention block in each, that pass the same tokens on"
@@ -47,9 +46,6 @@ class LeGrad(PatchAttributor):
     needs_class_token = False
 
     score: Score = "logit"
-
-    def __post_init__(self) -> None:
-        validation.choice("score", self.score, SCORES)
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor

@@ -38,8 +38,7 @@ class SmoothGrad(Attributor):
     std: float = 0.15
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attributor, Attributor):
-            raise validation.fail("attributor", "an Attributor", repr(self.attributor))
+        validation.instance("attributor", self.attributor, Attributor)
         validation.integer("samples", self.samples, 1)
         validation.number("std", self.std, 0, open_low=True)
 

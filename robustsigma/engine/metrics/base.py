@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors import Attribution
-from robustsigma.engine.attributors.base import REDUCTIONS, Reduction, reduce_channels
+from robustsigma.engine.attributors.base import Reduction, reduce_channels
 from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.short_repr import ShortRepr
 
@@ -283,9 +283,6 @@ class HeatmapMetric(AttributionMetric):
     """
 
     reduction: Reduction = field(default="abs_sum", kw_only=True)
-
-    def __post_init__(self) -> None:
-        validation.choice("reduction", self.reduction, REDUCTIONS)
 
     @final
     def measure(self, context: MetricContext, attribution: Attribution | Tensor) -> MetricResult:

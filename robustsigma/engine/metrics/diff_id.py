@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import Attribution
-from robustsigma.engine.attributors.base import REDUCTIONS, Reduction, reduce_channels
+from robustsigma.engine.attributors.base import Reduction, reduce_channels
 from robustsigma.engine.metrics.base import AttributionMetric, Curve, MetricContext, MetricResult, MetricSpec
 from robustsigma.engine.metrics.masked_scores import score_copies
-from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
+from robustsigma.engine.metrics.ranking import TieBreak, ranks
 from robustsigma.engine.scores import target_score
 
 Retention = Literal["accuracy", "confidence"]
-RETENTIONS: tuple[Retention, ...] = get_args(Retention)
 Features = Literal["pixels", "values"]
-FEATURES: tuple[Features, ...] = get_args(Features)
 
 
 @dataclass(frozen=True)
@@ -54,16 +52,11 @@ class DiffID(AttributionMetric):
 
     def __post_init__(self) -> None:
         validation.several("ratios", self.ratios)
-        object.__setattr__(self, "ratios", tuple(self.ratios))
         for ratio in self.ratios:
             validation.number("ratios", ratio, 0, 1)
         ends = (0, *self.ratios, 1)
         if len(ends) < 3 or any(low >= high for low, high in pairwise(ends)):
             raise validation.fail("ratios", "at least one share in (0, 1), increasing", repr(self.ratios))
-        validation.choice("retention", self.retention, RETENTIONS)
-        validation.choice("tie_break", self.tie_break, TIE_BREAKS)
-        validation.choice("features", self.features, FEATURES)
-        validation.choice("reduction", self.reduction, REDUCTIONS)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Reduction
 from robustsigma.engine.metrics.base import HeatmapMetric, MetricContext, MetricResult, MetricSpec, constant
-from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline, baseline_images, target_scores
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.metrics.masked_scores import MaskBaseline, baseline_images, target_scores
+from robustsigma.engine.scores import Score, target_score
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,12 @@ class Infidelity(HeatmapMetric):
     reduction: Reduction = field(default="sum", kw_only=True)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         validation.integer("samples", self.samples, 1)
         validation.several("sides", self.sides)
-        object.__setattr__(self, "sides", tuple(self.sides))
         for side in self.sides:
             validation.number("sides", side, 0, 1, open_low=True)
         if len(self.sides) != 2 or not 0 < self.sides[0] <= self.sides[1] <= 1:
             raise validation.fail("sides", "two shares in (0, 1], the smaller first", repr(self.sides))
-        validation.choice("baseline", self.baseline, MASK_BASELINES)
-        validation.choice("score", self.score, SCORES)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:

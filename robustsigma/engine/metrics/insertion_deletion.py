@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustsigma.engine import validation
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
 from robustsigma.engine.metrics.masked_scores import MaskBaseline
 from robustsigma.engine.metrics.ranking import TieBreak, ranks
-from robustsigma.engine.metrics.removal import AXES, check_options, removal_curve, removed_shares
+from robustsigma.engine.metrics.removal import AXES, removal_curve, removed_shares
 from robustsigma.engine.scores import Score
 
 
@@ -46,8 +47,8 @@ class InsertionDeletion(HeatmapMetric):
     tie_break: TieBreak = "random"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_options(self.step, self.tie_break, self.score, insertion=self.insertion, deletion=self.deletion)
+        if self.step is not None:
+            validation.integer("step", self.step, 1)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:

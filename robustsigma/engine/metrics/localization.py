@@ -49,7 +49,6 @@ class Localization(HeatmapMetric):
     group: ClassVar[MetricGroup] = "localization"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         validation.number("threshold", self.threshold, 0, 1, open_low=True)
         validation.number("marked", self.marked, 0, 1, open_low=True)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustsigma.engine import validation
 from robustsigma.engine.metrics.base import (
     Curve,
     HeatmapMetric,
@@ -18,7 +19,7 @@ from robustsigma.engine.metrics.base import (
 )
 from robustsigma.engine.metrics.masked_scores import MaskBaseline
 from robustsigma.engine.metrics.ranking import TieBreak, ranks
-from robustsigma.engine.metrics.removal import check_options, removal_curve, removed_shares
+from robustsigma.engine.metrics.removal import removal_curve, removed_shares
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class MagnitudeAlignedScore(HeatmapMetric):
     tie_break: TieBreak = "random"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_options(self.step, self.tie_break, insertion=self.insertion, deletion=self.deletion)
+        if self.step is not None:
+            validation.integer("step", self.step, 1)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:

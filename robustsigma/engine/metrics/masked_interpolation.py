@@ -10,7 +10,6 @@ from robustsigma.engine.validation import choice, fail
 
 Array = np.ndarray[Any, Any]
 Interpolation = Literal["fast", "exact"]
-INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 
 def interpolate_masked(image: Array, revealed: Array, interpolation: Interpolation = "fast") -> Array:
@@ -35,7 +34,7 @@ def interpolate_masked(image: Array, revealed: Array, interpolation: Interpolati
     Raises:
         ValueError: another dtype or shape.
     """
-    choice("interpolation", interpolation, INTERPOLATIONS)
+    choice("interpolation", interpolation, get_args(Interpolation))
     whole = image.dtype == np.uint8
     if not (whole or image.dtype.kind == "f") or image.ndim != 3 or min(image.shape[:2]) < 2:
         raise fail("image", "uint8 or float (H, W, C) of at least 2 x 2 pixels", f"{image.dtype} {image.shape}")

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.metrics.base import HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip, constant
-from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline, baseline_images, target_scores
-from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks, spearman
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.metrics.masked_scores import MaskBaseline, baseline_images, target_scores
+from robustsigma.engine.metrics.ranking import TieBreak, ranks, spearman
+from robustsigma.engine.scores import Score, target_score
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,7 @@ class Monotonicity(HeatmapMetric):
     tie_break: TieBreak = "random"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         validation.integer("groups", self.groups, 3)
-        validation.choice("baseline", self.baseline, MASK_BASELINES)
-        validation.choice("score", self.score, SCORES)
-        validation.choice("tie_break", self.tie_break, TIE_BREAKS)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:

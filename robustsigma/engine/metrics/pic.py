@@ -15,14 +15,13 @@ from torch import Tensor
 
 from robustsigma.engine import noise, validation
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
-from robustsigma.engine.metrics.masked_interpolation import INTERPOLATIONS, Interpolation, interpolate_masked
+from robustsigma.engine.metrics.masked_interpolation import Interpolation, interpolate_masked
 from robustsigma.engine.metrics.masked_scores import score_copies
-from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak, ranks
+from robustsigma.engine.metrics.ranking import TieBreak, ranks
 from robustsigma.engine.scores import target_score
 
 Array = np.ndarray[Any, Any]
 Aggregation = Literal["median", "mean"]
-AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
 _POINTS = 1001
 _NAMES = ("sic", "aic")
@@ -83,7 +82,6 @@ class PerformanceInformation(HeatmapMetric):
     tie_break: TieBreak = "random"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         validation.several("thresholds", self.thresholds)
         for threshold in self.thresholds:
             validation.number("thresholds", threshold, 0, 1)
@@ -91,8 +89,6 @@ class PerformanceInformation(HeatmapMetric):
             raise validation.fail("thresholds", "at least one number, increasing", repr(self.thresholds))
         validation.number("mask_fraction", self.mask_fraction, 0, 1)
         validation.number("min_confidence", self.min_confidence, 0, 1)
-        validation.choice("interpolation", self.interpolation, INTERPOLATIONS)
-        validation.choice("tie_break", self.tie_break, TIE_BREAKS)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:
@@ -175,7 +171,7 @@ def aggregate(curves: Tensor, how: Aggregation = "median") -> tuple[Tensor, floa
     Raises:
         ValueError: another shape or aggregation, or no image that was not skipped.
     """
-    validation.choice("how", how, AGGREGATIONS)
+    validation.choice("how", how, get_args(Aggregation))
     if curves.ndim != 2:
         raise validation.fail("curves", "shape (N, K)", tuple(curves.shape))
     kept = curves.double().cpu().numpy()

@@ -44,7 +44,6 @@ class RelevanceAccuracy(HeatmapMetric):
     group: ClassVar[MetricGroup] = "localization"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         validation.number("marked", self.marked, 0, 1, open_low=True)
 
     @property

@@ -8,32 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustsigma.engine import validation
 from robustsigma.engine.metrics.base import MetricContext
-from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline, baseline_images, target_scores
-from robustsigma.engine.metrics.ranking import TIE_BREAKS, TieBreak
-from robustsigma.engine.scores import SCORES, Score
+from robustsigma.engine.metrics.masked_scores import MaskBaseline, baseline_images, target_scores
+from robustsigma.engine.scores import Score
 
 Endpoint = MaskBaseline | Literal["image"]
 
 AXES = {"prob": "probability of the class", "log_prob": "log-probability of the class", "logit": "logit"}
-
-
-def check_options(step: int | None, tie_break: TieBreak, score: Score = "prob", **baselines: MaskBaseline) -> None:
-    """Raise ValueError for an option of a metric of these curves that cannot be used.
-
-    Args:
-        step: pixels at a time, or None.
-        tie_break: the order of equal pixels.
-        score: score of the target.
-        **baselines: by the name of the option.
-    """
-    for name, value in baselines.items():
-        validation.choice(name, value, MASK_BASELINES)
-    if step is not None:
-        validation.integer("step", step, 1)
-    validation.choice("score", score, SCORES)
-    validation.choice("tie_break", tie_break, TIE_BREAKS)
 
 
 def removed_shares(pixels: int, step: int, device: torch.device) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Reduction
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
-from robustsigma.engine.metrics.masked_scores import MASK_BASELINES, MaskBaseline, baseline_images, target_scores
+from robustsigma.engine.metrics.masked_scores import MaskBaseline, baseline_images, target_scores
 from robustsigma.engine.metrics.ranking import pearson
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.scores import Score, target_score
 
 # Ten fractions from .01 to .9, evenly spaced on a logarithmic axis.
 _FRACTIONS = tuple(round(0.01 * 90 ** (k / 9), 4) for k in range(10))
@@ -48,16 +48,12 @@ class SensitivityN(HeatmapMetric):
     reduction: Reduction = field(default="sum", kw_only=True)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         validation.several("fractions", self.fractions)
-        object.__setattr__(self, "fractions", tuple(self.fractions))
         for share in self.fractions:
             validation.number("fractions", share, 0, 1)
         if not self.fractions or any(not 0 < share < 1 for share in self.fractions):
             raise validation.fail("fractions", "at least one share in (0, 1)", repr(self.fractions))
         validation.integer("subsets", self.subsets, 2)
-        validation.choice("baseline", self.baseline, MASK_BASELINES)
-        validation.choice("score", self.score, SCORES)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:

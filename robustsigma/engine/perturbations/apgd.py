@@ -14,7 +14,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.attack_state import AttackState, keep
 from robustsigma.engine.perturbations.ball import Ball, check_radius, sign, unit
 from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts, by_rank, part_keys
-from robustsigma.engine.perturbations.losses import LOSSES, Loss, attack_loss, mean_gradient
+from robustsigma.engine.perturbations.losses import Loss, attack_loss, mean_gradient
 from robustsigma.engine.perturbations.projections import Norm
 
 _WIDE = ((3, 0.3), (2, 0.3), (1, 0.4))  # radius in units of eps, and fraction of the steps
@@ -80,7 +80,6 @@ class APGD(AttackInParts):
 
     def __post_init__(self) -> None:
         check_radius(self.eps, self.norm)
-        validation.choice("loss", self.loss, LOSSES)
         for name in ("steps", "restarts", "targets", "eot"):
             validation.integer(name, getattr(self, name), 1)
         validation.number("rho", self.rho, 0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,11 +42,8 @@ class AttributionMasked(Perturbation):
     fraction: float = 0.3
 
     def __post_init__(self) -> None:
-        if not isinstance(self.perturbation, Perturbation):
-            raise validation.fail("perturbation", "a Perturbation", repr(self.perturbation))
-        if not isinstance(self.attributor, Attributor):
-            raise validation.fail("attributor", "an Attributor", repr(self.attributor))
-        validation.choice("where", self.where, get_args(Where))
+        validation.instance("perturbation", self.perturbation, Perturbation)
+        validation.instance("attributor", self.attributor, Attributor)
         validation.number("fraction", self.fraction, 0, 1, open_low=True)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -60,7 +60,6 @@ class AutoAttack(AttackInParts):
 
     def __post_init__(self) -> None:
         check_radius(self.eps, self.norm)
-        validation.choice("version", self.version, get_args(Version))
         validation.integer("steps", self.steps, 1)
         validation.integer("queries", self.queries, 1)
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.perturbations.projections import NORMS, Norm, lengths, onto_l1_ball
+from robustsigma.engine.perturbations.projections import Norm, lengths, onto_l1_ball
 
 
-def check_radius(eps: Any, norm: Any, norms: tuple[Norm, ...] = NORMS) -> None:
-    """Raise ValueError unless `norm` is known and `eps` is a radius of it; L-infinity radii above 1 bound nothing."""
-    validation.choice("norm", norm, norms)
+def check_radius(eps: Any, norm: Norm) -> None:
+    """Raise ValueError unless `eps` is a radius of a norm; L-infinity radii above 1 bound nothing."""
     validation.number("eps", eps, 0, *((1,) if norm == "linf" else ()))
 
 

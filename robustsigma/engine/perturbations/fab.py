@@ -13,7 +13,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.attack_state import AttackState, keep
 from robustsigma.engine.perturbations.ball import Ball, check_radius
 from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts, by_rank, part_keys
-from robustsigma.engine.perturbations.projections import DUAL, NORMS, Norm, lengths, onto_hyperplane
+from robustsigma.engine.perturbations.projections import DUAL, Norm, lengths, onto_hyperplane
 
 
 @dataclass
@@ -64,9 +64,7 @@ class FAB(AttackInParts):
     beta: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.eps is None:
-            validation.choice("norm", self.norm, NORMS)
-        else:
+        if self.eps is not None:
             check_radius(self.eps, self.norm)
         for name in ("steps", "restarts", "targets"):
             validation.integer(name, getattr(self, name), 1)

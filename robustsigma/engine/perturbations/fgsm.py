@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,7 +53,6 @@ class FGSM(Perturbation):
 
     def __post_init__(self) -> None:
         validation.number("eps", self.eps, 0, 1)
-        validation.choice("label", self.label, get_args(Label))
         validation.integer("eot", self.eot, 1)
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
@@ -90,7 +89,6 @@ class NFGSM(Perturbation):
     def __post_init__(self) -> None:
         validation.number("eps", self.eps, 0, 1)
         validation.number("k", self.k, 0)
-        validation.choice("label", self.label, get_args(Label))
         validation.integer("eot", self.eot, 1)
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:

@@ -13,7 +13,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Ball
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
 from robustsigma.engine.perturbations.losses import margin, mean_gradient
-from robustsigma.engine.perturbations.projections import DUAL, NORMS, Norm, lengths
+from robustsigma.engine.perturbations.projections import DUAL, Norm, lengths
 
 _STUCK = 1.001  # an estimate of the radius below so many times the last one
 
@@ -45,7 +45,6 @@ class FMN(Perturbation):
     eot: int = 1
 
     def __post_init__(self) -> None:
-        validation.choice("norm", self.norm, NORMS)
         validation.integer("steps", self.steps, 1)
         validation.number("step_size", self.step_size, 0, open_low=True)
         validation.number("gamma", self.gamma, 0, 1)

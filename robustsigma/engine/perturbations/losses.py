@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,6 @@ from torch import Tensor
 from robustsigma.engine.classifier import Classifier
 
 Loss = Literal["ce", "dlr", "dlr-targeted", "margin"]
-LOSSES: tuple[Loss, ...] = get_args(Loss)
 _TINY = 1e-12
 
 

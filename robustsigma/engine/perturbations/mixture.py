@@ -30,8 +30,7 @@ class MixtureComponent(validation.Settings):
     share: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.perturbation, Perturbation):
-            raise validation.fail("perturbation", "a Perturbation", type(self.perturbation).__name__)
+        validation.instance("perturbation", self.perturbation, Perturbation)
         validation.number("share", self.share, 0, 1)
 
 

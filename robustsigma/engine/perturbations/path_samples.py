@@ -36,7 +36,6 @@ class SampleCache(validation.Settings):
 
     def __post_init__(self) -> None:
         validation.integer("max_age", self.max_age, 0)
-        validation.choice("dtype", self.dtype, ("uint8", "float16"))
         if self.most is not None:
             validation.integer("most", self.most, 1)
 
@@ -69,10 +68,8 @@ class SigmaSample(Perturbation):
     unconverged: Literal["keep", "original"] = "keep"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sigma, Sigma):
-            raise validation.fail("sigma", "a Sigma", repr(self.sigma))
+        validation.instance("sigma", self.sigma, Sigma)
         validation.number("fraction", self.fraction, 0, 1)
-        validation.choice("unconverged", self.unconverged, ("keep", "original"))
         validation.optional("cache", self.cache, SampleCache)
 
     def walked(self, seeds: Tensor, offset: float | None = None) -> Tensor:
@@ -115,8 +112,7 @@ class PathEnd(Perturbation):
     attributor: Attributor = field(default_factory=Sigma)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attributor, Attributor):
-            raise validation.fail("attributor", "an Attributor", repr(self.attributor))
+        validation.instance("attributor", self.attributor, Attributor)
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return end points; `converged` and `steps` are those of path 0."""

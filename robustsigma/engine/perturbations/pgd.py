@@ -64,7 +64,7 @@ class PGD(Perturbation):
     eot: int = 1
 
     def __post_init__(self) -> None:
-        check_radius(self.eps, self.norm, ("linf", "l2"))
+        check_radius(self.eps, self.norm)
         validation.integer("steps", self.steps, 1)
         if self.step_size is not None:
             validation.number("step_size", self.step_size, 0, open_low=True)
@@ -76,7 +76,6 @@ class PGD(Perturbation):
                 validation.integer("targeted", self.targeted, 0)
             else:
                 validation.choice("targeted", self.targeted, get_args(Targeted))
-        validation.choice("objective", self.objective, get_args(Objective))
         validation.integer("eot", self.eot, 1)
         if self.objective == "kl" and (self.targeted is not None or self.restarts > 1):
             raise validation.fail("objective", "'ce' with a target or restarts", repr(self.objective))
