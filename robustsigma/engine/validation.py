@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustsigma.engine.serialization import safe_in_checkpoints
+
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels instead")
 _TOLERANCE = 1e-6  # a uint8 -> float -> uint8 round trip may leave the bounds by rounding
 
@@ -75,7 +77,7 @@ class Settings:
     """Base class of frozen dataclasses that hold settings.
 
     Before a class's own checks, fields become `plain`, lists become tuples, what is declared as bool must be one, and
-    what is declared as a `Literal` must be one of its texts.
+    what is declared as a `Literal` must be one of its texts. Checkpoints may hold such settings.
 
     Example:
         >>> FGSM(eps=np.float64(0.1)) == FGSM(eps=0.1)
@@ -84,6 +86,7 @@ class Settings:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        safe_in_checkpoints(cls)
         if "__post_init__" in cls.__dict__:
             check = cls.__dict__["__post_init__"]
 

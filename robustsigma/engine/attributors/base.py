@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from robustsigma.engine import noise, validation
 from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier, as_classifier
-from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.short_repr import ShortRepr
 
 Reduction = Literal["abs_sum", "sum_abs", "sum", "mean"]
@@ -113,10 +112,6 @@ class Attributor(validation.Settings, ABC):
         >>> IntegratedGradients(steps=8)(classifier, torch.rand(2, 3, 4, 4)).heatmap().shape
         torch.Size([2, 4, 4])
     """
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        safe_in_checkpoints(cls)
 
     @property
     def stochastic(self) -> bool:

@@ -18,7 +18,6 @@ from robustsigma.engine.classifier import Classifier, as_classifier
 from robustsigma.engine.perturbations.attack_state import AttackState
 from robustsigma.engine.perturbations.projections import Norm, lengths
 from robustsigma.engine.precision import at_least_single
-from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.short_repr import ShortRepr
 
 Labels = int | Sequence[int] | Tensor
@@ -116,10 +115,6 @@ class Perturbation(validation.Settings, ABC):
         >>> info = SigmaSample()(classifier, images, labels, seed=0, return_info=True)
         >>> info.converged.float().mean()
     """
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        safe_in_checkpoints(cls)
 
     @overload
     def __call__(

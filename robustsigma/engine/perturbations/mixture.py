@@ -10,10 +10,8 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn_rows, uniform_draw
-from robustsigma.engine.serialization import safe_in_checkpoints
 
 
-@safe_in_checkpoints
 @dataclass(frozen=True)
 class MixtureComponent(validation.Settings):
     """One perturbation of a mixture.

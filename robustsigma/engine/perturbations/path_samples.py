@@ -12,10 +12,8 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors import Attributor, Sigma
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed, drawn_rows, uniform_draw
-from robustsigma.engine.serialization import safe_in_checkpoints
 
 
-@safe_in_checkpoints
 @dataclass(frozen=True)
 class SampleCache(validation.Settings):
     """How long training reuses a SIGMA sample.
