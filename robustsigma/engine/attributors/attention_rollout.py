@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.attributors.attention import SelfAttention
-from robustsigma.engine.attributors.attention_hooks import watched
-from robustsigma.engine.attributors.patch_maps import PatchAttributor, check_tokens, no_blocks
+from robustsigma.engine.attributors.patch_maps import PatchAttributor, seen_blocks
 from robustsigma.engine.classifier import Classifier
 
 HeadFusion = Literal["mean", "max", "min"]
@@ -58,23 +57,13 @@ class AttentionRollout(PatchAttributor):
 
     def tokens(self, classifier: Classifier, images: Tensor, target: Tensor) -> Tensor:
         """Return the class token's row; the backward pass checks the network."""
-        first: SelfAttention | None = None
-        product: Tensor | None = None
-
-        def visit(seen: SelfAttention) -> None:
-            nonlocal first, product
-            check_tokens(seen, first, images)
-            layer = torch.cat([self.mix(part.weights()) for (part,) in seen.split()])
-            # A product as the network runs: A_L ... A_2 A_1.
-            first, product = first or seen, layer if product is None else layer @ product
-
         at = images.detach().requires_grad_(True)
-        with watched(classifier.net, visit, detach=True):
+        with seen_blocks(classifier.net, images, detach=True) as blocks:
             logits = classifier(at)
-        if product is None:
-            raise no_blocks()
         _check_token(logits, at)
-        return product[:, 0]
+        layers = (torch.cat([self.mix(part.weights()) for (part,) in block.split()]) for block in blocks)
+        # As the network runs: A_L ... A_2 A_1.
+        return reduce(lambda product, layer: layer @ product, layers)[:, 0]
 
     def mix(self, attention: Tensor) -> Tensor:
         """Return a layer's matrix (B, N, N) from its attention weights (B, heads, N, N)."""

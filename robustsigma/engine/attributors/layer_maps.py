@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
+
+_MOST_PREFIX_TOKENS = 16  # before a grid, fewer than this
 
 
 def layer_of(net: nn.Module, name: str) -> nn.Module:
@@ -26,6 +28,29 @@ def layer_of(net: nn.Module, name: str) -> nn.Module:
         near = validation.near(name, found) or f"; its children are {', '.join(n for n, _ in net.named_children())}"
         raise validation.fail("layer", f"the name of a module of {type(net).__name__}", repr(name) + near)
     return found[name]
+
+
+def prefix_tokens(net: nn.Module) -> int | None:
+    """Return how many tokens a network puts before those of the patches, where it states that as timm's do."""
+    named = (getattr(module, "num_prefix_tokens", None) for module in net.modules())
+    return next((count for count in named if isinstance(count, int)), None)
+
+
+def find_patches(tokens: int, size: tuple[int, int], prefixes: Iterable[int]) -> tuple[int, tuple[int, int]] | None:
+    """Return the first of some numbers of prefix tokens that leaves a grid with the image's proportions, and its sides.
+
+    Args:
+        tokens: number of tokens.
+        size: (H, W) of the image; patches are squares.
+        prefixes: numbers of tokens that may be before the grid.
+    """
+    ratio = size[0] / size[1]
+    for prefix in prefixes:
+        count = max(tokens - prefix, 0)
+        rows, columns = round((count * ratio) ** 0.5), round((count / ratio) ** 0.5)
+        if count and rows * columns == count:
+            return prefix, (rows, columns)
+    return None
 
 
 class Grid:
@@ -42,23 +67,19 @@ class Grid:
 
     def __init__(self, output: Any, size: tuple[int, int], prefix: int | None = None) -> None:
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-        ratio = size[0] / size[1]
-        self.prefix, self.sides = 0, (0, 0)
         if len(shape) == 4:
             # Windows of a Swin transformer have their channels last.
+            ratio = size[0] / size[1]
             last = shape[1] == round(shape[2] * ratio) and shape[2] != round(shape[3] * ratio)
             self.kind = "channels last" if last else "channels first"
             return
         self.kind = "tokens"
-        if len(shape) == 3:
-            for before in range(min(shape[1], 16)) if prefix is None else (prefix,):
-                count = shape[1] - before
-                rows, columns = round((count * ratio) ** 0.5), round((count / ratio) ** 0.5)
-                if count > 0 and rows * columns == count:
-                    self.prefix, self.sides = before, (rows, columns)
-                    return
-        got = f"shape {shape}" if shape else type(output).__name__
-        raise validation.fail("layer", "a module whose output is (B, D, h, w) or a grid of tokens (B, N, D)", got)
+        prefixes = range(_MOST_PREFIX_TOKENS) if prefix is None else (prefix,)
+        found = find_patches(shape[1], size, prefixes) if len(shape) == 3 else None
+        if found is None:
+            got = f"shape {shape}" if shape else type(output).__name__
+            raise validation.fail("layer", "a module whose output is (B, D, h, w) or a grid of tokens (B, N, D)", got)
+        self.prefix, self.sides = found
 
     def unfold(self, output: Tensor) -> Tensor:
         """Return (B, D, h, w)."""
@@ -92,9 +113,7 @@ def grid_of(classifier: Classifier, layer: nn.Module, images: Tensor) -> Grid:
         handle.remove()
     if not seen:
         raise validation.fail("layer", "a module that takes part in the forward pass", "one that does not run")
-    named = [getattr(module, "num_prefix_tokens", None) for module in classifier.net.modules()]
-    prefix = next((count for count in named if isinstance(count, int)), None)
-    return Grid(seen[0], (images.shape[2], images.shape[3]), prefix)
+    return Grid(seen[0], (images.shape[2], images.shape[3]), prefix_tokens(classifier.net))
 
 
 @contextmanager
