@@ -90,7 +90,7 @@ class Classifier(nn.Module):
         self._classes: int | None = None  # of the last pass
         self._depth = 0  # of bodies of `frozen`
         self._given = {"mean": mean is not None, "std": std is not None}
-        self.forwards = self.backwards = 0  # of images in such bodies, so far
+        self.forwards = self.backwards = 0  # of images in such bodies, so far, whoever makes the passes
         parameter = next(net.parameters(), None)
         device = None if parameter is None else parameter.device
         self.mean: Tensor
@@ -141,7 +141,12 @@ class Classifier(nn.Module):
         self._classes = logits.shape[1]
         if self._depth:
             self.forwards += len(images)
+            if logits.requires_grad:
+                logits.register_hook(lambda _: self._count_backward(len(images)))
         return logits
+
+    def _count_backward(self, images: int) -> None:
+        self.backwards += images
 
     def check_target(self, target: Tensor, images: Tensor, name: str = "target") -> None:
         """Raise unless every class index is one of the network's; call inside `frozen()`.
@@ -288,7 +293,6 @@ class Classifier(nn.Module):
         gradients = []
         for place, objective in enumerate(objectives, 1):
             kept = place < len(objectives)
-            self.backwards += len(chunk)
             (gradient,) = torch.autograd.grad(objective(wide, at), chunk, retain_graph=kept, allow_unused=True)
             gradients.append(torch.zeros_like(chunk) if gradient is None else gradient.contiguous())
         return wide.detach(), *gradients

@@ -1,73 +1,71 @@
-"""A network in the hands of other people's code: its passes are counted, and it comes back as it was."""
+"""A network in the hands of other people's code, which comes back as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustsigma.engine.attributors.base import split_passes
+from robustsigma.engine.attributors.base import Attribution, single_point_result, split_passes
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import at_least_single
-
-
-class PassCount:
-    """Number of images that went forward through a network, and whose gradient came back."""
-
-    def __init__(self) -> None:
-        self.forwards = self.backwards = 0
-
-    def observe(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """Count a pass, as a forward hook; return logits in single precision, with a graph where the images have one.
-
-        The gradient of a network whose logits do not depend on the images is zero, not an error.
-        """
-        (images,) = args
-        self.forwards += len(images)
-        logits = at_least_single(output)
-        if torch.is_grad_enabled() and images.requires_grad and not logits.requires_grad:
-            logits = logits + 0 * images.flatten(1).sum(1, keepdim=True)
-        if logits.requires_grad:
-            logits.register_hook(lambda _: self._came_back(len(images)))
-        return logits
-
-    def _came_back(self, images: int) -> None:
-        self.backwards += images
-
-
-Values = Callable[[Tensor, Tensor, Tensor], Tensor]
+from robustsigma.engine.scores import target_score
 
 
 def explain_in_parts(
-    classifier: Classifier, count: PassCount, values: Values, size: int, *tensors: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `values` gives for images, targets and seeds, and the forward and backward passes of each image.
+    classifier: Classifier,
+    values: Callable[[Tensor, Tensor, Tensor], Tensor],
+    size: int,
+    images: Tensor,
+    target: Tensor,
+    logits: Tensor,
+    seeds: Tensor,
+) -> Attribution:
+    """Return the result of other code for some images, with its passes; there is no endpoint, and `drop` is 0.
 
     Args:
         classifier: the network, borrowed.
-        count: number of its passes.
-        values: values of some images.
+        values: from images, targets and seeds to values (B, C, H, W).
         size: most images at once; fewer where the device runs out of memory.
-        tensors: images, targets and seeds.
+        images: (B, C, H, W).
+        target: (B,).
+        logits: (B, K) of the images.
+        seeds: (B,).
     """
 
     def run(images: Tensor, target: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        before = count.forwards, count.backwards
+        before = classifier.forwards, classifier.backwards
         found = values(images, target, seeds)
-        spent = count.forwards - before[0], count.backwards - before[1]
+        spent = classifier.forwards - before[0], classifier.backwards - before[1]
         forwards, backwards = (split_passes(each, len(images), images.device) for each in spent)
         return found, forwards, backwards
 
-    parts = [classifier.chunked(run, *part) for part in zip(*(each.split(size) for each in tensors), strict=True)]
+    rows = zip(*(each.split(size) for each in (images, target, seeds)), strict=True)
+    parts = [classifier.chunked(run, *part) for part in rows]
     found, forwards, backwards = (torch.cat(column) for column in zip(*parts, strict=True))
-    return found, forwards, backwards
+    score = target_score(logits, target, "logit")
+    result = single_point_result(found.to(images.dtype), target, images, score, passes=(1, 0))
+    return replace(result, forwards=1 + forwards, backwards=backwards)
+
+
+def _widened(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Return logits in single precision, with a graph where the images have one, as a forward hook.
+
+    The gradient of a network whose logits do not depend on the images is zero, not an error.
+    """
+    (images,) = args
+    logits = at_least_single(output)
+    if torch.is_grad_enabled() and images.requires_grad and not logits.requires_grad:
+        return logits + 0 * images.flatten(1).sum(1, keepdim=True)
+    return logits
 
 
 @contextmanager
-def borrowed(classifier: Classifier) -> Iterator[PassCount]:
+def borrowed(classifier: Classifier) -> Iterator[None]:
     """Let other code have the classifier in the body, and restore it afterwards, also when the body raises.
 
     Hooks and attributes that the code leaves on modules are removed. Inside, hooks see every pass and every value:
@@ -76,14 +74,14 @@ def borrowed(classifier: Classifier) -> Iterator[PassCount]:
     modules = [module for module in classifier.modules() if not isinstance(module, torch.jit.ScriptModule)]
     before = [(vars(module), {key: _copied(value) for key, value in vars(module).items()}) for module in modules]
     data = [(parameter, parameter.data) for parameter in classifier.parameters()]
-    count, compiled = PassCount(), classifier.compile_passes
+    compiled = classifier.compile_passes
     classifier.compile_passes = False
     try:
         for held, kept in before:
             held.update({key: value for key, value in _PLAIN.items() if kept.get(key)})
             held["_modules"].update({k: m._orig_mod for k, m in kept["_modules"].items() if hasattr(m, "_orig_mod")})
-        classifier.register_forward_hook(count.observe)
-        yield count
+        classifier.register_forward_hook(_widened)
+        yield
     finally:
         for held, kept in before:
             for key in held.keys() - kept.keys():

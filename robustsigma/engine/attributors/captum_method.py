@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines as our_baselines
-from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
+from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.borrowed_network import borrowed, explain_in_parts
 from robustsigma.engine.attributors.captum_adapter import CaptumCall
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor
 from robustsigma.engine.attributors.layer_maps import Grid, as_channels, as_values, grid_of, layer_of, spread
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import key_of, temporary_seed
-from robustsigma.engine.scores import target_score
 
 
 @dataclass(frozen=True, init=False)
@@ -113,16 +112,12 @@ class CaptumMethod(Attributor):
     ) -> Attribution:
         """Return captum's values; the number of passes depends on the method."""
         size = 1 if self._call.draws else max(1, classifier.chunk_for(images) // self._call.copies)
-        with borrowed(classifier) as count, warnings.catch_warnings():
+        with borrowed(classifier), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"captum(\.|$)")  # the network's own warnings stay
             layer = None if self.layer is None else layer_of(classifier.net, self.layer)
             grid = None if layer is None else grid_of(classifier, layer, images)
-            values, forwards, backwards = explain_in_parts(
-                classifier, count, partial(self._values, classifier, layer, grid), size, images, target, seeds
-            )
-        score = target_score(logits, target, "logit")
-        result = single_point_result(values.to(images.dtype), target, images, score, passes=(1, 0))
-        return replace(result, forwards=1 + forwards, backwards=backwards)
+            made = partial(self._values, classifier, layer, grid)
+            return explain_in_parts(classifier, made, size, images, target, logits, seeds)
 
     def _values(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.attributors.base import Attribution, Attributor, single_point_result
+from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.borrowed_network import borrowed, explain_in_parts
 from robustsigma.engine.attributors.layer_maps import as_values
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import key_of, states, temporary_seed
-from robustsigma.engine.scores import target_score
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,8 @@ class FunctionMethod(Attributor):
     ) -> Attribution:
         """Return the function's maps."""
         size = 1 if self.stochastic else classifier.chunk_for(images)
-        with borrowed(classifier) as count:
-            values, forwards, backwards = explain_in_parts(
-                classifier, count, partial(self._maps, classifier), size, images, target, seeds
-            )
-        score = target_score(logits, target, "logit")
-        result = single_point_result(values, target, images, score, passes=(1, 0))
-        return replace(result, forwards=1 + forwards, backwards=backwards)
+        with borrowed(classifier):
+            return explain_in_parts(classifier, partial(self._maps, classifier), size, images, target, logits, seeds)
 
     def _maps(self, classifier: Classifier, images: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
         name = self._name

@@ -60,13 +60,7 @@ class Victim(nn.Module):
             logits: Tensor = classifier(_Contiguous.apply(images))
         except torch.OutOfMemoryError:
             return None
-        if logits.requires_grad:
-            logits.register_hook(lambda gradient: _count(classifier, len(gradient)))
         return logits
-
-
-def _count(classifier: Classifier, images: int) -> None:
-    classifier.backwards += images
 
 
 class _Contiguous(torch.autograd.Function):
