@@ -11,7 +11,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec, Skip
 from robustsigma.engine.metrics.masked_scores import MaskBaseline
 from robustsigma.engine.metrics.ranking import TieBreak, ranks
-from robustsigma.engine.metrics.removal import AXES, removal_curve, removed_shares
+from robustsigma.engine.metrics.removal import AXES, normalized, removal_curve, removed_shares
 from robustsigma.engine.scores import Score
 
 
@@ -71,29 +71,16 @@ class InsertionDeletion(HeatmapMetric):
         }
         skips: dict[str, Tensor] = {}
         if self.normalized:
-            flat = {name: curve[:, -1] <= curve[:, 0] for name, curve in _forward(curves).items()}
-            curves = {name: _normalized(curve, name, flat[name]) for name, curve in curves.items()}
-            skipped = {**flat, "difference": flat["insertion"] | flat["deletion"]}
-            skips = {name: skip.long() * Skip.NO_GAIN for name, skip in skipped.items()}
+            mapped = {name: normalized(curve, name) for name, curve in curves.items()}
+            curves = {name: curve.masked_fill(flat[:, None], torch.nan) for name, (curve, flat) in mapped.items()}
+            skips = {name: flat.long() * Skip.NO_GAIN for name, (_, flat) in mapped.items()}
+            skips["difference"] = torch.maximum(skips["insertion"], skips["deletion"])
         share = removed_shares(order.shape[1], step, order.device)
         areas = {name: torch.trapezoid(curve, share) for name, curve in curves.items()}
+        axis = AXES[self.score] + (", normalized" if self.normalized else "")
         titles = {"insertion": "share of pixels shown", "deletion": "share of pixels taken away"}
         return MetricResult(
             {**areas, "difference": areas["insertion"] - areas["deletion"]},
             skips,
-            {name: Curve(share, curve, titles[name], self._axis()) for name, curve in curves.items()},
+            {name: Curve(share, curve, titles[name], axis) for name, curve in curves.items()},
         )
-
-    def _axis(self) -> str:
-        return AXES[self.score] + (", normalized" if self.normalized else "")
-
-
-def _forward(curves: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the curves from the empty to the full image."""
-    return {"insertion": curves["insertion"], "deletion": curves["deletion"].flip(1)}
-
-
-def _normalized(curve: Tensor, name: str, skip: Tensor) -> Tensor:
-    empty, full = (curve[:, :1], curve[:, -1:]) if name == "insertion" else (curve[:, -1:], curve[:, :1])
-    mapped = (curve - empty) / (full - empty).where(~skip[:, None], torch.ones_like(full))
-    return mapped.masked_fill(skip[:, None], torch.nan)

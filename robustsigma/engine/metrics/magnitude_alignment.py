@@ -19,7 +19,7 @@ from robustsigma.engine.metrics.base import (
 )
 from robustsigma.engine.metrics.masked_scores import MaskBaseline
 from robustsigma.engine.metrics.ranking import TieBreak, ranks
-from robustsigma.engine.metrics.removal import removal_curve, removed_shares
+from robustsigma.engine.metrics.removal import normalized, removal_curve, removed_shares
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,8 @@ class MagnitudeAlignedScore(HeatmapMetric):
         values, curves, skips = {}, {}, {}
         for name, curve in responses.items():
             sign = -1 if name == "insertion" else 1
-            empty, full = (curve[:, :1], curve[:, -1:])[::-sign]
-            no_gain = (full <= empty)[:, 0]
-            response = ((curve - empty) / (full - empty).where(~no_gain[:, None], 1)).clamp(0, 1)
+            response, no_gain = normalized(curve, name)
+            response = response.clamp(0, 1)
             response = response.cummax(1).values if sign < 0 else response.cummin(1).values
             density = shown if sign < 0 else 1 - shown
             aligned = (response + sign * (response - density).abs()).clamp(0, 1)

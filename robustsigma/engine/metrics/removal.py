@@ -22,6 +22,18 @@ def removed_shares(pixels: int, step: int, device: torch.device) -> Tensor:
     return (torch.arange(-(-pixels // step) + 1, device=device, dtype=torch.float64) * step / pixels).clamp(max=1)
 
 
+def normalized(curve: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Return an "insertion" or "deletion" curve (B, n + 1) mapped so that its empty image has 0 and its full one 1.
+
+    Also return whether the full image scores no higher, bool (B,): then the curve has no meaning.
+    """
+    empty, full = curve[:, :1], curve[:, -1:]
+    if name == "deletion":
+        empty, full = full, empty
+    no_gain = full <= empty
+    return (curve - empty) / (full - empty).where(~no_gain, 1), no_gain[:, 0]
+
+
 def removal_curve(
     context: MetricContext, order: Tensor, step: int, first: Endpoint, last: Endpoint, score: Score = "prob"
 ) -> Tensor:
