@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustsigma.engine import validation
-from robustsigma.engine.compiled_passes import compiled, run_compiled
 from robustsigma.engine.network_state import floating_dtypes, is_compiled, logits_of, takes_channels_last
 
 # A batch of fewer elements gains nothing from another order in memory: such passes consist of overhead.
@@ -94,10 +94,16 @@ class NetworkPass:
         return net((images - mean).div_(std))
 
     def _compiled_pass(self, net: nn.Module, images: Tensor) -> Tensor:
+        """Return the logits of a batch that is padded to one of a few sizes, for each of which code is made once."""
         if self._compiled is None:
-            self._compiled = compiled(net)
+            self._compiled = torch.compile(lambda x: logits_of(net(x)), mode="reduce-overhead", dynamic=False)
+        count = len(images)
+        padded = F.pad(images, (0, 0) * 3 + (0, _padded_size(count) - count))
         try:
-            return run_compiled(self._compiled, images)
+            # One code for each size, with and without a gradient; PyTorch's limit is 8.
+            with torch._dynamo.config.patch(recompile_limit=64):
+                # A copy, because the next pass of a CUDA graph writes to the same memory.
+                return self._compiled(padded)[:count].clone()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -120,3 +126,8 @@ class NetworkPass:
         if ordered.requires_grad:  # the backward pass through the normalization is several times faster so
             ordered.register_hook(Tensor.contiguous)
         return ordered
+
+
+def _padded_size(count: int) -> int:
+    """Return a power of two, from 512 on a multiple of 512."""
+    return 1 << (count - 1).bit_length() if count <= 512 else -(-count // 512) * 512
