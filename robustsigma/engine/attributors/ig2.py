@@ -15,6 +15,7 @@ from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import BaselineFn, checked_references, references
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
+from robustsigma.engine.attributors.layer_maps import layer_of
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.precision import at_least_single
 from robustsigma.engine.scores import Score, target_score
@@ -157,12 +158,9 @@ class _Tap(nn.Module):
 
 def layers(classifier: Classifier, layer: str | None) -> list[nn.Module]:
     """Return the named module, or all linear ones, of which the last to run is the default."""
-    named = dict(classifier.net.named_modules())
     if layer is None:
-        return [module for module in named.values() if isinstance(module, nn.Linear)]
-    if layer not in named:
-        raise validation.fail("layer", "the name of a module of the net", repr(layer))
-    return [named[layer]]
+        return [module for module in classifier.net.modules() if isinstance(module, nn.Linear)]
+    return [layer_of(classifier.net, layer)]
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def test_the_representation():
     assert not torch.allclose(early.values, expected.values)
     logits = IG2(REFS, 3, 0.01)(cases.classifier(cases.quadratic()), x, 1)
     assert logits.values.any()
-    with pytest.raises(ValueError, match=r"^layer: expected the name of a module of the net, got 'head'"):
+    with pytest.raises(ValueError, match=r"^layer: expected the name of a module of \w+, got 'head'"):
         IG2(REFS, layer="head")(cases.classifier(), x)
 
 
