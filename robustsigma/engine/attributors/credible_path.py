@@ -121,7 +121,6 @@ class CrediblePath(Attributor):
         shape = (len(self.blurs), self.steps // len(self.blurs))
         if not isinstance(self.alphas, FrozenTensor):
             return noise.uniform(noise.fold(seeds, "credible_path"), shape, images.dtype).sort(dim=2).values
-        self.alphas.check_range("alphas", 0, 1)
         return self.alphas.expanded("alphas", (len(images), *shape), images).sort(dim=2).values
 
     def _search(self, classifier: Classifier, images: Tensor, target: Tensor, goal: Tensor, start: Tensor) -> _Search:

@@ -101,15 +101,13 @@ class ExpectedGradients(Attributor):
 
     def _index(self, size: int, seeds: Tensor) -> Tensor:
         if isinstance(self.index, FrozenTensor):
-            self.index.check_range("index", 0, size - 1)
-            return self.index.expanded("index", (len(seeds), self.draws), seeds)
+            return self.index.expanded("index", (len(seeds), self.draws), seeds, size - 1)
         keys = noise.fold(seeds, "references")
         drawn = noise.uniform(keys, (-(-self.draws // size), size), torch.float32)
         return drawn.argsort(dim=2, stable=True).flatten(1)[:, : self.draws]
 
     def _t(self, images: Tensor, seeds: Tensor) -> Tensor:
         if isinstance(self.t, FrozenTensor):
-            self.t.check_range("t", 0, 1)
             return self.t.expanded("t", (len(images), self.draws), images)
         drawn = noise.uniform(noise.fold(seeds, "t"), (self.draws,), images.dtype)
         if not self.stratified:

@@ -42,19 +42,20 @@ class FrozenTensor:
     def __repr__(self) -> str:
         return f"FrozenTensor({self.tensor.dtype}, shape {tuple(self.tensor.shape)})"
 
-    def expanded(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return the tensor expanded to a shape, with the dtype and device of `like`, or raise for argument `name`."""
+    def expanded(self, name: str, shape: tuple[int, ...], like: Tensor, high: int = 1) -> Tensor:
+        """Return the tensor expanded to a shape, with the dtype and device of `like`.
+
+        Raises:
+            ValueError: for argument `name`, another shape, or values outside [0, high].
+        """
+        least, most = validation.extent(self.tensor)
+        if least < 0 or most > high:
+            raise validation.fail(name, f"values in [0, {high}]", f"[{least:.4g}, {most:.4g}]")
         try:
             return self.tensor.to(like).expand(shape)
         except RuntimeError as error:
             got = f"shape {tuple(self.tensor.shape)}"
             raise validation.fail(name, f"a shape that expands to {shape}", got) from error
-
-    def check_range(self, name: str, low: float, high: float) -> None:
-        """Raise unless all values are in [low, high]."""
-        if float(self.tensor.min()) < low or float(self.tensor.max()) > high:
-            got = f"[{float(self.tensor.min()):.4g}, {float(self.tensor.max()):.4g}]"
-            raise validation.fail(name, f"values in [{low}, {high}]", got)
 
 
 def frozen_tensor(name: str, value: Any, *, floating: bool) -> FrozenTensor | None:
