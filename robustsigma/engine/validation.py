@@ -157,6 +157,15 @@ def mapping(name: str, value: Any) -> None:
         raise fail(name, "a mapping from names", repr(value)[:80])
 
 
+def merged(arguments: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping of arguments and further ones that were given as keywords; raise for one that is given twice."""
+    given = plain({} if arguments is None else arguments)
+    mapping("arguments", given)
+    if twice := given.keys() & keywords.keys():
+        raise fail("arguments", "each to be given once", ", ".join(sorted(twice)))
+    return {**given, **plain(dict(keywords))}
+
+
 def distinct(name: str, values: Iterable[str]) -> None:
     """Raise where two names differ only in case, blanks and underscores: they may be one file, or look alike."""
     seen: dict[str, str] = {}

@@ -76,11 +76,7 @@ class CaptumMethod(Attributor):
         arguments: dict[str, Any] | None = None,
         **keywords: Any,
     ) -> None:
-        given = validation.plain({} if arguments is None else arguments)
-        validation.mapping("arguments", given)
-        if twice := given.keys() & keywords.keys():
-            raise validation.fail("arguments", "each to be given once", ", ".join(sorted(twice)))
-        merged = {key: _frozen(value) for key, value in {**given, **validation.plain(keywords)}.items()}
+        merged = {key: _frozen(value) for key, value in validation.merged(arguments, keywords).items()}
         for key, value in {"name": validation.plain(name), "layer": layer, "arguments": merged}.items():
             object.__setattr__(self, key, value)
         _ = self._call  # raises on a wrong value

@@ -66,20 +66,15 @@ class TorchAttack(Perturbation):
         norm: Norm | Literal["Linf", "L2"] | None = None,
         **keywords: Any,
     ) -> None:
-        arguments = {} if arguments is None else arguments
-        name, given, eps, keywords = map(validation.plain, (name, arguments, eps, keywords))
-        if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-            raise validation.fail("arguments", "a mapping from argument names", repr(arguments))
-        if twice := given.keys() & keywords.keys():
-            raise validation.fail("arguments", "each to be given once", ", ".join(sorted(twice)))
+        name, eps, given = validation.plain(name), validation.plain(eps), validation.merged(arguments, keywords)
         if norm is not None:
             validation.choice("norm", norm, (*torchattacks_adapter.SPELLINGS.values(), *torchattacks_adapter.SPELLINGS))
             norm = torchattacks_adapter.SPELLINGS.get(norm, norm)
         if eps is not None:
             validation.number("eps", eps, 0)
-        if "steps" in {**given, **keywords}:
-            validation.integer("steps", {**given, **keywords}["steps"], 1)
-        fields = {"name": name, "arguments": copy.deepcopy({**given, **keywords}), "eps": eps, "norm": norm}
+        if "steps" in given:
+            validation.integer("steps", given["steps"], 1)
+        fields = {"name": name, "arguments": copy.deepcopy(given), "eps": eps, "norm": norm}
         for key, value in fields.items():
             object.__setattr__(self, key, value)
         torchattacks_adapter.check_arguments(self.name, self.arguments, self.eps)

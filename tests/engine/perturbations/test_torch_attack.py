@@ -269,7 +269,7 @@ def test_leaving_its_own_radius_is_an_error(monkeypatch):
         (lambda: TorchAttack("MultiAttack"), "name: "),
         (lambda: TorchAttack("PGD", {"step": 3}), "arguments: expected of PGD: eps, alpha, steps, .*, got step"),
         (lambda: TorchAttack("PGD", {"model": 3}), "arguments: expected of PGD: .*, got model"),
-        (lambda: TorchAttack("PGD", [3]), r"arguments: expected a mapping from argument names, got \[3\]"),
+        (lambda: TorchAttack("PGD", [3]), r"arguments: expected a mapping from names, got \[3\]"),
         (lambda: TorchAttack("PGD", {"steps": 1}, steps=2), "arguments: expected each to be given once, got steps"),
         (lambda: TorchAttack("PGD", {"eps": 0.1}, eps=0.2), "eps: expected to be given once, .* got 0.2 and 0.1"),
         (
