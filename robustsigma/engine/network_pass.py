@@ -96,7 +96,11 @@ class NetworkPass:
     def _compiled_pass(self, net: nn.Module, images: Tensor) -> Tensor:
         """Return the logits of a batch that is padded to one of a few sizes, for each of which code is made once."""
         if self._compiled is None:
-            self._compiled = torch.compile(lambda x: logits_of(net(x)), mode="reduce-overhead", dynamic=False)
+
+            def logits(x: Tensor) -> Any:
+                return logits_of(net(x))
+
+            self._compiled = torch.compile(logits, mode="reduce-overhead", dynamic=False)
         count = len(images)
         padded = F.pad(images, (0, 0) * 3 + (0, _padded_size(count) - count))
         try:

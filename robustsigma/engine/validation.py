@@ -98,7 +98,7 @@ class Settings:
             cls.__post_init__ = convert_and_check  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if field.name in self.__dict__:
                 found, hint = plain(self.__dict__[field.name]), hints.get(field.name)
@@ -111,11 +111,11 @@ class Settings:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Return the types of a class's fields, or nothing where a name in them cannot be resolved."""
+    """Return the types of a class's fields."""
     try:
         return get_type_hints(kind)
-    except NameError:  # such as of an import for type checkers alone
-        return {}
+    except NameError:  # of a name that is local, or imported for type checkers alone: those of its bases are known
+        return {name: hint for base in kind.__bases__ for name, hint in _hints(base).items()}
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False) -> float:

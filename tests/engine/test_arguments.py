@@ -105,10 +105,16 @@ def test_subclasses_without_checks_are_converted_too():
         factor: float = 1.0
 
     @dataclasses.dataclass(frozen=True)
+    class Unresolved(FGSM):
+        other: Mine | None = None  # a name that only this function knows
+
+    @dataclasses.dataclass(frozen=True)
     class Plain(validation.Settings):
         steps: int = 1
 
     assert type(Mine(factor=np.float64(2)).factor) is float
+    with pytest.raises(ValueError, match="^label: expected one of"):
+        Unresolved(label="zzz")
     assert type(Plain(np.int8(2)).steps) is int
 
 
