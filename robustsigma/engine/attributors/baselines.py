@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustsigma.engine import noise, validation
-from robustsigma.engine.attributors.base import Attributor
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, described, frozen_tensor
-from robustsigma.engine.scores import Score
 
 BaselineName = Literal["black", "white", "mean", "gaussian", "blur"]
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
@@ -24,21 +22,6 @@ BaselineFn = Callable[..., Tensor]  # of images, or of images and seeds
 Baseline = BaselineName | Sequence[BaselineName | BaselineFn | Tensor] | BaselineFn | Tensor
 
 _BLUR_SHARE = 0.1  # standard deviation of the blur baseline, as a share of the image's shorter side
-
-
-class BaselineAttributor(Attributor):
-    """Base class of methods with a `baseline` and a `score`; subclasses are frozen dataclasses with these fields."""
-
-    baseline: Baseline
-    score: Score
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "baseline", checked(self.baseline))
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the baseline depends on the seed."""
-        return is_stochastic(self.baseline)
 
 
 def checked(value: Any) -> Any:

@@ -12,9 +12,9 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution
-from robustsigma.engine.attributors.baselines import Baseline, BaselineAttributor
+from robustsigma.engine.attributors.baselines import Baseline
 from robustsigma.engine.attributors.integrated_gradients import quadrature
-from robustsigma.engine.attributors.straight_line import Line, LineGradients, PathMethod, straight_lines
+from robustsigma.engine.attributors.straight_line import BaselineAttributor, Line, LineGradients
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
 
@@ -104,7 +104,7 @@ class GuidedLine(Line):
 
 
 @dataclass(frozen=True)
-class GuidedIntegratedGradients(BaselineAttributor, PathMethod):
+class GuidedIntegratedGradients(BaselineAttributor):
     """Guided IG: of all features, those of the smallest |dF/dx_i| move first (Kapishnikov et al., 2021, algorithm 1).
 
     The path leads from a baseline to the image in `steps` steps of equal L1 length, with a gradient each, and no
@@ -138,7 +138,7 @@ class GuidedIntegratedGradients(BaselineAttributor, PathMethod):
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> list[Line]:
         """Return the guided path from each baseline, for methods that sum other things along it."""
-        straight = straight_lines(self, classifier, images, target, logits, seeds)
+        straight = super().lines(classifier, images, target, logits, seeds)
         return [GuidedLine(**vars(line), fraction=self.fraction, max_dist=self.max_dist) for line in straight]
 
     def attribute(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.baselines import BaselineAttributor
+from robustsigma.engine.attributors.baselines import Baseline
 from robustsigma.engine.chunks import split_sizes
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
@@ -30,19 +30,33 @@ class PathMethod(Attributor):
         """Return the paths, at the cost of a forward pass each; the classifier is frozen."""
 
 
-def straight_lines(
-    method: BaselineAttributor, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
-) -> list[Line]:
-    """Return the line from each baseline; the arguments are those of `attribute`."""
-    high = target_score(logits, target, method.score).to(images.dtype)
-    lines = []
-    for base in baselines.make(method.baseline, images, seeds, classifier.bounds):
-        low = classifier.score(base, target, method.score).to(images.dtype)
-        lines.append(Line(classifier, images, base, target, method.score, high, low))
-    return lines
+class BaselineAttributor(PathMethod):
+    """Base class of methods with a `baseline` and a `score`; subclasses are frozen dataclasses with these fields."""
+
+    baseline: Baseline
+    score: Score
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baseline", baselines.checked(self.baseline))
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the baseline depends on the seed."""
+        return baselines.is_stochastic(self.baseline)
+
+    def lines(
+        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
+    ) -> list[Line]:
+        """Return the line from each baseline."""
+        high = target_score(logits, target, self.score).to(images.dtype)
+        lines = []
+        for base in baselines.make(self.baseline, images, seeds, classifier.bounds):
+            low = classifier.score(base, target, self.score).to(images.dtype)
+            lines.append(Line(classifier, images, base, target, self.score, high, low))
+        return lines
 
 
-class StraightLineAttributor(BaselineAttributor, PathMethod):
+class StraightLineAttributor(BaselineAttributor):
     """Base class of methods that integrate along the line from each baseline; values are the mean over baselines."""
 
     def attribute(
@@ -51,12 +65,6 @@ class StraightLineAttributor(BaselineAttributor, PathMethod):
         """Return the mean over baselines; besides the passes of the lines, both ends cost one forward pass each."""
         lines = self.lines(classifier, images, target, logits, seeds)
         return mean_over_paths([self.integrate(line) for line in lines], forwards=1 + len(lines))
-
-    def lines(
-        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
-    ) -> list[Line]:
-        """Return the line from each baseline."""
-        return straight_lines(self, classifier, images, target, logits, seeds)
 
     @abstractmethod
     def integrate(self, line: Line) -> Path:
