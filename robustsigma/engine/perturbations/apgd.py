@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robustsigma.engine import validation
+from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.attack_state import AttackState, keep
-from robustsigma.engine.perturbations.ball import Ball, check_radius, sign, unit
-from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts, by_rank, part_keys
+from robustsigma.engine.perturbations.ball import Ball, check_radius
+from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts, by_rank
 from robustsigma.engine.perturbations.losses import Loss, attack_loss, mean_gradient
 from robustsigma.engine.perturbations.projections import Norm
 
@@ -103,7 +103,7 @@ class APGD(AttackInParts):
         aimed = self.loss == "dlr-targeted"
         target = by_rank(state.logits[rows], labels, part // self.restarts) if aimed else labels
         goal = torch.stack([labels, target], 1)
-        keys = part_keys(state, rows, f"apgd {self.loss}", part)
+        keys = noise.fold(state.seeds[rows], f"apgd {self.loss}", part)
         clean, eps = state.images[rows], state.eps[rows]
         wide, taken = _WIDE[0][0] if self.wide_start else 1, 0
         start = Ball(clean, wide * eps, self.norm, classifier.bounds).start_at_surface(keys)
@@ -195,8 +195,7 @@ class APGD(AttackInParts):
         """Return the next points: a step of ascent and, after the first, momentum."""
         if self.norm == "l1":
             return ball.project(walk.point + walk.step * _sparse_direction(walk.gradient, walk.kept))
-        direction = sign(walk.gradient) if self.norm == "linf" else unit(walk.gradient)
-        stepped = ball.project(walk.point + walk.step * direction)
+        stepped = ball.project(walk.point + ball.step(walk.gradient, walk.step))
         if first:
             return stepped
         return ball.project(walk.point + 0.75 * (stepped - walk.point) + 0.25 * (walk.point - walk.previous))

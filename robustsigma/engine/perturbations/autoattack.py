@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce
 from itertools import pairwise
 from typing import Literal
 
@@ -90,8 +89,8 @@ class AutoAttack(AttackInParts):
         """Return the most passes for an image; say it before a run with `AttackCost.minutes`."""
         costs = [attack.cost(classes) for attack in self.attacks.values()]
         # One clean pass for all; against random outputs another pass decides about what each attack found.
-        more = AttackCost(1 if self.version == "rand" else 1 - len(costs), 0)
-        return reduce(AttackCost.__add__, costs, more)
+        more = 1 if self.version == "rand" else 1 - len(costs)
+        return AttackCost(more + sum(each.forwards for each in costs), sum(each.backwards for each in costs))
 
     def run(self, part: int, classifier: Classifier, state: AttackState) -> None:
         """Run one part of one attack."""

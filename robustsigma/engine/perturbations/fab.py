@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustsigma.engine import validation
+from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.attack_state import AttackState, keep
 from robustsigma.engine.perturbations.ball import Ball, check_radius
-from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts, by_rank, part_keys
+from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts, by_rank
 from robustsigma.engine.perturbations.projections import DUAL, Norm, lengths, onto_hyperplane
 
 
@@ -95,7 +95,7 @@ class FAB(AttackInParts):
         target = by_rank(state.logits[rows], labels, rank)
         point = clean
         if restart:
-            keys = part_keys(state, rows, f"fab {self.targeted}", part)
+            keys = noise.fold(state.seeds[rows], f"fab {self.targeted}", part)
             point = Ball(clean, eps, self.norm, classifier.bounds).start_at_surface(keys)
             point = clean + (point - clean) / 2
         walk = _Walk(rows, clean, labels, target, eps, point)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustsigma.engine import noise, validation
+from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.attack_state import AttackState
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
@@ -29,9 +29,6 @@ class AttackCost(NamedTuple):
 
     forwards: int
     backwards: int
-
-    def __add__(self, other: tuple[Any, ...]) -> AttackCost:
-        return AttackCost(self.forwards + other[0], self.backwards + other[1])
 
     def minutes(self, classifier: Classifier, images: Tensor, count: int) -> float:
         """Return how long `count` images take at most, from timed passes of a batch; it runs two of each kind."""
@@ -113,8 +110,3 @@ def by_rank(logits: Tensor, labels: Tensor, rank: int) -> Tensor:
     """Return the class of the highest logit beside the label's for rank 0, the next for rank 1, …; int64 (B,)."""
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.topk(rank + 1, dim=1).indices[:, rank]
-
-
-def part_keys(state: AttackState, rows: Tensor, name: str, part: int) -> Tensor:
-    """Return the seeds of images in a part of an attack, int64."""
-    return noise.fold(state.seeds[rows], name, part)

@@ -11,7 +11,7 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.attack_state import AttackState, keep
 from robustsigma.engine.perturbations.ball import Ball, check_radius
-from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts, part_keys
+from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts
 from robustsigma.engine.perturbations.losses import margin
 from robustsigma.engine.perturbations.projections import Norm, lengths
 
@@ -77,7 +77,7 @@ class Square(AttackInParts):
     def run(self, part: int, classifier: Classifier, state: AttackState) -> None:
         """Run the search."""
         rows = state.left()
-        clean, eps, keys = state.images[rows], state.eps[rows], part_keys(state, rows, "square", part)
+        clean, eps, keys = state.images[rows], state.eps[rows], noise.fold(state.seeds[rows], "square", part)
         start = self._stripes(clean, eps, keys, classifier) if self.norm == "linf" else self._tiles(clean, keys)
         ball = Ball(clean, eps, self.norm, classifier.bounds)
         best = start if self.norm == "linf" else self._into(ball, start)
@@ -190,12 +190,8 @@ class Square(AttackInParts):
         def one(height: int) -> Tensor:
             # Nested boxes around the middle, the k-th of height k^-2 or k^-4: each pixel sums those that hold it.
             count = max(height, side) // 2 + 1
-            sums = (
-                (torch.arange(1, count + 1, dtype=torch.float64) ** (-4 if order == 1 else -2))
-                .flip(0)
-                .cumsum(0)
-                .flip(0)
-            )
+            heights = torch.arange(1, count + 1, dtype=torch.float64) ** (-4 if order == 1 else -2)
+            sums = heights.flip(0).cumsum(0).flip(0)
             away = [(torch.arange(size) - size // 2).abs() for size in (height, side)]
             part = sums[torch.maximum(away[0][:, None], away[1][None])]
             return part / torch.linalg.vector_norm(part, order)
@@ -216,8 +212,7 @@ def _span(drawn: Tensor, side: int, size: int) -> Tensor:
 
 def _mask(drawn: Tensor, side: int, images: Tensor, axis: int) -> Tensor:
     """Return where a window of each image lies along an axis, bool (n, 1, H, 1) or (n, 1, 1, W)."""
-    size = images.shape[axis]
-    start = (drawn * (size - side + 1)).long().clamp(max=size - side)[:, None]
-    places = torch.arange(size, device=drawn.device)
-    inside = (places >= start) & (places < start + side)
+    span = _span(drawn, side, images.shape[axis])
+    places = torch.arange(images.shape[axis], device=drawn.device)
+    inside = (places >= span[:, :1]) & (places <= span[:, -1:])
     return inside[:, None, :, None] if axis == 2 else inside[:, None, None, :]
