@@ -99,19 +99,24 @@ class Pretrained(Settings):
             ValueError: an unknown name, or weights that cannot be downloaded, read or fitted.
             ImportError: a name needs timm or transformers, which is not installed.
         """
+        return self._load(allow)
+
+    def _load(
+        self, allow: Sequence[str], state: State | None = None, outputs: int | None = None
+    ) -> tuple[Classifier, ModelCard]:
+        """Do so; `state` and `outputs` are those of the file of weights where it was read and recognized."""
         stated = None not in (self.mean, self.std, self.geometry)
         known = published(self.name, self.weights, stated=stated)
         if known is not None and self.mean is None and self.weights is None:
             statistics(known, self.arguments)  # an error before weights are downloaded
         kind = None if known is not None or self.weights is None else constructor(self.name)
         names, count = self._names()
-        state = None
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator and overwritten
             if is_lightning(kind) and Path(str(self.weights)).suffix != SUFFIX:
                 module = load_checkpoint(kind, str(self.weights), self.arguments, strict=self.strict, allow=allow)
             else:
-                state = None if self.weights is None else read_state(self.weights)
-                module = self._build(known, count, state)
+                state = read_state(self.weights) if state is None and self.weights is not None else state
+                module = self._build(known, count, state, outputs)
         net = part(module, self.net)
         own = getattr(module, "classifier", None)
         if self.net is None and isinstance(own, Classifier):  # as modules of RobustDataModule have
@@ -138,13 +143,13 @@ class Pretrained(Settings):
         architecture = getattr(net, "architecture", None)
         return classifier, ModelCard(architecture, names, shape, tuple(mean), tuple(std), geometry)
 
-    def _build(self, known: Published | None, count: int | None, state: State | None) -> nn.Module:
+    def _build(self, known: Published | None, count: int | None, state: State | None, outputs: int | None) -> nn.Module:
         architecture = Architecture(
             self.name, padding=self.padding, weights=self.weights or (PUBLISHED if known else None)
         )
         given = {**({} if known is None else known.arguments), **self.arguments}
         if known is not None and state is not None and "num_classes" not in given:
-            found = identify(state, self.name)
+            found = identify(state, self.name) if outputs is None else (self.name, outputs)
             if found is not None and count not in (None, found[1]):
                 raise fail("classes", f"{found[1]}, as many as {self.weights} has outputs", count)
             if found is not None and found[1] != len(known.classes):
@@ -237,8 +242,9 @@ def model(
     if not is_saved(description):
         return Pretrained(str(description), **given).load(allow)
     if read_card(description) is None and "weights" not in given:
-        name, logits = identified(read_state(description, "model"), description)
-        return Pretrained(name, str(description), **{"classes": logits, **given}).load(allow)
+        state = read_state(description, "model")
+        name, outputs = identified(state, description)
+        return Pretrained(name, str(description), **{"classes": outputs, **given})._load(allow, state, outputs)
     if given:
         told = f"no option beside {description}, which says itself how to use it"
         raise fail(next(iter(given)), told, next(iter(given.values())))

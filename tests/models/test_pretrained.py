@@ -19,7 +19,16 @@ from safetensors.torch import save_file
 
 from robustsigma import Classifier
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.models import Architecture, ModelCard, Pretrained, load_model, model, save_model
+from robustsigma.models import (
+    Architecture,
+    ModelCard,
+    Pretrained,
+    load_model,
+    model,
+    pretrained,
+    save_model,
+    weight_files,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*what is published for")
 NAME = "torchvision:squeezenet1_1"
@@ -339,13 +348,16 @@ def test_training_may_start_from_weights_of_other_classes(tmp_path, net):
         fresh(architecture.build, channels=3, classes=5)
 
 
-def test_a_file_of_weights_alone_is_identified_and_guesses_are_stated(tmp_path):
+def test_a_file_of_weights_alone_is_identified_and_guesses_are_stated(tmp_path, monkeypatch):
     own = fresh(torchvision.models.alexnet, num_classes=2)  # the first network that is tried
     torch.save({"state_dict": own.state_dict()}, tmp_path / "mine.pt")
     file, options = str(tmp_path / "mine.pt"), {"mean": (0.5,), "std": (0.25,)}
-    with warnings.catch_warnings():
+    read, reads = weight_files.read_state, []
+    with warnings.catch_warnings(), monkeypatch.context() as patch:
         warnings.simplefilter("error")
+        patch.setattr(pretrained, "read_state", lambda *given: reads.append(given) or read(*given))
         classifier, card = model(file, classes=["ant", "bee"], geometry=ResizeCrop(64), **options)
+    assert len(reads) == 1
     assert (card.classes, card.shape, card.mean) == (("ant", "bee"), (3, 64, 64), (0.5,))
     torch.testing.assert_close(logits(classifier), logits(Classifier(own, **options)), rtol=0, atol=0)
     named = Pretrained("torchvision:alexnet", weights=file)
