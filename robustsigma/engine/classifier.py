@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from weakref import WeakSet
 
 import torch
@@ -18,13 +18,6 @@ from robustsigma.engine.network_state import evaluating, gathered, locked, logit
 from robustsigma.engine.precision import at_least_single, tf32
 from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import fail, integer, target_range
-
-
-class Bounds(NamedTuple):
-    """The valid pixel range."""
-
-    low: float
-    high: float
 
 
 class Classifier(nn.Module):
@@ -59,7 +52,7 @@ class Classifier(nn.Module):
         torch.Size([4, 10])
     """
 
-    bounds = Bounds(0.0, 1.0)
+    bounds = (0.0, 1.0)  # the valid pixel range
 
     def __init__(
         self,

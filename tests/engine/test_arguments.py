@@ -113,7 +113,7 @@ def test_subclasses_without_checks_are_converted_too():
         steps: int = 1
 
     assert type(Mine(factor=np.float64(2)).factor) is float
-    with pytest.raises(ValueError, match="^label: expected one of"):
+    with pytest.raises(ValueError, match=r"^label: expected one of"):
         Unresolved(label="zzz")
     assert type(Plain(np.int8(2)).steps) is int
 

@@ -54,10 +54,7 @@ class RandomAttribution(Attributor):
         >>> RandomAttribution()(classifier, images, seed=0).heatmap()
     """
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether other seeds give other values: nothing else does."""
-        return True
+    stochastic = True
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor

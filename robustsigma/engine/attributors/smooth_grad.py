@@ -36,16 +36,12 @@ class SmoothGrad(Attributor):
     attributor: Attributor = field(default_factory=Gradient)
     samples: int = 25
     std: float = 0.15
+    stochastic = True
 
     def __post_init__(self) -> None:
         validation.instance("attributor", self.attributor, Attributor)
         validation.integer("samples", self.samples, 1)
         validation.number("std", self.std, 0, open_low=True)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether other seeds may give other values: they always do."""
-        return True
 
     def attribute(
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor

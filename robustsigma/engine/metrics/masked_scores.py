@@ -70,7 +70,7 @@ def target_scores(context: MetricContext, count: int, make: Callable[[Tensor, Te
 def _make(name: MaskBaseline, context: MetricContext) -> Tensor:
     images, bounds = context.images, context.classifier.bounds
     if name == "black":
-        return torch.full_like(images, bounds.low)
+        return torch.full_like(images, bounds[0])
     mean = context.classifier.mean.to(images).clamp(*bounds).expand(images.shape[1], 1, 1)
     if name == "mean":
         return mean.expand_as(images).contiguous()

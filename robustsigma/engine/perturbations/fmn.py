@@ -57,8 +57,8 @@ class FMN(Perturbation):
         change, nearest, found = torch.zeros_like(images), whole, images
         radius, misled = torch.full_like(whole, torch.inf), torch.zeros_like(labels, dtype=torch.bool)
         for step in range(self.steps):
-            fall = (1 + math.cos(math.pi * step / self.steps)) / 2
-            size, gamma = (first * (least + (1 - least) * fall) for first, least in self._schedule)
+            fall = (1 + math.cos(math.pi * step / self.steps)) / 2  # from 1 to 0
+            size, gamma = self.step_size * (0.01 + 0.99 * fall), self.gamma * (0.02 + 0.98 * fall)
             length = lengths(change, self.norm)
             logits, gradient = mean_gradient(classifier, lambda z, y: -margin(z, y), images + change, labels, self.eot)
             if not bool(logits.isnan().any().logical_not() & gradient.isfinite().all()):
@@ -78,8 +78,3 @@ class FMN(Perturbation):
             ball = Ball(images, radius.view(-1, 1, 1, 1), self.norm, classifier.bounds)
             change = ball.project(images + change + size * gradient / slope) - images
         return Perturbed.plain(found)
-
-    @property
-    def _schedule(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Length of a step and change of the radius: the first value and the last in units of it."""
-        return (self.step_size, 0.01), (self.gamma, 0.02)

@@ -54,10 +54,7 @@ class AttackInParts(Perturbation):
         True
     """
 
-    @property
-    def in_parts(self) -> bool:
-        """True."""
-        return True
+    in_parts = True
 
     @abstractmethod
     def parts(self, classes: int) -> int:

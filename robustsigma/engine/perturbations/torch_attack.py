@@ -57,6 +57,7 @@ class TorchAttack(Perturbation):
     arguments: dict[str, Any] = field(default_factory=dict, hash=False)
     eps: float | None = None
     norm: Norm | None = None
+    batch_dependent = True  # all images of a batch share one stream of random numbers
 
     def __init__(
         self,
@@ -81,11 +82,6 @@ class TorchAttack(Perturbation):
         self._build(
             torchattacks_adapter.Victim(None, torch.device("cpu")), classes=10, seed=0
         )  # raises on a wrong value
-
-    @property
-    def batch_dependent(self) -> bool:
-        """True: all images of a batch share one stream of random numbers."""
-        return True
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images; the number of passes depends on the attack."""
