@@ -23,41 +23,28 @@ T = TypeVar("T")
 
 
 class Skip(enum.IntEnum):
-    """Why an image has no value."""
+    """Why an image has no value; `reason` says it in words."""
 
-    NO = 0
-    LOW_CONFIDENCE = 1
-    NO_INFORMATION = 2
-    BLUR_EXPLAINS = 3
-    NO_VARIANCE = 4
-    EMPTY_MASK = 5
-    NO_DROP = 6
-    ONE_PATH = 7
-    NOT_STOCHASTIC = 8
-    NO_GAIN = 9
-    NOT_FINITE = 10
-    NOT_MEASURED = 11
+    reason: str
 
-    @property
-    def reason(self) -> str:
-        """The reason in words."""
-        return _REASONS[self]
+    def __new__(cls, value: int, reason: str = "") -> Skip:
+        """Return the member of a number."""
+        member = int.__new__(cls, value)
+        member._value_, member.reason = value, reason
+        return member
 
-
-_REASONS = {
-    Skip.NO: "has a value",
-    Skip.LOW_CONFIDENCE: "the network's confidence is too low",
-    Skip.NO_INFORMATION: "blurred, the image compresses no better",
-    Skip.BLUR_EXPLAINS: "blurred, the image keeps its score",
-    Skip.NO_VARIANCE: "one of the two sides does not vary",
-    Skip.EMPTY_MASK: "the object is not annotated",
-    Skip.NO_DROP: "the method has no path along which the score drops",
-    Skip.ONE_PATH: "the method has one path",
-    Skip.NOT_STOCHASTIC: "the method uses no random numbers",
-    Skip.NO_GAIN: "the full image scores no higher than the empty one",
-    Skip.NOT_FINITE: "a score or the value is not finite",
-    Skip.NOT_MEASURED: "not measured, as the maps were made elsewhere",
-}
+    NO = 0, "has a value"
+    LOW_CONFIDENCE = 1, "the network's confidence is too low"
+    NO_INFORMATION = 2, "blurred, the image compresses no better"
+    BLUR_EXPLAINS = 3, "blurred, the image keeps its score"
+    NO_VARIANCE = 4, "one of the two sides does not vary"
+    EMPTY_MASK = 5, "the object is not annotated"
+    NO_DROP = 6, "the method has no path along which the score drops"
+    ONE_PATH = 7, "the method has one path"
+    NOT_STOCHASTIC = 8, "the method uses no random numbers"
+    NO_GAIN = 9, "the full image scores no higher than the empty one"
+    NOT_FINITE = 10, "a score or the value is not finite"
+    NOT_MEASURED = 11, "not measured, as the maps were made elsewhere"
 
 
 @dataclass(frozen=True)
