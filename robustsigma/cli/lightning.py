@@ -93,14 +93,6 @@ class _CLI(LightningCLI):
             version = int(number) if number.isdecimal() else folder.name
             self.trainer.logger = TensorBoardLogger(logger.save_dir, logger.name, version)
 
-    def before_validate(self) -> None:
-        """Find the checkpoint to validate."""
-        self._find_last()
-
-    def before_test(self) -> None:
-        """Find the checkpoint to test."""
-        self._find_last()
-
     def _find_last(self) -> Path | None:
         """Replace `ckpt_path` "last" by the newest last checkpoint of this training's folder, and return it.
 
@@ -118,6 +110,8 @@ class _CLI(LightningCLI):
         verb = "resumes from" if self.subcommand == "fit" else "uses"
         print(f"{verb} {found}" if found else f"no {_LAST}.ckpt below {root}: starts from scratch")
         return found
+
+    before_validate = before_test = _find_last
 
 
 def _keeps_last(callback: Any) -> bool:
