@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from itertools import pairwise
 from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -149,6 +150,16 @@ def several(name: str, value: Any) -> None:
     """Raise unless `value` is a list or a tuple."""
     if not isinstance(value, (list, tuple)):
         raise fail(name, "a list", repr(value)[:80])
+
+
+def shares(name: str, values: Any, *, inside: bool = False, increasing: bool = False) -> None:
+    """Raise unless `values` is a list of numbers in [0, 1], at least one; (0, 1) if `inside`; in `increasing` order."""
+    several(name, values)
+    for value in values:
+        number(name, value, 0, 1)
+    if not values or (inside and {0, 1} & {*values}) or (increasing and any(a >= b for a, b in pairwise(values))):
+        expected = f"at least one number in {'(0, 1)' if inside else '[0, 1]'}{', increasing' if increasing else ''}"
+        raise fail(name, expected, repr(values))
 
 
 def mapping(name: str, value: Any) -> None:

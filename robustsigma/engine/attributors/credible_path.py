@@ -82,11 +82,7 @@ class CrediblePath(Attributor):
     alphas: Tensor | FrozenTensor | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.blurs, Sequence) or not self.blurs:
-            raise validation.fail("blurs", "at least one number", repr(self.blurs))
-        object.__setattr__(self, "blurs", tuple(self.blurs))
-        for each in self.blurs:
-            validation.number("blurs", each, 0, 1)
+        validation.shares("blurs", self.blurs)
         validation.integer("steps", self.steps, len(self.blurs))
         validation.number("step_size", self.step_size, 0, 1, open_low=True)
         validation.number("gap", self.gap, 0, 0.25)

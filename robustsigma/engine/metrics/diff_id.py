@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -51,12 +50,7 @@ class DiffID(AttributionMetric):
     reduction: Reduction = field(default="abs_sum", kw_only=True)
 
     def __post_init__(self) -> None:
-        validation.several("ratios", self.ratios)
-        for ratio in self.ratios:
-            validation.number("ratios", ratio, 0, 1)
-        ends = (0, *self.ratios, 1)
-        if len(ends) < 3 or any(low >= high for low, high in pairwise(ends)):
-            raise validation.fail("ratios", "at least one share in (0, 1), increasing", repr(self.ratios))
+        validation.shares("ratios", self.ratios, inside=True, increasing=True)
 
     @property
     def quantities(self) -> tuple[MetricSpec, ...]:

@@ -46,10 +46,8 @@ class Infidelity(HeatmapMetric):
 
     def __post_init__(self) -> None:
         validation.integer("samples", self.samples, 1)
-        validation.several("sides", self.sides)
-        for side in self.sides:
-            validation.number("sides", side, 0, 1, open_low=True)
-        if len(self.sides) != 2 or not 0 < self.sides[0] <= self.sides[1] <= 1:
+        validation.shares("sides", self.sides)
+        if len(self.sides) != 2 or not 0 < self.sides[0] <= self.sides[1]:
             raise validation.fail("sides", "two shares in (0, 1], the smaller first", repr(self.sides))
 
     @property

@@ -82,11 +82,7 @@ class PerformanceInformation(HeatmapMetric):
     tie_break: TieBreak = "random"
 
     def __post_init__(self) -> None:
-        validation.several("thresholds", self.thresholds)
-        for threshold in self.thresholds:
-            validation.number("thresholds", threshold, 0, 1)
-        if not self.thresholds or any(np.diff(self.thresholds) <= 0):
-            raise validation.fail("thresholds", "at least one number, increasing", repr(self.thresholds))
+        validation.shares("thresholds", self.thresholds, increasing=True)
         validation.number("mask_fraction", self.mask_fraction, 0, 1)
         validation.number("min_confidence", self.min_confidence, 0, 1)
 

@@ -48,11 +48,7 @@ class SensitivityN(HeatmapMetric):
     reduction: Reduction = field(default="sum", kw_only=True)
 
     def __post_init__(self) -> None:
-        validation.several("fractions", self.fractions)
-        for share in self.fractions:
-            validation.number("fractions", share, 0, 1)
-        if not self.fractions or any(not 0 < share < 1 for share in self.fractions):
-            raise validation.fail("fractions", "at least one share in (0, 1)", repr(self.fractions))
+        validation.shares("fractions", self.fractions, inside=True)
         validation.integer("subsets", self.subsets, 2)
 
     @property
