@@ -25,17 +25,13 @@ class SignAscent:
         """Return the false class's score."""
         return target_score(outputs, self.false[rows], self.score)
 
-    def direction(self, outputs: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient's sign, and whether the false class is predicted, which ends the path."""
-        return gradient.sign(), self.is_done(outputs, rows)
+    def step(self, outputs: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a step along the gradient's sign, and whether the false class is predicted, which ends the path."""
+        return self.step_size * gradient.sign(), self.is_done(outputs, rows)
 
     def is_done(self, outputs: Tensor, rows: Tensor) -> Tensor:
         """Return whether the false class is predicted."""
         return outputs.argmax(1) == self.false[rows]
-
-    def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
-        """Step from the point and clip into range."""
-        return (points + self.step_size * direction).clamp(*self.classifier.bounds)
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,6 @@ class GuidedIntegratedGradients(BaselineAttributor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.integer("steps", self.steps, 1)
         validation.number("fraction", self.fraction, 0, 1)
         validation.number("max_dist", self.max_dist, 0, 1)
 

@@ -27,14 +27,11 @@ class Guide(Protocol):
     def guiding_score(self, outputs: Tensor, rows: Tensor) -> Tensor:
         """Return the score (N,) that the walk climbs."""
 
-    def direction(self, outputs: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the direction (N, C, H, W), from that score's gradient, and whether the row's path ends here, (N,)."""
+    def step(self, outputs: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the step (N, C, H, W), from that score's gradient, and whether the row's path ends here, (N,)."""
 
     def is_done(self, outputs: Tensor, rows: Tensor) -> Tensor:
         """Return whether a row without steps left has converged, (N,)."""
-
-    def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
-        """Return the next points, in range."""
 
 
 class GuidedWalk:
@@ -80,7 +77,7 @@ class GuidedWalk:
             outputs, guiding, gradient = guide.classifier.gradients_of(
                 (lambda z, at: guide.guiding_score(z, at).sum(), lambda z, at: self._scores(z, at).sum()), points, rows
             )
-            direction, ended = guide.direction(outputs, guiding.to(points.dtype), rows)
+            change, ended = guide.step(outputs, guiding.to(points.dtype), rows)
             self._record(rows, step, outputs)
             self.backwards[rows] += 2
             self.done[rows] = ended
@@ -89,19 +86,19 @@ class GuidedWalk:
             if len(kept) == 0:
                 return
             if len(kept) < len(rows):
-                rows, points, direction, gradient = (t[kept] for t in (rows, points, direction, gradient))
-            new = guide.advance(points, direction, rows)
-            delta = self.displacement(rows, points, new)
-            self.values.index_add_(0, rows, gradient.to(delta.dtype) * delta)
+                rows, points, change, gradient = (t[kept] for t in (rows, points, change, gradient))
+            origin = self.origin(rows, points)
+            new = (origin + change).clamp(*guide.classifier.bounds)
+            self.values.index_add_(0, rows, gradient.to(new.dtype) * (origin - new))
             self.ends[rows] = new
             self.steps[rows] += 1
         outputs = guide.classifier.logits(self.ends[rows])
         self._record(rows, steps, outputs)
         self.done[rows] = guide.is_done(outputs, rows)
 
-    def displacement(self, rows: Tensor, points: Tensor, new: Tensor) -> Tensor:
-        """Return the change (N, C, H, W) that a step's gradient is multiplied by."""
-        return points - new
+    def origin(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Return where the steps from points (N, C, H, W) begin."""
+        return points
 
     def _scores(self, outputs: Tensor, rows: Tensor) -> Tensor:
         """Return F (N,) of the rows' points."""

@@ -86,7 +86,6 @@ class IDG(StraightLineAttributor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.integer("steps", self.steps, 1)
         if self.intervals is not None:
             validation.integer("intervals", self.intervals, 1)
 

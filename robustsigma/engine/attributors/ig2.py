@@ -42,8 +42,8 @@ class FeatureApproach:
         """Return minus the squared distance to the row's reference."""
         return target_score(outputs, self.classes + self.reference[rows], "logit")
 
-    def direction(self, outputs: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient of length 1, and whether the path ends here."""
+    def step(self, outputs: Tensor, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a step of `step_size` in the root mean square along the gradient, and whether the path ends here."""
         now = self.guiding_score(outputs, rows).to(self.best.dtype)
         length = gradient.flatten(1).norm(dim=1)
         ended = length <= _LEAST_LENGTH
@@ -51,16 +51,11 @@ class FeatureApproach:
             ended |= now <= self.best[rows]
         self.best[rows] = now
         length = torch.where(length > _LEAST_LENGTH, length, torch.inf)
-        return gradient / length.reshape(_PER_IMAGE), ended
+        return self.step_size * gradient[0].numel() ** 0.5 * (gradient / length.reshape(_PER_IMAGE)), ended
 
     def is_done(self, outputs: Tensor, rows: Tensor) -> Tensor:
         """Return True: a path may use all its steps."""
         return torch.ones_like(rows, dtype=torch.bool)
-
-    def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
-        """Step by `step_size` for each feature in the root mean square, clipped into range."""
-        length = self.step_size * points[0].numel() ** 0.5
-        return (points + length * direction).clamp(*self.classifier.bounds)
 
 
 @dataclass(frozen=True)

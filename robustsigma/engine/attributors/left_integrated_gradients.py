@@ -44,7 +44,6 @@ class LeftIntegratedGradients(StraightLineAttributor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.integer("steps", self.steps, 1)
         validation.number("fraction", self.fraction, 0, 1, open_low=True)
 
     def integrate(self, line: Line) -> Path:

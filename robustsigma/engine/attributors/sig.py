@@ -62,7 +62,6 @@ class SIG(StraightLineAttributor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.integer("steps", self.steps, 1)
         validation.number("overlap", self.overlap, 0, 1, open_low=True)
 
     def lines(

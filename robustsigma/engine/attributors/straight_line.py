@@ -10,6 +10,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Baseline
@@ -38,6 +39,7 @@ class BaselineAttributor(PathMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "baseline", baselines.checked(self.baseline))
+        validation.integer("steps", self.steps, 1)
 
     @property
     def stochastic(self) -> bool:

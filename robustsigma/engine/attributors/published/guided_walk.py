@@ -16,21 +16,10 @@ from robustsigma.engine.classifier import Classifier
 
 
 class _FromImage(GuidedWalk):
-    """Multiplies each step's gradient by the step's whole distance from the image."""
-
-    def displacement(self, rows: Tensor, points: Tensor, new: Tensor) -> Tensor:
-        return self.images[self.image_of[rows]] - new
-
-
-class _AscentFromImage(SignAscent):
     """Takes every step from the image, not from where the path stands."""
 
-    def __init__(self, classifier: Classifier, false: Tensor, step_size: float, origin: Tensor) -> None:
-        super().__init__(classifier, false, step_size, "prob")
-        self.origin = origin
-
-    def advance(self, points: Tensor, direction: Tensor, rows: Tensor) -> Tensor:
-        return super().advance(self.origin[rows], direction, rows)
+    def origin(self, rows: Tensor, points: Tensor) -> Tensor:
+        return self.images[self.image_of[rows]]
 
 
 @dataclass(frozen=True)
@@ -50,8 +39,7 @@ class AuthorsAGI(AGI):
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, false: Tensor
     ) -> GuidedWalk:
         walk = _FromImage(images, target, logits, false != target[:, None], self.score)
-        origin = images.repeat_interleave(false.shape[1], 0)
-        walk.run(_AscentFromImage(classifier, false.flatten(), self.step_size, origin), self.steps)
+        walk.run(SignAscent(classifier, false.flatten(), self.step_size, "prob"), self.steps)
         return walk
 
     def _drawn(self, count: int, target: Tensor, seeds: Tensor, classes: int) -> Tensor:
