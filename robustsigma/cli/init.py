@@ -98,7 +98,7 @@ class _Model(NamedTuple):
     weights: str | None
     logits: int | None  # None if unknown
     known: Published | None
-    states_statistics: bool  # whether `evaluate` finds mean and std by itself
+    statistics: Any  # mean and std, where `evaluate` finds them by itself
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -119,8 +119,10 @@ def run(verb: str, arguments: list[str]) -> None:
     folder = f"runs/{Path(found.data).resolve().stem}"
     command = shlex.join(["robustsigma", "evaluate", "--config", str(out), *allowed, "--out", folder])
     text = _settings(dataset, model, shlex.join(["robustsigma", verb, *arguments]), command)
-    parsed = PRESETS.parse("evaluate", "", folder, ["--config", text, *allowed])
-    resolve_settings(parsed.settings)  # what is written can be run
+    settings = PRESETS.parse("evaluate", "", folder, ["--config", text, *allowed]).settings
+    if model is not None and model.statistics is not None:  # so that the weights are not read again
+        settings = replace(settings, mean=model.statistics[0], std=model.statistics[1])
+    resolve_settings(settings)  # what is written can be run
     write_atomically(out, text.encode())
     print(f"{out} is written. Read its comments, then run:\n  {command}")
 
@@ -186,18 +188,19 @@ def _model(found: Any) -> _Model | None:
         check_model("model", name, found.allow)
         known = published(name)
         if known is None:  # your code, which returns a network with its weights
-            return _Model(name, None, None, None, False)
-        return _Model(name, PUBLISHED, len(known.classes), known, known.mean is not None)
+            return _Model(name, None, None, None, None)
+        statistics = None if known.mean is None else (known.mean, known.std)
+        return _Model(name, PUBLISHED, len(known.classes), known, statistics)
     if weights is None:
         name, weights = None, name
     else:
         check_model("model", name, found.allow)
     card = read_card(weights, "model")
     if card is not None and card.architecture is not None:
-        return _Model(card.architecture.name, weights, len(card.classes), None, True)
+        return _Model(card.architecture.name, weights, len(card.classes), None, (card.mean, card.std))
     state = read_state(weights, "model")
     name, logits = identified(state, weights) if name is None else identify(state, name) or (name, None)
-    return _Model(name, weights, logits, published(name), stored_statistics(state) is not None)
+    return _Model(name, weights, logits, published(name), stored_statistics(state))
 
 
 def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: str, command: str) -> str:
@@ -227,7 +230,7 @@ def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: 
     if model and model.weights:
         architecture["weights"] = model.weights
     statistics = ""
-    if model and not model.states_statistics:
+    if model and model.statistics is None:
         mean, std = (known.mean, known.std) if known and known.mean else _IMAGENET
         statistics = _STATISTICS.format(mean=_flow(mean), std=_flow(std))
     retraining = _RETRAINING.format(eps=eps)
