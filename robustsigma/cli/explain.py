@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -63,14 +63,6 @@ def run(verb: str, arguments: list[str]) -> None:
     single.add_argument("--allow", type=str, action="append", default=[])
     allow = [part for name in found.allow for part in ("--allow", name)]
     _Explainer(found, made, [made.method, *(parse(single, [*by_alias(m), *allow])[1].method for m in others)]).run()
-
-
-class _Attributed(NamedTuple):
-    """An attribution; for SIGMA also the probabilities (B, K) of its samples, and its walks if they are drawn."""
-
-    result: Attribution
-    ends: Tensor | None
-    walks: list[tuple[Tensor, Tensor]]
 
 
 class _Explainer:
@@ -150,48 +142,23 @@ class _Explainer:
         predicted = probabilities.argmax(1)
         target = predicted if self.target is None else torch.full_like(predicted, self.target)
         other = None if self.contrast == int(target[0]) else self.contrast
-        results = [self._attribute(method, x, target, other) for method in self.methods]
+        made = [self._attributed(method, x, target, other) for method in self.methods]
         for row, path in enumerate(paths):
-            index = int(target[row])
-            found = [
-                self._made(method, made, row, index, other) for method, made in zip(self.methods, results, strict=True)
-            ]
+            found = [of_images[row] for of_images in made]
             entry = {
                 "model": self.model,
                 "predicted": self._ranked(probabilities[row]),
-                "explained": self._class(probabilities[row], index),
+                "explained": self._class(probabilities[row], target[row]),
                 "contrast": None if other is None else self.card.classes[other],
                 "maps": [record for record, _ in found],
             }
             self.folder.save(path, entry, [files for _, files in found])
 
-    def _made(
-        self, method: Attributor, made: _Attributed, row: int, target: int, other: int | None
-    ) -> tuple[dict[str, Any], MapFiles]:
-        """Return what is known of a method's map of an image, and what belongs into files."""
-        result, ends, walks = made
-        record = {
-            "method": type(method).__name__,
-            "settings": describe(method),
-            "seed": self.seed,
-            **_numbers(result, row),
-        }
-        values = result.values[row].float().cpu().numpy()
-        if ends is None:
-            return record, MapFiles(values)
-        record["sample_predicted"] = self._class(ends[row], int(ends[row].argmax()))
-        record["sample_explained"] = self._class(ends[row], target)
-        walk = None
-        if self.walk is not None:
-            draw, suffix = _WALKS[self.walk]
-            points, curve = walks[row]
-            name = self.card.classes[target] + ("" if other is None else f" rather than {self.card.classes[other]}")
-            walk = (draw(points.cpu().double().numpy(), curve.tolist(), name), suffix)
-        return record, MapFiles(values, result.endpoint[row].cpu(), walk)
-
-    def _attribute(self, method: Attributor, x: Tensor, target: Tensor, other: int | None) -> _Attributed:
-        seeds = noise.seeds(self.seed, x)
-        walks = []
+    def _attributed(
+        self, method: Attributor, x: Tensor, target: Tensor, other: int | None
+    ) -> list[tuple[dict[str, Any], MapFiles]]:
+        """Return, for each image, what is known of a method's map, and what belongs into files."""
+        seeds, walks = noise.seeds(self.seed, x), []
         with nullcontext() if other is None else contrasted(self.classifier, int(target[0]), other):
             at = target if other is None else torch.zeros_like(target)
             result = method(self.classifier, x, at, seed=seeds)
@@ -199,10 +166,26 @@ class _Explainer:
                 with self.classifier.frozen():
                     rows = zip(x.split(1), at.split(1), seeds.split(1), strict=True)
                     walks = [method.path(self.classifier, *row) for row in rows]
+        about = {"method": type(method).__name__, "settings": describe(method), "seed": self.seed}
+        records = [{**about, **_numbers(result, row)} for row in range(len(x))]
+        maps = result.values.float().cpu().numpy()
         if not isinstance(method, Sigma):
-            return _Attributed(result, None, walks)
+            return [(record, MapFiles(values)) for record, values in zip(records, maps, strict=True)]
         with self.classifier.frozen():
-            return _Attributed(result, self.classifier.logits(result.endpoint).softmax(1), walks)
+            ends = self.classifier.logits(result.endpoint).softmax(1)
+        files = []
+        for row, record in enumerate(records):
+            record["sample_predicted"] = self._class(ends[row], ends[row].argmax())
+            record["sample_explained"] = self._class(ends[row], target[row])
+            walk = self._drawn(*walks[row], int(target[row]), other) if walks else None
+            files.append(MapFiles(maps[row], result.endpoint[row].cpu(), walk))
+        return list(zip(records, files, strict=True))
+
+    def _drawn(self, points: Tensor, curve: Tensor, target: int, other: int | None) -> tuple[bytes, str]:
+        """Return the file of a walk and its suffix."""
+        draw, suffix = _WALKS[self.walk]
+        name = self.card.classes[target] + ("" if other is None else f" rather than {self.card.classes[other]}")
+        return draw(points.cpu().double().numpy(), curve.tolist(), name), suffix
 
     def _announce(self, seconds: float) -> None:
         """State how long the first picture may take, from the seconds of a forward pass of one image."""
