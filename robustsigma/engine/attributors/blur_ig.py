@@ -10,8 +10,7 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution
-from robustsigma.engine.attributors.curve import Curve
-from robustsigma.engine.attributors.straight_line import Line, PathMethod, mean_over_paths
+from robustsigma.engine.attributors.straight_line import Curve, Line, PathMethod, mean_over_paths
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
 

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.baselines import Baseline
-from robustsigma.engine.attributors.curve import Curve
-from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
+from robustsigma.engine.attributors.straight_line import Curve, Line, Path, StraightLineAttributor
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score
 
