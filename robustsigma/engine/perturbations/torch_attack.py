@@ -16,7 +16,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import key_of, temporary_seed
 from robustsigma.engine.perturbations import torchattacks_adapter
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
-from robustsigma.engine.perturbations.projections import Norm
+from robustsigma.engine.perturbations.projections import Norm, lengths
 
 
 @dataclass(frozen=True, init=False)
@@ -79,9 +79,7 @@ class TorchAttack(Perturbation):
         for key, value in fields.items():
             object.__setattr__(self, key, value)
         torchattacks_adapter.check_arguments(self.name, self.arguments, self.eps)
-        self._build(
-            torchattacks_adapter.Victim(None, torch.device("cpu")), classes=10, seed=0
-        )  # raises on a wrong value
+        _ = self.bound  # raises on a wrong value
 
     def perturb(self, classifier: Classifier, images: Tensor, labels: Tensor, seeds: Tensor) -> Perturbed:
         """Return attacked images; the number of passes depends on the attack."""
@@ -119,8 +117,7 @@ class TorchAttack(Perturbation):
         if self.bound is None:
             return found
         norm, eps = self.bound
-        moved = (found - clean).flatten(1)
-        far = moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
+        far = lengths(found - clean, norm)
         outside = far > eps * (1 + 1e-5) + 1e-6  # rounding of images in single precision
         if torchattacks_adapter.radius(attack) is not None and outside.any():
             expected = f"{self.name} to stay within {eps:g} ({norm})"
