@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -61,6 +61,9 @@ class AGI(Attributor):
     score: Score = "prob"
     average: Literal["mean", "sum"] = "mean"
 
+    walk_class: ClassVar[type[GuidedWalk]] = GuidedWalk
+    ascended: ClassVar[Score] = "log_prob"  # of the false class
+
     def __post_init__(self) -> None:
         validation.number("step_size", self.step_size, 0, open_low=True)
         validation.integer("steps", self.steps, 1)
@@ -82,16 +85,9 @@ class AGI(Attributor):
     ) -> Attribution:
         """Return AGI over false classes; zeros for an image without any."""
         false = self._false_classes(target, seeds, logits.shape[1])
-        walk = self._walk(classifier, images, target, logits, false)
+        walk = self.walk_class(images, target, logits, false != target[:, None], self.score)
+        walk.run(SignAscent(classifier, false.flatten(), self.step_size, self.ascended), self.steps)
         return walk.attribution(walk.done.unflatten(0, false.shape), total=self.average == "sum")
-
-    def _walk(
-        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, false: Tensor
-    ) -> GuidedWalk:
-        """Return the walks to false classes (B, P), of which an image's own target is left out."""
-        walk = GuidedWalk(images, target, logits, false != target[:, None], self.score)
-        walk.run(SignAscent(classifier, false.flatten(), self.step_size, "log_prob"), self.steps)
-        return walk
 
     def _false_classes(self, target: Tensor, seeds: Tensor, classes: int) -> Tensor:
         """Return the false classes of each image, (B, P); its target may be among them."""

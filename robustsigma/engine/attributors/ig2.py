@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,9 @@ class IG2(Attributor):
     layer: str | None = None
     score: Score = "logit"
 
+    exhaustive: ClassVar[bool] = False  # whether every reference is walked to, with all steps
+    unit: ClassVar[float] = 1.0  # of the steps that gradients are multiplied by, per unit of pixels
+
     def __post_init__(self) -> None:
         validation.integer("steps", self.steps, 1)
         validation.number("step_size", self.step_size, 0, open_low=True)
@@ -104,26 +107,17 @@ class IG2(Attributor):
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Return IG2, mean over references."""
-        walk, shared = self._walk(classifier, images, target, logits, seeds, every=False)
-        return self._result(walk, shared)
-
-    def _walk(
-        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor, *, every: bool
-    ) -> tuple[GuidedWalk, int]:
-        """Return the walks and the number of passes that they share; `every` walks to each reference with all steps."""
         found = references(self.references, images, seeds, classifier.bounds, _STAND_INS)
         count, classes = len(found), logits.shape[1]
         with negative_feature_distance(classifier, self.layer, found, classes) as (distances, seen):
             other = seen.argmax(1)[None] != target[:, None]
-            used = torch.ones_like(other) if every else other | ~other.any(1, keepdim=True)
+            used = torch.ones_like(other) if self.exhaustive else other | ~other.any(1, keepdim=True)
             walk = GuidedWalk(images, target, logits, used, self.score)
             reference = torch.arange(count, device=images.device).repeat(len(images))
-            walk.run(FeatureApproach(distances, classes, reference, self.step_size, stops=not every), self.steps)
-        return walk, count
-
-    @staticmethod
-    def _result(walk: GuidedWalk, shared: int) -> Attribution:
-        return walk.attribution(walk.steps.unflatten(0, walk.used.shape) > 0, shared=shared)
+            guide = FeatureApproach(distances, classes, reference, self.step_size, stops=not self.exhaustive)
+            walk.run(guide, self.steps)
+        walk.values *= self.unit
+        return walk.attribution(walk.steps.unflatten(0, used.shape) > 0, shared=count)
 
 
 class _Tap(nn.Module):

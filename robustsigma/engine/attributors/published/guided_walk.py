@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from robustsigma.engine.attributors.agi import AGI, SignAscent
-from robustsigma.engine.attributors.base import Attribution
+from robustsigma.engine.attributors.agi import AGI
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
 from robustsigma.engine.attributors.ig2 import IG2
-from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.scores import Score
 
 
 class _FromImage(GuidedWalk):
@@ -35,12 +34,8 @@ class AuthorsAGI(AGI):
 
     average: Literal["mean", "sum"] = "sum"
 
-    def _walk(
-        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, false: Tensor
-    ) -> GuidedWalk:
-        walk = _FromImage(images, target, logits, false != target[:, None], self.score)
-        walk.run(SignAscent(classifier, false.flatten(), self.step_size, "prob"), self.steps)
-        return walk
+    walk_class: ClassVar[type[GuidedWalk]] = _FromImage
+    ascended: ClassVar[Score] = "prob"
 
     def _drawn(self, count: int, target: Tensor, seeds: Tensor, classes: int) -> Tensor:
         grid = torch.arange(0, classes - 1, max(1, classes // count), device=target.device)
@@ -57,10 +52,5 @@ class AuthorsIG2(IG2):
         >>> AuthorsIG2()(classifier, images, target, seed=0).heatmap()
     """
 
-    def attribute(
-        self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
-    ) -> Attribution:
-        """Return IG2, mean over references."""
-        walk, shared = self._walk(classifier, images, target, logits, seeds, every=True)
-        walk.values *= 255
-        return self._result(walk, shared)
+    exhaustive: ClassVar[bool] = True
+    unit: ClassVar[float] = 255.0
