@@ -457,3 +457,17 @@ def test_a_network_that_is_cast_after_its_first_pass_gets_images_of_its_new_dtyp
         after = clf.logits(images)
     assert after.dtype == torch.float32
     torch.testing.assert_close(after.double(), before.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_passes_are_counted_whoever_makes_them():
+    clf, x = cases.classifier(), cases.images().requires_grad_()
+    torch.autograd.grad(clf(x).sum(), x)
+    assert (clf.forwards, clf.backwards) == (0, 0)
+    with clf.frozen():
+        logits = clf(x)
+        for _ in range(2):
+            torch.autograd.grad(logits.sum(), x, retain_graph=True)
+        clf.gradients_of(
+            [lambda z, _: z.sum(), lambda z, y: z.gather(1, y[:, None]).sum()], x, torch.tensor([0, 1, 2, 0])
+        )
+    assert (clf.forwards, clf.backwards) == (2 * len(x), 4 * len(x))
