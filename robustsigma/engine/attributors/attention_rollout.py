@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine import validation
+from robustsigma.engine.attributors.attention import SelfAttention
 from robustsigma.engine.attributors.patch_maps import PatchAttributor, seen_blocks
 from robustsigma.engine.classifier import Classifier
 
@@ -58,12 +59,14 @@ class AttentionRollout(PatchAttributor):
     def tokens(self, classifier: Classifier, images: Tensor, target: Tensor) -> Tensor:
         """Return the class token's row; the backward pass checks the network."""
         at = images.detach().requires_grad_(True)
-        with seen_blocks(classifier.net, images, detach=True) as blocks:
+        with seen_blocks(classifier.net, images, self._layer, detach=True) as layers:
             logits = classifier(at)
         _check_token(logits, at)
-        layers = (torch.cat([self.mix(part.weights()) for (part,) in block.split()]) for block in blocks)
         # As the network runs: A_L ... A_2 A_1.
         return reduce(lambda product, layer: layer @ product, layers)[:, 0]
+
+    def _layer(self, block: SelfAttention) -> Tensor:
+        return torch.cat([self.mix(part.weights()) for (part,) in block.split()])
 
     def mix(self, attention: Tensor) -> Tensor:
         """Return a layer's matrix (B, N, N) from its attention weights (B, heads, N, N)."""

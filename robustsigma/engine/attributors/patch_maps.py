@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -59,21 +60,24 @@ class PatchAttributor(Attributor):
 
 
 @contextmanager
-def seen_blocks(net: nn.Module, images: Tensor, *, detach: bool = False) -> Iterator[list[SelfAttention]]:
-    """Yield the list to which every attention block of a pass in the body is added; `detach` as of `watched`.
+def seen_blocks(
+    net: nn.Module, images: Tensor, keep: Callable[[SelfAttention], Any] = lambda seen: seen, *, detach: bool = False
+) -> Iterator[list[Any]]:
+    """Yield the list to which `keep` of every attention block of a pass in the body is added; `detach` as of `watched`.
 
     Raises:
         ValueError: no block ran, or not all of them work on the same tokens of each of the images.
     """
-    blocks: list[SelfAttention] = []
+    blocks: list[Any] = []
+    tokens: list[int] = []
 
     def visit(seen: SelfAttention) -> None:
-        expected = (blocks or [seen])[0].queries.shape[2]
         shape = tuple(seen.queries.shape)
-        if shape[0] != len(images) or shape[2] != expected or seen.keys.shape != seen.queries.shape:
+        tokens.append(shape[2])
+        if shape[0] != len(images) or shape[2] != tokens[0] or seen.keys.shape != seen.queries.shape:
             got = f"queries {shape} and keys {tuple(seen.keys.shape)}"
-            raise fail("net", f"attention over the {expected} tokens of each of {len(images)} images", got)
-        blocks.append(seen)
+            raise fail("net", f"attention over the {tokens[0]} tokens of each of {len(images)} images", got)
+        blocks.append(keep(seen))
 
     with watched(net, visit, detach=detach):
         yield blocks
