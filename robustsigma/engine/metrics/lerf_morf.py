@@ -9,9 +9,8 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.metrics.base import Curve, HeatmapMetric, MetricContext, MetricResult, MetricSpec
-from robustsigma.engine.metrics.masked_scores import MaskBaseline
+from robustsigma.engine.metrics.masked_scores import AXES, MaskBaseline, removal_curve, removed_shares
 from robustsigma.engine.metrics.ranking import TieBreak, ranks
-from robustsigma.engine.metrics.removal import AXES, removal_curve, removed_shares
 from robustsigma.engine.scores import Score
 
 

@@ -17,9 +17,8 @@ from robustsigma.engine.metrics.base import (
     Skip,
     constant,
 )
-from robustsigma.engine.metrics.masked_scores import MaskBaseline
+from robustsigma.engine.metrics.masked_scores import MaskBaseline, normalized, removal_curve, removed_shares
 from robustsigma.engine.metrics.ranking import TieBreak, ranks
-from robustsigma.engine.metrics.removal import normalized, removal_curve, removed_shares
 
 
 @dataclass(frozen=True)
