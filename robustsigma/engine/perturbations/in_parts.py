@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -81,12 +82,8 @@ class AttackInParts(Perturbation):
             if len(self.rows(state)):
                 self.run(part, classifier, state)
             state.finish(part)
-        none = torch.zeros_like(state.zero_gradient)
-        return Perturbed(
-            state.found,
-            none,
-            none,
-            none.long(),
+        return replace(
+            Perturbed.plain(state.found),
             forwards=state.forwards,
             backwards=state.backwards,
             found_by=state.found_by,
