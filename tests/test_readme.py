@@ -63,7 +63,10 @@ class _Layered(metric_cases.Colors):
 
 
 @pytest.mark.third_party_rng  # a new network draws its weights, and a loader its order
-@pytest.mark.parametrize("place", range(len(BLOCKS)))
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(k, marks=[pytest.mark.slow] * ("benchmark(" in block)) for k, block in enumerate(BLOCKS)],
+)
 def test_runs(place, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images, labels, masks = metric_cases.scene(4)

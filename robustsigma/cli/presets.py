@@ -106,7 +106,7 @@ class Presets(Generic[T]):
     Attributes:
         kind: a dataclass, whose fields are the options.
         package: name of the package whose folder `presets` holds NAME.yaml.
-        names: names of the presets. The first has every setting; each of the others is applied over it.
+        names: names of the presets. The first has every setting; each of the others is applied over those before it.
 
     Example:
         >>> settings = PRESETS.load("digits", ["--training.lr", "0.01"])
@@ -171,7 +171,8 @@ class Presets(Generic[T]):
     def _configs(self, name: str) -> list[str]:
         choice("preset", name, self.names)
         folder = files(self.package) / "presets"
-        texts = [(folder / f"{each}.yaml").read_text(encoding="utf-8") for each in dict.fromkeys((self.names[0], name))]
+        layers = self.names[: self.names.index(name) + 1]
+        texts = [(folder / f"{each}.yaml").read_text(encoding="utf-8") for each in layers]
         return [argument for text in texts for argument in ("--config", text)]
 
     def _settings(self, parser: ArgumentParser, found: Any) -> T:

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustsigma.data.transforms import Albumentations
-from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import Settings, choice, fail, number, optional
+from robustsigma.engine.validation import Settings, fail, number, optional
 
 _ATTEMPTS = 10
 
@@ -27,7 +26,6 @@ class CropBox(NamedTuple):
     flipped: bool
 
 
-@safe_in_checkpoints
 @dataclass(frozen=True)
 class RandomResizedCrop(Settings):
     """Crop a random part of the full image and resize it to the size of the dataset's images.
@@ -61,7 +59,6 @@ class RandomResizedCrop(Settings):
             for each in pair:
                 number(name, each, 0, most, open_low=True)
         number("flip", self.flip, 0, 1)
-        choice("interpolation", self.interpolation, ("nearest", "bilinear", "bicubic"))
         optional("then", self.then, Albumentations)
 
     def box(self, width: int, height: int, seed: int) -> CropBox:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from PIL import Image
 
-from robustsigma.engine.serialization import safe_in_checkpoints
-from robustsigma.engine.validation import Settings, choice, fail, integer
+from robustsigma.engine.validation import Settings, fail, integer
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 _MAX_PIXELS = 2**26  # of the resized image
 
 
-@safe_in_checkpoints
 @dataclass(frozen=True)
 class ResizeCrop(Settings):
     """Resize and crop, as torchvision's `Resize(resize)` and `CenterCrop(size)` do to PIL images.
@@ -43,7 +41,6 @@ class ResizeCrop(Settings):
                 raise fail("geometry.resize", f"at least the size of the crop, {self.size}", self.resize)
             if self.resize == self.size:  # so that equal geometries compare equal
                 object.__setattr__(self, "resize", None)
-        choice("geometry.interpolation", self.interpolation, get_args(Interpolation))
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Return the crop of a PIL image, in its mode."""

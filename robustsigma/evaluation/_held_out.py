@@ -32,7 +32,6 @@ class HeldOut(DatasetSpec):
     images: int = 400
 
     def __post_init__(self) -> None:
-        validation.choice("part", self.part, ("val", "train"))
         validation.integer("images", self.images, 1)
 
     @property

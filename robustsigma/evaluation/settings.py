@@ -171,7 +171,6 @@ class Sweep(validation.Settings):
         if len(self.stds) < 2 or len(set(self.stds)) != len(self.stds):
             raise validation.fail("stds", "at least two, each once", repr(list(self.stds)))
         validation.integer("images", self.images, 1)
-        validation.choice("by", self.by, ("mean", "worst"))
 
 
 def _check_perturbations(name: str, given: Mapping[str, Perturbation]) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from robustsigma.engine import validation
-from robustsigma.engine.serialization import safe_in_checkpoints
 
 Labels = Literal["original", "smoothed", "uniform"]
 
 
-@safe_in_checkpoints
 @dataclass(frozen=True)
 class SampleLabels(validation.Settings):
     """The label of images that a search made (`Batch.sampled`: SIGMA samples, new or cached).
@@ -40,7 +38,6 @@ class SampleLabels(validation.Settings):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        validation.choice("labels", self.labels, get_args(Labels))
         validation.number("smoothing", self.smoothing, 0, 1)
         validation.number("weight", self.weight, 0)
 

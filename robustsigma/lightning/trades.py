@@ -12,10 +12,8 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import PGD
-from robustsigma.engine.serialization import safe_in_checkpoints
 
 
-@safe_in_checkpoints
 @dataclass(frozen=True)
 class Trades(validation.Settings):
     """Loss CE(f(x), y) + beta KL(f(x) || f(x')) (Zhang et al., 2019, eq. 5), where x' maximizes the divergence.

@@ -22,7 +22,6 @@ from robustsigma.engine.perturbations import (
 )
 from robustsigma.engine.perturbations.mixture import part_seeds
 from robustsigma.engine.perturbations.path_samples import SampleCache
-from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, instance, integer, mapping
 
 
@@ -145,7 +144,6 @@ def perturb_parts(
     return made
 
 
-@safe_in_checkpoints
 @dataclass(frozen=True)
 class Ramp(Settings):
     """Linear growth of a training perturbation over the first epochs.

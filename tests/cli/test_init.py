@@ -75,7 +75,9 @@ def test_a_table_is_recognized_by_its_columns(tmp_path, columns, where):
     assert len(found.dataset.split("test")) == 8
 
 
-@pytest.mark.parametrize("prefix", ["", "model.", "net.module."])
+@pytest.mark.parametrize(
+    "prefix", ["model.", *(pytest.param(each, marks=pytest.mark.slow) for each in ("", "net.module."))]
+)
 def test_the_network_of_a_checkpoint_is_found_and_used_as_it_is(tmp_path, prefix):
     folder(tmp_path / "photos")
     state = weights_of("alexnet", num_classes=2)  # the first one that is tried

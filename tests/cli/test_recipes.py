@@ -59,7 +59,9 @@ def test_every_recipe_runs(name, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:catastrophic overfitting")  # of six random pictures
-@pytest.mark.parametrize("overlays", [(), pytest.param(("pgd",), marks=pytest.mark.slow), ("trades",)])
+@pytest.mark.parametrize(
+    "overlays", [(), *(pytest.param((name,), marks=pytest.mark.slow) for name in ("pgd", "trades"))]
+)
 def test_the_recipe_of_cifar10_trains_and_resumes_with_its_average(overlays, tmp_path):
     pytest.importorskip("albumentations")
     given = ["fit", *files("cifar10", *overlays), *pictures(tmp_path / "pictures"), *SMALL, *QUIET,

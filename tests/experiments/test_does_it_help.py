@@ -51,6 +51,7 @@ def test_a_row_that_keeps_its_epochs_is_not_trained_again(study):
     assert timed[0].training.epochs == 8
 
 
+@pytest.mark.slow
 def test_each_variation_changes_something(study):
     setup = study.load("baggage", root=None)
     rows = study.plans(study.VARIATIONS, {study.REFERENCE: setup.regimes[study.REFERENCE], **setup.variations}, 0.1)
@@ -58,6 +59,7 @@ def test_each_variation_changes_something(study):
     assert {row.training.epochs for row in rows} == {4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["baggage", "cifar10"])
 def test_settings_are_those_of_the_stored_results(study, name):
     setup = study.load(name, root="." if name == "cifar10" else None)

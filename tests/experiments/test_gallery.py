@@ -45,6 +45,7 @@ def check(found, pixels, images, skipped):
     assert pixels.std() > 10
 
 
+@pytest.mark.slow
 def test_scans(tmp_path):
     gallery.main(["--fast", "--out", str(tmp_path / "first")])
     found, pixels = read(tmp_path / "first")

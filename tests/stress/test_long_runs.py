@@ -162,6 +162,7 @@ def check_training(steps, folder):
     return grown
 
 
+@pytest.mark.slow
 def test_attributors_leave_nothing_behind():
     for name, grown in attributors_growth(times=4, warm=2).items():
         assert {what: grown[what] for what in NOTHING} == NOTHING, name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
-from robustsigma.engine.attributors.spsa_walk import RANGE_MODES, RangeMode, SpsaWalk, Walk
+from robustsigma.engine.attributors.spsa_walk import RangeMode, SpsaWalk, Walk
 from robustsigma.engine.chunks import split_sizes
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.noise import NOISES, Noise
-from robustsigma.engine.scores import SCORES, Score, target_score
+from robustsigma.engine.noise import Noise
+from robustsigma.engine.scores import Score, target_score
 
 # Rows (images x paths) walked at once, in chunks of the classifier: enough to fill passes while rows finish.
 _CHUNKS_PER_GROUP = 2
@@ -105,19 +105,14 @@ class Sigma(Attributor):
         validation.number("epsilon", self.epsilon, 0, 1, open_low=True)
         validation.integer("paths", self.paths, 1)
         validation.integer("max_steps", self.max_steps, 1)
-        validation.choice("objective", self.objective, SCORES)
-        validation.choice("noise", self.noise, NOISES)
         validation.integer("noise_scale", self.noise_scale, 1)
-        validation.choice("range_mode", self.range_mode, RANGE_MODES)
         validation.number("min_sum_ratio", self.min_sum_ratio, 0, 1)
-        validation.choice("weighting", self.weighting, ("signed", "abs"))
         validation.integer("patience", self.patience, 1)
         if self.adaptive is not None:
             if not isinstance(self.adaptive, tuple) or len(self.adaptive) != 2:
                 raise validation.fail("adaptive", "a pair (low, high) or None", repr(self.adaptive))
             validation.number("adaptive[0]", self.adaptive[0], 0, open_low=True)
             validation.number("adaptive[1]", self.adaptive[1], self.adaptive[0])
-        validation.boolean("normalized", self.normalized)
         if self.normalized and self.adaptive is not None:
             raise validation.fail("normalized", "False beside `adaptive`, another rule of the step size", True)
         if self.relative_stderr is not None:
@@ -135,17 +130,15 @@ class Sigma(Attributor):
         return cls(alpha=0.1, beta=0.5, epsilon=0.01, paths=7)
 
     @classmethod
-    def photographs(cls, *, transformer: bool = False) -> Sigma:
+    def photographs(cls) -> Sigma:
         """Return settings for photographs of about 224 x 224 pixels (results/sigma_photographs.json).
 
-        Perlin patterns of 16 pixels lower the confidence in fewer steps, and leave more of the image, than independent
-        pixels do; normalized steps need no `alpha` of each network.
-
-        Args:
-            transformer: whether the network is a vision transformer, which needs longer steps of patterns of 32 pixels.
+        Perlin patterns of 32 pixels lower the confidence in fewer steps, and leave more of the image, than independent
+        pixels do. Normalized steps need no `alpha` of each network. Clipped points keep the size of their steps, where
+        an affine map shrinks image and steps the more, the longer the walk has been.
         """
-        size, scale = (0.5, 32) if transformer else (0.3, 16)
-        return cls(size, size, max_steps=60, objective="log_prob", noise="perlin", noise_scale=scale, normalized=True)
+        walk = cls(alpha=0.5, beta=0.5, max_steps=100, objective="log_prob", normalized=True)
+        return replace(walk, noise="perlin", noise_scale=32, range_mode="clip")
 
     @property
     def stochastic(self) -> bool:

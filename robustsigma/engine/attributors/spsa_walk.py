@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _PER_IMAGE = (-1, 1, 1, 1)
 
 RangeMode = Literal["original", "full", "clip", "none"]
-RANGE_MODES: tuple[RangeMode, ...] = ("original", "full", "clip", "none")
 
 
 class ImageRange:

@@ -43,9 +43,10 @@ class SigmaSample(Perturbation):
     """Return the end of one SIGMA walk for the label's class; forward passes alone (Henry et al., section 6).
 
     Args:
-        sigma: the walk; its `paths` and `guard` are not used. The default descends the logit: where the softmax has
-            saturated, p gives no direction and log p a weak one. With the logit, more samples converge and are as
-            recognizable (results/sigma_settings.json).
+        sigma: the walk; its `paths`, `min_sum_ratio` and `weighting` are not used. For photographs take
+            `Sigma.photographs()`. The default descends the logit: where the softmax has saturated, p gives no direction
+            and log p a weak one. With the logit, more samples converge and are as recognizable
+            (results/sigma_settings.json).
         fraction: fraction of the images that are walked, drawn by each image's seed; the others stay unchanged.
         cache: reuse in training. An image's sample is used again in later epochs until it is too old, or until the
             network, which it fooled, classifies it correctly. With a cache, an image also keeps its component of a

@@ -1,5 +1,6 @@
 import pickle
 from dataclasses import replace
+from typing import get_args
 
 import cases
 import jsonargparse
@@ -12,7 +13,7 @@ from torch import nn
 from robustsigma import Attributor, Classifier, Sigma
 from robustsigma.cli.method_names import DEFAULT
 from robustsigma.engine.attributors.published.sigma import AuthorsRange, AuthorsSigma
-from robustsigma.engine.attributors.spsa_walk import RANGE_MODES, ImageRange
+from robustsigma.engine.attributors.spsa_walk import ImageRange, RangeMode
 from robustsigma.engine.noise import NOISES
 from robustsigma.engine.scores import SCORES
 
@@ -79,7 +80,7 @@ def test_equals_the_algorithm_written_out(objective, weighting):
 
 
 @pytest.mark.parametrize("adaptive", [None, (0.2, 1.0)])
-@pytest.mark.parametrize("range_mode", RANGE_MODES)
+@pytest.mark.parametrize("range_mode", get_args(RangeMode))
 @pytest.mark.parametrize("noise", NOISES)
 def test_completeness(noise, range_mode, adaptive):
     clf, x = clf64(cases.cnn_bn_dropout()), images64()
@@ -125,7 +126,7 @@ def test_range_modes_keep_what_they_promise():
     assert not AuthorsRange().probe(gray * 255, rows).any()
 
 
-@pytest.mark.parametrize("range_mode", RANGE_MODES)
+@pytest.mark.parametrize("range_mode", get_args(RangeMode))
 def test_a_path_starts_at_the_image(range_mode):
     clf, x = clf64(), images64()
     result = replace(WALK, range_mode=range_mode)(clf, x)
@@ -147,7 +148,7 @@ class Recorder(nn.Module):
 
 
 def test_only_mode_none_leaves_the_range():
-    for mode in RANGE_MODES:
+    for mode in get_args(RangeMode):
         net = Recorder(cases.mlp())
         replace(WALK, range_mode=mode, beta=1.5)(Classifier(net), cases.images())
         assert (net.low < 0 and net.high > 1) == (mode == "none")
