@@ -1,9 +1,9 @@
 """Do walks on photographs reach zero confidence, at what cost, and do image and map stay as good?
 
     python experiments/sigma_photographs.py --config mobilenetv2.yaml
-    python experiments/sigma_photographs.py --config vit.yaml --transformer --work runs/vit  # joins the same file
+    python experiments/sigma_photographs.py --config vit.yaml  # joins the same file
 
-Two settings of SIGMA, with one path of at most 60 steps: the default of `SigmaSample` and `Sigma.photographs()`, whose
+Two settings of SIGMA, with one path of at most 100 steps: the default of `SigmaSample` and `Sigma.photographs()`, whose
 settings were chosen on the first `--skip` images, which are left out here. Values per image: whether the walk
 converged, its steps, SSIM and RMSE between image and end point, and, of the first `--maps` images, SIC of the map. A
 sample costs 3 forward passes a step, a map a backward pass more. Differences are paired over the `--compared` images
@@ -41,7 +41,7 @@ from robustsigma.engine.metrics.interval import as_dict
 from robustsigma.runs.files import write_atomically
 from robustsigma.runs.provenance import Provenance
 
-MAX_STEPS = 60
+MAX_STEPS = 100
 DEFAULT, PRESET = "SigmaSample", "Sigma.photographs()"
 COLUMNS = ("converged", "steps", "ssim", "rmse", "sic")
 
@@ -109,7 +109,6 @@ def differences(preset: Mapping[str, np.ndarray], default: Mapping[str, np.ndarr
 def main(arguments: list[str] | None = None) -> None:
     """Walk, evaluate, print, write."""
     made = parser(__doc__, images=100)
-    made.add_argument("--transformer", action="store_true", help="the preset for vision transformers")
     made.add_argument("--skip", type=int, default=20, help="images on which the settings were chosen")
     made.add_argument("--maps", type=int, default=30, help="number of images whose maps are made")
     made.add_argument("--compared", type=int, default=100, help="number of images that the default is walked on")
@@ -124,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     path: Path = options.out / f"{options.name or 'sigma_photographs'}.json"
     networks = json.loads(path.read_text(encoding="utf-8"))["networks"] if path.is_file() else {}
     for network in scene.networks():
-        settings = {DEFAULT: SigmaSample().sigma, PRESET: Sigma.photographs(transformer=options.transformer)}
+        settings = {DEFAULT: SigmaSample().sigma, PRESET: Sigma.photographs()}
         steps = 2 if options.fast else MAX_STEPS
         sigmas = {name: dataclasses.replace(each, paths=1, max_steps=steps) for name, each in settings.items()}
         of = {}

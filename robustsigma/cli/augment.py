@@ -69,8 +69,8 @@ def _augment(found: Any, made: Any) -> None:
     perturbation: Perturbation = made.perturbation
     if bool(found.images) == (dataset is not None):
         raise fail("images", "image files or --dataset, one of the two", "both" if found.images else "neither")
-    classifier, card = images.model(found, made)
     paths = images.files(found.images, found.out) if dataset is None else []
+    classifier, card = images.model(found, made)
     batches = list(_files(found, paths, card) if dataset is None else _split(found, dataset, card))
     out, console = output_folder(found.out), Console()
     settings = {name: getattr(found, name) for name in ("images", "split", "count", "label", "seed")}

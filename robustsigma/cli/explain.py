@@ -83,9 +83,9 @@ class _Explainer:
             choice("path", self.walk, tuple(_WALKS))
             if not any(isinstance(method, Sigma) for method in methods):
                 raise fail("path", "a SIGMA method, whose walk it draws", ", ".join(type(m).__name__ for m in methods))
+        self.paths = images.files(found.images, found.out)  # an error before weights are downloaded
         self.classifier, self.card = images.model(found, made)
         out = output_folder(found.out)
-        self.paths = images.files(found.images, out)
         self.target = images.class_index(found.target, self.card.classes, "target")
         self.contrast = images.class_index(found.contrast, self.card.classes, "contrast")
         if self.contrast is not None and self.contrast == self.target:

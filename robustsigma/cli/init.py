@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from robustsigma.cli.evaluate import PRESETS
+from robustsigma.cli.method_names import walk_of_photographs
 from robustsigma.cli.parsing import check_model, new_parser
 from robustsigma.cli.presets import ALLOW_HELP
 from robustsigma.data.folder_scan import scan
@@ -65,7 +66,7 @@ conditions:
   noise: {{class_path: robustsigma.GaussianNoise, init_args: {{std: 0.1}}}}
   fgsm: {{class_path: robustsigma.FGSM, init_args: {{eps: {eps}}}}}
   pgd: {{class_path: robustsigma.PGD, init_args: {{eps: {eps}, steps: 20}}}}
-  sigma: {{class_path: robustsigma.SigmaSample}}
+  sigma: {sample}
   # The attack that reviewers ask for, hundreds of times as expensive as PGD:
   # autoattack: {{class_path: robustsigma.AutoAttack, init_args: {{eps: {eps}}}}}
 
@@ -84,7 +85,7 @@ retraining:
     clean: {{class_path: robustsigma.Identity}}
   on_the_fly:
     fgsm: {{class_path: robustsigma.FGSM, init_args: {{eps: {eps}, random_start: true}}}}
-    sigma: {{class_path: robustsigma.SigmaSample}}"""
+    sigma: {sample}"""
 _STATISTICS = """\
 # CHECK: the numbers of your Normalize transform. These are ImageNet's.
 mean: {mean}
@@ -233,7 +234,10 @@ def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: 
     if model and model.statistics is None:
         mean, std = (known.mean, known.std) if known and known.mean else _IMAGENET
         statistics = _STATISTICS.format(mean=_flow(mean), std=_flow(std))
-    retraining = _RETRAINING.format(eps=eps)
+    sample: dict[str, Any] = {"class_path": "robustsigma.SigmaSample"}
+    if side > _SMALL:
+        sample["init_args"] = {"sigma": walk_of_photographs()}
+    retraining = _RETRAINING.format(eps=eps, sample=_flow(sample))
     if as_is:  # evaluated only, until somebody wants more
         commented = "\n".join(f"# {line}" for line in retraining.splitlines())
         hint = "# To train further, delete the line above and the first # of each line below."
@@ -258,6 +262,7 @@ def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: 
         retraining=retraining,
         batch=128 if side <= 64 else 32,
         eps=eps,
+        sample=_flow(sample),
     )
 
 

@@ -6,14 +6,21 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from robustsigma.engine import attributors
 
-# `Sigma.photographs()`, as a command line shows and changes it, with one walk of few steps: it shows where the network
-# looks as well as a long one, within seconds (see docs/guide/explain.md).
-_WALK = replace(attributors.Sigma.photographs(), max_steps=24, paths=1)
-_CHANGED = [field.name for field in fields(_WALK) if getattr(_WALK, field.name) != field.default]
-DEFAULT = {"class_path": "robustsigma.Sigma", "init_args": {name: getattr(_WALK, name) for name in _CHANGED}}
+
+def walk_of_photographs(**changes: Any) -> dict[str, Any]:
+    """Return `Sigma.photographs()` of one path, with some arguments changed, as YAML writes it."""
+    walk = replace(attributors.Sigma.photographs(), paths=1, **changes)
+    given = {field.name: getattr(walk, field.name) for field in fields(walk)}
+    changed = {field.name: given[field.name] for field in fields(walk) if given[field.name] != field.default}
+    return {"class_path": "robustsigma.Sigma", "init_args": changed}
+
+
+# One walk of few steps shows where the network looks as well as a long one, within seconds (docs/guide/explain.md).
+DEFAULT = walk_of_photographs(max_steps=24)
 
 
 def split_methods(arguments: Sequence[str]) -> list[list[str]]:

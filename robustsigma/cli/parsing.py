@@ -222,11 +222,14 @@ def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
         name: name of the model.
         allow: dotted paths that the command line allows.
     """
+    if Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin"):
+        files = [str(path) for path in Path(name).parent.glob(f"*{Path(name).suffix}")]
+        raise fail(argument, "an existing file", repr(name) + near(name, files))
     try:
         Architecture(name).check_origin(allow)
     except ValueError as error:
         known = "FILE.safetensors, torchvision:NAME, timm:NAME, hf:NAME or a class path allowed by --allow NAME"
-        files = map(str, Path(name).parent.glob("*.safetensors"))
+        files = [str(path) for path in Path(name).parent.glob("*.safetensors")]
         raise fail(argument, known, repr(name) + (near(name, files) or suggest_origin(name))) from error
 
 

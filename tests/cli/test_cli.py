@@ -96,6 +96,8 @@ MISTAKES = {
     "unreadable image": (["explain", "{made}/broken.png", MODEL], "broken.png"),
     "no model": (["explain", IMAGE], "model"),
     "no model file": (["explain", IMAGE, "--model={tmp}/nope.safetensors"], "model: expected an existing"),
+    "no checkpoint": (["explain", IMAGE, "--model={tmp}/nope.ckpt"], "model: expected an existing file, got "),
+    "no image, no download": (["explain", "{tmp}/no.png", "--model=torchvision:vgg19"], "images: expected existing"),
     "wrong model file": (["explain", IMAGE, "--model={made}/text.txt"], "model: expected a safetensors file"),
     "no such class": (["explain", IMAGE, MODEL, "--target", "banana"], "target: expected one of"),
     "index out of range": (["explain", IMAGE, MODEL, "--target", "5"], "target: expected one of"),

@@ -1,6 +1,7 @@
 """`robustsigma init` finds out what a user's folder and model are, and writes settings that can be run."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from robustsigma import Sigma, SigmaSample
 from robustsigma.cli import main
 from robustsigma.cli.evaluate import PRESETS
 from robustsigma.models.identification import identify
@@ -94,6 +96,17 @@ def test_a_network_of_other_classes_is_trained_further(tmp_path):
     torch.save(weights_of("alexnet", num_classes=7), "seven.pt")
     assert settings("photos", "--model", "seven.pt").training.epochs
     assert "7 logits" in (tmp_path / "robustsigma.yaml").read_text()
+
+
+def test_photographs_get_the_walk_for_photographs(tmp_path):
+    folder(tmp_path / "photos", size=(160, 140))
+    torch.save(weights_of("alexnet", num_classes=2), "two.pt")
+    found = settings("photos", "--model", "two.pt")
+    assert found.dataset.shape[1] > 128
+    assert found.conditions["sigma"] == SigmaSample(replace(Sigma.photographs(), paths=1))
+    (tmp_path / "robustsigma.yaml").unlink()
+    folder(tmp_path / "small", size=(32, 32))
+    assert settings("small").conditions["sigma"] == SigmaSample()
 
 
 def test_a_network_by_name_with_its_weights(tmp_path):

@@ -133,12 +133,12 @@ class Sigma(Attributor):
     def photographs(cls) -> Sigma:
         """Return settings for photographs of about 224 x 224 pixels (results/sigma_photographs.json).
 
-        Perlin patterns of 32 pixels lower the confidence in fewer steps, and leave more of the image, than independent
+        Perlin patterns of 24 pixels lower the confidence in fewer steps, and leave more of the image, than independent
         pixels do. Normalized steps need no `alpha` of each network. Clipped points keep the size of their steps, where
         an affine map shrinks image and steps the more, the longer the walk has been.
         """
-        walk = cls(alpha=0.5, beta=0.5, max_steps=100, objective="log_prob", normalized=True)
-        return replace(walk, noise="perlin", noise_scale=32, range_mode="clip")
+        walk = cls(alpha=0.4, beta=0.4, max_steps=100, objective="log_prob", normalized=True)
+        return replace(walk, noise="perlin", noise_scale=24, range_mode="clip")
 
     @property
     def stochastic(self) -> bool:
