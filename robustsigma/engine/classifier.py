@@ -79,7 +79,7 @@ class Classifier(nn.Module):
         self.checked = False  # whether `warn_once` looked at the network, or a report will
         self._pass = NetworkPass(dtype, validation.boolean("compile", compile))
         self._chunks = Chunks()
-        self._parts: tuple[Any, ...] = ()  # modules and parameters of the network that was looked at last
+        self._parts: list[Any] = []  # modules and parameters of the network that was looked at last
         self._classes: int | None = None  # of the last pass
         self._depth = 0  # of bodies of `frozen`
         self._given = {"mean": mean is not None, "std": std is not None}
@@ -182,7 +182,7 @@ class Classifier(nn.Module):
 
     def _look(self, modules: list[nn.Module], parameters: list[nn.Parameter]) -> None:
         """Forget what was found out about another network, or about this one with other parts."""
-        parts = (*map(id, modules), *((id(each), each.dtype) for each in parameters))
+        parts = [*map(id, modules), *[(id(each), each.dtype) for each in parameters]]
         if parts == self._parts:
             return
         self._refuse_cycle()

@@ -98,9 +98,9 @@ def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter])
             parameter.requires_grad_(True)
 
 
-def is_fsdp_module(module: nn.Module) -> bool:
-    """Return whether `fully_shard` (FSDP2) was called with this very module."""
-    return hasattr(type(module), "set_reshard_after_forward")
+def fsdp_modules(modules: Iterable[nn.Module]) -> list[Any]:
+    """Return the modules with which `fully_shard` (FSDP2) was called."""
+    return [module for module in modules if hasattr(type(module), "set_reshard_after_forward")]
 
 
 @contextmanager
@@ -112,10 +112,7 @@ def gathered(modules: Iterable[nn.Module]) -> Iterator[None]:
     between processes.) All processes enter and leave together. A body inside another one gathers nothing again.
     """
     with ExitStack() as stack:
-        for module in modules:
-            if not is_fsdp_module(module):
-                continue
-            sharded: Any = module
+        for sharded in fsdp_modules(modules):
             state, before, after = sharded._get_fsdp_state(), sharded._forward_pre_hooks, sharded._forward_hooks
             for hooks in (before, after):
                 for key in [key for key, hook in hooks.items() if _owner(hook) is state]:
