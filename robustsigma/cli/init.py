@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -123,7 +124,15 @@ def run(verb: str, arguments: list[str]) -> None:
     settings = PRESETS.parse("evaluate", "", folder, ["--config", text, *allowed]).settings
     if model is not None and model.statistics is not None:  # so that the weights are not read again
         settings = replace(settings, mean=model.statistics[0], std=model.statistics[1])
-    resolve_settings(settings)  # what is written can be run
+    settings = resolve_settings(settings)  # what is written can be run
+    if settings.architecture.weights != PUBLISHED:  # which are not downloaded here
+        shape, classes = settings.dataset.shape, len(settings.dataset.classes)
+        try:
+            settings.architecture.check(shape, classes, trained=not settings.training.epochs)
+        except ValueError as error:
+            if not str(error).startswith("dataset: "):  # the size of images is a guess, which the file can correct
+                raise
+            warnings.warn(f"{error}; correct the size or channels of the dataset in {out}", stacklevel=1)
     write_atomically(out, text.encode())
     print(f"{out} is written. Read its comments, then run:\n  {command}")
 

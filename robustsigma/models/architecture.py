@@ -8,11 +8,13 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
+from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.validation import Settings, choice, fail, near
 from robustsigma.models import hugging_face
@@ -71,7 +73,7 @@ class Architecture(Settings):
 
         Args:
             channels: channels of the images, passed on if the constructor takes `channels`, else 3.
-            classes: number of logits, passed on as `classes` or `num_classes`.
+            classes: number of logits, passed on as `classes` or `num_classes` if the constructor takes one of them.
 
         Raises:
             ValueError: an unknown name, arguments that the constructor does not take, or weights of another network.
@@ -85,13 +87,40 @@ class Architecture(Settings):
             given.setdefault("channels", channels)
         elif self.name.startswith(TIMM):
             given.setdefault("in_chans", channels)
-        elif channels != 3:
+        elif channels != 3 and not self.is_foreign:
             raise fail("architecture.name", f"a network with an argument `channels`, for {channels}", self.name)
-        given.setdefault("classes" if "classes" in parameters else "num_classes", classes)
+        if "classes" in parameters:
+            given.setdefault("classes", classes)
+        elif "num_classes" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            given.setdefault("num_classes", classes)
         net = self.make(given)
         if self.weights is not None:
             fit_state(net, *self.state(), classes=classes)
         return net
+
+    def check(self, shape: tuple[int, int, int], classes: int, *, trained: bool) -> None:
+        """Raise ValueError unless the network can be built, takes the images and has a logit for each class.
+
+        Args:
+            shape: (C, H, W) of the images.
+            classes: number of classes.
+            trained: whether the network is used without further training, so that every weight must be in its file.
+        """
+        with temporary_seed(0):
+            if self.weights is not None and trained:
+                net = replace(self, weights=None).build(shape[0], classes)
+                fit_state(net, *self.state())
+            else:
+                net = self.build(shape[0], classes)
+        self._check_logits(net, shape, classes)
+
+    def _check_logits(self, net: nn.Module, shape: tuple[int, int, int], classes: int) -> None:
+        classifier = Classifier(net, mean=(0.0,), std=(1.0,)).eval()
+        found = count_logits(classifier, shape, "dataset")
+        if found != classes:
+            expected = f"a network of {classes} logits, one for each class of the data"
+            told = "; name a function that returns it with other arguments, or add architecture.arguments"
+            raise fail("architecture.name", expected, f"{found} of {self.name}{told}")
 
     def state(self) -> tuple[State, str]:
         """Return the weights that training starts from, which must be given, and where they come from."""
@@ -132,7 +161,7 @@ class Architecture(Settings):
         """Whether the network may come with weights: of a file, or from your own code."""
         return self.weights is not None or self.is_foreign
 
-    def fingerprint(self, shape: Sequence[int], classes: int, *, trained: bool) -> dict[str, Any]:
+    def fingerprint(self, shape: tuple[int, int, int], classes: int, *, trained: bool) -> dict[str, Any]:
         """Return what identifies the weights that training starts from, in plain JSON types.
 
         For your own code, it also covers the network that it builds from fixed random numbers.
@@ -154,7 +183,9 @@ class Architecture(Settings):
             made = []
             for _ in range(2):
                 with temporary_seed(0):
-                    made.append(fingerprint.network(self.build(shape[0], classes), shape))
+                    net = self.build(shape[0], classes)
+                    made.append(fingerprint.network(net, shape))
+            self._check_logits(net, shape, classes)
             if made[0]["weights"] != made[1]["weights"]:
                 if trained:
                     raise fail(
@@ -267,6 +298,18 @@ def _is_network(made: Any) -> bool:
     import torchvision  # here, as it takes a second
 
     return name in torchvision.models.list_models() and torchvision.models.get_model_builder(name) is made
+
+
+def count_logits(classifier: Classifier, shape: tuple[int, int, int], name: str) -> int:
+    """Return the number of logits that a classifier in eval mode gives for images of a shape (C, H, W)."""
+    try:
+        with classifier.frozen():
+            return classifier.logits(torch.zeros(1, *shape, device=classifier.mean.device)).shape[1]
+    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+        if str(error).startswith("net: "):
+            raise
+        told = f"an image size that {type(classifier.net).__name__} takes"
+        raise fail(name, told, f"{shape} ({(str(error).splitlines() or [''])[0][:160]})") from error
 
 
 def network(name: str, channels: int, classes: int, arguments: Mapping[str, Any] | None = None) -> nn.Module:

@@ -24,7 +24,7 @@ from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.network_state import evaluating
 from robustsigma.engine.validation import fail
-from robustsigma.models.architecture import Architecture
+from robustsigma.models.architecture import Architecture, count_logits
 from robustsigma.models.hugging_face import HF
 from robustsigma.models.weight_files import SUFFIX, first_infinite, plain_names, unwrapped
 from robustsigma.runs.files import write_atomically
@@ -259,15 +259,3 @@ def _check(card: ModelCard) -> None:
             raise fail(name, f"1 or {card.shape[0]} finite numbers", values)
     if min(card.std) <= 0:
         raise fail("std", "positive numbers", card.std)
-
-
-def count_logits(classifier: Classifier, shape: tuple[int, int, int], name: str) -> int:
-    """Return the number of logits that a classifier in eval mode gives for images of a shape (C, H, W)."""
-    try:
-        with classifier.frozen():
-            return classifier.logits(torch.zeros(1, *shape, device=classifier.mean.device)).shape[1]
-    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
-        if str(error).startswith("net: "):
-            raise
-        told = f"an image size that {type(classifier.net).__name__} takes"
-        raise fail(name, told, f"{shape} ({(str(error).splitlines() or [''])[0][:160]})") from error

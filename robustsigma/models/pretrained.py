@@ -13,11 +13,11 @@ from torch import nn
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import Settings, fail, integer
-from robustsigma.models.architecture import Architecture, constructor
+from robustsigma.models.architecture import Architecture, constructor, count_logits
 from robustsigma.models.hugging_face import HF
 from robustsigma.models.identification import identified, identify
 from robustsigma.models.lightning_checkpoint import is_lightning, load_checkpoint, normalization, part
-from robustsigma.models.model_files import ModelCard, count_logits, load_model, read_card
+from robustsigma.models.model_files import ModelCard, load_model, read_card
 from robustsigma.models.published_weights import (
     PUBLISHED,
     TORCHVISION,

@@ -1,6 +1,8 @@
 """`robustsigma init` finds out what a user's folder and model are, and writes settings that can be run."""
 
 import csv
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from robustsigma import Sigma, SigmaSample
 from robustsigma.cli import main
 from robustsigma.cli.evaluate import PRESETS
+from robustsigma.models import Architecture, CifarResNet
 from robustsigma.models.identification import identify
 
 
@@ -111,10 +114,65 @@ def test_photographs_get_the_walk_for_photographs(tmp_path):
 
 def test_a_network_by_name_with_its_weights(tmp_path):
     folder(tmp_path / "photos", size=(8, 8))
-    torch.save({"weight": torch.zeros(1)}, "own.pt")
+    with torch.random.fork_rng():
+        torch.save(CifarResNet(classes=2).state_dict(), "own.pt")
     found = settings("photos", "--model", "robustsigma.models.CifarResNet", "--weights", "own.pt")
     assert (found.architecture.weights, found.dataset.shape) == ("own.pt", (3, 8, 8))
     assert found.mean == (0.485, 0.456, 0.406)
+
+
+class Own(torch.nn.Linear):
+    def __init__(self, outputs=2):
+        super().__init__(192, outputs)
+
+    def forward(self, images):
+        return super().forward(images.flatten(1))
+
+
+@pytest.fixture
+def own(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mine", types.SimpleNamespace(Own=Own, three=lambda: Own(3)))
+
+
+@pytest.mark.usefixtures("own")
+def test_a_constructor_need_not_take_the_number_of_classes(tmp_path):
+    folder(tmp_path / "photos", size=(8, 8))
+    with torch.random.fork_rng():
+        torch.save(Own().state_dict(), "own.pt")
+    assert main(["init", "photos", "--model", "mine.Own", "--weights", "own.pt", "--allow", "mine"]) == 0
+    config = ["--config", "robustsigma.yaml", "--allow", "mine"]
+    found = PRESETS.parse("evaluate", "", "out", config).settings.architecture
+    assert found.fingerprint((3, 8, 8), 2, trained=True)["logits"]  # as `evaluate` calls it
+
+
+@pytest.mark.usefixtures("own")
+def test_a_network_of_your_own_has_a_logit_for_each_class():
+    for architecture in (Architecture("mine.three"), Architecture("mine.Own", {"outputs": 3})):
+        with pytest.raises(ValueError, match=r"^architecture\.name: expected a network of 2 logits.*got 3 of mine"):
+            architecture.fingerprint((3, 8, 8), 2, trained=True)
+    with pytest.raises(ValueError, match=r"^dataset: expected an image size that Own takes, got \(1, 8, 8\)"):
+        Architecture("mine.Own").check((1, 8, 8), 2, trained=True)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("model", "outputs", "words"),
+    [("mine.three", 3, "architecture.name: expected a network of 2 logits"), ("mine.Own", 3, "weights: expected")],
+)
+def test_a_network_that_does_not_fit_is_not_written(tmp_path, capsys, model, outputs, words):
+    folder(tmp_path / "photos", size=(8, 8))
+    with torch.random.fork_rng():
+        torch.save(Own(outputs).state_dict(), "own.pt")
+    assert main(["init", "photos", "--model", model, "--weights", "own.pt", "--allow", "mine"]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "robustsigma.yaml").exists()
+
+
+@pytest.mark.usefixtures("own")
+def test_a_size_that_the_network_does_not_take_is_named(tmp_path):
+    folder(tmp_path / "photos", size=(9, 9))
+    with pytest.warns(UserWarning, match=r"correct the size or channels of the dataset in robustsigma\.yaml"):
+        assert main(["init", "photos", "--model", "mine.Own", "--allow", "mine"]) == 0
 
 
 @pytest.mark.parametrize(
