@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from robustsigma.cli import images
 from robustsigma.cli.parsing import new_parser, parse
+from robustsigma.data.class_names import ClassIndex, are_wnids
 from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine import noise, validation
@@ -40,12 +43,12 @@ _COLUMNS = (
 
 
 class Item(NamedTuple):
-    """A batch of images to perturb, their origins, and their labels if known."""
+    """A batch of images to perturb, their origins, and their labels, -1 where the prediction takes their place."""
 
     origins: list[str]
     indices: Tensor
     images: Tensor
-    labels: Tensor | None
+    labels: Tensor
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -55,7 +58,8 @@ def run(verb: str, arguments: list[str]) -> None:
     parser.add_argument("--dataset", type=DatasetSpec | None, default=None, help="a dataset instead, such as Baggage")
     parser.add_argument("--split", type=str, default="train", help="split of the dataset")
     parser.add_argument("--count", type=int, default=None, help="number of images drawn from the dataset; all if none")
-    parser.add_argument("--label", type=str, default=None, help="class of the image files; predicted if not given")
+    label_help = "class of the image files; if not given, that of their class folders, or else the predicted one"
+    parser.add_argument("--label", type=str, default=None, help=label_help)
     images.add_model(parser)
     parser.add_argument("--perturbation", type=Perturbation, default="SigmaSample", help="class of a perturbation")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
@@ -96,14 +100,38 @@ def _augment(found: Any, made: Any) -> None:
 
 def _files(found: Any, paths: Sequence[Path], card: ModelCard) -> Iterator[Any]:
     """Yield functions that load a batch of the image files."""
-    label = images.class_index(found.label, card.classes, "label")
+    labels = torch.tensor(_labels(found, paths, card.classes))
 
     def load(start: int) -> Item:
-        part = paths[start : start + _BATCH]
-        labels = None if label is None else torch.full((len(part),), label)
-        return Item([str(p) for p in part], torch.arange(start, start + len(part)), images.read(part, card), labels)
+        part, indices = paths[start : start + _BATCH], torch.arange(start, min(start + _BATCH, len(paths)))
+        return Item([str(p) for p in part], indices, images.read(part, card), labels[indices])
 
     return ((lambda start=start: load(start)) for start in range(0, len(paths), _BATCH))
+
+
+def _labels(found: Any, paths: Sequence[Path], classes: Sequence[str]) -> list[int]:
+    """Return the labels of image files: the stated one, or those of their class folders, -1 for an unknown one."""
+    label = images.class_index(found.label, classes, "label")
+    if label is not None:
+        return [label] * len(paths)
+    index, roots = ClassIndex(classes), {Path(path).expanduser() for path in found.images}
+    labels = [_class_of_folder(path, roots, index, classes) for path in paths]
+    unknown = [path for path, label in zip(paths, labels, strict=True) if label < 0]
+    if unknown:
+        lie = f"{len(unknown)} of {len(paths)} images lie in no folder of a class of the model, such as {unknown[0]}"
+        warnings.warn(f"label: {lie}; their labels are the model's predictions; --label CLASS states one", stacklevel=1)
+    return labels
+
+
+def _class_of_folder(path: Path, roots: set[Path], index: ClassIndex, classes: Sequence[str]) -> int:
+    """Return the label of the closest folder, up to the given one, that is called as a class, or -1."""
+    for folder in path.parents:
+        if folder.name in classes or are_wnids([folder.name]):
+            with suppress(ValueError):  # a name of two classes, or an identifier beside other classes
+                return index.find(folder.name, "label", "")
+        if not roots.isdisjoint((path, folder)):
+            break
+    return -1
 
 
 def _split(found: Any, spec: DatasetSpec, card: ModelCard) -> Iterator[Any]:
@@ -130,7 +158,8 @@ def _write(
     with classifier.frozen():
         before = classifier.logits(clean)
     validation.logits(before)
-    labels = before.argmax(1) if item.labels is None else item.labels.to(clean.device)
+    labels = item.labels.to(clean.device)
+    labels = before.argmax(1).where(labels < 0, labels)
     seeds = noise.image_seeds(seed, "augment", "augment", 0, item.indices.to(clean.device))
     made = perturbation(classifier, clean, labels, seed=seeds, return_info="search")
     pixels = (made.images * 255).round()

@@ -110,7 +110,7 @@ MISTAKES = {
     "no such split": (["augment", MODEL, "--dataset=Baggage", "--dataset.size=16", "--split=dev"], "split: expected"),
     "no count": (["augment", MODEL, "--dataset", "Baggage", "--dataset.size=16", "--count", "0"], "count: expected"),
     "no such label": (["augment", IMAGE, MODEL, "--label", "banana"], "label: expected one of"),
-    "unreadable file": (["augment", "{made}/broken.png", MODEL], "broken.png"),
+    "unreadable file": (["augment", "{made}/broken.png", MODEL, "--label=0"], "broken.png"),
     "bad batch size": (
         ["fit", "--config", f"{CONFIGS}/fit/base.yaml", "--config", f"{CONFIGS}/fit/baggage.yaml", *TINY,
          "--data.batch_size", "0"], "batch_size: expected",
@@ -187,7 +187,7 @@ MISTAKES = {
     "the same of a sweep": (["sweep", "--sweep.stds=[0.1,0.2]", "--out=/proc/nope"], "out: expected a folder that can"),
     "the same of a quickstart": (["quickstart", "--out=/proc/nope"], "out: expected a folder that can be written to"),
     "a file to augment into": (
-        ["augment", IMAGE, MODEL, "--out={made}/text.txt"], "out: expected a folder, got the file",
+        ["augment", IMAGE, MODEL, "--label=0", "--out={made}/text.txt"], "out: expected a folder, got the file",
     ),
     "a file to explain into": (["explain", IMAGE, MODEL, "--out={made}/text.txt"], "out: expected a folder, got"),
     "no network": (["fit", "--data.dataset", "Baggage"], "net"),
@@ -487,7 +487,7 @@ def test_augment_refuses_a_folder_of_other_images_or_another_network(made, tmp_p
     shutil.copytree(made / "images", folder)
     shutil.copy(made / "model.safetensors", tmp_path / "m.safetensors")
     arguments = ["augment", str(folder), f"--model={tmp_path}/m.safetensors", "--perturbation=GaussianNoise",
-                 f"--out={tmp_path}/out"]  # fmt: skip
+                 "--label=0", f"--out={tmp_path}/out"]  # fmt: skip
     assert main(arguments) == main(arguments) == 0
     shutil.copy(made / "odd.safetensors", tmp_path / "m.safetensors")
     assert main(arguments) == 2
@@ -503,7 +503,7 @@ def test_a_tilde_is_the_home_folder(made, tmp_path, monkeypatch):
     shutil.copy(made / "images" / "a" / "scan.png", tmp_path / "x.png")
     arguments = ["~/x.png", f"--model={made}/model.safetensors"]
     assert main(["explain", *arguments, "--method=Gradient", "--out=~/explained"]) == 0
-    assert main(["augment", *arguments, "--perturbation=GaussianNoise", "--out=~/augmented"]) == 0
+    assert main(["augment", *arguments, "--perturbation=GaussianNoise", "--label=0", "--out=~/augmented"]) == 0
     assert (tmp_path / "explained" / "x.png").is_file()
     assert (tmp_path / "augmented" / "manifest.csv").is_file()
 
@@ -527,7 +527,8 @@ def _read(path):
 def test_augment_writes_what_it_promises(made, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["augment", str(made / "images"), f"--model={made}/model.safetensors", *WALK, f"--out={out}"]
-    assert main(arguments) == 0
+    with pytest.warns(UserWarning, match=r"their labels are the model's predictions"):
+        assert main(arguments) == 0
     assert capsys.readouterr().err == ""
     rows = _rows(out)
     assert list(rows[0]) == COLUMNS

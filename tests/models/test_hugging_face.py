@@ -257,8 +257,8 @@ def test_every_verb_takes_it(saved, tmp_path, capsys, monkeypatch):
             pixels = np.random.default_rng(2 * label + index).integers(0, 256, (40, 50, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{index}.png")
     images, network = f"{tmp_path}/images", f"hf:{saved['vit']}"
-    for verb, method in (("explain", "--method=AttentionRollout"), ("augment", "--perturbation=FGSM")):
-        assert main([verb, images, "--model", network, method, f"--out={tmp_path}/{verb}"]) == 0, capsys.readouterr()
+    for verb, method in (("explain", ["--method=AttentionRollout"]), ("augment", ["--perturbation=FGSM", "--label=0"])):
+        assert main([verb, images, "--model", network, *method, f"--out={tmp_path}/{verb}"]) == 0, capsys.readouterr()
     (entry, *_) = json.loads((tmp_path / "explain" / "manifest.json").read_text())["images"]
     assert entry["predicted"][0]["class"] in NAMES["label2id"]
     dataset = {"class_path": "ImageFolder", "init_args": {"root": images, "test_fraction": 1}}
