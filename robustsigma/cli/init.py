@@ -18,7 +18,7 @@ from robustsigma.cli.method_names import walk_of_photographs
 from robustsigma.cli.parsing import check_model, new_parser
 from robustsigma.cli.presets import ALLOW_HELP
 from robustsigma.data.folder_scan import scan
-from robustsigma.data.image_files import is_gray
+from robustsigma.data.image_files import BROKEN, is_gray
 from robustsigma.data.image_folder import ImageFolder
 from robustsigma.data.image_table import ImageTable
 from robustsigma.data.resize_crop import ResizeCrop
@@ -28,6 +28,7 @@ from robustsigma.models.identification import identified, identify
 from robustsigma.models.model_files import read_card
 from robustsigma.models.published_weights import PUBLISHED, Published, published
 from robustsigma.models.weight_files import read_state, stored_statistics
+from robustsigma.report.text import printable
 from robustsigma.runs.files import write_atomically
 
 _DESCRIPTION = (
@@ -116,11 +117,11 @@ def run(verb: str, arguments: list[str]) -> None:
     out = Path(found.out)
     if out.exists():
         raise fail("out", "the name of a new file", f"{out}, which exists")
-    dataset, model = _dataset(Path(found.data).expanduser()), _model(found)
+    (dataset, broken), model = _dataset(Path(found.data).expanduser()), _model(found)
     allowed = [option for name in found.allow for option in ("--allow", name)]
     folder = f"runs/{Path(found.data).resolve().stem}"
     command = shlex.join(["robustsigma", "evaluate", "--config", str(out), *allowed, "--out", folder])
-    text = _settings(dataset, model, shlex.join(["robustsigma", verb, *arguments]), command)
+    text = _settings(dataset, broken, model, shlex.join(["robustsigma", verb, *arguments]), command)
     settings = PRESETS.parse("evaluate", "", folder, ["--config", text, *allowed]).settings
     if model is not None and model.statistics is not None:  # so that the weights are not read again
         settings = replace(settings, mean=model.statistics[0], std=model.statistics[1])
@@ -137,37 +138,42 @@ def run(verb: str, arguments: list[str]) -> None:
     print(f"{out} is written. Read its comments, then run:\n  {command}")
 
 
-def _dataset(data: Path) -> ImageFolder | ImageTable:
+def _dataset(data: Path) -> tuple[ImageFolder | ImageTable, str | None]:
+    """Return the dataset and the first of its unreadable images, or None."""
     if not data.exists():
         raise fail("data", "an existing folder or table", data)
     tables = [data] if data.is_file() else sorted(data.glob("*.csv"))
     for table in tables:
         options = _table_options(table)
         if options is not None:
-            size, gray = _common(scan(table.parent / options["images"]).images)
-            geometry = ResizeCrop(size) if size else None
-            return ImageTable(str(table.parent), table.name, geometry=geometry, channels=1 if gray else 3, **options)
+            size, gray, broken = _common(scan(table.parent / options["images"]).images)
+            options |= {"geometry": ResizeCrop(size) if size else None, "channels": 1 if gray else 3}
+            return ImageTable(str(table.parent), table.name, **options), broken
     if data.is_file():
         expected = f"a CSV file with a column of files ({', '.join(_COLUMNS['file_column'])}) and one of labels"
         raise fail("data", f"{expected} ({', '.join(_COLUMNS['label_column'])})", data)
     images = scan(data).images
     if not images:
         raise fail("data", "a folder with images", f"none in {data}")
-    size, gray = _common(images)
-    return ImageFolder(str(data), size=size, channels=1 if gray else 3)
+    size, gray, broken = _common(images)
+    return ImageFolder(str(data), size=size, channels=1 if gray else 3), broken
 
 
-def _common(images: Sequence[str]) -> tuple[int | None, bool]:
-    """Return the side of small squares, which are used as they are, or None; and whether images are gray."""
-    sides, modes = set(), set()
+def _common(images: Sequence[str]) -> tuple[int | None, bool, str | None]:
+    """Return the side of small squares, which are used as they are, or None; whether images are gray; a broken one."""
+    sides, modes, broken = set(), set(), None
     for path in images[:: max(1, len(images) // _SAMPLE)]:
         try:
             with Image.open(path) as image:  # its header; pixels are not decoded
                 sides |= {*image.size}
                 modes.add(image.mode)
-        except OSError as error:
-            raise fail("data", "images that can be read", f"{path} ({error})") from error
-    return (sides.pop() if len(sides) == 1 and max(sides) <= _SMALL else None), all(map(is_gray, modes))
+        except BROKEN as error:
+            broken = broken or f"{path} ({error})"
+    if broken is not None and not modes:
+        raise fail(
+            "data", "images that can be read", f"{broken}; robustsigma doctor --data FOLDER lists all such files"
+        )
+    return (sides.pop() if len(sides) == 1 and max(sides) <= _SMALL else None), all(map(is_gray, modes)), broken
 
 
 def _table_options(table: Path) -> dict[str, Any] | None:
@@ -213,7 +219,9 @@ def _model(found: Any) -> _Model | None:
     return _Model(name, weights, logits, published(name), stored_statistics(state))
 
 
-def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: str, command: str) -> str:
+def _settings(
+    dataset: ImageFolder | ImageTable, broken: str | None, model: _Model | None, written: str, command: str
+) -> str:
     """Return the YAML, with comments that say what was found and what to check."""
     known = model.known if model else None
     # All images, if no folder or column says which are for training.
@@ -255,13 +263,20 @@ def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: 
     options = {name: value for name, (value, default) in given.items() if value != default}
     if dataset.geometry is not None:
         options["geometry"] = asdict(dataset.geometry)
+    unreadable = ""
+    if broken is not None:  # not before the images are counted, as each of them would be decoded
+        options["skip_broken"] = True
+        listed = shlex.join(["robustsigma", "doctor", "--data", str(dataset.root)])
+        unreadable = f"\n# skip_broken leaves out images that cannot be read, such as {_in_one_line(broken)}."
+        unreadable += f" This lists them:\n#   {_in_one_line(listed)}"
     guessed = model is not None and model.weights != PUBLISHED and dataset.geometry is not None
     counts = ", ".join(f"{len(dataset.split(split)):,} {split}" for split in dataset.splits)
     return _TEMPLATE.format(
         written=written,
         command=command,
         found=f"Found {len(dataset.classes)} classes; images: {counts}; shown to the model as {side} x {side} pixels."
-        + guessed * "\n# CHECK: size and resize, in pixels, of your transforms.",
+        + guessed * "\n# CHECK: size and resize, in pixels, of your transforms."
+        + unreadable,
         kind=type(dataset).__name__,
         options=_flow(options),
         note=note,
@@ -273,6 +288,10 @@ def _settings(dataset: ImageFolder | ImageTable, model: _Model | None, written: 
         eps=eps,
         sample=_flow(sample),
     )
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(printable(text).split())
 
 
 def _flow(value: Any) -> str:

@@ -191,7 +191,9 @@ class FileDataset(PixelDataset):
             with Image.open(path) as image:
                 return self._decode(image, crop, seed), labels[0]
         except BROKEN as error:
-            raise fail(self.name, f"a readable image at {path}", error) from error
+            hint = "; robustsigma doctor --data FOLDER lists all such files"
+            hint += ", and skip_broken=True (skip_broken: true) leaves them out" * (self.name == "root")
+            raise fail(self.name, f"a readable image at {path}", f"{error}{hint}") from error
 
     def _decode(self, image: Image.Image, crop: RandomResizedCrop | None, seed: int) -> Tensor:
         mode = "L" if self.channels == 1 else "RGB"

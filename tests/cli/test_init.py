@@ -121,6 +121,25 @@ def test_a_network_by_name_with_its_weights(tmp_path):
     assert found.mean == (0.485, 0.456, 0.406)
 
 
+def test_unreadable_images_are_left_out(tmp_path, capsys):
+    folder(tmp_path / "photos")
+    for path in sorted((tmp_path / "photos" / "ant").iterdir())[:9]:
+        path.write_bytes(b"no image")
+    found = settings("photos")
+    assert found.dataset.skip_broken
+    text = (tmp_path / "robustsigma.yaml").read_text()
+    assert "such as photos/ant/0.png (cannot identify image file" in text
+    assert "#   robustsigma doctor --data photos\n" in text
+    broken = replace(found.dataset, skip_broken=False).split("test")
+    with pytest.raises(ValueError, match="robustsigma doctor --data FOLDER lists all such files, and skip_broken=True"):
+        list(broken)
+    folder(tmp_path / "broken")
+    for path in (tmp_path / "broken").glob("*/*.png"):
+        path.write_bytes(b"no image")
+    assert main(["init", "broken", "--out", "new.yaml"]) == 2
+    assert "robustsigma doctor --data FOLDER" in " ".join(capsys.readouterr().err.split())
+
+
 class Own(torch.nn.Linear):
     def __init__(self, outputs=2):
         super().__init__(192, outputs)
