@@ -6,7 +6,7 @@ import csv
 import json
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,8 @@ from robustsigma.cli.evaluate import PRESETS
 from robustsigma.cli.method_names import walk_of_photographs
 from robustsigma.cli.parsing import check_model, new_parser
 from robustsigma.cli.presets import ALLOW_HELP
+from robustsigma.data.class_names import class_names
+from robustsigma.data.csv_tables import delimiter_of
 from robustsigma.data.folder_scan import scan
 from robustsigma.data.image_files import BROKEN, is_gray
 from robustsigma.data.image_folder import ImageFolder
@@ -112,12 +114,14 @@ def run(verb: str, arguments: list[str]) -> None:
     parser.add_argument("--model", type=str, default=None, help=model_help)
     parser.add_argument("--weights", type=str, default=None, help="file of weights of the network that --model names")
     parser.add_argument("--allow", type=str, action="append", default=[], help=ALLOW_HELP)
+    parser.add_argument("--file_column", type=str, default=None, help="column of the image files in the table")
+    parser.add_argument("--label_column", type=str, default=None, help="column of the labels in the table")
     parser.add_argument("--out", type=str, default="robustsigma.yaml", help="file to write, which must not exist yet")
     found = parser.parse_args(arguments)
     out = Path(found.out)
     if out.exists():
         raise fail("out", "the name of a new file", f"{out}, which exists")
-    (dataset, broken), model = _dataset(Path(found.data).expanduser()), _model(found)
+    (dataset, broken), model = _dataset(found), _model(found)
     allowed = [option for name in found.allow for option in ("--allow", name)]
     folder = f"runs/{Path(found.data).resolve().stem}"
     command = shlex.join(["robustsigma", "evaluate", "--config", str(out), *allowed, "--out", folder])
@@ -138,25 +142,36 @@ def run(verb: str, arguments: list[str]) -> None:
     print(f"{out} is written. Read its comments, then run:\n  {command}")
 
 
-def _dataset(data: Path) -> tuple[ImageFolder | ImageTable, str | None]:
+def _dataset(found: Any) -> tuple[ImageFolder | ImageTable, str | None]:
     """Return the dataset and the first of its unreadable images, or None."""
+    data = Path(found.data).expanduser()
     if not data.exists():
         raise fail("data", "an existing folder or table", data)
-    tables = [data] if data.is_file() else sorted(data.glob("*.csv"))
-    for table in tables:
-        options = _table_options(table)
-        if options is not None:
+    stated = {name: found[name] for name in ("file_column", "label_column") if found[name] is not None}
+    others = []
+    for table in [data] if data.is_file() else sorted([*data.glob("*.csv"), *data.glob("*.tsv")]):
+        options = _table_options(table, stated)
+        if isinstance(options, dict):
             size, gray, broken = _common(scan(table.parent / options["images"]).images)
             options |= {"geometry": ResizeCrop(size) if size else None, "channels": 1 if gray else 3}
             return ImageTable(str(table.parent), table.name, **options), broken
-    if data.is_file():
-        expected = f"a CSV file with a column of files ({', '.join(_COLUMNS['file_column'])}) and one of labels"
-        raise fail("data", f"{expected} ({', '.join(_COLUMNS['label_column'])})", data)
+        others.append(f"{table}, which has {options}")
+    files, labels = (", ".join(_COLUMNS[name]) for name in ("file_column", "label_column"))
+    expected = f"a CSV file with a column of files ({files}, or --file_column NAME) and one of labels ({labels}, or "
+    no_table = fail("data", f"{expected}--label_column NAME)", "; ".join(others) or f"none in {data}")
+    if data.is_file() or stated:
+        raise no_table
     images = scan(data).images
     if not images:
         raise fail("data", "a folder with images", f"none in {data}")
     size, gray, broken = _common(images)
-    return ImageFolder(str(data), size=size, channels=1 if gray else 3), broken
+    dataset = ImageFolder(str(data), size=size, channels=1 if gray else 3)
+    if others:
+        try:
+            class_names("data", dataset.classes)
+        except ValueError as error:
+            raise ValueError(f"{no_table}; nor is it a folder of classes ({error})") from error
+    return dataset, broken
 
 
 def _common(images: Sequence[str]) -> tuple[int | None, bool, str | None]:
@@ -176,20 +191,29 @@ def _common(images: Sequence[str]) -> tuple[int | None, bool, str | None]:
     return (sides.pop() if len(sides) == 1 and max(sides) <= _SMALL else None), all(map(is_gray, modes)), broken
 
 
-def _table_options(table: Path) -> dict[str, Any] | None:
-    """Return the options of an ImageTable for a CSV file, or None if it does not list files and labels."""
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        first, names = next(rows, None), {name.lower(): name for name in rows.fieldnames or () if name}
+def _table_options(table: Path, stated: Mapping[str, str]) -> dict[str, Any] | str:
+    """Return the options of an ImageTable for a CSV file, or what it has if that is not a list of files and labels."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = delimiter_of(file.readline())
+            file.seek(0)
+            rows = csv.DictReader(file, delimiter=delimiter)
+            first, names = next(rows, None), {name.lower(): name for name in rows.fieldnames or () if name}
+    except (csv.Error, UnicodeDecodeError):
+        return "no UTF-8 text"
     columns = {
         option: next((names[each] for each in usual if each in names), None) for option, usual in _COLUMNS.items()
     }
+    columns |= {option: name if name in names.values() else None for option, name in stated.items()}
     file_column = columns["file_column"]
-    if first is None or file_column is None or columns["label_column"] is None:
-        return None
-    inside = [folder for folder in (".", "images") if (table.parent / folder / first[file_column]).is_file()]
+    if file_column is None or columns["label_column"] is None:
+        return f"the columns {', '.join(names.values()) or 'none'}"
+    if first is None:
+        return "no rows"
+    path = first[file_column] or ""
+    inside = [folder for folder in (".", "images") if (table.parent / folder / path).is_file()]
     if not inside:
-        return None
+        return f"{path!r} in the column {file_column}, which is no file in {table.parent} or its folder images"
     named = {option: name for option, name in columns.items() if name}
     return {"images": inside[0], **named, **({} if columns["split_column"] else {"test_fraction": 0.2})}
 

@@ -22,16 +22,27 @@ _PLAIN = re.compile(r"(?:(?!\.\.?/)[^/\\:\0]+/)*(?!\.\.?$)[^/\\:\0]+")
 _LONGEST_CELL = 2**31 - 1  # the largest limit that fits a C long everywhere
 
 
+def delimiter_of(header: str, columns: Sequence[str] = ()) -> str:
+    """Return what separates the cells of a header: a comma, a semicolon or a tab, so that it has the columns if any."""
+    cells = {each: next(csv.reader([header], delimiter=each), []) for each in ",;\t"}
+    fit = [each for each in cells if {*columns} <= {*cells[each]}]
+    return max(fit or cells, key=lambda each: len(cells[each]))
+
+
 def read_csv(path: Path, columns: Sequence[str], name: str) -> Iterator[tuple[dict[str, str], str]]:
     """Yield the rows of a CSV file, by column, each with its file and line. Blank lines are skipped.
+
+    Commas, semicolons or tabs separate its cells, as its header shows.
 
     ValueError, naming the argument `name`: anything but UTF-8 text with each of `columns` once and equal rows.
     """
     limit = csv.field_size_limit()  # global in the csv module
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader, where = csv.reader(file, strict=True), f"{path}, line 1"
+        where = f"{path}, line 1"
         try:
             csv.field_size_limit(max(limit, _LONGEST_CELL))
+            reader = csv.reader(file, strict=True, delimiter=delimiter_of(file.readline(), columns))
+            file.seek(0)
             header = next(reader, [])
             if any(header.count(column) != 1 for column in columns):
                 shown = ", ".join(cell[:40] for cell in header[:12]) or "nothing"
@@ -44,7 +55,8 @@ def read_csv(path: Path, columns: Sequence[str], name: str) -> Iterator[tuple[di
                     yield dict(zip(header, cells, strict=True)), where
                 where = f"{path}, line {reader.line_num + 1}"
         except (csv.Error, UnicodeDecodeError) as error:
-            raise fail(name, f"rows of UTF-8 text, separated by commas, in {where}", error) from error
+            expected = f"rows of UTF-8 text, with cells between commas, semicolons or tabs, in {where}"
+            raise fail(name, expected, error) from error
         finally:
             csv.field_size_limit(limit)
 

@@ -38,7 +38,7 @@ class ImageTable(FileDatasetSpec):
 
     Args:
         root: the folder.
-        table: CSV file; a relative path starts from `root`.
+        table: CSV file, with cells between commas, semicolons or tabs; a relative path starts from `root`.
         images: folder that `file` is relative to, itself relative to `root`.
         masks: folder that masks are relative to, itself relative to `root`.
         file_column: column of the image files.

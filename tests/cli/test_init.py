@@ -80,6 +80,27 @@ def test_a_table_is_recognized_by_its_columns(tmp_path, columns, where):
     assert len(found.dataset.split("test")) == 8
 
 
+def test_columns_of_other_names_are_stated(tmp_path, capsys):
+    rows = [("id", "diagnosis"), *((f"{place}.png", "ab"[place % 2]) for place in range(12))]
+    for file, _ in rows[1:]:
+        draw(tmp_path / "data" / "images" / file)
+    table = tmp_path / "data" / "list.tsv"
+    table.write_text("\n".join(map("\t".join, rows)))
+    for arguments, got in (
+        ([], "has the columns id, diagnosis; nor is it a folder of classes"),
+        (["--file_column", "ID"], "has the columns id, diagnosis"),
+        (["--file_column", "diagnosis", "--label_column", "id"], "has 'a' in the column diagnosis, which is no file"),
+    ):
+        assert main(["init", "data", *arguments]) == 2
+        assert f"list.tsv, which {got}" in capsys.readouterr().err
+    found = settings("data", "--file_column", "id", "--label_column", "diagnosis").dataset
+    assert (found.classes, sorted(found.split("train").labels)) == (("a", "b"), [0] * 4 + [1] * 5)
+    (tmp_path / "robustsigma.yaml").unlink()
+    table.write_bytes(b"\xff")
+    assert main(["init", "data"]) == 2
+    assert "which has no UTF-8 text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "prefix", ["model.", *(pytest.param(each, marks=pytest.mark.slow) for each in ("", "net.module."))]
 )

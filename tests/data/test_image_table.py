@@ -262,3 +262,12 @@ def test_links_cannot_lead_out_of_the_folder(tmp_path, kind):
     moved = tmp_path / "moved"
     moved.symlink_to(root)
     assert labels(ImageTable(str(moved), class_list=("a", "b"))) == [0, 1], "the folder itself may be a link"
+
+
+@pytest.mark.parametrize(
+    "text", ["file;label\na.png;cat\n", "file\tlabel\na.png\tcat\n", "file,label,x;y;z;w\na.png,cat,1\n"]
+)
+def test_cells_are_between_what_the_header_shows(tmp_path, text):
+    write(tmp_path, [("a.png", "cat")])
+    (tmp_path / "labels.csv").write_text(text + text.splitlines()[1].replace("cat", "dog"))
+    assert ImageTable(str(tmp_path)).classes == ("cat", "dog")
