@@ -26,7 +26,7 @@ from jsonargparse._common import parsing_settings  # no public interface restore
 
 from robustsigma.engine.validation import fail, near
 from robustsigma.models.architecture import Architecture, suggest_origin
-from robustsigma.models.pretrained import Pretrained
+from robustsigma.models.pretrained import Pretrained, check_no_file
 
 # Only those parts of torch and torchvision that settings name: others, such as torch.hub, load code.
 LIBRARIES = (
@@ -222,9 +222,7 @@ def check_model(argument: str, name: str, allow: Sequence[str]) -> None:
         name: name of the model.
         allow: dotted paths that the command line allows.
     """
-    if Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin"):
-        files = [str(path) for path in Path(name).parent.glob(f"*{Path(name).suffix}")]
-        raise fail(argument, "an existing file", repr(name) + near(name, files))
+    check_no_file(argument, name)
     try:
         Architecture(name).check_origin(allow)
     except ValueError as error:

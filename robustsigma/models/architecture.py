@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,7 +32,7 @@ from robustsigma.models.published_weights import (
 )
 from robustsigma.models.same_padding import with_same_padding
 from robustsigma.models.small_networks import SmallCNN
-from robustsigma.models.weight_files import State, fit_state, read_state
+from robustsigma.models.weight_files import SUFFIXES, State, fit_state, read_state
 from robustsigma.runs import fingerprint
 
 # Modules whose networks a file may name without permission.
@@ -270,7 +271,9 @@ def _unshared(net: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
 
 
 def suggest_origin(name: str) -> str:
-    """Return how to allow a dotted path, or a question that suggests a known name in place of another one."""
+    """Return how to allow a dotted path or state a file, or a question that suggests a known name."""
+    if Path(name).suffix in SUFFIXES:
+        return "; a file of weights is `architecture.weights`, beside the name of its network"
     dotted = all(part.isidentifier() for part in name.split(".")) and "." in name
     return f"; add --allow {name} if you trust it" if dotted else suggest_name(name)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.validation import Settings, fail, integer
+from robustsigma.engine.validation import Settings, fail, integer, near
 from robustsigma.models.architecture import Architecture, constructor, count_logits
 from robustsigma.models.hugging_face import HF
 from robustsigma.models.identification import identified, identify
@@ -30,7 +30,7 @@ from robustsigma.models.published_weights import (
     warn_of_guess,
 )
 from robustsigma.models.same_padding import with_same_padding
-from robustsigma.models.weight_files import SUFFIX, State, fit_state, read_state, stored_statistics
+from robustsigma.models.weight_files import SUFFIX, SUFFIXES, State, fit_state, read_state, stored_statistics
 
 Shape = tuple[int, int, int]
 
@@ -240,6 +240,7 @@ def model(
     if (Path(description) / "config.json").is_file():
         description = f"{HF}{description}"
     if not is_saved(description):
+        check_no_file("model", str(description))
         return Pretrained(str(description), **given).load(allow)
     if read_card(description) is None and "weights" not in given:
         state = read_state(description, "model")
@@ -254,3 +255,11 @@ def model(
 def is_saved(name: str | Path) -> bool:
     """Return whether this names a file rather than a network."""
     return isinstance(name, Path) or name.endswith(SUFFIX) or Path(name).is_file()
+
+
+def check_no_file(argument: str, name: str) -> None:
+    """Raise ValueError, naming `argument`, if a name that is no file ends as a file of weights does."""
+    path = Path(name)
+    if path.suffix in SUFFIXES:
+        files = [str(each) for each in path.parent.glob(f"*{path.suffix}") if each.is_file()]
+        raise fail(argument, "an existing file", repr(name) + near(name, files))

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from robustsigma.engine.validation import fail
 
 SUFFIX = ".safetensors"
+SUFFIXES = (SUFFIX, ".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 State = dict[str, Tensor]
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")

@@ -439,3 +439,14 @@ def test_methods_of_classes_are_constructors_too(monkeypatch):
     name = "somebodys_hub.Net.from_pretrained"
     found, _ = model(name, arguments={"folder": "x"}, mean=[0.5], std=[0.5], geometry=ResizeCrop(4))
     assert found.net.folder == "x"
+
+
+@pytest.mark.parametrize("name", ["nofile.pt", "nowhere/last.ckpt", "best.pth.tar"])
+def test_a_missing_file_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.pt").touch()
+    near = r"; did you mean 'file\.pt'\?" if name == "nofile.pt" else ""
+    with pytest.raises(ValueError, match=rf"^model: expected an existing file, got '{name}'{near}$"):
+        model(name)
+    with pytest.raises(ValueError, match=r"a file of weights is `architecture\.weights`"):
+        Architecture(name).check_origin()
