@@ -74,7 +74,7 @@ def test_an_assumed_image_size_is_told(made, tmp_path):
 
 def test_augment_takes_them_too(made, tmp_path, capsys):
     arguments = ["augment", f"{made}/photo.png", "--model", NAME, f"--weights={made}/w.pth", "--geometry.size=32",
-                 "--perturbation=GaussianNoise", f"--out={tmp_path}/out"]  # fmt: skip
+                 "--perturbation=GaussianNoise", "--label=0", f"--out={tmp_path}/out"]  # fmt: skip
     assert main(arguments) == 0
     with (tmp_path / "out" / "manifest.csv").open() as file:
         (row,) = csv.DictReader(file)

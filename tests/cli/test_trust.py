@@ -81,6 +81,7 @@ def test_a_file_names_code_and_nothing_of_it_runs(file, inline, stranger, model,
     path.write_text(text.format(name=name))
     arguments = [verb, f"--config={path.read_text() if inline else path}", f"--out={tmp_path}/out"]
     if verb != "benchmark":
+        Image.new("RGB", (16, 16)).save(tmp_path / "photo.png")
         arguments += [] if file == "dataset" else [str(tmp_path / "photo.png")]
         arguments += [] if "model:" in text else [f"--model={model}"]
     assert main(arguments) == 2
@@ -218,7 +219,7 @@ def test_names_of_files_cannot_steer_the_terminal(model, tmp_path, capsys):
     arguments = [str(odd), f"--model={model}", f"--out={tmp_path}/out"]
     assert main(["explain", *arguments, "--method=Gradient"]) == 0
     assert "\x1b" not in capsys.readouterr().out
-    assert main(["augment", *arguments[:2], f"--out={tmp_path}/more", "--perturbation=GaussianNoise"]) == 0
+    assert main(["augment", *arguments[:2], "--label=0", f"--out={tmp_path}/more", "--perturbation=GaussianNoise"]) == 0
     written = (tmp_path / "more" / "manifest.csv").read_bytes()
     assert b"\x1b" not in written
     assert "a\ufffd[2J\ufffd.png" in written.decode("utf-8")
