@@ -27,6 +27,7 @@ from robustsigma.runs import fingerprint
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _VERIFIED_AT_ONCE = 4096
 _FINGERPRINTED = 256  # files whose content a fingerprint knows, evenly spaced
+_TWELVE_BITS = 4096
 _ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 swap the sides
 
 
@@ -55,7 +56,8 @@ def is_gray(mode: str) -> bool:
 def to_bytes(image: Image.Image, channels: int, resize: Resize | Callable[[Image.Image], Image.Image] | None) -> Tensor:
     """Return a PIL image of any mode as uint8 (channels, H, W), resized by a size, a `ResizeCrop` or a function.
 
-    16-bit gray is scaled, transparency is dropped. ValueError: pixels that are fractions, or have more than 16 bits.
+    16-bit gray is scaled, with a warning where it has 12 bits at most; transparency is dropped. ValueError: pixels that
+    are fractions, or have more than 16 bits.
     """
     if image.mode == "F":
         raise ValueError("numbers with fractions, of which no file says whether 1 or 255 is white")
@@ -63,6 +65,11 @@ def to_bytes(image: Image.Image, channels: int, resize: Resize | Callable[[Image
         values = np.asarray(image).astype(np.float64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("numbers of more than 16 bits")
+        if 0 < values.max() < _TWELVE_BITS:
+            got = f"one whose numbers are all below {_TWELVE_BITS}, which is nearly black"
+            hint = "multiply the numbers of 12-bit images by 16 before you save them"
+            # The same text for all, so that Python shows it once.
+            warn(f"images: expected 16-bit images whose white is 65535, got {got}; {hint}")
         image = Image.fromarray((values / 257).round().astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

@@ -2,6 +2,7 @@ import dataclasses
 import pickle
 import struct
 import sys
+import warnings
 
 import folders
 import numpy as np
@@ -342,6 +343,20 @@ def test_folder_reads_modes(tmp_path, mode, value, channels):
     image, _ = ImageFolder(str(tmp_path), size=6, channels=channels).split("train")[0]
     assert image.shape == (channels, 6, 6)
     assert torch.allclose(image, torch.tensor(1.0 if mode == "1" else 200 / 255))
+
+
+@pytest.mark.parametrize(("highest", "warned"), [(0, False), (255, True), (4095, True), (4096, False), (65535, False)])
+def test_twelve_bits_in_files_of_sixteen_are_warned_of(tmp_path, highest, warned):
+    image = Image.fromarray(np.array([[0, 0], [0, highest]], np.uint16))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "0.png")
+    dataset = ImageFolder(str(tmp_path), size=2, channels=1, test_fraction=1).split("test")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("default")
+        for index in (0, 1, 0):
+            assert dataset[index][0].max() == round(highest / 257) / 255
+    assert [str(each.message).startswith("images: expected 16-bit images") for each in found] == [True] * warned
 
 
 def test_torchvision_equals_its_images(make, tmp_path):
