@@ -20,9 +20,10 @@ from robustsigma.engine.perturbations import Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch import Batch
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
-from robustsigma.lightning.batch_images import BatchField, Images, Place
+from robustsigma.lightning.batch_images import BatchField, Images, Place, tensor_in
 from robustsigma.lightning.monitor_pictures import draw, log_picture
 from robustsigma.lightning.robust_callback import stage_seed
+from robustsigma.lightning.spread_images import SpreadImages
 from robustsigma.lightning.training_perturbation import evaluation_conditions
 
 
@@ -74,7 +75,8 @@ class AttributionMonitor(BatchCallback):
         net: the network that is explained: an attribute of the module, such as "ema", or a function of the module. None
             is the module itself, whose `forward` takes normalized images and returns logits.
         every_n_epochs: explain after every n-th epoch, from the first one on.
-        max_images: number of images: the first of the first validation loader, or of `batch`.
+        max_images: number of images: drawn from the whole first validation loader by `seed`, or the first of `batch` or
+            of a stream of unknown length.
         batch: explain these images instead: a batch as the module's steps get it.
         seed: seed of all random numbers; the same in every epoch.
 
@@ -117,7 +119,8 @@ class AttributionMonitor(BatchCallback):
     def _reset(self) -> None:
         super()._reset()
         self._fixed: tuple[Tensor, ...] | None = None  # images, labels and, where there are any, masks
-        self._parts: list[tuple[Tensor, ...]] = []  # the same of each batch, until there are enough
+        self._parts: list[tuple[Tensor, ...]] = []  # the same of each batch, of which images are drawn
+        self._drawn: SpreadImages | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the images of an earlier run."""
@@ -130,10 +133,16 @@ class AttributionMonitor(BatchCallback):
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep the first images, before the step may change the batch."""
-        wanted = self._fixed is None and self.batch is None and dataloader_idx == 0 and self._is_due(trainer)
-        if wanted and sum(len(images) for images, *_ in self._parts) < self.max_images:
-            self._parts.append(self._parts_of(batch, trainer, pl_module))
+        """Keep the images that are drawn, before the step may change the batch."""
+        if not (self._fixed is None and self.batch is None and dataloader_idx == 0 and self._is_due(trainer)):
+            return
+        if batch_idx == 0:
+            self._drawn, self._parts = self._spread(trainer)[0], []
+        assert self._drawn is not None
+        rows = self._drawn.rows(len(tensor_in(batch, self.images)))
+        if batch_idx == 0 or len(rows):  # the first batch shows what is wrong with a setting
+            parts = self._parts_of(batch, trainer, pl_module)
+            self._parts.append(tuple(part[rows.to(part.device)] for part in parts))
 
     def _parts_of(self, batch: Any, trainer: Any, module: Any) -> tuple[Tensor, ...]:
         masks = None if self.masks is None else self.masks.get(batch)
@@ -149,7 +158,7 @@ class AttributionMonitor(BatchCallback):
         if masks is not None:
             masks = torch.as_tensor(masks).to(found.pixels)
             parts.append(masks[:, 0] if masks.ndim == 4 else masks)
-        return tuple(part[: self.max_images].detach().clone() for part in parts)
+        return tuple(part.detach() for part in parts)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the images and log what is found."""
@@ -185,7 +194,7 @@ class AttributionMonitor(BatchCallback):
         found = tuple(torch.cat(column)[: self.max_images].cpu() for column in zip(*parts, strict=True))
         if trainer.world_size > 1:
             found = trainer.strategy.broadcast(found)
-        if not found:
+        if not found or not len(found[0]):
             raise fail("batch", "images to explain, as the first validation loader has none", "None")
         return tuple(part.to(module.device) for part in found)
 

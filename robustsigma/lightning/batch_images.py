@@ -93,6 +93,15 @@ class Images(NamedTuple):
     labels: Tensor
 
 
+def tensor_in(batch: Any, images: BatchField) -> Tensor:
+    """Return the images of a batch as they are in it; raise ValueError unless they are a tensor (B, C, H, W)."""
+    given = images.get(batch)
+    if not isinstance(given, Tensor) or given.ndim != 4:
+        got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+        raise fail("images", f"a tensor (B, C, H, W) at {images.place!r} of a batch", got)
+    return given
+
+
 def read(batch: Any, images: BatchField, labels: BatchField, classifier: Classifier) -> Images:
     """Return the images of a batch and their labels, of which probabilities (B, K) become the most probable class.
 
@@ -101,10 +110,7 @@ def read(batch: Any, images: BatchField, labels: BatchField, classifier: Classif
     Raises:
         ValueError: the batch has no images (B, C, H, W) or no labels in these places.
     """
-    given, target = images.get(batch), labels.get(batch)
-    if not isinstance(given, Tensor) or given.ndim != 4:
-        got = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
-        raise fail("images", f"a tensor (B, C, H, W) at {images.place!r} of a batch", got)
+    given, target = tensor_in(batch, images), labels.get(batch)
     floating = given.is_floating_point()
     pixels = at_least_single(given) * classifier.std + classifier.mean if floating else given / 255
     target = torch.as_tensor(target, device=given.device)

@@ -19,10 +19,11 @@ from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
-from robustsigma.lightning.batch_images import Images, Place, write
+from robustsigma.lightning.batch_images import Images, Place, tensor_in, write
 from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
-from robustsigma.lightning.strategies import check_strategy
+from robustsigma.lightning.spread_images import SpreadImages
+from robustsigma.lightning.strategies import check_strategy, data_rank
 from robustsigma.lightning.training_perturbation import batch_parts, check_conditions, has_cache, perturb_parts
 
 
@@ -51,7 +52,8 @@ class RobustCallback(BatchCallback):
             the module. None is the module itself, whose `forward` takes normalized images and returns logits.
         eval_net: the network that validation and test evaluate, such as "ema"; None is `net`.
         every_n_epochs: measure in every n-th epoch of a training, from the first one on.
-        max_images: images measured at most, of each validation or test loader, over all processes.
+        max_images: images measured at most, of each validation or test loader, over all processes: drawn from the whole
+            loader by `seed`, at the same places in every epoch. Of a stream of unknown length they are the first.
         seed: seed of all random numbers.
         metric: a torchmetrics `Metric` of logits and class indices with one number as its result, of which each
             condition gets a copy; its class name then replaces `acc`. None is accuracy.
@@ -62,7 +64,8 @@ class RobustCallback(BatchCallback):
 
     Warns:
         UserWarning: once, if the logits of `eval_net` are not those that the validation step computes; if the training
-            step does not use `net`; or if images that are in [0, 1] already are un-normalized.
+            step does not use `net`; if images that are in [0, 1] already are un-normalized; or if a stream has more
+            images than `max_images`.
 
     Example:
         >>> from robustsigma import FGSM, Identity, Mixture
@@ -105,10 +108,12 @@ class RobustCallback(BatchCallback):
     def _reset(self) -> None:
         super()._reset()
         self._metrics: dict[tuple[str, int], Metric] = {}  # by condition and loader
+        self._spreads: list[SpreadImages] = []  # what draws the images of each loader
         self._measured: dict[int, int] = {}  # images of each loader in this process
         self._logged: dict[str, bool] = {}  # names that were logged, and whether of clean images
         self._unseen = True  # whether every image was measured, and no logits of the step were seen
-        self._batch: Images | None = None  # what the step under way is given
+        self._batch: Images | None = None  # what is measured of the batch that the step under way is given
+        self._compared: Images | None = None  # the first images of that batch
         self._watch, self._outputs = ExitStack(), list[tuple[str, Tensor]]()
         self._replaced: tuple[Any, Any] | None = None  # the module and its own attribute `training_step`
 
@@ -177,8 +182,8 @@ class RobustCallback(BatchCallback):
         self._metrics, self._measured, self._logged, self._unseen = {}, {}, {}, True
         if not self.conditions or not self._is_due(trainer):
             return
-        loaders = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
-        for loader in range(len(loaders)):
+        self._spreads = self._spread(trainer, *data_rank(trainer))
+        for loader in range(len(self._spreads)):
             for name in self.conditions:
                 metric = MeanMetric() if self.metric is None else self.metric.clone()
                 self._metrics[name, loader] = metric.to(pl_module.device)
@@ -187,19 +192,26 @@ class RobustCallback(BatchCallback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Read the images before the step may change the batch, and watch what it computes of the first ones."""
-        self._batch = None
-        left = -(-self.max_images // trainer.world_size) - self._measured.get(dataloader_idx, 0)
-        if not self.conditions or left <= 0 or not (self._metrics or trainer.sanity_checking):
+        self._batch = self._compared = None
+        if not self.conditions or not (self._metrics or trainer.sanity_checking):
             self._unseen = False
             return
-        classifier = self._classifier(pl_module, "eval_net", self.eval_net)
-        found = self._read(batch, classifier, _stage(trainer))
-        if not self._metrics:
-            return
-        if batch_idx == 0 and "eval_net" not in self._warned and is_visible(pl_module):
+        rows = torch.zeros(0, dtype=torch.int64)
+        if self._metrics:
+            spread, count = self._spreads[dataloader_idx], len(tensor_in(batch, self.images))
+            rows = spread.rows(count)
+            self._unseen = self._unseen and len(rows) == count
+            if spread.is_unknown and not len(rows):
+                told = f"max_images={self.max_images}: the first images of a stream are measured, which has more"
+                self._warn("stream", f"{told}. Shuffle its images if they are in order, or raise max_images.")
+            if batch_idx and not len(rows):
+                return
+        found = self._read(batch, self._classifier(pl_module, "eval_net", self.eval_net), _stage(trainer))
+        if len(rows):
+            self._batch = Images(*(part[rows.to(part.device)] for part in found))
+        if self._metrics and batch_idx == 0 and "eval_net" not in self._warned and is_visible(pl_module):
             self._outputs = self._watch.enter_context(outputs_of(pl_module))
-        self._batch = Images(*(part[:left] for part in found))
-        self._unseen = self._unseen and len(found.labels) <= left
+            self._compared = Images(*(part[: self.max_images] for part in found))
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -207,18 +219,19 @@ class RobustCallback(BatchCallback):
         """Measure each condition."""
         self._watch.close()
         theirs, self._outputs = self._outputs, []
-        if self._batch is None:
+        if not self._metrics:
             return
-        with gathered(pl_module.modules()):  # once in every process
-            self._measure(trainer, pl_module, theirs, dataloader_idx)
-        self._batch = None
+        with gathered(pl_module.modules()):  # in every process, also where it measures no image of this batch
+            if theirs:
+                self._compare(trainer, self._classifier(pl_module, "eval_net", self.eval_net), theirs)
+            if self._batch is not None:
+                self._measure(trainer, pl_module, dataloader_idx)
+        self._batch = self._compared = None
 
-    def _measure(self, trainer: Any, module: Any, theirs: list[tuple[str, Tensor]], loader: int) -> None:
+    def _measure(self, trainer: Any, module: Any, loader: int) -> None:
         assert self._batch is not None
         _, pixels, labels = self._batch
         classifier = self._classifier(module, "eval_net", self.eval_net)
-        if theirs:
-            self._compare(trainer, classifier, theirs)
         clean = pixels.clamp(0, 1)
         for name, condition in self.conditions.items():
             made = condition(classifier, clean, labels, seed=stage_seed(self.seed, _stage(trainer), name))
@@ -269,8 +282,8 @@ class RobustCallback(BatchCallback):
 
     def _compare(self, trainer: Any, classifier: Classifier, theirs: list[tuple[str, Tensor]]) -> None:
         """Warn unless one of the outputs of the user's step is the classifier's logits."""
-        assert self._batch is not None
-        _, pixels, labels = self._batch
+        assert self._compared is not None
+        _, pixels, labels = self._compared
         with classifier.frozen():
             ours = classifier.logits(pixels)
         theirs = [(name, logits[: len(ours)].to(ours)) for name, logits in theirs if logits.ndim == 2]

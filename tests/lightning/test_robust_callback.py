@@ -7,6 +7,7 @@ import warnings
 from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -14,15 +15,18 @@ import torch
 import torch.nn.functional as F
 from pictures import MEAN, QUIET, STD, Pictures, normalize, small_net
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 from trainers import quiet_trainer
 
 from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation
+from robustsigma.data.loading import subsample
 from robustsigma.engine import noise
 from robustsigma.lightning import RobustCallback
 from robustsigma.lightning.batch_images import BatchField
 from robustsigma.lightning.robust_callback import stage_seed
+from robustsigma.lightning.spread_images import SpreadImages
 from robustsigma.lightning.training_perturbation import batch_parts, perturb_parts
 
 pytestmark = pytest.mark.third_party_rng
@@ -183,16 +187,100 @@ def test_it_is_a_callback_of_both_packages(name):
     assert trainer.callbacks[0] is callback
 
 
-def test_at_most_so_many_images_and_each_loader_alone():
-    conditions = {"clean": Identity()}
-    both = [loader(9, seed=1), loader(4, seed=2)]
-    trainer, module = fit(normalized(conditions=conditions, max_images=7), val=both)
-    for number, (each, count) in enumerate(zip(both, (7, 4), strict=True)):
-        data = [part[:7] for part in next(iter(DataLoader(each.dataset, 9)))]
-        module.eval()
-        expected = float((module(data[0]).argmax(1) == data[1]).float().mean())
-        assert float(trainer.callback_metrics[f"val/clean_acc/dataloader_idx_{number}"]) == pytest.approx(expected)
-        assert len(data[1]) == count
+class Seen(MeanMetric):
+    """A metric that keeps the labels that it is given, each copy in a list of its own."""
+
+    lists: ClassVar[list[list[int]]] = []
+
+    def update(self, logits, labels):
+        self.labels += labels.tolist()
+        super().update((logits.argmax(1) == labels).float())
+
+    def clone(self):
+        copied = Seen()
+        copied.labels = []
+        self.lists.append(copied.labels)
+        return copied
+
+
+class Numbered(Pictures):
+    """Pictures whose labels are their places."""
+
+    def __init__(self, count):
+        super().__init__(count, 1, normalize)
+        self.labels = torch.arange(count)
+
+
+class Stream(IterableDataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __iter__(self):
+        return iter(self.data)
+
+
+@pytest.fixture
+def measured():
+    Seen.lists.clear()
+    return Seen.lists
+
+
+def measure(val, most=7, **options):
+    callback = normalized(conditions={"clean": Identity()}, max_images=most, metric=Seen())
+    fit(callback, Module(small_net(classes=24)), val=val, **{"epochs": 2, **options})
+
+
+FEW = {"limit_val_batches": 3}
+
+
+@pytest.mark.parametrize(
+    ("most", "options", "count"), [(7, {}, 23), (1, {}, 23), (23, {}, 23), (22, {}, 23), (7, FEW, 15)]
+)
+def test_images_are_drawn_from_the_whole_loader_and_alike_in_every_epoch(most, options, count, measured):
+    measure(DataLoader(Numbered(23), 5), most, num_sanity_val_steps=1, **options)
+    assert measured == 2 * [subsample(count, most, 0)]
+
+
+def test_each_loader_and_its_batches_of_any_kind(measured):
+    ready = [next(iter(DataLoader(Numbered(6), 6))) for _ in range(4)]
+    loaders = [
+        DataLoader(Numbered(23), 5, drop_last=True),
+        DataLoader(ready, batch_size=None),
+        DataLoader(Numbered(3), 5),
+    ]
+    measure(loaders, epochs=1)
+    assert measured == [subsample(20, 7, 0), [place % 6 for place in subsample(24, 7, 0)], [0, 1, 2]]
+
+
+def test_the_first_images_of_a_stream_with_a_warning_if_it_has_more(measured):
+    measure(DataLoader(Stream(Numbered(23)), 5), 23)
+    with pytest.warns(UserWarning, match="max_images=7: the first images of a stream are measured, which has more"):
+        measure(DataLoader(Stream(Numbered(23)), 5))
+    assert measured == 2 * [[*range(23)]] + 2 * [[*range(7)]]
+
+
+def test_processes_that_take_images_in_turn_draw_together_what_one_draws():
+    def drawn(rank, world):
+        spread = SpreadImages(7, 0, 24 / world / 4, rank, world)
+        rows = [spread.rows(4) + start for start in range(0, 24 // world, 4)]
+        return [place * world + rank for place in torch.cat(rows).tolist()]
+
+    assert sorted(drawn(0, 3) + drawn(1, 3) + drawn(2, 3)) == drawn(0, 1) == subsample(24, 7, 0)
+    assert SpreadImages(1, 0, 6, 1, 2).rows(4).tolist() != []
+    assert SpreadImages(1, 0, 6, 0, 2)._drawn(4) != []
+
+
+def test_a_logged_accuracy_of_data_in_order_of_classes_is_that_of_the_whole():
+    class Constant(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0, 0])
+
+    data = Pictures(600, 1, normalize)
+    data.labels = data.labels.sort().values
+    callback = normalized(conditions={"clean": Identity()}, max_images=150)
+    trainer = quiet_trainer(callback)
+    (logged,) = trainer.validate(Module(Constant()), DataLoader(data, 50), verbose=False)
+    assert logged["val/clean_acc"] == pytest.approx(float((data.labels == 0).float().mean()), abs=0.1)
 
 
 def test_a_metric_of_ones_own_is_copied_for_each_condition():
