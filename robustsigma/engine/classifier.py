@@ -126,11 +126,8 @@ class Classifier(nn.Module):
                 raise
             raise validation.takes_no_images(self.net, error) from error
         logits = logits_of(output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise fail("net", f"logits of shape ({len(images)}, K)", got)
-        if logits.shape[1] < 2:
-            raise fail("net", "logits of at least two classes", f"shape {tuple(logits.shape)}")
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+            raise validation.no_logits(logits, len(images))
         self._classes = logits.shape[1]
         if self._depth:
             self.forwards += len(images)

@@ -47,6 +47,27 @@ def takes_no_images(net: torch.nn.Module, error: Exception) -> ValueError:
     return fail("net", "a network that takes images (B, C, H, W) and nothing else", got)
 
 
+def no_logits(output: Any, count: int) -> ValueError:
+    """Return the error for a network's output that is not the logits of `count` images, of two or more classes."""
+    expected, wrap = f"logits of shape ({count}, K), K >= 2", "; wrap the network in a module that returns"
+    if isinstance(output, Mapping | list | tuple):
+        places = [*output] if isinstance(output, Mapping) else [*range(len(output))]
+        what = f"keys {repr(places)[:80]}" if isinstance(output, Mapping) else f"length {len(output)}"
+        got = f"{type(output).__name__} of {what}"
+        found = [place for place in places if isinstance(output[place], Tensor) and output[place].ndim == 2]
+        place = "logits" if "logits" in found else (found or [None])[0]
+        hint = "" if place is None else f"{wrap} the logits, such as net(images)[{place!r}]"
+    elif isinstance(output, Tensor):
+        shape = tuple(output.shape)
+        got, hint = f"shape {shape}", ""
+        if shape in ((count,), (count, 1)):
+            join = "cat" if output.ndim == 2 else "stack"
+            hint = f"{wrap} two logits instead of its one, z: torch.{join}([torch.zeros_like(z), z], 1)"
+    else:
+        got, hint = type(output).__name__, ""
+    return fail("net", expected, f"{got}{hint}")
+
+
 def not_finite(what: str, where: object) -> ValueError:
     """Return the error for a network whose numbers are NaN or infinite.
 

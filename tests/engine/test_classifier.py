@@ -98,11 +98,13 @@ def test_channel_mismatch_names_the_statistic():
     ("wrap", "got"),
     [
         (lambda z: z[0], r"shape \(3,\)"),
-        (lambda z: z[:, :1], r"at least two classes.*\(4, 1\)"),
+        (lambda z: z[:, :1], r"K >= 2, got shape \(4, 1\); wrap .*: torch.cat\(\[torch.zeros_like\(z\), z\], 1\)"),
+        (lambda z: z[:, 0], r"shape \(4,\); wrap .*: torch.stack\(\[torch.zeros_like\(z\), z\], 1\)"),
         (lambda z: z[:2], r"shape \(2, 3\)"),
         (lambda z: z[..., None], r"shape \(4, 3, 1\)"),
-        (lambda z: (z, z), "tuple"),
-        (lambda z: {"logits": z}, "dict"),
+        (lambda z: (z[0], z), r"tuple of length 2; wrap .*, such as net\(images\)\[1\]"),
+        (lambda z: {"aux": z, "logits": z}, r"dict of keys \['aux', 'logits'\]; wrap .* net\(images\)\['logits'\]"),
+        (lambda z: {}, r"dict of keys \[\]$"),
         (lambda z: None, "NoneType"),
     ],
 )
