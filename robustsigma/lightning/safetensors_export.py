@@ -36,8 +36,9 @@ class SafetensorsExport(pl.Callback):
 
     Raises:
         ValueError: when the training starts, without a `RobustDataModule` or a `Classifier` in the module (as
-            `LitClassifier` has); if the best weights are requested and no `RobustCheckpoint` keeps them; if the file
-            could not be written, or if the network that `load_model` builds from it would give other logits.
+            `LitClassifier` has); if there are not as many logits as classes of the data; if the best weights are
+            requested and no `RobustCheckpoint` keeps them; if the file could not be written, or if the network that
+            `load_model` builds from it would give other logits.
 
     Example:
         >>> callback = SafetensorsExport("model.safetensors")
@@ -100,6 +101,13 @@ def _check_export(path: Path, classifier: Classifier, card: ModelCard, state: di
     """Raise ValueError unless a file of a network can be written to a path, and gives the network again."""
     if path.is_dir():
         raise fail("path", "a file for the weights", f"the folder {path}")
+    images = torch.rand(4, *card.shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean.device)
+    with classifier.frozen():
+        mine, again = classifier.logits(images), classifier.logits(images)
+    if mine.shape[1] != len(card.classes):
+        named = card.architecture is not None and card.architecture.arguments.get("classes") == mine.shape[1]
+        expected = f"{len(card.classes)}, the number of classes of the data"
+        raise fail("model.net.classes" if named else "net", expected, f"{mine.shape[1]} logits")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent, prefix=".export.") as folder:
@@ -112,11 +120,7 @@ def _check_export(path: Path, classifier: Classifier, card: ModelCard, state: di
     except OSError as error:
         told = f"{error}; make room or name another place, and run the command again"
         raise fail("path", f"a place where a file of {path.name} can be written", told) from error
-    device = classifier.mean.device
-    images = torch.rand(4, *card.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with classifier.frozen():
-        mine, again = classifier.logits(images), classifier.logits(images)
-    with loaded.to(device).frozen():
+    with loaded.to(images.device).frozen():
         theirs = loaded.logits(images)
     half = any(p.dtype in (torch.float16, torch.bfloat16) for p in classifier.parameters())
     tolerance = (2e-2 if half else 1e-4) * float(mine.abs().max()) + 2 * float((mine - again).abs().max())

@@ -346,7 +346,7 @@ def other_activation():
 
 def other_head():
     net = small()
-    net.head[-1] = nn.Linear(8, 3)
+    net.head[-1] = nn.Sequential(net.head[-1])
     return net
 
 
@@ -362,12 +362,14 @@ def with_module_argument():
         (lambda: nn.Sequential(nn.Flatten(), WithState(192, 2)), "tensors with numbers, got dtype for 1._extra_state"),
         (other_activation, "the network that its attribute `architecture`.*other logits"),
         (other_head, "a network whose file can be loaded again.*head"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), "2, the number of classes of the data, got 3 logits"),
+        (lambda: network("small_cnn", 3, 7), "2, the number of classes of the data, got 7 logits"),
         (with_module_argument, "a description that a safetensors file can hold"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_before_the_training(make, told, tmp_path):
     export = SafetensorsExport(str(tmp_path / "m.safetensors"))
-    with pytest.raises(ValueError, match=rf"^net: expected .*{told}"):
+    with pytest.raises(ValueError, match=rf"^(model\.)?net(\.classes)?: expected .*{told}"):
         trainer(tmp_path, export, Unwanted(), enable_checkpointing=False).fit(LitClassifier(make()), data())
     assert not list(tmp_path.iterdir())
 
