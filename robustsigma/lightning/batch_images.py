@@ -17,6 +17,8 @@ from robustsigma.engine.validation import fail
 
 Getter = Callable[[Any], Any]
 Place = int | str | Getter | tuple[Getter, Callable[[Any, Any], Any]]
+# An example of a place inside another one.
+PAIR = "(lambda b: b['inputs']['image'], lambda b, x: {**b, 'inputs': {**b['inputs'], 'image': x}})"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class BatchField:
         simple = isinstance(self.place, (int, str)) and not isinstance(self.place, bool)
         if not (pair or simple or callable(self.place)):
             expected = "an index, a key, an attribute or a pair of functions (get, put)"
-            raise fail(self.name, expected, repr(self.place)[:80])
+            raise fail(self.name, expected, f"{repr(self.place)[:80]}; a pair is, for example, {PAIR}")
 
     @property
     def writable(self) -> bool:
@@ -59,7 +61,12 @@ class BatchField:
             return batch[self.place] if self._is_item(batch) else getattr(batch, str(self.place))
         except (LookupError, AttributeError, TypeError):
             has = f" with {[*batch]}: say which, as {self.name}=KEY" if isinstance(batch, Mapping) else ""
-            got = f"{self.place!r}, and a batch of type {type(batch).__name__}{has}"
+            inside = (
+                f"a pair (get, put): {PAIR}" if self.name == "images" else "a function, lambda b: b['inputs']['label']"
+            )
+            got = (
+                f"{self.place!r}, and a batch of type {type(batch).__name__}{has}; for a place inside another, {inside}"
+            )
             raise fail(self.name, f"the place of the {self.name} in a batch", got) from None
 
     def put(self, batch: Any, value: Any) -> Any:

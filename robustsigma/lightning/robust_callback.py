@@ -19,7 +19,7 @@ from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
-from robustsigma.lightning.batch_images import Images, Place, tensor_in, write
+from robustsigma.lightning.batch_images import PAIR, Images, Place, tensor_in, write
 from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
 from robustsigma.lightning.spread_images import SpreadImages
@@ -99,7 +99,8 @@ class RobustCallback(BatchCallback):
         options: dict[str, Any] = {"every_n_epochs": every_n_epochs, "max_images": max_images, "seed": seed}
         super().__init__(mean=mean, std=std, images=images, labels=labels, **options)
         if train is not None and not self.images.writable:
-            raise fail("images", "a pair (get, put), as training writes images back", "a function that reads them")
+            got = f"a function that reads them; a pair is, for example, {PAIR}"
+            raise fail("images", "a pair (get, put), as training writes images back", got)
         self.net = check_network("net", net)
         self.eval_net = check_network("eval_net", net if eval_net is None else eval_net)
         validation.optional("metric", metric, Metric)

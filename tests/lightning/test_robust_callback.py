@@ -24,7 +24,7 @@ from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Pert
 from robustsigma.data.loading import subsample
 from robustsigma.engine import noise
 from robustsigma.lightning import RobustCallback
-from robustsigma.lightning.batch_images import BatchField
+from robustsigma.lightning.batch_images import PAIR, BatchField
 from robustsigma.lightning.robust_callback import stage_seed
 from robustsigma.lightning.spread_images import SpreadImages
 from robustsigma.lightning.training_perturbation import batch_parts, perturb_parts
@@ -102,6 +102,7 @@ class Sample:
         (Sample, ("x", "y"), lambda b: b.x),
         (lambda x, y: SimpleNamespace(x=x, y=y), ("x", "y"), lambda b: b.x),
         (lambda x, y: {"in": [x], "y": y}, ((first, lambda b, x: {**b, "in": [x]}), "y"), first),
+        (lambda x, y: {"inputs": {"image": x}, "y": y}, (eval(PAIR), "y"), lambda b: b["inputs"]["image"]),
         (lambda x, y: {"in": [x], "y": y}, ((first, lambda b, x: b["in"].__setitem__(0, x)), lambda b: b["y"]), first),
     ],
 )  # fmt: skip
@@ -388,7 +389,7 @@ def test_a_network_that_no_hook_sees_is_told_by_the_users_accuracy(own, warned):
     ("options", "message"),
     [
         ({"train": HALF}, r"images: expected pixels in \[0, 1\] after un-normalization .*pass the mean and std"),
-        ({"train": HALF, "images": "x"}, "images: expected the place of the images in a batch, got 'x'"),
+        ({"train": HALF, "images": "x"}, r"images: expected the place of the images in a batch, .* \(get, put\)"),
         ({**NORMAL, "labels": 5}, "labels: expected the place of the labels in a batch"),
         ({**NORMAL, "images": 1}, r"images: expected a tensor \(B, C, H, W\) at 1"),
         ({**NORMAL, "net": "nett"}, "net: expected an attribute of Module .*: net.* got 'nett'; did you mean 'net'"),
@@ -408,7 +409,7 @@ def test_the_first_batch_tells_a_wrong_setting(options, message):
         ({"conditions": {"a": 1}}, r"conditions\['a'\]: expected a Perturbation"),
         ({"train": HALF, "mean": (127,)}, "mean: expected numbers for images in"),
         ({"train": HALF, "images": 0.5}, "images: expected an index, a key"),
-        ({"train": HALF, "images": lambda b: b[0]}, r"images: expected a pair \(get, put\)"),
+        ({"train": HALF, "images": lambda b: b[0]}, r"images: expected a pair \(get, put\), .*for example"),
         ({"train": HALF, "net": nn.Flatten()}, "net: expected an attribute's name or a function"),
         ({"train": HALF, "max_images": 0}, "max_images: expected an integer of at least 1"),
         ({"train": HALF, "metric": F.cross_entropy}, "metric: expected a Metric or None"),
