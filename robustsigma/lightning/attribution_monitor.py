@@ -169,7 +169,7 @@ class AttributionMonitor(BatchCallback):
         if self.net is self.mean is self.std is None and isinstance(own, Classifier):
             classifier = own  # it knows the mean color, from which curves start
         # A network may draw from the global generators.
-        with temporary_seed(self.seed), gathered(pl_module.modules()):
+        with temporary_seed(self.seed), gathered(pl_module.modules()), self._passes(pl_module, "net", classifier):
             found = {
                 name: self._explain(classifier, images, labels, masks[0] if masks else None, name)
                 for name in self.conditions

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import nn
 
 from robustsigma.engine import validation
@@ -73,6 +75,19 @@ class BatchCallback(_Callback):
             found = self._classifiers[argument] = Classifier(net, mean=self.mean, std=self.std)
         found.mean, found.std = found.mean.to(module.device), found.std.to(module.device)
         return found
+
+    @contextmanager
+    def _passes(self, module: Any, argument: str, classifier: Classifier) -> Iterator[None]:
+        """Run passes of a network in the body; where the first of all fails, say how to name another network."""
+        try:
+            yield
+        except RuntimeError as error:
+            if classifier.forwards or isinstance(error, torch.OutOfMemoryError):
+                raise
+            children = ", ".join(repr(name) for name, _ in module.named_children())
+            expected = f"the network that takes images, by its name in the module, one of {children} or of their parts"
+            got = f"{getattr(self, argument)!r}, and {type(classifier.net).__name__} raised: {error}"
+            raise fail(argument, expected, got) from error
 
     def _read(self, batch: Any, classifier: Classifier, stage: str) -> Images:
         found = read(batch, self.images, self.labels, classifier)

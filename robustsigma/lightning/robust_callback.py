@@ -164,7 +164,7 @@ class RobustCallback(BatchCallback):
         pixels = found.pixels.clamp(0, 1)
         seeds = noise.seeds(stage_seed(self.seed, "train", "", trainer.current_epoch), pixels)
         parts = batch_parts(self.train, seeds, seeds, trainer.global_step)
-        with watch as attacked, gathered(module.modules()):
+        with watch as attacked, gathered(module.modules()), self._passes(module, "net", classifier):
             made = perturb_parts(parts, classifier, pixels, found.labels).images
         batch = write(batch, self.images, found, made, classifier)
         if not attacked:
@@ -223,16 +223,17 @@ class RobustCallback(BatchCallback):
         if not self._metrics:
             return
         with gathered(pl_module.modules()):  # in every process, also where it measures no image of this batch
-            if theirs:
-                self._compare(trainer, self._classifier(pl_module, "eval_net", self.eval_net), theirs)
-            if self._batch is not None:
-                self._measure(trainer, pl_module, dataloader_idx)
+            classifier = self._classifier(pl_module, "eval_net", self.eval_net)
+            with self._passes(pl_module, "eval_net", classifier):
+                if theirs:
+                    self._compare(trainer, classifier, theirs)
+                if self._batch is not None:
+                    self._measure(trainer, classifier, dataloader_idx)
         self._batch = self._compared = None
 
-    def _measure(self, trainer: Any, module: Any, loader: int) -> None:
+    def _measure(self, trainer: Any, classifier: Classifier, loader: int) -> None:
         assert self._batch is not None
         _, pixels, labels = self._batch
-        classifier = self._classifier(module, "eval_net", self.eval_net)
         clean = pixels.clamp(0, 1)
         for name, condition in self.conditions.items():
             made = condition(classifier, clean, labels, seed=stage_seed(self.seed, _stage(trainer), name))

@@ -429,6 +429,18 @@ def test_a_module_without_forward_is_asked_for_its_network():
     fit(normalized(train=HALF, net="net"), NoForward())
 
 
+def test_a_module_whose_forward_takes_noise_is_asked_for_the_network_of_images():
+    class Generator(Module):
+        def forward(self, noise):
+            return noise @ torch.zeros(100, 8)
+
+    told = r"net: expected the network that takes images, by its name in the module, one of 'net' .* got None, and Gen"
+    for callback in (normalized(train=Mixture({FGSM(0.1): 0.5})), normalized(conditions={"a": Identity()})):
+        with pytest.raises(ValueError, match=told):
+            fit(callback, Generator())
+    fit(normalized(train=HALF, conditions={"a": Identity()}, net="net"), Generator())
+
+
 def test_two_callbacks_that_train_are_refused():
     with pytest.raises(ValueError, match="callbacks: expected one RobustCallback with `train`"):
         fit(normalized(train=HALF), others=[normalized(train=HALF)])
