@@ -294,7 +294,7 @@ def target(value: Any, x: Tensor, name: str = "target") -> Tensor:
         except (TypeError, ValueError, RuntimeError):
             raise fail(name, "integer class indices", repr(value)[:80]) from None
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        whole = value.is_floating_point() and bool((value == value.round()).all())
+        whole = value.dtype == torch.bool or (value.is_floating_point() and bool((value == value.round()).all()))
         hint = "; convert with .long()" if whole and value.ndim < 2 else ""
         raise fail(name, "integer class indices", f"{value.dtype}{hint}")
     if value.ndim == 0:

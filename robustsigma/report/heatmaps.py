@@ -47,7 +47,7 @@ def overlay(
     values themselves for numbers: a picture leaves out what lies below the first percentile.
 
     Args:
-        image: (C, H, W) in [0, 1], of 1 or 3 channels, or (B, C, H, W), which are drawn side by side.
+        image: (C, H, W) of 1 or 3 channels, in [0, 1] or uint8, or (B, C, H, W), which are drawn side by side.
         attribution: result of an attribution method for these images, its values (..., C, H, W), or maps (..., H, W).
         smooth: standard deviation of a Gaussian in pixels of the image, which smooths the heatmap; None is a fiftieth
             of the shorter side, 0 is none.
@@ -142,6 +142,8 @@ def _arrays(image: Any, attribution: Any) -> tuple[Floats, Floats]:
     """Return images (B, C, H, W) and values of the same batch and size, as numbers of double precision."""
     given = attribution.values if isinstance(attribution, Attribution) else attribution
     pixels, values = _plain(image), _plain(given)
+    if str(getattr(image, "dtype", "")).removeprefix("torch.") == "uint8":
+        pixels = pixels / 255
     single = pixels.ndim == 3
     pixels = pixels[None] if single else pixels
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
@@ -156,7 +158,7 @@ def _arrays(image: Any, attribution: Any) -> tuple[Floats, Floats]:
         if not np.isfinite(found).all():
             raise fail(name, "finite numbers", "NaN or infinity")
     if pixels.min() < -1e-6 or pixels.max() > 1 + 1e-6:
-        raise fail("image", "pixels in [0, 1]", f"[{pixels.min():.3g}, {pixels.max():.3g}]")
+        raise fail("image", "pixels in [0, 1], or uint8", f"[{pixels.min():.3g}, {pixels.max():.3g}]")
     return pixels, values
 
 

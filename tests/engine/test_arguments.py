@@ -247,11 +247,11 @@ def test_errors_of_a_classifier_say_what_to_do(kwargs, told):
     Classifier(cases.mlp(), mean=[0.485, 0.456, 0.406], std=[1 / 255] * 3)
 
 
-def test_float_labels_are_told_how_to_be_converted():
-    with pytest.raises(
-        ValueError, match=r"labels: expected integer class indices, got torch.float32; convert with .long()"
-    ):
-        FGSM(0.1)(cases.classifier(), X, torch.tensor([0.0, 1, 2, 0]), seed=0)
+@pytest.mark.parametrize("labels", [torch.tensor([0.0, 1, 2, 0]), torch.tensor([True, False, True, False])])
+def test_labels_of_another_dtype_are_told_how_to_be_converted(labels):
+    told = rf"labels: expected integer class indices, got {labels.dtype}; convert with .long\(\)"
+    with pytest.raises(ValueError, match=told):
+        FGSM(0.1)(cases.classifier(), X, labels, seed=0)
 
 
 @pytest.mark.parametrize(

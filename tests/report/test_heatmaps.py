@@ -112,6 +112,13 @@ def test_results_values_and_maps_of_one_image_and_of_a_batch_look_alike():
     np.testing.assert_array_equal(pixels(images[0], one), whole[:, :size])
 
 
+def test_images_of_bytes_are_drawn_as_their_pixels():
+    whole = (255 * cases.images(2)).round().to(torch.uint8)
+    heat = torch.rand(2, *whole.shape[2:], generator=torch.Generator().manual_seed(0))
+    for image in (whole, whole.numpy()):
+        np.testing.assert_array_equal(pixels(image, heat), pixels(whole / 255, heat))
+
+
 WRONG = {
     "image: expected shape": (GRAY[0], spot(), {}),
     "image: expected pixels in": (3 * GRAY, spot(), {}),

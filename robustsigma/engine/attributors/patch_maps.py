@@ -82,4 +82,6 @@ def seen_blocks(
     with watched(net, visit, detach=detach):
         yield blocks
     if not blocks:
-        raise fail("net", "attention blocks that take part in the forward pass", "none that ran")
+        got = "none that ran and called its layers for queries, keys and values"
+        hint = "other kinds, such as timm's BEiT, which use the weights of these layers alone, are not supported"
+        raise fail("net", "attention blocks that take part in the forward pass", f"{got}; {hint}")
