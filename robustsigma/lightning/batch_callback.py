@@ -62,10 +62,7 @@ class BatchCallback(_Callback):
 
     def _spread(self, trainer: Any, rank: int = 0, world: int = 1) -> list[SpreadImages]:
         """Return what draws the images of each loader of the validation or test that starts."""
-        testing = trainer.testing
-        limits = trainer.num_test_batches if testing else trainer.num_val_batches
-        counts = batch_counts(limits, trainer.test_dataloaders if testing else trainer.val_dataloaders)
-        return [SpreadImages(self.max_images, self.seed, count, rank, world) for count in counts]
+        return [SpreadImages(self.max_images, self.seed, count, rank, world) for count in batch_counts(trainer)]
 
     def _classifier(self, module: Any, argument: str, network: Network) -> Classifier:
         """Return the classifier of a network, outside the module, so that the module's state stays as it is."""

@@ -202,7 +202,7 @@ class RobustCallback(BatchCallback):
             spread, count = self._spreads[dataloader_idx], len(tensor_in(batch, self.images))
             rows = spread.rows(count)
             self._unseen = self._unseen and len(rows) == count
-            if spread.is_unknown and not len(rows):
+            if spread.is_unknown and len(rows) < count:
                 told = f"max_images={self.max_images}: the first images of a stream are measured, which has more"
                 self._warn("stream", f"{told}. Shuffle its images if they are in order, or raise max_images.")
             if batch_idx and not len(rows):

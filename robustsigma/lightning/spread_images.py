@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.data import sized_len
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from robustsigma.data.loading import subsample
 
@@ -23,12 +22,12 @@ class SpreadImages:
     Args:
         most: number of images, over all processes.
         seed: seed of the draw.
-        batches: number of batches; infinity where it is not known.
+        batches: numbers of batches that there are at least and at most; infinity where they are not known.
         rank: rank of this process among those that divide the images.
         world: number of these processes.
     """
 
-    def __init__(self, most: int, seed: int, batches: float, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, most: int, seed: int, batches: tuple[float, float], rank: int = 0, world: int = 1) -> None:
         self.most, self.seed, self.batches, self.rank, self.world = most, seed, batches, rank, world
         self.seen = 0  # images of this process
         self._places: Tensor | None = None
@@ -36,7 +35,7 @@ class SpreadImages:
     @property
     def is_unknown(self) -> bool:
         """Whether the number of images is not known."""
-        return math.isinf(self.batches)
+        return math.isinf(self.batches[1])
 
     def rows(self, count: int) -> Tensor:
         """Return which images of the next batch, of `count` images, are taken: int64, increasing."""
@@ -48,27 +47,32 @@ class SpreadImages:
     def _drawn(self, count: int) -> list[int]:
         if self.is_unknown:
             return [*range(-(-self.most // self.world))]
-        images = round(self.batches * count) * self.world
-        drawn = subsample(images, self.most, self.seed)
+        low, high = (round(each * count) * self.world for each in self.batches)
+        drawn = subsample(low if high > self.most else high, self.most, self.seed)
         return [place // self.world for place in drawn if place % self.world == self.rank] or [0]
 
 
-def batch_counts(limits: Sequence[float], loaders: Any) -> list[float]:
-    """Return the numbers of batches of loaders, where the last batch counts as the part of a batch that it is.
+def batch_counts(trainer: Any) -> list[tuple[float, float]]:
+    """Return the least and largest number of batches of each loader of the validation or test that runs.
 
-    Args:
-        limits: numbers of batches that the Trainer takes.
-        loaders: the loaders, in any collection.
+    The last batch counts as the part of a batch that it is. The numbers are infinity where a loader does not know them:
+    a limit of the Trainer says nothing then, as there may be fewer.
     """
-    leaves = tree_leaves(loaders)
-    if len(leaves) != len(limits):
-        return [*limits]
-    return [_batch_count(limit, each) for limit, each in zip(limits, leaves, strict=True)]
+    limits: list[float] = trainer.num_test_batches if trainer.testing else trainer.num_val_batches
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    if trainer.state.fn != "fit":  # `trainer.val_dataloaders` may be those of an earlier fit
+        loop = trainer.test_loop if trainer.testing else trainer.validate_loop
+    loaders = getattr(getattr(loop, "_combined_loader", None), "flattened", [])
+    loaders = loaders if len(loaders) == len(limits) else [None] * len(limits)
+    return [_batch_count(limit, each) for limit, each in zip(limits, loaders, strict=True)]
 
 
-def _batch_count(limit: float, loader: Any) -> float:
+def _batch_count(limit: float, loader: Any) -> tuple[float, float]:
+    if loader is not None and sized_len(loader) is None:
+        return math.inf, math.inf
     try:
         found = len(loader.sampler) / loader.batch_size
-    except (AttributeError, TypeError, NotImplementedError):  # a stream, or batches of another kind
-        return limit
-    return found if 1 <= limit - 1 < found < limit else limit
+    except (AttributeError, TypeError, NotImplementedError):  # batches of another kind, the last of any size
+        return max(1, limit - 1), limit
+    exact = min(limit, max(1, found))
+    return (exact, exact) if exact > limit - 1 else (max(1, limit - 1), limit)

@@ -250,25 +250,39 @@ def test_each_loader_and_its_batches_of_any_kind(measured):
         DataLoader(Numbered(3), 5),
     ]
     measure(loaders, epochs=1)
-    assert measured == [subsample(20, 7, 0), [place % 6 for place in subsample(24, 7, 0)], [0, 1, 2]]
+    assert measured == [subsample(20, 7, 0), [place % 6 for place in subsample(18, 7, 0)], [0, 1, 2]]
 
 
 def test_the_first_images_of_a_stream_with_a_warning_if_it_has_more(measured):
     measure(DataLoader(Stream(Numbered(23)), 5), 23)
-    with pytest.warns(UserWarning, match="max_images=7: the first images of a stream are measured, which has more"):
-        measure(DataLoader(Stream(Numbered(23)), 5))
-    assert measured == 2 * [[*range(23)]] + 2 * [[*range(7)]]
+    measure(DataLoader(Stream(Numbered(23)), 5), 23, limit_val_batches=100)
+    for most in (7, 22):
+        with pytest.warns(UserWarning, match=f"max_images={most}: the first images of a stream are measured"):
+            measure(DataLoader(Stream(Numbered(23)), 5), most, epochs=1)
+    assert measured == 4 * [[*range(23)]] + [[*range(7)], [*range(22)]]
+
+
+def test_a_validation_after_a_training_draws_from_its_own_loader(measured):
+    callback = normalized(conditions={"clean": Identity()}, max_images=7, metric=Seen())
+    trainer, module = fit(callback, Module(small_net(classes=24)), val=DataLoader(Stream(Numbered(5)), 5))
+    trainer.validate(module, DataLoader(Numbered(23), 5), verbose=False)
+    trainer.test(module, DataLoader(Numbered(13), 5), verbose=False)
+    assert measured == [[*range(5)], subsample(23, 7, 0), subsample(13, 7, 0)]
 
 
 def test_processes_that_take_images_in_turn_draw_together_what_one_draws():
     def drawn(rank, world):
-        spread = SpreadImages(7, 0, 24 / world / 4, rank, world)
+        spread = SpreadImages(7, 0, (6 / world, 6 / world), rank, world)
         rows = [spread.rows(4) + start for start in range(0, 24 // world, 4)]
         return [place * world + rank for place in torch.cat(rows).tolist()]
 
     assert sorted(drawn(0, 3) + drawn(1, 3) + drawn(2, 3)) == drawn(0, 1) == subsample(24, 7, 0)
-    assert SpreadImages(1, 0, 6, 1, 2).rows(4).tolist() != []
-    assert SpreadImages(1, 0, 6, 0, 2)._drawn(4) != []
+    assert all(len(SpreadImages(1, 0, (6, 6), rank, 2)._drawn(4)) == 1 for rank in range(2))
+
+
+def test_where_the_last_batch_may_be_small_no_image_is_drawn_from_it_unless_all_are():
+    assert SpreadImages(24, 0, (5, 6))._drawn(4) == [*range(24)]
+    assert SpreadImages(7, 0, (5, 6))._drawn(4) == subsample(20, 7, 0)
 
 
 def test_a_logged_accuracy_of_data_in_order_of_classes_is_that_of_the_whole():
