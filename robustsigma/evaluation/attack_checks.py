@@ -23,6 +23,7 @@ from robustsigma.runs.fingerprint import describe
 
 Mask = NDArray[np.bool_]
 DOUBLE_STEPS, NOISE, SEARCH = "double_steps", "noise", "search"
+_NETWORK_IMAGES = 32  # at most, on which the network is looked at where attacks are not checked
 _FRACTIONS = (0.25, 0.5)  # of an attack's eps, at which its curve begins
 
 
@@ -59,6 +60,11 @@ class AttackCheckResults:
     correct: Mapping[tuple[str, str], Mask]
     curves: Mapping[str, AttackCurve]
     classes: int
+
+    @property
+    def of_attacks(self) -> bool:
+        """Whether attacks were checked, and not the network alone."""
+        return bool(self.correct or self.curves)
 
     def write(self, path: Path, checks: Checks) -> None:
         """Write an .npz file in one step."""
@@ -117,11 +123,12 @@ class AttackChecks:
     classes: int
 
     def run(self, checks: Checks, step: Callable[[int, int], None]) -> AttackCheckResults:
-        """Run every check that the settings ask for, and report the number of finished checks to `step`."""
+        """Look at the network, run every check that the settings ask for, and report to `step` how many are done."""
         correct: dict[tuple[str, str], Mask] = {}
         curves: dict[str, AttackCurve] = {}
-        single = list(self._attacks(checks))
-        curved = [(name, p) for name, p in self.attacks.items() if isinstance(p, (FGSM, PGD))] if checks.curves else []
+        single = list(self._attacks(checks)) if checks.images else []
+        curves_asked = checks.images and checks.curves
+        curved = [(name, p) for name, p in self.attacks.items() if curves_asked and isinstance(p, (FGSM, PGD))]
         total = 1 + len(single) + len(curved)
         soundness = inspect_classifier(self.classifier, self.images, self.labels)
         step(1, total)
@@ -167,6 +174,11 @@ class AttackChecks:
                 found[eps] = self._correct(_scaled(attack, eps / attack.eps), name)
         order = sorted(found)
         return AttackCurve(np.array(order), np.stack([found[eps] for eps in order]), most)
+
+
+def checked_images(checks: Checks, batch_size: int) -> int:
+    """Return on how many images at most a model is checked; its network is looked at in any case."""
+    return checks.images or min(_NETWORK_IMAGES, batch_size)
 
 
 def radii(eps: float, most: float) -> list[float]:

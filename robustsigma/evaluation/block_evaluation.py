@@ -151,8 +151,8 @@ class BlockEvaluation:
         return outcomes_of(self._rows[name], condition)
 
     def checks(self, name: str, checks: Checks) -> AttackCheckResults | None:
-        """Return the checks of a model's attacks, or None if there are none with these settings."""
-        return AttackCheckResults.read(self._checks_file(name), checks) if checks.images else None
+        """Return the checks of a model and its attacks, or None if there are none with these settings."""
+        return AttackCheckResults.read(self._checks_file(name), checks)
 
     def _checks_file(self, name: str) -> Path:
         return self._folder / "checks" / f"{name}.npz"
@@ -160,7 +160,7 @@ class BlockEvaluation:
     def check_attacks(
         self, titles: Mapping[str, str], rows: Sequence[int], checks: Checks, ranks: Ranks, progress: RunProgress
     ) -> None:
-        """Check the attacks on finished models, which ranks share, unless that was done.
+        """Check finished models and the attacks on them, which ranks share, unless that was done.
 
         Args:
             titles: what the progress calls each model, by its name.
@@ -175,8 +175,9 @@ class BlockEvaluation:
         if not missing:
             return
         images, labels = self.images.load(rows)
+        checked = "attacks" if checks.images else "network"
         for name in ranks.deal(missing):
-            with progress.job(f"{titles[name]}: checks of the attacks") as step:
+            with progress.job(f"{titles[name]}: checks of the {checked}") as step:
                 self._check(name, rows, images, labels, checks, step).write(self._checks_file(name), checks)
         ranks.barrier()
         ranks.settle(lambda: all(self.checks(name, checks) is not None for name in missing))

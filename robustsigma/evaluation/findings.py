@@ -107,7 +107,7 @@ def _doubts(matrix: Matrix, doubted: Doubted, count: int) -> str:
         return f"{len(doubted)} of the {count} numbers in the table {has} a flag, which is a reason to doubt {it}."
     if all(each.attack_setting != ADAPTIVE for each in matrix.conditions):
         return "No attack was tried, so this says nothing about robustness to attacks."
-    if matrix.attack_checks:
+    if any(found.of_attacks for each in matrix.attack_checks.values() for found in each):
         return "The automatic checks of the attacks found no reason to doubt these numbers."
     return "Whether the attacks were strong enough was not checked."
 

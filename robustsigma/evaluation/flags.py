@@ -20,6 +20,13 @@ from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
 _SINGLE_STEP = {FGSM, NFGSM}
+NETWORK = (
+    "not_evaluated",
+    "random_outputs",
+    "batch_dependent",
+    "probabilities",
+    "zero_gradient",
+)  # codes of `_network`
 NOTES = ("few_classes",)  # codes of flags about the data, which are no reason to doubt an accuracy
 
 Flag = dict[str, str]

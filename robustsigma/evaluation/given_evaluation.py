@@ -14,6 +14,7 @@ from rich.console import Console
 
 from robustsigma.engine import validation
 from robustsigma.engine.perturbations import Perturbation
+from robustsigma.evaluation.attack_checks import checked_images
 from robustsigma.evaluation.block_evaluation import BlockEvaluation
 from robustsigma.evaluation.flags import given_flags, run_flags
 from robustsigma.evaluation.given_images import GivenImages
@@ -110,7 +111,7 @@ class GivenEvaluation:
 
     def report(self, console: Console, provenance: Provenance, ranks: Ranks) -> RobustnessReport:
         """Finish what is missing, and return the report."""
-        with RunProgress(1 + bool(self.checks.images) * len(self.models) + 1, console) as progress:
+        with RunProgress(1 + len(self.models) + 1, console) as progress:
             title = f"{len(self.models)} models" if len(self.models) > 1 else "1 model"
             with progress.job(f"{title} under {len(self.conditions)} conditions") as step:
                 self.evaluation.run(ranks, progress, step)
@@ -119,9 +120,9 @@ class GivenEvaluation:
                      for key, name in self._keys.items() for each in self.conditions}  # fmt: skip
             once = {key: [each] for key, each in cells.items()}
             matrix = Matrix(self.regimes, self.conditions, once, (), self.classes)
-            if self.checks.images:
-                rows = self._rows(len(next(iter(cells.values())).labels), self.checks.images)
-                self.evaluation.check_attacks(self._keys, rows, self.checks, ranks, progress)
+            most = checked_images(self.checks, self.images.batch_size)
+            rows = self._rows(len(next(iter(cells.values())).labels), most)
+            self.evaluation.check_attacks(self._keys, rows, self.checks, ranks, progress)
             checks = {name: self.evaluation.checks(key, self.checks) for key, name in self._keys.items()}
             matrix.attack_checks |= {name: [found] for name, found in checks.items() if found is not None}
             with progress.job("example images"):

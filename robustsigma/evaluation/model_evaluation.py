@@ -15,6 +15,7 @@ from robustsigma.engine.metrics import Interval
 from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise, Identity, Perturbation
 from robustsigma.engine.precision import deterministic
 from robustsigma.engine.validation import fail
+from robustsigma.evaluation.flags import NETWORK
 from robustsigma.evaluation.given_evaluation import GivenEvaluation
 from robustsigma.evaluation.given_images import given_images
 from robustsigma.evaluation.given_models import Normalized, given_models, on_device
@@ -89,7 +90,7 @@ def evaluate(
         num_workers: loading processes of a `Dataset`; None is 0, or for 512 image files and more the number of cores.
         seed: seed of the choice of images and of every perturbation.
         checks: further attacks on a few images that show whether the others can be believed, whose results are flags;
-            None leaves them out.
+            None leaves them out, but not the look at the network's outputs and gradients.
         out: folder of `report.html`, `results.json` and the outcome of every image, or None to write nothing. The
             folder is bound to the weights, the data (of a stream, its first images) and the conditions: the same call
             resumes an interrupted one.
@@ -163,7 +164,7 @@ def robust_accuracy(
         model: as of `evaluate`, but one.
         data: as of `evaluate`.
         attack: any perturbation.
-        checks: as of `evaluate`; without them there are few flags.
+        checks: as of `evaluate`. A network whose outputs or gradients mislead the attack is warned about in any case.
         options: further arguments of `evaluate`.
 
     Raises:
@@ -178,6 +179,9 @@ def robust_accuracy(
     report = evaluate(model, data, {"clean": Identity(), "attack": attack}, checks=checks, **options)
     (name,) = (entry["id"] for entry in report.results.regimes)
     flags = [flag for flag in report.flags if flag.get("condition") != "clean"]
+    for flag in flags:
+        if flag["code"] in NETWORK:
+            validation.warn(f"model: {flag['message']}")
     return RobustAccuracy(report.accuracy(name, "attack"), flags)
 
 

@@ -229,7 +229,7 @@ def checks(matrix: Matrix) -> list[dict[str, Any]]:
     for regime in matrix.regimes:
         for condition in matrix.conditions:
             known = matrix.attack_checks.get(regime.id)
-            if condition.attack_setting != ADAPTIVE or has_distances(condition) or not known:
+            if condition.attack_setting != ADAPTIVE or has_distances(condition) or not (known and known[0].of_attacks):
                 continue
             own = matrix.checked_images(regime.id, condition.id)
             others = {kind: matrix.check(regime.id, kind, condition.id) for kind in (DOUBLE_STEPS, NOISE)}

@@ -21,7 +21,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.device import best_device
 from robustsigma.engine.perturbations import Mixture, MixtureComponent
 from robustsigma.engine.validation import fail
-from robustsigma.evaluation.attack_checks import AttackCheckResults
+from robustsigma.evaluation.attack_checks import AttackCheckResults, checked_images
 from robustsigma.evaluation.block_evaluation import BlockEvaluation
 from robustsigma.evaluation.given_images import GivenImages, PixelBatches
 from robustsigma.evaluation.outcomes import Outcomes
@@ -77,7 +77,7 @@ class RobustnessRun:
 
     def run(self, part: Part = WHOLE) -> None:
         """Do what is missing of a part of the run."""
-        checked = {self.name(*each): _title(*each) for each in self.tested} if self.settings.checks.images else {}
+        checked = {self.name(*each): _title(*each) for each in self.tested}
         jobs = part.trains * len(self.rows) + part.tests + part.checks * len(checked)
         with quiet(), RunProgress(jobs, self.console) as progress:
             if part.trains:
@@ -91,8 +91,9 @@ class RobustnessRun:
                 self._test(part.shard, progress)
             if part.checks:
                 self.evaluation.finish(self.ranks, part.remedy)
-            if part.checks and checked:
-                rows = subsample(self.images.count or 0, self.settings.checks.images, 0)
+            if part.checks:
+                most = checked_images(self.settings.checks, self.images.batch_size)
+                rows = subsample(self.images.count or 0, most, 0)
                 self.evaluation.check_attacks(checked, rows, self.settings.checks, self.ranks, progress)
 
     def _are_trained(self, rows: Sequence[tuple[int, Regime]]) -> bool:

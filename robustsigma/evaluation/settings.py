@@ -119,7 +119,8 @@ class Checks(validation.Settings):
     They change no cell, only its flags: a run resumes under other checks, which are then recomputed.
 
     Args:
-        images: test images at most, drawn at random from those of the matrix; 0 leaves all of these checks out.
+        images: test images at most, drawn at random from those of the matrix; 0 leaves all of these checks out. The
+            outputs and gradients of the network are looked at in any case.
         convergence: also attack with twice the steps of each PGD.
         noise: also add Gaussian noise of the same RMSE as each attack's samples.
         queries: forward passes of a search without gradients in the ball of each FGSM and PGD; 0 leaves it out.

@@ -185,7 +185,8 @@ def test_a_block_is_decoded_once_for_all_models_and_conditions():
     data = Items(lambda index: (IMAGES[index], int(LABELS[index])))
     models = {"a": cases.mlp(), "b": cases.cnn_bn_dropout()}
     evaluate(models, data, CONDITIONS, **NORMALIZATION, **QUIET)
-    assert data.reads == N + 2 + cases.CLASSES  # the first two tell shape and classes, some more are shown
+    # The first two tell shape and classes, some more are shown, and the networks are looked at on 32.
+    assert data.reads == N + 2 + cases.CLASSES + 32
 
 
 def test_samples_of_the_first_model_are_shown_to_the_others():
@@ -286,6 +287,11 @@ def test_pandas_is_asked_for_where_it_is_missing(expected, monkeypatch):
         expected.to_pandas()
 
 
+class AlwaysDropout(nn.Module):
+    def forward(self, logits):
+        return nn.functional.dropout(logits, training=True)
+
+
 def test_robust_accuracy_is_a_number_with_its_interval(expected):
     found = robust_accuracy(cases.mlp(), (IMAGES, LABELS), CONDITIONS["FGSM"], **NORMALIZATION, progress=False)
     assert found == expected.accuracy("model", "FGSM").mean
@@ -295,6 +301,28 @@ def test_robust_accuracy_is_a_number_with_its_interval(expected):
     assert (again, again.interval) == (found, found.interval)
     with pytest.raises(ValueError, match="model: expected one model"):
         robust_accuracy({"a": cases.mlp()}, (IMAGES, LABELS), FGSM(0.1))
+
+
+def without_gradient():
+    net = cases.mlp()
+    net.register_forward_hook(lambda module, args, out: out.detach())
+    return net
+
+
+@pytest.mark.parametrize(("code", "net"), [
+    ("zero_gradient", without_gradient()),
+    ("not_evaluated", nn.Sequential(cases.mlp(), AlwaysDropout())),
+])  # fmt: skip
+def test_a_network_that_misleads_attacks_is_flagged_without_checks_of_the_attacks(code, net):
+    report = evaluate(net, (IMAGES, LABELS), {"FGSM": FGSM(0.1)}, checks=None, progress=False, **NORMALIZATION)
+    assert code in [flag["code"] for flag in report.flags if flag.get("condition") == "FGSM/adaptive"]
+    assert not report.results.checks
+    with pytest.warns(UserWarning, match="model: "):
+        found = robust_accuracy(net, (IMAGES, LABELS), FGSM(0.1), progress=False, **NORMALIZATION)
+    assert code in [flag["code"] for flag in found.flags]
+    assert "Whether the attacks were strong enough was not checked." in str(
+        evaluate(cases.mlp(), (IMAGES, LABELS), {"FGSM": FGSM(0.1)}, checks=None, progress=False, **NORMALIZATION)
+    )
 
 
 def test_each_image_is_read_once_for_all_models_and_conditions():
@@ -307,7 +335,7 @@ def test_each_image_is_read_once_for_all_models_and_conditions():
     models = {name: cases.mlp() for name in "abc"}
     evaluate(models, Counting(IMAGES, LABELS), CONDITIONS, checks=None, progress=False, batch_size=8, **NORMALIZATION)
     assert sorted({*read}) == list(range(N))
-    assert len(read) <= N + 2 + SHOWN  # two for their shape, and the examples of the report
+    assert len(read) <= N + 2 + 8 + SHOWN  # two for their shape, those of the checks, and the examples of the report
 
 
 # Folders
