@@ -20,13 +20,8 @@ from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
 _SINGLE_STEP = {FGSM, NFGSM}
-NETWORK = (
-    "not_evaluated",
-    "random_outputs",
-    "batch_dependent",
-    "probabilities",
-    "zero_gradient",
-)  # codes of `_network`
+# Codes of `_network`.
+NETWORK = ("not_evaluated", "random_outputs", "batch_dependent", "probabilities", "zero_gradient")
 NOTES = ("few_classes",)  # codes of flags about the data, which are no reason to doubt an accuracy
 
 Flag = dict[str, str]
@@ -37,7 +32,7 @@ def cell_flags(matrix: Matrix, regime: Regime, condition: Condition) -> list[Fla
     checks: list[Callable[[Matrix, Regime, Condition], Iterator[Flag]]] = [_unconverged]
     if condition.attack_setting != NO_ATTACK:
         checks.append(_label_leak)
-    checks.append(_network)
+    checks += [_network, _chance]
     if condition.attack_setting == ADAPTIVE:
         checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve, _far]
     found = [flag for check in checks for flag in check(matrix, regime, condition)]
@@ -94,6 +89,15 @@ def _network(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[F
             # The fraction is in a table, so that all cells share one footnote.
             message = "More than 10% of the loss gradients are zero or not finite: the gradients are probably masked."
             yield _flag(flag.code, message)
+
+
+def _chance(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    if matrix.accuracy(regime.id, matrix.clean.id).low <= 1 / matrix.classes:
+        message = (
+            "Clean accuracy is not significantly above chance: mean and std, the order of the classes, or the training "
+            "may be wrong."
+        )
+        yield _flag("chance_level", message)
 
 
 def _autoattack(found: Sequence[Outcomes], attack: AutoAttack, classes: int) -> list[Flag]:
@@ -253,21 +257,13 @@ def given_flags(matrix: Matrix, names: Sequence[str] | None) -> list[Flag]:
         matrix: matrix of the run.
         names: names of the data's classes, or None if the data have none.
     """
-    flags = []
-    if names is not None and len(names) != matrix.classes:
-        message = (
-            f"The data name {text.count(len(names), 'class')}, and the network has {matrix.classes} logits: labels may "
-            "not be the indices of its logits."
-        )
-        flags.append(_flag("class_names", message))
-    poor = [r.name for r in matrix.regimes if matrix.accuracy(r.id, matrix.clean.id).low <= 1 / matrix.classes]
-    if poor:
-        message = (
-            f"Clean accuracy is not significantly above chance ({', '.join(poor)}): mean and std, or the order of the "
-            "classes, may be wrong."
-        )
-        flags.append(_flag("chance_level", message))
-    return flags
+    if names is None or len(names) == matrix.classes:
+        return []
+    message = (
+        f"The data name {text.count(len(names), 'class')}, and the network has {matrix.classes} logits: labels may "
+        "not be the indices of its logits."
+    )
+    return [_flag("class_names", message)]
 
 
 def _unconverged_training(matrix: Matrix, made: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:

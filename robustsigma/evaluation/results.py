@@ -16,7 +16,7 @@ from robustsigma.engine.perturbations import AutoAttack, Identity
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE, AttackCheckResults
 from robustsigma.evaluation.distances import bands, distance_entries
 from robustsigma.evaluation.findings import findings, title, verdict
-from robustsigma.evaluation.flags import cell_flags, run_flags
+from robustsigma.evaluation.flags import NOTES, cell_flags, run_flags
 from robustsigma.evaluation.matrix import CONTROL, WORST, Matrix, OverfittingEvent, has_distances
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER, Condition, Regime
@@ -177,7 +177,7 @@ def cell_entries(matrix: Matrix) -> list[dict[str, Any]]:
         own = {entry["condition"]: entry["flags"] for entry in entries if entry["regime"] == regime.id}
         for name, members in matrix.worst.items():
             evaluated = not all(any(flag["code"] == "not_evaluated" for flag in own[each]) for each in members)
-            of_members = {(f["code"], f["message"]): f for each in members for f in own[each]}
+            of_members = {(f["code"], f["message"]): f for each in members for f in own[each] if f["code"] not in NOTES}
             flags = [f for (code, _), f in of_members.items() if not (evaluated and code == "not_evaluated")]
             entries.append({**_accuracy(matrix, regime, name), "flags": flags})
     return entries

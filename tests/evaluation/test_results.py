@@ -329,6 +329,14 @@ def _verdict(rights, columns=COLUMNS, regimes=(BASE,)):
     return sentences
 
 
+def test_every_number_of_a_model_at_chance_is_doubted():
+    columns = [CLEAN, NOISE, ATTACK]
+    matrix = matrix_of([[75, 60, 40], [190, 180, 100]], columns, [BASE, SIGMA])
+    found = {(cell["regime"], cell["condition"]): codes_of(cell["flags"]) for cell in cell_entries(matrix)}
+    assert [key[0] for key, codes in found.items() if "chance_level" in codes] == ["base"] * len(columns)
+    assert "3 of the 6 numbers in the table have a flag" in verdict(matrix, cell_entries(matrix))[-1]
+
+
 def test_the_verdict_names_the_lowest_accuracy_and_the_best_of_the_others_there():
     columns = [CLEAN, NOISE, ATTACK, WALK]
     two = [outcomes_of(100), outcomes_of(100, shift=100)]  # no image survives both

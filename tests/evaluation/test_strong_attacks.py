@@ -197,6 +197,14 @@ def test_a_worst_case_of_attacks_that_evaluate_nothing_is_flagged():
         assert codes_of(worst["flags"]) == ["not_evaluated"] * flagged
 
 
+def test_a_note_on_attacks_is_not_repeated_for_their_worst_case():
+    images, labels = cases.images(6), torch.arange(6) % cases.CLASSES
+    attacks = {str(eps): AutoAttack(eps, steps=1, queries=1) for eps in (0.1, 0.2)}
+    found = evaluate(cases.mlp(), (images, labels), attacks, checks=None, progress=False)
+    noted = [flag["condition"] for flag in found.flags if flag["code"] == "few_classes"]
+    assert noted == ["0.1/adaptive", "0.2/adaptive"]
+
+
 @pytest.mark.parametrize("attack", [PGD(0.1), APGD(0.1), AutoAttack(0.1), FAB(0.1)])
 def test_fgsm_beside_an_attack_of_many_steps_is_not_alone(attack):
     fgsm, other = (Condition(n, n, "adaptive", p) for n, p in (("fgsm", FGSM(0.1)), ("other", attack)))
