@@ -36,6 +36,8 @@ def verdict(tables: Mapping[str, ScoreTable], rankings: Sequence[str]) -> list[s
 
 def _leader(table: ScoreTable) -> str:
     """Return which method is best in the first metric that distinguishes methods from random maps."""
+    if not table.compared:
+        return "No method was compared: only the plain gradient and random maps were measured."
     ranking = [column for column in table.columns if column.ranks]
     ranking.sort(key=lambda c: _HEADLINES.index(c.metric.name) if c.metric.name in _HEADLINES else len(_HEADLINES))
     column = next(filter(table.is_informative, ranking), None)
@@ -50,7 +52,7 @@ def _leader(table: ScoreTable) -> str:
 def _useless(table: ScoreTable) -> str:
     """Return which metrics or methods say nothing here."""
     metrics = [column.metric.title for column in table.columns if column.ranks and not table.is_informative(column)]
-    if metrics:
+    if metrics and table.compared:
         ranks = "its ranking" if len(metrics) == 1 else "their rankings"
         return f"{_names(metrics)} cannot distinguish any method from random maps here: ignore {ranks}."
     similar = {method: table.interval(method, "randomization") for method in table.arrays if method != table.random}
@@ -91,6 +93,8 @@ def _beaten(table: ScoreTable) -> str:
     if column is None or not gradients:
         return ""
     ranked = table.ranked(column)
+    if not ranked:
+        return ""
     signs = table.significance([(method, gradients[0]) for method in ranked], column)
     behind = [method for method, sign in zip(ranked, signs, strict=True) if sign <= 0]
     if not behind:

@@ -28,13 +28,16 @@ def cell_flags(table: ScoreTable, method: str, column: MetricColumn) -> list[dic
 
 
 def run_flags(
-    tables: Mapping[str, ScoreTable], networks: Mapping[str, Sequence[Flag]] | None = None
+    tables: Mapping[str, ScoreTable],
+    networks: Mapping[str, Sequence[Flag]] | None = None,
+    left_out: Sequence[Mapping[str, str]] = (),
 ) -> list[dict[str, str]]:
     """Return the flags of the whole run, those of a method with its name, and with the model's where there are more.
 
     Args:
         tables: what was measured, by model.
         networks: what `check_classifier` found, by model.
+        left_out: `model`, `method` and `reason` of each method that cannot explain a model.
     """
     flags = []
     images = [len(arrays["note/converged"]) for table in tables.values() for arrays in table.arrays.values()]
@@ -44,9 +47,12 @@ def run_flags(
         flags.append(_flag("few_images_in_all", message))
     for model, table in tables.items():
         of = f" of model {model}" if len(tables) > 1 else ""
+        for entry in left_out:
+            if entry["model"] == model:
+                flags.append(_flag("left_out", f"{entry['method']}{of} was not measured: {entry['reason']}."))
         flags += [_flag(found.code, f"Model {model}: {found.message}") for found in (networks or {}).get(model, [])]
         for column in table.columns:
-            if column.ranks and not table.is_informative(column):
+            if column.ranks and table.compared and not table.is_informative(column):
                 message = f"cannot distinguish any method{of} from random maps here: ignore its ranking"
                 flags.append(_flag("metric_tells_nothing", f"{column.metric.title} {message}."))
         for method in table.arrays:

@@ -83,6 +83,12 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         name = settings.dataset.name
         shown = {key: value for key, value in shown.items() if key not in _OF_TRAINING}
     ranked = [entry for model, table in tables.items() for entry in rankings(model, table)]
+    left_out = [
+        {"model": model, "method": method, "reason": reason}
+        for model in run.models
+        for method in settings.methods
+        if (reason := run.store.left_out(model, method)) is not None
+    ]
     return AttributionResults(
         settings=shown,
         dataset={
@@ -107,12 +113,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
             {"id": name, "settings": stable_repr(method), "control": is_control(method)}
             for name, method in settings.methods.items()
         ],
-        left_out=[
-            {"model": model, "method": method, "reason": reason}
-            for model in run.models
-            for method in settings.methods
-            if (reason := run.store.left_out(model, method)) is not None
-        ],
+        left_out=left_out,
         metrics=[
             {
                 "id": each.metric.name,
@@ -128,7 +129,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         curves=_curves(tables),
         sanity=[entry for model, table in tables.items() for entry in sanity_entries(model, table)],
         gallery=_gallery(run, tables),
-        flags=run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}),
+        flags=run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}, left_out),
         verdict=verdict(tables, ranking_findings(ranked)),
         findings=[*ranking_findings(ranked), *findings(tables)],
         rankings=ranked,

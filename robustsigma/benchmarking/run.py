@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from robustsigma.benchmarking.evaluated_images import EvaluatedImages, adapt_to_models, find_images, gallery_places
 from robustsigma.benchmarking.function_identity import function_identity
 from robustsigma.benchmarking.measure import Arrays, measure, measure_maps
-from robustsigma.benchmarking.settings import Benchmark, needs_references, with_references
+from robustsigma.benchmarking.settings import Benchmark, is_control, needs_references, with_references
 from robustsigma.benchmarking.store import BenchmarkStore
 from robustsigma.benchmarking.stored_maps import StoredMaps
 from robustsigma.data.dataset_spec import DatasetSpec
@@ -255,7 +255,15 @@ class BenchmarkRun:
                 self.store.leave_out(model, method, str(error))
             else:
                 found |= self._columns(method, start, arrays)
+        self._check_methods()
         self.blocks[model].add(start, found)
+
+    def _check_methods(self) -> None:
+        """Raise where no method that was asked for can explain any model."""
+        asked = [name for name, method in self.settings.methods.items() if not is_control(method)]
+        reasons = [self.store.left_out(model, name) for name in asked for model in self.models]
+        if reasons and None not in reasons:
+            raise fail("methods", "one that can explain these models", f"none; of {asked[0]}: {reasons[0]}")
 
     def _columns(self, method: str, start: int, arrays: Arrays) -> Arrays:
         """Return the columns of a method; of its maps only those of the gallery, unless all are asked for."""

@@ -55,6 +55,11 @@ class ScoreTable:
     _intervals: dict[tuple[str, str], Interval | None] = field(default_factory=dict, repr=False)
     _better: dict[tuple[str, str, str], Interval | None] = field(default_factory=dict, repr=False)
 
+    @property
+    def compared(self) -> list[str]:
+        """Names of the methods that are not controls."""
+        return [method for method in self.arrays if method not in self.controls]
+
     def values(self, method: str, name: str) -> Floats:
         """Return a method's values over images, NaN where an image was skipped."""
         return self.arrays[method].get(f"value/{name}", np.empty(0)).astype(np.float64)
@@ -93,8 +98,8 @@ class ScoreTable:
     def ranked(self, column: MetricColumn) -> list[str]:
         """Return the methods that are not controls and have a mean, the best first."""
         means = {}
-        for method in self.arrays:
-            found = self.interval(method, column.metric.name) if method not in self.controls else None
+        for method in self.compared:
+            found = self.interval(method, column.metric.name)
             if found is not None:
                 means[method] = found.mean
         sign = -1 if column.metric.better == "higher" else 1
@@ -137,7 +142,7 @@ class ScoreTable:
 
     def is_informative(self, column: MetricColumn) -> bool:
         """Return whether any method but the controls is significantly better than random maps."""
-        verdicts = [self.against_random(method, column) for method in self.arrays if method not in self.controls]
+        verdicts = [self.against_random(method, column) for method in self.compared]
         return any(verdict is not None and verdict[1] == "better" for verdict in verdicts)
 
     def note(self, method: str, name: str) -> float:

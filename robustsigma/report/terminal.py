@@ -66,7 +66,9 @@ def _print_attribution(results: dict[str, Any], console: Console) -> None:
         )
     console.print(Text("bold: best, significantly ahead of the second; \u2248 not significantly different from random, "
                        "\u25bc worse than random; \u2191 \u2193 direction of better scores", style="dim"))  # fmt: skip
-    left_out = (("left out", f"{method} on {model}: {why}") for method, model, why in attribution.left_out(results))
+    left_out = [("left out", f"{method} on {model}: {why}") for method, model, why in attribution.left_out(results)]
+    if "left_out" in dict(text.flags(results)):  # not in older results
+        left_out = []
     notes = [note for table in tables for note in table.footnotes]
     _print_lines(console, [*left_out, *text.flags(results), *notes])
 

@@ -19,6 +19,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import robustsigma
 from robustsigma import (
+    AttentionRollout,
     CaptumMethod,
     Classifier,
     ExpectedGradients,
@@ -287,6 +288,10 @@ def test_an_interrupted_call_resumes_and_a_folder_is_of_its_functions(tmp_path, 
         ({"IG": "IG"}, r"^methods\['IG'\]: expected an attributor, a CaptumMethod, a StoredMaps, or a function"),
         ({"a/b": saliency}, "name among methods: expected letters"),
         ({"random": saliency}, "methods: expected RandomAttribution under the name 'random'"),
+        (
+            {"x": AttentionRollout()},
+            r"^methods: expected one that can explain these models, got none; of x: net: expected",
+        ),
         ({"x": CaptumMethod("LayerGradCam", layer="features.9")}, r"^layer: .* got 'features.9'"),
     ],
 )
@@ -319,6 +324,8 @@ def test_a_layer_that_only_one_model_has_leaves_the_method_out_there():
     report = run({"a": NET, "b": Other()}, methods={"Grad-CAM": CaptumMethod("LayerGradCam", layer="features.3")})
     (entry,) = report.results.left_out
     assert (entry["model"], entry["method"]) == ("b", "Grad-CAM")
+    (flag,) = [flag for flag in report.flags if flag["code"] == "left_out"]
+    assert flag["message"].startswith("Grad-CAM of model b was not measured: layer: ")
     assert "'features.3'; did you mean 'inner.features.3" in entry["reason"]
     assert report.score("Grad-CAM", "iou", "a") is not None
 

@@ -163,6 +163,14 @@ def test_findings_are_no_stronger_than_the_intervals():
     ]
 
 
+def test_without_a_method_nothing_is_said_of_methods():
+    found = {"base": table()}
+    assert findings(found) == []
+    assert verdict(found, []) == ["No method was compared: only the plain gradient and random maps were measured."]
+    (flag,) = run_flags(found, left_out=[{"model": "base", "method": "rollout", "reason": "net: expected attention"}])
+    assert flag == {"code": "left_out", "message": "rollout was not measured: net: expected attention."}
+
+
 def test_the_verdict_has_no_intervals_and_names_what_says_nothing():
     good = table(a=arrays(0.5), b=arrays(0.3, seed=1))
     for values in good.arrays.values():
