@@ -19,7 +19,7 @@ from robustsigma.evaluation.block_evaluation import BlockEvaluation
 from robustsigma.evaluation.flags import given_flags, run_flags
 from robustsigma.evaluation.given_images import GivenImages
 from robustsigma.evaluation.given_models import GivenModels, about
-from robustsigma.evaluation.illustrations import SHOWN, examples
+from robustsigma.evaluation.illustrations import SHOWN, Pictures, examples
 from robustsigma.evaluation.matrix import Matrix
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import GIVEN, Regime, conditions
@@ -29,9 +29,10 @@ from robustsigma.evaluation.settings import Checks
 from robustsigma.report.base import publish
 from robustsigma.runs.directory import init_run_dir
 from robustsigma.runs.fingerprint import code_of, describe, network
-from robustsigma.runs.progress import RunProgress
+from robustsigma.runs.progress import RunProgress, Step
 from robustsigma.runs.provenance import Provenance
 from robustsigma.runs.ranks import WHOLE, Ranks
+from robustsigma.runs.results import RobustnessResults
 
 
 class GivenEvaluation:
@@ -125,28 +126,37 @@ class GivenEvaluation:
             self.evaluation.check_attacks(self._keys, rows, self.checks, ranks, progress)
             checks = {name: self.evaluation.checks(key, self.checks) for key, name in self._keys.items()}
             matrix.attack_checks |= {name: [found] for name, found in checks.items() if found is not None}
-            with progress.job("example images"):
-                sections, arrays = self._examples(cells)
-        flags = [*run_flags(matrix), *given_flags(matrix, self.images.classes)]
-        count, classes = len(next(iter(cells.values())).labels), list(self.class_names)
-        results = dataclasses.replace(
-            results_of(matrix, flags=flags),
-            settings=self.settings,
-            dataset={"name": self.images.name, "classes": classes, "shape": list(self.shape), "test": count},
-            regimes=[
-                {"id": name, "name": name, "protocol": GIVEN, "settings": about(each)}
-                for name, each in self.models.items()
-            ],
-            run=provenance.record(),
-            **sections,
-        )
-        path = None
+            results = self._results(matrix, provenance)
+            if self.keeps and ranks.is_main:
+                results.write(self.folder / "results.json")  # the pictures may take long
+            with progress.job("example images") as step:
+                sections, arrays = self._examples(cells, step)
+        results, path = dataclasses.replace(results, run=provenance.record(), **sections), None
         if self.keeps:
             path = self.folder / "report.html"
             if ranks.is_main:
                 publish(results, arrays, self.folder)
             ranks.barrier()
         return RobustnessReport(results, path, cells, arrays)
+
+    def _results(self, matrix: Matrix, provenance: Provenance) -> RobustnessResults:
+        """Return the results without pictures."""
+        count = len(next(iter(matrix.cells.values()))[0].labels)
+        return dataclasses.replace(
+            results_of(matrix, flags=[*run_flags(matrix), *given_flags(matrix, self.images.classes)]),
+            settings=self.settings,
+            dataset={
+                "name": self.images.name,
+                "classes": list(self.class_names),
+                "shape": list(self.shape),
+                "test": count,
+            },
+            regimes=[
+                {"id": name, "name": name, "protocol": GIVEN, "settings": about(each)}
+                for name, each in self.models.items()
+            ],
+            run=provenance.record(),
+        )
 
     def _rows(self, count: int, most: int) -> list[int]:
         """Return some rows, at random where the data can be asked for any image."""
@@ -155,7 +165,7 @@ class GivenEvaluation:
             return list(range(min(count, most)))
         return sorted(generator.choice(count, most, replace=False).tolist())
 
-    def _examples(self, cells: Mapping[tuple[str, str], Outcomes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _examples(self, cells: Mapping[tuple[str, str], Outcomes], step: Step) -> Pictures:
         """Return the first image of each class, of a few classes, under every condition."""
         base, classifier = next(iter(self.models.items()))
         labels = cells[base, self.conditions[0].id].labels
@@ -163,4 +173,4 @@ class GivenEvaluation:
         rows = sorted(np.unique(near, return_index=True)[1].tolist()[:SHOWN])
         device = classifier.mean.device
         shown, at = (part.to(device) for part in self.images.load(rows))
-        return examples(classifier, shown, at, self.conditions, lambda condition: self.seed)
+        return examples(classifier, shown, at, self.conditions, lambda condition: self.seed, step)

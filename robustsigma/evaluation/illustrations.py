@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.loading import label_of, load_batch, load_masks
 from robustsigma.engine import noise
-from robustsigma.engine.attributors import Attributor, IntegratedGradients
+from robustsigma.engine.attributors import Attributor, IntegratedGradients, Sigma
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import SigmaSample
 from robustsigma.evaluation.plan import ADAPTIVE, TRANSFER, Condition
@@ -22,6 +23,7 @@ from robustsigma.runs.progress import Step
 
 SHOWN = 8
 _FRAMES = 8
+_LARGE = 96 * 96  # pixels of an image
 
 Pictures = tuple[dict[str, Any], dict[str, np.ndarray]]
 
@@ -52,17 +54,21 @@ def illustrate(classifier: Classifier, dataset: DatasetSpec, conditions: Sequenc
     indices = torch.tensor(chosen, device=device)
     sections: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
-    parts: list[Callable[[], Pictures]] = [
+    attributors = default_attributors(conditions, images.shape[2] * images.shape[3])
+    parts: list[Callable[[Step], Pictures]] = [
         # The seeds of the test conditions: the reader sees images that the matrix counts.
-        lambda: examples(
-            classifier, images, labels, conditions, lambda name: noise.image_seeds(0, "test", name, 0, indices)
+        lambda step: examples(
+            classifier, images, labels, conditions, lambda name: noise.image_seeds(0, "test", name, 0, indices), step
         ),
-        lambda: _path(classifier, images, labels, indices, conditions),
-        lambda: _explanations(classifier, images, labels, default_attributors(conditions)),
+        lambda step: _path(classifier, images, labels, indices, conditions),
+        lambda step: _explanations(classifier, images, labels, attributors, step),
     ]
-    for done, part in enumerate(parts):
-        step(done, len(parts))
-        section, array = part()
+
+    def advance(place: int, done: float, total: int | None) -> None:
+        step(place + done / (total or 1), len(parts))
+
+    for place, part in enumerate(parts):
+        section, array = part(partial(advance, place))
         sections |= section
         arrays |= array
     masks = load_masks(tests, chosen)
@@ -77,6 +83,7 @@ def examples(
     y: Tensor,
     conditions: Sequence[Condition],
     seed: Callable[[str], int | Tensor],
+    step: Step,
 ) -> Pictures:
     """Return the section `examples`: some images under each condition that is not transfer, and its array.
 
@@ -86,11 +93,12 @@ def examples(
         y: labels (n,).
         conditions: conditions of the matrix.
         seed: the seed of a condition, by its id.
+        step: called with the number of finished conditions and of all.
     """
     items, images = [], []
-    for condition in conditions:
-        if condition.attack_setting == TRANSFER:
-            continue
+    shown = [each for each in conditions if each.attack_setting != TRANSFER]
+    for done, condition in enumerate(shown):
+        step(done, len(shown))
         made = condition.perturbation(classifier, x, y, seed=seed(condition.id))
         with classifier.frozen():
             probabilities = classifier.logits(made).softmax(1)
@@ -136,9 +144,12 @@ def _path(classifier: Classifier, x: Tensor, y: Tensor, indices: Tensor, conditi
     return {"path": section}, arrays
 
 
-def _explanations(classifier: Classifier, x: Tensor, y: Tensor, attributors: dict[str, Attributor]) -> Pictures:
+def _explanations(
+    classifier: Classifier, x: Tensor, y: Tensor, attributors: dict[str, Attributor], step: Step
+) -> Pictures:
     section, heat = [], []
-    for name, attributor in attributors.items():
+    for done, (name, attributor) in enumerate(attributors.items()):
+        step(done, len(attributors))
         result = attributor(classifier, x, y)
         gaps = (result.gap() / result.drop.abs().clamp_min(1e-12)).tolist()
         converged = result.all_converged().tolist()
@@ -147,11 +158,17 @@ def _explanations(classifier: Classifier, x: Tensor, y: Tensor, attributors: dic
     return {"explanations": section}, {"explanations": np.stack(heat), "explained": x.cpu().numpy()}
 
 
-def default_attributors(conditions: Sequence[Condition]) -> dict[str, Attributor]:
+def default_attributors(conditions: Sequence[Condition], pixels: int) -> dict[str, Attributor]:
     """Return SIGMA with the settings of the SIGMA condition and several paths, and Integrated Gradients.
 
-    Without a SIGMA condition the walks are short, as pictures are not worth minutes.
+    Without a SIGMA condition the walks are short, and images of many pixels have one path, as pictures are not worth
+    minutes.
     """
     samples = [c.perturbation for c in conditions if isinstance(c.perturbation, SigmaSample)]
-    sigma = (samples[0] if samples else SigmaSample()).sigma
-    return {"SIGMA": dataclasses.replace(sigma, paths=7), "integrated gradients": IntegratedGradients()}
+    is_large = pixels > _LARGE
+    if samples or not is_large:
+        sigma = (samples[0] if samples else SigmaSample()).sigma
+        sigma = dataclasses.replace(sigma, paths=1 if is_large else 7)
+    else:
+        sigma = dataclasses.replace(Sigma.photographs(), paths=1, max_steps=24)
+    return {"SIGMA": sigma, "integrated gradients": IntegratedGradients()}

@@ -84,11 +84,12 @@ def run_study(
 
 
 def _report(run: RobustnessRun, swept: SweepResults, provenance: Provenance, console: Console) -> None:
-    """Write the results and the report of a finished run, and print the table."""
+    """Write the results of a finished run, print the table, and write the report with its pictures."""
     folder = run.store.folder
     classifier = run.model(run.settings.each_seed[0], BASE).classifier.eval().to(best_device())
+    results = dataclasses.replace(collect(run, swept.entries), run=provenance.record())
+    results.write(folder / "results.json")  # the pictures may take long
+    print_table(results.to_json(), console)
     with RunProgress(1, console) as progress, progress.job("pictures for the report") as step:
         sections, arrays = illustrate(classifier, run.settings.dataset, run.conditions, step)
-    results = dataclasses.replace(collect(run, swept.entries), run=provenance.record(), **sections)
-    publish(results, arrays, folder)
-    print_table(results.to_json(), console)
+    publish(dataclasses.replace(results, run=provenance.record(), **sections), arrays, folder)

@@ -4,6 +4,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 from dataclasses import fields, replace
 
 import numpy as np
@@ -281,10 +282,25 @@ def test_a_second_run_does_nothing_again(done, tmp_path, monkeypatch):
 
 def test_pictures_take_the_walk_of_the_column_or_a_short_one():
     columns = [Condition(name, name, "adaptive", perturbation) for name, perturbation in CONDITIONS.items()]
-    assert default_attributors(columns)["SIGMA"] == replace(WALK.sigma, paths=7)
-    short = default_attributors(columns[:3])["SIGMA"]
+    assert default_attributors(columns, 28 * 28)["SIGMA"] == replace(WALK.sigma, paths=7)
+    short = default_attributors(columns[:3], 28 * 28)["SIGMA"]
     assert short == replace(SigmaSample().sigma, paths=7)
     assert short.max_steps <= 60
+    assert default_attributors(columns, 224 * 224)["SIGMA"] == replace(WALK.sigma, paths=1)
+    large = default_attributors(columns[:3], 224 * 224)["SIGMA"]
+    assert (large.paths, large.max_steps) == (1, 24), "pictures of photographs are not worth minutes either"
+
+
+def test_results_are_written_before_the_pictures(done, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    out = shutil.copytree(done[0], tmp_path / "run")
+    (out / "results.json").unlink()
+    monkeypatch.setattr(sys.modules[run_study.__module__], "illustrate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(SETTINGS, out, console=Console(file=io.StringIO()))
+    assert json.loads((out / "results.json").read_text("utf-8"))["cells"] == done[1]["cells"]
 
 
 def test_only_what_is_missing_is_done_again(done, tmp_path, calls):
