@@ -90,13 +90,25 @@ def adapt_to_models(dataset: DatasetSpec, cards: Mapping[str, ModelCard]) -> Dat
     """
     found = dataset
     for name, card in cards.items():
-        found = adapt_to_model(found, card.classes, card.shape, card.geometry, f"models.{name}")
+        found = _adapted(found, card, f"models.{name}")
     for name, card in cards.items():
-        own = adapt_to_model(dataset, card.classes, card.shape, card.geometry, f"models.{name}")
+        own = _adapted(dataset, card, f"models.{name}")
         if own.geometry != found.geometry:
             told = f"images of {found.geometry} as the other models, or a `geometry` of the dataset that is for all"
             raise fail(f"models.{name}", told, own.geometry)
     return found
+
+
+def _adapted(dataset: DatasetSpec, card: ModelCard, name: str) -> DatasetSpec:
+    """Return a dataset as a model takes it; the error of another size names the setting."""
+    try:
+        return adapt_to_model(dataset, card.classes, card.shape, card.geometry, name)
+    except ValueError as error:
+        size = dataset.shape[1]
+        if card.geometry is None or card.geometry.size == size:
+            raise
+        hint = f"if the network takes images of {size} pixels, add geometry: {{size: {size}}} to {name}"
+        raise ValueError(f"{error}; {hint}") from error
 
 
 def gallery_places(labels: Tensor, most: int) -> list[int]:

@@ -69,6 +69,7 @@ class BenchmarkRun:
         self.ranks, self.classifiers = ranks or Ranks(), classifiers
         self._shuffled: dict[str, Classifier] = {}
         self._check_layers()
+        self._check_fit()  # before the folder is bound to settings that have to change
         self.store = BenchmarkStore(out, self._bound())
 
     def _bound(self) -> dict[str, Any]:
@@ -104,6 +105,10 @@ class BenchmarkRun:
         for layer in layers if nets else ():
             if layer is not None and not any(layer in dict(net.named_modules()) for net in nets):
                 layer_of(nets[0], layer)
+
+    def _check_fit(self) -> None:
+        """Raise where the models do not fit the dataset, or no metric does."""
+        self.dataset, self.metrics  # noqa: B018  # made here, once
 
     @cached_property
     def _loaded(self) -> dict[str, tuple[Classifier, ModelCard]]:
@@ -173,8 +178,12 @@ class BenchmarkRun:
             return load_batch(train, subsample(len(train), s.references, s.seed))[0]  # type: ignore[arg-type]
         others = sorted(set(range(len(self.split))) - set(self.evaluated.indices))  # type: ignore[arg-type]
         if not others:
-            told = "fewer than all images of a dataset without a training split, since some methods need references"
-            raise fail("images", told, len(self.evaluated.indices))
+            own = self.classifiers is not None
+            needing = next(name for name, method in s.methods.items() if needs_references(method))
+            told = f"fewer than all images, since {needing!r} compares with others, of which none are left"
+            hint = ", or pass references=… (R, C, H, W)" if own else ", or give the dataset a training split"
+            got = f"{s.images}, which takes all {len(self.evaluated.indices)}; lower it{hint}"
+            raise fail("max_images" if own else "images", told, got)
         return load_batch(self.split, [others[place] for place in subsample(len(others), s.references, s.seed)])[0]
 
     def load_images(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from torch.utils.data import TensorDataset
 
 from robustsigma import AttentionRollout, ExpectedGradients, Gradient, IntegratedGradients, RandomAttribution, Sigma
 from robustsigma.benchmarking import AttributionReport, Benchmark, run_benchmark
 from robustsigma.benchmarking import run as running
-from robustsigma.benchmarking.evaluated_images import find_images, gallery_places
+from robustsigma.benchmarking.evaluated_images import adapt_to_models, find_images, gallery_places
 from robustsigma.benchmarking.results import misclassified
 from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.cli import main
@@ -445,5 +446,13 @@ def test_a_model_of_other_images_is_refused(settings, tmp_path):
     other = Baggage(size=32, train=20, val=5, test=20)
     with pytest.raises(ValueError, match=r"models.a: expected a model of \(3, 32, 32\)"):
         run_benchmark(dataclasses.replace(settings, dataset=other), tmp_path, console=quiet())
+    few = dataclasses.replace(settings, metrics=(Localization(),), dataset=Datasets(
+        test=TensorDataset(torch.zeros(2, 3, 16, 16), torch.zeros(2).long()), classes=SOURCE.classes))  # fmt: skip
+    with pytest.raises(ValueError, match="metrics: expected one that needs no masks"):
+        run_benchmark(few, tmp_path, console=quiet())
+    assert not list(tmp_path.iterdir()), "the folder is not bound to settings that have to change"
+    card = ModelCard(SOURCE_NET, other.classes, (3, 224, 224), geometry=ResizeCrop(224, 256))
+    with pytest.raises(ValueError, match=r"; if .* of 32 pixels, add geometry: \{size: 32\} to models\.a$"):
+        adapt_to_models(other, {"a": card})
     with pytest.raises(ValueError, match="model: expected an existing"):
         run_benchmark(dataclasses.replace(settings, models={"a": "none.safetensors"}), tmp_path / "b", console=quiet())

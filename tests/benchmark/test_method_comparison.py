@@ -340,6 +340,9 @@ def test_references_are_those_given_or_images_that_are_not_evaluated():
     assert cells(black, names) == pytest.approx(cells(data, names), abs=1e-6)
     assert cells(black, names) != pytest.approx(cells(few, names), abs=1e-6)
     assert black.score("SHAP", "forwards").mean == 1 + 2 * 3
+    answers = Classifier(NET, mean=MEAN, std=STD).eval()(IMAGES[:8]).argmax(1)
+    with pytest.raises(ValueError, match=r"^max_images: .* since 'EG' compares .* got 8, which .* pass references="):
+        run(data=(IMAGES[:8], answers), methods=methods, max_images=8)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
