@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -203,6 +204,16 @@ def _attributor(name: str, method: Any) -> Attributor:
         got = f"the class {method.__name__}, not an instance" if isinstance(method, type) else repr(method)[:80]
         expected = "an attributor, a CaptumMethod, a StoredMaps, or a function (model, images, target) -> maps"
         raise fail(f"methods[{name!r}]", expected, got)
+    try:
+        takes: inspect.Signature | None = inspect.signature(method)
+    except (TypeError, ValueError):  # a function of C may have none
+        takes = None
+    try:
+        if takes is not None:
+            takes.bind(None, None, None)
+    except TypeError as error:
+        expected = "a function (model, images, target) -> maps"
+        raise fail(f"methods[{name!r}]", expected, f"a function {takes}") from error
     return FunctionMethod(method)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from robustsigma.runs import fingerprint
 _BATCH = 128
 _ROUNDING = 4e-6
 _SLACK = 0.02  # of un-normalized pixels, which were rounded
+_DATA = "a Dataset, a DataLoader, a pair (images, labels), a LightningDataModule or a DatasetSpec"
 _SPLITS = ("test", "val", "train")
 
 
@@ -111,8 +113,24 @@ class GivenImages:
             num_workers=num_workers,
             generator=own,
         )
-        for (start, indices), batch in zip(chosen.items(), loader, strict=True):
+        batches = iter(loader)
+        for start, indices in chosen.items():
+            try:
+                batch = next(batches)
+            except Exception:
+                self._name_unreadable(indices)
+                raise
             yield self._block(start, batch, torch.tensor(indices))
+
+    def _name_unreadable(self, indices: Sequence[int]) -> None:
+        """Raise with the index of the first item that a dataset of a user cannot return."""
+        for index in indices if hasattr(type(self.source), "__getitem__") else ():
+            try:
+                self.source[index]
+            except NotImplementedError:  # of a dataset that returns whole batches
+                return
+            except Exception as error:
+                raise fail("data", "items that can be read", f"{type(error).__name__} at {index}: {error}") from error
 
     def _of_batches(self) -> Iterator[Block]:
         start = 0
@@ -240,16 +258,25 @@ class _Pair(Dataset[Any]):
 
 def _labels(given: Any, count: int) -> Tensor:
     """Return class indices; of probabilities (B, K), also one-hot ones, the most probable class."""
-    try:
-        labels = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError):
-        raise fail("labels", "class indices", repr(given)[:80]) from None
+    labels = _as_indices(given)
     if labels.ndim == 2:
         labels = labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0]
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (count,):
         got = f"{labels.dtype} {tuple(labels.shape)}"
         raise fail("labels", f"integers ({count},), one class index per image, or probabilities ({count}, K)", got)
     return labels.long()
+
+
+def _are_pair(images: Any, labels: Any) -> bool:
+    """Return whether two parts are the images and the labels, rather than two items or two batches."""
+    return hasattr(images, "ndim") and (hasattr(labels, "ndim") or isinstance(labels, (list, tuple)))
+
+
+def _as_indices(given: Any) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise fail("labels", "class indices", repr(given)[:80]) from None
 
 
 def given_images(
@@ -267,6 +294,12 @@ def given_images(
         ValueError: data that cannot be read, or a dataset that does not fit the models' cards.
     """
     (source, split), name = unwrapped(data), data_name(data)
+    if isinstance(source, (str, Path)):
+        hint = "robustsigma.data.ImageFolder(…) reads a folder of classes"
+        raise fail("data", _DATA, f"the text {str(source)!r}; {hint}")
+    if isinstance(source, Mapping) and 0 not in source:
+        told = f"a mapping of {', '.join(map(repr, [*source][:5]))}; pass a pair of its images and its labels"
+        raise fail("data", _DATA, told)
     if isinstance(source, DatasetSpec):
         for model, card in models.cards.items():
             source = adapt_to_model(source, card.classes, card.shape, card.geometry, f"model[{model!r}]")
@@ -296,8 +329,8 @@ def given_images(
         found.source, found.collate = PixelBatches(source), as_it_is
     elif isinstance(source, ArrayDataset):
         found.source, found.collate = _Pair(source.images, source.labels), as_it_is
-    elif isinstance(source, (tuple, list)) and len(source) == 2 and all(hasattr(part, "ndim") for part in source):
-        pair = [torch.as_tensor(part) for part in source]
+    elif isinstance(source, (tuple, list)) and len(source) == 2 and _are_pair(*source):
+        pair = [torch.as_tensor(source[0]), _as_indices(source[1])]
         if len(pair[0]) != len(pair[1]):
             raise fail("data", "as many labels as images", f"{len(pair[1])} and {len(pair[0])}")
         found.source, found.collate, found.name = _Pair(*pair), as_it_is, "images"
@@ -305,9 +338,8 @@ def given_images(
         if isinstance(source, IterableDataset):
             found.source = DataLoader(source, found.batch_size, collate_fn=collate, num_workers=found.num_workers)
         elif isinstance(source, Iterator) or not isinstance(source, Iterable):
-            hint = "a Dataset, a DataLoader, a pair (images, labels), a LightningDataModule or a DatasetSpec"
             told = "; an iterator can be read only once" if isinstance(source, Iterator) else ""
-            raise fail("data", hint, type(source).__name__ + told)
+            raise fail("data", _DATA, type(source).__name__ + told)
         return found
     found.indices = subsample(len(found.source), max_images, seed)
     if not found.indices:

@@ -83,6 +83,8 @@ def collate(items: list[Any]) -> Any:
         return default_collate([_as_tensors(item) for item in items])
     except RuntimeError as error:
         raise fail("data", "images of one shape, such as Resize and CenterCrop make", error) from error
+    except TypeError as error:
+        raise fail("data", "items of tensors, arrays, numbers or PIL images", error) from error
 
 
 def _as_tensors(item: Any) -> Any:

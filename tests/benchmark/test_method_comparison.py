@@ -286,6 +286,10 @@ def test_an_interrupted_call_resumes_and_a_folder_is_of_its_functions(tmp_path, 
             r"^methods\['IG'\]: expected an attributor, .* got the class IntegratedGradients",
         ),
         ({"IG": "IG"}, r"^methods\['IG'\]: expected an attributor, a CaptumMethod, a StoredMaps, or a function"),
+        (
+            {"x": lambda net, x: x},
+            r"^methods\['x'\]: expected a function \(model, images, .* got a function \(net, x\)$",
+        ),
         ({"a/b": saliency}, "name among methods: expected letters"),
         ({"random": saliency}, "methods: expected RandomAttribution under the name 'random'"),
         (

@@ -411,6 +411,12 @@ def _bad(images=IMAGES, labels=LABELS):
     return lambda: (cases.mlp(), (images, labels), {})
 
 
+def truncated(index):
+    if index == 20:
+        raise OSError("truncated")
+    return IMAGES[index], 0
+
+
 class NoForward(pl.LightningModule):
     def __init__(self):
         super().__init__()
@@ -451,6 +457,19 @@ MISTAKES = {
         cases.mlp(), iter([(IMAGES, LABELS)]), {}
     ),
     r"data: expected a Dataset, a DataLoader.*got int": lambda: (cases.mlp(), 7, {}),
+    r"data: expected a Dataset, .*got a mapping of 'images', 'labels'; pass a pair": lambda: (
+        cases.mlp(), {"images": IMAGES, "labels": LABELS}, {}
+    ),
+    r"data: expected a Dataset, .*got the text 'my_folder'; robustsigma.data.ImageFolder": lambda: (
+        cases.mlp(), "my_folder", {}
+    ),
+    r"labels: expected class indices, got \['a'": _bad(labels=["a"] * N),
+    r"data: expected items of tensors, .*got default_collate: batch must contain": lambda: (
+        cases.mlp(), Items(lambda i: (IMAGES[i], None)), {}
+    ),
+    r"data: expected items that can be read, got OSError at 20: truncated": lambda: (
+        cases.mlp(), Items(truncated), {}
+    ),
     r"data: expected at least one image": lambda: (cases.mlp(), TensorDataset(IMAGES[:0], LABELS[:0]), {}),
     r"data: expected images of one shape": lambda: (
         cases.mlp(), Items(lambda i: (torch.zeros(3, 8 + i % 2, 8), 0)), {}
