@@ -164,7 +164,7 @@ def test_shards_in_any_order_are_one_run_and_what_is_missing_is_named(tmp_path):
     _run(out, shard(1))
     _run(out, Part.of_report("robustsigma x"))
     _run(tmp_path / "one")
-    assert _same(tmp_path / "one", out) == 6
+    assert _same(tmp_path / "one", out) == 9
 
 
 def test_a_training_on_several_devices_needs_as_many_ranks(tmp_path):
