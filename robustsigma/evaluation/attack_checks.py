@@ -53,6 +53,7 @@ class AttackCheckResults:
             condition.
         curves: by the id of the condition.
         classes: number of classes.
+        of_attacks: whether attacks were checked, and not the network alone.
     """
 
     rows: NDArray[np.int64]
@@ -60,11 +61,7 @@ class AttackCheckResults:
     correct: Mapping[tuple[str, str], Mask]
     curves: Mapping[str, AttackCurve]
     classes: int
-
-    @property
-    def of_attacks(self) -> bool:
-        """Whether attacks were checked, and not the network alone."""
-        return bool(self.correct or self.curves)
+    of_attacks: bool = True
 
     def write(self, path: Path, checks: Checks) -> None:
         """Write an .npz file in one step."""
@@ -93,7 +90,8 @@ class AttackCheckResults:
                 correct[what, condition] = values
             elif kind == "curve":
                 curves[name] = AttackCurve(found[f"eps|{name}"], values, float(found[f"max_eps|{name}"]))
-        return AttackCheckResults(found["rows"], Soundness(**info["soundness"]), correct, curves, info["classes"])
+        soundness, asked = Soundness(**info["soundness"]), bool(checks.images)
+        return AttackCheckResults(found["rows"], soundness, correct, curves, info["classes"], asked)
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class AttackChecks:
         for done, (name, attack) in enumerate(curved, 2 + len(single)):
             curves[name] = self._curve(name, attack)
             step(done, total)
-        return AttackCheckResults(self.rows, soundness, correct, curves, self.classes)
+        return AttackCheckResults(self.rows, soundness, correct, curves, self.classes, bool(checks.images))
 
     def _attacks(self, checks: Checks) -> Iterator[tuple[str, str, Perturbation]]:
         searched: dict[float, str] = {}
