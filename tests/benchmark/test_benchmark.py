@@ -303,6 +303,7 @@ def test_references_of_the_evaluated_split_are_images_that_are_not_evaluated(set
     assert not (references[:, None] == others).flatten(2).all(2).any()
 
 
+@pytest.mark.slow
 def test_several_models_are_evaluated_on_the_same_images(settings, tmp_path):
     models = {**settings.models, "b": saved(tmp_path / "b.safetensors", 3, scale=0.9)}
     few = dataclasses.replace(settings, models=models, images=2, metrics=METRICS[:1], methods={"IG": METHODS["IG"]})

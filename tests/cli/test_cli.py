@@ -195,7 +195,10 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+# Every second one is slow: a command line takes a fifth of a second, and there are many.
+@pytest.mark.parametrize(
+    "mistake", [pytest.param(name, marks=[pytest.mark.slow] * (k % 2)) for k, name in enumerate(MISTAKES)]
+)
 @pytest.mark.third_party_rng  # `fit` seeds everything
 def test_mistakes_are_told_in_one_line(mistake, made, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -63,7 +63,7 @@ def test_small_gray_images_keep_their_size_and_channel(tmp_path):
 
 
 @pytest.mark.parametrize("columns", [("file", "label"), ("Filename", "Category")])
-@pytest.mark.parametrize("where", ["", "images/"])
+@pytest.mark.parametrize("where", ["", pytest.param("images/", marks=pytest.mark.slow)])
 def test_a_table_is_recognized_by_its_columns(tmp_path, columns, where):
     rows = [
         (f"{name}{place}.png", name, split)
@@ -115,6 +115,7 @@ def test_the_network_of_a_checkpoint_is_found_and_used_as_it_is(tmp_path, prefix
     assert found.retraining.on_the_fly == {}
 
 
+@pytest.mark.slow
 def test_a_network_of_other_classes_is_trained_further(tmp_path):
     folder(tmp_path / "photos")
     torch.save(weights_of("alexnet", num_classes=7), "seven.pt")
@@ -122,6 +123,7 @@ def test_a_network_of_other_classes_is_trained_further(tmp_path):
     assert "7 logits" in (tmp_path / "robustsigma.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_photographs_get_the_walk_for_photographs(tmp_path):
     folder(tmp_path / "photos", size=(160, 140))
     torch.save(weights_of("alexnet", num_classes=2), "two.pt")

@@ -54,6 +54,7 @@ def test_the_config_runs_and_a_sweep_goes_on(tmp_path, capsys, monkeypatch):
     assert again[again.index("Std of") :] == shown.out[shown.out.index("Std of") :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

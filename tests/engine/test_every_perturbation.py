@@ -258,6 +258,7 @@ def test_unknown_arguments_are_refused(cls):
         cls(no_such_argument=1)
 
 
+@pytest.mark.slow
 @every
 def test_yaml_round_trip(perturbation):
     """What a YAML file says becomes the same object, and is written back the same."""

@@ -379,6 +379,7 @@ def test_a_folder_of_other_settings_is_refused(done, change, named):
         _go_on(replace(SETTINGS, **change), done[0])
 
 
+@pytest.mark.slow
 def test_a_seed_can_be_added(done, tmp_path, calls):
     out = shutil.copytree(done[0], tmp_path / "run")
     results = _evaluate(replace(SETTINGS, seeds=(0, 1)), out)

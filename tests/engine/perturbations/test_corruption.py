@@ -36,7 +36,7 @@ def corrupted(name: str, severity: int, x: torch.Tensor, seed: int | torch.Tenso
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-@pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 28), (1, 8), (3, 64)])
+@pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 28), (1, 8), pytest.param(3, 64, marks=pytest.mark.slow)])
 def test_every_severity_is_stronger_than_the_one_before(name, channels, size):
     if name == "saturate" and channels == 1:
         pytest.skip("color only")
