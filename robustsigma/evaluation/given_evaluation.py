@@ -26,6 +26,7 @@ from robustsigma.evaluation.plan import GIVEN, Regime, conditions
 from robustsigma.evaluation.results import results_of
 from robustsigma.evaluation.robustness_report import RobustnessReport
 from robustsigma.evaluation.settings import Checks
+from robustsigma.report import text
 from robustsigma.report.base import publish
 from robustsigma.runs.directory import init_run_dir
 from robustsigma.runs.fingerprint import code_of, describe, network
@@ -113,8 +114,8 @@ class GivenEvaluation:
     def report(self, console: Console, provenance: Provenance, ranks: Ranks) -> RobustnessReport:
         """Finish what is missing, and return the report."""
         with RunProgress(1 + len(self.models) + 1, console) as progress:
-            title = f"{len(self.models)} models" if len(self.models) > 1 else "1 model"
-            with progress.job(f"{title} under {len(self.conditions)} conditions") as step:
+            models, conditions = text.count(len(self.models), "model"), text.count(len(self.conditions), "condition")
+            with progress.job(f"{models} under {conditions}") as step:
                 self.evaluation.run(ranks, progress, step)
                 self.evaluation.finish(ranks, WHOLE.remedy)
             cells = {(name, each.id): self.evaluation.outcomes(key, each.id)

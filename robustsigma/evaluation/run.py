@@ -42,6 +42,7 @@ from robustsigma.lightning.augmentation_statistics import AugmentationTotals, au
 from robustsigma.lightning.safetensors_export import model_card
 from robustsigma.lightning.training_perturbation import has_single_step
 from robustsigma.models.weight_files import first_infinite, fit_state
+from robustsigma.report import text
 from robustsigma.runs.progress import RunProgress, Step
 from robustsigma.runs.ranks import WHOLE, Part, Ranks, Shard
 
@@ -164,8 +165,8 @@ class RobustnessRun:
         if not self.ranks.broadcast(bool(self.evaluation.blocks.missing(shard))):
             progress.finish("test images: were shown to all models before")
             return
-        models = sum(len(group) for group in self.evaluation.groups)
-        with progress.job(f"test images: {models} models under {len(self.conditions)} conditions") as step:
+        models = text.count(sum(len(group) for group in self.evaluation.groups), "model")
+        with progress.job(f"test images: {models} under {text.count(len(self.conditions), 'condition')}") as step:
             self.evaluation.run(self.ranks, progress, step, shard)
 
     def train(self, seed: int, regime: Regime, step: Step = lambda done, total: None) -> None:
