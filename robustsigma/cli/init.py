@@ -30,7 +30,7 @@ from robustsigma.models.identification import identified, identify
 from robustsigma.models.model_files import read_card
 from robustsigma.models.published_weights import PUBLISHED, Published, published
 from robustsigma.models.weight_files import read_state, stored_statistics
-from robustsigma.report.text import printable
+from robustsigma.report.text import one_line
 from robustsigma.runs.files import write_atomically
 
 _DESCRIPTION = (
@@ -291,8 +291,8 @@ def _settings(
     if broken is not None:  # not before the images are counted, as each of them would be decoded
         options["skip_broken"] = True
         listed = shlex.join(["robustsigma", "doctor", "--data", str(dataset.root)])
-        unreadable = f"\n# skip_broken leaves out images that cannot be read, such as {_in_one_line(broken)}."
-        unreadable += f" This lists them:\n#   {_in_one_line(listed)}"
+        unreadable = f"\n# skip_broken leaves out images that cannot be read, such as {one_line(broken)}."
+        unreadable += f" This lists them:\n#   {one_line(listed)}"
     guessed = model is not None and model.weights != PUBLISHED and dataset.geometry is not None
     counts = ", ".join(f"{len(dataset.split(split)):,} {split}" for split in dataset.splits)
     return _TEMPLATE.format(
@@ -312,10 +312,6 @@ def _settings(
         eps=eps,
         sample=_flow(sample),
     )
-
-
-def _in_one_line(text: str) -> str:
-    return " ".join(printable(text).split())
 
 
 def _flow(value: Any) -> str:

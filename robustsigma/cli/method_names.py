@@ -14,9 +14,8 @@ from robustsigma.engine import attributors
 def walk_of_photographs(**changes: Any) -> dict[str, Any]:
     """Return `Sigma.photographs()` of one path, with some arguments changed, as YAML writes it."""
     walk = replace(attributors.Sigma.photographs(), paths=1, **changes)
-    given = {field.name: getattr(walk, field.name) for field in fields(walk)}
-    changed = {field.name: given[field.name] for field in fields(walk) if given[field.name] != field.default}
-    return {"class_path": "robustsigma.Sigma", "init_args": changed}
+    changed = [field.name for field in fields(walk) if getattr(walk, field.name) != field.default]
+    return {"class_path": "robustsigma.Sigma", "init_args": {name: getattr(walk, name) for name in changed}}
 
 
 # One walk of few steps shows where the network looks as well as a long one, within seconds (docs/guide/explain.md).

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.precision import as_pixels
-from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import Settings, fail, near
 
 Split = Literal["train", "val", "test"]
@@ -90,10 +89,6 @@ class DatasetSpec(Settings, ABC):
     """
 
     geometry: ResizeCrop | None = None
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        safe_in_checkpoints(cls)
 
     @property
     @abstractmethod

@@ -54,7 +54,7 @@ def png(figure: Figure) -> bytes:
 
 def label(value: Any, most: int = 18) -> str:
     """Return a name on one line, cut to `most` characters, of which matplotlib parses nothing as mathematics."""
-    shown = " ".join(text.printable(value).split())
+    shown = text.one_line(value)
     shown = shown if len(shown) <= most else shown[: most - 1] + "\u2026"
     return shown.replace("$", r"\$")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from robustsigma.report.text import printable
+from robustsigma.report.text import one_line, printable
 
 CORRECT, WRONG, INK, QUIET, FRAME = "#00805e", "#c8420b", "#1d2a35", "#5d6b78", "#b8c2cc"
 _GAP, _LEADING = 12, 1.3
@@ -111,7 +111,7 @@ def _loaded(size: int, ascii_only: bool) -> ImageFont.FreeTypeFont | ImageFont.I
 
 def _fit(text: str, size: int, width: int) -> str:
     """Return a text on one line, cut to a width in pixels."""
-    text = " ".join(printable(text).split())
+    text = one_line(text)
     font = _font(size, text)
     if font.getlength(text) <= width:
         return text

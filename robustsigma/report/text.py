@@ -148,6 +148,11 @@ def printable(value: Any) -> str:
     return "".join(char if char.isprintable() or char in kept else "\ufffd" for char in str(value))
 
 
+def one_line(value: Any) -> str:
+    """Return the printable text on one line."""
+    return " ".join(printable(value).split())
+
+
 def flags(entry: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the code and the message of each flag of a result, or of one of its cells."""
     return tuple((str(flag.get("code", "")), str(flag.get("message", ""))) for flag in entry.get("flags") or [])
