@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from robustsigma.engine import validation
 from robustsigma.engine.metrics import (
@@ -124,7 +125,7 @@ _LISTED = (
 PROTOCOLS: dict[str, Protocol] = {listed.name: listed for listed in _LISTED}
 
 
-def protocol(name: str) -> tuple[AttributionMetric, ...]:
+def protocol(name: str, step: int | None = None) -> tuple[AttributionMetric, ...]:
     """Return the metrics of a published protocol, with every choice fixed as its paper or its code has it.
 
     `PROTOCOLS[name].differences` says where the two differ.
@@ -132,9 +133,11 @@ def protocol(name: str) -> tuple[AttributionMetric, ...]:
     Args:
         name: a key of `PROTOCOLS`: "RISE", "IDG-2024", "MAS-2024", "DiffID-2026", "PIC", "Saliency-Bench" (which needs
             masks) or "LeRF/MoRF".
+        step: pixels that curves replace at a time; None is the protocol's, the width of the image. More are cheaper,
+            and areas are then those of coarser curves. DiffID and PIC have steps of their own, which stay.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a step below 1.
 
     Example:
         >>> [quantity.name for metric in protocol("RISE") for quantity in metric.quantities]
@@ -143,7 +146,11 @@ def protocol(name: str) -> tuple[AttributionMetric, ...]:
     validation.choice("protocol", name, tuple(PROTOCOLS))
     listed = PROTOCOLS[name]
     reported = (*listed.ranks_by, *listed.also)
-    return tuple(ProtocolMetric(name, metric, reported) for metric in listed.metrics)
+    metrics: list[Any] = list(listed.metrics)
+    if step is not None:
+        validation.integer("step", step, 1)
+        metrics = [replace(metric, step=step) if hasattr(metric, "step") else metric for metric in metrics]
+    return tuple(ProtocolMetric(name, metric, reported) for metric in metrics)
 
 
 def protocol_names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from robustsigma.benchmarking.protocols import PROTOCOLS
+from robustsigma.benchmarking.protocols import PROTOCOLS, protocol
 from robustsigma.benchmarking.table import MetricColumn, ScoreTable
 from robustsigma.engine.metrics import significance
 from robustsigma.report import text
@@ -86,16 +86,36 @@ def _side(signs: set[int]) -> str:
     return "both" if len(signs) == 2 else {1: "for", -1: "against", 0: "undecided"}[sum(signs)]
 
 
-def protocol_entries(table: ScoreTable) -> list[dict[str, Any]]:
-    """Return the protocols of a table for its results: what each is and how paper, code and package differ."""
+def protocol_entries(table: ScoreTable, step: int | None) -> list[dict[str, Any]]:
+    """Return the protocols of a table for its results: what each is and how paper, code and package differ.
+
+    Args:
+        table: scores of one model.
+        step: pixels that curves replaced at a time, if it was not the protocols' own step.
+    """
+    coarser = f" Not as the protocol: curves replaced {step} pixels at a time here."
+
+    def differences(name: str) -> str:
+        changed = step is not None and protocol(name, step) != protocol(name)
+        return PROTOCOLS[name].differences + coarser * changed
+
     return [
         {
             "id": name,
             "source": PROTOCOLS[name].source,
             "ranks_by": [column.metric.name for column in columns],
-            "differences": PROTOCOLS[name].differences,
+            "differences": differences(name),
         }
         for name, columns in protocol_columns(table).items()
+    ]
+
+
+def coarser_protocols(step: int | None) -> list[str]:
+    """Return a sentence if curves replaced another number of pixels at a time than their protocols do."""
+    if step is None:
+        return []
+    return [
+        f"Curves of the protocols replaced {step:,} pixels at a time, not one row, so that their areas are coarser."
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 from robustsigma.benchmarking.findings import findings, verdict
 from robustsigma.benchmarking.flags import SAME_MAP, cell_flags, run_flags
 from robustsigma.benchmarking.given_data import GivenDataset
-from robustsigma.benchmarking.rankings import protocol_entries, ranking_findings, rankings
+from robustsigma.benchmarking.rankings import coarser_protocols, protocol_entries, ranking_findings, rankings
 from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.benchmarking.settings import is_control
 from robustsigma.benchmarking.table import Floats, MetricColumn, ScoreTable, as_json
@@ -131,9 +131,9 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         gallery=_gallery(run, tables),
         flags=run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}, left_out),
         verdict=verdict(tables, ranking_findings(ranked)),
-        findings=[*ranking_findings(ranked), *findings(tables)],
+        findings=[*ranking_findings(ranked), *coarser_protocols(settings.protocol_step), *findings(tables)],
         rankings=ranked,
-        protocols=protocol_entries(next(iter(tables.values()))),
+        protocols=protocol_entries(next(iter(tables.values())), settings.protocol_step),
     )
 
 

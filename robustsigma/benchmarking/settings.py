@@ -39,6 +39,8 @@ class Benchmark(validation.Settings):
         metrics: metrics that the methods are evaluated by. May be empty if there are protocols.
         protocols: names of published protocols that score the same maps, beside `metrics`: a list, names with commas
             between them, or "all"; see `robustsigma.benchmarking.protocol`.
+        protocol_step: pixels that the protocols' curves replace at a time; None is theirs, the width of the image. With
+            more, a benchmark of large images takes hours instead of days, and the report says so.
         images: number of images, drawn by the seed.
         checked: number of these images, rounded up to whole batches, on which methods run again: with other seeds, and
             on a network whose parameters were shuffled. 0 leaves both out.
@@ -65,6 +67,7 @@ class Benchmark(validation.Settings):
     methods: Mapping[str, Attributor] = field(default_factory=lambda: {"IG": IntegratedGradients()})
     metrics: Sequence[AttributionMetric] = ()
     protocols: str | Sequence[str] = ()
+    protocol_step: int | None = None
     images: int = 100
     checked: int = 32
     stability_seeds: int = 1
@@ -96,6 +99,8 @@ class Benchmark(validation.Settings):
         for name, method in self.methods.items():
             validation.instance(f"methods.{name}", method, Attributor)
         object.__setattr__(self, "protocols", protocol_names(self.protocols))
+        if self.protocol_step is not None:
+            validation.integer("protocol_step", self.protocol_step, 1)
         if not self.all_metrics:
             raise validation.fail("metrics", "at least one, or a protocol", "none")
         taken: set[str] = set()
@@ -116,7 +121,7 @@ class Benchmark(validation.Settings):
     @property
     def all_metrics(self) -> tuple[AttributionMetric, ...]:
         """The metrics and those of the protocols."""
-        return (*self.metrics, *(metric for name in self.protocols for metric in protocol(name)))
+        return (*self.metrics, *(each for name in self.protocols for each in protocol(name, self.protocol_step)))
 
     @property
     def checked_batches(self) -> int:

@@ -315,7 +315,14 @@ def count_logits(classifier: Classifier, shape: tuple[int, int, int], name: str)
         raise fail(name, told, f"{shape} ({(str(error).splitlines() or [''])[0][:160]})") from error
 
 
-def network(name: str, channels: int, classes: int, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+def network(
+    name: str,
+    channels: int,
+    classes: int,
+    arguments: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    padding: Literal["same"] | None = None,
+) -> nn.Module:
     """Return a network by name, for YAML files: `net: {class_path: robustsigma.models.network, init_args: …}`.
 
     Args:
@@ -323,11 +330,14 @@ def network(name: str, channels: int, classes: int, arguments: Mapping[str, Any]
         channels: channels of its images.
         classes: number of logits.
         arguments: other arguments of its constructor; None for its defaults.
+        weights: weights to start from, as in `Architecture`; the last layer is a fresh one where the number of classes
+            differs. None for fresh weights.
+        padding: as in `Architecture`.
 
     Raises:
-        ValueError: an unknown name or an argument that it does not take.
+        ValueError: an unknown name, an argument that it does not take, or weights of another network.
 
     Example:
         >>> network("small_cnn", channels=3, classes=5, arguments={"width": 8})
     """
-    return Architecture(name, dict(arguments or {})).build(channels, classes)
+    return Architecture(name, dict(arguments or {}), weights, padding).build(channels, classes)

@@ -49,4 +49,7 @@ def test_it_runs(path, model, tmp_path):
     assert {left["method"] for left in found["left_out"]} <= attention
     listed = {metric["id"] for metric in found["metrics"]}
     assert listed >= ({"insertion (RISE)", "sic (PIC)"} if settings.protocols else {"insertion", "sic", "forwards"})
+    coarser = [each["id"] for each in found["protocols"] or [] if "pixels at a time here" in each["differences"]]
+    assert coarser == (["RISE", "IDG-2024", "MAS-2024", "LeRF/MoRF"] if settings.protocol_step else [])
+    assert any("pixels at a time" in each for each in found["findings"]) == bool(coarser)
     assert json.loads((tmp_path / "results.json").read_text())["run"]["command"] is None

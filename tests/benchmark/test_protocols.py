@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -51,6 +52,20 @@ def test_a_named_quantity_has_the_metrics_values(name):
         for key, value in named(subject, maps).values.items():
             torch.testing.assert_close(value, expected.values[key.removesuffix(f" ({name})")], equal_nan=True)
         assert (named.needs_masks, named.group) == (plain.needs_masks, plain.group)
+
+
+@every
+def test_a_step_changes_curves_and_nothing_else(name):
+    seen = {}
+    for metric, own in zip(protocol(name, step=7), protocol(name), strict=True):
+        fields = {each.name: getattr(metric.metric, each.name) for each in dataclasses.fields(metric.metric)}
+        changed = {key for key, value in fields.items() if value != getattr(own.metric, key)}
+        assert changed == ({"step"} if "step" in fields else set())
+        assert metric.reported == own.reported
+        seen |= fields
+    assert seen.get("step", 7) == 7
+    with pytest.raises(ValueError, match="step: expected"):
+        protocol(name, step=0)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,19 @@ def test_names_and_arguments_that_build_nothing(name, arguments, channels, named
         network(name, channels, 3, arguments)
 
 
+@pytest.mark.third_party_rng  # the fresh last layer
+def test_a_network_of_a_yaml_file_starts_from_weights_with_a_fresh_last_layer(tmp_path):
+    net = SmallCNN(3, 4, width=4)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    start = network("small_cnn", 3, 7, {"width": 4}, weights=str(tmp_path / "net.pt")).state_dict()
+    last = [key for key, value in start.items() if value.shape[:1] == (7,)]
+    assert len(last) == 2
+    for key, value in net.state_dict().items():
+        assert key in last or torch.equal(start[key], value), key
+    with pytest.raises(ValueError, match=r"^architecture.padding: expected"):
+        network("small_cnn", 3, 7, padding="valid")
+
+
 def test_small_cnn_checks_its_arguments():
     with pytest.raises(ValueError, match=r"^classes: expected an integer of at least 2, got 1"):
         SmallCNN(3, 1)
