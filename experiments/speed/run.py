@@ -27,7 +27,7 @@ import torch
 from experiments.speed.networks import NETS, Limit, case, scale
 from experiments.speed.rows import ROWS, measure
 from robustsigma.engine.device import best_device
-from robustsigma.engine.precision import full_precision
+from robustsigma.engine.network_state import full_precision
 from robustsigma.report.text import DASH
 from robustsigma.runs.files import read_json, write_atomically
 from robustsigma.runs.provenance import Provenance

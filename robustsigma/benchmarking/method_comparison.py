@@ -37,7 +37,7 @@ from robustsigma.engine.metrics import (
     Localization,
     PerformanceInformation,
 )
-from robustsigma.engine.precision import deterministic
+from robustsigma.engine.network_state import deterministic
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.given_images import given_images
 from robustsigma.evaluation.given_models import GivenModels, Normalized, given_models, on_device

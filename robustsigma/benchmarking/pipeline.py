@@ -16,7 +16,7 @@ from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.benchmarking.settings import Benchmark
 from robustsigma.benchmarking.table import ScoreTable
 from robustsigma.engine.metrics import Skip
-from robustsigma.engine.precision import deterministic
+from robustsigma.engine.network_state import deterministic
 from robustsigma.report import print_table
 from robustsigma.report.base import publish
 from robustsigma.runs.directory import write_command

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.engine.precision import as_pixels
+from robustsigma.engine.network_state import as_pixels
 from robustsigma.engine.validation import Settings, fail, near
 
 Split = Literal["train", "val", "test"]

@@ -16,7 +16,7 @@ from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDatase
 from robustsigma.data.image_files import BROKEN, is_gray, to_bytes
 from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.engine import noise
-from robustsigma.engine.precision import as_pixels
+from robustsigma.engine.network_state import as_pixels
 from robustsigma.engine.validation import channels_last, extent, fail, plain, target_range
 
 

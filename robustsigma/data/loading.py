@@ -16,7 +16,7 @@ from robustsigma.data.dataset_spec import ArrayDataset, PixelDataset
 from robustsigma.data.image_files import FileDataset
 from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.data.transforms import Albumentations
-from robustsigma.engine.precision import as_pixels
+from robustsigma.engine.network_state import as_pixels
 from robustsigma.engine.validation import fail
 from robustsigma.runs.fingerprint import describe, items
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -12,10 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustsigma.engine import normalization, validation
-from robustsigma.engine.chunks import Chunks
-from robustsigma.engine.network_pass import NetworkPass
-from robustsigma.engine.network_state import evaluating, gathered, locked, logits_of, refuse_inference
-from robustsigma.engine.precision import at_least_single, tf32
+from robustsigma.engine.network_pass import Chunks, NetworkPass, check_channels
+from robustsigma.engine.network_state import (
+    at_least_single,
+    evaluating,
+    gathered,
+    locked,
+    logits_of,
+    refuse_inference,
+    tf32,
+)
 from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import fail, integer, target_range
 
@@ -113,7 +121,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of images in [0, 1]; part of the autograd graph, in the net's current mode."""
-        normalization.check_channels({"mean": self.mean, "std": self.std}, images)
+        check_channels({"mean": self.mean, "std": self.std}, images)
         try:
             output = self._pass(self.net, images, self.mean, self.std, frozen=self._depth > 0)
         except RuntimeError as error:
@@ -132,10 +140,10 @@ class Classifier(nn.Module):
         if self._depth:
             self.forwards += len(images)
             if logits.requires_grad:
-                logits.register_hook(lambda _: self._count_backward(len(images)))
+                logits.register_hook(partial(self._count_backward, len(images)))
         return logits
 
-    def _count_backward(self, images: int) -> None:
+    def _count_backward(self, images: int, _: Tensor) -> None:
         self.backwards += images
 
     def check_target(self, target: Tensor, images: Tensor, name: str = "target") -> None:
@@ -179,7 +187,7 @@ class Classifier(nn.Module):
 
     def _look(self, modules: list[nn.Module], parameters: list[nn.Parameter]) -> None:
         """Forget what was found out about another network, or about this one with other parts."""
-        parts = [*map(id, modules), *[(id(each), each.dtype) for each in parameters]]
+        parts = [*map(id, modules), *map(id, parameters), *map(attrgetter("dtype"), parameters)]
         if parts == self._parts:
             return
         self._refuse_cycle()
@@ -247,45 +255,45 @@ class Classifier(nn.Module):
         return self.gradient_of(lambda logits, at: F.cross_entropy(logits, at, reduction="sum"), images, labels)
 
     def gradient_of(
-        self, objective: Callable[[Tensor, Tensor], Tensor], images: Tensor, target: Tensor
+        self, objective: Callable[[Tensor, Tensor], Tensor], images: Tensor, target: Tensor, passes: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Return logits (B, K) and the gradient (B, C, H, W) of a scalar of logits and target, summed over images.
+        """Return logits (B, K) and the gradient (B, C, H, W) of a function of logits and target, summed over images.
 
-        Call inside `frozen()`. `target` is any tensor with a row an image; it is chunked with the images.
+        Call inside `frozen()`. `target` is any tensor with a row an image; it is chunked with the images. Of several
+        `passes`, for networks with random outputs, the gradient is the mean and the logits are those of the last (EOT).
         """
-        logits, gradient = self.gradients_of((objective,), images, target)
-        return logits, gradient
+        logits, total = self.gradients_of((objective,), images, target)
+        for _ in range(passes - 1):
+            logits, gradient = self.gradients_of((objective,), images, target)
+            total = total + gradient
+        return logits, total / passes if passes > 1 else total
 
     def gradients_of(
         self, objectives: Sequence[Callable[[Tensor, Tensor], Tensor]], images: Tensor, target: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return logits (B, K) and the gradient of each scalar, of one forward pass and a backward pass each.
+        """Return logits (B, K) and the gradient of each function, of one forward pass and a backward pass each.
 
         Everything else is as in `gradient_of`.
         """
+        rounded = self.gradient_dtype
 
         def run(chunk: Tensor, at: Tensor) -> tuple[Tensor, ...]:
-            with tf32() if self.gradient_dtype == "tf32" else nullcontext():
-                return self._gradients(objectives, chunk.detach().requires_grad_(True), at)
+            chunk = chunk.detach().requires_grad_(True)
+            with tf32() if rounded == "tf32" else nullcontext():
+                with torch.autocast(chunk.device.type, rounded) if isinstance(rounded, torch.dtype) else nullcontext():
+                    logits = self(chunk)
+                if not logits.requires_grad:  # a constant network has no graph and a zero gradient
+                    return at_least_single(logits.detach()), *(torch.zeros_like(chunk) for _ in objectives)
+                wide = at_least_single(logits)
+                gradients = []
+                for place, objective in enumerate(objectives, 1):
+                    value, kept = objective(wide, at).sum(), place < len(objectives)
+                    (gradient,) = torch.autograd.grad(value, chunk, retain_graph=kept, allow_unused=True)
+                    gradients.append(torch.zeros_like(chunk) if gradient is None else gradient.contiguous())
+                return wide.detach(), *gradients
 
         found: tuple[Tensor, ...] = self.chunked(run, images, target)
         return found
-
-    def _gradients(
-        self, objectives: Sequence[Callable[[Tensor, Tensor], Tensor]], chunk: Tensor, at: Tensor
-    ) -> tuple[Tensor, ...]:
-        rounded = self.gradient_dtype
-        with torch.autocast(chunk.device.type, rounded) if isinstance(rounded, torch.dtype) else nullcontext():
-            logits = self(chunk)
-        if not logits.requires_grad:  # a constant network has no graph and a zero gradient
-            return at_least_single(logits.detach()), *(torch.zeros_like(chunk) for _ in objectives)
-        wide = at_least_single(logits)
-        gradients = []
-        for place, objective in enumerate(objectives, 1):
-            kept = place < len(objectives)
-            (gradient,) = torch.autograd.grad(objective(wide, at), chunk, retain_graph=kept, allow_unused=True)
-            gradients.append(torch.zeros_like(chunk) if gradient is None else gradient.contiguous())
-        return wide.detach(), *gradients
 
     def chunk_for(self, images: Tensor) -> int:
         """Return how many images like these go through the network at once."""

@@ -1,8 +1,8 @@
-"""One pass of a network: in a dtype that it accepts, with channels last on a CPU, or compiled if asked for."""
+"""Passes of a network: batches in parts that fit, a dtype that it accepts, channels last on a CPU, compiled code."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustsigma.engine import validation
 from robustsigma.engine.network_state import floating_dtypes, is_compiled, logits_of, takes_channels_last
+from robustsigma.engine.validation import fail
 
 # A batch of fewer elements gains nothing from another order in memory: such passes consist of overhead.
 _WORTH_REORDERING = 2**16
@@ -70,7 +71,7 @@ class NetworkPass:
         names = ", ".join(sorted(map(str, dtypes)))
         hint = "cast the network to one dtype, or name the images' with Classifier(dtype=...)"
         expected = f"a network that takes images of a dtype of its own ({names})"
-        raise validation.fail("net", expected, f"{errors[0]}; {hint}")
+        raise fail("net", expected, f"{errors[0]}; {hint}")
 
     def _normalized(
         self, net: nn.Module, images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, frozen: bool
@@ -135,3 +136,64 @@ class NetworkPass:
 def _padded_size(count: int) -> int:
     """Return a power of two, from 512 on a multiple of 512."""
     return 1 << (count - 1).bit_length() if count <= 512 else -(-count // 512) * 512
+
+
+def check_channels(statistics: Mapping[str, Tensor], images: Tensor) -> None:
+    """Raise ValueError unless each statistic has one number, or one for each channel of the images."""
+    channels = images.shape[1]
+    for name, each in statistics.items():
+        if len(each) not in (1, channels):
+            got = f"{len(each)}, and images of shape {tuple(images.shape)}"
+            raise fail(name, f"1 or {channels} numbers, one per channel of the images", got)
+
+
+# Elements of one chunk on a CPU: 170 images of 3x64x64 or 13 of 3x224x224. In chunks of twice that, an image's gradient
+# takes up to twice as long (EfficientNet-Lite0 at 224: 43 against 22 ms); in chunks of half that, as long or a little
+# longer. On a GPU the 256 images of 3x224x224 at which an H200 is fastest.
+_CPU_ELEMENTS = 2**21
+_GPU_ELEMENTS = 256 * 3 * 224**2
+
+
+def split_sizes(count: int, most: int) -> list[int]:
+    """Return the sizes of the fewest parts of `count` items: of `most` each, the last two even where little is left."""
+    full, rest = divmod(count, most)
+    if full == 0 or rest == 0:
+        return [most] * full if full else [count]
+    if 2 * rest >= most:
+        return [*[most] * full, rest]
+    half = (most + rest) // 2
+    return [*[most] * (full - 1), most + rest - half, half]
+
+
+class Chunks:
+    """Runs functions of batches in chunks, and remembers how many elements fit where memory ran out."""
+
+    def __init__(self) -> None:
+        self.fits: int | None = None  # elements, where more did not fit
+
+    def size_for(self, images: Tensor, most: int | None) -> int:
+        """Return how many images like these make a chunk: `most`, or without it a number chosen by image size."""
+        each = max(1, images[0].numel())
+        elements = _CPU_ELEMENTS if images.device.type == "cpu" else _GPU_ELEMENTS
+        size = max(1, elements // each) if most is None else most
+        return size if self.fits is None else min(size, max(1, self.fits // each))
+
+    def run(self, function: Callable[..., Any], most: int | None, images: Tensor, *others: Tensor) -> Any:
+        """Return what a function gives for images and others, called for as many rows as fit and joined."""
+        size = min(self.size_for(images, most), len(images))
+        while True:
+            try:
+                if len(images) <= size:
+                    return function(images, *others)
+                lengths = split_sizes(len(images), size)
+                parts = [function(*each) for each in zip(*(t.split(lengths) for t in (images, *others)), strict=True)]
+                if isinstance(parts[0], tuple):
+                    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+                return torch.cat(parts)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            # Outside the handler, whose traceback holds the failed pass's tensors.
+            torch.cuda.empty_cache()
+            size //= 2
+            self.fits = size * images[0].numel()

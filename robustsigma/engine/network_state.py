@@ -1,17 +1,19 @@
-"""Reading and setting the state of a user's network: its modes, dtypes, lock and memory order."""
+"""What a call borrows and gives back: modes, dtypes, lock and memory order of a network, PyTorch's precision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from operator import attrgetter
 from threading import Lock, RLock
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, backends, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from robustsigma.engine.precision import full_precision
 from robustsigma.engine.validation import fail
 
 
@@ -56,14 +58,15 @@ def locked(net: nn.Module) -> Iterator[None]:
         lock.release()
 
 
-def set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
-    """Set modes, parents before children, by the modules' own `train` where they have one.
+def set_modes(modes: Iterable[tuple[nn.Module, bool]], every: bool | None = None) -> None:
+    """Set modes, or `every` one to the same, parents before children, by the modules' own `train` if they have one.
 
     The others are set by their attribute alone: their `train` would set every child, too. Only modes that differ
     are set, because setting an attribute of a module takes many times as long as reading it. A `train` that only
     checks is marked by its attribute `sets_mode_alone`.
     """
-    for module, mode in modes:
+    for module, own_mode in modes:
+        mode = own_mode if every is None else every
         if module.training is not mode:
             own = getattr(module.train, "__func__", None)
             if own is nn.Module.train or hasattr(own, "sets_mode_alone"):
@@ -84,7 +87,7 @@ def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter])
     modes = [(module, module.training) for module in modules if hasattr(module, "training")]
     flags = [parameter for parameter in parameters if parameter.requires_grad]
     try:
-        set_modes([(module, False) for module, _ in modes])
+        set_modes(modes, every=False)
         for parameter in flags:
             parameter.requires_grad_(False)
         with torch.inference_mode(False), torch.enable_grad(), full_precision():
@@ -98,9 +101,12 @@ def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter])
             parameter.requires_grad_(True)
 
 
-def fsdp_modules(modules: Iterable[nn.Module]) -> list[Any]:
-    """Return the modules with which `fully_shard` (FSDP2) was called."""
-    return [module for module in modules if hasattr(type(module), "set_reshard_after_forward")]
+_SHARDED = "set_reshard_after_forward"  # what classes get from `fully_shard` (FSDP2)
+
+
+def has_sharded(modules: Iterable[nn.Module]) -> bool:
+    """Return whether `fully_shard` (FSDP2) was called with one of the modules."""
+    return any(hasattr(type(module), _SHARDED) for module in modules)
 
 
 @contextmanager
@@ -112,7 +118,10 @@ def gathered(modules: Iterable[nn.Module]) -> Iterator[None]:
     between processes.) All processes enter and leave together. A body inside another one gathers nothing again.
     """
     with ExitStack() as stack:
-        for sharded in fsdp_modules(modules):
+        sharded: Any
+        for sharded in modules:
+            if not hasattr(type(sharded), _SHARDED):
+                continue
             state, before, after = sharded._get_fsdp_state(), sharded._forward_pre_hooks, sharded._forward_hooks
             for hooks in (before, after):
                 for key in [key for key, hook in hooks.items() if _owner(hook) is state]:
@@ -151,3 +160,105 @@ def takes_channels_last(net: nn.Module, images: Tensor) -> bool:
         return torch.allclose(plain.float(), last.float(), rtol=1e-3, atol=1e-3 * float(plain.float().abs().max()))
     except Exception:
         return False  # an error that is not about memory comes again in the pass itself
+
+
+_cudnn: Any = backends.cudnn
+_mkldnn: Any = backends.mkldnn
+_GPU = (_cudnn.conv, _cudnn.rnn, backends.cuda.matmul)
+_CPU = (_mkldnn.conv, _mkldnn.rnn, _mkldnn.matmul)
+
+# PyTorch has two interfaces for these settings: the older one (None where a user mixed both, so that it cannot be
+# read) and one precision for each operator.
+_Settings = tuple[tuple[bool, str] | None, Sequence[str]]
+_lock = Lock()
+_stack: list[str] = []  # the precisions of the bodies that are running, of all threads: the settings are global
+_users: _Settings = (None, ())
+
+
+def _read() -> _Settings:
+    try:
+        older = (_cudnn.allow_tf32, torch.get_float32_matmul_precision())
+    except RuntimeError:
+        older = None
+    return older, tuple(map(attrgetter("fp32_precision"), (*_GPU, *_CPU)))
+
+
+def _write(older: tuple[bool, str] | None, precisions: Sequence[str]) -> None:
+    if older is not None:
+        _cudnn.allow_tf32 = older[0]
+        torch.set_float32_matmul_precision(older[1])
+    for operator, precision in zip((*_GPU, *_CPU), precisions, strict=True):
+        operator.fp32_precision = "none"
+        if operator.fp32_precision != precision:  # a setting that is inherited stays inherited
+            operator.fp32_precision = precision
+
+
+def _apply(precision: str) -> None:
+    older = (precision == "tf32", "high" if precision == "tf32" else "highest")
+    _write(older if _users[0] is not None else None, [precision] * len(_GPU) + ["ieee"] * len(_CPU))
+
+
+@contextmanager
+def rounding_to(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """Compute the body in full precision ("ieee"), or let GPUs round to TF32 in it; the user's settings come back.
+
+    PyTorch lets GPUs round the factors of convolutions to TF32 (10 bits) by default, and of matrix products where a
+    user asks for it. Logits then have three correct digits, and SIGMA compares scores that differ by less.
+
+    Other threads that run meanwhile compute so as well. Afterwards PyTorch treats its TF32 default for convolutions as
+    if the user had set it: a later `torch.backends.fp32_precision` does not change it,
+    `torch.backends.cudnn.conv.fp32_precision` does.
+    """
+    global _users
+    with _lock:
+        if not _stack:
+            _users = _read()
+        if not _stack or _stack[-1] != precision:
+            _apply(precision)
+        _stack.append(precision)
+    try:
+        yield
+    finally:
+        with _lock:
+            _stack.reverse()
+            _stack.remove(precision)  # of equal entries, any: threads may end in another order than they began
+            _stack.reverse()
+            if not _stack:
+                _write(*_users)
+            elif _stack[-1] != precision:
+                _apply(_stack[-1])
+
+
+full_precision = partial(rounding_to, "ieee")
+tf32 = partial(rounding_to, "tf32")
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """Return values in float32 or float64."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Return images in [0, 1]: of uint8, 255ths as float32 with the same bits on every device; others as they are."""
+    if images.dtype != torch.uint8:
+        return images
+    # By a tensor on the device: CUDA multiplies by the reciprocal of a Python number, which rounds twice.
+    return images.float() / torch.full((), 255.0, device=images.device)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let a GPU use algorithms for convolutions and attention that give the same bits each time.
+
+    Resumable runs need this, so that a resumed run ends as an uninterrupted one. The gradients of adaptive pooling
+    to sizes that do not divide the input's, and of bilinear upsampling, may still differ in their last bits.
+    """
+    before = _cudnn.deterministic, _cudnn.benchmark
+    _cudnn.deterministic, _cudnn.benchmark = True, False
+    # The memory-saving kernels add up gradients in the order in which threads finish.
+    attention = sdpa_kernel(SDPBackend.MATH) if torch.cuda.is_available() else nullcontext()
+    try:
+        with attention:
+            yield
+    finally:
+        _cudnn.deterministic, _cudnn.benchmark = before

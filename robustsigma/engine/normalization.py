@@ -45,12 +45,3 @@ def prepare_loading(module: nn.Module, state: Mapping[str, Any], prefix: str, gi
         if by_user and not own.is_meta and (stored.shape != own.shape or not torch.allclose(stored.to(own), own)):
             validation.warn(f"{name}: the loaded weights replace what was given to the Classifier")
         setattr(module, name, own.new_empty(stored.shape))
-
-
-def check_channels(statistics: Mapping[str, Tensor], images: Tensor) -> None:
-    """Raise ValueError unless each statistic has one number, or one for each channel of the images."""
-    channels = images.shape[1]
-    for name, each in statistics.items():
-        if len(each) not in (1, channels):
-            got = f"{len(each)}, and images of shape {tuple(images.shape)}"
-            raise fail(name, f"1 or {channels} numbers, one per channel of the images", got)

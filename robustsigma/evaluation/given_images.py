@@ -20,7 +20,7 @@ from robustsigma.data import loading
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, adapt_to_model
 from robustsigma.data.image_files import FileDataset
 from robustsigma.data.loading import default_workers, divided, load_pixels, subsample
-from robustsigma.engine.precision import as_pixels, at_least_single
+from robustsigma.engine.network_state import as_pixels, at_least_single
 from robustsigma.engine.validation import channels_last, extent, fail, warn
 from robustsigma.evaluation.given_models import GivenModels
 from robustsigma.evaluation.unwrapped_data import as_it_is, class_names, collate, data_name, in_any_order, unwrapped

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from robustsigma.engine.classifier import Classifier, as_classifier
-from robustsigma.engine.normalization import check_channels
-from robustsigma.engine.precision import at_least_single
+from robustsigma.engine.network_pass import check_channels
+from robustsigma.engine.network_state import at_least_single
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.unwrapped_data import as_it_is
 from robustsigma.models import ModelCard, Pretrained

@@ -12,8 +12,8 @@ from rich.console import Console
 from robustsigma.engine import validation
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.metrics import Interval
+from robustsigma.engine.network_state import deterministic
 from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise, Identity, Perturbation
-from robustsigma.engine.precision import deterministic
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.flags import NETWORK
 from robustsigma.evaluation.given_evaluation import GivenEvaluation

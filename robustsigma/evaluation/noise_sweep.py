@@ -14,8 +14,8 @@ from rich.console import Console
 from robustsigma.engine import validation
 from robustsigma.engine.metrics import mean_interval, paired_difference, share_interval
 from robustsigma.engine.metrics.interval import as_dict
+from robustsigma.engine.network_state import deterministic
 from robustsigma.engine.perturbations import GaussianNoise
-from robustsigma.engine.precision import deterministic
 from robustsigma.evaluation._held_out import held_out
 from robustsigma.evaluation.matrix import Correct, has_distances
 from robustsigma.evaluation.plan import TRANSFER, Regime, fingerprint

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from robustsigma.engine.device import best_device
-from robustsigma.engine.precision import deterministic
+from robustsigma.engine.network_state import deterministic
 from robustsigma.evaluation.illustrations import illustrate
 from robustsigma.evaluation.noise_sweep import SweepResults, sweep_noise
 from robustsigma.evaluation.plan import BASE

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from robustsigma.engine.network_state import as_pixels
 from robustsigma.engine.perturbations import Perturbed
-from robustsigma.engine.precision import as_pixels
 from robustsigma.engine.validation import fail
 
 T = TypeVar("T")

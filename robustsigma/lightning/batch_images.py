@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.precision import at_least_single
+from robustsigma.engine.network_state import at_least_single
 from robustsigma.engine.validation import fail
 
 Getter = Callable[[Any], Any]

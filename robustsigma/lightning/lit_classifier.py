@@ -18,8 +18,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.network_state import gathered
-from robustsigma.engine.precision import full_precision
+from robustsigma.engine.network_state import full_precision, gathered
 from robustsigma.engine.validation import choice, fail, number, optional
 from robustsigma.engine.validation import images as check_images
 from robustsigma.lightning.batch import Batch, as_batch

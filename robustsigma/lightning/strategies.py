@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from robustsigma.engine.network_state import fsdp_modules, gathered
+from robustsigma.engine.network_state import gathered, has_sharded
 from robustsigma.engine.validation import fail
 
 
@@ -30,7 +30,7 @@ def check_strategy(trainer: Any) -> None:
 
 def is_sharded(module: nn.Module) -> bool:
     """Return whether FSDP2 shards the parameters of a module, or of a part of it."""
-    return bool(fsdp_modules(module.modules()))
+    return has_sharded(module.modules())
 
 
 def full_state(module: nn.Module) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from robustsigma.data import (
 )
 from robustsigma.data.loading import default_workers, fingerprint, label_of, load_batch, load_pixels
 from robustsigma.data.resize_crop import ResizeCrop
-from robustsigma.engine.precision import as_pixels
+from robustsigma.engine.network_state import as_pixels
 from robustsigma.evaluation.illustrations import first_of_each_class
 from robustsigma.lightning import RobustDataModule
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustsigma.engine.chunks import split_sizes
+from robustsigma.engine.network_pass import split_sizes
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 13, 256])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import cases
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import robustsigma
 from robustsigma import FGSM, PGD, Classifier
 from robustsigma.engine.scores import SCORES, target_score
 
@@ -473,3 +476,41 @@ def test_passes_are_counted_whoever_makes_them():
             [lambda z, _: z.sum(), lambda z, y: z.gather(1, y[:, None]).sum()], x, torch.tensor([0, 1, 2, 0])
         )
     assert (clf.forwards, clf.backwards) == (2 * len(x), 4 * len(x))
+
+
+def test_a_batch_takes_a_short_way_through_the_package():
+    classifier, images, labels = cases.classifier(cases.cnn_bn_dropout()), cases.images(), cases.labels()
+    package = str(Path(robustsigma.__file__).parent)
+    attack, seeds, calls = FGSM(8 / 255), torch.arange(len(images)), []
+
+    def record(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            calls.append(frame.f_code.co_filename)
+
+    attack(classifier, images, labels, seed=seeds)  # the first batch also inspects the network
+    before = sys.getprofile()
+    sys.setprofile(record)
+    try:
+        attack(classifier, images, labels, seed=seeds)
+    finally:
+        sys.setprofile(before)
+    assert 20 < len(calls) <= 60
+    assert len(set(calls)) <= 8
+
+
+def test_gradients_are_averaged_over_passes():
+    class Cycle(nn.Module):  # scales its logits by 1, 2, 3, ...
+        passes = 0
+
+        def forward(self, x):
+            self.passes += 1
+            return self.passes * x.flatten(1)[:, :3]
+
+    classifier, images = Classifier(Cycle()), cases.images()
+    with classifier.frozen():
+        logits, gradient = classifier.gradient_of(lambda z, _: z[:, 0], images, torch.zeros(len(images)), passes=3)
+    expected = torch.zeros_like(images).flatten(1)
+    expected[:, 0] = (1 + 2 + 3) / 3
+    assert torch.equal(gradient.flatten(1), expected)
+    assert torch.equal(logits, 3 * images.flatten(1)[:, :3])
+    assert (classifier.forwards, classifier.backwards) == (3 * len(images), 3 * len(images))

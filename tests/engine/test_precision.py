@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import backends, nn
 
-from robustsigma.engine.precision import _CPU, _GPU, deterministic, full_precision, tf32
+from robustsigma.engine.network_state import _CPU, _GPU, deterministic, full_precision, tf32
 
 _OPERATORS = (*_GPU, *_CPU)
 

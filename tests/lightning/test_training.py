@@ -8,8 +8,8 @@ from trainers import quiet_trainer
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Sigma, SigmaSample
 from robustsigma.data import Baggage
+from robustsigma.engine.network_state import tf32
 from robustsigma.engine.perturbations import Perturbed
-from robustsigma.engine.precision import tf32
 from robustsigma.lightning import (
     AugmentationStatistics,
     Batch,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustsigma.engine.attributors.base import Attribution, single_point_result, split_passes
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.precision import at_least_single
+from robustsigma.engine.network_state import at_least_single
 from robustsigma.engine.scores import target_score
 
 

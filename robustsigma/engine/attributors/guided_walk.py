@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robustsigma.engine.attributors.base import Attribution, split_passes
-from robustsigma.engine.chunks import split_sizes
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.network_pass import split_sizes
 from robustsigma.engine.scores import Score, target_score
 
 _CHUNKS_PER_GROUP = 2  # rows walked at once, in chunks of the classifier

@@ -17,7 +17,7 @@ from robustsigma.engine.attributors.frozen_tensor import FrozenTensor
 from robustsigma.engine.attributors.guided_walk import GuidedWalk
 from robustsigma.engine.attributors.layer_maps import layer_of
 from robustsigma.engine.classifier import Classifier
-from robustsigma.engine.precision import at_least_single
+from robustsigma.engine.network_state import at_least_single
 from robustsigma.engine.scores import Score, target_score
 
 _STAND_INS = 4  # noise images used as references where none are given

@@ -14,8 +14,8 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
 from robustsigma.engine.attributors.spsa_walk import RangeMode, SpsaWalk, Walk
-from robustsigma.engine.chunks import split_sizes
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.network_pass import split_sizes
 from robustsigma.engine.noise import Noise
 from robustsigma.engine.scores import Score, target_score
 

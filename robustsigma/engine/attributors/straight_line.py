@@ -14,8 +14,8 @@ from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import Baseline
-from robustsigma.engine.chunks import split_sizes
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.network_pass import split_sizes
 from robustsigma.engine.scores import Score, target_score
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustsigma.engine.chunks import split_sizes
 from robustsigma.engine.metrics.base import MetricContext
+from robustsigma.engine.network_pass import split_sizes
 from robustsigma.engine.scores import Score, target_score
 from robustsigma.engine.validation import choice
 

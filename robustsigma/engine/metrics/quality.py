@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from robustsigma.engine.precision import at_least_single
+from robustsigma.engine.network_state import at_least_single
 from robustsigma.engine.validation import fail
 
 # Elements of images at once on a CPU, whose local moments fit into a core's cache: 488 µs become 146 at 3x64x64.

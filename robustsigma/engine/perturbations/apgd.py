@@ -14,7 +14,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.attack_state import AttackState, keep
 from robustsigma.engine.perturbations.ball import Ball, check_radius
 from robustsigma.engine.perturbations.in_parts import AttackCost, AttackInParts, by_rank
-from robustsigma.engine.perturbations.losses import Loss, attack_loss, mean_gradient
+from robustsigma.engine.perturbations.losses import Loss, attack_loss
 from robustsigma.engine.perturbations.projections import Norm
 
 _WIDE = ((3, 0.3), (2, 0.3), (1, 0.4))  # radius in units of eps, and fraction of the steps
@@ -185,9 +185,7 @@ class APGD(AttackInParts):
                 logits = classifier.logits(walk.point)
             self.check(logits)
             return logits, walk.gradient
-        logits, gradient = mean_gradient(
-            classifier, partial(attack_loss, loss=self.loss), walk.point, walk.goal, self.eot
-        )
+        logits, gradient = classifier.gradient_of(partial(attack_loss, loss=self.loss), walk.point, walk.goal, self.eot)
         self.check(logits, gradient)
         return logits, gradient
 

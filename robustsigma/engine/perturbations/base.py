@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from robustsigma.engine import noise, validation
 from robustsigma.engine.checks import warn_once
 from robustsigma.engine.classifier import Classifier, as_classifier
+from robustsigma.engine.network_state import at_least_single
 from robustsigma.engine.perturbations.attack_state import AttackState
 from robustsigma.engine.perturbations.projections import Norm, lengths
-from robustsigma.engine.precision import at_least_single
 from robustsigma.engine.short_repr import ShortRepr
 
 Labels = int | Sequence[int] | Tensor

@@ -12,7 +12,6 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Ball
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
-from robustsigma.engine.perturbations.losses import mean_gradient
 from robustsigma.engine.perturbations.projections import Norm
 
 Label = Literal["true", "predicted"]
@@ -25,7 +24,7 @@ def one_step_gradient(classifier: Classifier, point: Tensor, labels: Tensor, lab
         # The prediction of the same pass: hiding the label costs nothing.
         return F.cross_entropy(logits, at if label == "true" else logits.argmax(1), reduction="none")
 
-    return mean_gradient(classifier, loss, point, labels, eot)[1]
+    return classifier.gradient_of(loss, point, labels, eot)[1]
 
 
 @dataclass(frozen=True)

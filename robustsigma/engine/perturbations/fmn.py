@@ -12,7 +12,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Ball
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed
-from robustsigma.engine.perturbations.losses import margin, mean_gradient
+from robustsigma.engine.perturbations.losses import margin
 from robustsigma.engine.perturbations.projections import DUAL, Norm, lengths
 
 _STUCK = 1.001  # an estimate of the radius below so many times the last one
@@ -60,7 +60,7 @@ class FMN(Perturbation):
             fall = (1 + math.cos(math.pi * step / self.steps)) / 2  # from 1 to 0
             size, gamma = self.step_size * (0.01 + 0.99 * fall), self.gamma * (0.02 + 0.98 * fall)
             length = lengths(change, self.norm)
-            logits, gradient = mean_gradient(classifier, lambda z, y: -margin(z, y), images + change, labels, self.eot)
+            logits, gradient = classifier.gradient_of(lambda z, y: -margin(z, y), images + change, labels, self.eot)
             if not bool(logits.isnan().any().logical_not() & gradient.isfinite().all()):
                 raise validation.not_finite("gradients or scores", self)
             wrong = logits.argmax(1) != labels

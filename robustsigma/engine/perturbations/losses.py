@@ -1,15 +1,12 @@
-"""What attacks by gradient raise: losses of logits, and their gradients averaged over random passes."""
+"""What attacks by gradient raise: losses of logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from robustsigma.engine.classifier import Classifier
 
 Loss = Literal["ce", "dlr", "dlr-targeted", "margin"]
 _TINY = 1e-12
@@ -51,15 +48,3 @@ def margin(values: Tensor, labels: Tensor) -> Tensor:
     """Return the value of the label minus the highest other value, (B,)."""
     own = values.gather(1, labels[:, None])[:, 0]
     return own - values.scatter(1, labels[:, None], -torch.inf).amax(1)
-
-
-def mean_gradient(
-    classifier: Classifier, loss: Callable[[Tensor, Tensor], Tensor], images: Tensor, goal: Tensor, passes: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Return the logits of the last of some passes, and the gradient of the summed loss averaged over all (EOT)."""
-    total = None
-    for _ in range(passes):
-        logits, gradient = classifier.gradient_of(lambda z, at: loss(z, at).sum(), images, goal)
-        total = gradient if total is None else total + gradient
-    assert total is not None
-    return logits, total / passes if passes > 1 else total

@@ -15,7 +15,6 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations.ball import Ball, check_radius
 from robustsigma.engine.perturbations.base import Perturbation, Perturbed, uniform_draw
 from robustsigma.engine.perturbations.in_parts import by_rank
-from robustsigma.engine.perturbations.losses import mean_gradient
 from robustsigma.engine.scores import target_score
 
 Targeted = Literal["random", "least_likely", "second"]
@@ -132,7 +131,7 @@ class PGD(Perturbation):
             loss = partial(F.cross_entropy, reduction="none")
         up = size if self.targeted is None else -size
         for _ in range(self.steps):
-            _, gradient = mean_gradient(classifier, loss, point, goal, self.eot)
+            _, gradient = classifier.gradient_of(loss, point, goal, self.eot)
             point = ball.project(point + ball.step(gradient, up))
         if self.targeted is None:
             return point

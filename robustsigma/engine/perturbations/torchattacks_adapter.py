@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
+from robustsigma.engine.network_state import at_least_single
 from robustsigma.engine.perturbations.projections import Norm
-from robustsigma.engine.precision import at_least_single
 
 SPELLINGS: dict[str, Norm] = {"Linf": "linf", "L2": "l2"}  # theirs and ours
 
