@@ -27,7 +27,7 @@ from torch import Tensor
 
 from robustsigma import Classifier, Corruption
 from robustsigma.data import CorruptionArrays, ImageFolder
-from robustsigma.data.dataset_spec import adapt_to_model
+from robustsigma.data.dataset_spec import adapt_and_check
 from robustsigma.data.folder_scan import subfolders
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine import noise
@@ -53,7 +53,7 @@ def network(options: argparse.Namespace) -> tuple[str, Classifier, ModelCard]:
 
 def made(options: argparse.Namespace, classifier: Classifier, card: ModelCard) -> Iterator[Corrupted]:
     """Yield test images, untouched and corrupted by each family at each severity."""
-    dataset = adapt_to_model(source(options), card.classes, card.shape, card.geometry, "model").split("test")
+    dataset = adapt_and_check(source(options), card.classes, card.shape, card.geometry, "model").split("test")
     indices = subsample(len(dataset), options.images, options.seed)  # type: ignore[arg-type]
     x, y = load_batch(dataset, indices)
     yield CLEAN, 0, x, y
@@ -76,7 +76,7 @@ def stored(options: argparse.Namespace, _: Classifier, card: ModelCard) -> Itera
             else:
                 size = None if card.geometry else card.shape[1]
                 folder = ImageFolder(str(root / family / str(severity)), test_fraction=1, size=size)
-                dataset = adapt_to_model(folder, card.classes, card.shape, card.geometry, "model").split("test")
+                dataset = adapt_and_check(folder, card.classes, card.shape, card.geometry, "model").split("test")
             yield family, severity, *load_batch(dataset, subsample(len(dataset), options.images, options.seed))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.attributors.idg import schedule
-from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
+from robustsigma.engine.attributors.path_methods import Line, Path, StraightLineAttributor
 from robustsigma.engine.scores import Score
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from robustsigma.engine.attributors.baselines import BaselineName
-from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
+from robustsigma.engine.attributors.path_methods import Line, Path, StraightLineAttributor
 from robustsigma.engine.scores import Score
 
 _SLACK = 1e-4  # gradients of one linear piece are equal but for rounding

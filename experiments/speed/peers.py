@@ -59,7 +59,7 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
 
 def captum_ig(case: Case, steps: int) -> Peer:
     """Captum's Integrated Gradients: the same rule and points, with the classifier's own batches."""
-    made, batch = library("captum.attr").IntegratedGradients, case.classifier.chunk_for(case.images)
+    made, batch = library("captum.attr").IntegratedGradients, case.classifier.chunk_size_for(case.images)
 
     def call(of: Case = case) -> Tensor:
         settings = {"n_steps": steps, "method": "gausslegendre", "internal_batch_size": batch}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
+from robustsigma.data.dataset_spec import DatasetSpec, adapt_and_check
 from robustsigma.data.loading import load_batch
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
@@ -102,7 +102,7 @@ def adapt_to_models(dataset: DatasetSpec, cards: Mapping[str, ModelCard]) -> Dat
 def _adapted(dataset: DatasetSpec, card: ModelCard, name: str) -> DatasetSpec:
     """Return a dataset as a model takes it; the error of another size names the setting."""
     try:
-        return adapt_to_model(dataset, card.classes, card.shape, card.geometry, name)
+        return adapt_and_check(dataset, card.classes, card.shape, card.geometry, name)
     except ValueError as error:
         size = dataset.shape[1]
         if card.geometry is None or card.geometry.size == size:

@@ -36,7 +36,7 @@ def run_flags(
 
     Args:
         tables: what was measured, by model.
-        networks: what `check_classifier` found, by model.
+        networks: flags of each network, from `inspect_classifier`.
         left_out: `model`, `method` and `reason` of each method that cannot explain a model.
     """
     flags = []

@@ -22,7 +22,7 @@ from robustsigma.report.base import publish
 from robustsigma.runs.directory import write_command
 from robustsigma.runs.files import write_atomically
 from robustsigma.runs.provenance import Provenance
-from robustsigma.runs.ranks import WHOLE, Part, Ranks
+from robustsigma.runs.ranks import WHOLE, Phases, Ranks
 
 
 @deterministic()
@@ -32,7 +32,7 @@ def run_benchmark(
     *,
     console: Console | None = None,
     command: str | None = None,
-    part: Part = WHOLE,
+    phases: Phases = WHOLE,
 ) -> AttributionReport | None:
     """Evaluate every method by every metric on every model, and write the report.
 
@@ -43,22 +43,22 @@ def run_benchmark(
         out: folder of `report.html`, `results.json`, `values.csv` (every value of every image), `figures/`, and of all
             intermediate results. A call with the same settings resumes an interrupted run.
         console: where progress and the table are shown; standard output if None.
-        command: line that makes the report again; the report shows it.
-        part: what to do of the run; a shard of it has no report.
+        command: command line that reproduces the report, which shows it.
+        phases: what to do of the run; a shard has no report.
 
     Returns:
         The report: its results, and the path of the HTML file; None for a shard.
 
     Raises:
-        ValueError: settings or a folder that cannot be used, or a part that needs another one first.
+        ValueError: settings or a folder that cannot be used, or a phase that needs another one first.
     """
     provenance, ranks = Provenance(command), Ranks.join()
     console = (console or Console()) if ranks.is_main else Console(quiet=True)
     with ranks.folder(out) as folder:
         run = ranks.main_first(lambda: BenchmarkRun(settings, folder, console, ranks))
         write_command(folder, command)
-        run.run(part)
-        if not part.checks:
+        run.run(phases)
+        if not phases.report:
             return None
         report = finish(run, provenance, folder)
         print_table(report.to_dict(), console)

@@ -24,7 +24,7 @@ from robustsigma.data.loading import load_batch, load_masks, subsample
 from robustsigma.engine import noise
 from robustsigma.engine.attributors import Attributor, FunctionMethod
 from robustsigma.engine.attributors.layer_maps import layer_of
-from robustsigma.engine.checks import check_classifier
+from robustsigma.engine.checks import inspect_classifier
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.device import best_device
 from robustsigma.engine.metrics import AttributionMetric, MetricContext
@@ -38,7 +38,7 @@ from robustsigma.models import ModelCard, model
 from robustsigma.runs.blocks import ONCE, BlockFiles
 from robustsigma.runs.fingerprint import code_of, describe, files, network
 from robustsigma.runs.progress import RunProgress, Step
-from robustsigma.runs.ranks import WHOLE, Part, Ranks
+from robustsigma.runs.ranks import WHOLE, Phases, Ranks
 
 _SHARED = ("grid/", "axes/")  # arrays that are the same for every block
 _SHOWN = 8  # images of the gallery
@@ -53,7 +53,7 @@ class BenchmarkRun:
         settings: what to evaluate.
         out: the folder. What an earlier run of the same settings finished there is not repeated.
         console: where progress is shown.
-        ranks: that share the blocks of images.
+        ranks: processes that share the blocks of images.
         classifiers: by name, in place of the models of the settings.
     """
 
@@ -98,7 +98,7 @@ class BenchmarkRun:
         return list(self.classifiers or self.settings.models) or [BASE]
 
     def _check_layers(self) -> None:
-        """Raise where no model has the layer of a method; a layer that only some have is a reason to leave it out."""
+        """Raise if no model has a method's layer; if only some have it, the method is left out for the others."""
         found = self.classifiers or {name: classifier for name, (classifier, _) in self._loaded.items()}
         nets = [classifier.net for classifier in found.values()]
         layers = [getattr(method, "layer", None) for method in self.settings.methods.values()]
@@ -140,7 +140,7 @@ class BenchmarkRun:
 
     @cached_property
     def evaluated(self) -> EvaluatedImages:
-        """The images that are explained: those that the folder names, else they are found and named there."""
+        """The images that are explained: read from the folder, or chosen and written to it."""
         found = self.store.read_images()
         if found is None:
             found = find_images(self.split, self.models, self.settings.images, self.settings.seed)
@@ -197,14 +197,14 @@ class BenchmarkRun:
         paths = {model: self.store.scores(model) for model in self._model_names}
         return BlockFiles(paths, len(self.evaluated.indices), self.settings.batch_size)
 
-    def run(self, part: Part = WHOLE) -> None:
-        """Do what is missing of a part of the run."""
-        if not part.trains and self.store.read_images() is None:
-            raise fail("images", "those to explain to be known", f"none yet; {part.remedy}")
+    def run(self, phases: Phases = WHOLE) -> None:
+        """Run the phases that a command carries out; finished work is not repeated."""
+        if not phases.prepare and self.store.read_images() is None:
+            raise fail("images", "the images to explain to be chosen already", f"none; {phases.remedy}")
         evaluated = self.ranks.main_first(lambda: self.evaluated)  # a model is trained for it, if none is given
         count = len(evaluated.indices)
-        if part.tests:
-            spans = self.ranks.broadcast(self.blocks.missing(part.shard))
+        if phases.measure:
+            spans = self.ranks.broadcast(self.blocks.missing(phases.shard))
             dealt = self.ranks.deal(spans)
             with RunProgress(len(dealt) * len(self.blocks), self.console) as progress:
                 for start, stop in dealt:
@@ -217,11 +217,11 @@ class BenchmarkRun:
             self.ranks.barrier()
             for each in self.blocks.values():
                 each.note(spans)
-        if part.checks:
-            self.blocks.finish(self.ranks, part.remedy)
+        if phases.report:
+            self.blocks.finish(self.ranks, phases.remedy)
 
     def arrays(self, model: str) -> dict[str, Arrays]:
-        """Return what was measured of a finished model, by method; arrays of the sanity checks end early."""
+        """Return what was measured of a finished model, by method; those of the sanity checks for the first images."""
         columns = self.blocks[model].all()
         found: dict[str, Arrays] = {}
         for column, values in columns.items():
@@ -238,7 +238,7 @@ class BenchmarkRun:
         images, target = images.to(device), self.evaluated.targets[model][rows].to(device)
         indices = torch.tensor(places, device=device)
         if not start:
-            self.store.write_network(model, check_classifier(classifier, images, target))
+            self.store.write_network(model, inspect_classifier(classifier, images, target).flags)
         classifier.checked = True  # the report has the flags
         metric_seeds, seeds = (noise.image_seeds(s.seed, "benchmark", of, 0, indices) for of in ("metrics", "method"))
         context = MetricContext(

@@ -17,7 +17,7 @@ from torch import Tensor
 from robustsigma.cli import images
 from robustsigma.cli.parsing import new_parser, parse
 from robustsigma.data.class_names import ClassIndex, are_wnids
-from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
+from robustsigma.data.dataset_spec import DatasetSpec, adapt_and_check
 from robustsigma.data.loading import load_batch, subsample
 from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
@@ -136,7 +136,7 @@ def _class_of_folder(path: Path, roots: set[Path], index: ClassIndex, classes: S
 
 def _split(found: Any, spec: DatasetSpec, card: ModelCard) -> Iterator[Any]:
     """Yield functions that load a batch of the dataset."""
-    spec = adapt_to_model(spec, card.classes, card.shape, card.geometry, "model")
+    spec = adapt_and_check(spec, card.classes, card.shape, card.geometry, "model")
     DatasetSpec.check_split(found.split)
     if found.count is not None:
         integer("count", found.count, 1)

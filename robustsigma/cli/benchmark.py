@@ -6,7 +6,7 @@ from robustsigma.benchmarking.settings import Benchmark
 from robustsigma.cli.parsing import check_model
 from robustsigma.cli.presets import Presets
 from robustsigma.models.pretrained import is_saved
-from robustsigma.runs.ranks import Part
+from robustsigma.runs.ranks import Phases
 
 PRESETS = Presets(Benchmark, "robustsigma.benchmarking")
 _DESCRIPTION = (
@@ -31,8 +31,8 @@ def run(verb: str, arguments: list[str], *, reduce: bool = False) -> int | None:
     from robustsigma.benchmarking import run_benchmark
     from robustsigma.runs.ranks import is_main_process
 
-    console, part = Console(), Part.of_report(parsed.command) if reduce else parsed.part
-    report = run_benchmark(parsed.settings, parsed.out, console=console, command=parsed.command, part=part)
+    console, phases = Console(), Phases.of_report(parsed.command) if reduce else parsed.phases
+    report = run_benchmark(parsed.settings, parsed.out, console=console, command=parsed.command, phases=phases)
     if report is None:
         print(parsed.next_step)
     elif is_main_process():

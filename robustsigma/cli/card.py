@@ -21,12 +21,12 @@ def run(verb: str, arguments: list[str]) -> None:
     parser.add_argument("--out", type=str, default=None, help="folder of both files; the run's folder if not given")
     found = parser.parse_args(arguments)
 
-    from robustsigma.evaluation.card import model_card
+    from robustsigma.evaluation.card import robustness_card
     from robustsigma.report.card import markdown
     from robustsigma.runs.directory import output_folder
     from robustsigma.runs.files import write_atomically, write_json
 
-    card = model_card(found.run, model=found.model)
+    card = robustness_card(found.run, model=found.model)
     out = output_folder(found.out or found.run)
     write_json(out / "card.json", card, indent=1)
     path = write_atomically(Path(out) / "card.md", markdown(card).encode())

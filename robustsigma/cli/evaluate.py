@@ -10,7 +10,7 @@ from robustsigma.cli.presets import SHARED, ParsedCommand, Presets, add_devices
 from robustsigma.engine.validation import choice, integer
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models.architecture import constructor
-from robustsigma.runs.ranks import Part, world_size
+from robustsigma.runs.ranks import Phases, world_size
 
 PRESETS = Presets(Evaluation, "robustsigma.evaluation")
 _QUICKSTART = (
@@ -42,9 +42,9 @@ def run(verb: str, arguments: list[str], *, reduce: bool = False) -> int | None:
     from robustsigma.evaluation import run_study
     from robustsigma.runs.ranks import is_main_process
 
-    console, part = Console(), Part.of_report(parsed.command) if reduce else parsed.part
+    console, phases = Console(), Phases.of_report(parsed.command) if reduce else parsed.phases
     report = run_study(
-        parsed.settings, parsed.out, console=console, command=parsed.command, allow=parsed.allow, part=part
+        parsed.settings, parsed.out, console=console, command=parsed.command, allow=parsed.allow, phases=phases
     )
     if report is None:
         print(parsed.next_step)

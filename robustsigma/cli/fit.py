@@ -1,4 +1,4 @@
-"""`fit`, `validate` and `test`: help and misspelled names, before Lightning is imported, which takes seconds."""
+"""`fit`, `validate` and `test`: print help and refuse misspelled names before Lightning is imported."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def run(verb: str, arguments: list[str]) -> None:
             prefix = shown.removesuffix(name)
             raise ValueError(f"unrecognized arguments: {shown}{near(shown, [prefix + each for each in sorted(known)])}")
 
-    from robustsigma.cli import lightning
+    from robustsigma.cli import lightning_cli
 
-    lightning.run(verb, arguments)
+    lightning_cli.run(verb, arguments)
 
 
 def _options(package: str, path: str, owner: str, function: str = "__init__", omit: Any = ()) -> dict[str, _Option]:

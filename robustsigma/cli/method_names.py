@@ -1,4 +1,4 @@
-"""`--method` several times, and short names of methods."""
+"""The option `--method`: given several times, and short names of methods."""
 
 from __future__ import annotations
 

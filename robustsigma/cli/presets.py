@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from robustsigma.cli.parsing import check_networks, import_allowlist, new_parser, split_allow
 from robustsigma.engine.validation import choice, fail, integer
-from robustsigma.runs.ranks import WHOLE, Part, Shard, read_cluster, world_size
+from robustsigma.runs.ranks import WHOLE, Phases, Shard, read_cluster, world_size
 
 T = TypeVar("T")
 ALLOW_HELP = "dotted path of your code that files and options may name; may be given several times"
@@ -52,9 +52,9 @@ class ParsedCommand(NamedTuple):
     shard: str | None = None
 
     @property
-    def part(self) -> Part:
+    def phases(self) -> Phases:
         """What the command does of its run."""
-        return WHOLE if self.shard is None else Part.of_shard(Shard.parse(self.shard), self.command)
+        return WHOLE if self.shard is None else Phases.of_shard(Shard.parse(self.shard), self.command)
 
     @property
     def next_step(self) -> str:

@@ -141,7 +141,7 @@ class DatasetSpec(Settings, ABC):
             raise fail("split", f"one of {', '.join(get_args(Split))}", repr(split) + near(split, get_args(Split)))
 
 
-def adapt_to_model(
+def adapt_and_check(
     spec: DatasetSpec, classes: Sequence[str], shape: tuple[int, int, int], geometry: ResizeCrop | None, name: str
 ) -> DatasetSpec:
     """Return a dataset as a network of these classes, image shape (C, H, W) and geometry takes it.

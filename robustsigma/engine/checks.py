@@ -145,8 +145,3 @@ def _equal(classifier: Classifier, a: Tensor, b: Tensor) -> bool:
     rounding = max([3e-4, *(16 * torch.finfo(dtype).eps for dtype in dtypes if dtype.itemsize < 4)])
     a, b = a.nan_to_num(), b.nan_to_num()
     return bool((a - b).abs().max() <= 1e-5 + rounding * a.abs().max())
-
-
-def check_classifier(classifier: Classifier, images: Tensor, labels: Tensor) -> list[Flag]:
-    """Return flags for a network whose results would mislead; arguments as of `inspect_classifier`."""
-    return inspect_classifier(classifier, images, labels).flags

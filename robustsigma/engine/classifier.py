@@ -33,9 +33,9 @@ class Classifier(nn.Module):
 
     Args:
         net: any module from normalized images (B, C, H, W) to logits (B, K), or to an object with `.logits`.
-        mean: per channel, subtracted before `net`; one number stands for every channel. None is 0. It is part of the
-            state dict: loading one replaces it, whatever its number of channels.
-        std: per channel, divided by before `net`; None is 1. It is stored and loaded as `mean` is.
+        mean: mean per channel, subtracted before `net`; one number applies to all channels, None is 0. It is in the
+            state dict: loading one replaces it, also by another number of channels.
+        std: standard deviation per channel, divided by before `net`; None is 1. It is stored and loaded as `mean` is.
         chunk_size: the most images in one network pass; None chooses by image size. Halved for the rest of a
             method's call where the device runs out of memory. It does not change results beyond rounding.
         gradient_dtype: what gradient passes may round to: torch.bfloat16 or torch.float16, also by their names
@@ -45,9 +45,10 @@ class Classifier(nn.Module):
             nearly equal scores.
         dtype: dtype of the images that `net` is given. None takes the dtype of its parameters; where they have several,
             the widest that the network accepts.
-        compile: run frozen passes by `torch.compile`, on a GPU as CUDA graphs. Pays for small networks on a GPU,
-            whose passes consist of overhead; the first passes take seconds to minutes. Batches are padded to a few
-            sizes. Weights may change between calls. A network that does not compile runs as it is, with a warning.
+        compile: run passes inside `frozen()` by `torch.compile`, on a GPU as CUDA graphs. Worthwhile for small networks
+            on a GPU, whose passes consist of overhead; the first passes take seconds to minutes. Batches are padded to
+            a few sizes. Weights may change between calls. A network that does not compile runs as it is, with a
+            warning.
 
     Raises:
         ValueError: statistics that are not positive finite numbers, a chunk size below 1, another dtype, or a
@@ -84,14 +85,14 @@ class Classifier(nn.Module):
         self.net = net
         self.chunk_size = chunk_size
         self.gradient_dtype = _gradient_dtype(gradient_dtype)
-        self.checked = False  # whether `warn_once` looked at the network, or a report will
+        self.checked = False  # True: no `warn_once`, as the network was inspected or a report will flag it
         self._pass = NetworkPass(dtype, validation.boolean("compile", compile))
         self._chunks = Chunks()
-        self._parts: list[Any] = []  # modules and parameters of the network that was looked at last
+        self._signature: list[Any] = []  # ids of modules and parameters, and dtypes, at the last check
         self._classes: int | None = None  # of the last pass
         self._depth = 0  # of bodies of `frozen`
         self._given = {"mean": mean is not None, "std": std is not None}
-        self.forwards = self.backwards = 0  # of images in such bodies, so far, whoever makes the passes
+        self.forwards = self.backwards = 0  # images that passed inside `frozen`, in total, whoever made the passes
         parameter = next(net.parameters(), None)
         device = None if parameter is None else parameter.device
         self.mean: Tensor
@@ -102,7 +103,7 @@ class Classifier(nn.Module):
 
     @property
     def compile_passes(self) -> bool:
-        """Whether frozen passes run by `torch.compile`; False once the network turned out not to compile."""
+        """Whether passes inside `frozen()` run by `torch.compile`; False once the network turned out not to compile."""
         return self._pass.compile
 
     @compile_passes.setter
@@ -162,20 +163,21 @@ class Classifier(nn.Module):
     def frozen(self) -> Iterator[None]:
         """Run the body in eval mode and full precision, without parameter gradients, autocast or inference mode.
 
-        Gradients are enabled. Modules that define `train` themselves are switched by it, so that what else it does
-        (merged adapters, layers that stay in their mode) holds inside. Every submodule's own mode and every
+        Gradients are enabled. A module that overrides `train` is switched by it, so that its side effects
+        (merged adapters, layers that keep their mode) apply inside. Every submodule's own mode and every
         parameter's own flag come back, also when the body raises. Usable under `no_grad`, `inference_mode` and
         autocast; gradients work inside all the same. Parameters that FSDP2 shards are gathered for the body.
 
         Raises:
-            RuntimeError: another thread is in such a body. Threads need a copy of the classifier each.
+            RuntimeError: another thread is inside `frozen()` of the same network. Threads need a copy of the classifier
+                each.
             ValueError: a network on the meta device, or one that contains this classifier.
         """
         modules = list(self.modules())
         with locked(self.net), gathered(modules):
             parameters = [p for module in modules for p in module._parameters.values() if p is not None]
             if self._depth == 0:
-                self._look(modules, parameters)
+                self._reset_if_changed(modules, parameters)
             self._depth += 1
             try:
                 with evaluating(modules, parameters), torch.autocast(self.mean.device.type, enabled=False):
@@ -183,19 +185,19 @@ class Classifier(nn.Module):
             finally:
                 self._depth -= 1
                 if self._depth == 0:
-                    self._chunks.fits = None
+                    self._chunks.max_elements = None
 
-    def _look(self, modules: list[nn.Module], parameters: list[nn.Parameter]) -> None:
-        """Forget what was found out about another network, or about this one with other parts."""
-        parts = [*map(id, modules), *map(id, parameters), *map(attrgetter("dtype"), parameters)]
-        if parts == self._parts:
+    def _reset_if_changed(self, modules: list[nn.Module], parameters: list[nn.Parameter]) -> None:
+        """Forget what is known of the network if its modules, parameters or dtypes changed."""
+        signature = [*map(id, modules), *map(id, parameters), *map(attrgetter("dtype"), parameters)]
+        if signature == self._signature:
             return
         self._refuse_cycle()
         refuse_inference(parameters)
         if any(parameter.is_meta for parameter in parameters):
             raise fail("net", "weights with numbers", "the meta device: load its weights first")
-        self.checked = self.checked and not self._parts  # what a caller set before the first pass stays
-        self._parts, self._classes = parts, None
+        self.checked = self.checked and not self._signature  # what a caller set before the first pass stays
+        self._signature, self._classes = signature, None
         self._pass.reset(modules, parameters)
 
     def _refuse_cycle(self) -> None:
@@ -203,7 +205,7 @@ class Classifier(nn.Module):
             hint = "wrap the network inside it, as in `self.classifier = Classifier(self.net)`"
             raise fail("net", "a network that does not contain its classifier", f"{type(self.net).__name__}; {hint}")
 
-    # The methods by which a module that contains itself recurses without end.
+    # These would recurse without end if the network contained this classifier.
 
     def train(self, mode: bool = True) -> Classifier:
         """Set the mode as any module does."""
@@ -295,7 +297,7 @@ class Classifier(nn.Module):
         found: tuple[Tensor, ...] = self.chunked(run, images, target)
         return found
 
-    def chunk_for(self, images: Tensor) -> int:
+    def chunk_size_for(self, images: Tensor) -> int:
         """Return how many images like these go through the network at once."""
         return self._chunks.size_for(images, self.chunk_size)
 
@@ -317,7 +319,7 @@ _BARE: WeakSet[nn.Module] = WeakSet()  # networks that a warning was given for
 
 
 def as_classifier(model: Any, name: str = "classifier") -> Classifier:
-    """Return a `Classifier`, that of a module which has one as its attribute `classifier`, or a bare network in one.
+    """Return `model` if it is a `Classifier`, else its attribute `classifier` if that is one, else a new one of it.
 
     A bare network is taken as one for images in [0, 1]. One warning for each network says so.
 

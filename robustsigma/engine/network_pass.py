@@ -1,4 +1,4 @@
-"""Passes of a network: batches in parts that fit, a dtype that it accepts, channels last on a CPU, compiled code."""
+"""Run a network on images: input dtype, memory format, compilation, and chunks that fit in memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _WORTH_REORDERING = 2**16
 
 
 class NetworkPass:
-    """Passes images to a network, and remembers which dtype and order of memory it takes.
+    """Normalizes images and runs a network on them; remembers which dtype and memory format it accepts.
 
     Args:
         dtype: dtype of the images that the network is given; None takes that of its parameters.
-        compile: whether frozen passes run by `torch.compile`.
+        compile: whether passes inside `frozen()` run by `torch.compile`.
     """
 
     def __init__(self, dtype: torch.dtype | None, compile: bool) -> None:
@@ -38,7 +38,7 @@ class NetworkPass:
         return {**self.__dict__, "_compiled": None}
 
     def reset(self, modules: Sequence[nn.Module], parameters: Sequence[nn.Parameter]) -> None:
-        """Forget what was found out about a network that had other modules or parameters."""
+        """Reset what is remembered, for a network whose modules or parameters changed."""
         plain = any(isinstance(module, nn.Conv2d) for module in modules) and not any(map(is_compiled, modules))
         self.channels_last = None if plain else False
         self._dtypes, self._accepted, self._compiled = floating_dtypes(parameters), None, None
@@ -69,8 +69,8 @@ class NetworkPass:
                 self._accepted = dtype
                 return output
         names = ", ".join(sorted(map(str, dtypes)))
-        hint = "cast the network to one dtype, or name the images' with Classifier(dtype=...)"
-        expected = f"a network that takes images of a dtype of its own ({names})"
+        hint = "cast the network to one dtype, or set that of the images with Classifier(dtype=...)"
+        expected = f"a network that takes images in the dtype of some parameter ({names})"
         raise fail("net", expected, f"{errors[0]}; {hint}")
 
     def _normalized(
@@ -82,7 +82,7 @@ class NetworkPass:
             return net(normalized)
         if self.compile:
             return self._compiled_pass(net, normalized)
-        ordered = self._in_memory_order(net, normalized)
+        ordered = self._in_memory_format(net, normalized)
         if ordered is normalized:
             return net(normalized)
         try:
@@ -95,7 +95,7 @@ class NetworkPass:
         return net((images - mean).div_(std))
 
     def _compiled_pass(self, net: nn.Module, images: Tensor) -> Tensor:
-        """Return the logits of a batch that is padded to one of a few sizes, for each of which code is made once."""
+        """Return the logits of a batch that is padded to one of a few sizes, each of which is compiled once."""
         if self._compiled is None:
 
             def logits(x: Tensor) -> Any:
@@ -112,11 +112,11 @@ class NetworkPass:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            validation.warn(f"compile: the network runs without it, because it does not compile ({error!r:.200})")
+            validation.warn(f"compile: the network does not compile, and runs uncompiled ({error!r:.200})")
             self.compile = False
         return logits_of(net(images))
 
-    def _in_memory_order(self, net: nn.Module, images: Tensor) -> Tensor:
+    def _in_memory_format(self, net: nn.Module, images: Tensor) -> Tensor:
         """Return images with their channels last in memory where passes of the frozen network are faster so: on CPUs.
 
         On GPUs full precision is slower that way: an H200 takes a tenth longer for a ResNet-18.
@@ -155,7 +155,10 @@ _GPU_ELEMENTS = 256 * 3 * 224**2
 
 
 def split_sizes(count: int, most: int) -> list[int]:
-    """Return the sizes of the fewest parts of `count` items: of `most` each, the last two even where little is left."""
+    """Return the sizes of the fewest parts of `count` items: `most` each.
+
+    Where less than half of that is left, the last two share evenly.
+    """
     full, rest = divmod(count, most)
     if full == 0 or rest == 0:
         return [most] * full if full else [count]
@@ -169,14 +172,14 @@ class Chunks:
     """Runs functions of batches in chunks, and remembers how many elements fit where memory ran out."""
 
     def __init__(self) -> None:
-        self.fits: int | None = None  # elements, where more did not fit
+        self.max_elements: int | None = None  # of a chunk, set when memory ran out
 
     def size_for(self, images: Tensor, most: int | None) -> int:
         """Return how many images like these make a chunk: `most`, or without it a number chosen by image size."""
         each = max(1, images[0].numel())
         elements = _CPU_ELEMENTS if images.device.type == "cpu" else _GPU_ELEMENTS
         size = max(1, elements // each) if most is None else most
-        return size if self.fits is None else min(size, max(1, self.fits // each))
+        return size if self.max_elements is None else min(size, max(1, self.max_elements // each))
 
     def run(self, function: Callable[..., Any], most: int | None, images: Tensor, *others: Tensor) -> Any:
         """Return what a function gives for images and others, called for as many rows as fit and joined."""
@@ -196,4 +199,4 @@ class Chunks:
             # Outside the handler, whose traceback holds the failed pass's tensors.
             torch.cuda.empty_cache()
             size //= 2
-            self.fits = size * images[0].numel()
+            self.max_elements = size * images[0].numel()

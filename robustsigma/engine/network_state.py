@@ -1,4 +1,4 @@
-"""What a call borrows and gives back: modes, dtypes, lock and memory order of a network, PyTorch's precision."""
+"""Temporary changes, and their way back: a network's modes, flags, lock and shards, and PyTorch's precision."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _LOCKS_ACCESS = Lock()
 
 @contextmanager
 def locked(net: nn.Module) -> Iterator[None]:
-    """Run the body while no other thread is in one for the same network, which several classifiers may wrap.
+    """Lock a network for this thread while the body runs; several classifiers may wrap the same network.
 
     Raises:
-        RuntimeError: another thread is.
+        RuntimeError: another thread holds the lock.
     """
     with _LOCKS_ACCESS:
         lock = _LOCKS.setdefault(net, RLock())
@@ -59,11 +59,11 @@ def locked(net: nn.Module) -> Iterator[None]:
 
 
 def set_modes(modes: Iterable[tuple[nn.Module, bool]], every: bool | None = None) -> None:
-    """Set modes, or `every` one to the same, parents before children, by the modules' own `train` if they have one.
+    """Set each module's own mode, or `every` as the mode of all, parents before children.
 
-    The others are set by their attribute alone: their `train` would set every child, too. Only modes that differ
-    are set, because setting an attribute of a module takes many times as long as reading it. A `train` that only
-    checks is marked by its attribute `sets_mode_alone`.
+    A module that overrides `train` is switched by it; of others only `training` is set, as `nn.Module.train` would set
+    all children too. Only modes that differ are set, because setting an attribute of a module takes many times as long
+    as reading it. The attribute `sets_mode_alone` marks an override that does nothing else to the module.
     """
     for module, own_mode in modes:
         mode = own_mode if every is None else every
@@ -104,9 +104,9 @@ def evaluating(modules: Sequence[nn.Module], parameters: Iterable[nn.Parameter])
 _SHARDED = "set_reshard_after_forward"  # what classes get from `fully_shard` (FSDP2)
 
 
-def has_sharded(modules: Iterable[nn.Module]) -> bool:
-    """Return whether `fully_shard` (FSDP2) was called with one of the modules."""
-    return any(hasattr(type(module), _SHARDED) for module in modules)
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether FSDP2 shards the parameters of a module, or of a part of it."""
+    return any(hasattr(type(part), _SHARDED) for part in module.modules())
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def gathered(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     FSDP's own hooks are taken off meanwhile, so no pass in the body communicates and processes may make different
     numbers of passes. (With the hooks, each pass is noted for the next backward's prefetching, which would then differ
-    between processes.) All processes enter and leave together. A body inside another one gathers nothing again.
+    between processes.) All processes enter and leave together. Nested use has no effect.
     """
     with ExitStack() as stack:
         sharded: Any
@@ -149,7 +149,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def takes_channels_last(net: nn.Module, images: Tensor) -> bool:
-    """Return whether a network gives the same of images whose channels are last in memory.
+    """Return whether a network computes the same logits for images in channels-last memory format.
 
     Code that reshapes with `view` raises then, and code that reads strides may compute something else.
     """
@@ -172,7 +172,7 @@ _CPU = (_mkldnn.conv, _mkldnn.rnn, _mkldnn.matmul)
 _Settings = tuple[tuple[bool, str] | None, Sequence[str]]
 _lock = Lock()
 _stack: list[str] = []  # the precisions of the bodies that are running, of all threads: the settings are global
-_users: _Settings = (None, ())
+_user_settings: _Settings = (None, ())
 
 
 def _read() -> _Settings:
@@ -195,7 +195,7 @@ def _write(older: tuple[bool, str] | None, precisions: Sequence[str]) -> None:
 
 def _apply(precision: str) -> None:
     older = (precision == "tf32", "high" if precision == "tf32" else "highest")
-    _write(older if _users[0] is not None else None, [precision] * len(_GPU) + ["ieee"] * len(_CPU))
+    _write(older if _user_settings[0] is not None else None, [precision] * len(_GPU) + ["ieee"] * len(_CPU))
 
 
 @contextmanager
@@ -209,10 +209,10 @@ def rounding_to(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
     if the user had set it: a later `torch.backends.fp32_precision` does not change it,
     `torch.backends.cudnn.conv.fp32_precision` does.
     """
-    global _users
+    global _user_settings
     with _lock:
         if not _stack:
-            _users = _read()
+            _user_settings = _read()
         if not _stack or _stack[-1] != precision:
             _apply(precision)
         _stack.append(precision)
@@ -224,7 +224,7 @@ def rounding_to(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
             _stack.remove(precision)  # of equal entries, any: threads may end in another order than they began
             _stack.reverse()
             if not _stack:
-                _write(*_users)
+                _write(*_user_settings)
             elif _stack[-1] != precision:
                 _apply(_stack[-1])
 
@@ -239,7 +239,7 @@ def at_least_single(values: Tensor) -> Tensor:
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """Return images in [0, 1]: of uint8, 255ths as float32 with the same bits on every device; others as they are."""
+    """Return uint8 images divided by 255 as float32, bit-identical on every device; return others unchanged."""
     if images.dtype != torch.uint8:
         return images
     # By a tensor on the device: CUDA multiplies by the reciprocal of a Python number, which rounds twice.

@@ -17,7 +17,7 @@ from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.perturbations import FGSM, PGD, GaussianNoise, Perturbation, Square
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.settings import Checks
-from robustsigma.evaluation.threat_model import LINF, ball, smallest_change, step_size
+from robustsigma.evaluation.threat_model import LINF, ball, minimum_norm, step_size
 from robustsigma.runs.files import read_arrays, write_arrays
 from robustsigma.runs.fingerprint import describe
 
@@ -146,7 +146,7 @@ class AttackChecks:
                 longer = dataclasses.replace(attack, steps=2 * attack.steps, step_size=step_size(attack))
                 yield DOUBLE_STEPS, name, longer
             size = float(self.outcomes[name].rmse.mean())
-            if checks.noise and size > 0 and smallest_change(attack) is None:
+            if checks.noise and size > 0 and minimum_norm(attack) is None:
                 yield NOISE, name, GaussianNoise(size)
             bounded = ball(attack)
             if checks.queries and bounded and bounded[0] == LINF and searched.setdefault(bounded[1], name) == name:

@@ -166,7 +166,7 @@ class BlockEvaluation:
             titles: what the progress calls each model, by its name.
             rows: places of some images in the outcomes.
             checks: what is checked.
-            ranks: that share the models.
+            ranks: processes that share the models.
             progress: where the models are counted.
         """
         missing = ranks.broadcast([name for name in titles if self.checks(name, checks) is None])
@@ -180,7 +180,7 @@ class BlockEvaluation:
             with progress.job(f"{titles[name]}: checks of the {checked}") as step:
                 self._check(name, rows, images, labels, checks, step).write(self._checks_file(name), checks)
         ranks.barrier()
-        ranks.settle(lambda: all(self.checks(name, checks) is not None for name in missing))
+        ranks.wait_until_visible(lambda: all(self.checks(name, checks) is not None for name in missing))
 
     def _check(
         self, name: str, rows: Sequence[int], images: Tensor, labels: Tensor, checks: Checks, step: Step

@@ -13,7 +13,7 @@ from robustsigma.evaluation.store import model_path
 from robustsigma.runs.directory import read_settings
 
 
-def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
+def robustness_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
     """Return the card of one model of a run, in plain JSON types.
 
     An accuracy whose cell has a flag is not claimed: it is listed as withdrawn, with the reasons. A worst case has the
@@ -34,7 +34,7 @@ def model_card(run: str | Path, *, model: str | None = None) -> dict[str, Any]:
         ValueError: a folder without a finished run, or an unknown model.
 
     Example:
-        >>> [claim["condition"] for claim in model_card("runs/mine")["claims"]]  # doctest: +SKIP
+        >>> [claim["condition"] for claim in robustness_card("runs/mine")["claims"]]  # doctest: +SKIP
         ['clean', 'AutoAttack']
     """
     found = RunFolder(Path(run))

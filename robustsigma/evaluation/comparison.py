@@ -68,7 +68,7 @@ class RunFolder:
 
     @cache  # noqa: B019  a comparison has two of them
     def _columns(self, model: str, seed: int | None) -> Rows:
-        """Return all columns of a model; one that came as it is has those of no seed, or of the first."""
+        """Return all columns of a model; one that the user provided has those of no seed, or of the first."""
         seeds = [seed, *self.results.seeds[:1]]
         names = [str(self.models.index(model)) if each is None else model_name(each, model) for each in seeds]
         blocks = [Blocks(outcomes_file(self.path, name)) for name in names]

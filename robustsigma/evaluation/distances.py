@@ -1,4 +1,4 @@
-"""What minimum-norm attacks tell: accuracy over the radius, median distance and the area under the curve."""
+"""Results of minimum-norm attacks: accuracy over the radius, median distance, area under the curve."""
 
 from __future__ import annotations
 

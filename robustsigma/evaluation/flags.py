@@ -15,7 +15,7 @@ from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE
 from robustsigma.evaluation.matrix import Correct, Matrix
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
-from robustsigma.evaluation.threat_model import averages, ball, smallest_change, threat_model, uses_gradients
+from robustsigma.evaluation.threat_model import ball, minimum_norm, threat_model, uses_eot, uses_gradients
 from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
@@ -76,7 +76,7 @@ def _network(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[F
     found, adaptive = matrix.soundness(regime.id), condition.attack_setting == ADAPTIVE
     for flag in found.flags if found else []:
         if flag.code == "random_outputs" and adaptive:
-            if not averages(condition.perturbation):
+            if not uses_eot(condition.perturbation):
                 message = (
                     "The network's outputs are random, and this attack does not average over them: robustness was not "
                     "evaluated, and this accuracy says nothing about it. Use an attack with eot=20, or "
@@ -194,7 +194,7 @@ def _curve(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Fla
 
 def _far(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
     """Check that a minimum-norm attack succeeds, and compare it with the others in its norm, at their radii."""
-    if smallest_change(condition.perturbation) is None:
+    if minimum_norm(condition.perturbation) is None:
         return
     norm = threat_model(condition.perturbation, ADAPTIVE).norm
     distances = matrix.distances(regime.id, condition.id)
@@ -251,7 +251,7 @@ def run_flags(
 
 
 def given_flags(matrix: Matrix, names: Sequence[str] | None) -> list[Flag]:
-    """Return the flags of models that came as they are, which may not fit the data.
+    """Return the flags of models that the user provided, which may not fit the data.
 
     Args:
         matrix: matrix of the run.

@@ -1,4 +1,4 @@
-"""One evaluation of models and data that came as they are: measured block by block, resumable, and reported."""
+"""One evaluation of a user's models and data: measured block by block, resumable, and reported."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class GivenEvaluation:
         images: the images.
         perturbations: conditions by name, an `Identity` among them.
         settings: `seed`, and whatever else the folder is bound to.
-        checks: of how far the attacks can be believed.
-        folder: that an earlier call with the same arguments may have begun.
+        checks: further attacks that show how far the others can be believed.
+        folder: folder of the run; an earlier call with the same arguments may have begun it.
         keeps: whether the folder stays, and gets the report.
-        ranks: that share the blocks.
+        ranks: processes that share the blocks.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from torch.utils.data import (
 )
 
 from robustsigma.data import loading
-from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, adapt_to_model
+from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, adapt_and_check
 from robustsigma.data.image_files import FileDataset
 from robustsigma.data.loading import default_workers, divided, load_pixels, subsample
 from robustsigma.engine.network_state import as_pixels, at_least_single
@@ -302,7 +302,7 @@ def given_images(
         raise fail("data", _DATA, told)
     if isinstance(source, DatasetSpec):
         for model, card in models.cards.items():
-            source = adapt_to_model(source, card.classes, card.shape, card.geometry, f"model[{model!r}]")
+            source = adapt_and_check(source, card.classes, card.shape, card.geometry, f"model[{model!r}]")
         classes: tuple[str, ...] | None = source.classes
         split = next(each for each in _SPLITS if each in source.splits)
         source = source.split(split)

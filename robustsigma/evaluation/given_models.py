@@ -96,7 +96,7 @@ def given_models(
 
 
 def about(classifier: Classifier) -> str:
-    """Return what a report says of a model that came as it is."""
+    """Return what a report says of a model that the user provided."""
     net = classifier.net
     return f"{type(net).__name__}, {sum(each.numel() for each in net.parameters()):,} parameters"
 

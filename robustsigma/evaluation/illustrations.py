@@ -43,7 +43,7 @@ def illustrate(classifier: Classifier, dataset: DatasetSpec, conditions: Sequenc
 
     Args:
         classifier: the base model.
-        dataset: whose test images are shown.
+        dataset: dataset whose test images are shown.
         conditions: conditions of the matrix.
         step: called with the number of finished parts and of all parts.
     """

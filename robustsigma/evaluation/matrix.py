@@ -16,7 +16,7 @@ from robustsigma.engine.perturbations import Identity
 from robustsigma.evaluation.attack_checks import SEARCH, AttackCheckResults
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
-from robustsigma.evaluation.threat_model import ball, smallest_change
+from robustsigma.evaluation.threat_model import ball, minimum_norm
 
 Correct = NDArray[np.float64]  # (seeds, n), 1 where the prediction is correct
 CONTROL = "clean/retrain"
@@ -67,7 +67,7 @@ class Matrix:
         regimes: rows; the first one is the base model.
         conditions: columns that were measured.
         cells: by (regime id, condition id) the outcomes of each seed, in the order of the seeds.
-        seeds: seeds of the trainings; empty for models that came as they are.
+        seeds: seeds of the trainings; empty for models that the user provided.
         classes: number of classes.
         attack_checks: by regime id those of each seed; a regime may lack them.
         overfitting: by regime id, the catastrophic overfitting seen in its trainings.
@@ -200,7 +200,7 @@ class Matrix:
 
 def has_distances(condition: Condition) -> bool:
     """Return whether a condition tells distances to the nearest error, as minimum-norm attacks do."""
-    return smallest_change(condition.perturbation) is not None
+    return minimum_norm(condition.perturbation) is not None
 
 
 def worst_cases(conditions: Sequence[Condition]) -> dict[str, tuple[str, ...]]:

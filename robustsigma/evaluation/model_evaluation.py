@@ -70,27 +70,28 @@ def evaluate(
             pair that `robustsigma.models.load_model` returns, a name or file that `robustsigma.models.model` takes,
             such as "hf:google/vit-base-patch16-224"; or a mapping from names to any of them. Of several models the
             first is the base model: attacks are then made against each model (adaptive), and against the
-            base model and shown to all (transfer), but for minimum-norm attacks such as `FMN`.
+            base model and shown to all (transfer). Minimum-norm attacks such as `FMN` are not transferred.
         data: a `Dataset` of (image, label) or a `DataLoader`; a pair of tensors (images, labels); a
             LightningDataModule (its test images, or else its validation images); a `DatasetSpec` (likewise, with
             classes and crop of the model's card); or any other collection of batches. Images are in [0, 1] or uint8.
         conditions: perturbations by name. Clean images are added if no condition is `Identity()`. None is clean,
             Gaussian noise of std 0.1, FGSM and PGD with eps 8/255.
-        mean: that the network's images are normalized with, a number per channel; None if the network takes pixels in
+        mean: mean per channel with which the network's images are normalized; None if the network takes pixels in
             [0, 1], or is a `Classifier`.
         std: likewise.
-        normalized: whether the images of the data are normalized already: they are un-normalized, and attacked as
-            pixels. A pair of functions `(to_pixels, to_network)` replaces mean and std; the second one has to be
+        normalized: whether the images of the data are normalized; if so, they are un-normalized and attacked as pixels.
+            A pair of functions `(to_pixels, to_network)` replaces mean and std; the second one has to be
             differentiable.
         images: where a batch holds its images: an index, a key, an attribute, or a function of the batch.
         labels: likewise; class indices (B,), or probabilities (B, K), of which the largest counts.
-        max_images: images at most. They are drawn by `seed`; of data without a length, or in an order that a sampler
-            decides, they are the first ones.
+        max_images: largest number of images. They are drawn by `seed`; of data without a length, or in an order that a
+            sampler decides, they are the first ones.
         batch_size: images shown to every model and condition at once; None is that of the loader, or 128.
-        num_workers: loading processes of a `Dataset`; None is 0, or for 512 image files and more the number of cores.
+        num_workers: number of loading processes of a `Dataset`; None is 0, or, for 512 and more image files, the number
+            of cores, at most 8.
         seed: seed of the choice of images and of every perturbation.
-        checks: further attacks on a few images that show whether the others can be believed, whose results are flags;
-            None leaves them out, but not the look at the network's outputs and gradients.
+        checks: further attacks on a few images that show whether the others can be believed; they become flags. None
+            skips them; the network's outputs and gradients are inspected in any case.
         out: folder of `report.html`, `results.json` and the outcome of every image, or None to write nothing. The
             folder is bound to the weights, the data (of a stream, its first images) and the conditions: the same call
             resumes an interrupted one.
@@ -129,7 +130,7 @@ class RobustAccuracy(float):
     """The accuracy of a model under an attack, a float in [0, 1].
 
     Attributes:
-        interval: with its 95% interval and the number of images.
+        interval: the accuracy with its 95% interval and the number of images.
         flags: reasons to doubt it.
 
     Example:
@@ -161,7 +162,7 @@ def robust_accuracy(
     """Return the accuracy of one model under one attack, with its interval.
 
     Args:
-        model: as of `evaluate`, but one.
+        model: one model, as for `evaluate`.
         data: as of `evaluate`.
         attack: any perturbation.
         checks: as of `evaluate`. A network whose outputs or gradients mislead the attack is warned about in any case.
@@ -194,5 +195,5 @@ def _checked(conditions: Mapping[str, Perturbation] | None) -> dict[str, Perturb
     if any(isinstance(each, Identity) for each in conditions.values()):
         return dict(conditions)
     if "clean" in conditions:
-        raise fail("conditions", "an Identity() among them, or the name 'clean' free for it", "neither")
+        raise fail("conditions", "an Identity() among them, or no other condition named 'clean'", "neither")
     return {"clean": Identity(), **conditions}

@@ -25,7 +25,7 @@ from robustsigma.evaluation.settings import Checks, Evaluation, Sweep
 from robustsigma.evaluation.store import RobustnessStore
 from robustsigma.runs.directory import init_run_dir, read_settings
 from robustsigma.runs.files import write_json
-from robustsigma.runs.ranks import WHOLE, Part, Ranks
+from robustsigma.runs.ranks import WHOLE, Phases, Ranks
 
 FOLDER = "sweep"
 Swept = tuple[str, str]  # protocol and name of a regime
@@ -56,7 +56,7 @@ class SweepRun(RobustnessRun):
         sweep: what is tried.
         out: the folder. Trials that an earlier run finished there are not repeated; others may be added.
         console: where progress is shown.
-        ranks: that share the trials.
+        ranks: processes that share the trials.
         allow: as in `RobustnessRun`.
     """
 
@@ -143,7 +143,7 @@ def sweep_noise(
     ranks: Ranks | None = None,
     *,
     allow: Sequence[str] = (),
-    part: Part = WHOLE,
+    phases: Phases = WHOLE,
 ) -> SweepResults:
     """Finish the sweep of an evaluation in the subfolder `sweep`, and write its tables to `sweep/table.json`.
 
@@ -151,9 +151,9 @@ def sweep_noise(
         settings: settings of the evaluation. Without a sweep they are only resolved.
         out: folder of the evaluation.
         console: where progress is shown.
-        ranks: that share the trials; this process alone if None.
+        ranks: processes that share the trials; this process alone if None.
         allow: dotted paths that a command line allowed; the folder is bound to their source as well.
-        part: what to do of the evaluation; one that trains makes the whole sweep, the others need it.
+        phases: what to do of the evaluation; one that prepares makes the whole sweep, the others need it.
 
     Raises:
         ValueError: settings that cannot be run (see `resolve_settings`); or `out` holds an evaluation with other
@@ -169,7 +169,7 @@ def sweep_noise(
         return SweepRun(settings, sweep, out / FOLDER, console, ranks, allow)
 
     run = ranks.main_first(begin)
-    run.run(WHOLE if part.trains else part._replace(tests=False, checks=True))
+    run.run(WHOLE if phases.prepare else phases._replace(measure=False, report=True))
     entries, table = run.entries(), out / FOLDER / "table.json"
     if ranks.is_main:
         write_json(table, entries, indent=1, allow_nan=False)

@@ -16,7 +16,7 @@ from robustsigma.engine.perturbations import AttackState, Perturbation
 from robustsigma.engine.perturbations.projections import lengths
 from robustsigma.engine.scores import target_score
 from robustsigma.engine.validation import not_finite
-from robustsigma.evaluation.threat_model import smallest_change
+from robustsigma.evaluation.threat_model import minimum_norm
 from robustsigma.runs.blocks import Rows
 from robustsigma.runs.progress import Step
 
@@ -100,7 +100,7 @@ def measure(
     state = AttackState(advance.within) if perturbation.in_parts else None
     made = perturbation(classifier, clean, labels, seed=seed, return_info="search", state=state)
     same = torch.equal(made.images, clean)  # as untouched images are: their similarity is 1
-    norm = smallest_change(perturbation)
+    norm = minimum_norm(perturbation)
     found = {
         "passes": made.forwards + made.backwards if made.forwards is not None and made.backwards is not None else None,
         "found_by": made.found_by,

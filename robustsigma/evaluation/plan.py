@@ -8,13 +8,13 @@ from typing import Any
 
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.evaluation.settings import Evaluation
-from robustsigma.evaluation.threat_model import smallest_change
+from robustsigma.evaluation.threat_model import minimum_norm
 from robustsigma.lightning.training_perturbation import without_cache
 from robustsigma.runs.fingerprint import code_of, describe
 
 BASE = "base"
 NO_ATTACK, ADAPTIVE, TRANSFER = "none", "adaptive", "transfer"
-GIVEN = "given"  # protocol of a model that came as it is
+GIVEN = "given"  # protocol of a model that the user provided
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def conditions(perturbations: Mapping[str, Perturbation], *, transfer: bool = Tr
     attacks = {name: p for name, p in every.items() if p.depends_on_model}
     same = [Condition(name, name, NO_ATTACK, p) for name, p in every.items() if name not in attacks]
     kinds = (ADAPTIVE, TRANSFER) if transfer else (ADAPTIVE,)
-    pairs = [(kind, n, p) for kind in kinds for n, p in attacks.items() if kind == ADAPTIVE or not smallest_change(p)]
+    pairs = [(kind, n, p) for kind in kinds for n, p in attacks.items() if kind == ADAPTIVE or not minimum_norm(p)]
     return same + [Condition(f"{name}/{kind}", name, kind, p) for kind, name, p in pairs]
 
 

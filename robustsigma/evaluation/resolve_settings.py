@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustsigma.data.dataset_spec import DatasetSpec, adapt_to_model
+from robustsigma.data.dataset_spec import DatasetSpec, adapt_and_check
 from robustsigma.engine.validation import fail
 from robustsigma.evaluation.settings import Evaluation
 from robustsigma.models import ModelCard
@@ -78,13 +78,13 @@ def _labeled(settings: Evaluation, card: ModelCard | None) -> DatasetSpec:
     if settings.training.epochs:
         return dataset
     if card is not None:
-        found = adapt_to_model(dataset, card.classes, card.shape, card.geometry, _WEIGHTS)
+        found = adapt_and_check(dataset, card.classes, card.shape, card.geometry, _WEIGHTS)
     elif architecture.weights == PUBLISHED:
         known = published(architecture.name)
         assert known is not None
         found = dataset.adapt_to_model(known.classes, known.geometry)
         # It takes images of any size.
-        found = adapt_to_model(found, known.classes, found.shape, known.geometry, _WEIGHTS)
+        found = adapt_and_check(found, known.classes, found.shape, known.geometry, _WEIGHTS)
     else:
         return dataset
     # An adapted dataset that is the same as before would change the folder's fingerprint.

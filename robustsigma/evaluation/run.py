@@ -44,7 +44,7 @@ from robustsigma.lightning.training_perturbation import has_single_step
 from robustsigma.models.weight_files import first_infinite, fit_state
 from robustsigma.report import text
 from robustsigma.runs.progress import RunProgress, Step
-from robustsigma.runs.ranks import WHOLE, Part, Ranks, Shard
+from robustsigma.runs.ranks import WHOLE, Phases, Ranks, Shard
 
 
 class RobustnessRun:
@@ -54,7 +54,7 @@ class RobustnessRun:
         settings: what to evaluate; `resolve_settings` completes them.
         out: the folder. What an earlier run of the same settings finished there is not repeated.
         console: where progress is shown.
-        ranks: that share the trainings and the blocks of test images.
+        ranks: processes that share the trainings and the blocks of test images.
         allow: dotted paths that a command line allowed; the folder is bound to their source as well.
     """
 
@@ -76,23 +76,22 @@ class RobustnessRun:
         """Seed and regime of every model that is tested."""
         return self.rows
 
-    def run(self, part: Part = WHOLE) -> None:
-        """Do what is missing of a part of the run."""
+    def run(self, phases: Phases = WHOLE) -> None:
+        """Run the phases that a command carries out; finished work is not repeated."""
         checked = {self.name(*each): _title(*each) for each in self.tested}
-        jobs = part.trains * len(self.rows) + part.tests + part.checks * len(checked)
+        jobs = phases.prepare * len(self.rows) + phases.measure + phases.report * len(checked)
         with quiet(), RunProgress(jobs, self.console) as progress:
-            if part.trains:
+            if phases.prepare:
                 self.finish_trainings(progress)
             missing = self._untrained()
             if missing:
                 seed, regime = self.rows[missing[0]]
-                told = f"{len(missing)} that are not, such as {regime.id} of seed {seed}; {part.remedy}"
+                told = f"{len(missing)} that are not, such as {regime.id} of seed {seed}; {phases.remedy}"
                 raise fail("trainings", "all of them to be finished", told)
-            if part.tests:
-                self._test(part.shard, progress)
-            if part.checks:
-                self.evaluation.finish(self.ranks, part.remedy)
-            if part.checks:
+            if phases.measure:
+                self._test(phases.shard, progress)
+            if phases.report:
+                self.evaluation.finish(self.ranks, phases.remedy)
                 most = checked_images(self.settings.checks, self.images.batch_size)
                 rows = subsample(self.images.count or 0, most, 0)
                 self.evaluation.check_attacks(checked, rows, self.settings.checks, self.ranks, progress)
@@ -118,7 +117,7 @@ class RobustnessRun:
                 with progress.job(f"{_title(seed, regime)}: training") as step:
                     self.train(seed, regime, step)
             self.ranks.barrier()
-            self.ranks.settle(partial(self._are_trained, wave))
+            self.ranks.wait_until_visible(partial(self._are_trained, wave))
 
     def name(self, seed: int, regime: str | Regime) -> str:
         """Return the name of a model's outcomes; a base model that is not trained here is the same for all seeds."""
@@ -202,10 +201,10 @@ class RobustnessRun:
         model = self.model(seed, BASE, plan)
         net, totals = model.classifier.net, AugmentationTotals()
         special: dict[str, Any] = {}
-        together = self.settings.trainer.world_size > 1
+        multi_device = self.settings.trainer.world_size > 1
         if regime.perturbation is not None and regime.protocol == "retrain":
             make = partial(self._samples, seed, regime, model.classifier)
-            special["added"], totals = self.ranks.main_first(make) if together else make()
+            special["added"], totals = self.ranks.main_first(make) if multi_device else make()
         elif regime.perturbation is not None:
             special["train_perturbation"] = Mixture([MixtureComponent(regime.perturbation, again.share)])
         data = TrainingData(
@@ -228,7 +227,7 @@ class RobustnessRun:
                 warnings.simplefilter("ignore", CatastrophicOverfitting)  # the report has it as a flag
                 trainer = quiet_trainer(callbacks, self.settings.trainer, max_epochs=plan.epochs, limit_val_batches=0)
                 trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.is_file() else None)
-            if together:  # a strategy may have divided the weights
+            if multi_device:  # a strategy may have sharded the weights
                 state = trainer.strategy.lightning_module_state_dict()
                 model = self.model(seed, BASE, plan)
                 model.load_state_dict(state if self.ranks.is_main else model.state_dict())
@@ -244,10 +243,10 @@ class RobustnessRun:
             "metrics": metrics,
             "overfitting": [dataclasses.asdict(check) for monitor in monitors for check in monitor.checks],
         }
-        if not together or self.ranks.is_main:
+        if not multi_device or self.ranks.is_main:
             self.store.write_model(seed, regime.id, net, model_card(model.classifier, data), notes)
             self.store.samples(seed, regime.id).remove()
-        if together:
+        if multi_device:
             self.ranks.barrier()
 
     def _check_finite(self, seed: int, regime: Regime, net: nn.Module, plan: Training | Retraining) -> None:

@@ -24,7 +24,7 @@ from robustsigma.runs.directory import write_command
 from robustsigma.runs.files import read_arrays
 from robustsigma.runs.progress import RunProgress
 from robustsigma.runs.provenance import Provenance
-from robustsigma.runs.ranks import WHOLE, Part, Ranks
+from robustsigma.runs.ranks import WHOLE, Phases, Ranks
 from robustsigma.runs.results import RobustnessResults
 
 
@@ -36,7 +36,7 @@ def run_study(
     console: Console | None = None,
     command: str | None = None,
     allow: Sequence[str] = (),
-    part: Part = WHOLE,
+    phases: Phases = WHOLE,
 ) -> RobustnessReport | None:
     """Train and test every regime under every condition, after the sweep if there is one, and write the report.
 
@@ -48,20 +48,20 @@ def run_study(
         out: folder of `report.html`, `results.json`, `figures/`, and of all intermediate results. A call with the same
             settings resumes an interrupted run; seeds may be added.
         console: where progress and the table are shown; standard output if None.
-        command: line that makes the report again; the report shows it.
+        command: command line that reproduces the report, which shows it.
         allow: dotted paths of your code; the folder is bound to their source as well as to the settings.
-        part: what to do of the run; a shard of it has no report.
+        phases: what to do of the run; a shard has no report.
 
     Returns:
         The report, or None for a shard.
 
     Raises:
-        ValueError: settings or a folder that cannot be used, or a part that needs another one first.
+        ValueError: settings or a folder that cannot be used, or a phase that needs another one first.
     """
     settings, provenance, ranks = resolve_settings(settings), Provenance(command), Ranks.join()
     console = (console or Console()) if ranks.is_main else Console(quiet=True)
     with ranks.folder(out) as folder:
-        swept = sweep_noise(settings, folder, console, ranks, allow=allow, part=part)
+        swept = sweep_noise(settings, folder, console, ranks, allow=allow, phases=phases)
 
         def begin() -> RobustnessRun:
             run = RobustnessRun(swept.settings, folder, console, ranks, allow)
@@ -71,14 +71,14 @@ def run_study(
 
         run = ranks.main_first(begin)
         write_command(folder, command)
-        run.run(part)
-        if not part.checks:
+        run.run(phases)
+        if not phases.report:
             return None
         if ranks.is_main:
             _report(run, swept, provenance, console)
         ranks.barrier()
         written = folder / "results.json", folder / "arrays.npz"
-        ranks.settle(lambda: all(path.is_file() for path in written))
+        ranks.wait_until_visible(lambda: all(path.is_file() for path in written))
     results, arrays = RobustnessResults.read(written[0]), read_arrays(written[1])
     return RobustnessReport(results, folder / "report.html", arrays=arrays)
 

@@ -77,19 +77,19 @@ def threat_model(perturbation: Perturbation, attack_setting: str) -> ThreatModel
     aimed = perturbation.targeted if isinstance(perturbation, PGD) else None
     if aimed is not None:
         return ThreatModel(norm, eps, knowledge, f"a wrong class, chosen: {aimed}")
-    nearest = smallest_change(perturbation)
+    nearest = minimum_norm(perturbation)
     if nearest is not None:
         return ThreatModel(_KNOWN[nearest], None, knowledge, "any wrong class, by the smallest change")
     return ThreatModel(norm, eps, knowledge, "any wrong class")
 
 
-def smallest_change(perturbation: Perturbation) -> Norm | None:
+def minimum_norm(perturbation: Perturbation) -> Norm | None:
     """Return the norm in which a minimum-norm attack looks for the nearest error; None for other perturbations."""
     nearest = isinstance(perturbation, FMN) or (isinstance(perturbation, FAB) and perturbation.eps is None)
     return perturbation.norm if nearest else None  # type: ignore[attr-defined]
 
 
-def averages(perturbation: Perturbation) -> bool:
+def uses_eot(perturbation: Perturbation) -> bool:
     """Return whether an attack averages over the random outputs of a network (EOT)."""
     if isinstance(perturbation, TorchAttack):
         return perturbation.name.startswith("EOT") or perturbation.arguments.get("version") == "rand"

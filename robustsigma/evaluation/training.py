@@ -1,4 +1,4 @@
-"""Lightning for many short trainings: one device, no output, seeds and checkpoints of their own."""
+"""Trainer, data and callbacks for the many short trainings of a run: no output, own seeds, own checkpoints."""
 
 from __future__ import annotations
 

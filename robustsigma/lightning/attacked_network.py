@@ -28,7 +28,7 @@ def classifier_of(module: pl.LightningModule) -> Classifier:
     return classifier
 
 
-class AttackedNetwork:
+class AttackedNetworkCheck:
     """Observes one step after an attack, through hooks that are removed afterwards, and warns once.
 
     In an evaluation step it checks that the classifier's network runs and gives the logits that the attack saw, and

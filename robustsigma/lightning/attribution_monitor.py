@@ -21,9 +21,9 @@ from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch import Batch
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
 from robustsigma.lightning.batch_images import BatchField, Images, Place, tensor_in
+from robustsigma.lightning.loader_subset import LoaderSubset
 from robustsigma.lightning.monitor_pictures import draw, log_picture
 from robustsigma.lightning.robust_callback import stage_seed
-from robustsigma.lightning.spread_images import SpreadImages
 from robustsigma.lightning.training_perturbation import evaluation_conditions
 
 
@@ -120,7 +120,7 @@ class AttributionMonitor(BatchCallback):
         super()._reset()
         self._fixed: tuple[Tensor, ...] | None = None  # images, labels and, where there are any, masks
         self._parts: list[tuple[Tensor, ...]] = []  # the same of each batch, of which images are drawn
-        self._drawn: SpreadImages | None = None
+        self._drawn: LoaderSubset | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the images of an earlier run."""

@@ -15,7 +15,7 @@ from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_images import BatchField, Images, Place, check_range, read
-from robustsigma.lightning.spread_images import SpreadImages, batch_counts
+from robustsigma.lightning.loader_subset import LoaderSubset, batch_counts
 from robustsigma.models.lightning_checkpoint import part
 
 # A Trainer takes a callback outside of a list only if it is an instance of its own package's class.
@@ -60,9 +60,9 @@ class BatchCallback(_Callback):
             return False
         return trainer.state.fn != "fit" or trainer.current_epoch % self.every_n_epochs == 0
 
-    def _spread(self, trainer: Any, rank: int = 0, world: int = 1) -> list[SpreadImages]:
+    def _spread(self, trainer: Any, rank: int = 0, world: int = 1) -> list[LoaderSubset]:
         """Return what draws the images of each loader of the validation or test that starts."""
-        return [SpreadImages(self.max_images, self.seed, count, rank, world) for count in batch_counts(trainer)]
+        return [LoaderSubset(self.max_images, self.seed, count, rank, world) for count in batch_counts(trainer)]
 
     def _classifier(self, module: Any, argument: str, network: Network) -> Classifier:
         """Return the classifier of a network, outside the module, so that the module's state stays as it is."""

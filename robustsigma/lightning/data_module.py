@@ -24,7 +24,7 @@ from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
 from robustsigma.engine.serialization import safe_in_checkpoints
 from robustsigma.engine.validation import fail, integer, optional
-from robustsigma.lightning.attacked_network import AttackedNetwork, classifier_of
+from robustsigma.lightning.attacked_network import AttackedNetworkCheck, classifier_of
 from robustsigma.lightning.batch import Batch, BatchInfo
 from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.guarded_data_module import GuardedDataModule
@@ -56,17 +56,17 @@ class RobustDataModule(GuardedDataModule):
     warning. The LightningModule needs an attribute `classifier`, a `robustsigma.Classifier`. If its steps use another
     network, such as an average of its weights, a warning says so. `predict` uses the clean images of the test split.
 
-    Samples of a `SigmaSample` with a sample cache are of the images as they were augmented when the samples were made.
-    Those of `last.ckpt` are in `last.ckpt.samples/`; see `robustsigma.lightning.sample_caches.SampleCaches`.
+    Cached SIGMA samples keep the augmentation with which they were made. Those of `last.ckpt` are in
+    `last.ckpt.samples/`; see `robustsigma.lightning.sample_caches.SampleCaches`.
 
     A training resumes from any checkpoint, also in the middle of an epoch, as if it had not been interrupted. The
     global generators, from which dropout draws, are restored (those of the first process). If the dataset has changed,
     cached samples are dropped with a warning.
 
-    Several processes (DDP, or FSDP2 by `ModelParallelStrategy`) have equally many images, each image the same process
-    in every epoch, which keeps its cached samples. They train as one process that accumulates gradients over their
-    batches, unless the network has dropout or BatchNorm. A training may resume with another number of processes from
-    the end of an epoch. Parameters that FSDP2 shards are gathered once for the attacks of a batch, or an evaluation.
+    Several processes (DDP, or FSDP2 by `ModelParallelStrategy`) divide the images equally; an image belongs to the same
+    process in every epoch, which keeps its cached samples. They train as one process that accumulates gradients over
+    their batches, unless the network has dropout or BatchNorm. A training may resume with another number of processes
+    from the end of an epoch. Parameters that FSDP2 shards are gathered once for each batch's attacks or evaluation.
 
     Args:
         dataset: where images come from; `robustsigma.data.Datasets` wraps torch datasets.
@@ -77,15 +77,16 @@ class RobustDataModule(GuardedDataModule):
         ramp: growth of the training perturbation over the first epochs; None uses full strength from the start.
         augment: transforms of the training images in the loading processes: an `Albumentations` of the images as the
             dataset has them, or a `RandomResizedCrop` of the full images.
-        sampler: what draws the training images of each epoch by their indices instead of a shuffle, such as torch's
-            `WeightedRandomSampler`, by `seed` and the epoch. It draws for all processes, which divide its draws. An
-            image that is drawn several times is augmented and perturbed differently each time.
+        sampler: sampler that draws the indices of each epoch's training images, in place of a shuffle, such as torch's
+            `WeightedRandomSampler`; seeded by `seed` and the epoch. It draws for all processes, which divide its draws.
+            An image that is drawn several times is augmented and perturbed differently each time.
         batch_size: number of images in a batch, in every stage.
         drop_last: whether to leave out the last training batch of an epoch if it is smaller than the others. BatchNorm
             may fail on a batch of one image, except in `LitClassifier`.
-        num_workers: number of loading processes; None is 0, or for 512 image files and more that of cores, up to 8.
-        prefetch_factor: number of batches that each of them loads in advance; None is 2.
-        persistent_workers: whether they outlive an epoch; None is yes in training alone.
+        num_workers: number of loading processes; None is 0, or, for 512 and more image files, the number of cores, at
+            most 8.
+        prefetch_factor: number of batches that each loading process loads in advance; None is 2.
+        persistent_workers: whether loading processes outlive an epoch; None is yes in training only.
         limits: largest number of images by split ("train", "val", "test"), drawn by the seed.
         seed: seed of the order, the augmentation and the perturbations.
 
@@ -150,13 +151,13 @@ class RobustDataModule(GuardedDataModule):
         self._training: ResumableLoader | None = None
         self._resumed: dict[str, Any] = {}  # what `load_state_dict` was given
         self._images: dict[str, Any] | None = None  # fingerprint of the training images
-        self._attacked = AttackedNetwork()
+        self._attacked = AttackedNetworkCheck()
 
     def setup(self, stage: str) -> None:
         """Forget an earlier training."""
         if stage == "fit":
             self._reset()
-        self._attacked = AttackedNetwork()
+        self._attacked = AttackedNetworkCheck()
         if self.trainer is not None:
             check_strategy(self.trainer)
             gather_in_evaluations(self.trainer)
@@ -212,7 +213,7 @@ class RobustDataModule(GuardedDataModule):
         return self._training
 
     def _resume(self) -> None:
-        """Apply the state of a checkpoint once the training images are known, which depends on the strategy."""
+        """Apply a checkpoint's state once the training loader exists; the strategy decides which comes first."""
         if self._training is None:
             return
         # Lightning restores a loader too, but not if the optimizer asked for the number of batches before.

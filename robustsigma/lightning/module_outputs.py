@@ -1,4 +1,4 @@
-"""What the modules of a network return while other code runs them."""
+"""Record the outputs of a network's modules while other code runs it, compiled modules included."""
 
 from __future__ import annotations
 

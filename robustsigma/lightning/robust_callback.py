@@ -21,8 +21,8 @@ from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
 from robustsigma.lightning.batch_images import PAIR, Images, Place, tensor_in, write
 from robustsigma.lightning.batch_norm import explain_single_value
+from robustsigma.lightning.loader_subset import LoaderSubset
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
-from robustsigma.lightning.spread_images import SpreadImages
 from robustsigma.lightning.strategies import check_strategy, data_rank
 from robustsigma.lightning.training_perturbation import batch_parts, check_conditions, has_cache, perturb_parts
 
@@ -43,7 +43,7 @@ class RobustCallback(BatchCallback):
     Args:
         train: perturbation of the training images, usually a `Mixture`; None trains as before.
         conditions: perturbations to measure, by name; `Identity()` is the clean accuracy.
-        mean: that the images of a batch were normalized with, a number per channel; None if they are in [0, 1].
+        mean: mean per channel with which the images of a batch were normalized; None if they are in [0, 1].
         std: likewise. A batch of integers is taken as pixels in 0..255, which the step divides by 255 before that.
         images: where a batch holds its images (B, C, H, W): an index, a key, an attribute, or a pair of functions
             `(get, put)`, where `put(batch, images)` returns the new batch.
@@ -109,10 +109,10 @@ class RobustCallback(BatchCallback):
     def _reset(self) -> None:
         super()._reset()
         self._metrics: dict[tuple[str, int], Metric] = {}  # by condition and loader
-        self._spreads: list[SpreadImages] = []  # what draws the images of each loader
+        self._spreads: list[LoaderSubset] = []  # what draws the images of each loader
         self._measured: dict[int, int] = {}  # images of each loader in this process
         self._logged: dict[str, bool] = {}  # names that were logged, and whether of clean images
-        self._unseen = True  # whether every image was measured, and no logits of the step were seen
+        self._compares_accuracy = True  # whether every image was measured, and no logits of the step were recorded
         self._batch: Images | None = None  # what is measured of the batch that the step under way is given
         self._compared: Images | None = None  # the first images of that batch
         self._watch, self._outputs = ExitStack(), list[tuple[str, Tensor]]()
@@ -121,7 +121,7 @@ class RobustCallback(BatchCallback):
     # Training
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Put a step that perturbs in front of the module's own."""
+        """Replace the module's `training_step` by one that first perturbs the batch."""
         self.teardown(trainer, pl_module, stage)
         check_strategy(trainer)
         if self.train is None or stage != "fit":
@@ -179,8 +179,8 @@ class RobustCallback(BatchCallback):
     # Validation and test
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Start to count."""
-        self._metrics, self._measured, self._logged, self._unseen = {}, {}, {}, True
+        """Reset the counts, and make a metric for each condition and loader."""
+        self._metrics, self._measured, self._logged, self._compares_accuracy = {}, {}, {}, True
         if not self.conditions or not self._is_due(trainer):
             return
         self._spreads = self._spread(trainer, *data_rank(trainer))
@@ -195,13 +195,13 @@ class RobustCallback(BatchCallback):
         """Read the images before the step may change the batch, and watch what it computes of the first ones."""
         self._batch = self._compared = None
         if not self.conditions or not (self._metrics or trainer.sanity_checking):
-            self._unseen = False
+            self._compares_accuracy = False
             return
         rows = torch.zeros(0, dtype=torch.int64)
         if self._metrics:
             spread, count = self._spreads[dataloader_idx], len(tensor_in(batch, self.images))
             rows = spread.rows(count)
-            self._unseen = self._unseen and len(rows) == count
+            self._compares_accuracy = self._compares_accuracy and len(rows) == count
             if spread.is_unknown and len(rows) < count:
                 told = f"max_images={self.max_images}: the first images of a stream are measured, which has more"
                 self._warn("stream", f"{told}. Shuffle its images if they are in order, or raise max_images.")
@@ -265,7 +265,7 @@ class RobustCallback(BatchCallback):
         mine = [logged[key] for key, is_clean in self._logged.items() if is_clean]
         kept = re.compile(rf"^{_stage(trainer)}(?!.*top).*acc")
         found = {key: value for key, value in logged.items() if kept.match(key) and key not in self._logged}
-        if not (self._unseen and len(self._measured) == 1 and self.metric is None and mine and found):
+        if not (self._compares_accuracy and len(self._measured) == 1 and self.metric is None and mine and found):
             return
         slack = 0.5 / (self._measured[0] * trainer.world_size) + 0.01
         if any(abs(value / scale - mine[0]) < slack for value in found.values() for scale in (1, 100)):
@@ -290,7 +290,7 @@ class RobustCallback(BatchCallback):
             ours = classifier.logits(pixels)
         theirs = [(name, logits[: len(ours)].to(ours)) for name, logits in theirs if logits.ndim == 2]
         theirs = [(name, logits) for name, logits in theirs if logits.shape == ours.shape]
-        self._unseen = self._unseen and not theirs
+        self._compares_accuracy = self._compares_accuracy and not theirs
         # The step may run in half precision or TF32.
         tolerance = (0.05 if "16" in str(trainer.precision) else 0.01) * float(ours.abs().max())
         if not theirs or any(torch.allclose(logits, ours, rtol=0, atol=tolerance) for _, logits in theirs):

@@ -75,7 +75,7 @@ class SampleCaches:
         epoch: int,
         step: int | None = None,
     ) -> tuple[Perturbed, CacheStats]:
-        """Perturb a batch, using and filling the caches; see `Perturbation.apply`.
+        """Perturb a batch, using and filling the caches.
 
         Args:
             perturbation: training perturbation.

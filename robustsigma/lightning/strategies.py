@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from robustsigma.engine.network_state import gathered, has_sharded
+from robustsigma.engine.network_state import gathered, is_sharded
 from robustsigma.engine.validation import fail
 
 
@@ -26,11 +26,6 @@ def check_strategy(trainer: Any) -> None:
     if name == "FSDPStrategy" or (name == "DeepSpeedStrategy" and strategy.zero_stage_3):
         expected = "ddp, or ModelParallelStrategy (FSDP2) for sharded parameters, which attacks gather"
         raise fail("strategy", expected, name)
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Return whether FSDP2 shards the parameters of a module, or of a part of it."""
-    return has_sharded(module.modules())
 
 
 def full_state(module: nn.Module) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What both reports do alike: text, JSON, data frames and files."""
+"""Base class of both reports: text, JSON, data frames and files."""
 
 from __future__ import annotations
 

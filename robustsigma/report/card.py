@@ -26,7 +26,7 @@ def markdown(card: dict[str, Any]) -> str:
     """Return a model card as the Hub expects it: YAML front matter, then text.
 
     Args:
-        card: as `model_card` returns it.
+        card: as `robustness_card` returns it.
     """
     front = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n" + "\n".join(_body(card)) + "\n"

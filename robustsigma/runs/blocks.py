@@ -18,7 +18,7 @@ ONCE = "="  # begins the name of an array that has no row for each image
 
 
 class Blocks:
-    """The rows of one file, which blocks of rows make up while some are missing.
+    """The rows of one file, kept as a folder of blocks until all rows are there.
 
     A block is a file named after its rows, written in one step. So any process may make any block, in any order, and
     nobody has to know of the others.
@@ -33,12 +33,12 @@ class Blocks:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look which blocks there are."""
+        """Find the blocks that are in the folder."""
         names = (path.stem.split("-") for path in self.folder.glob("*-*.npz"))
         self._spans |= {(int(start), int(stop)) for start, stop in names}
 
     def note(self, spans: Iterable[Sequence[int]]) -> None:
-        """Take blocks for finished, as others have said: a network disk may show their files later."""
+        """Count blocks as finished that other ranks wrote: a network disk may show their files later."""
         self._spans |= {(start, stop) for start, stop in spans if not self.has(start, stop)}
 
     def covered(self, count: int) -> np.ndarray:
@@ -94,7 +94,7 @@ class BlockFiles(dict[str, Blocks]):
 
     Args:
         paths: path of each file.
-        count: number of rows, or None if only their end tells it.
+        count: number of rows, or None if it is unknown until the data end.
         size: rows of a block.
     """
 
@@ -124,10 +124,10 @@ class BlockFiles(dict[str, Blocks]):
 
         Args:
             ranks: all of which make this call.
-            remedy: what makes blocks that are missing.
+            remedy: what to run for missing blocks; ends the error message.
 
         Raises:
-            ValueError: there are some.
+            ValueError: blocks are missing.
         """
         missing = self.missing() if self.count is not None else []
         if missing:
@@ -138,7 +138,7 @@ class BlockFiles(dict[str, Blocks]):
             for each in self.values():
                 each.finish()
         ranks.barrier()
-        ranks.settle(lambda: all(each.path.is_file() for each in self.values()))
+        ranks.wait_until_visible(lambda: all(each.path.is_file() for each in self.values()))
 
 
 def _packed(rows: Mapping[str, np.ndarray]) -> Rows:

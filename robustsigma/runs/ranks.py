@@ -1,8 +1,9 @@
 """The ranks of one run: processes that a launcher has started, which share its blocks.
 
-`robustsigma … --devices N`, torchrun, SLURM, MPI and LSF start them; Lightning Fabric knows which. A rank makes whole
-trainings and whole blocks as if it were alone and writes them to the run's folder, so the results are those of a single
-process to the bit. Ranks exchange nothing but when they are done.
+`robustsigma … --devices N`, torchrun, SLURM, MPI and LSF start them; Lightning Fabric detects which. Each rank computes
+whole blocks, and whole trainings if these use one device, as if it were alone, and writes them to the run's folder, so
+the results are bit-identical to those of one process. Ranks exchange lists of jobs and wait for each other; results go
+through the folder.
 """
 
 from __future__ import annotations
@@ -78,35 +79,35 @@ class Shard(NamedTuple):
         return cls(int(number), int(total))
 
 
-class Part(NamedTuple):
-    """What a command does of a run.
+class Phases(NamedTuple):
+    """The phases of a run that a command carries out.
 
     Attributes:
-        trains: whether models that are missing are trained.
-        tests: whether blocks that are missing are measured.
-        checks: whether all is reduced to one report.
+        prepare: whether missing models are trained, and the images of a benchmark chosen.
+        measure: whether missing blocks are measured.
+        report: whether attacks are checked and everything is reduced to one report.
         shard: the share of the blocks, or None for all.
-        remedy: what does what is missing, for errors.
+        remedy: what to run if an earlier phase is missing; ends the error message.
     """
 
-    trains: bool = True
-    tests: bool = True
-    checks: bool = True
+    prepare: bool = True
+    measure: bool = True
+    report: bool = True
     shard: Shard | None = None
     remedy: str = "make the same call again"
 
     @classmethod
-    def of_shard(cls, shard: Shard, command: str) -> Part:
-        """Return the part of a shard of a command; number 0 trains, and the others need that."""
+    def of_shard(cls, shard: Shard, command: str) -> Phases:
+        """Return the phase of a shard of a command; number 0 prepares, and the others need that."""
         return cls(not shard.number, bool(shard.number), False, shard, f"run `{command} --shard 0/{shard.total}` first")
 
     @classmethod
-    def of_report(cls, command: str) -> Part:
-        """Return the part that is left when all shards of a command are done."""
+    def of_report(cls, command: str) -> Phases:
+        """Return the phase that is left when all shards of a command are done."""
         return cls(False, False, True, None, f"run `{command}`")
 
 
-WHOLE = Part()
+WHOLE = Phases()
 
 
 class Ranks:
@@ -197,7 +198,7 @@ class Ranks:
             self.broadcast(done)
         return found
 
-    def settle(self, ready: Callable[[], bool]) -> None:
+    def wait_until_visible(self, ready: Callable[[], bool]) -> None:
         """Wait a while until this machine sees what other ranks have written, which network disks may show later."""
         end = time.monotonic() + _VISIBLE_WITHIN * (self.world_size > 1)
         while not ready() and time.monotonic() < end:
@@ -225,14 +226,14 @@ class Ranks:
             self.barrier()  # others may still read it
 
     def check_folder(self, folder: Path) -> None:
-        """Raise in every rank where one of them sees another folder of this name, as of a disk of its machine."""
+        """Raise in every rank if some rank sees another folder of this name, such as one on a local disk."""
         if self._group is None:
             return
         path = folder / self.broadcast(f".ranks-{uuid4().hex}")
         if self.is_main:
             path.touch()
         self.barrier()
-        self.settle(path.is_file)
+        self.wait_until_visible(path.is_file)
         self._store.set(f"{path.name} {self.rank}", "" if path.is_file() else platform.node())
         self.barrier()
         for rank in range(self.world_size):

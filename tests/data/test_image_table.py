@@ -13,7 +13,7 @@ from PIL import Image
 
 from robustsigma.data import ImageFolder, ImageTable
 from robustsigma.data.class_names import WNIDS, ClassIndex
-from robustsigma.data.dataset_spec import adapt_to_model
+from robustsigma.data.dataset_spec import adapt_and_check
 from robustsigma.data.loading import load_batch, load_masks
 from robustsigma.data.resize_crop import ResizeCrop
 
@@ -209,14 +209,14 @@ def test_class_folders_are_found_among_the_networks_classes(tmp_path, folders, c
     source = ImageFolder(str(tmp_path), test_fraction=1)
     assert source.shape == (3, 64, 64)
     assert source.splits == ("test",)
-    found = adapt_to_model(source, classes, (3, 8, 8), SMALL, "model")
+    found = adapt_and_check(source, classes, (3, 8, 8), SMALL, "model")
     assert set(labels(found)) == expected
     assert len(found.split("test")) == 4
     own = ImageFolder(str(tmp_path), size=8, test_fraction=1)
-    assert adapt_to_model(own, classes, (3, 8, 8), SMALL, "model").geometry is None
+    assert adapt_and_check(own, classes, (3, 8, 8), SMALL, "model").geometry is None
     if "10" in folders or "ant" in folders or WNIDS[5] in folders:
         with pytest.raises(ValueError, match=r"^(model: expected a model of|root: expected a class)"):
-            adapt_to_model(source, ("x", "y", "z"), (3, 8, 8), SMALL, "model").split("test")
+            adapt_and_check(source, ("x", "y", "z"), (3, 8, 8), SMALL, "model").split("test")
     with pytest.raises(ValueError, match=r"^size: expected a number of pixels, or a geometry instead, got both"):
         ImageFolder(str(tmp_path), size=8, geometry=SMALL)
 
@@ -226,8 +226,8 @@ def test_a_network_of_other_names_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"^model: expected a model of the dataset's classes, 'bee' at place 1, got 'cat'"
     ):
-        adapt_to_model(source, ("ant", "cat"), (3, 8, 8), None, "model")
-    assert adapt_to_model(source, ("0", "1"), (3, 8, 8), None, "model").classes == ("ant", "bee")
+        adapt_and_check(source, ("ant", "cat"), (3, 8, 8), None, "model")
+    assert adapt_and_check(source, ("0", "1"), (3, 8, 8), None, "model").classes == ("ant", "bee")
 
 
 @pytest.mark.parametrize(("field", "value"), [("size", 0), ("resize", 7), ("resize", 0), ("size", 2.5)])

@@ -28,7 +28,7 @@ from robustsigma.evaluation.run import RobustnessRun
 from robustsigma.evaluation.settings import TrainerOptions
 from robustsigma.models import Architecture
 from robustsigma.runs import ranks as ranks_module
-from robustsigma.runs.ranks import Part, Ranks, Shard
+from robustsigma.runs.ranks import Phases, Ranks, Shard
 
 YAML = """
 dataset: {class_path: robustsigma.data.Baggage, init_args: {size: 16, train: 40, val: 10, test: 25}}
@@ -153,16 +153,16 @@ def _run(out, part=None, settings=SETTINGS):
 
 @pytest.mark.third_party_rng  # weights
 def test_shards_in_any_order_are_one_run_and_what_is_missing_is_named(tmp_path):
-    out, shard = tmp_path / "shards", lambda number: Part.of_shard(Shard(number, 2), "robustsigma x")
+    out, shard = tmp_path / "shards", lambda number: Phases.of_shard(Shard(number, 2), "robustsigma x")
     with pytest.raises(ValueError, match=r"^trainings: expected all .* 3 that .* base of seed 0; run `robustsigma x -"):
         _run(out, shard(1))
     _run(out, shard(0))
     _run(out, shard(2))
     told = r"^blocks: expected all .* 2 that are not, the first of images 1 to 4; run `robustsigma x`"
     with pytest.raises(ValueError, match=told):
-        _run(out, Part.of_report("robustsigma x"))
+        _run(out, Phases.of_report("robustsigma x"))
     _run(out, shard(1))
-    _run(out, Part.of_report("robustsigma x"))
+    _run(out, Phases.of_report("robustsigma x"))
     _run(tmp_path / "one")
     assert _same(tmp_path / "one", out) == 9
 

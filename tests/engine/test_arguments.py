@@ -33,7 +33,7 @@ from robustsigma import (
 from robustsigma.benchmarking import Benchmark
 from robustsigma.data import Baggage
 from robustsigma.engine import validation
-from robustsigma.engine.checks import check_classifier
+from robustsigma.engine.checks import inspect_classifier
 from robustsigma.engine.metrics import InsertionDeletion, MetricContext
 from robustsigma.evaluation import Evaluation
 from robustsigma.evaluation.settings import Retraining, Sweep
@@ -150,7 +150,7 @@ CALLS = {
     "perturbation": lambda model: FGSM(0.1)(model, X, Y, seed=0),
     "apply": lambda model: FGSM(0.1)(model, X, Y, seed=0),
     "metric": lambda model: InsertionDeletion()(MetricContext(model, X, Y), X[:, 0]).values["insertion"],
-    "checks": lambda model: len(check_classifier(model, X, torch.tensor(Y))),
+    "checks": lambda model: len(inspect_classifier(model, X, torch.tensor(Y)).flags),
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustsigma.engine.checks import Soundness, check_classifier, inspect_classifier
+from robustsigma.engine.checks import Soundness, inspect_classifier
 from robustsigma.engine.validation import are_probabilities
 
 
@@ -26,7 +26,7 @@ class Noisy(nn.Module):
 def codes(net: nn.Module, y: torch.Tensor | None = None) -> set[str]:
     return {
         flag.code
-        for flag in check_classifier(cases.classifier(net), cases.images(), cases.labels() if y is None else y)
+        for flag in inspect_classifier(cases.classifier(net), cases.images(), cases.labels() if y is None else y).flags
     }
 
 
@@ -83,7 +83,7 @@ def test_labels_are_checked():
 def test_nothing_is_left_behind():
     clf = cases.classifier(cases.cnn_bn_dropout())
     before = cases.state_of(clf)
-    check_classifier(clf, cases.images(), cases.labels())
+    inspect_classifier(clf, cases.images(), cases.labels())
     assert cases.state_of(clf) == before
 
 

@@ -142,9 +142,9 @@ def test_chunking_equals_the_whole_batch(name, chunk_size):
 
 def test_automatic_chunk_shrinks_with_the_image():
     clf = cases.classifier()
-    sizes = [clf.chunk_for(torch.empty(1, 4, side, side)) for side in (32, 64, 512)]
+    sizes = [clf.chunk_size_for(torch.empty(1, 4, side, side)) for side in (32, 64, 512)]
     assert sizes[0] == 4 * sizes[1] == 256 * sizes[2] > 256
-    assert clf.chunk_for(torch.empty(1, 3, 4096, 4096)) == 1
+    assert clf.chunk_size_for(torch.empty(1, 3, 4096, 4096)) == 1
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -373,9 +373,9 @@ def test_what_did_not_fit_is_not_tried_again_in_the_same_call():
     with clf.frozen():
         with clf.frozen():
             clf.logits(x)
-        assert clf.chunk_for(x) == 2
-        assert clf.chunk_for(x[..., :4, :4]) > 2
-    assert clf.chunk_for(x) == 8
+        assert clf.chunk_size_for(x) == 2
+        assert clf.chunk_size_for(x[..., :4, :4]) > 2
+    assert clf.chunk_size_for(x) == 8
 
 
 def test_single_images_that_do_not_fit_raise():

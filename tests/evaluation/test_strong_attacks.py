@@ -32,12 +32,12 @@ from robustsigma.data import Baggage, Digits
 from robustsigma.data.loading import load_batch
 from robustsigma.evaluation import Checks, Evaluation, Training, run_study
 from robustsigma.evaluation.block_evaluation import BlockEvaluation
-from robustsigma.evaluation.card import model_card
+from robustsigma.evaluation.card import robustness_card
 from robustsigma.evaluation.comparison import compare
 from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.outcomes import Advance, measure
 from robustsigma.evaluation.plan import Condition
-from robustsigma.evaluation.threat_model import averages
+from robustsigma.evaluation.threat_model import uses_eot
 from robustsigma.models import Architecture
 from robustsigma.report import page, robustness
 from robustsigma.report.card import markdown
@@ -184,7 +184,7 @@ def test_the_checks_of_the_reference_are_flags(model, attack, classes, code):
 )
 def test_which_attacks_average(attack, expected):
     pytest.importorskip("torchattacks")
-    assert averages(attack()) is expected
+    assert uses_eot(attack()) is expected
 
 
 def test_a_worst_case_of_attacks_that_evaluate_nothing_is_flagged():
@@ -274,7 +274,7 @@ def test_the_report_shows_each_attack_and_the_distances(report):
 def test_a_card_tells_distances_and_a_comparison_leaves_them_out(tmp_path):
     pytest.importorskip("matplotlib")
     report = _evaluate(out=tmp_path)
-    card = model_card(tmp_path)
+    card = robustness_card(tmp_path)
     (entry,) = card["distances"]
     assert entry["median"] == report.results.distances[0]["median"]
     assert [claim["condition"] for claim in card["claims"] + card["withdrawn"]] == ["clean", NAME]

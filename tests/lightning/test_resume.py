@@ -129,7 +129,7 @@ def test_other_errors_of_the_program_are_not_hidden(monkeypatch):
     def wrong(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("robustsigma.cli.lightning.run", wrong)
+    monkeypatch.setattr("robustsigma.cli.lightning_cli.run", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
         main(["fit"])
 

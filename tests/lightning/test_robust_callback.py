@@ -25,8 +25,8 @@ from robustsigma.data.loading import subsample
 from robustsigma.engine import noise
 from robustsigma.lightning import RobustCallback
 from robustsigma.lightning.batch_images import PAIR, BatchField
+from robustsigma.lightning.loader_subset import LoaderSubset
 from robustsigma.lightning.robust_callback import stage_seed
-from robustsigma.lightning.spread_images import SpreadImages
 from robustsigma.lightning.training_perturbation import batch_parts, perturb_parts
 
 pytestmark = pytest.mark.third_party_rng
@@ -272,17 +272,17 @@ def test_a_validation_after_a_training_draws_from_its_own_loader(measured):
 
 def test_processes_that_take_images_in_turn_draw_together_what_one_draws():
     def drawn(rank, world):
-        spread = SpreadImages(7, 0, (6 / world, 6 / world), rank, world)
+        spread = LoaderSubset(7, 0, (6 / world, 6 / world), rank, world)
         rows = [spread.rows(4) + start for start in range(0, 24 // world, 4)]
         return [place * world + rank for place in torch.cat(rows).tolist()]
 
     assert sorted(drawn(0, 3) + drawn(1, 3) + drawn(2, 3)) == drawn(0, 1) == subsample(24, 7, 0)
-    assert all(len(SpreadImages(1, 0, (6, 6), rank, 2)._drawn(4)) == 1 for rank in range(2))
+    assert all(len(LoaderSubset(1, 0, (6, 6), rank, 2)._drawn(4)) == 1 for rank in range(2))
 
 
 def test_where_the_last_batch_may_be_small_no_image_is_drawn_from_it_unless_all_are():
-    assert SpreadImages(24, 0, (5, 6))._drawn(4) == [*range(24)]
-    assert SpreadImages(7, 0, (5, 6))._drawn(4) == subsample(20, 7, 0)
+    assert LoaderSubset(24, 0, (5, 6))._drawn(4) == [*range(24)]
+    assert LoaderSubset(7, 0, (5, 6))._drawn(4) == subsample(20, 7, 0)
 
 
 def test_a_logged_accuracy_of_data_in_order_of_classes_is_that_of_the_whole():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustsigma.runs.blocks import BlockFiles, Blocks
-from robustsigma.runs.ranks import Part, Ranks, Shard
+from robustsigma.runs.ranks import Phases, Ranks, Shard
 
 ROWS = {"a": np.arange(10), "curve": np.arange(30.0).reshape(10, 3), "text": np.array([f"{k:3}" for k in range(10)])}
 
@@ -80,6 +80,6 @@ def test_a_shard_is_one_of_so_many(text):
 
 
 def test_parts_of_a_run():
-    assert Part.of_shard(Shard(0, 2), "x")[:3] == (True, False, False)
-    assert Part.of_shard(Shard(2, 2), "x")[:3] == (False, True, False)
-    assert Part.of_report("x")[:3] == (False, False, True)
+    assert Phases.of_shard(Shard(0, 2), "x")[:3] == (True, False, False)
+    assert Phases.of_shard(Shard(2, 2), "x")[:3] == (False, True, False)
+    assert Phases.of_report("x")[:3] == (False, False, True)

@@ -1,4 +1,4 @@
-"""Attributors: where in the image the evidence for a class is. One paper, one file, one class."""
+"""Attribution methods: where in an image the evidence for a class is. A paper has a file; the others are shared."""
 
 from robustsigma.engine.attributors.agi import AGI
 from robustsigma.engine.attributors.attention_attribution import AttentionAttribution

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution
-from robustsigma.engine.attributors.straight_line import Curve, Line, PathMethod, mean_over_paths
+from robustsigma.engine.attributors.path_methods import CurvedPath, Line, PathMethod, mean_over_paths
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
 
@@ -41,7 +41,7 @@ def _matrix(size: int, stds: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class BlurCurve(Curve):
+class BlurCurve(CurvedPath):
     """The path from each image under a Gaussian to the image, the Gaussian's width falling evenly."""
 
     max_sigma: float = 0.0
@@ -94,5 +94,5 @@ class BlurIG(PathMethod):
     ) -> Attribution:
         """Return Blur IG."""
         (line,) = self.lines(classifier, images, target, logits, seeds)
-        assert isinstance(line, Curve)
+        assert isinstance(line, CurvedPath)
         return mean_over_paths([line.integrated(self.steps)], forwards=2)

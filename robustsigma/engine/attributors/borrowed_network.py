@@ -1,4 +1,4 @@
-"""A network in the hands of other people's code, which comes back as it was."""
+"""Run other people's attribution code on a network, count its passes, and restore the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustsigma.engine.network_state import at_least_single
 from robustsigma.engine.scores import target_score
 
 
-def explain_in_parts(
+def explain_in_chunks(
     classifier: Classifier,
     values: Callable[[Tensor, Tensor, Tensor], Tensor],
     size: int,

@@ -153,7 +153,7 @@ class CaptumCall:
         Raises:
             ValueError: captum refuses the network or the values of arguments.
         """
-        limit = classifier.chunk_for(images)
+        limit = classifier.chunk_size_for(images)
         fill = max(1, limit // len(images))
         values = {key: self._value(key, value, classifier, images, seeds) for key, value in self.arguments.items()}
         own: dict[str, Any] = {"target": target, "internal_batch_size": limit, "nt_samples_batch_size": fill}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import baselines as our_baselines
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.borrowed_network import borrowed, explain_in_parts
+from robustsigma.engine.attributors.borrowed_network import borrowed, explain_in_chunks
 from robustsigma.engine.attributors.captum_adapter import CaptumCall
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor
 from robustsigma.engine.attributors.layer_maps import Grid, as_channels, as_values, grid_of, layer_of, spread
@@ -107,13 +107,13 @@ class CaptumMethod(Attributor):
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Return captum's values; the number of passes depends on the method."""
-        size = 1 if self._call.draws else max(1, classifier.chunk_for(images) // self._call.copies)
+        size = 1 if self._call.draws else max(1, classifier.chunk_size_for(images) // self._call.copies)
         with borrowed(classifier), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"captum(\.|$)")  # the network's own warnings stay
             layer = None if self.layer is None else layer_of(classifier.net, self.layer)
             grid = None if layer is None else grid_of(classifier, layer, images)
             made = partial(self._values, classifier, layer, grid)
-            return explain_in_parts(classifier, made, size, images, target, logits, seeds)
+            return explain_in_chunks(classifier, made, size, images, target, logits, seeds)
 
     def _values(
         self,

@@ -14,7 +14,7 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.baselines import blur
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
-from robustsigma.engine.attributors.straight_line import Line, LineGradients, Path, mean_over_paths
+from robustsigma.engine.attributors.path_methods import Line, LineGradients, PathResult, mean_over_paths
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
 
@@ -34,7 +34,7 @@ class _Search(NamedTuple):
 
 @dataclass(frozen=True)
 class CrediblePath(Attributor):
-    """Path attribution from baselines with the image's logits but none of its pixels (Akhtar and Jalwana, 2023).
+    """PathResult attribution from baselines with the image's logits but none of its pixels (Akhtar and Jalwana, 2023).
 
     A baseline (algorithm 1, definition 6) is the blurred image, moved by signed gradient steps until its logits are
     within `tolerance` of the image's, with every pixel at least `gap` away from the image's. On the line from it
@@ -166,7 +166,7 @@ class CrediblePath(Attributor):
         outside = (away < bounds[0]) | (away > bounds[1])
         return torch.where(close, torch.where(outside, images - side, away), point)
 
-    def _path(self, line: Line, reference: Tensor, points: Tensor, search: _Search) -> Path:
+    def _path(self, line: Line, reference: Tensor, points: Tensor, search: _Search) -> PathResult:
         """Return the attribution along one line (algorithm 2)."""
         total, count = torch.zeros_like(line.images), torch.zeros_like(line.images)
         curve = torch.empty_like(points)
@@ -176,7 +176,7 @@ class CrediblePath(Attributor):
             count[part.rows] += counts.sum(1)
             curve[part.rows, part.columns] = part.scores
         divisor = count.clamp(min=1) if self.divisor == "count" else points.shape[1]
-        return Path(
+        return PathResult(
             line,
             (line.images - line.base) * total / divisor,
             curve,

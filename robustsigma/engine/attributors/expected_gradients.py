@@ -11,7 +11,7 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor, split_passes, standard_error
 from robustsigma.engine.attributors.baselines import BaselineFn, checked_references, references
 from robustsigma.engine.attributors.frozen_tensor import FrozenTensor, frozen_tensor
-from robustsigma.engine.attributors.straight_line import Line
+from robustsigma.engine.attributors.path_methods import Line
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
 

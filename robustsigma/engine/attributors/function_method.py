@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
-from robustsigma.engine.attributors.borrowed_network import borrowed, explain_in_parts
+from robustsigma.engine.attributors.borrowed_network import borrowed, explain_in_chunks
 from robustsigma.engine.attributors.layer_maps import as_values
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import key_of, states, temporary_seed
@@ -62,9 +62,9 @@ class FunctionMethod(Attributor):
         self, classifier: Classifier, images: Tensor, target: Tensor, logits: Tensor, seeds: Tensor
     ) -> Attribution:
         """Return the function's maps."""
-        size = 1 if self.stochastic else classifier.chunk_for(images)
+        size = 1 if self.stochastic else classifier.chunk_size_for(images)
         with borrowed(classifier):
-            return explain_in_parts(classifier, partial(self._maps, classifier), size, images, target, logits, seeds)
+            return explain_in_chunks(classifier, partial(self._maps, classifier), size, images, target, logits, seeds)
 
     def _maps(self, classifier: Classifier, images: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
         name = self._name

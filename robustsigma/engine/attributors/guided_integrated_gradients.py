@@ -14,7 +14,7 @@ from robustsigma.engine.attributors import baselines
 from robustsigma.engine.attributors.base import Attribution
 from robustsigma.engine.attributors.baselines import Baseline
 from robustsigma.engine.attributors.integrated_gradients import quadrature
-from robustsigma.engine.attributors.straight_line import BaselineAttributor, Line, LineGradients
+from robustsigma.engine.attributors.path_methods import BaselineAttributor, Line, LineGradients
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score, target_score
 

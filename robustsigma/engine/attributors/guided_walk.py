@@ -66,7 +66,7 @@ class GuidedWalk:
         if len(rows) == 0:
             return
         self.curve[rows, 0] = self.start[self.image_of[rows]]
-        most = _CHUNKS_PER_GROUP * guide.classifier.chunk_for(self.images)
+        most = _CHUNKS_PER_GROUP * guide.classifier.chunk_size_for(self.images)
         for group in rows.split(split_sizes(len(rows), most)):
             self._walk(guide, group, steps)
 

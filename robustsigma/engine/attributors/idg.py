@@ -11,7 +11,7 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.baselines import Baseline
 from robustsigma.engine.attributors.integrated_gradients import Rule, quadrature
-from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
+from robustsigma.engine.attributors.path_methods import Line, PathResult, StraightLineAttributor
 from robustsigma.engine.scores import Score
 
 _FLAT = 1e-12  # rises that sum to no more than this are taken as a flat curve
@@ -89,7 +89,7 @@ class IDG(StraightLineAttributor):
         if self.intervals is not None:
             validation.integer("intervals", self.intervals, 1)
 
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return IDG along one line."""
         if self.sampling == "uniform":
             rule: Rule = "midpoint" if self.place == "middle" else "left"
@@ -104,7 +104,7 @@ class IDG(StraightLineAttributor):
 
     def _weighted_path(
         self, line: Line, points: Tensor, weights: Tensor, forwards: int = 0, converged: Tensor | None = None
-    ) -> Path:
+    ) -> PathResult:
         """Return the sum over points of weight * dF/dx * dF/da; `forwards` are the passes already spent."""
         values, curve = torch.zeros_like(line.images), torch.empty_like(points)
         # Differences are taken from the sample before, the first one from the baseline.
@@ -121,4 +121,4 @@ class IDG(StraightLineAttributor):
                 last_point[rows], last_score[rows] = points[rows, columns][:, -1], part.scores[:, -1]
             values[rows] += part.weighted(weights[rows, columns] * factor)
             curve[rows, columns] = part.scores
-        return Path(line, values, curve, converged=converged, forwards=forwards)
+        return PathResult(line, values, curve, converged=converged, forwards=forwards)

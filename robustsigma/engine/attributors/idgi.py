@@ -10,7 +10,7 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.base import Attribution, Attributor
 from robustsigma.engine.attributors.integrated_gradients import IntegratedGradients, quadrature
-from robustsigma.engine.attributors.straight_line import Line, Path, PathMethod, mean_over_paths
+from robustsigma.engine.attributors.path_methods import Line, PathMethod, PathResult, mean_over_paths
 from robustsigma.engine.classifier import Classifier
 
 _SUCH = "IntegratedGradients, GuidedIntegratedGradients, BlurIG or SIG"
@@ -53,7 +53,7 @@ class IDGI(Attributor):
         lines = self.attributor.lines(classifier, images, target, logits, seeds)
         return mean_over_paths([self._summed(line) for line in lines], forwards=1 + len(lines))
 
-    def _summed(self, line: Line) -> Path:
+    def _summed(self, line: Line) -> PathResult:
         starts = line.expanded(quadrature("left", self.attributor.steps)[0])
         values, curve = torch.zeros_like(line.images), torch.empty_like(starts)
         # Of the last point: the squares of its gradient as shares of their sum, whether there are any, and F. What F
@@ -78,4 +78,4 @@ class IDGI(Attributor):
                 shares[rows] = squares / squares.sum((1, 2, 3), keepdim=True).clamp(min=1)
                 found[rows] = (largest > 0).flatten()
         share_out(slice(None), line.high)
-        return Path(line, values, curve, converged=found)
+        return PathResult(line, values, curve, converged=found)

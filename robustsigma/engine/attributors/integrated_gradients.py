@@ -10,7 +10,7 @@ import numpy as np
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.baselines import Baseline
-from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
+from robustsigma.engine.attributors.path_methods import Line, PathResult, StraightLineAttributor
 from robustsigma.engine.scores import Score
 
 Rule = Literal["gauss_legendre", "midpoint", "left", "right", "trapezoid", "inclusive_mean"]
@@ -67,10 +67,10 @@ class IntegratedGradients(StraightLineAttributor):
         validation.integer("steps", self.steps, 1, _MAX_STEPS)
         quadrature(self.rule, self.steps)
 
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return IG along one line."""
         points, weights = self._quadrature()
-        return Path(line, *line.weighted_sum(line.expanded(points), line.expanded(weights)))
+        return PathResult(line, *line.weighted_sum(line.expanded(points), line.expanded(weights)))
 
     def _quadrature(self) -> tuple[list[float], list[float]]:
         return quadrature(self.rule, self.steps)

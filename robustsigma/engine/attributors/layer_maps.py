@@ -1,4 +1,4 @@
-"""Maps that other code makes, as values of the image: grids of tokens, upsampling, and where the code may hook in."""
+"""Layer outputs as spatial grids (also of tokens), and maps of other code as values of the image."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.baselines import Baseline
 from robustsigma.engine.attributors.integrated_gradients import quadrature
-from robustsigma.engine.attributors.straight_line import Line, Path, StraightLineAttributor
+from robustsigma.engine.attributors.path_methods import Line, PathResult, StraightLineAttributor
 from robustsigma.engine.scores import Score
 
 
@@ -46,13 +46,13 @@ class LeftIntegratedGradients(StraightLineAttributor):
         super().__post_init__()
         validation.number("fraction", self.fraction, 0, 1, open_low=True)
 
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return the sum over the points before the cut."""
         rising = line.high > line.low
         threshold = line.low + self.fraction * (line.high - line.low)
         return self._sum_before(line, quadrature("right", self.steps)[0], threshold.where(rising, torch.inf), rising, 1)
 
-    def _sum_before(self, line: Line, at: list[float], threshold: Tensor, converged: Tensor, least: int) -> Path:
+    def _sum_before(self, line: Line, at: list[float], threshold: Tensor, converged: Tensor, least: int) -> PathResult:
         """Return the sum over the points before the first with a score above the threshold, but of at least `least`."""
         points = line.expanded(at)
         values, curve = torch.zeros_like(line.images), torch.empty_like(points)
@@ -67,7 +67,7 @@ class LeftIntegratedGradients(StraightLineAttributor):
             values[rows] += part.weighted(taken.to(values.dtype) / self.steps)
             curve[rows, columns] = part.scores
             kept[rows] += taken.sum(1)
-        return Path(line, values, curve, drop=rise_to(line, curve, kept), steps=kept, converged=converged)
+        return PathResult(line, values, curve, drop=rise_to(line, curve, kept), steps=kept, converged=converged)
 
 
 def rise_to(line: Line, curve: Tensor, kept: Tensor) -> Tensor:

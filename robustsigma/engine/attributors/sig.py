@@ -9,13 +9,13 @@ from torch import Tensor
 
 from robustsigma.engine import validation
 from robustsigma.engine.attributors.baselines import Baseline
-from robustsigma.engine.attributors.straight_line import Curve, Line, Path, StraightLineAttributor
+from robustsigma.engine.attributors.path_methods import CurvedPath, Line, PathResult, StraightLineAttributor
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.scores import Score
 
 
 @dataclass(frozen=True, eq=False)
-class SpectralCurve(Curve):
+class SpectralCurve(CurvedPath):
     """The path on which singular components of image - base appear, the largest first; `overlap` is that of `SIG`."""
 
     overlap: float = 1.0
@@ -70,7 +70,7 @@ class SIG(StraightLineAttributor):
         straight = super().lines(classifier, images, target, logits, seeds)
         return [SpectralCurve(**vars(line), overlap=self.overlap) for line in straight]
 
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return the sum along one path."""
         assert isinstance(line, SpectralCurve)
         return line.integrated(self.steps)

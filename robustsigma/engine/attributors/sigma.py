@@ -233,7 +233,7 @@ class Sigma(Attributor):
         if isinstance(self.patterns, FrozenTensor) and self.patterns.tensor.shape[2:] != images.shape[1:]:
             got = f"shape {tuple(self.patterns.tensor.shape)}"
             raise validation.fail("patterns", f"shape (steps, paths, {', '.join(map(str, images.shape[1:]))})", got)
-        size = max(1, _CHUNKS_PER_GROUP * classifier.chunk_for(images) // len(paths))
+        size = max(1, _CHUNKS_PER_GROUP * classifier.chunk_size_for(images) // len(paths))
         lengths = split_sizes(len(images), size)
         path = torch.arange(paths.start, paths.stop, device=images.device)
         for group in zip(*(t.split(lengths) for t in (images, target, start, seeds)), strict=True):

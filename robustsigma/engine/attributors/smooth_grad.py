@@ -10,7 +10,7 @@ from torch import Tensor
 from robustsigma.engine import noise, validation
 from robustsigma.engine.attributors.base import Attribution, Attributor, standard_error
 from robustsigma.engine.attributors.controls import Gradient
-from robustsigma.engine.attributors.straight_line import rectangles
+from robustsigma.engine.attributors.path_methods import rectangles
 from robustsigma.engine.classifier import Classifier
 
 
@@ -55,7 +55,7 @@ class SmoothGrad(Attributor):
         steps, forwards, backwards = torch.zeros(3, count, self.samples, dtype=torch.int64, device=images.device)
         converged = torch.zeros(count, self.samples, dtype=torch.bool, device=images.device)
         order = torch.arange(self.samples, device=images.device)
-        for rows, columns in rectangles(steps, classifier.chunk_for(images)):
+        for rows, columns in rectangles(steps, classifier.chunk_size_for(images)):
             part = steps[rows, columns].shape
             keys = noise.fold(seeds[rows].repeat_interleave(part[1]), "smooth_grad", order[columns].repeat(part[0]))
             drawn = noise.gaussian(keys, shape, images.dtype).unflatten(0, part)

@@ -29,7 +29,7 @@ class Infidelity(HeatmapMetric):
         baseline: what a square becomes: "mean", "blur" or "black".
         normalize: multiply each attribution by the factor that fits best, as captum's option of that name does, so
             that methods of any unit compare.
-        score: whose fall is predicted.
+        score: score whose fall is predicted.
         reduction: how channels become one; signs count.
 
     Example:

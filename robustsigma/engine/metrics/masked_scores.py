@@ -59,7 +59,7 @@ def score_copies(
     target = context.target if target is None else target
     every = torch.arange(len(context) * count, device=context.images.device)
     parts = []
-    for at in every.split(split_sizes(len(every), context.classifier.chunk_for(context.images))):
+    for at in every.split(split_sizes(len(every), context.classifier.chunk_size_for(context.images))):
         rows, copies = at // count, at % count
         parts.append(read(context.classifier.logits(make(rows, copies)), target[rows]))
     joined = torch.cat(parts)

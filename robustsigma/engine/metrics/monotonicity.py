@@ -25,7 +25,7 @@ class Monotonicity(HeatmapMetric):
     Args:
         groups: at most one for each pixel.
         baseline: what removed pixels become; see `robustsigma.engine.metrics.masked_scores.baseline_images`.
-        score: whose change is measured.
+        score: score whose change is measured.
         tie_break: the order of equal pixels; see `robustsigma.engine.metrics.ranking.ranks`.
         reduction: how channels become one.
 

@@ -86,8 +86,8 @@ class Perturbed(ShortRepr):
     def accuracy(self, radii: float | Sequence[float] | Tensor) -> Tensor:
         """Return the fraction of images that withstand each radius, (R,).
 
-        After a minimum-norm attack (`FMN`, `FAB` without a radius) or `at_radii` this is the accuracy over the radius;
-        after an attack of one radius it is too high at the smaller ones.
+        After a minimum-norm attack (`FMN`, `FAB` without a radius) or `attack_at_radii` this is the accuracy over the
+        radius; after an attack of one radius it is too high at the smaller ones.
         """
         at = torch.as_tensor(radii, dtype=torch.float64).flatten()
         # To rounding: an image in single precision may lie a little outside the ball that it was projected to.

@@ -1,4 +1,4 @@
-"""Attacks in parts (restarts, target classes), which an image leaves as soon as it misleads the network."""
+"""Base class of attacks in parts (restarts, target classes); an image leaves once it misleads the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What attacks by gradient raise: losses of logits."""
+"""Losses of logits that gradient attacks maximize."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Victim(nn.Module):
 
         It does not fit a batch that needs chunks, and passes in lower precision would change the logits.
         """
-        if len(images) > classifier.chunk_for(images) or classifier.gradient_dtype is not None:
+        if len(images) > classifier.chunk_size_for(images) or classifier.gradient_dtype is not None:
             return None
         try:
             logits: Tensor = classifier(_Contiguous.apply(images))

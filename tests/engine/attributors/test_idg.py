@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from robustsigma import IDG, Classifier, IntegratedGradients
 from robustsigma.engine.attributors.idg import schedule
-from robustsigma.engine.attributors.published.straight_line import AuthorsIDG, authors_schedule, authors_slopes
+from robustsigma.engine.attributors.published.path_methods import AuthorsIDG, authors_schedule, authors_slopes
 
 
 def sorted_in_unit_interval(points):

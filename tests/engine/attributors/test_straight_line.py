@@ -6,8 +6,8 @@ from torch.utils._pytree import tree_leaves
 
 from robustsigma import IDG, Classifier, CrediblePath, ExpectedGradients, IntegratedGradients, LeftIntegratedGradients
 from robustsigma.engine.attributors.baselines import blur
+from robustsigma.engine.attributors.path_methods import Line, rectangles
 from robustsigma.engine.attributors.published import IDGRepositoryLeftIntegratedGradients
-from robustsigma.engine.attributors.straight_line import Line, rectangles
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 7, 16, 1000])

@@ -4,14 +4,14 @@ Each class takes the settings of the method it derives from, except those that t
 """
 
 from robustsigma.engine.attributors.published.guided_walk import AuthorsAGI, AuthorsIG2
-from robustsigma.engine.attributors.published.sigma import AuthorsSigma
-from robustsigma.engine.attributors.published.straight_line import (
+from robustsigma.engine.attributors.published.path_methods import (
     AuthorsIDG,
     AuthorsLeftIntegratedGradients,
     CaptumIntegratedGradients,
     IDGRepositoryLeftIntegratedGradients,
     LiteralCrediblePath,
 )
+from robustsigma.engine.attributors.published.sigma import AuthorsSigma
 
 __all__ = [
     "AuthorsAGI",

@@ -1,4 +1,4 @@
-"""Which images of a validation or test loader a callback looks at, where it looks at some of them."""
+"""Draw the same random images of a validation or test loader in every epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from robustsigma.data.loading import subsample
 
 
-class SpreadImages:
+class LoaderSubset:
     """Draws images from a whole loader, because the first ones of data in order are of one class.
 
     The places in the loader depend on its length and the seed alone, so they are the same in every epoch. Processes

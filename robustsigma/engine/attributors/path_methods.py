@@ -69,7 +69,7 @@ class StraightLineAttributor(BaselineAttributor):
         return mean_over_paths([self.integrate(line) for line in lines], forwards=1 + len(lines))
 
     @abstractmethod
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return the attribution along one line; the classifier is frozen."""
 
 
@@ -139,7 +139,7 @@ class Line:
 
     def _points(self, at: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
         """Yield rows, columns, delta (g, 1 or s, C, H, W), points (g * s, C, H, W) and their targets (g * s,)."""
-        for rows, columns in rectangles(at, self.classifier.chunk_for(self.images)):
+        for rows, columns in rectangles(at, self.classifier.chunk_size_for(self.images)):
             begin = self.base[rows, None] if self.start is None else self.start(rows, columns)
             delta = self.images[rows, None] - begin
             part = at[rows, columns]
@@ -179,7 +179,7 @@ class Line:
 
 
 @dataclass(frozen=True, eq=False)
-class Curve(Line):
+class CurvedPath(Line):
     """A path that may bend, from `base` to each image. Its points are equally spaced and the same for all images."""
 
     @abstractmethod
@@ -189,19 +189,19 @@ class Curve(Line):
     def _points(self, at: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
         """Yield the same as for a line; delta is the change over the step of which the point is the middle."""
         half = 0.5 / at.shape[1]
-        for rows, columns in rectangles(at, self.classifier.chunk_for(self.images)):
+        for rows, columns in rectangles(at, self.classifier.chunk_size_for(self.images)):
             t = at[0, columns]
             changes = self.place(rows, torch.cat([t - half, t[-1:] + half]).clamp(0, 1)).diff(dim=1)
             classes = self.target[rows].repeat_interleave(len(t))
             yield rows, columns, changes, self.place(rows, t).flatten(0, 1), classes
 
-    def integrated(self, steps: int) -> Path:
+    def integrated(self, steps: int) -> PathResult:
         """Return the sum over steps of the gradient in a step's middle times the step's change of the image."""
         middles = self.expanded([(step + 0.5) / steps for step in range(steps)])
-        return Path(self, *self.weighted_sum(middles, torch.ones_like(middles)))
+        return PathResult(self, *self.weighted_sum(middles, torch.ones_like(middles)))
 
 
-class Path:
+class PathResult:
     """The result of a method on one line. B images, S points.
 
     Args:
@@ -239,7 +239,7 @@ class Path:
         self.confidence = torch.cat([line.high[:, None], curve.flip(1), line.low[:, None]], 1)
 
 
-def mean_over_paths(paths: Sequence[Path], *, forwards: int, backwards: int = 0) -> Attribution:
+def mean_over_paths(paths: Sequence[PathResult], *, forwards: int, backwards: int = 0) -> Attribution:
     """Return the mean over paths; `forwards` and `backwards` are passes for each image beyond those of its paths."""
     many = len(paths) > 1
     used = [path.valid for path in paths if path.valid is not None]

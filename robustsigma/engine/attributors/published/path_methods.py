@@ -13,7 +13,7 @@ from robustsigma.engine.attributors.credible_path import CrediblePath
 from robustsigma.engine.attributors.idg import IDG
 from robustsigma.engine.attributors.integrated_gradients import IntegratedGradients, quadrature
 from robustsigma.engine.attributors.left_integrated_gradients import LeftIntegratedGradients, rise_to
-from robustsigma.engine.attributors.straight_line import Line, LineGradients, Path
+from robustsigma.engine.attributors.path_methods import Line, LineGradients, PathResult
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class AuthorsLeftIntegratedGradients(LeftIntegratedGradients):
         >>> AuthorsLeftIntegratedGradients()(classifier, images, target, seed=0).heatmap()
     """
 
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return the sum over the points before the cut."""
         # Points are in float32, whatever the precision of the network: captum's, on which the code builds.
         points = torch.linspace(1 / self.steps, 1, self.steps, dtype=torch.float32, device="cpu").tolist()
@@ -74,7 +74,7 @@ class IDGRepositoryLeftIntegratedGradients(LeftIntegratedGradients):
         super().__post_init__()
         validation.integer("steps", self.steps, 2)
 
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return the mean over the points before the cut."""
         points = line.expanded(quadrature("inclusive_mean", self.steps)[0])
         scores = line.scores(points)
@@ -84,7 +84,7 @@ class IDGRepositoryLeftIntegratedGradients(LeftIntegratedGradients):
         order = torch.arange(self.steps, device=points.device)
         weights = (order < kept[:, None]).to(points.dtype) / kept[:, None]
         values, curve = line.weighted_sum(points, weights)
-        return Path(line, values, curve, drop=rise_to(line, curve, kept), steps=kept, forwards=self.steps)
+        return PathResult(line, values, curve, drop=rise_to(line, curve, kept), steps=kept, forwards=self.steps)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class AuthorsIDG(IDG):
         super().__post_init__()
         validation.integer("steps", self.steps, 2)
 
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return IDG along one line."""
         scores = line.scores(line.expanded(quadrature("inclusive_mean", self.steps)[0]))
         points, weights = authors_schedule(authors_slopes(scores))
