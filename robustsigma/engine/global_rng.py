@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustsigma.engine import noise
+
+T = TypeVar("T")
 
 
 def key_of(seeds: Tensor, name: str) -> int:
@@ -42,6 +44,29 @@ def set_states(found: dict[str, Any]) -> None:
         np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
     for device, state in enumerate(found.get("cuda", [])[: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(state.cpu(), device)
+
+
+def with_own_draws(items: Iterable[T], seed: int) -> Iterator[T]:
+    """Yield items whose making draws from the global generators, as if nothing else drew from them.
+
+    Args:
+        items: what is made while it is iterated over, such as batches in the order of a random sampler.
+        seed: seed of the draws.
+    """
+    iterator: Iterator[T] | None = None
+    found: dict[str, Any] = {}
+    while True:
+        with temporary_seed(seed % 2**32):
+            if iterator is None:
+                iterator = iter(items)
+            else:
+                set_states(found)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            found = states()
+        yield item
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustsigma.engine import validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.perturbations import AttackInParts, Identity
@@ -189,6 +190,9 @@ class BlockEvaluation:
         outcomes, device = {each.id: self.outcomes(name, each.id) for each in live}, classifier.mean.device
         clean = next(each.id for each in live if isinstance(each.perturbation, Identity))
         indices = torch.from_numpy(outcomes[clean].indices[rows]).to(device)
+        if not np.array_equal(outcomes[clean].labels[rows], labels.numpy()):
+            hint = "pass a dataset, or a loader whose sampler draws from torch's seed"
+            raise validation.fail("data", "the same images in every pass", f"other labels in the second; {hint}")
         return AttackChecks(
             classifier,
             images.to(device),

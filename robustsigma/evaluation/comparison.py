@@ -57,14 +57,14 @@ class RunFolder:
         kept = [e for e in self.results.conditions if e["attack_setting"] != TRANSFER and not e.get("minimum_norm")]
         return {entry["id"]: entry for entry in kept}
 
-    def correct(self, model: str, condition: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the indices of the images (n,), and 1 where the prediction is correct, (seeds, n)."""
+    def correct(self, model: str, condition: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+        """Return indices and labels of the images (n,), and 1 where the prediction is correct, (seeds, n)."""
         members = self.conditions[condition].get("members")
         if members:  # a worst case
             found = [self.correct(model, member) for member in members]
-            return found[0][0], np.min([correct for _, correct in found], axis=0)
+            return *found[0][:2], np.min([correct for *_, correct in found], axis=0)
         seeds = [outcomes_of(self._columns(model, seed), condition) for seed in self.results.seeds or (None,)]
-        return seeds[0].indices, np.stack([each.correct for each in seeds])
+        return seeds[0].indices, seeds[0].labels, np.stack([each.correct for each in seeds])
 
     @cache  # noqa: B019  a comparison has two of them
     def _columns(self, model: str, seed: int | None) -> Rows:
@@ -186,6 +186,9 @@ def compare(
     pairs, (shared, left_out) = _paired_models(a, b, models), _shared_conditions(a, b, conditions)
     if json.dumps(a.data, sort_keys=True) != json.dumps(b.data, sort_keys=True):
         raise fail("second", f"a run on the images of {a.path}", f"{b.path}, which was run on others")
+    for run in (a, b):
+        if any(flag["code"] == "random_images" for flag in run.results.flags):
+            raise fail("runs", "the same images in both", f"{run.path}, whose images differ with each reading")
     found = [(*names, condition, _tables(a, b, *names, condition)) for names in pairs for condition in shared]
     gains = [paired_difference(after, before) for *_, (before, after) in found]
     changes = []
@@ -231,9 +234,11 @@ def _shared_conditions(a: RunFolder, b: RunFolder, wanted: Sequence[str]) -> tup
 
 def _tables(a: RunFolder, b: RunFolder, old: str, new: str, condition: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return 1 where each run is correct, (seeds, n), on the images that both tested."""
-    (places, before), (others, after) = a.correct(old, condition), b.correct(new, condition)
+    (places, labels, before), (others, other, after) = a.correct(old, condition), b.correct(new, condition)
     _, mine, theirs = np.intersect1d(places, others, assume_unique=True, return_indices=True)
     if not len(mine):
         raise fail("second", f"a run that tested some of the images of {a.path}", "none in common")
+    if not np.array_equal(labels[mine], other[theirs]):
+        raise fail("second", f"a run on the images of {a.path}", f"{b.path}, whose labels differ")
     before, after = before[:, mine], after[:, theirs]
     return (before, after) if len(before) == len(after) else (before.mean(0), after.mean(0))

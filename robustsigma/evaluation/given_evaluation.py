@@ -13,10 +13,11 @@ import torch
 from rich.console import Console
 
 from robustsigma.engine import validation
+from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.evaluation.attack_checks import checked_images
 from robustsigma.evaluation.block_evaluation import BlockEvaluation
-from robustsigma.evaluation.flags import given_flags, run_flags
+from robustsigma.evaluation.flags import changing_flags, given_flags, run_flags
 from robustsigma.evaluation.given_images import GivenImages
 from robustsigma.evaluation.given_models import GivenModels, about
 from robustsigma.evaluation.illustrations import SHOWN, Pictures, examples
@@ -26,6 +27,7 @@ from robustsigma.evaluation.plan import GIVEN, Regime, conditions
 from robustsigma.evaluation.results import results_of
 from robustsigma.evaluation.robustness_report import RobustnessReport
 from robustsigma.evaluation.settings import Checks
+from robustsigma.evaluation.unwrapped_data import Pair, PixelBatches
 from robustsigma.report import text
 from robustsigma.report.base import publish
 from robustsigma.runs.directory import init_run_dir
@@ -34,6 +36,8 @@ from robustsigma.runs.progress import RunProgress, Step
 from robustsigma.runs.provenance import Provenance
 from robustsigma.runs.ranks import WHOLE, Ranks
 from robustsigma.runs.results import RobustnessResults
+
+_READ_TWICE = 16  # images, to see whether they change
 
 
 class GivenEvaluation:
@@ -96,6 +100,18 @@ class GivenEvaluation:
         """The first two images."""
         return self.images.load([0, 1] if self.images.count != 1 else [0])[0]
 
+    @cached_property
+    def changes(self) -> bool:
+        """Whether some images of a user's dataset differ from one reading to the next."""
+        rows = range(min(_READ_TWICE, self.images.count or 0))
+        if not rows or isinstance(self.images.source, (Pair, PixelBatches)):  # these never do
+            return False
+        readings = []
+        for seed in range(2):
+            with temporary_seed(seed):
+                readings.append(self.images.load(rows)[0])
+        return not torch.equal(*readings)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of the images."""
@@ -143,8 +159,10 @@ class GivenEvaluation:
     def _results(self, matrix: Matrix, provenance: Provenance) -> RobustnessResults:
         """Return the results without pictures."""
         count = len(next(iter(matrix.cells.values()))[0].labels)
+        known = {name: card.classes for name, card in self._given.cards.items()}
+        flags = [*run_flags(matrix), *given_flags(matrix, self.images.classes, known), *changing_flags(self.changes)]
         return dataclasses.replace(
-            results_of(matrix, flags=[*run_flags(matrix), *given_flags(matrix, self.images.classes)]),
+            results_of(matrix, flags=flags),
             settings=self.settings,
             dataset={
                 "name": self.images.name,

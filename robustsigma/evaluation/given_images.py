@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    Subset,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from robustsigma.data import loading
 from robustsigma.data.dataset_spec import ArrayDataset, DatasetSpec, PixelDataset, adapt_and_check
 from robustsigma.data.image_files import FileDataset
-from robustsigma.data.loading import default_workers, divided, load_pixels, subsample
+from robustsigma.data.loading import default_workers, divided, subsample
+from robustsigma.engine.global_rng import with_own_draws
 from robustsigma.engine.network_state import as_pixels, at_least_single
 from robustsigma.engine.validation import channels_last, extent, fail, warn
 from robustsigma.evaluation.given_models import GivenModels
-from robustsigma.evaluation.unwrapped_data import as_it_is, class_names, collate, data_name, in_any_order, unwrapped
-from robustsigma.lightning.batch_images import BatchField, Place
+from robustsigma.evaluation.unwrapped_data import (
+    Pair,
+    PixelBatches,
+    as_it_is,
+    class_names,
+    collate,
+    data_name,
+    in_any_order,
+    unwrapped,
+)
+from robustsigma.lightning.batch_images import BatchField, Place, class_indices
 from robustsigma.runs import fingerprint
 
 _BATCH = 128
@@ -60,6 +65,7 @@ class GivenImages:
         collate: makes a batch of items of a dataset, which may return whole batches.
         num_workers: loading processes of a dataset.
         origin: the dataset itself, which may have masks.
+        seed: seed of what a source of batches draws from the global generators, the same in every pass.
     """
 
     source: Any
@@ -74,6 +80,7 @@ class GivenImages:
     collate: Callable[[list[Any]], Any] = as_it_is
     num_workers: int = 0
     origin: Any = None
+    seed: int = 0
     _warned: bool = False
 
     @property
@@ -135,7 +142,8 @@ class GivenImages:
     def _of_batches(self) -> Iterator[Block]:
         start = 0
         loader = isinstance(self.source, DataLoader)
-        for batch in divided(self.source, self.fields[0].get) if loader else self.source:
+        batches = divided(self.source, self.fields[0].get) if loader else self.source
+        for batch in with_own_draws(batches, self.seed):  # a sampler or a transform may draw
             if self.most is not None and start >= self.most:
                 return
             block = self._block(start, batch)
@@ -166,7 +174,13 @@ class GivenImages:
         if self.indices is not None:
             return fingerprint.items(_Items(self, self.source))
         first = next(self.blocks())
-        return {"first": fingerprint.describe(first.images), "labels": fingerprint.describe(first.labels)}
+        found = {"first": fingerprint.describe(first.images), "labels": fingerprint.describe(first.labels)}
+        indexed = isinstance(self.origin, Sized) and hasattr(self.origin, "__getitem__")
+        if isinstance(self.source, DataLoader) and indexed:  # in an order of its own
+            places, collate = list(range(len(self.origin))), self.source.collate_fn
+            whole = replace(self, source=self.origin, indices=places, collate=collate)
+            found["dataset"] = fingerprint.items(_Items(whole, self.origin))
+        return found
 
     def _block(self, start: int, batch: Any, indices: Tensor | None = None) -> Block:
         images, labels = (field.get(batch) for field in self.fields)
@@ -230,37 +244,9 @@ class _Items(Dataset[tuple[Tensor, Tensor]]):
         return pixels[0], labels[0]
 
 
-class PixelBatches(Dataset[Any]):
-    """A dataset that is read a batch at a time, as bytes where it has bytes."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return load_pixels(self.dataset, indices)
-
-
-class _Pair(Dataset[Any]):
-    """Images and labels in memory, read a batch at a time."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.tensors = images, labels
-
-    def __len__(self) -> int:
-        return len(self.tensors[1])
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        return tuple(each[torch.tensor(indices)] for each in self.tensors)
-
-
 def _labels(given: Any, count: int) -> Tensor:
     """Return class indices; of probabilities (B, K), also one-hot ones, the most probable class."""
-    labels = _as_indices(given)
-    if labels.ndim == 2:
-        labels = labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0]
+    labels = class_indices(_as_indices(given))
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (count,):
         got = f"{labels.dtype} {tuple(labels.shape)}"
         raise fail("labels", f"integers ({count},), one class index per image, or probabilities ({count}, K)", got)
@@ -320,6 +306,7 @@ def given_images(
         collate=collate,
         num_workers=default_workers(source) if num_workers is None else num_workers,
         origin=source.dataset if isinstance(source, DataLoader) else source,
+        seed=seed,
     )
     if isinstance(source, DataLoader):
         if not in_any_order(source):
@@ -328,12 +315,12 @@ def given_images(
     elif isinstance(source, PixelDataset):
         found.source, found.collate = PixelBatches(source), as_it_is
     elif isinstance(source, ArrayDataset):
-        found.source, found.collate = _Pair(source.images, source.labels), as_it_is
+        found.source, found.collate = Pair(source.images, source.labels), as_it_is
     elif isinstance(source, (tuple, list)) and len(source) == 2 and _are_pair(*source):
         pair = [torch.as_tensor(source[0]), _as_indices(source[1])]
         if len(pair[0]) != len(pair[1]):
             raise fail("data", "as many labels as images", f"{len(pair[1])} and {len(pair[0])}")
-        found.source, found.collate, found.name = _Pair(*pair), as_it_is, "images"
+        found.source, found.collate, found.name = Pair(*pair), as_it_is, "images"
     elif isinstance(source, IterableDataset) or not hasattr(source, "__getitem__"):
         if isinstance(source, IterableDataset):
             found.source = DataLoader(source, found.batch_size, collate_fn=collate, num_workers=found.num_workers)

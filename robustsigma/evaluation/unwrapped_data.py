@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -19,6 +22,7 @@ from torch.utils.data import (
 
 from robustsigma.data.dataset_spec import DatasetSpec
 from robustsigma.data.image_files import is_gray, to_bytes
+from robustsigma.data.loading import load_pixels
 from robustsigma.engine.validation import fail
 
 _LOADERS = {"test": ("test_dataloader", "test"), "val": ("val_dataloader", "validate")}
@@ -32,8 +36,9 @@ def unwrapped(data: Any) -> tuple[Any, Any]:
         return data, None
     data.prepare_data()
     for split, (name, stage) in _LOADERS.items():
-        if getattr(type(data), name).__qualname__.partition(".")[0] in ("DataHooks", "LightningDataModule"):
-            continue  # not the user's own
+        inherited = getattr(type(data), name).__qualname__.partition(".")[0] in ("DataHooks", "LightningDataModule")
+        if inherited and name not in vars(data):  # `LightningDataModule.from_datasets` sets them on the object
+            continue
         data.setup(stage)
         loaders = getattr(data, name)()
         several = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
@@ -99,3 +104,29 @@ def _as_tensors(item: Any) -> Any:
 def as_it_is(value: Any) -> Any:
     """Return what needs no change: a batch that a dataset has made already, or images that are pixels."""
     return value
+
+
+class PixelBatches(Dataset[Any]):
+    """A dataset that is read a batch at a time, as bytes where it has bytes."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return load_pixels(self.dataset, indices)
+
+
+class Pair(Dataset[Any]):
+    """Images and labels in memory, read a batch at a time."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.tensors = images, labels
+
+    def __len__(self) -> int:
+        return len(self.tensors[1])
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        return tuple(each[torch.tensor(indices)] for each in self.tensors)

@@ -120,10 +120,25 @@ def read(batch: Any, images: BatchField, labels: BatchField, classifier: Classif
     given, target = tensor_in(batch, images), labels.get(batch)
     floating = given.is_floating_point()
     pixels = at_least_single(given) * classifier.std + classifier.mean if floating else given / 255
-    target = torch.as_tensor(target, device=given.device)
-    if target.ndim == 2:
-        target = target.argmax(1) if target.shape[1] > 1 else target[:, 0]
-    return Images(given, pixels, target)
+    return Images(given, pixels, class_indices(torch.as_tensor(target, device=given.device)))
+
+
+def class_indices(labels: Tensor) -> Tensor:
+    """Return labels (B,) as they are, those of (B, 1) without its last dimension, and the largest of (B, K).
+
+    Raises:
+        ValueError: rows (B, K) that are no probabilities, such as several labels of one image.
+    """
+    if labels.ndim != 2:
+        return labels
+    if labels.shape[1] == 1:
+        return labels[:, 0]
+    shares = labels.float()
+    low, high = validation.extent(shares.sum(1))
+    if not (shares.min() >= 0 and low > 0.99 and high < 1.01):
+        got = f"shape {tuple(labels.shape)} with rows that sum to {low:g} up to {high:g}"
+        raise validation.fail("labels", "one class for each image: (B,), or (B, K) that sum to 1", got)
+    return shares.argmax(1)
 
 
 def write(batch: Any, images: BatchField, found: Images, made: Tensor, classifier: Classifier) -> Any:

@@ -91,6 +91,7 @@ DATA = {
     "bytes": lambda: (BYTES, LABELS),
     "arrays": lambda: [IMAGES.numpy(), LABELS.numpy()],
     "one-hot labels": lambda: (IMAGES, one_hot()),
+    "one-hot bool labels": lambda: (IMAGES, one_hot().bool()),
     "loader": lambda: DataLoader(TensorDataset(IMAGES, LABELS), 8),
     "loader in another order": lambda: DataLoader(TensorDataset(IMAGES, LABELS), 8, shuffle=True),
     "loader with its own generator": lambda: DataLoader(
@@ -104,6 +105,9 @@ DATA = {
     "loader of dicts": lambda: DataLoader(Items(lambda i: {"picture": IMAGES[i], "target": LABELS[i]}), 8),
     "loader of named tuples": lambda: DataLoader(Items(lambda i: Sample(IMAGES[i], LABELS[i])), 8),
     "data module": lambda: Module("test"),
+    "data module of datasets": lambda: pl.LightningDataModule.from_datasets(
+        test_dataset=TensorDataset(IMAGES, LABELS), batch_size=8
+    ),
     "data module without a test": lambda: Module("validate"),
     "robust data module": lambda: RobustDataModule(
         Datasets(test=TensorDataset(IMAGES, LABELS), classes=("a", "b", "c"))

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from given_case import DATA, IMAGES, LABELS, MEAN, PLACES, STD, Items, N
+from given_case import DATA, IMAGES, LABELS, MEAN, PLACES, STD, Items, N, one_hot
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 import robustsigma
 from robustsigma import FGSM, PGD, Classifier, GaussianNoise, Identity, evaluate, robust_accuracy
@@ -24,6 +24,9 @@ from robustsigma.data import Datasets
 from robustsigma.data.image_files import is_gray
 from robustsigma.evaluation import Checks, RobustnessReport
 from robustsigma.evaluation.block_evaluation import BlockEvaluation
+from robustsigma.evaluation.comparison import compare
+from robustsigma.evaluation.given_images import given_images
+from robustsigma.evaluation.given_models import given_models
 from robustsigma.evaluation.illustrations import SHOWN
 from robustsigma.evaluation.unwrapped_data import collate
 from robustsigma.lightning import LitClassifier
@@ -185,8 +188,9 @@ def test_a_block_is_decoded_once_for_all_models_and_conditions():
     data = Items(lambda index: (IMAGES[index], int(LABELS[index])))
     models = {"a": cases.mlp(), "b": cases.cnn_bn_dropout()}
     evaluate(models, data, CONDITIONS, **NORMALIZATION, **QUIET)
-    # The first two tell shape and classes, some more are shown, and the networks are looked at on 32.
-    assert data.reads == N + 2 + cases.CLASSES + 32
+    # The first two tell shape and classes, some are read twice to see whether they change, some more are shown, and the
+    # networks are inspected on 32.
+    assert data.reads == N + 2 + 2 * 16 + cases.CLASSES + 32
 
 
 def test_samples_of_the_first_model_are_shown_to_the_others():
@@ -335,7 +339,8 @@ def test_each_image_is_read_once_for_all_models_and_conditions():
     models = {name: cases.mlp() for name in "abc"}
     evaluate(models, Counting(IMAGES, LABELS), CONDITIONS, checks=None, progress=False, batch_size=8, **NORMALIZATION)
     assert sorted({*read}) == list(range(N))
-    assert len(read) <= N + 2 + 8 + SHOWN  # two for their shape, those of the checks, and the examples of the report
+    # Two for their shape, those that are read twice, those of the checks, and the examples of the report.
+    assert len(read) <= N + 2 + 2 * 16 + 8 + SHOWN
 
 
 # Folders
@@ -499,3 +504,83 @@ def test_a_mistake_is_told_with_what_to_do(message, tmp_path):
     model, data, options = MISTAKES[message]()
     with pytest.raises(ValueError, match=f"^{message}"):
         evaluate(model, data, **{"conditions": {"clean": Identity()}, **QUIET, **options})
+
+
+SAMPLERS = {
+    "random": lambda: SubsetRandomSampler(range(N)),
+    "weighted": lambda: WeightedRandomSampler([1.0] * N, N),
+    "replaced": lambda: RandomSampler(range(N), replacement=True),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_random_sampler_shows_the_same_images_in_every_pass(name):
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), 8, sampler=SAMPLERS[name]())
+    images = given_images(loader, given_models(cases.mlp(), MEAN, STD, False), (0, 1), None, None, None, 3)
+    hidden = torch.get_rng_state()
+    passes = [list(images.blocks()) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), hidden)
+    for one, two in zip(*passes, strict=True):
+        assert torch.equal(one.images, two.images)
+    with torch.random.fork_rng():
+        torch.rand(1)  # whatever else draws
+        shown, labels = images.load([1, 20])
+    assert torch.equal(shown, torch.cat([block.images for block in passes[0]])[[1, 20]])
+    assert labels.tolist() == torch.cat([block.labels for block in passes[0]])[[1, 20]].tolist()
+
+
+def test_images_that_change_between_passes_of_a_loader_are_an_error():
+    class Order(torch.utils.data.Sampler):
+        rng = np.random.default_rng(0)
+
+        def __iter__(self):
+            return iter(self.rng.permutation(N).tolist())
+
+        def __len__(self):
+            return N
+
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), 8, sampler=Order())
+    with pytest.raises(ValueError, match=r"^data: expected the same images in every pass, got other"):
+        evaluate(cases.mlp(), loader, CONDITIONS, **NORMALIZATION, progress=False, checks=FEW)
+
+
+@pytest.mark.parametrize("options", [{"drop_last": True}, {"sampler": range(2, N)}])
+def test_a_folder_belongs_to_all_data_of_a_loader_in_an_order_of_its_own(options, tmp_path):
+    other = LABELS.clone()
+    other[-8:] = (other[-8:] + 1) % cases.CLASSES
+    runs = {
+        out: DataLoader(TensorDataset(IMAGES, labels), 8, **options) for out, labels in (("a", LABELS), ("b", other))
+    }
+    for out, loader in runs.items():
+        evaluate(cases.mlp(), loader, CONDITIONS, **NORMALIZATION, **QUIET, out=tmp_path / out)
+    with pytest.raises(ValueError, match=r"^out: expected a new folder, or the data"):
+        evaluate(cases.mlp(), runs["b"], CONDITIONS, **NORMALIZATION, **QUIET, out=tmp_path / "a")
+    with pytest.raises(ValueError, match=r"^second: expected a run on the images"):
+        compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_images_that_differ_with_each_reading_are_flagged_and_not_compared(tmp_path):
+    rng = np.random.default_rng(0)
+    flipped = Items(lambda i: (IMAGES[i].flip(2) if rng.random() < 0.5 else IMAGES[i], int(LABELS[i])))
+    for out in "ab":
+        report = evaluate(cases.mlp(), flipped, CONDITIONS, **NORMALIZATION, **QUIET, out=tmp_path / out)
+        assert "random_images" in {flag["code"] for flag in report.flags}
+    with pytest.raises(ValueError, match=r"^runs: expected the same images in both, got .*a, whose images differ"):
+        compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_classes_in_another_order_than_the_cards_are_flagged():
+    data = TensorDataset(IMAGES, LABELS)
+    data.classes = ["a", "b", "c"]
+    for names, codes in ((("a", "b", "c"), set()), (("a", "c", "b"), {"class_names"}), (("x", "y", "z"), set())):
+        model = Classifier(cases.mlp(), **NORMALIZATION), ModelCard(None, names, (3, 8, 8))
+        report = evaluate(model, data, CONDITIONS, **QUIET)
+        assert {flag["code"] for flag in report.flags} & {"class_names"} == codes
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.ones(N, 3, dtype=torch.int64), torch.stack([LABELS, torch.arange(N)], 1), -one_hot()]
+)
+def test_labels_that_are_no_class_of_each_image_are_an_error(labels):
+    with pytest.raises(ValueError, match=r"labels: expected one class for each image: .* with rows that sum to"):
+        evaluate(cases.mlp(), (IMAGES, labels), CONDITIONS, **NORMALIZATION, **QUIET)

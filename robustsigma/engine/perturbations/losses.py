@@ -21,7 +21,8 @@ def attack_loss(logits: Tensor, goal: Tensor, loss: Loss) -> Tensor:
     - "dlr-targeted": (z_t - z_y) / (z_1 - (z_3 + z_4) / 2) of a target class t.
     - "margin": probability margin, the largest other probability minus that of the label (arXiv 2411.15210).
 
-    With fewer classes than a ratio needs, it is divided by z_1 - z_3 of three classes, and by nothing of two.
+    With fewer classes than a ratio needs, "dlr" is not divided of two classes, and "dlr-targeted" not of two or three:
+    divided by the range of three logits it would not change where the label and the target are the first and last.
 
     Args:
         logits: (B, K).
@@ -39,7 +40,7 @@ def attack_loss(logits: Tensor, goal: Tensor, loss: Loss) -> Tensor:
     else:
         difference = (logits.gather(1, goal[:, 1:]) - logits.gather(1, label))[:, 0]
         top = logits.topk(min(4, logits.shape[1]), dim=1).values
-    if top.shape[1] == 2:
+    if top.shape[1] == 2 or (loss == "dlr-targeted" and top.shape[1] == 3):
         return difference
     return difference / (top[:, 0] - top[:, 2:].mean(1) + _TINY)
 

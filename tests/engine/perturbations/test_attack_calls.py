@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+from typing import get_args
+
 import cases
 import pytest
 import torch
@@ -21,6 +24,7 @@ from robustsigma import (
     TorchAttack,
     attack_at_radii,
 )
+from robustsigma.engine.perturbations.losses import Loss, attack_loss
 from robustsigma.engine.perturbations.projections import lengths, onto_hyperplane, onto_l1_ball
 
 ATTACKS = [
@@ -265,3 +269,16 @@ def test_the_projection_onto_a_hyperplane(norm):
             free = free - base * ((free * base).sum(1) / base.square().sum(1).clamp(min=1e-9))[:, None]
             other = change + 1e-4 * free
             assert (lengths(other, norm) >= lengths(change, norm) - 1e-9)[1:].all()
+
+
+@pytest.mark.parametrize("loss", get_args(Loss))
+@pytest.mark.parametrize("classes", [2, 3, 4, 5])
+def test_every_loss_has_a_gradient_for_every_label_and_target(loss, classes):
+    logits = torch.randn(classes, dtype=torch.float64, generator=cases.generator(1))
+    for label, target in permutations(range(classes), 2):
+        point = logits[None].clone().requires_grad_(True)
+        value = attack_loss(point, torch.tensor([[label, target]]), loss)
+        (gradient,) = torch.autograd.grad(value.sum(), point)
+        third = int(logits.topk(min(3, classes)).indices[-1])
+        at_its_end = loss == "dlr" and classes > 2 and label == third  # z_1 - z_3 over itself, of a misled network
+        assert bool((gradient.abs() > 1e-6).any()) != at_its_end
