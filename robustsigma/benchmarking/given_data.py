@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, Subset
 
 from robustsigma.data.dataset_spec import DatasetSpec, Split
 from robustsigma.data.loading import load_masks
@@ -29,23 +29,44 @@ class GivenSplit(Dataset[tuple[Tensor, int]]):
         masks: arrays (N, H, W), a dataset of masks, a function of the index, or the place of the mask in an item. None
             finds the masks of a dataset that has them: by a method `mask(index)`, or as the third part of an item.
         most: images of data that cannot be asked for an image by its index; they are kept in memory.
+
+    Raises:
+        ValueError: no image; masks that do not fit; masks or several correct labels of images in an unknown order.
     """
 
     def __init__(self, given: GivenImages, masks: Masks, most: int) -> None:
         self.given, self.inner = given, given.origin
         self._kept = None
+        self._items, self._collate = given.source, given.collate
+        if isinstance(given.source, DataLoader):  # of which only the dataset has items
+            self._items, self._collate = given.source.dataset, given.source.collate_fn
         if given.count is None:
             given.most = most
             blocks = list(given.blocks())
             if not blocks:
                 raise fail("data", "at least one image", "none")
             self._kept = torch.cat([each.images for each in blocks]), torch.cat([each.labels for each in blocks])
-        reader = self._reader(masks)
+        if masks is not None:
+            self.check_order()
+        reader, correct_labels = self._reader(masks), _by_index(self.inner, "correct_labels")
+        if reader is not None or correct_labels is not None:
+            self.check_order()
         if reader is not None:
             self.mask = lambda index: _mask(reader(index), tuple(self[index][0].shape[1:]), index)
             self.mask(0)
-        if hasattr(self.inner, "correct_labels"):
-            self.correct_labels = self.inner.correct_labels
+        if correct_labels is not None:
+            self.correct_labels = correct_labels
+
+    def check_order(self) -> None:
+        """Raise unless the place of each image here is its index in the data, by which masks and maps are found."""
+        source = self.given.source
+        dataset, sampler, batches = (getattr(source, name, None) for name in ("dataset", "sampler", "batch_sampler"))
+        if self._kept is None or dataset is None or isinstance(dataset, IterableDataset):
+            return
+        if not isinstance(sampler, SequentialSampler) or type(batches) is not BatchSampler:
+            expected = "images whose indices are known, to which masks, correct labels and stored maps belong"
+            got = f"a {type(source).__name__} in an order of its own; pass its dataset or a torch.utils.data.Subset"
+            raise fail("data", expected, got)
 
     def __len__(self) -> int:
         return len(self._kept[1]) if self._kept is not None else self.given.count or 0
@@ -62,9 +83,8 @@ class GivenSplit(Dataset[tuple[Tensor, int]]):
 
     def _reader(self, masks: Masks) -> Callable[[int], Any] | None:
         if masks is None:
-            if hasattr(self.inner, "masks") or hasattr(self.inner, "mask"):
-                found = load_masks(self.inner, [0])
-                return None if found is None else lambda index: load_masks(self.inner, [index])
+            if load_masks(self.inner, [0]) is not None:
+                return lambda index: load_masks(self.inner, [index])
             return self._in_item(2) if self._has_third_part() else None
         if isinstance(masks, (int, str)) and not isinstance(masks, bool):
             return self._in_item(masks)
@@ -79,21 +99,33 @@ class GivenSplit(Dataset[tuple[Tensor, int]]):
 
     def _has_items(self) -> bool:
         """Return whether items can be asked for by their index: `Dataset` itself has a method that raises."""
-        get = getattr(type(self.given.source), "__getitem__", Dataset.__getitem__)
-        return self._kept is None and get is not Dataset.__getitem__
+        return getattr(type(self._items), "__getitem__", Dataset.__getitem__) is not Dataset.__getitem__
 
     def _has_third_part(self) -> bool:
         if not self._has_items():
             return False
-        item = self.given.source[0]
+        try:
+            item = self._items[0]
+        except Exception:
+            if self._kept is None:
+                raise
+            return False  # a loader may ask for items by something else
         shaped = isinstance(item, (tuple, list)) and len(item) == 3
         return shaped and (isinstance(item[2], Image.Image) or getattr(item[2], "ndim", 0) in (2, 3))
 
     def _in_item(self, place: int | str) -> Callable[[int], Any]:
         if not self._has_items():
             raise fail("masks", "arrays or a function of the index, as these data have no items", repr(place))
-        source, collate, field = self.given.source, self.given.collate, BatchField("masks", place)
+        source, collate, field = self._items, self._collate, BatchField("masks", place)
         return lambda index: field.get(collate([source[index]]))
+
+
+def _by_index(dataset: Any, name: str) -> Callable[[int], Any] | None:
+    """Return a method of a dataset that takes an index, also of one below subsets, or None."""
+    if not isinstance(dataset, Subset):
+        return getattr(dataset, name, None)
+    inner = _by_index(dataset.dataset, name)
+    return None if inner is None else lambda index: inner(dataset.indices[index])
 
 
 def _mask(value: Any, size: tuple[int, ...], index: int) -> Tensor:

@@ -18,6 +18,7 @@ from robustsigma.benchmarking.given_data import GivenDataset, GivenSplit, Masks
 from robustsigma.benchmarking.pipeline import finish
 from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.benchmarking.settings import Benchmark, needs_references, with_references
+from robustsigma.benchmarking.stored_maps import StoredMaps
 from robustsigma.data.loading import subsample
 from robustsigma.engine import validation
 from robustsigma.engine.attributors import (
@@ -107,7 +108,9 @@ def benchmark(
             them.
         data: as of `robustsigma.evaluate`: a `Dataset` of (image, label) or (image, label, mask), a `DataLoader`, a
             tuple of tensors (images, labels) or (images, labels, masks), a LightningDataModule or a `DatasetSpec`. Of
-            data that cannot be asked for an image by its index, the first `4 * max_images` are read.
+            data that cannot be asked for an image by its index, the first `4 * max_images` are read. Masks, several
+            correct labels and `StoredMaps` belong to indices of a dataset: with them, a loader whose sampler draws or
+            selects images is refused; pass the dataset, or a `torch.utils.data.Subset` of it.
         methods: by name, any of: an attributor of this package, such as `Sigma()`; `CaptumMethod`, any method of
             captum; a function `(model, images, target) -> maps`, see `FunctionMethod`; `StoredMaps`, maps made
             elsewhere. None is SIGMA, integrated gradients and Guided IG.
@@ -164,6 +167,8 @@ def benchmark(
         stack.enter_context(on_device(models.classifiers, device))
         given = given_images(data, models, (images, labels), None, _BLOCK, 0, seed)
         split = GivenSplit(given, masks, 4 * max_images)
+        if any(isinstance(method, StoredMaps) for method in chosen.values()):
+            split.check_order()
         dataset = GivenDataset(split, models.classes(split[0][0][None], given.classes))
         if not isinstance(references, int):
             images_of = _references(references, models, dataset.shape, (images, labels), seed)

@@ -119,6 +119,8 @@ def load_masks(dataset: Dataset[Any], indices: Sequence[int]) -> Tensor | None:
     A dataset has masks if it has a method `mask(index)` or is an `ArrayDataset` with some. 1 is on the object that
     decides the label; the mask of an unannotated image is all zero.
     """
+    if isinstance(dataset, Subset):
+        return load_masks(dataset.dataset, [dataset.indices[index] for index in indices])
     if isinstance(dataset, ArrayDataset):
         return None if dataset.masks is None else dataset.masks[torch.as_tensor(indices, dtype=torch.int64)].float()
     mask = getattr(dataset, "mask", None)

@@ -13,7 +13,7 @@ from PIL import Image
 from pytorch_lightning import LightningDataModule, LightningModule
 from safetensors.numpy import save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -147,6 +147,46 @@ def test_data_that_come_as_a_stream():
         run(data=Stream(), masks=MASKS[:5])
     with pytest.raises(ValueError, match="masks: expected arrays or a function of the index"):
         run(data=Stream(), masks=2)
+
+
+class WithMethods(TensorDataset):
+    """A dataset with masks and several correct labels by index."""
+
+    def mask(self, index):
+        return MASKS[index]
+
+    def correct_labels(self, index):
+        return [int(LABELS[index]), index % 5]
+
+
+PLAIN = TensorDataset(IMAGES, LABELS)
+HELD = {"masks": (PLAIN, {"masks": MASKS}), "third part": (Items(), {}), "mask()": (WithMethods(IMAGES, LABELS), {})}
+
+
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize(
+    "order",
+    [{"sampler": SubsetRandomSampler(range(40))}, {"sampler": range(3, 40)}, {"shuffle": True, "drop_last": True}],
+)
+def test_masks_need_the_indices_of_images(held, order):
+    data, options = HELD[held]
+    with pytest.raises(ValueError, match=r"^data: expected images whose indices are known.* pass its dataset or a tor"):
+        run(data=DataLoader(data, 8, **order), **options)
+
+
+def test_a_loader_may_ask_for_items_by_something_else():
+    items = {str(index): (IMAGES[index], LABELS[index]) for index in range(40)}
+    assert ("mine", "iou") not in cells(run(data=DataLoader(items, 8, sampler=list(items))))
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_subsets_and_loaders_in_order_keep_masks_and_labels(held):
+    data, options = HELD[held]
+    rows, options = list(range(39, -1, -1)), {**options, "max_images": 10}
+    found = cells(run(data=Subset(Subset(data, rows), rows), **options))
+    assert found == pytest.approx(cells(run(data=data, **options)), abs=1e-6)
+    assert found == pytest.approx(cells(run(data=DataLoader(data, 8, drop_last=True), **options)), abs=1e-6)
+    assert ("mine", "iou") in found
 
 
 @pytest.mark.parametrize(
@@ -398,6 +438,8 @@ def test_stored_maps_are_found_by_the_files_of_images_and_upsampled(tmp_path):
 
 def test_stored_maps_that_cannot_be_used(tmp_path):
     call = functools.partial(run, methods={"theirs": StoredMaps(str(tmp_path))}, data=(IMAGES, LABELS))
+    with pytest.raises(ValueError, match=r"^data: expected images whose indices are known, .* stored maps"):
+        call(data=DataLoader(PLAIN, 8, sampler=SubsetRandomSampler(range(40))))
     with pytest.raises(ValueError, match=r"^folder: expected a folder of maps \(.npy, .npz, .safetensors\), got"):
         call()
     for array, message in (
