@@ -119,7 +119,8 @@ def benchmark(
         protocols: names of published protocols that score the same maps, or "all"; the report says which orders of
             methods hold under all of them. See `robustsigma.benchmarking.protocol`.
         masks: masks of the object in each image, for localization: arrays (N, H, W), a dataset of masks, a function of
-            the image's index, or the place of the mask in an item. None finds the masks of data that have them.
+            the image's index, or the place of the mask in an item. None finds the masks of data that have them. A mask
+            is bool, in [0, 1], or uint8 of 0 and 255 with at most soft edges; of indices of classes pass mask == class.
         mean: that the network's images are normalized with; None if it takes pixels in [0, 1], or is a `Classifier`.
         std: likewise.
         normalized: whether the images of the data are normalized already, as of `robustsigma.evaluate`.

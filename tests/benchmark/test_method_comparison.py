@@ -13,6 +13,7 @@ from PIL import Image
 from pytorch_lightning import LightningDataModule, LightningModule
 from safetensors.numpy import save_file
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -28,8 +29,11 @@ from robustsigma import (
     IntegratedGradients,
     StoredMaps,
 )
+from robustsigma.benchmarking.given_data import GivenSplit
 from robustsigma.data import Baggage
 from robustsigma.engine.metrics import Cost, InsertionDeletion, Localization, RelativeStandardError
+from robustsigma.evaluation.given_images import given_images
+from robustsigma.evaluation.given_models import given_models
 from robustsigma.models import Architecture
 from robustsigma.runs.blocks import Blocks
 
@@ -201,6 +205,43 @@ def test_subsets_and_loaders_in_order_keep_masks_and_labels(held):
 def test_masks_that_do_not_fit(masks, message):
     with pytest.raises(ValueError, match=message):
         run(data=(IMAGES, LABELS), masks=masks)
+
+
+BOX = torch.zeros(16, 16)
+BOX[4:12, 3:9] = 1
+SOFT = F.interpolate(BOX[None, None, ::2, ::2], (16, 16), mode="bilinear")[0, 0]
+CLASSES = torch.arange(16).reshape(4, 4).repeat_interleave(4, 0).repeat_interleave(4, 1).byte()
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (BOX.bool(), BOX),
+        (BOX.byte(), BOX),
+        (255 * BOX.byte(), BOX),
+        ((255 * SOFT).byte(), (255 * SOFT).byte() / 255),
+        ((127.5 * (BOX + BOX.roll(1, 1))).byte(), (127.5 * (BOX + BOX.roll(1, 1))).byte() / 255),  # 0, 127 and 255
+        ((torch.arange(256).reshape(16, 16)).byte(), torch.arange(256).reshape(16, 16) / 255),
+        (15 * BOX.byte(), None),
+        (torch.where(CLASSES == 0, 255, 15 * BOX).byte(), None),  # of PASCAL VOC: a person and the border
+        (torch.where(CLASSES == 15, 255, CLASSES).byte(), None),
+        (torch.where(CLASSES > 9, 130 + CLASSES, CLASSES).byte(), None),  # of ADE20K, which has 150
+        (torch.where(CLASSES == 0, 255, BOX).byte(), None),
+        (128 * torch.ones(16, 16).byte(), None),
+    ],
+)
+def test_classes_are_not_gray_values(mask, expected):
+    data = (IMAGES[:1], LABELS[:1])
+    split = functools.partial(
+        GivenSplit, given_images(data, given_models(NET, None, None, False), (0, 1), None, 1, 0, 0), [mask]
+    )
+    if expected is None:
+        with pytest.raises(
+            ValueError, match=r"^masks\[0\]: expected uint8 of 0 and 1, .* pass mask == class, or mask /"
+        ):
+            split(1)
+    else:
+        assert torch.equal(split(1).mask(0), expected)
 
 
 def test_without_masks_localization_is_left_out():
