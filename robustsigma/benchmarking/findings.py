@@ -40,6 +40,8 @@ def _leader(table: ScoreTable) -> str:
         return "No method was compared: only the plain gradient and random maps were measured."
     ranking = [column for column in table.columns if column.ranks]
     ranking.sort(key=lambda c: _HEADLINES.index(c.metric.name) if c.metric.name in _HEADLINES else len(_HEADLINES))
+    if not ranking:
+        return "No metric that compares methods was measured."
     column = next(filter(table.is_informative, ranking), None)
     if column is None:
         return "No metric distinguishes any method from random maps on these images."

@@ -116,8 +116,9 @@ def benchmark(
             elsewhere. None is SIGMA, integrated gradients and Guided IG.
         metrics: what to measure. Those that compare with masks are left out where there are none. None is insertion
             and deletion, SIC and AIC, localization, completeness and cost; beside protocols, localization and cost.
-        protocols: names of published protocols that score the same maps, or "all"; the report says which orders of
-            methods hold under all of them. See `robustsigma.benchmarking.protocol`.
+        protocols: names of published protocols that score the same maps, or "all", which leaves out those that need
+            masks where there are none; the report says which orders of methods hold under all of them. See
+            `robustsigma.benchmarking.protocol`.
         masks: masks of the object in each image, for localization: arrays (N, H, W), a dataset of masks, a function of
             the image's index, or the place of the mask in an item. None finds the masks of data that have them. A mask
             is bool, in [0, 1], or uint8 of 0 and 255 with at most soft edges; of indices of classes pass mask == class.

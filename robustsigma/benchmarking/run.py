@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from robustsigma.benchmarking.evaluated_images import EvaluatedImages, adapt_to_models, find_images, gallery_places
 from robustsigma.benchmarking.function_identity import function_identity
 from robustsigma.benchmarking.measure import Arrays, measure, measure_maps
+from robustsigma.benchmarking.protocols import PROTOCOLS
 from robustsigma.benchmarking.settings import Benchmark, is_control, needs_references, with_references
 from robustsigma.benchmarking.store import BenchmarkStore
 from robustsigma.benchmarking.stored_maps import StoredMaps
@@ -154,7 +155,11 @@ class BenchmarkRun:
 
     @cached_property
     def metrics(self) -> list[AttributionMetric]:
-        """The metrics that the dataset allows."""
+        """The metrics that the dataset allows; of protocols by name it has to allow each."""
+        named = self.settings.protocols if len(self.settings.protocols) < len(PROTOCOLS) else ()  # not "all"
+        lacking = [name for name in named if any(each.needs_masks for each in PROTOCOLS[name].metrics)]
+        if lacking and not self.has_masks:
+            raise fail("protocols", f"a dataset with masks for {lacking[0]!r}", "one without; leave the protocol out")
         found = [metric for metric in self.settings.all_metrics if self.has_masks or not metric.needs_masks]
         if not found:
             raise fail("metrics", "one that needs no masks, since the dataset has none", "none")

@@ -38,7 +38,8 @@ class Benchmark(validation.Settings):
             added where no method is one. Methods that compare with other images and name none are given `references`.
         metrics: metrics that the methods are evaluated by. May be empty if there are protocols.
         protocols: names of published protocols that score the same maps, beside `metrics`: a list, names with commas
-            between them, or "all"; see `robustsigma.benchmarking.protocol`.
+            between them, or "all", which leaves out those that need masks where there are none; see
+            `robustsigma.benchmarking.protocol`.
         protocol_step: pixels that the protocols' curves replace at a time; None is theirs, the width of the image. With
             more, a benchmark of large images takes hours instead of days, and the report says so.
         images: number of images, drawn by the seed.

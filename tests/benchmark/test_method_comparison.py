@@ -247,6 +247,11 @@ def test_classes_are_not_gray_values(mask, expected):
 def test_without_masks_localization_is_left_out():
     found = run(data=(IMAGES, LABELS))
     assert not any(metric["id"] == "iou" for metric in found.results.metrics)
+    call = functools.partial(run, data=(IMAGES, LABELS), metrics=None, max_images=2)
+    for protocols in ("Saliency-Bench", ["RISE", "Saliency-Bench"]):
+        with pytest.raises(ValueError, match=r"^protocols: expected a dataset with masks for 'Saliency-Bench'"):
+            call(protocols=protocols)
+    assert "Saliency-Bench" not in {entry["id"] for entry in call(protocols="all").results.protocols}
 
 
 def test_images_are_those_that_every_model_classifies_correctly():

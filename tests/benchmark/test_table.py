@@ -186,6 +186,8 @@ def test_the_verdict_has_no_intervals_and_names_what_says_nothing():
     assert verdict({"base": shared}, [])[0].endswith(", but b is not significantly behind.")
     bad = table(bad=arrays(-0.5))
     assert verdict({"base": bad}, [])[0] == "No metric distinguishes any method from random maps on these images."
+    costs = ScoreTable(COST, bad.arrays, bad.controls, "random")
+    assert verdict({"base": costs}, [])[0] == "No metric that compares methods was measured."
     several = verdict(dict.fromkeys(("one", "two", "three", "four"), good), [])
     assert several == [*(f"{model}: {told[0]}" for model in ("one", "two")), "The tables show the other 2 models."]
     same = table(a={**arrays(0.5), "value/randomization": np.full(N, 0.95)}, b=arrays(0.3, seed=1))
