@@ -86,37 +86,39 @@ def _side(signs: set[int]) -> str:
     return "both" if len(signs) == 2 else {1: "for", -1: "against", 0: "undecided"}[sum(signs)]
 
 
-def protocol_entries(table: ScoreTable, step: int | None) -> list[dict[str, Any]]:
+def protocol_entries(table: ScoreTable, step: int | None, width: int) -> list[dict[str, Any]]:
     """Return the protocols of a table for its results: what each is and how paper, code and package differ.
 
     Args:
         table: scores of one model.
-        step: pixels that curves replaced at a time, if it was not the protocols' own step.
+        step: pixels that curves replaced at a time; None is the protocols' own step, the width of the images.
+        width: width of the images.
     """
-    coarser = f" Not as the protocol: curves replaced {step} pixels at a time here."
-
-    def differences(name: str) -> str:
-        changed = step is not None and protocol(name, step) != protocol(name)
-        return PROTOCOLS[name].differences + coarser * changed
-
+    changed = _changed_protocols(table, step, width)
+    other = f" Not as the protocol: curves replaced {step} pixels at a time here."
     return [
         {
             "id": name,
             "source": PROTOCOLS[name].source,
             "ranks_by": [column.metric.name for column in columns],
-            "differences": differences(name),
+            "differences": PROTOCOLS[name].differences + other * (name in changed),
         }
         for name, columns in protocol_columns(table).items()
     ]
 
 
-def coarser_protocols(step: int | None) -> list[str]:
-    """Return a sentence if curves replaced another number of pixels at a time than their protocols do."""
-    if step is None:
+def _changed_protocols(table: ScoreTable, step: int | None, width: int) -> list[str]:
+    """Return the protocols of a table whose curves had another step than their own."""
+    if step in (None, width):
         return []
-    return [
-        f"Curves of the protocols replaced {step:,} pixels at a time, not one row, so that their areas are coarser."
-    ]
+    return [name for name in protocol_columns(table) if protocol(name, step) != protocol(name)]
+
+
+def step_findings(table: ScoreTable, step: int | None, width: int) -> list[str]:
+    """Return a sentence if curves had another step than their protocols'; arguments as of `protocol_entries`."""
+    changed = _changed_protocols(table, step, width)
+    names = ", ".join(changed)
+    return [f"Curves of {names} replaced {step:,} pixels at a time, not one row of {width:,}."] if changed else []
 
 
 def ranking_findings(entries: list[dict[str, Any]]) -> list[str]:

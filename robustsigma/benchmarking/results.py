@@ -11,7 +11,7 @@ import torch
 from robustsigma.benchmarking.findings import findings, verdict
 from robustsigma.benchmarking.flags import SAME_MAP, cell_flags, run_flags
 from robustsigma.benchmarking.given_data import GivenDataset
-from robustsigma.benchmarking.rankings import coarser_protocols, protocol_entries, ranking_findings, rankings
+from robustsigma.benchmarking.rankings import protocol_entries, ranking_findings, rankings, step_findings
 from robustsigma.benchmarking.run import BenchmarkRun
 from robustsigma.benchmarking.settings import is_control
 from robustsigma.benchmarking.table import Floats, MetricColumn, ScoreTable, as_json
@@ -82,6 +82,7 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
     if isinstance(settings.dataset, GivenDataset):
         name = settings.dataset.name
         shown = {key: value for key, value in shown.items() if key not in _OF_TRAINING}
+    protocols = next(iter(tables.values())), settings.protocol_step, run.dataset.shape[-1]
     ranked = [entry for model, table in tables.items() for entry in rankings(model, table)]
     left_out = [
         {"model": model, "method": method, "reason": reason}
@@ -131,9 +132,9 @@ def collect(run: BenchmarkRun, tables: dict[str, ScoreTable]) -> AttributionResu
         gallery=_gallery(run, tables),
         flags=run_flags(tables, {model: run.store.read_network(model) or [] for model in run.models}, left_out),
         verdict=verdict(tables, ranking_findings(ranked)),
-        findings=[*ranking_findings(ranked), *coarser_protocols(settings.protocol_step), *findings(tables)],
+        findings=[*ranking_findings(ranked), *step_findings(*protocols), *findings(tables)],
         rankings=ranked,
-        protocols=protocol_entries(next(iter(tables.values())), settings.protocol_step),
+        protocols=protocol_entries(*protocols),
     )
 
 

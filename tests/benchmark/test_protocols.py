@@ -14,7 +14,7 @@ from rich.console import Console
 
 from robustsigma import Gradient, IntegratedGradients
 from robustsigma.benchmarking import PROTOCOLS, Benchmark, protocol, run_benchmark
-from robustsigma.benchmarking.rankings import ranking_findings, rankings
+from robustsigma.benchmarking.rankings import protocol_entries, ranking_findings, rankings, step_findings
 from robustsigma.benchmarking.table import MetricColumn, ScoreTable
 from robustsigma.cli.benchmark import PRESETS
 from robustsigma.data import Datasets
@@ -218,6 +218,18 @@ def test_a_quantity_that_knows_no_method_from_random_maps_has_no_say():
         found.arrays[method]["value/deletion (RISE)"] += 0.6
     entry = only(ScoreTable(found.columns, found.arrays, found.controls, "random"))
     assert (entry["verdict"], entry["protocols"]) == ("some", {"RISE": "undecided", "PIC": "for"})
+
+
+@pytest.mark.parametrize(("step", "differs"), [(None, False), (16, False), (8, True), (1600, True)])
+def test_another_step_is_said_of_the_curves_that_have_it(step, differs):
+    found = table()
+    said = f"Curves of RISE replaced {step or 0:,} pixels at a time, not one row of 16."
+    assert step_findings(found, step, 16) == [said] * differs
+    notes = ["Not as the protocol" in entry["differences"] for entry in protocol_entries(found, step, 16)]
+    assert notes == [differs, False]  # of RISE and of PIC
+    found = ScoreTable(found.columns[2:], found.arrays, found.controls, "random")  # only PIC
+    assert step_findings(found, step, 16) == []
+    assert step_findings(ScoreTable([], found.arrays, found.controls, "random"), step, 16) == []
 
 
 def test_findings_count_the_verdicts():
