@@ -101,6 +101,9 @@ DATA = {
         TensorDataset(IMAGES, LABELS), 8, sampler=WeightedRandomSampler([1.0] * N, N, replacement=False)
     ),
     "loader of a stream": lambda: DataLoader(Stream(), 8),
+    "loader of a mapping": lambda: DataLoader(
+        {str(i): (IMAGES[i], LABELS[i]) for i in range(N)}, 8, sampler=[str(i) for i in range(N)]
+    ),
     "list of batches": lambda: Batches(8),
     "loader of dicts": lambda: DataLoader(Items(lambda i: {"picture": IMAGES[i], "target": LABELS[i]}), 8),
     "loader of named tuples": lambda: DataLoader(Items(lambda i: Sample(IMAGES[i], LABELS[i])), 8),

@@ -152,7 +152,7 @@ def test_every_kind_of_data_gives_the_same(name, expected):
 def test_some_images_of_every_kind_of_data_are_tested(name):
     options = {**NORMALIZATION, **QUIET, **PLACES.get(name, {}), "max_images": 10}
     found = evaluate(cases.mlp(), DATA[name](), {"clean": Identity()}, **options).outcomes("model", "clean")
-    first = name in ("stream", "loader of a stream", "list of batches", "loader with a sampler")
+    first = name in ("stream", "loader of a stream", "loader of a mapping", "list of batches", "loader with a sampler")
     assert found.indices.tolist() == (list(range(10)) if first else robustsigma.data.loading.subsample(N, 10, 0))
     if name != "loader with a sampler":
         assert found.labels.tolist() == LABELS[found.indices].tolist()
