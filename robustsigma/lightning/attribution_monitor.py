@@ -46,7 +46,7 @@ class Explained(NamedTuple):
 class AttributionMonitor(BatchCallback):
     """Log heatmaps of fixed validation images, clean and perturbed, as a network trains.
 
-    After every n-th epoch's validation, the label of each image is explained under each condition. A picture shows
+    After the validation of every n-th epoch, the label of each image is explained under each condition. A picture shows
     images, heatmaps and their standard error over the method's paths; frames mark wrong predictions and walks that did
     not converge. Scalars are the means of what the metrics give, named like `attribution/Sigma/FGSM_converged`:
 
@@ -74,7 +74,7 @@ class AttributionMonitor(BatchCallback):
             batch. None for images without masks, or for those of a `RobustDataModule`.
         net: the network that is explained: an attribute of the module, such as "ema", or a function of the module. None
             is the module itself, whose `forward` takes normalized images and returns logits.
-        every_n_epochs: explain after every n-th epoch, from the first one on.
+        every_n_epochs: explain after the last of each n epochs, and as `RobustCallback`.
         max_images: number of images: drawn from the whole first validation loader by `seed`, or the first of `batch` or
             of a stream of unknown length.
         batch: explain these images instead: a batch as the module's steps get it.
@@ -125,6 +125,8 @@ class AttributionMonitor(BatchCallback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the images of an earlier run."""
         self._reset()
+        if stage == "fit":
+            self._check_monitors(trainer, f"attribution/{type(self.method).__name__}/")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Free memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -58,7 +59,31 @@ class BatchCallback(_Callback):
         """Return whether the validation or test that starts is to be measured."""
         if trainer.sanity_checking:
             return False
-        return trainer.state.fn != "fit" or trainer.current_epoch % self.every_n_epochs == 0
+        if trainer.state.fn != "fit" or self.every_n_epochs == 1:
+            return True
+        # A function of the progress of the training alone, so that a resumed training measures in the same epochs.
+        done, gap, batches = trainer.current_epoch + 1, self._epochs_between(trainer), trainer.num_training_batches
+        passed = done // self.every_n_epochs > (done - gap) // self.every_n_epochs  # a due epoch since the last one
+        endless = done == 1 and math.isinf(batches)  # the first epoch of a stream may be the only one
+        last = 0 < trainer.max_epochs < done + gap or 0 < trainer.max_steps < trainer.global_step * (done + gap) / done
+        return passed or last or endless
+
+    def _epochs_between(self, trainer: Any) -> int:
+        """Return the largest number of epochs from a validation to the next, or n where it is not known."""
+        steps, gap = trainer.val_check_batch, trainer.check_val_every_n_epoch
+        if steps is not None and gap is None and math.isfinite(trainer.num_training_batches):
+            return max(1, math.ceil(steps / trainer.num_training_batches))  # validates every so many batches
+        return self.every_n_epochs if steps is None or gap is None else int(gap)  # None: validates by the clock
+
+    def _check_monitors(self, trainer: Any, *prefixes: str) -> None:
+        """Warn of callbacks, such as EarlyStopping, that look at a logged value also where it is not measured."""
+        n, gap = self.every_n_epochs, trainer.check_val_every_n_epoch
+        for each in trainer.callbacks if n > 1 and (gap is None or gap % n) else ():
+            key, epochs = getattr(each, "monitor", None), getattr(each, "_every_n_epochs", 0)  # of a ModelCheckpoint
+            if isinstance(key, str) and key.startswith(prefixes) and (epochs == 0 or epochs % n):
+                told = f"every_n_epochs={n}: {type(each).__name__} monitors {key!r} after the epochs in between as well"
+                told += ", where it finds an earlier value, or none, which Lightning refuses"
+                self._warn("monitor", f"{told}. Pass every_n_epochs=1, or Trainer(check_val_every_n_epoch={n}).")
 
     def _spread(self, trainer: Any, rank: int = 0, world: int = 1) -> list[LoaderSubset]:
         """Return what draws the images of each loader of the validation or test that starts."""

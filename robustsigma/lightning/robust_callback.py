@@ -51,7 +51,8 @@ class RobustCallback(BatchCallback):
         net: the network that is trained: an attribute of the module such as "net" or "model.student", or a function of
             the module. None is the module itself, whose `forward` takes normalized images and returns logits.
         eval_net: the network that validation and test evaluate, such as "ema"; None is `net`.
-        every_n_epochs: measure in every n-th epoch of a training, from the first one on.
+        every_n_epochs: measure after the last of each n epochs of a training, and after the last epoch that
+            `max_epochs` or `max_steps` allows; in the next validation where there is none then.
         max_images: images measured at most, of each validation or test loader, over all processes: drawn from the whole
             loader by `seed`, at the same places in every epoch. Of a stream of unknown length they are the first.
         seed: seed of all random numbers.
@@ -104,7 +105,7 @@ class RobustCallback(BatchCallback):
         self.net = check_network("net", net)
         self.eval_net = check_network("eval_net", net if eval_net is None else eval_net)
         validation.optional("metric", metric, Metric)
-        self.metric = metric
+        self.metric, self._kind = metric, "acc" if metric is None else type(metric).__name__
 
     def _reset(self) -> None:
         super()._reset()
@@ -124,6 +125,8 @@ class RobustCallback(BatchCallback):
         """Replace the module's `training_step` by one that first perturbs the batch."""
         self.teardown(trainer, pl_module, stage)
         check_strategy(trainer)
+        if stage == "fit":
+            self._check_monitors(trainer, *(f"val/{name}_{self._kind}" for name in self.conditions))
         if self.train is None or stage != "fit":
             return
         if any(isinstance(c, RobustCallback) and c.train and c is not self for c in trainer.callbacks):
@@ -249,12 +252,11 @@ class RobustCallback(BatchCallback):
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log each condition."""
         loaders = len({loader for _, loader in self._metrics})
-        kind = "acc" if self.metric is None else type(self.metric).__name__
         for (name, loader), metric in self._metrics.items():
             place = f"/dataloader_idx_{loader}" if loaders > 1 else ""
             # `compute` sums over processes; `sync_dist` keeps Lightning's advice away.
             value = metric.compute()
-            key = f"{_stage(trainer)}/{name}_{kind}{place}"
+            key = f"{_stage(trainer)}/{name}_{self._kind}{place}"
             pl_module.log(key, value, sync_dist=True, add_dataloader_idx=False)
             self._logged[key] = isinstance(self.conditions[name], Identity)
         self._metrics = {}

@@ -229,7 +229,7 @@ def test_every_n_epochs_of_the_same_images_and_not_in_the_sanity_check(tmp_path)
 
     watched._explain = spy
     fit(watched, tmp_path, max_epochs=4, val=val)
-    assert [file.name.split("-")[0] for file in sorted(tmp_path.rglob("*.png"))] == ["epoch=0", "epoch=2"]
+    assert [file.name.split("-")[0] for file in sorted(tmp_path.rglob("*.png"))] == ["epoch=1", "epoch=3"]
     assert len(seen) == 4
     assert all(torch.equal(images, seen[0]) for images in seen)
 

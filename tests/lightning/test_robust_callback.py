@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pictures import MEAN, QUIET, STD, Pictures, normalize, small_net
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import MeanMetric
@@ -309,13 +310,51 @@ def test_a_metric_of_ones_own_is_copied_for_each_condition():
     assert logged["val/b_MulticlassF1Score"] < logged["val/a_MulticlassF1Score"]
 
 
-def test_every_n_epochs_and_not_in_the_sanity_check():
-    _, module = fit(normalized(conditions={"clean": Identity()}, every_n_epochs=2), epochs=2)
-    assert module.logged == [
-        [],
-        ["val/clean_acc"],
-        ["val/clean_acc"],
-    ]  # sanity check, first, second
+@pytest.mark.parametrize(
+    ("every", "options", "measured"),
+    [
+        (2, {"epochs": 4}, [1, 3]),
+        (2, {"epochs": 5}, [1, 3, 4]),
+        (5, {"epochs": 2}, [1]),
+        (2, {"epochs": 4, "val_check_interval": 0.5}, [1, 1, 3, 3]),
+        (2, {"epochs": 6, "check_val_every_n_epoch": 2}, [1, 3, 5]),
+        (3, {"epochs": 10, "check_val_every_n_epoch": 2}, [3, 5, 9]),  # due after 2, 5 and 8
+        (2, {"epochs": 8, "check_val_every_n_epoch": 3}, [2, 5]),
+        (3, {"epochs": 9, "check_val_every_n_epoch": None, "val_check_interval": 4}, [3, 5, 7]),
+        (4, {"epochs": -1, "max_steps": 11}, [3, 4]),
+        (2, {"epochs": 4, "train": DataLoader(Stream(Pictures(10, 0, normalize)), 5)}, [0, 1, 3]),
+    ],
+)
+def test_it_measures_after_the_last_of_n_epochs_and_no_due_epoch_is_lost(every, options, measured):
+    callback = Epochs(every)
+    fit(callback, **{"train": loader(10), "val": loader(2), **options})
+    assert callback.measured == measured
+
+
+def test_a_resumed_training_measures_in_the_same_epochs(tmp_path):
+    first, rest = Epochs(3), Epochs(3)
+    fit(first, epochs=2)[0].save_checkpoint(tmp_path / "half.ckpt")
+    quiet_trainer(rest, epochs=7).fit(Module(), loader(), loader(2), ckpt_path=tmp_path / "half.ckpt")
+    assert (first.measured, rest.measured) == ([1] * 3, [2, 5, 6])
+
+
+def test_a_callback_that_would_see_values_of_earlier_epochs_is_named(tmp_path):
+    key = {"monitor": "val/clean_acc", "mode": "max"}
+    told = "every_n_epochs=2: EarlyStopping monitors 'val/clean_acc' after the epochs in between"
+    with pytest.warns(UserWarning, match=told):
+        fit(Epochs(2), others=[EarlyStopping(**key, strict=False)])
+    for every, options, other in (
+        (2, {"check_val_every_n_epoch": 2}, EarlyStopping(**key)),
+        (2, {"enable_checkpointing": True}, ModelCheckpoint(tmp_path, **key, every_n_epochs=2)),
+        (2, {}, EarlyStopping("other", strict=False)),
+        (1, {"check_val_every_n_epoch": None, "val_check_interval": 3}, EarlyStopping(**key)),
+    ):
+        fit(Epochs(every), others=[other], epochs=2, **options)
+
+
+def test_not_in_the_sanity_check():
+    _, module = fit(normalized(conditions={"clean": Identity()}), num_sanity_val_steps=1)
+    assert module.logged == [[], ["val/clean_acc"]]
 
 
 def test_the_module_is_restored_after_an_error_and_can_train_again():
@@ -480,6 +519,18 @@ def test_networks_outputs_and_state_stay_apart():
 
 
 @pytest.mark.slow
+class Epochs(RobustCallback):
+    """Keeps the epochs that are measured."""
+
+    def __init__(self, every):
+        super().__init__(conditions={"clean": Identity()}, mean=MEAN, std=STD, every_n_epochs=every)
+        self.measured = []
+
+    def _measure(self, trainer, *rest):
+        self.measured.append(trainer.current_epoch)
+        super()._measure(trainer, *rest)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own, of gradients of images
 @pytest.mark.parametrize("whole", [True, False])
 def test_compiled_modules(whole):
