@@ -62,7 +62,11 @@ def batch_counts(trainer: Any) -> list[tuple[float, float]]:
     loop = trainer.fit_loop.epoch_loop.val_loop
     if trainer.state.fn != "fit":  # `trainer.val_dataloaders` may be those of an earlier fit
         loop = trainer.test_loop if trainer.testing else trainer.validate_loop
-    loaders = getattr(getattr(loop, "_combined_loader", None), "flattened", [])
+    combined = getattr(loop, "_combined_loader", None)
+    loaders = getattr(combined, "flattened", [])
+    if getattr(combined, "_mode", "sequential") != "sequential":  # each batch has a part of each loader
+        counts = [_batch_count(sized_len(combined) or math.inf, each) for each in loaders]
+        return [(min(low for low, _ in counts), max(high for _, high in counts))]
     loaders = loaders if len(loaders) == len(limits) else [None] * len(limits)
     return [_batch_count(limit, each) for limit, each in zip(limits, loaders, strict=True)]
 

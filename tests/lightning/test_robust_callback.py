@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from pictures import MEAN, QUIET, STD, Pictures, normalize, small_net
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import MeanMetric
@@ -252,6 +253,23 @@ def test_each_loader_and_its_batches_of_any_kind(measured):
     ]
     measure(loaders, epochs=1)
     assert measured == [subsample(20, 7, 0), [place % 6 for place in subsample(18, 7, 0)], [0, 1, 2]]
+
+
+def test_a_combined_loader_is_one_unless_it_is_sequential(measured):
+    def fit_combined(mode, sizes, place, **options):
+        loaders = CombinedLoader({key: DataLoader(Numbered(n), 5) for key, n in sizes.items()}, mode)
+        places = {} if place is None else {"images": lambda b: b[place][0], "labels": lambda b: b[place][1]}
+        module = Module(small_net(classes=24))
+        module.validation_step = lambda batch, batch_idx, dataloader_idx=0: None
+        options = {"max_images": 7, "metric": Seen(), **options, **places}
+        return fit(normalized(conditions={"clean": Identity()}, **options), module, val=loaders)[0].callback_metrics
+
+    assert [*fit_combined("min_size", {"a": 23, "b": 23}, "a")] == ["val/clean_Seen"]
+    fit_combined("min_size", {"a": 23, "b": 13}, "a")
+    fit_combined("max_size_cycle", {"a": 13, "b": 23}, "b", max_images=25)
+    assert measured == [subsample(23, 7, 0), subsample(13, 7, 0), [*range(23)]]
+    two = fit_combined("sequential", {"a": 23, "b": 13}, None, metric=None)
+    assert [*two] == [f"val/clean_acc/dataloader_idx_{loader}" for loader in range(2)]
 
 
 def test_the_first_images_of_a_stream_with_a_warning_if_it_has_more(measured):
