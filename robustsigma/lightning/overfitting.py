@@ -74,7 +74,7 @@ class OverfittingMonitor(pl.Callback):
         drop: fall of accuracy that triggers, in (0, 1]; Wong et al. stop at 0.2.
         images: number of images in the fixed batch, drawn by the data module's seed and not augmented.
         split: split that they come from.
-        every: number of steps between checks; None checks at the end of each epoch.
+        every: number of optimizer steps between checks, over epochs; None checks at the end of each epoch.
 
     Raises:
         ValueError: at the start of the training, if its data module is no `RobustDataModule`, or has no training
@@ -103,6 +103,7 @@ class OverfittingMonitor(pl.Callback):
         self.every = None if every is None else integer("every", every, 1)
         self.checks: list[OverfittingCheck] = []
         self._batch: tuple[Tensor, Tensor, Tensor] | None = None
+        self._step = 0  # optimizer steps before the batch
 
     @property
     def triggered(self) -> list[OverfittingCheck]:
@@ -124,11 +125,17 @@ class OverfittingMonitor(pl.Callback):
         device = pl_module.device
         self._batch = images.to(device), labels.to(device), torch.tensor(indices, device=device)
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note the step, which a batch may leave as it is, or, with several optimizers, raise by more than one."""
+        self._step = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Check after every `every` steps."""
-        if self.every is not None and (batch_idx + 1) % self.every == 0:
+        if self.every is not None and trainer.global_step // self.every > self._step // self.every:
             self._check(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

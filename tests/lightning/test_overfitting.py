@@ -56,11 +56,14 @@ class Overfit(pl.Callback):
             getattr(pl_module.classifier.net, self.name).data.fill_(self.value)
 
 
-def _fit(tmp_path, monitor, *others, epochs=5, perturbation=ATTACK, checkpoint=None, rate=0.0, ramp=None):
+def _fit(
+    tmp_path, monitor, *others, epochs=5, perturbation=ATTACK, checkpoint=None, rate=0.0, ramp=None, size=4, **options
+):
     model = LitClassifier(Wave(), optimizer=lambda p: torch.optim.SGD(p, lr=rate, momentum=0.9))
     source = Baggage(size=16, train=1, val=1, test=1)
-    data = Gray(source, train_perturbation=perturbation, batch_size=4, ramp=ramp)
-    trainer = quiet_trainer(*others, monitor, epochs=epochs, limit_val_batches=0, default_root_dir=tmp_path)
+    data = Gray(source, train_perturbation=perturbation, batch_size=size, ramp=ramp)
+    options |= {"limit_val_batches": 0, "default_root_dir": tmp_path}
+    trainer = quiet_trainer(*others, monitor, epochs=epochs, **options)
     trainer.fit(model, data, ckpt_path=checkpoint)
     return model, data, trainer
 
@@ -149,6 +152,22 @@ def test_it_checks_every_so_many_steps(tmp_path):
         _fit(tmp_path, monitor, Overfit(1), epochs=2)
     assert [c.step for c in monitor.checks] == [1, 2, 3, 4]
     assert [c.triggered for c in monitor.checks] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("every", "options", "steps"),
+    [
+        (3, {}, [3, 6]),  # of two steps in each of three epochs
+        (2, {"accumulate_grad_batches": 3, "size": 1}, [2, 4, 6, 8]),  # three, three and two of 8 batches an epoch
+    ],
+)
+def test_steps_are_those_of_the_optimizer_over_epochs_and_after_a_resume(every, options, steps, tmp_path):
+    whole, half, rest = (OverfittingMonitor(images=8, every=every) for _ in range(3))
+    _fit(tmp_path, whole, epochs=3, **options)
+    assert [check.step for check in whole.checks] == steps
+    _fit(tmp_path, half, epochs=1, **options)[2].save_checkpoint(tmp_path / "half.ckpt")
+    _fit(tmp_path, rest, epochs=3, checkpoint=tmp_path / "half.ckpt", **options)
+    assert rest.checks == whole.checks
 
 
 def test_the_check_changes_nothing(tmp_path):
