@@ -29,7 +29,7 @@ from robustsigma.evaluation.unwrapped_data import (
     in_any_order,
     unwrapped,
 )
-from robustsigma.lightning.batch_images import BatchField, Place, class_indices
+from robustsigma.lightning.batch_images import OVERSHOOT, BatchField, Place, class_indices
 from robustsigma.runs import fingerprint
 
 _BATCH = 128
@@ -221,11 +221,12 @@ class GivenImages:
         got = f"[{low:.3g}, {high:.3g}]"
         if self.unnormalizes:
             hint = "mean and std are those of the Normalize transform, for images in [0, 1]"
-            return fail("images", "pixels in [0, 1] after un-normalization", f"{got}; {hint}")
+            return fail("images", "pixels in [0, 1] after un-normalization", f"{got}; {hint}; {OVERSHOOT}")
         if low >= 0 and high > 3:
             hint = "divide by 255, or pass uint8"
         else:
             hint = "normalized images need normalized=True with the mean and std of their Normalize transform"
+            hint += f"; {OVERSHOOT}"
         return fail("images", "values in [0, 1], or uint8", f"{got}; {hint}")
 
 

@@ -17,6 +17,11 @@ from robustsigma.engine.validation import fail
 
 Getter = Callable[[Any], Any]
 Place = int | str | Getter | tuple[Getter, Callable[[Any, Any], Any]]
+# What leaves [0, 1] although mean and std are right.
+OVERSHOOT = (
+    "a bicubic resize of floats and the noise of RandomErasing leave [0, 1] too: clamp after the resize, and erase "
+    "with a constant (in timm, re_mode='const')"
+)
 # An example of a place inside another one.
 PAIR = "(lambda b: b['inputs']['image'], lambda b, x: {**b, 'inputs': {**b['inputs'], 'image': x}})"
 
@@ -161,7 +166,7 @@ def check_range(found: Images, classifier: Classifier) -> str | None:
     )
     if not (low >= -slack and high <= 1 + slack):
         hint = "pass the mean and std of your own Normalize transform, for images in [0, 1]"
-        got = f"[{low:.3g}, {high:.3g}] with mean={mean}, std={std}; {hint}"
+        got = f"[{low:.3g}, {high:.3g}] with mean={mean}, std={std}; {hint}; {OVERSHOOT}"
         raise fail("images", "pixels in [0, 1] after un-normalization (images * std + mean)", got)
     low, high = validation.extent(found.given)
     normalizes = bool((classifier.mean != 0).any() or (classifier.std != 1).any())

@@ -429,7 +429,7 @@ class NoForward(pl.LightningModule):
 
 
 MISTAKES = {
-    r"images: .* normalized images need normalized=True": _bad(IMAGES * 4 - 2),
+    r"images: .* normalized images need normalized=True .*; a bicubic resize of floats": _bad(IMAGES * 4 - 2),
     r"images: .* divide by 255, or pass uint8": _bad(IMAGES * 255),
     r"images: expected finite values": _bad(torch.full_like(IMAGES, torch.nan)),
     r"images: .* channels last; use permute": _bad(IMAGES.permute(0, 2, 3, 1)),
@@ -439,7 +439,7 @@ MISTAKES = {
     r"labels: expected class indices in \[0, 2\], got \[-1, ": _bad(labels=LABELS - 1),
     r"labels: expected integers": _bad(labels=LABELS.float()),
     r"data: expected as many labels as images, got 36 and 37": _bad(labels=LABELS[1:]),
-    r"images: expected pixels in \[0, 1\] after un-normalization": lambda: (
+    r"images: expected pixels in \[0, 1\] after un-normalization, .* RandomErasing leave": lambda: (
         cases.mlp(), (IMAGES * 9, LABELS), {"normalized": True, **NORMALIZATION}
     ),
     r"mean: expected 1 or 3 numbers, one per channel of the images, got 2": lambda: (

@@ -459,7 +459,7 @@ def test_a_network_that_no_hook_sees_is_told_by_the_users_accuracy(own, warned):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": HALF}, r"images: expected pixels in \[0, 1\] after un-normalization .*pass the mean and std"),
+        ({"train": HALF}, r"images: expected pixels in \[0, 1\] after .*pass the mean and std .* RandomErasing leave"),
         ({"train": HALF, "images": "x"}, r"images: expected the place of the images in a batch, .* \(get, put\)"),
         ({**NORMAL, "labels": 5}, "labels: expected the place of the labels in a batch"),
         ({**NORMAL, "images": 1}, r"images: expected a tensor \(B, C, H, W\) at 1"),
