@@ -38,7 +38,7 @@ from robustsigma.lightning.strategies import (
     keep_samples,
     kept_samples,
 )
-from robustsigma.lightning.training_perturbation import Ramp, evaluation_conditions, has_cache
+from robustsigma.lightning.training_perturbation import Ramp, batch_number, evaluation_conditions, has_cache
 
 safe_in_checkpoints(type(Path()))  # data modules have folders among their arguments
 
@@ -49,7 +49,7 @@ class RobustDataModule(GuardedDataModule):
     Training batches go through `train_perturbation`; `val_dataloader` and `test_dataloader` return one loader for each
     condition. An image's randomness derives from (seed, stage, condition, epoch, its index in the split), so results
     depend neither on the batch size nor on the number of workers or processes. In training, each batch has fixed
-    numbers of images for the components of a `Mixture`: their shares, rounded up or down by the step. The network is
+    numbers of images for the components of a `Mixture`: their shares, rounded up or down by its number. The network is
     frozen meanwhile: eval mode, no updates of BatchNorm statistics, no gradients of parameters.
 
     Pass the module to the Trainer as its `datamodule`: batches of a loader that is passed instead are clean, with a
@@ -63,10 +63,10 @@ class RobustDataModule(GuardedDataModule):
     global generators, from which dropout draws, are restored (those of the first process). If the dataset has changed,
     cached samples are dropped with a warning.
 
-    Several processes (DDP, or FSDP2 by `ModelParallelStrategy`) divide the images equally; an image belongs to the same
-    process in every epoch, which keeps its cached samples. They train as one process that accumulates gradients over
-    their batches, unless the network has dropout or BatchNorm. A training may resume with another number of processes
-    from the end of an epoch. Parameters that FSDP2 shards are gathered once for each batch's attacks or evaluation.
+    Several processes (DDP, or FSDP2 by `ModelParallelStrategy`) divide the images equally, an image always to the same
+    process, which keeps its cached samples. They train as one process that accumulates gradients over their batches,
+    but for dropout, BatchNorm and the numbers of perturbed images, which all processes share. From the end of an
+    epoch a training may resume with another number of them. Sharded parameters are gathered once for each batch.
 
     Args:
         dataset: where images come from; `robustsigma.data.Datasets` wraps torch datasets.
@@ -337,7 +337,7 @@ class RobustDataModule(GuardedDataModule):
         with gathered(module.modules()):
             if trainer.training:
                 made, stats = self.sample_caches.apply(
-                    perturbation, classifier, batch, seeds=seeds, epoch=epoch, step=trainer.global_step
+                    perturbation, classifier, batch, seeds=seeds, epoch=epoch, step=batch_number(trainer)
                 )
             else:
                 made = perturbation(classifier, batch.images, batch.labels, seed=seeds, return_info="search")

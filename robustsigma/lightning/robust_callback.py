@@ -24,7 +24,13 @@ from robustsigma.lightning.batch_norm import explain_single_value
 from robustsigma.lightning.loader_subset import LoaderSubset
 from robustsigma.lightning.module_outputs import is_visible, outputs_of
 from robustsigma.lightning.strategies import check_strategy, data_rank
-from robustsigma.lightning.training_perturbation import batch_parts, check_conditions, has_cache, perturb_parts
+from robustsigma.lightning.training_perturbation import (
+    batch_number,
+    batch_parts,
+    check_conditions,
+    has_cache,
+    perturb_parts,
+)
 
 
 class RobustCallback(BatchCallback):
@@ -35,7 +41,7 @@ class RobustCallback(BatchCallback):
     `val/FGSM_acc`, `test/FGSM_acc` and so on, for `EarlyStopping` and `ModelCheckpoint` too. Module, data and
     checkpoints stay as they are. Draws depend on `seed`, the epoch of training and an image's own pixels, not on
     loaders, workers, processes or batch size, so a run that resumes in mid-epoch is the same. Each training batch has
-    fixed numbers of images for the components of a `Mixture`: their shares, rounded up or down by the step.
+    fixed numbers of images for the components of a `Mixture`: their shares, rounded up or down by its number.
 
     Works with `pytorch_lightning` and `lightning`, with DDP, and with FSDP2 (`ModelParallelStrategy`), whose parameters
     are gathered for the attacks of a batch.
@@ -166,7 +172,7 @@ class RobustCallback(BatchCallback):
         watch: AbstractContextManager[list[Any]] = outputs_of(classifier.net) if watched else nullcontext([])
         pixels = found.pixels.clamp(0, 1)
         seeds = noise.seeds(stage_seed(self.seed, "train", "", trainer.current_epoch), pixels)
-        parts = batch_parts(self.train, seeds, seeds, trainer.global_step)
+        parts = batch_parts(self.train, seeds, seeds, batch_number(trainer))
         with watch as attacked, gathered(module.modules()), self._passes(module, "net", classifier):
             made = perturb_parts(parts, classifier, pixels, found.labels).images
         batch = write(batch, self.images, found, made, classifier)

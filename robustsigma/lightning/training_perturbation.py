@@ -104,9 +104,9 @@ def batch_parts(
         perturbation: training perturbation.
         seeds: int64 (B,), per image.
         draws: int64 (B,), seeds that decide which image gets which part.
-        step: number of steps that the optimizer made, which fixes the number of images of each part: a share of the
-            batch rounded up or down, so that the shares hold over the steps, and all processes have equal work. With
-            None each image draws for itself. With `seeds` as `draws`, the parts then do what the perturbation does.
+        step: number of the batch, which fixes the number of images of each part: a share of the batch rounded up or
+            down, so that the shares hold over the batches, and all processes have equal work. With None each image
+            draws for itself. With `seeds` as `draws`, the parts then do what the perturbation does.
         name: name of the whole.
     """
     # Multiples of an irrational number spread evenly over [0, 1). Mixtures inside each other take different ones.
@@ -121,6 +121,14 @@ def batch_parts(
         yield BatchPart(name, replace(perturbation, fraction=1.0, cache=None), rows, seeds[rows], perturbation.cache)
     else:
         yield BatchPart(name, perturbation, torch.arange(len(seeds), device=seeds.device), seeds)
+
+
+def batch_number(trainer: Any) -> int:
+    """Return the number of batches that the training has finished, over epochs and also after a resume.
+
+    Unlike `trainer.global_step`, it counts each of the batches whose gradients an optimizer step accumulates.
+    """
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
 
 
 def perturb_parts(

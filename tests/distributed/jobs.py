@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytorch_lightning as pl
@@ -146,6 +148,12 @@ class Accumulating(LitClassifier):
         return float(self.trainer.accumulate_grad_batches if self.trainer.is_last_batch else 1)
 
 
+def same_numbers_in_a_step(module: str, world: int) -> Any:
+    """Give batches that one process accumulates the same numbers of perturbed images, as several processes have."""
+    target = f"robustsigma.lightning.{module}.batch_number"
+    return nullcontext() if world > 1 else mock.patch(target, lambda trainer: trainer.global_step)
+
+
 def fit_and_test(rank: int, world: int, folder: Path, strategy: str = "auto", resumed: Path | None = None) -> None:
     """Train with augmentation and a sample cache, test under every condition, and write what came of it.
 
@@ -173,7 +181,8 @@ def fit_and_test(rank: int, world: int, folder: Path, strategy: str = "auto", re
         enable_model_summary=False, limit_val_batches=0, callbacks=[seen, recorder, statistics, saves, export],
         plugins=[LightningEnvironment()], default_root_dir=folder, use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(model, data, ckpt_path=resumed)
+    with same_numbers_in_a_step("data_module", world):
+        trainer.fit(model, data, ckpt_path=resumed)
     parameters = {name: each.detach() for name, each in model.named_parameters()}
     sharded = [name for name, each in parameters.items() if hasattr(each, "full_tensor")]
     logged = dict(trainer.callback_metrics)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import together
+from jobs import same_numbers_in_a_step, together
 from pictures import MEAN, QUIET, STD, Pictures, normalize
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -80,9 +80,9 @@ def fit(rank: int, world: int, strategy: str, folder: Path) -> None:
     else:
         order = range(rank, 24, 2)
     train_loader = DataLoader(Numbered(24, 0, normalize), 6, sampler=order)
-    trainer.fit(
-        module, train_loader, DataLoader(Pictures(20, 1, normalize), 12 // world, sampler=range(rank, 20, world))
-    )
+    val_loader = DataLoader(Pictures(20, 1, normalize), 12 // world, sampler=range(rank, 20, world))
+    with same_numbers_in_a_step("robust_callback", world):
+        trainer.fit(module, train_loader, val_loader)
     weights = [getattr(each, "full_tensor", lambda each=each: each)() for each in module.parameters()]
     found = module.given, dict(trainer.callback_metrics), [each.detach() for each in weights]
     torch.save(found, folder / f"{strategy}_{rank}.pt")
