@@ -57,9 +57,10 @@ class Tf32(TorchFunctionMode):
 class GradientsInTf32(Classifier):
     """Emulates `gradient_dtype="tf32"`."""
 
-    def _gradients(self, *args: Any) -> tuple[Tensor, ...]:
+    def gradients_of(self, *args: Any) -> tuple[Tensor, ...]:
+        """Compute the forward and backward passes of gradients with rounded factors."""
         with Tf32():
-            return super()._gradients(*args)
+            return super().gradients_of(*args)
 
 
 def alike(classifier: Classifier, kind: type[Classifier], dtype: torch.dtype, **options: Any) -> Classifier:

@@ -8,7 +8,7 @@ import torch
 
 from robustsigma.engine.attributors.baselines import BaselineName
 from robustsigma.engine.attributors.idg import schedule
-from robustsigma.engine.attributors.path_methods import Line, Path, StraightLineAttributor
+from robustsigma.engine.attributors.path_methods import Line, PathResult, StraightLineAttributor
 from robustsigma.engine.scores import Score
 
 
@@ -29,10 +29,10 @@ class AdaptiveIG(StraightLineAttributor):
     baseline: BaselineName = "black"
     score: Score = "logit"
 
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return the attribution along one line; passes as of IDG."""
         ends = line.expanded([k / self.steps for k in range(1, self.steps)])
         scores = torch.cat([line.low[:, None], line.scores(ends), line.high[:, None]], 1)
         _, points, _ = schedule(scores.diff(dim=1).clamp(min=0), self.steps)
         values, curve = line.weighted_sum(points, torch.full_like(points, 1 / self.steps))
-        return Path(line, values, curve, forwards=self.steps - 1)
+        return PathResult(line, values, curve, forwards=self.steps - 1)

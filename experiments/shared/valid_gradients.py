@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from robustsigma.engine.attributors.baselines import BaselineName
-from robustsigma.engine.attributors.path_methods import Line, Path, StraightLineAttributor
+from robustsigma.engine.attributors.path_methods import Line, PathResult, StraightLineAttributor
 from robustsigma.engine.scores import Score
 
 _SLACK = 1e-4  # gradients of one linear piece are equal but for rounding
@@ -29,7 +29,7 @@ class ValidGradients(StraightLineAttributor):
     baseline: BaselineName = "black"
     score: Score = "logit"
 
-    def integrate(self, line: Line) -> Path:
+    def integrate(self, line: Line) -> PathResult:
         """Return the attribution along one line; passes as of IG, and one each way for the image's gradient."""
         images = line.images
         reference = line.classifier.score_and_gradient(images, line.target, self.score)[1].to(images.dtype)
@@ -43,4 +43,4 @@ class ValidGradients(StraightLineAttributor):
             count[part.rows] += valid.sum(1)
             curve[part.rows, part.columns] = part.scores
         values = (images - line.base) * total / count.clamp(min=1)
-        return Path(line, values, curve, forwards=1, backwards=1, valid=count.flatten(1).mean(1) / self.steps)
+        return PathResult(line, values, curve, forwards=1, backwards=1, valid=count.flatten(1).mean(1) / self.steps)

@@ -369,7 +369,7 @@ def test_an_interrupt_is_told(monkeypatch, capsys):
         ("fit", "Finished work is kept: run the command again with --ckpt_path last"),
         ("test", "Nothing is kept: run the command again."),
     ):
-        monkeypatch.setattr(f"robustsigma.cli.{'explain' if verb == 'explain' else 'lightning'}.run", interrupt)
+        monkeypatch.setattr(f"robustsigma.cli.{'explain' if verb == 'explain' else 'lightning_cli'}.run", interrupt)
         assert main([verb]) == 130
         assert told in capsys.readouterr().err
 

@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import Namespace
 
 from robustsigma import FGSM, PGD, Sigma, SigmaSample
-from robustsigma.cli import augment, explain, lightning
+from robustsigma.cli import augment, explain, lightning_cli
 from robustsigma.cli.benchmark import PRESETS as BENCHMARKS
 from robustsigma.cli.evaluate import PRESETS as EVALUATIONS
 from robustsigma.data import ImageFolder, SaliencyBench
@@ -104,11 +104,11 @@ def test_every_file_over_a_preset_says_what_its_classes_are(verb):
 def fit(monkeypatch):
     """Return a function that parses a command line of `fit`."""
     parsed: list[Namespace] = []
-    monkeypatch.setattr(lightning._CLI, "instantiate_classes", lambda self: parsed.append(self.config.fit))
-    monkeypatch.setattr(lightning._CLI, "_run_subcommand", lambda *_: None)
+    monkeypatch.setattr(lightning_cli._CLI, "instantiate_classes", lambda self: parsed.append(self.config.fit))
+    monkeypatch.setattr(lightning_cli._CLI, "_run_subcommand", lambda *_: None)
 
     def parse(*arguments: str) -> Namespace:
-        lightning.run("fit", list(arguments))
+        lightning_cli.run("fit", list(arguments))
         return parsed[-1]
 
     return parse

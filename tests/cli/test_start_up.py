@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
 
 from robustsigma import __version__
-from robustsigma.cli import fit, lightning
+from robustsigma.cli import fit, lightning_cli
 from robustsigma.cli.verbs import _VERBS
 from robustsigma.lightning import LitClassifier, RobustDataModule
 
@@ -59,9 +59,9 @@ def test_the_options_that_help_lists_are_those_of_lightning(verb, monkeypatch):
     def keep(self: LightningCLI, *_: object) -> None:
         raise KeyError({action.dest for action in self._subcommand_parsers[verb]._actions})
 
-    monkeypatch.setattr(lightning._CLI, "parse_arguments", keep)
+    monkeypatch.setattr(lightning_cli._CLI, "parse_arguments", keep)
     with pytest.raises(KeyError) as parsed:
-        lightning.run(verb, [])
+        lightning_cli.run(verb, [])
     accepted = {name for name in parsed.value.args[0] if not name.endswith("help")}
     groups = {name: fit._options(*place, omit=omit) for name, (place, omit) in fit._GROUPS.items()}
     own = fit._options(*fit._TRAINER, function=verb, omit=fit._LOADERS)
@@ -72,7 +72,7 @@ def test_the_options_that_help_lists_are_those_of_lightning(verb, monkeypatch):
 
 def test_no_name_in_our_files_of_fit_is_refused(monkeypatch):
     parsed: list[list[str]] = []
-    monkeypatch.setattr(lightning, "run", lambda verb, arguments: parsed.append(arguments))
+    monkeypatch.setattr(lightning_cli, "run", lambda verb, arguments: parsed.append(arguments))
     files = sorted((Path(__file__).parents[2] / "configs" / "fit").rglob("*.yaml"))
     for file in files:
         fit.run("fit", ["--config", str(file), "--data.dataset.size=32", "--trainer.callbacks+=Timer", "--allow=os"])

@@ -486,7 +486,7 @@ def test_a_network_that_does_not_compile_runs_as_it_is(monkeypatch):
     net, (images, labels) = Net(usual), given()
     classifier = Classifier(net, compile=True)
     with classifier.frozen():
-        with pytest.warns(UserWarning, match="compile: the network runs without it.*no compiler"):
+        with pytest.warns(UserWarning, match="compile: the network does not compile.*no compiler"):
             found = classifier.score_and_gradient(images, labels)
         torch.testing.assert_close(found, expected(net, images, labels))
         torch.testing.assert_close(classifier.logits(images), net(images).detach())
