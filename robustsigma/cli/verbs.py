@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -85,7 +85,8 @@ def _run(verb: str, arguments: list[str]) -> int:
     except (ValueError, ImportError, OSError, ArgumentError) as error:
         if os.environ.get("ROBUSTSIGMA_DEBUG"):
             raise
-        print(f"robustsigma {verb}: error: {_message(verb, error)}", file=sys.stderr)
+        with suppress(OSError):  # of standard error in a file on a full disk
+            print(f"robustsigma {verb}: error: {_message(verb, error)}", file=sys.stderr)
         return WRONG
 
 

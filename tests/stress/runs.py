@@ -7,8 +7,10 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -188,14 +190,23 @@ def start(arguments: list[str], out: Path, *, largest_file: int | None = None, s
         save_interval: seconds after which finished epochs are saved.
     """
     sys.stdout.flush()
+    out.mkdir(parents=True, exist_ok=True)
+    log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    if largest_file is not None:  # the log has no limit: another process writes it
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log) as writer:
+            return _fork(arguments, out, writer.stdin.fileno(), largest_file, save_interval)
+    child = _fork(arguments, out, log, largest_file, save_interval)
+    os.close(log)
+    return child
+
+
+def _fork(arguments: list[str], out: Path, log: int, largest_file: int | None, save_interval: float) -> int:
     child = os.fork()
     if child:
         return child
     status = 1
     torch.cuda.is_available, torch.cuda.device_count = (lambda: False), (lambda: 0)  # a fork cannot use a GPU
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
         # A test runner replaces the streams by its own.
@@ -206,6 +217,8 @@ def start(arguments: list[str], out: Path, *, largest_file: int | None = None, s
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
         status = main(arguments)
+    except BaseException:
+        out.with_suffix(".error").write_text(traceback.format_exc()[-1_500:])  # below the limit of a full disk
     finally:
         with contextlib.suppress(BaseException):
             sys.stdout.flush()

@@ -99,7 +99,9 @@ def test_runs_resume_after_signals_at_random_moments_and_after_a_full_disk(name,
     arguments = verb.arguments(out)
     if name == "fit":
         arguments.append("--data.num_workers=0")  # loading processes need shared memory, which has the same limit
-    assert runs.wait(runs.start(arguments, out, largest_file=draw.randint(2_000, 9_000))) == 2
+    error = out.with_suffix(".error")
+    status = runs.wait(runs.start(arguments, out, largest_file=draw.randint(2_000, 9_000)))
+    assert status == 2, error.read_text() if error.is_file() else status
     last = out.with_suffix(".log").read_text().strip().splitlines()[-1]
     assert "could not write" in last
     assert "run the command again" in last
