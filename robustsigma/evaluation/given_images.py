@@ -175,8 +175,8 @@ class GivenImages:
             return fingerprint.items(_Items(self, self.source))
         first = next(self.blocks())
         found = {"first": fingerprint.describe(first.images), "labels": fingerprint.describe(first.labels)}
-        indexed = isinstance(self.origin, Sized) and not isinstance(self.origin, Mapping)
-        if isinstance(self.source, DataLoader) and indexed and hasattr(self.origin, "__getitem__"):  # in its own order
+        indexed = isinstance(self.origin, Sized) and not isinstance(self.origin, (IterableDataset, Mapping))
+        if isinstance(self.source, DataLoader) and indexed:  # a loader in an order of its own
             places, collate = list(range(len(self.origin))), self.source.collate_fn
             whole = replace(self, source=self.origin, indices=places, collate=collate)
             found["dataset"] = fingerprint.items(_Items(whole, self.origin))

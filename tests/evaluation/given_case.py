@@ -52,6 +52,11 @@ class Stream(IterableDataset):
         return iter(zip(IMAGES, LABELS.tolist(), strict=True))
 
 
+class SizedStream(Stream):
+    def __len__(self):
+        return N
+
+
 class Module(pl.LightningDataModule):
     """A data module with one loader."""
 
@@ -101,6 +106,7 @@ DATA = {
         TensorDataset(IMAGES, LABELS), 8, sampler=WeightedRandomSampler([1.0] * N, N, replacement=False)
     ),
     "loader of a stream": lambda: DataLoader(Stream(), 8),
+    "loader of a stream with a length": lambda: DataLoader(SizedStream(), 8),
     "loader of a mapping": lambda: DataLoader(
         {str(i): (IMAGES[i], LABELS[i]) for i in range(N)}, 8, sampler=[str(i) for i in range(N)]
     ),
