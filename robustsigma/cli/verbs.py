@@ -74,20 +74,25 @@ def _run(verb: str, arguments: list[str]) -> int:
         from robustsigma.runs.ranks import world_size
 
         if world_size() == 1:  # otherwise the process that started them reports it
-            print(f"\nrobustsigma {verb}: interrupted. {_resume(verb)}.", file=sys.stderr)
+            _say(f"\nrobustsigma {verb}: interrupted. {_resume(verb)}.")
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except RuntimeError as error:
         died = _dead_process(error)
         if died is None or os.environ.get("ROBUSTSIGMA_DEBUG"):
             raise
-        print(f"robustsigma {verb}: error: {died} died. {_resume(verb)}. {_line(error)}", file=sys.stderr)
+        _say(f"robustsigma {verb}: error: {died} died. {_resume(verb)}. {_line(error)}")
         return WRONG
     except (ValueError, ImportError, OSError, ArgumentError) as error:
         if os.environ.get("ROBUSTSIGMA_DEBUG"):
             raise
-        with suppress(OSError):  # of standard error in a file on a full disk
-            print(f"robustsigma {verb}: error: {_message(verb, error)}", file=sys.stderr)
+        _say(f"robustsigma {verb}: error: {_message(verb, error)}")
         return WRONG
+
+
+def _say(text: str) -> None:
+    """Print why a run ended; its status counts even if standard error is a file on a full disk."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 @contextmanager
