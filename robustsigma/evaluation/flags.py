@@ -250,37 +250,38 @@ def run_flags(
     return [*flags, *_unconverged_training(matrix, made), *_noise_of_training(matrix, sweep)]
 
 
-def given_flags(matrix: Matrix, names: Sequence[str] | None, known: Mapping[str, Sequence[str]]) -> list[Flag]:
-    """Return the flags of models that the user provided, which may not fit the data.
+def given_flags(
+    matrix: Matrix, names: Sequence[str] | None, known: Mapping[str, Sequence[str]], *, changes: bool
+) -> Iterator[Flag]:
+    """Yield the flags of models and data that the user provided, which may not fit each other.
 
     Args:
         matrix: matrix of the run.
         names: names of the data's classes, or None if the data have none.
         known: names of the classes of models that have a card, by model.
+        changes: whether images differ from one reading to the next.
     """
+    if changes:
+        message = (
+            "The images differ from one reading to the next, as random transforms make them: accuracies are of one "
+            "version of each image, and runs cannot be compared image by image. Test without random transforms."
+        )
+        yield _flag("random_images", message)
     if names is None:
-        return []
-    if len(names) == matrix.classes:
-        other = [model for model, own in known.items() if tuple(own) != tuple(names) and set(own) == set(names)]
+        return
+    if len(names) != matrix.classes:
+        message = (
+            f"The data name {text.count(len(names), 'class')}, and the network has {matrix.classes} logits: labels may "
+            "not be the indices of its logits."
+        )
+        yield _flag("class_names", message)
+    other = [model for model, own in known.items() if tuple(own) != tuple(names) and set(own) == set(names)]
+    if other:
         message = (
             f"The data name the classes in another order than the card of {', '.join(other)}: labels may not be the "
             "indices of its logits. A dataset of robustsigma, such as ImageFolder, takes the order of the card."
         )
-        return [_flag("class_names", message)] if other else []
-    message = (
-        f"The data name {text.count(len(names), 'class')}, and the network has {matrix.classes} logits: labels may "
-        "not be the indices of its logits."
-    )
-    return [_flag("class_names", message)]
-
-
-def changing_flags(changes: bool) -> list[Flag]:
-    """Return the flag of images that differ from one reading to the next."""
-    message = (
-        "The images differ from one reading to the next, as random transforms make them: accuracies are of one version "
-        "of each image, and runs cannot be compared image by image. Test without random transforms."
-    )
-    return [_flag("random_images", message)] * changes
+        yield _flag("class_names", message)
 
 
 def _unconverged_training(matrix: Matrix, made: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:

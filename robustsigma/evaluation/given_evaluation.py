@@ -17,7 +17,7 @@ from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.perturbations import Perturbation
 from robustsigma.evaluation.attack_checks import checked_images
 from robustsigma.evaluation.block_evaluation import BlockEvaluation
-from robustsigma.evaluation.flags import changing_flags, given_flags, run_flags
+from robustsigma.evaluation.flags import given_flags, run_flags
 from robustsigma.evaluation.given_images import GivenImages
 from robustsigma.evaluation.given_models import GivenModels, about
 from robustsigma.evaluation.illustrations import SHOWN, Pictures, examples
@@ -160,7 +160,7 @@ class GivenEvaluation:
         """Return the results without pictures."""
         count = len(next(iter(matrix.cells.values()))[0].labels)
         known = {name: card.classes for name, card in self._given.cards.items()}
-        flags = [*run_flags(matrix), *given_flags(matrix, self.images.classes, known), *changing_flags(self.changes)]
+        flags = [*run_flags(matrix), *given_flags(matrix, self.images.classes, known, changes=self.changes)]
         return dataclasses.replace(
             results_of(matrix, flags=flags),
             settings=self.settings,
