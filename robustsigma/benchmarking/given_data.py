@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, Subset
 
 from robustsigma.data.dataset_spec import DatasetSpec, Split
+from robustsigma.data.image_files import looks_like_classes
 from robustsigma.data.loading import load_masks
 from robustsigma.engine.validation import extent, fail
 from robustsigma.evaluation.given_images import GivenImages
@@ -131,9 +132,7 @@ def _by_index(dataset: Any, name: str) -> Callable[[int], Any] | None:
 def _mask(value: Any, size: tuple[int, ...], index: int) -> Tensor:
     """Return a mask (H, W) in [0, 1].
 
-    Of uint8, a mask has 0 and 1, 0 and 255, or gray values as edges have them after resizing: one of them is 127 or
-    more, and fewer than half of those between 0 and 255 equal both the value above and the one to the left. Other
-    values are taken for indices of classes and refused, as they are no shares.
+    Of uint8, a mask has 0 and 1, 0 and 255, or soft edges; indices of classes are refused, as they are no shares.
     """
     found = torch.as_tensor(np.array(value) if isinstance(value, Image.Image) else value)
     shape = tuple(found.shape)
@@ -145,19 +144,11 @@ def _mask(value: Any, size: tuple[int, ...], index: int) -> Tensor:
     scale = 255 if found.dtype == torch.uint8 and high > 1 else 1
     if not 0 <= low <= high <= scale:
         raise fail(f"masks[{index}]", "True and False, values in [0, 1], or uint8", f"[{low:g}, {high:g}]")
-    if scale == 255 and not _is_gray(found):
+    if scale == 255 and looks_like_classes(found.numpy(), scale):
         values = ", ".join(map(str, found.unique()[:6].tolist()))
         got = f"{values}, …, which look like classes; pass mask == class, or mask / 255 if they are gray"
         raise fail(f"masks[{index}]", "uint8 of 0 and 1, of 0 and 255, or with soft edges", got)
     return found.float() / scale
-
-
-def _is_gray(mask: Tensor) -> bool:
-    """Return whether uint8 values (H, W) are black, white and grays between them, rather than indices of classes."""
-    between = (mask > 0) & (mask < 255)
-    inner = mask[1:, 1:]
-    flat = between[1:, 1:] & (inner == mask[:-1, 1:]) & (inner == mask[1:, :-1])
-    return not between.any() or (int(mask[between].max()) >= 127 and 2 * int(flat.sum()) < int(between.sum()))
 
 
 class GivenDataset(DatasetSpec):

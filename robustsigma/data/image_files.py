@@ -28,6 +28,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decomp
 _VERIFIED_AT_ONCE = 4096
 _FINGERPRINTED = 256  # files whose content a fingerprint knows, evenly spaced
 _TWELVE_BITS = 4096
+_LOSSY = ("JPEG", "MPO", "WEBP")
 _ORIENTATION = 0x0112  # EXIF tag; the values 5 to 8 swap the sides
 
 
@@ -95,7 +96,7 @@ def read_mask(path: str | Path, image: str | Path, resize: int | ResizeCrop) -> 
     do not name the file.
     """
     with Image.open(path) as file:
-        values = _gray(ImageOps.exif_transpose(file))
+        values = _gray(ImageOps.exif_transpose(file), lossy=file.format in _LOSSY)
     with Image.open(image) as file:
         width, height = file.size[::-1] if file.getexif().get(_ORIENTATION, 1) in range(5, 9) else file.size
     if values.shape != (height, width):
@@ -105,7 +106,7 @@ def read_mask(path: str | Path, image: str | Path, resize: int | ResizeCrop) -> 
     return torch.from_numpy(np.array(resized)).clamp(0, 1)
 
 
-def _gray(image: Image.Image) -> NDArray[np.float32]:
+def _gray(image: Image.Image, lossy: bool) -> NDArray[np.float32]:
     """Return float (H, W), 1 where the image is white."""
     white = 65535 if image.mode.startswith("I") else 255
     array = np.asarray(image if white == 65535 else image.convert("RGBA"))
@@ -117,7 +118,22 @@ def _gray(image: Image.Image) -> NDArray[np.float32]:
         array = array[..., 0]
     if array.max() == 1:
         raise ValueError(f"the numbers 0 and 1 only; {white} is white")
+    if not lossy and looks_like_classes(array, white):  # compression makes flat areas of nearly black and white
+        shown = ", ".join(map(str, np.unique(array)[:6]))
+        raise ValueError(f"numbers such as {shown}, which look like classes; save 0 and {white} for one of them")
     return array.astype(np.float32) / np.float32(white)
+
+
+def looks_like_classes(mask: NDArray[Any], white: int) -> bool:
+    """Return whether numbers (H, W) are indices of classes, rather than 0, `white` and the grays of soft edges.
+
+    A mask has a number of at least half of `white`, and most of its grays differ from the pixel above or the one to
+    the left, while classes have areas of one number.
+    """
+    between = (mask > 0) & (mask < white)
+    inner = mask[1:, 1:]
+    flat = between[1:, 1:] & (inner == mask[:-1, 1:]) & (inner == mask[1:, :-1])
+    return bool(between.any() and (mask.max() < white // 2 or 2 * flat.sum() >= between.sum()))
 
 
 def area_average(values: Tensor, size: int) -> Tensor:

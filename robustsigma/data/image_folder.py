@@ -48,7 +48,7 @@ class ImageFolder(FileDatasetSpec):
         masks: folder of gray masks, white on the object that decides the label, or None. A mask has the subfolders,
             the name (with any suffix) and the size of its image. It is resized and cropped as its image is, which
             makes its edges soft; with a `geometry`, to the nearest pixel. An image without a mask is unannotated: its
-            mask is all zero.
+            mask is all zero. Files of class indices are refused.
         geometry: how images are resized and cropped, instead of `size`.
         class_list: names of all classes, in the order of the labels. Folders are named by these names, by indices, or
             by WordNet identifiers if the classes are ImageNet's 1,000. None takes the names of a trained network if

@@ -45,7 +45,7 @@ class ImageTable(FileDatasetSpec):
         label_column: column of the labels.
         mask_column: column of gray masks, white on the object that decides the label, or None. An empty cell is an
             unannotated image. A mask has the size of its image and is resized and cropped as its image is, to the
-            nearest pixel.
+            nearest pixel. Files of class indices are refused.
         split_column: column of "train", "val" or "test" (or another word for one, as in `ImageFolder`), or None.
         class_list: names of all classes, in the order of their indices. None takes those of a trained network, else
             the sorted names in the table, or numbers if the labels are indices.

@@ -82,29 +82,56 @@ def test_masks_of_a_folder_with_its_own_splits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "value", "share"),
+    ("mode", "value"),
     [
-        ("1", 1, 1),
-        ("L", 51, 0.2),
-        ("RGB", (51, 51, 51), 0.2),
-        ("RGBA", (255, 255, 255, 255), 1),
-        ("I;16", 65535, 1),
-        ("I;16", 13107, 0.2),
+        ("1", 1),
+        ("L", 255),
+        ("RGB", (255, 255, 255)),
+        ("RGBA", (255, 255, 255, 255)),
+        ("I;16", 65535),
     ],
 )
-def test_white_is_marked_in_any_mode(tmp_path, mode, value, share):
+def test_white_is_marked_in_any_mode(tmp_path, mode, value):
     images = folders.class_folders(tmp_path / "images", 10)
     for path in images.rglob("*.png"):
         folders.picture(tmp_path / "masks" / path.relative_to(images), value, mode=mode)
     dataset = ImageFolder(str(images), size=6, masks=str(tmp_path / "masks")).split("val")
     masks = load_masks(dataset, range(len(dataset)))
-    assert torch.allclose(masks, torch.full((len(dataset), 6, 6), float(share)), rtol=0, atol=1e-6)
+    assert torch.equal(masks, torch.ones(len(dataset), 6, 6))
+
+
+@pytest.mark.parametrize(("suffix", "depth", "quality"), [("png", 8, None), ("png", 16, None), ("jpg", 8, 20)])
+def test_soft_edges_are_shares(tmp_path, suffix, depth, quality):
+    images = folders.class_folders(tmp_path / "images", 10)
+    share = np.clip((np.hypot(*np.mgrid[-7:7, -10:10]) - 7) / -3, 0, 1)  # a disk
+    for path in images.rglob("*.png"):
+        target = (tmp_path / "masks" / path.relative_to(images)).with_suffix(f".{suffix}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        values = (share * (2**depth - 1)).round().astype(f"uint{depth}")
+        Image.fromarray(values).save(target, **({"quality": quality} if quality else {}))
+    source = ImageFolder(str(images), size=14, masks=str(tmp_path / "masks"))
+    found = source.split("val").mask(0)
+    assert (found - torch.from_numpy(share[:, 3:-3]).float()).abs().max() < (0.3 if quality else 0.003)
+
+
+def test_a_mask_of_classes_with_a_border_of_white_is_refused(tmp_path):
+    images = folders.class_folders(tmp_path / "images", 10)
+    classes = np.zeros((14, 20), np.uint8)
+    classes[2:12, 3:17], classes[4:10, 5:15] = 255, 7
+    for path in images.rglob("*.png"):
+        _save(tmp_path / "masks" / path.relative_to(images), classes)
+    source = ImageFolder(str(images), size=6, masks=str(tmp_path / "masks"))
+    with pytest.raises(ValueError, match=r"masks: expected a gray image .* got numbers such as 0, 7, 255, which"):
+        source.split("val").mask(0)
 
 
 @pytest.mark.parametrize(
     ("mode", "value", "size", "says"),
     [
         ("L", 1, (20, 14), "the numbers 0 and 1 only; 255 is white"),
+        ("L", 9, (20, 14), "numbers such as 9, which look like classes; save 0 and 255 for one of them"),
+        ("RGB", (200, 200, 200), (20, 14), "numbers such as 200, which look like classes"),
+        ("I;16", 26001, (20, 14), "numbers such as 26001, which look like classes; save 0 and 65535 for one of them"),
         ("I;16", 1, (20, 14), "the numbers 0 and 1 only; 65535 is white"),
         ("RGB", (255, 0, 0), (20, 14), "colors"),
         ("RGBA", (255, 255, 255, 9), (20, 14), "transparency"),
