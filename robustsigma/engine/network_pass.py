@@ -144,7 +144,8 @@ def check_channels(statistics: Mapping[str, Tensor], images: Tensor) -> None:
     for name, each in statistics.items():
         if len(each) not in (1, channels):
             got = f"{len(each)}, and images of shape {tuple(images.shape)}"
-            raise fail(name, f"1 or {channels} numbers, one per channel of the images", got)
+            numbers = "1 number" if channels == 1 else f"1 or {channels} numbers, one per channel of the images"
+            raise fail(name, numbers, got)
 
 
 # Elements of one chunk on a CPU: 170 images of 3x64x64 or 13 of 3x224x224. In chunks of twice that, an image's gradient

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustsigma.engine import validation
+from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.perturbations import AttackInParts, Identity
@@ -127,6 +127,7 @@ class BlockEvaluation:
             is_base, classifier = name == group[0], self.load(name)
             clean, labels = (each.to(classifier.mean.device) for each in (block.images, block.labels))
             rows: Rows = {"indices": block.indices.numpy(), "labels": block.labels.cpu().numpy()}
+            rows["pixels"] = noise.pixel_hash(clean).cpu().numpy()
             for condition in self.conditions:
                 shared = condition.attack_setting == NO_ATTACK or condition.name in self._moved
                 if is_base and not shared and name not in missing:
@@ -150,6 +151,12 @@ class BlockEvaluation:
         if name not in self._rows:
             self._rows[name] = Blocks(outcomes_file(self._folder, name)).all()
         return outcomes_of(self._rows[name], condition)
+
+    def repeats(self, name: str) -> int:
+        """Return how many of the images that a finished model saw equal an earlier one."""
+        self.outcomes(name, self.conditions[0].id)
+        pixels = self._rows[name].get("pixels", np.empty(0))  # which runs of earlier versions lack
+        return len(pixels) - len(np.unique(pixels))
 
     def checks(self, name: str, checks: Checks) -> AttackCheckResults | None:
         """Return the checks of a model and its attacks, or None if there are none with these settings."""

@@ -15,10 +15,11 @@ from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE
 from robustsigma.evaluation.matrix import Correct, Matrix
 from robustsigma.evaluation.outcomes import Outcomes
 from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition, Regime
-from robustsigma.evaluation.threat_model import ball, minimum_norm, threat_model, uses_eot, uses_gradients
+from robustsigma.evaluation.threat_model import ball, minimum_norm, restricted, threat_model, uses_eot, uses_gradients
 from robustsigma.report import text
 
 _MANY_UNCONVERGED = 0.05
+_MANY_REPEATS = 0.01
 _SINGLE_STEP = {FGSM, NFGSM}
 # Codes of `_network`.
 NETWORK = ("not_evaluated", "random_outputs", "batch_dependent", "probabilities", "zero_gradient")
@@ -34,7 +35,7 @@ def cell_flags(matrix: Matrix, regime: Regime, condition: Condition) -> list[Fla
         checks.append(_label_leak)
     checks += [_network, _chance]
     if condition.attack_setting == ADAPTIVE:
-        checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _curve, _far]
+        checks += [_overfitted, _unsettled, _transfer, _noise, _search, _single_step, _restricted, _curve, _far]
     found = [flag for check in checks for flag in check(matrix, regime, condition)]
     if condition.attack_setting == ADAPTIVE and isinstance(condition.perturbation, AutoAttack):
         known = {flag["code"] for flag in found}
@@ -180,6 +181,20 @@ def _single_step(matrix: Matrix, regime: Regime, condition: Condition) -> Iterat
         )
 
 
+def _restricted(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
+    bounded = ball(condition.perturbation)
+    if bounded is not None and bounded[1] == 0:
+        yield _flag("no_radius", "The radius is 0, so nothing is attacked. In Python 8 // 255 is 0; write 8 / 255.")
+    attacks = {c.id: c.perturbation for c in matrix.conditions}
+    same = matrix.same_ball(condition)
+    if same and all(restricted(attacks[name]) for name in same):
+        message = (
+            "Every attack in this ball aims at chosen classes, or changes chosen pixels alone: others may find many "
+            "more errors. Add PGD or AutoAttack with the same radius."
+        )
+        yield _flag("restricted", message)
+
+
 def _curve(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]:
     curve = matrix.curves(regime.id, condition.id)
     if curve is None:
@@ -251,7 +266,7 @@ def run_flags(
 
 
 def given_flags(
-    matrix: Matrix, names: Sequence[str] | None, known: Mapping[str, Sequence[str]], *, changes: bool
+    matrix: Matrix, names: Sequence[str] | None, known: Mapping[str, Sequence[str]], *, changes: bool, repeats: int
 ) -> Iterator[Flag]:
     """Yield the flags of models and data that the user provided, which may not fit each other.
 
@@ -260,7 +275,13 @@ def given_flags(
         names: names of the data's classes, or None if the data have none.
         known: names of the classes of models that have a card, by model.
         changes: whether images differ from one reading to the next.
+        repeats: number of images that equal an earlier one.
     """
+    count = len(next(iter(matrix.cells.values()))[0].labels)
+    if repeats > _MANY_REPEATS * count:
+        told = f"{repeats:,} of {count:,} images equal an earlier one in every pixel."
+        message = f"{told} Intervals and tests take all images for independent, so they claim more than is known."
+        yield _flag("repeated_images", message)
     if changes:
         message = (
             "The images differ from one reading to the next, as random transforms make them: accuracies are of one "

@@ -160,7 +160,9 @@ class GivenEvaluation:
         """Return the results without pictures."""
         count = len(next(iter(matrix.cells.values()))[0].labels)
         known = {name: card.classes for name, card in self._given.cards.items()}
-        flags = [*run_flags(matrix), *given_flags(matrix, self.images.classes, known, changes=self.changes)]
+        repeats = self.evaluation.repeats(next(iter(self._keys)))
+        flags = [*run_flags(matrix)]
+        flags += given_flags(matrix, self.images.classes, known, changes=self.changes, repeats=repeats)
         return dataclasses.replace(
             results_of(matrix, flags=flags),
             settings=self.settings,

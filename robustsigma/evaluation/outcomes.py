@@ -123,12 +123,13 @@ def predict(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[str,
     """Return the fields of a model's `Outcomes` that are about its logits, (B,) each."""
     with classifier.frozen():
         logits = classifier.logits(images)
-    if logits.isnan().any():
+    highest = logits.float().softmax(1).amax(1)
+    if highest.isnan().any():  # -inf is a class that is left out
         raise not_finite("logits", classifier.net)
     return {
         "predictions": logits.argmax(1),
         "confidences": target_score(logits.float(), labels, "prob"),
-        "max_confidence": logits.float().softmax(1).amax(1),
+        "max_confidence": highest,
         "top5": (logits > logits.gather(1, labels[:, None])).sum(1) < 5,
     }
 

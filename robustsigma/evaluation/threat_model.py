@@ -9,6 +9,7 @@ from robustsigma.engine.perturbations import (
     FAB,
     FMN,
     PGD,
+    AttributionMasked,
     AutoAttack,
     Identity,
     Perturbation,
@@ -81,6 +82,12 @@ def threat_model(perturbation: Perturbation, attack_setting: str) -> ThreatModel
     if nearest is not None:
         return ThreatModel(_KNOWN[nearest], None, knowledge, "any wrong class, by the smallest change")
     return ThreatModel(norm, eps, knowledge, "any wrong class")
+
+
+def restricted(perturbation: Perturbation) -> bool:
+    """Return whether an attack looks for errors in a part of its ball: toward chosen classes, or in chosen pixels."""
+    aimed = isinstance(perturbation, PGD) and perturbation.targeted is not None
+    return aimed or isinstance(perturbation, AttributionMasked)
 
 
 def minimum_norm(perturbation: Perturbation) -> Norm | None:

@@ -48,7 +48,8 @@ def _front_matter(card: dict[str, Any]) -> dict[str, Any]:
 
 def _title(claim: dict[str, Any]) -> str:
     threat = claim.get("threat") or {}
-    ball = f" ({threat['norm']}, eps {radius(threat['eps'])})" if threat.get("eps") else ""
+    goal = "" if threat.get("goal", "any wrong class") == "any wrong class" else f", goal: {threat['goal']}"
+    ball = f" ({threat['norm']}, eps {radius(threat['eps'])}{goal})" if threat.get("eps") else ""
     return f"Accuracy {'on clean images' if claim['name'] == 'clean' else f'under {_name(claim)}'}{ball}"
 
 

@@ -190,7 +190,10 @@ def test_runs_of_given_models(tmp_path):
     assert not any(line.endswith(": ") for line in lines), "nothing is listed without a value"
 
 
-def test_a_card_withdraws_what_has_a_flag(tmp_path):
+@pytest.mark.parametrize(
+    ("goal", "says"), [("any wrong class", ""), ("a wrong class, chosen: 3", ", goal: a wrong class, chosen: 3")]
+)
+def test_a_card_withdraws_what_has_a_flag(tmp_path, goal, says):
     folder = run(tmp_path / "a", {"net": (180, 120, 100)})
     results = json.loads((folder / "results.json").read_text())
     accuracy = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": N}
@@ -206,7 +209,7 @@ def test_a_card_withdraws_what_has_a_flag(tmp_path):
         }
         for c in names
     ]
-    results["conditions"][1]["threat"] = {"norm": "L\u221e", "eps": 0.03, "knowledge": "weights", "goal": "any"}
+    results["conditions"][1]["threat"] = {"norm": "L\u221e", "eps": 0.03, "knowledge": "weights", "goal": goal}
     write_json(folder / "results.json", results)
     assert main(["card", str(folder)]) == 0
     card = json.loads((folder / "card.json").read_text())
@@ -216,7 +219,7 @@ def test_a_card_withdraws_what_has_a_flag(tmp_path):
     _, front, body = (folder / "card.md").read_text().split("---\n", 2)
     (index,) = yaml.safe_load(front)["model-index"]
     claimed = [metric["name"] for result in index["results"] for metric in result["metrics"]]
-    assert claimed == ["Accuracy on clean images", "Accuracy under FGSM (L\u221e, eps 0.03)"]
+    assert claimed == ["Accuracy on clean images", f"Accuracy under FGSM (L\u221e, eps 0.03{says})"]
     assert index["results"][1]["metrics"][0]["value"] == 0.5
     assert masked["message"] in body.split("## Withdrawn")[1]
     assert "PGD" not in body.split("## Withdrawn")[0]

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 import robustsigma
-from robustsigma import FGSM, PGD, Classifier, GaussianNoise, Identity, evaluate, robust_accuracy
+from robustsigma import FGSM, PGD, AttributionMasked, Classifier, GaussianNoise, Identity, evaluate, robust_accuracy
 from robustsigma.data import Datasets
 from robustsigma.data.image_files import is_gray
 from robustsigma.evaluation import Checks, RobustnessReport
@@ -504,6 +504,41 @@ def test_a_mistake_is_told_with_what_to_do(message, tmp_path):
     model, data, options = MISTAKES[message]()
     with pytest.raises(ValueError, match=f"^{message}"):
         evaluate(model, data, **{"conditions": {"clean": Identity()}, **QUIET, **options})
+
+
+@pytest.mark.parametrize("attack", [PGD(0.1, targeted=1), AttributionMasked(PGD(0.1)), PGD(8 // 255)])
+def test_an_attack_that_leaves_out_a_part_of_its_ball_is_flagged(attack):
+    code = "no_radius" if attack.bound[1] == 0 else "restricted"
+    found = robust_accuracy(cases.mlp(), (IMAGES, LABELS), attack, progress=False, **NORMALIZATION)
+    assert [flag["code"] for flag in found.flags if flag.get("condition")] == [code]
+    both = {"PGD": PGD(attack.bound[1]), "mine": attack}
+    report = evaluate(cases.mlp(), (IMAGES, LABELS), both, **QUIET, **NORMALIZATION)
+    assert "restricted" not in [flag["code"] for flag in report.flags]  # a stronger one is in the same ball
+
+
+def test_repeated_images_are_flagged():
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), 8, sampler=WeightedRandomSampler([1.0] * N, 100))
+    twice = (IMAGES.repeat(2, 1, 1, 1), LABELS.repeat(2))
+    for data, says in (
+        (loader, "of 100 images equal"),
+        (twice, f"{N} of {2 * N} images equal"),
+        ((IMAGES, LABELS), None),
+    ):
+        report = evaluate(cases.mlp(), data, {"clean": Identity()}, **QUIET, **NORMALIZATION)
+        found = [flag["message"] for flag in report.flags if flag["code"] == "repeated_images"]
+        assert len(found) == (says is not None)
+        assert not found or says in found[0]
+
+
+class Infinite(nn.Module):
+    def forward(self, images):
+        logits = images.flatten(1)[:, : cases.CLASSES]
+        return torch.where(torch.arange(len(logits))[:, None] == 0, torch.inf, logits)
+
+
+def test_infinite_logits_are_an_error_of_the_network():
+    with pytest.raises(ValueError, match="net: expected finite logits, got NaN or infinity, in Infinite"):
+        evaluate(Infinite(), (IMAGES, LABELS), {"clean": Identity()}, mean=0.0, std=1.0, **QUIET)
 
 
 SAMPLERS = {

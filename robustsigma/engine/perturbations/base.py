@@ -210,7 +210,9 @@ class Perturbation(validation.Settings, ABC):
         given: dict[str, Any] = {}
         if eps is not None:
             if not isinstance(getattr(self, "eps", None), (int, float)):
-                raise validation.fail("eps", f"None for {type(self).__name__}, which has no radius", repr(eps)[:80])
+                raise validation.fail(
+                    "eps", f"None for {type(self).__name__}, which has no setting `eps`", repr(eps)[:80]
+                )
             radii = torch.as_tensor(eps, dtype=at_least_single(images[:1]).dtype, device=images.device).detach()
             if radii.shape not in ((), (len(images),)) or not bool((radii.isfinite() & (radii >= 0)).all()):
                 got = f"shape {tuple(radii.shape)} in [{radii.min():g}, {radii.max():g}]" if radii.numel() else "none"
@@ -249,7 +251,7 @@ class Perturbation(validation.Settings, ABC):
     def _judge(self, classifier: Classifier, info: Perturbed, clean: Tensor, labels: Tensor) -> Perturbed:
         """Return the results with success and distance."""
         success = classifier.logits(at_least_single(info.images)).argmax(1) != labels
-        norm: Norm = getattr(self, "norm", None) or "l2"
+        norm: Norm = getattr(self, "norm", None) or (self.bound or ("l2",))[0]
         return replace(info, success=success, distance=lengths(info.images.to(clean.dtype) - clean, norm), norm=norm)
 
     @property

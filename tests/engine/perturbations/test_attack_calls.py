@@ -17,6 +17,7 @@ from robustsigma import (
     FMN,
     NFGSM,
     PGD,
+    AttributionMasked,
     AutoAttack,
     GaussianNoise,
     Mixture,
@@ -45,6 +46,21 @@ def problem(count=6, net=None):
 def predicted(clf, x):
     with clf.frozen():
         return clf.logits(x).argmax(1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("wrapper", [AttributionMasked, TorchAttack], ids=lambda wrapper: wrapper.__name__)
+def test_the_distance_of_a_wrapped_attack_is_in_its_norm(wrapper, norm):
+    if wrapper is TorchAttack:
+        pytest.importorskip("torchattacks")
+        attack = TorchAttack("PGD" if norm == "linf" else "PGDL2", eps=0.1)
+    else:
+        attack = AttributionMasked(PGD(0.1, norm=norm))
+    clf, x, y = problem(6)
+    info = attack(clf, x, y, seed=0, return_info=True)
+    assert info.norm == attack.bound[0] == norm
+    assert info.distance.allclose(lengths(info.images - x, norm))
+    assert info.accuracy(0.1) == (predicted(clf, info.images) == y).double().mean()
 
 
 @every
@@ -95,7 +111,9 @@ def test_wrong_radii_are_refused():
         with pytest.raises(ValueError, match=message):
             FGSM()(clf, x, y, seed=0, eps=bad)
     for attack in (GaussianNoise(), FMN(), Mixture({FGSM(): 0.5})):
-        with pytest.raises(ValueError, match=f"eps: expected None for {type(attack).__name__}, which has no radius"):
+        with pytest.raises(
+            ValueError, match=f"eps: expected None for {type(attack).__name__}, which has no setting `eps`"
+        ):
             attack(clf, x, y, seed=0, eps=0.1)
     pytest.importorskip("torchattacks")
     with pytest.raises(ValueError, match="eps: expected the setting of TorchAttack alone"):
