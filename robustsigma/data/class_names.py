@@ -12,6 +12,10 @@ from robustsigma.engine.validation import fail
 # WordNet 3.0 identifiers of the classes of ILSVRC 2012. Sorted, their places are the labels of every published network.
 WNIDS = tuple(Path(__file__).with_name("imagenet_wnids.txt").read_text(encoding="ascii").split())
 _WNID = re.compile(r"n\d{8}")
+_INDEX = re.compile(r"(\d{1,9})(\.0*)?", re.ASCII)
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = re.compile(NUMBER, re.ASCII)
+_MISSING = ("?", "-", "na", "n/a", "nan", "<na>", "none", "null")
 
 
 def are_wnids(texts: Sequence[str]) -> bool:
@@ -19,9 +23,24 @@ def are_wnids(texts: Sequence[str]) -> bool:
     return bool(texts) and all(map(_WNID.fullmatch, texts))
 
 
+def as_index(text: str) -> int | None:
+    """Return the non-negative integer that a text such as "3" or "3.0" is, or None.
+
+    pandas writes a column of integers with a missing value as floats.
+    """
+    found = _INDEX.fullmatch(text)
+    return int(found[1]) if found else None
+
+
 def are_indices(texts: Sequence[str]) -> bool:
     """Return whether there is at least one text and all are non-negative integers."""
-    return bool(texts) and all(text.isascii() and text.isdecimal() for text in texts)
+    return bool(texts) and all(as_index(text) is not None for text in texts)
+
+
+def are_numbers(texts: Sequence[str]) -> bool:
+    """Return whether some texts are numbers and the others stand for a missing value, such as "nan" or "?"."""
+    names = [text for text in texts if not _NUMBER.fullmatch(text)]
+    return len(names) < len(texts) and all(text.lower() in _MISSING for text in names)
 
 
 class ClassIndex:
@@ -45,8 +64,9 @@ class ClassIndex:
             raise fail(name, f"the index of one of the classes that are called {text!r}, {where}", "the name")
         if text in self._labels:
             return self._labels[text]
-        if are_indices([text]) and len(text) < 10 and int(text) < self.count:
-            return int(text)
+        index = as_index(text)
+        if index is not None and index < self.count:
+            return index
         raise fail(name, f"a class by its name or its index below {self.count}, {where}", repr(text[:60]))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from robustsigma.data.class_names import are_indices, are_wnids, class_names
+from robustsigma.data.class_names import NUMBER, are_indices, are_numbers, are_wnids, as_index, class_names
 from robustsigma.data.csv_tables import PathsInside, read_csv
 from robustsigma.data.dataset_spec import Split
 from robustsigma.data.file_dataset_spec import FileDatasetSpec, ListedImage, Listing
@@ -18,7 +18,7 @@ from robustsigma.data.resize_crop import ResizeCrop
 from robustsigma.engine.validation import fail
 
 _SEPARATOR = re.compile(r"\s*[;|]\s*")
-_INDICES = re.compile(r"\d+(\s+\d+)+")
+_NUMBERS = re.compile(rf"{NUMBER}(\s+{NUMBER})+", re.ASCII)
 _DEFAULT_GEOMETRY = ResizeCrop(224, 256)
 
 
@@ -48,7 +48,9 @@ class ImageTable(FileDatasetSpec):
             nearest pixel. Files of class indices are refused.
         split_column: column of "train", "val" or "test" (or another word for one, as in `ImageFolder`), or None.
         class_list: names of all classes, in the order of their indices. None takes those of a trained network, else
-            the sorted names in the table, or numbers if the labels are indices.
+            the sorted names in the table, or numbers if the labels are indices, also as floats such as "3.0". If all
+            labels are numbers (or stand for a missing value, such as "nan" or "?") and one is not a non-negative whole
+            number, it is an error. Numbers beside other names, such as "0" to "9" beside letters, are names.
         geometry: how images are resized and cropped. None is what a trained network needs, else 224 pixels of 256.
         channels: 3 for color, 1 for gray.
         val_fraction: fraction of the images, or of "train" rows if no row is "val", that becomes "val".
@@ -90,9 +92,16 @@ class ImageTable(FileDatasetSpec):
         """Names of the classes."""
         if self.class_list is not None:
             return self.class_list
-        labels = sorted({each for rows in self._listing.images.values() for row in rows for each in row.classes})
-        if are_indices(labels):
-            return tuple(map(str, range(max(map(int, labels)) + 1)))
+        rows = [row for rows in self._listing.images.values() for row in rows]
+        labels = sorted({each for row in rows for each in row.classes})
+        indices = [index for each in labels if (index := as_index(each)) is not None]
+        if len(indices) == len(labels):
+            return tuple(map(str, range(max(indices) + 1)))
+        if are_numbers(labels):
+            odd = next(row for row in rows if not are_indices(row.classes))
+            expected = f"non-negative whole numbers, as the labels are numbers, {odd.where}"
+            got = repr(";".join(odd.classes)[:60])
+            raise fail("label_column", expected, f"{got}; correct or remove the row, or give class_list")
         if are_wnids(labels):
             raise fail("class_list", "names of all classes, since the labels are WordNet identifiers", "None")
         return class_names("label_column", labels)
@@ -126,7 +135,7 @@ class ImageTable(FileDatasetSpec):
         count = hidden = 0
         for cells, place in read_csv(self._place, [each for each in columns if each is not None], "table"):
             where, text, count = f"in {place}", cells[self.label_column].strip(), count + 1
-            classes = tuple(filter(None, text.split() if _INDICES.fullmatch(text) else _SEPARATOR.split(text)))
+            classes = tuple(filter(None, text.split() if _NUMBERS.fullmatch(text) else _SEPARATOR.split(text)))
             if not classes:
                 raise fail("label_column", f"at least one class {where}", "none")
             path = images.find(cells[self.file_column], where)

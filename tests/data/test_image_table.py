@@ -55,6 +55,10 @@ def test_labels_are_indices_identifiers_or_names(tmp_path):
     ("cells", "class_list", "classes", "expected"),
     [
         (("2", "0", "2"), None, ("0", "1", "2"), [2, 0, 2]),
+        (("10.0", "2", "2."), None, tuple(map(str, range(11))), [10, 2, 2]),
+        (("-1", "nan", "2.0"), ("-1", "nan", "ant"), ("-1", "nan", "ant"), [0, 1, 2]),
+        (("9", "b", "-1"), None, ("-1", "9", "b"), [1, 2, 0]),
+        (("1950s", "1960s"), None, ("1950s", "1960s"), [0, 1]),
         (("owl", "ant", "bee"), None, ("ant", "bee", "owl"), [2, 0, 1]),
         (("owl", "ant", "bee"), ("owl", "bee", "cat", "ant"), ("owl", "bee", "cat", "ant"), [0, 3, 1]),
         (("2", "0", "ant"), ("owl", "bee", "ant"), ("owl", "bee", "ant"), [2, 0, 2]),
@@ -68,7 +72,15 @@ def test_classes_of_a_table_without_a_network(tmp_path, cells, class_list, class
     assert source.shape == (3, 224, 224)
 
 
-@pytest.mark.parametrize("text", ["3;1", "3 ; 1;", "3|1", "3 1", "3;1;3"])
+@pytest.mark.parametrize("text", ["-1", "?", "NaN", "3.5", "1e1", "2 -1", "9" * 12])
+def test_one_label_that_is_no_index_among_indices_is_refused(tmp_path, text):
+    rows = [(f"{i}.png", str(i)) for i in range(11)]
+    root = write(tmp_path, [*rows[:3], ("x.png", text), *rows[3:]])
+    with pytest.raises(ValueError, match=r"^label_column: expected non-negative whole numbers.*, line 5, got '"):
+        ImageTable(root).split("test")
+
+
+@pytest.mark.parametrize("text", ["3;1", "3 ; 1;", "3|1", "3 1", "3;1;3", "3.0 1.0"])
 def test_several_classes_may_be_right(tmp_path, text):
     root = write(tmp_path, [("a.png", text), ("b.png", "two words;0")])
     dataset = ImageTable(root, class_list=("a", "b", "two words", "d"), geometry=SMALL).split("test")
@@ -186,7 +198,8 @@ def test_one_name_of_two_classes_is_refused():
     assert index.find("2", "label", "here") == 2
     with pytest.raises(ValueError, match=r"^label: expected the index of one of the classes that are called 'crane'"):
         index.find("crane", "label", "here")
-    for text in ("3", "-1", "1.0", "", "²", "9" * 5000, WNIDS[0]):
+    assert index.find("1.0", "label", "here") == 1
+    for text in ("3", "-1", "1.5", "", "²", "9" * 5000, WNIDS[0]):
         with pytest.raises(ValueError, match=r"^label: expected a class by its name or its index below 3, here"):
             index.find(text, "label", "here")
     assert ClassIndex(("1", "0")).find("1", "label", "here") == 0
