@@ -30,7 +30,7 @@ from robustsigma.lightning.strategies import is_sharded, shard
 from robustsigma.lightning.trades import Trades
 from robustsigma.models.architecture import Architecture
 from robustsigma.models.model_files import build_described
-from robustsigma.models.weight_files import common_name, first_infinite, unwrapped
+from robustsigma.models.weight_files import common_name, first_infinite, unwrapped, with_versions
 
 
 class LitClassifier(pl.LightningModule):
@@ -292,9 +292,9 @@ class LitClassifier(pl.LightningModule):
             raise fail("ckpt_path", "finite weights", f"others in {infinite}")
         own = self.state_dict()
         names = {common_name(name): name for name in own}
-        checkpoint["state_dict"] = {
-            name if name in own else names.get(common_name(name), name): value for name, value in found.items()
-        }
+        checkpoint["state_dict"] = with_versions(
+            self, {name if name in own else names.get(common_name(name), name): each for name, each in found.items()}
+        )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights as PyTorch does.

@@ -21,7 +21,7 @@ from robustsigma.lightning.checkpoints import AtomicCheckpointIO, RobustCheckpoi
 from robustsigma.lightning.data_module import RobustDataModule
 from robustsigma.lightning.strategies import full_state
 from robustsigma.models import ModelCard, load_model, save_model
-from robustsigma.models.weight_files import unwrapped
+from robustsigma.models.weight_files import unwrapped, with_versions
 
 
 class SafetensorsExport(pl.Callback):
@@ -91,7 +91,8 @@ def _best_weights(trainer: pl.Trainer, net: nn.Module) -> Iterator[None]:
     last = copy.deepcopy(net.state_dict())
     try:
         # Weights that the module leaves out of its checkpoints are frozen, so they are the same.
-        net.load_state_dict({k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}, False)
+        best = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        net.load_state_dict(with_versions(net, best), strict=False)
         yield
     finally:
         net.load_state_dict(last)

@@ -26,7 +26,7 @@ from robustsigma.engine.network_state import evaluating
 from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture, count_logits
 from robustsigma.models.hugging_face import HF
-from robustsigma.models.weight_files import SUFFIX, first_infinite, plain_names, unwrapped
+from robustsigma.models.weight_files import SUFFIX, first_infinite, plain_names, unwrapped, with_versions
 from robustsigma.runs.files import write_atomically
 
 _KEY = "robustsigma"
@@ -148,7 +148,7 @@ def load_model(
     own = unwrapped(net)
     names = {plain: name for name, plain in plain_names(own).items()}
     try:
-        own.load_state_dict({names.get(plain, plain): tensor for plain, tensor in tensors.items()})
+        own.load_state_dict(with_versions(own, {names.get(name, name): tensor for name, tensor in tensors.items()}))
     except RuntimeError as error:
         raise fail(
             "model", f"weights that fit {type(net).__name__}", f"{path} ({str(error).splitlines()[-1].strip()})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,7 +163,17 @@ def fit_state(net: nn.Module, state: State, origin: str, *, classes: int | None 
     infinite = first_infinite(state)
     if infinite:
         raise fail("weights", "finite numbers", f"others in {infinite} of {origin}")
-    net.load_state_dict({names[key]: value for key, value in state.items()}, strict=False)
+    net.load_state_dict(with_versions(net, {names[key]: value for key, value in state.items()}), strict=False)
+
+
+def with_versions(net: nn.Module, state: Mapping[Any, Tensor]) -> State:
+    """Return a state dict with the versions of a network's modules, which some ask for, as torchvision's MNASNet does.
+
+    Safetensors files and state dicts with other names have none.
+    """
+    found = OrderedDict(state)
+    found._metadata = getattr(net.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    return found
 
 
 def without_prefix(state: State, own: Mapping[str, Any]) -> State:

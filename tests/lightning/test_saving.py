@@ -140,6 +140,9 @@ def test_a_checkpoint_of_a_compiled_network_fits_the_network(tmp_path):
     for given in ({}, {"net": small()}, {"net": torch.compile(small(), backend="eager")}):
         again = LitClassifier.load_from_checkpoint(path, **given)
         assert torch.equal(logits(again), logits(Classifier(net)))
+    checkpoint = torch.load(path, weights_only=True)
+    again.on_load_checkpoint(checkpoint)
+    assert checkpoint["state_dict"]._metadata == again.state_dict()._metadata, "modules find their versions there"
 
 
 class Distilled(LitClassifier):

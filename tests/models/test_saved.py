@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,6 +67,7 @@ def test_loading_neither_reads_nor_moves_the_global_generator(tmp_path):
         (Architecture("small_cnn", {"width": 2, "strides": [1, 1, 2, 1], "dropout": 0.0}), 3, 8),
         (Architecture(DOTTED, {"width": 2}), 1, 16),
         (Architecture("torchvision:resnet18"), 3, 32),
+        (Architecture("torchvision:mnasnet0_5"), 3, 32),  # its state dict must have its version
         (Architecture("torchvision.models.squeezenet1_1", {"dropout": 0.1}), 3, 32),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
@@ -80,6 +82,9 @@ def test_every_kind_of_name_builds_again_from_the_file(tmp_path, architecture, c
     assert loaded.architecture.name == architecture.name
     assert type(classifier.net) is type(net)
     torch.testing.assert_close(_logits(classifier, channels, size), expected, rtol=0, atol=0)
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    again = _net(replace(architecture, weights=str(tmp_path / "m.pt")), channels, seed=1)
+    torch.testing.assert_close(again.state_dict(), net.state_dict(), rtol=0, atol=0)
 
 
 def test_numbers_of_channels_and_classes_can_be_overruled():
