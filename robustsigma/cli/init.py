@@ -17,7 +17,7 @@ from robustsigma.cli.evaluate import PRESETS
 from robustsigma.cli.method_names import walk_of_photographs
 from robustsigma.cli.parsing import check_model, new_parser
 from robustsigma.cli.presets import ALLOW_HELP
-from robustsigma.data.class_names import class_names
+from robustsigma.data.class_names import class_names, order_notes
 from robustsigma.data.csv_tables import delimiter_of
 from robustsigma.data.folder_scan import scan
 from robustsigma.data.image_files import BROKEN, is_gray
@@ -104,6 +104,7 @@ class _Model(NamedTuple):
     logits: int | None  # None if unknown
     known: Published | None
     statistics: Any  # mean and std, where `evaluate` finds them by itself
+    classes: tuple[str, ...] = ()  # of published weights or a saved model, whose order `evaluate` takes
 
 
 def run(verb: str, arguments: list[str]) -> None:
@@ -230,14 +231,14 @@ def _model(found: Any) -> _Model | None:
         if known is None:  # your code, which returns a network with its weights
             return _Model(name, None, None, None, None)
         statistics = None if known.mean is None else (known.mean, known.std)
-        return _Model(name, PUBLISHED, len(known.classes), known, statistics)
+        return _Model(name, PUBLISHED, len(known.classes), known, statistics, known.classes)
     if weights is None:
         name, weights = None, name
     else:
         check_model("model", name, found.allow)
     card = read_card(weights, "model")
     if card is not None and card.architecture is not None:
-        return _Model(card.architecture.name, weights, len(card.classes), None, (card.mean, card.std))
+        return _Model(card.architecture.name, weights, len(card.classes), None, (card.mean, card.std), card.classes)
     state = read_state(weights, "model")
     name, logits = identified(state, weights) if name is None else identify(state, name) or (name, None)
     return _Model(name, weights, logits, published(name), stored_statistics(state))
@@ -294,12 +295,15 @@ def _settings(
         unreadable = f"\n# skip_broken leaves out images that cannot be read, such as {one_line(broken)}."
         unreadable += f" This lists them:\n#   {one_line(listed)}"
     guessed = model is not None and model.weights != PUBLISHED and dataset.geometry is not None
-    counts = ", ".join(f"{len(dataset.split(split)):,} {split}" for split in dataset.splits)
+    used = dataset.adapt_to_model(model.classes, None) if as_is and model and model.classes else dataset
+    counts = ", ".join(f"{len(used.split(split)):,} {split}" for split in dataset.splits)
+    order = order_notes(used.classes) if used.class_list is None else []
     return _TEMPLATE.format(
         written=written,
         command=command,
         found=f"Found {len(dataset.classes)} classes; images: {counts}; shown to the model as {side} x {side} pixels."
         + guessed * "\n# CHECK: size and resize, in pixels, of your transforms."
+        + "".join(f"\n# CHECK: {note}." for note in order)
         + unreadable,
         kind=type(dataset).__name__,
         options=_flow(options),

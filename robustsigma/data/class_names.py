@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from robustsigma.engine.validation import fail
@@ -41,6 +42,16 @@ def are_numbers(texts: Sequence[str]) -> bool:
     """Return whether some texts are numbers and the others stand for a missing value, such as "nan" or "?"."""
     names = [text for text in texts if not _NUMBER.fullmatch(text)]
     return len(names) < len(texts) and all(text.lower() in _MISSING for text in names)
+
+
+def order_notes(classes: Sequence[str]) -> list[str]:
+    """Return a warning if most classes are named by numbers that are not in numeric order, such as "10" before "2"."""
+    numbers = [name for name in classes if _NUMBER.fullmatch(name)]
+    pair = next((f"{a!r} before {b!r}" for a, b in pairwise(numbers) if float(a) > float(b)), None)
+    if pair is None or 2 * len(numbers) <= len(classes):
+        return []
+    hint = "if the network's logits are in numeric order, give class_list with the names in that order"
+    return [f"classes are in alphabetical order, {pair}; {hint}"]
 
 
 class ClassIndex:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from robustsigma.data.class_names import ClassIndex
+from robustsigma.data.class_names import ClassIndex, order_notes
 from robustsigma.data.csv_tables import Annotation
 from robustsigma.data.dataset_spec import DatasetSpec, Split
 from robustsigma.data.folder_scan import shorten
@@ -52,7 +52,7 @@ class FileDatasetSpec(DatasetSpec):
     """A dataset whose images are files on disk. A subclass lists them in `_listing`.
 
     Subclasses have the fields `val_fraction`, `test_fraction` and `seed`, and may have `channels` (3 for color, 1 for
-    gray) and `skip_broken` (leave unreadable images out, with a warning).
+    gray), `skip_broken` (leave unreadable images out, with a warning) and `class_list` (names of all classes).
     """
 
     _argument = "root"  # named by errors and warnings
@@ -60,6 +60,7 @@ class FileDatasetSpec(DatasetSpec):
     _upright = True  # whether images are turned as their EXIF orientation says
     channels: int = 3
     skip_broken: bool = False
+    class_list: tuple[str, ...] | None = None
     val_fraction: float
     test_fraction: float
     seed: int
@@ -156,7 +157,8 @@ class FileDatasetSpec(DatasetSpec):
         }
         checked = [split for split in manifest if split != "val" or "val" in self._listing.images]
         lacking = _missing_class_notes(self.classes, {s: manifest[s].labels.tolist() for s in checked})
-        notes = [*self._listing.notes, *lacking]
+        order = order_notes(self.classes) if self.class_list is None else []
+        notes = [*self._listing.notes, *order, *lacking]
         if notes:
             warn(f"{self._argument}: {'; '.join(notes)} [{self._place}]")
         return manifest

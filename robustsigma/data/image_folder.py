@@ -52,7 +52,7 @@ class ImageFolder(FileDatasetSpec):
         geometry: how images are resized and cropped, instead of `size`.
         class_list: names of all classes, in the order of the labels. Folders are named by these names, by indices, or
             by WordNet identifiers if the classes are ImageNet's 1,000. None takes the names of a trained network if
-            the folders are named so, else the sorted names of the folders.
+            the folders are named so, else the sorted names of the folders, with a warning where "10" precedes "2".
 
     Example:
         >>> ImageFolder("photos", size=224, masks="masks").split("test").mask(0).shape

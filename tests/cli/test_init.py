@@ -14,7 +14,7 @@ from PIL import Image
 from robustsigma import Sigma, SigmaSample
 from robustsigma.cli import main
 from robustsigma.cli.evaluate import PRESETS
-from robustsigma.models import Architecture, CifarResNet
+from robustsigma.models import Architecture, CifarResNet, ModelCard, save_model
 from robustsigma.models.identification import identify
 
 
@@ -142,6 +142,18 @@ def test_a_network_by_name_with_its_weights(tmp_path):
     found = settings("photos", "--model", "robustsigma.models.CifarResNet", "--weights", "own.pt")
     assert (found.architecture.weights, found.dataset.shape) == ("own.pt", (3, 8, 8))
     assert found.mean == (0.485, 0.456, 0.406)
+
+
+def test_the_order_of_numbered_folders_is_to_be_checked(tmp_path):
+    folder(tmp_path / "digits", classes=("2", "10"), size=(8, 8))
+    with pytest.warns(UserWarning, match="'10' before '2'"):
+        settings("digits")
+    assert "# CHECK: classes are in alphabetical order, '10'" in (tmp_path / "robustsigma.yaml").read_text()
+    (tmp_path / "robustsigma.yaml").unlink()
+    with torch.random.fork_rng():
+        net = Architecture().build(3, 2)
+    save_model("own.safetensors", net, ModelCard(net.architecture, ("2", "10"), (3, 8, 8)))
+    settings("digits", "--model", "own.safetensors")  # whose order of classes is taken
 
 
 def test_unreadable_images_are_left_out(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -232,6 +233,19 @@ def test_class_folders_are_found_among_the_networks_classes(tmp_path, folders, c
             adapt_and_check(source, ("x", "y", "z"), (3, 8, 8), SMALL, "model").split("test")
     with pytest.raises(ValueError, match=r"^size: expected a number of pixels, or a geometry instead, got both"):
         ImageFolder(str(tmp_path), size=8, geometry=SMALL)
+
+
+def test_numbers_that_are_sorted_as_text_are_a_warning(tmp_path):
+    for name in ("2", "10", "0"):
+        write(tmp_path / "folders" / name, [("a.png", name)])
+        (tmp_path / "folders" / name / "labels.csv").unlink()
+    folders = ImageFolder(str(tmp_path / "folders"), size=8, test_fraction=1)
+    table = ImageTable(write(tmp_path, [("a.png", "2"), ("b.png", "10"), ("c.png", "unknown")]), geometry=SMALL)
+    for source, expected in ((folders, [0, 1, 2]), (table, [1, 0, 2])):
+        with pytest.warns(UserWarning, match="classes are in alphabetical order, '10' before '2'; .* give class_list"):
+            assert labels(source) == expected
+    assert labels(replace(folders, class_list=("0", "2", "10"))) == [0, 2, 1]
+    assert labels(replace(table, class_list=("2", "10", "unknown"))) == [0, 1, 2]
 
 
 def test_a_network_of_other_names_is_refused(tmp_path):
