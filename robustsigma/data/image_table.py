@@ -27,14 +27,15 @@ class ImageTable(FileDatasetSpec):
     """Images of a folder that a CSV file lists: one row per image, with the columns `file` and `label`.
 
     A label is the index of a class, its WordNet identifier (if the classes are ImageNet's 1,000) or its name. Several
-    labels, separated by ";", are all correct: in `benchmark`, a prediction of any of them is correct and is explained.
-    In `evaluate` and in training only the first is correct. Paths cannot leave their folder.
+    labels, separated by ";" or "|" (numbers also by spaces), are all correct: in `benchmark`, a prediction of any of
+    them is correct and is explained. In `evaluate` and in training only the first is correct. A name with a separator
+    is one label if `class_list` has it. Paths cannot leave their folder.
 
     Without `split_column`, a fraction of the images becomes "test"; if that is all of them, it is the only split. With
     `split_column`, a table without "test" rows has its "val" rows as "test", and one without "val" rows takes some of
-    "train". Rows of hidden files are left out. The first split warns once about such rows, about "val" rows as "test"
-    and about classes without a training or test image. The table is read once: make a new `ImageTable` after changing
-    it.
+    "train". Rows of hidden files are left out. The first split warns once about such rows, about "val" rows as "test",
+    about labels that may be names with "|" and about classes without a training or test image. The table is read once:
+    make a new `ImageTable` after changing it.
 
     Args:
         root: the folder.
@@ -109,7 +110,8 @@ class ImageTable(FileDatasetSpec):
     def adapt_to_model(self, classes: Sequence[str], geometry: ResizeCrop | None) -> ImageTable:
         """Return the same images with the network's class names and geometry, if these are not given."""
         names = tuple(classes) if self.class_list is None else self.class_list
-        return self._sharing(dataclasses.replace(self, class_list=names, geometry=self.geometry or geometry))
+        other = dataclasses.replace(self, class_list=names, geometry=self.geometry or geometry)
+        return self._sharing(other) if all(_labels(name) == (name,) for name in names) else other
 
     @property
     def _resize(self) -> ResizeCrop:
@@ -132,10 +134,12 @@ class ImageTable(FileDatasetSpec):
         masks = PathsInside(Path(self.root) / self.masks, "mask_column")
         columns = (self.file_column, self.label_column, self.mask_column, self.split_column)
         found: dict[Split | None, list[ListedImage]] = {}
+        names, bars = set(self.class_list or ()), set()
         count = hidden = 0
         for cells, place in read_csv(self._place, [each for each in columns if each is not None], "table"):
             where, text, count = f"in {place}", cells[self.label_column].strip(), count + 1
-            classes = tuple(filter(None, text.split() if _NUMBERS.fullmatch(text) else _SEPARATOR.split(text)))
+            classes = (text,) if text in names else _labels(text)
+            bars.add(text.count("|"))
             if not classes:
                 raise fail("label_column", f"at least one class {where}", "none")
             path = images.find(cells[self.file_column], where)
@@ -148,7 +152,7 @@ class ImageTable(FileDatasetSpec):
             if not all(map(is_visible, path[len(images.prefix) :].split("/"))):
                 hidden += 1
                 continue
-            found.setdefault(split, []).append(ListedImage(path, tuple(dict.fromkeys(classes)), mask_path, where))
+            found.setdefault(split, []).append(ListedImage(path, classes, mask_path, where))
         if not found:
             told = " of a file that is not hidden" if hidden else ""
             raise fail("table", f"at least one row{told} in {self._place}", "none")
@@ -156,4 +160,11 @@ class ImageTable(FileDatasetSpec):
         if self.split_column is not None and "test" not in found:
             notes.append("no row is of the test split, so the val rows are")
             found |= {"test": found.pop("val")} if "val" in found else {}
+        if not names and len(bars) == 1 and bars != {0}:
+            notes.append('every label is several, separated by "|"; if that is part of the names, give class_list')
         return Listing(found, notes)
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    """Return the labels that a cell holds, each once."""
+    return tuple(dict.fromkeys(filter(None, text.split() if _NUMBERS.fullmatch(text) else _SEPARATOR.split(text))))

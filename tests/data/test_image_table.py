@@ -90,6 +90,19 @@ def test_several_classes_may_be_right(tmp_path, text):
     assert dataset.correct_labels(1) == (2, 0)
 
 
+def test_a_name_with_a_separator_is_one_label_if_it_is_a_class(tmp_path):
+    names = ("skin|benign", "skin|malignant", "1 2")
+    rows = [("a.png", names[1]), ("b.png", names[0])]
+    source = ImageTable(write(tmp_path, rows), geometry=SMALL)
+    with pytest.warns(UserWarning, match=r'every label is several, separated by "\|"; .* give class_list'):
+        assert labels(source) == [2, 2]
+    assert labels(replace(source, class_list=names)) == [1, 0]
+    assert labels(source.adapt_to_model(names, None)) == [1, 0]
+    write(tmp_path, [*rows, ("c.png", "1 2")])
+    assert labels(ImageTable(str(tmp_path), class_list=names, geometry=SMALL)) == [1, 0, 2]
+    assert len(set(labels(ImageTable(str(tmp_path), geometry=SMALL)))) == 2, "no warning, as one row has no bar"
+
+
 def test_a_mask_is_cropped_where_its_image_is(tmp_path):
     root = tmp_path / "set"
     write(root / "images", [("a.png", "0"), ("b.png", "1")])
