@@ -1,4 +1,4 @@
-"""Which of torchvision's networks the weights of a file belong to, by the names and shapes of its tensors."""
+"""Which network of torchvision or timm the weights of a file belong to, by the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from robustsigma.engine.global_rng import temporary_seed
 from robustsigma.engine.validation import fail
 from robustsigma.models.architecture import Architecture
-from robustsigma.models.published_weights import TORCHVISION
+from robustsigma.models.published_weights import TIMM, TORCHVISION
 from robustsigma.models.weight_files import State, without_prefix
 
-_CLASSES = 1000  # logits of torchvision's networks by default
+
+class _RealNumbers(TorchFunctionMode):
+    """Makes sequences of numbers on the CPU where the device is meta: constructors compute sizes from them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        device = {"device": "cpu"} if func in (torch.arange, torch.linspace, torch.tensor) else {}
+        return func(*args, **{**(kwargs or {}), **device})
 
 
-def identify(state: State, name: str | None = None) -> tuple[str, int] | None:
+def identify(state: State, name: str | None = None, classes: int = 1000) -> tuple[str, int] | None:
     """Return the name of the network that a state dict belongs to, and its number of logits, or None.
 
-    With `name`, only that network is tried. The last layer may have any number of logits. It takes seconds: networks
-    are built without memory for weights. RegNets cannot be built so and are not recognized.
+    Torchvision's networks are tried; with `name`, only that one, which may be timm's, of `classes` logits by default.
+    The last layer may have any number of logits. It takes seconds: networks are built without memory for weights.
 
     Example:
         >>> identify(read_state("last.ckpt"))
@@ -29,9 +36,9 @@ def identify(state: State, name: str | None = None) -> tuple[str, int] | None:
     """
     for found, net in _networks(name):
         own = net.state_dict()
-        classes = _logits(own, without_prefix(state, own))
-        if classes is not None:
-            return found, classes
+        logits = _logits(own, without_prefix(state, own), classes)
+        if logits is not None:
+            return found, logits
     return None
 
 
@@ -47,17 +54,17 @@ def identified(state: State, path: object) -> tuple[str, int]:
 def _networks(only: str | None) -> Iterator[tuple[str, nn.Module]]:
     import torchvision
 
-    for name in (f"{TORCHVISION}{each}" for each in torchvision.models.list_models(module=torchvision.models)):
-        if only in (None, name):
-            try:
-                with torch.device("meta"), temporary_seed(0):
-                    net = Architecture(name).make({})
-            except NotImplementedError:
-                continue
-            yield name, net
+    names = [f"{TORCHVISION}{each}" for each in torchvision.models.list_models(module=torchvision.models)]
+    for name in names if only is None else [only] * only.startswith((TORCHVISION, TIMM)):
+        try:
+            with torch.device("meta"), _RealNumbers(), temporary_seed(0):
+                net = Architecture(name).make({})
+        except RuntimeError:
+            continue  # its constructor reads the values of other tensors
+        yield name, net
 
 
-def _logits(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
+def _logits(own: Mapping[str, Any], state: Mapping[str, Tensor], classes: int) -> int | None:
     """Return the number of logits if all tensors fit, except for the first size of those of the last layer."""
     counted = {key for key in own if key.endswith("num_batches_tracked")}
     if state.keys() | counted != own.keys():
@@ -65,6 +72,6 @@ def _logits(own: Mapping[str, Any], state: Mapping[str, Tensor]) -> int | None:
     other = [key for key in state if state[key].shape != own[key].shape]
     found = {len(state[key]) for key in other if state[key].ndim and state[key].shape[1:] == own[key].shape[1:]}
     if not other:
-        return _CLASSES
-    resized = len(found) == 1 and all(len(own[key]) == _CLASSES and len(state[key]) in found for key in other)
+        return classes
+    resized = len(found) == 1 and all(len(own[key]) == classes and len(state[key]) in found for key in other)
     return found.pop() if resized else None

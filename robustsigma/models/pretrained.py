@@ -149,7 +149,7 @@ class Pretrained(Settings):
         )
         given = {**({} if known is None else known.arguments), **self.arguments}
         if known is not None and state is not None and "num_classes" not in given:
-            found = identify(state, self.name) if outputs is None else (self.name, outputs)
+            found = identify(state, self.name, len(known.classes)) if outputs is None else (self.name, outputs)
             if found is not None and count not in (None, found[1]):
                 raise fail("classes", f"{found[1]}, as many as {self.weights} has outputs", count)
             if found is not None and found[1] != len(known.classes):

@@ -258,7 +258,7 @@ def test_errors_name_the_argument_and_what_to_do(tmp_path, capsys, arguments, wo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [5, 1000])
-@pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small", "vit_b_32"])
+@pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small", "regnet_x_400mf", "vit_b_32"])
 def test_every_kind_of_network_is_identified(name, classes):
     options = {"init_weights": False} if name == "googlenet" else {}
     state = weights_of(name, num_classes=classes, **options)

@@ -277,6 +277,16 @@ def test_timm_gives_statistics_and_names(tmp_path):
     assert card.classes[0] == "tench"
     expected = logits(Classifier(theirs, mean=settings.mean, std=settings.std))
     torch.testing.assert_close(logits(classifier), expected, rtol=0, atol=0)
+    torch.save(fresh(timm.create_model, model_name="test_resnet", num_classes=4).state_dict(), tmp_path / "4.pth")
+    assert model("timm:test_resnet", weights=str(tmp_path / "4.pth"))[1].classes == ("0", "1", "2", "3")
+
+
+def test_a_regnet_of_other_classes_is_recognized(tmp_path):
+    own = fresh(torchvision.models.regnet_y_400mf, num_classes=5)
+    torch.save(own.state_dict(), tmp_path / "w.pth")
+    classifier, card = model("torchvision:regnet_y_400mf", weights=str(tmp_path / "w.pth"))
+    assert len(card.classes) == 5
+    torch.testing.assert_close(logits(classifier), logits(Classifier(own, **IMAGENET)), rtol=0, atol=0)
 
 
 def test_one_way_to_all_models(tmp_path, net):
