@@ -12,14 +12,17 @@ class EpochMean(Metric):
 
     Lightning's own mean rounds the number of images down to a multiple of the processes. The `MeanMetric` of
     torchmetrics either leaves NaN out, which would hide a training that diverged, or (1.9) forgets the weights.
+
+    Args:
+        sync_on_compute: False is the mean over the images of this process.
     """
 
     full_state_update = False
     total: Tensor
     images: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, sync_on_compute: bool = True) -> None:
+        super().__init__(sync_on_compute=sync_on_compute)
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0.0), dist_reduce_fx="sum")
 

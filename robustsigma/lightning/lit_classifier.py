@@ -25,6 +25,7 @@ from robustsigma.lightning.batch import Batch, as_batch
 from robustsigma.lightning.batch_norm import AuxiliaryNorms, BatchNormPolicy, single_values, split_forward
 from robustsigma.lightning.checkpoints import AtomicCheckpointIO
 from robustsigma.lightning.epoch_mean import EpochMean
+from robustsigma.lightning.loaders import KeySampler
 from robustsigma.lightning.sample_labels import SampleLabels
 from robustsigma.lightning.strategies import is_sharded, shard
 from robustsigma.lightning.trades import Trades
@@ -38,7 +39,8 @@ class LitClassifier(pl.LightningModule):
 
     It logs `train_loss`, `train_acc`, and `val_CONDITION_acc` and `test_CONDITION_acc` for each condition. Batches of
     other loaders are (images, labels) or mappings, with images in [0, 1] or of uint8, and classes or probabilities as
-    labels (see `robustsigma.lightning.batch.as_batch`); their condition is "clean".
+    labels (see `robustsigma.lightning.batch.as_batch`); their condition is "clean". Of a stream without a length or
+    `limit_train_batches`, each process logs the training means of its own images.
 
     A checkpoint holds all arguments except the optimizer. `load_from_checkpoint(path)` rebuilds a network of
     robustsigma, torchvision or timm that was made by its name; pass any other as `net=`.
@@ -116,6 +118,7 @@ class LitClassifier(pl.LightningModule):
         Under `ModelParallelStrategy` (FSDP2), the network is sharded next, unless a subclass has a `configure_model`.
         """
         self._checked.clear()
+        self.means.clear()
         if stage == "fit" and self.auxiliary is not None:
             self.auxiliary.start(self.classifier)
         if self.device_mesh is not None and type(self).configure_model is pl.LightningModule.configure_model:
@@ -162,7 +165,7 @@ class LitClassifier(pl.LightningModule):
             loss = loss + self.trades.divergence(logits, other[:size])
         self._log_mean("train_loss", loss, size)
         self._log_mean("train_acc", _correct(logits.detach(), labels).sum() / max(1, size), size)
-        return loss * self._loss_scale(size)
+        return loss * self._loss_scale(size, batch_idx)
 
     def _batch(self, batch: Any, stage: str) -> Batch:
         """Return a batch of any loader; of each stage, the first one's pixels are checked."""
@@ -172,13 +175,16 @@ class LitClassifier(pl.LightningModule):
             self._checked.add(stage)
         return found
 
-    def _loss_scale(self, size: int) -> Tensor | float:
-        """Return the factor of a process's loss that makes their mean the mean over the images of all processes."""
-        world_size = self.trainer.world_size
-        if world_size == 1 or not self.trainer.is_last_batch:  # all other batches are equally large
+    def _loss_scale(self, size: int, batch_idx: int) -> float:
+        """Return the factor of a process's loss that makes their mean the mean over the images of all processes.
+
+        Processes do not ask each other, as those of a stream may have unequal numbers of batches.
+        """
+        loader: Any = self.trainer.train_dataloader
+        sampler = getattr(loader, "sampler", None)
+        if not isinstance(sampler, KeySampler):
             return 1.0
-        sizes = torch.tensor(float(size), device=self.device)
-        return world_size * size / torch.as_tensor(self.trainer.strategy.reduce(sizes, reduce_op="sum"))
+        return sampler.num_replicas * size / sampler.images(batch_idx, loader.batch_size)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Log the accuracy under the batch's condition; return logits."""
@@ -209,7 +215,9 @@ class LitClassifier(pl.LightningModule):
         """Log the mean over the images of an epoch, of all processes."""
         key = name.replace("_", "__").replace(".", "_d")  # a module's name has no dot, and no two names share a key
         if key not in self.means:
-            self.means[key] = EpochMean().to(self.device)
+            # Processes wait for each other at the end of an epoch, which of a stream may be at another step.
+            alone = self.trainer.training and math.isinf(self.trainer.num_training_batches)
+            self.means[key] = EpochMean(sync_on_compute=not alone).to(self.device)
         mean = self.means[key]
         assert isinstance(mean, EpochMean)
         mean.update(value, size)

@@ -59,6 +59,7 @@ class KeySampler(DistributedSampler[Any]):
         super().__init__(images, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # uses its length only
         self.indices, self.drawn_by, self.count = indices, sampler, len(images)
         self.skip = 0  # number of keys that the next iteration leaves out at its start
+        self._counts: list[int] = []  # of images of each process in this epoch, without padding
         self._owners = torch.zeros(max(indices, default=-1) + 1, dtype=torch.int64)  # ranks, by index
         self._owners[torch.as_tensor(indices, dtype=torch.int64)] = torch.arange(len(indices)) % world_size
 
@@ -80,6 +81,11 @@ class KeySampler(DistributedSampler[Any]):
         own = (Key(self.epoch, order[place], repeat=repeats[place]) for place in places)
         return chain(own, (Key(self.epoch, order[place], is_padding=True) for place in padding))
 
+    def images(self, batch_idx: int, batch_size: int) -> int:
+        """Return the number of images, without padding, in a batch of all processes of the training epoch."""
+        start = batch_idx * batch_size
+        return sum(max(0, min(count, start + batch_size) - start) for count in self._counts)
+
     def owned(self, indices: Tensor) -> Tensor:
         """Return which of some training images belong to this process: bool (n,), of int64 (n,)."""
         at = indices.cpu()
@@ -92,9 +98,10 @@ class KeySampler(DistributedSampler[Any]):
         shares = [(owners == rank).nonzero()[:, 0] for rank in range(self.num_replicas)]
         spare = torch.cat([share[size:] for share in shares])
         lacks = [max(0, size - len(share)) for share in shares]
-        before = sum(lacks[: self.rank])
-        taken = spare[before : before + lacks[self.rank]]
-        places = torch.cat([shares[self.rank][:size], taken]).sort().values.tolist()
+        starts = [sum(lacks[:rank]) for rank in range(len(shares) + 1)]
+        parts = [torch.cat([each[:size], spare[i:j]]) for each, i, j in zip(shares, starts, starts[1:], strict=False)]
+        self._counts = [len(part) for part in parts]
+        places = parts[self.rank].sort().values.tolist()
         return places, (places or [0])[:1] * (size - len(places))
 
     def _drawn(self, sampler: Sampler) -> tuple[list[int], list[int]]:

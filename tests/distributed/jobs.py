@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,16 +14,17 @@ from unittest import mock
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pictures import Pictures
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import multiprocessing, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import Sampler
+from torch.utils.data import IterableDataset, Sampler
 from torchmetrics import Metric
 
 from robustsigma import FGSM, GaussianNoise, Identity, Mixture, Sigma, SigmaSample
-from robustsigma.data import Baggage
+from robustsigma.data import Baggage, Datasets
 from robustsigma.engine.metrics import rmse
 from robustsigma.engine.perturbations.path_samples import SampleCache
 from robustsigma.lightning import AugmentationStatistics, LitClassifier, RobustDataModule, SafetensorsExport
@@ -35,6 +37,7 @@ CONDITIONS = {
     "clean": Identity(), "gaussian": GaussianNoise(0.1), "fgsm": FGSM(0.02), "sigma": SigmaSample(WALK)
 }  # fmt: skip
 BATCH, EPOCHS = 4, 3  # of each process
+BASE = Pictures(17)
 STRATEGIES = ("ddp", "fsdp2", "fsdp2-full")
 
 
@@ -144,7 +147,7 @@ class Interleaved(Sampler):
 class Accumulating(LitClassifier):
     """Has the loss of several processes in one process that accumulates gradients, also where one has no image left."""
 
-    def _loss_scale(self, size: int) -> float:
+    def _loss_scale(self, size: int, batch_idx: int) -> float:
         return float(self.trainer.accumulate_grad_batches if self.trainer.is_last_batch else 1)
 
 
@@ -225,6 +228,33 @@ def fit_under_strategies(rank: int, world: int, folder: Path) -> None:
         fit_and_test(rank, world, folder, strategy)
         (path,) = (folder / strategy).glob("*.ckpt")
         fit_and_test(rank, world, folder, strategy, path)
+
+
+class Odd(IterableDataset):
+    """A stream whose first process has 3 batches of an epoch, and whose second has 2."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, int, int]]:
+        for index in range(self.rank, 17, 2):
+            yield *BASE[index], index
+
+
+def fit_unequal_streams(rank: int, world: int, folder: Path) -> None:
+    """Train on streams of unequal lengths for a number of steps, and write the weights."""
+    torch.default_generator.manual_seed(0)
+    data = RobustDataModule(Datasets(Odd(rank), classes=["a", "b", "c"]), train_perturbation=FGSM(0.1), batch_size=4)
+    model = LitClassifier(nn.Sequential(nn.Flatten(), nn.Linear(BASE.images[0].numel(), 3)), schedule="constant")
+    strategy = DDPStrategy(timeout=timedelta(seconds=60))  # an error where processes wait for each other
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=world, strategy=strategy, max_epochs=-1, max_steps=7, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        plugins=[LightningEnvironment()],
+    )  # fmt: skip
+    trainer.fit(model, data)
+    assert trainer.global_step == 7
+    torch.save((model.state_dict(), float(trainer.callback_metrics["train_loss"])), folder / f"{rank}.pt")
 
 
 def together(job: Any, world: int, *arguments: Any) -> None:

@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jobs import CONDITIONS, EPOCHS, SOURCE, STRATEGIES, fit_and_test, fit_under_strategies, together
+from jobs import (
+    CONDITIONS,
+    EPOCHS,
+    SOURCE,
+    STRATEGIES,
+    fit_and_test,
+    fit_under_strategies,
+    fit_unequal_streams,
+    together,
+)
 from safetensors.torch import load_file
 
 from robustsigma.lightning.loaders import KeySampler
@@ -124,6 +133,10 @@ def test_each_image_belongs_to_one_process_and_shares_are_equal(count, world):
             sampler.set_epoch(epoch)
         shares = [list(sampler) for sampler in samplers]
         assert {len(share) for share in shares} == {-(-count // world)}
+        counted = [not key.is_padding for place in zip(*shares, strict=True) for key in place]
+        for sampler in samplers:  # each process knows what all have in a batch of 2
+            found = [sampler.images(batch, 2) for batch in range(-(-count // world // 2))]
+            assert found == [sum(counted[start : start + 2 * world]) for start in range(0, len(counted), 2 * world)]
         place = {key.image: place for place, key in enumerate(whole)}
         for share, sampler, seen in zip(shares, samplers, before, strict=True):
             own = [key.image for key in share if not key.is_padding]
@@ -136,6 +149,14 @@ def test_each_image_belongs_to_one_process_and_shares_are_equal(count, world):
     assert sorted(image for seen in before for image in seen) == list(range(50, 50 + count))
     owned = torch.stack([sampler.owned(torch.arange(60)) for sampler in samplers])
     assert owned.sum(0)[50 : 50 + count].tolist() == [1] * count
+
+
+@pytest.mark.slow
+def test_streams_of_unequal_lengths_end_after_their_steps(tmp_path):
+    together(fit_unequal_streams, 2, tmp_path)
+    (first, loss), (second, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(map(torch.equal, first.values(), second.values()))
+    assert loss != other  # each of its own images
 
 
 def test_fewer_images_than_processes_are_refused():

@@ -122,6 +122,7 @@ def test_processes_divide_what_one_draws_by_the_owners_of_the_images(world):
         assert len(sampler) == -(-20 // world_size)
         found = list(sampler)
         mine = sampler.owned(torch.tensor([key.image for key in found]))
+        assert sampler.images(len(found) - 1, 1) == (20 - 1) % world_size + 1  # of all processes at the last place
         return found, int(mine.sum())
 
     whole, parts = keys(0, 1)[0], [keys(rank, world) for rank in range(world)]

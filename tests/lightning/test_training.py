@@ -99,7 +99,7 @@ def test_what_was_not_attempted_has_not_converged():
 def test_training_accuracy_is_of_the_images_that_count(monkeypatch):
     model, logged = LitClassifier(network("small_cnn", 3, 5, {"width": 4})).eval(), {}
     monkeypatch.setattr(model, "_log_mean", lambda name, value, size: logged.update({name: (float(value), size)}))
-    monkeypatch.setattr(model, "_loss_scale", lambda size: 1.0)
+    monkeypatch.setattr(model, "_loss_scale", lambda *_: 1.0)
     x, _ = SOURCE.split("train").batch(range(4))
     with torch.no_grad():
         batch = Batch(x, model(x).argmax(1), torch.arange(4), padding=1)
