@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
@@ -33,6 +32,7 @@ from robustsigma.lightning.loaders import KeySampler, ResumableLoader, make_load
 from robustsigma.lightning.sample_caches import SampleCaches
 from robustsigma.lightning.strategies import (
     check_strategy,
+    continue_training,
     data_rank,
     gather_in_evaluations,
     keep_samples,
@@ -187,14 +187,8 @@ class RobustDataModule(GuardedDataModule):
         """Restore state."""
         self._resumed = dict(state_dict)
         self._resume()
-        if self.trainer is not None:
-            # Lightning's own preparation may draw, so generators are restored when training starts. Once, as the
-            # Trainer may run something else later.
-            states = [self._resumed.pop("generators")] if "generators" in self._resumed else []
-            callback = pl.callbacks.LambdaCallback(
-                on_train_start=lambda *_: global_rng.set_states(states.pop()) if states else None
-            )
-            self.trainer.callbacks.append(callback)  # type: ignore[attr-defined]
+        if self.trainer is not None and "generators" in self._resumed:
+            continue_training(self.trainer, self._resumed.pop("generators"))
 
     def prepare_data(self) -> None:
         """Download missing data, in one process."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from robustsigma.engine.global_rng import set_states
 from robustsigma.engine.network_state import gathered, is_sharded
 from robustsigma.engine.validation import fail
 
@@ -79,6 +80,26 @@ def gather_in_evaluations(trainer: Any) -> None:
     callback: Any = LambdaCallback(**hooks)
     callback.gathers = True
     trainer.callbacks.append(callback)
+
+
+def continue_training(trainer: Any, generators: Any) -> None:
+    """Let a Trainer that resumes set the global generators when training starts, as Lightning's preparation may draw.
+
+    From the last batch of an epoch, let it also start a new one: Lightning does so only if an epoch has no more batches
+    now than it had, and would leave out as many of the next.
+    """
+    from pytorch_lightning.callbacks import LambdaCallback
+
+    states = [generators]  # set once, as the Trainer may run something else later
+
+    def start(trainer: Any, pl_module: Any) -> None:
+        if states:
+            set_states(states.pop())
+            loop = trainer.fit_loop.epoch_loop
+            if loop.restarted_on_train_batch_end and loop.batch_progress.is_last_batch:
+                loop.batch_progress.current.completed = trainer.num_training_batches
+
+    trainer.callbacks.append(LambdaCallback(on_train_start=start))
 
 
 def keep_samples(data: Any) -> None:

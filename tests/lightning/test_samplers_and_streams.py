@@ -222,6 +222,16 @@ def test_a_stream_resumes_in_the_middle_of_an_epoch(step, workers, tmp_path):
     assert all(map(torch.equal, resumed.state_dict().values(), whole.state_dict().values()))
 
 
+@pytest.mark.parametrize("stream", [False])
+def test_an_epoch_after_a_resume_with_smaller_batches_has_all_images(stream, tmp_path):
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1)  # with the last batch
+    fit(data(Stream() if stream else BASE), enable_checkpointing=True, callbacks=[save])
+    smaller = data(Stream() if stream else BASE, batch_size=4)
+    resumed, trainer = fit(smaller, ckpt_path=tmp_path / "step=5.ckpt", epochs=2, accumulate_grad_batches=4)
+    assert sorted(resumed.images()[1].tolist()) == list(range(24))
+    assert trainer.global_step == 5 + 2  # of 4 batches and of 2
+
+
 def test_a_stream_without_keys_draws_by_pixels():
     lit, _ = fit(data(Stream(keyed=False)), epochs=2)
     again, _ = fit(data(Stream(keyed=False), batch_size=8), module(), epochs=1)
