@@ -272,6 +272,7 @@ class RobustDataModule(GuardedDataModule):
             **self.loading,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
+        found.limited = trainer is not None and isinstance(trainer.limit_train_batches, int)
         found.on_start = partial(self._start, split, found.dataset)
         return found
 
@@ -283,11 +284,13 @@ class RobustDataModule(GuardedDataModule):
             raise fail("train", expected, "items without such keys")
         return dataset
 
-    def _start(self, split: Split, keyed: Any) -> bool:
+    def _start(self, split: Split, keyed: Any, resumed: int) -> bool:
         """Start an epoch; return whether this data module gets its batches, and warn if it should and does not."""
         trainer = self.trainer
         if split == "train" and isinstance(keyed, KeyedStream):
-            keyed.set_epoch(trainer.current_epoch if trainer else 0)
+            # A Trainer that resumes from the end of an epoch starts the next one's loader before it counts the epoch.
+            progress: Any = trainer and trainer.fit_loop.epoch_progress.current
+            keyed.set_epoch(max(resumed, progress.processed if progress else 0))
         if trainer is not None and trainer.state.status == TrainerStatus.RUNNING:
             hooks = trainer._data_connector._datahook_selector  # a Trainer's `datamodule` may be that of its last run
             if hooks is None or hooks.datamodule is self:

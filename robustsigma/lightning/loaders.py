@@ -141,9 +141,11 @@ class ResumableLoader(DataLoader[Batch]):
         options: as of DataLoader.
     """
 
-    # Called when an epoch starts; returns whether images that are bytes are converted on the device.
-    on_start: Callable[[], bool] | None = None
+    # Called when an epoch starts, with that of a checkpoint or 0; returns whether bytes are converted on the device.
+    on_start: Callable[[int], bool] | None = None
+    limited = False  # whether the Trainer limits the number of batches, and so knows which is the last
     _served = 0  # batches of this epoch
+    _finished = False  # whether they were all that a stream has
     _resumed: dict[str, Any] | None = None  # what `load_state_dict` was given
 
     def __init__(self, dataset: Dataset[Batch], **options: Any) -> None:
@@ -159,9 +161,9 @@ class ResumableLoader(DataLoader[Batch]):
         Raises:
             ValueError: in the middle of an epoch that was started with other batches.
         """
-        keeps_bytes = self.on_start is not None and self.on_start()
-        resumed, self._resumed, self._served = self._resumed, None, 0
-        if resumed is not None and resumed["order"] and resumed["epoch"] == self._epoch:
+        resumed, self._resumed, self._served, self._finished = self._resumed, None, 0, False
+        keeps_bytes = self.on_start is not None and self.on_start(resumed["epoch"] if resumed else 0)
+        if resumed is not None and resumed["served"] and resumed["order"] and resumed["epoch"] == self._epoch:
             before, now = resumed["order"], self._order()
             changed = {name: value for name, value in before.items() if value != now.get(name)}
             if changed:
@@ -171,24 +173,16 @@ class ResumableLoader(DataLoader[Batch]):
         if isinstance(self.sampler, KeySampler):
             self._served = self._served if self._served < len(self) else 0  # Lightning starts a finished epoch again
             self.sampler.skip = self._served * (self.batch_size or 1)
-            batches: Iterator[Batch] = super().__iter__()
-        else:
-            start = super().__iter__
-            batches = self._rest_of_stream(lambda: divided(self, lambda batch: batch.indices, start()))
+        batches: Iterator[Batch] = super().__iter__()
+        if not isinstance(self.sampler, KeySampler):
+            batches = islice(divided(self, lambda batch: batch.indices, batches), self._served, None)
         # Of a loader without a length Lightning requests one batch before the step of the last.
-        ahead = sized_len(self) is None
+        ahead = sized_len(self) is None and not self.limited
         for batch in batches:
             self._served += not ahead
             yield batch if keeps_bytes else batch.with_pixels()
             self._served += ahead
-
-    def _rest_of_stream(self, start: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
-        """Return an iterator without the batches that were served, or over all if those were the whole epoch."""
-        found: Iterator[Batch] = islice(start(), self._served, None)
-        first = next(found, None) if self._served else None
-        if self._served and first is None:
-            self._served, found = 0, iter(start())
-        return found if first is None else chain([first], found)
+        self._finished = True
 
     @property
     def _epoch(self) -> int:
@@ -206,7 +200,8 @@ class ResumableLoader(DataLoader[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the epoch; Lightning keeps it in checkpoints."""
-        return {"epoch": self._epoch, "served": self._served, "order": self._order()}
+        served = 0 if self._finished else self._served
+        return {"epoch": self._epoch + self._finished, "served": served, "order": self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore state: the next iteration, if it is of the same epoch, leaves out what was served."""

@@ -208,21 +208,35 @@ def test_a_stream_with_keys_trains_as_the_dataset_in_its_order():
     assert trainer.global_step == 10
 
 
+class Shuffled(Stream):
+    """Has another order in each epoch."""
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(sum(self.epochs[-1:]))
+        order = torch.randperm(self.count, generator=generator).tolist()
+        yield from ((*BASE[order[place]], order[place]) for *_, place in super().__iter__())
+
+
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("step", [5, 7, 3])  # 5 is the end of an epoch
-def test_a_stream_resumes_in_the_middle_of_an_epoch(step, workers, tmp_path):
-    def make():
-        return data(Stream(), num_workers=workers)
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_stream_resumes_in_the_middle_and_at_the_end_of_an_epoch(limit, workers, tmp_path):
+    """5 batches an epoch, or 6 of two workers, or the first 3 of them."""
 
-    whole, _ = fit(make(), epochs=2)
-    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
-    fit(make(), epochs=2, enable_checkpointing=True, callbacks=[save])
-    resumed, _ = fit(make(), ckpt_path=tmp_path / f"step={step}.ckpt", epochs=2)
-    assert len(resumed.seen) == len(whole.seen) - step
-    assert all(map(torch.equal, resumed.state_dict().values(), whole.state_dict().values()))
+    def train(path=None, callbacks=()):
+        options = {"epochs": 2, "limit_train_batches": limit, "enable_checkpointing": bool(callbacks)}
+        return fit(data(Shuffled(), num_workers=workers), ckpt_path=path, callbacks=callbacks, **options)[0]
+
+    batches = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = train(callbacks=[batches, ModelCheckpoint(tmp_path, "end-{step}", save_top_k=-1)])
+    size = len(whole.seen) // 2
+    assert sorted(whole.images(0, 2)[1]) == sorted(whole.images(1, 2)[1]) or limit
+    for name, done in (("", 2), ("", size), ("end-", size), ("", size + 1)):
+        resumed = train(tmp_path / f"{name}step={done}.ckpt")
+        assert [batch.indices.tolist() for batch in resumed.seen] == [b.indices.tolist() for b in whole.seen[done:]]
+        assert all(map(torch.equal, resumed.state_dict().values(), whole.state_dict().values()))
 
 
-@pytest.mark.parametrize("stream", [False])
+@pytest.mark.parametrize("stream", [False, True])
 def test_an_epoch_after_a_resume_with_smaller_batches_has_all_images(stream, tmp_path):
     save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1)  # with the last batch
     fit(data(Stream() if stream else BASE), enable_checkpointing=True, callbacks=[save])
