@@ -168,6 +168,7 @@ def benchmark(
         stack.enter_context(temporary_seed(seed % 2**32))
         stack.enter_context(on_device(models.classifiers, device))
         given = given_images(data, models, (images, labels), None, _BLOCK, 0, seed)
+        given.check_ranks(ranks)
         split = GivenSplit(given, masks, 4 * max_images)
         if any(isinstance(method, StoredMaps) for method in chosen.values()):
             split.check_order()

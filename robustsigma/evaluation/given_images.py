@@ -31,6 +31,7 @@ from robustsigma.evaluation.unwrapped_data import (
 )
 from robustsigma.lightning.batch_images import OVERSHOOT, BatchField, Place, class_indices
 from robustsigma.runs import fingerprint
+from robustsigma.runs.ranks import Ranks
 
 _BATCH = 128
 _ROUNDING = 4e-6
@@ -173,7 +174,9 @@ class GivenImages:
             return loading.fingerprint(Subset(self.origin, self.indices))
         if self.indices is not None:
             return fingerprint.items(_Items(self, self.source))
-        first = next(self.blocks())
+        first = next(self.blocks(), None)
+        if first is None:
+            return {}
         found = {"first": fingerprint.describe(first.images), "labels": fingerprint.describe(first.labels)}
         indexed = isinstance(self.origin, Sized) and not isinstance(self.origin, (IterableDataset, Mapping))
         if isinstance(self.source, DataLoader) and indexed:  # a loader in an order of its own
@@ -181,6 +184,15 @@ class GivenImages:
             whole = replace(self, source=self.origin, indices=places, collate=collate)
             found["dataset"] = fingerprint.items(_Items(whole, self.origin))
         return found
+
+    def check_ranks(self, ranks: Ranks) -> None:
+        """Raise in every rank if some rank has other images, as of a stream that divides itself among ranks."""
+        own = ranks.gather(self.fingerprint() if ranks.world_size > 1 else None)
+        other = next((rank for rank, each in enumerate(own) if each != own[0]), None)
+        if other is not None:
+            got = f"others in rank {other} than in rank 0, as from DistributedSampler or a stream divided by ranks"
+            got += "; pass the data undivided (a WebDataset with nodesplitter=None), or use one process"
+            raise fail("data", "the same images in every rank, since the ranks divide them", got)
 
     def _block(self, start: int, batch: Any, indices: Tensor | None = None) -> Block:
         images, labels = (field.get(batch) for field in self.fields)

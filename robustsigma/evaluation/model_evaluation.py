@@ -120,6 +120,7 @@ def evaluate(
     ranks = Ranks.join(distributed)
     with ranks.folder(out) as folder, temporary_seed(seed % 2**32), on_device(models.classifiers, device):
         found = given_images(data, models, (images, labels), max_images, batch_size, num_workers, seed)
+        found.check_ranks(ranks)
         settings = {"images": max_images, "seed": seed, "normalized": normalized, "places": [images, labels]}
         keeps, asked = out is not None, checks or Checks(images=0)
         run = GivenEvaluation(models, found, _checked(conditions), settings, asked, folder, keeps, ranks)

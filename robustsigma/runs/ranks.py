@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import uuid4
 
 import torch
@@ -173,16 +173,18 @@ class Ranks:
                 told = "another process of this run has ended. Finished work is kept: run the command again to resume"
                 raise ChildProcessError(told) from error
 
+    def gather(self, value: T) -> list[T]:
+        """Return the value of every rank, of plain JSON types."""
+        if self._group is None:
+            return [value]
+        key = f"value {next(self._calls)}"
+        self._store.set(f"{key} {self.rank}", json.dumps(value))
+        self.barrier()
+        return [json.loads(self._store.get(f"{key} {rank}")) for rank in range(self.world_size)]
+
     def broadcast(self, value: T) -> T:
         """Return the value of rank 0, of plain JSON types."""
-        if self._group is None:
-            return value
-        key = f"value {next(self._calls)}"
-        if self.is_main:
-            self._store.set(key, json.dumps(value))
-        self.barrier()
-        found: T = json.loads(self._store.get(key))
-        return found
+        return cast("T", self.gather(value if self.is_main else None)[0])
 
     def main_first(self, call: Callable[[], T]) -> T:
         """Return the result of a call, which rank 0 finishes before the others begin; its error ends all of them."""
@@ -234,10 +236,8 @@ class Ranks:
             path.touch()
         self.barrier()
         self.wait_until_visible(path.is_file)
-        self._store.set(f"{path.name} {self.rank}", "" if path.is_file() else platform.node())
-        self.barrier()
-        for rank in range(self.world_size):
-            if host := self._store.get(f"{path.name} {rank}").decode():
+        for rank, host in enumerate(self.gather("" if path.is_file() else platform.node())):
+            if host:
                 told = f"{folder}, which rank {rank} (on {host}) does not share with rank 0"
                 told += "; name a folder of a file system that all machines see"
                 raise fail("out", "a folder that every rank sees", told)

@@ -18,6 +18,8 @@ import pytest
 import torch
 from rich.console import Console
 from torch.distributed import HashStore
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data.distributed import DistributedSampler
 
 import robustsigma
 from robustsigma import FGSM, GaussianNoise, Identity
@@ -415,6 +417,54 @@ def test_a_call_in_every_rank_returns_the_report_of_one(tmp_path):
     assert _join(_forked(_call, 3, *arguments)) == [0] * 3
     _call(*arguments)
     assert len({(tmp_path / f"{rank}.json").read_text() for rank in (0, 1, 2, "alone")}) == 1
+
+
+class _Stream(IterableDataset):
+    """18 images of three classes, of which a rank may read only its own."""
+
+    def __init__(self, divides):
+        self.divides = divides
+
+    def __iter__(self):
+        rank, world = (
+            int(os.environ[name]) if self.divides else unset for name, unset in (("RANK", 0), ("WORLD_SIZE", 1))
+        )
+        images = torch.rand(18, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        return iter([(images[place], place % 3) for place in range(rank, 18, world)])
+
+
+def _with_own_sampler():
+    whole = list(_Stream(divides=False))
+    return DataLoader(whole, 4, sampler=DistributedSampler(whole, 2, int(os.environ["RANK"]), shuffle=False))
+
+
+def _count(call, make, path):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    torch.nn.init.constant_(net[1].weight, 0.0)
+    more = {"methods": {"gradient": robustsigma.Gradient()}} if call == "benchmark" else {"checks": None}
+    try:
+        found = getattr(robustsigma, call)(net, make(), batch_size=4, progress=False, **more)
+        told = str(found.results.dataset.get("test"))
+    except ValueError as error:
+        told = str(error)
+    (path / os.environ["RANK"]).write_text(told)
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.third_party_rng  # weights
+@pytest.mark.parametrize(
+    ("call", "make", "told"),
+    [
+        ("evaluate", lambda: _Stream(divides=False), "18"),
+        ("evaluate", lambda: _Stream(divides=True), "data: expected the same images in every rank"),
+        ("evaluate", _with_own_sampler, "data: expected the same images in every rank"),
+        ("benchmark", lambda: _Stream(divides=True), "data: expected the same images in every rank"),
+    ],
+)
+def test_ranks_refuse_data_that_are_divided_already(call, make, told, tmp_path):
+    assert _join(_forked(_count, 2, call, make, tmp_path)) == [0, 0]
+    assert all((tmp_path / rank).read_text().startswith(told) for rank in "01")
 
 
 def test_slurm_and_others_are_read_where_they_have_started_the_process(monkeypatch):
