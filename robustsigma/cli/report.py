@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from importlib import import_module
 from pathlib import Path
@@ -22,9 +23,15 @@ def run(verb: str, arguments: list[str]) -> int | None:
 
     from robustsigma.runs.directory import read_command
 
-    (verb, *rest), folder = read_command(Path(found.run).expanduser())
+    own = Path(found.run).expanduser().absolute()
+    (verb, *rest), folder = read_command(own)
     if folder.is_dir():
         os.chdir(folder)  # the command may name files in it
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    named.add_argument("--out", type=Path)
+    before, others = named.parse_known_args(rest)
+    if before.out is None or before.out.expanduser().resolve() != own.resolve():  # copied or moved since
+        rest = [*others, f"--out={own}"]
     module = import_module(f"robustsigma.cli.{'benchmark' if verb == 'benchmark' else 'evaluate'}")
     status: int | None = module.run(verb, rest, reduce=True)
     return status

@@ -267,13 +267,17 @@ def test_ranks_give_the_bits_of_one_process(world, one, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.third_party_rng  # weights
-def test_shards_by_hand_give_the_bits_of_one_process(one, tmp_path, capsys):
+def test_shards_by_hand_give_the_bits_of_one_process_also_in_a_moved_folder(one, tmp_path, capsys, monkeypatch):
     command, expected = one
     for shard in ("0/3", "2/3", "1/3", "3/3"):
         assert main([*command, f"--out={tmp_path / 'shards'}", f"--shard={shard}"]) == 0
     assert f"robustsigma report {tmp_path / 'shards'}" in capsys.readouterr().out
-    assert main(["report", str(tmp_path / "shards")]) == 0
-    assert _same(expected, tmp_path / "shards") > 3
+    (tmp_path / "shards").rename(tmp_path / "moved here")
+    monkeypatch.chdir(tmp_path)
+    for name in ("moved here", str(tmp_path / "moved here")):  # the first one writes where the folder is now
+        assert main(["report", name]) == 0
+    assert not (tmp_path / "shards").exists()
+    assert _same(expected, tmp_path / "moved here") > 3
 
 
 # A background job of a shell ignores SIGINT.
