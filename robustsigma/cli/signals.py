@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_DELAY = 0.1  # seconds until a signal that was lost is raised again
+_DELAY = 0.1  # seconds until a signal that was lost, or came too early, is raised again
+_WHOLE = ("<frozen importlib._bootstrap>", "popen_spawn_posix.py")  # an import, and the start of a process
 
 
 class Terminated(KeyboardInterrupt):
@@ -23,29 +24,36 @@ def terminable() -> Iterator[None]:
     """Within this context, SIGTERM acts like Ctrl-C: unfinished files are removed and workers are ended.
 
     Python drops an exception that is raised while it forks or deletes an object, so that a signal may be lost there; it
-    is raised again a moment later.
+    is raised again a moment later. So is one that comes in the middle of an import, which leaves broken modules, or of
+    the start of a process, which then fails.
     """
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
-    received = False
+    received, outer = False, _inside(sys._getframe())
 
-    def terminate(number: int, frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         nonlocal received
-        received = True
-        raise Terminated
+        received = received or number == signal.SIGTERM
+        if _inside(frame) > outer:
+            send_again(signal.Signals(number))
+        else:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    def raise_again(dropped: Any) -> None:
-        if not isinstance(dropped.exc_value, KeyboardInterrupt):
-            show_dropped(dropped)
-            return
-        number = signal.SIGTERM if isinstance(dropped.exc_value, Terminated) else signal.SIGINT
-        timer = threading.Timer(_DELAY, _thread.interrupt_main, (number,))
+    def send_again(number: signal.Signals) -> None:
+        timer = threading.Timer(_DELAY, _send, (number,))
         timer.daemon = True
         timer.start()
 
+    def raise_again(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            send_again(signal.SIGTERM if isinstance(dropped.exc_value, Terminated) else signal.SIGINT)
+        else:
+            show_dropped(dropped)
+
     show_dropped, sys.unraisablehook = sys.unraisablehook, raise_again
-    before = signal.signal(signal.SIGTERM, terminate)
+    ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # as by a shell's background job
+    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGINT)[: 1 if ignored else 2]}
     try:
         yield
     except SystemExit as error:  # what Lightning makes of an interrupt and of a SIGTERM
@@ -55,5 +63,23 @@ def terminable() -> Iterator[None]:
             raise Terminated from None
         raise
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         sys.unraisablehook = show_dropped
+
+
+def _send(number: signal.Signals) -> None:
+    """Send a signal to the main thread, and end its wait for other processes, as `interrupt_main` does not."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(number)
+
+
+def _inside(frame: FrameType | None) -> int:
+    """Return how many calls of what has to be finished a frame is in."""
+    found = 0
+    while frame is not None:
+        found += frame.f_code.co_filename.endswith(_WHOLE)
+        frame = frame.f_back
+    return found

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -63,8 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    from jsonargparse import ArgumentError
-
     try:
         with terminable(), _plain_warnings(verb), _own_modules(arguments):
             module = import_module(f"robustsigma.cli.{_MODULES.get(verb, verb)}")

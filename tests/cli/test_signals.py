@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -38,6 +39,20 @@ def test_a_signal_that_comes_while_an_object_is_deleted_still_ends_the_run(numbe
         while time.monotonic() < end:
             time.sleep(0.01)
     assert raised.type is RAISED[number]
+
+
+@pytest.mark.parametrize("number", RAISED)
+def test_a_signal_that_comes_during_an_import_ends_the_run_after_it(number, tmp_path, monkeypatch):
+    (tmp_path / "signalled.py").write_text(f"import signal\nsignal.raise_signal({int(number)})\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    start, module = time.monotonic(), None
+    with pytest.raises(KeyboardInterrupt) as raised, terminable():  # noqa: PT012
+        module = importlib.import_module("signalled")
+        time.sleep(60)  # a wait, as for other processes
+    del sys.modules["signalled"]
+    assert module.whole
+    assert raised.type is RAISED[number]
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
