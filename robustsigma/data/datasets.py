@@ -167,7 +167,7 @@ class Datasets(DatasetSpec):
 
     A stream is an `IterableDataset` of (image, label) or (image, label, key), for `RobustDataModule` and
     `robustsigma.evaluate`. It is iterated anew in each epoch, after its `set_epoch(epoch)` if it has one, and divides
-    its items among workers itself; two workers that begin with the same images are an error. In a training it also
+    its items among workers itself; workers that read the same images are refused or warned of. In a training it also
     divides them among processes, whereas the ranks of `evaluate` and `benchmark` need the whole stream in each of them.
     An image's random numbers follow from its key, an integer from 0 on or text; without one, from its pixels. A
     `SampleCache` needs integers.

@@ -17,12 +17,13 @@ from robustsigma.data.image_files import FileDataset
 from robustsigma.data.random_resized_crop import RandomResizedCrop
 from robustsigma.data.transforms import Albumentations
 from robustsigma.engine.network_state import as_pixels
-from robustsigma.engine.validation import fail
+from robustsigma.engine.validation import fail, warn
 from robustsigma.runs.fingerprint import describe, items
 
 Augmentation = Albumentations | RandomResizedCrop
 _MANY = 512  # images that are worth the start of loading processes
 _MOST_WORKERS = 8
+_UNDIVIDED = "0 or 1, or a stream that divides its items among loading processes"
 
 
 def check_augmentation(augment: Any) -> None:
@@ -94,22 +95,38 @@ def stack(items: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.tensor(labels)
 
 
-def divided(batches: DataLoader[Any], part: Callable[[Any], Any], start: Iterable[Any] | None = None) -> Iterator[Any]:
+def divided(
+    batches: DataLoader[Any], keys_of: Callable[[Any], Tensor], start: Iterable[Any] | None = None
+) -> Iterator[Any]:
     """Yield the batches of a loader, and raise if two of its processes begin with the same batch of a stream.
+
+    Where they begin with different ones, of which most images come again later, each shuffles the whole stream. That is
+    an error in an evaluation, and a warning in a training, whose stream may repeat images on purpose.
 
     Args:
         batches: the loader.
-        part: returns the part of a batch that tells images apart.
-        start: an iterator over the loader, if that is not to be made here.
+        keys_of: returns what tells the images of a batch apart, int64 (B,).
+        start: an iterator over the loader that a training has made; None evaluates.
     """
     workers = batches.num_workers if isinstance(batches.dataset, IterableDataset) else 0
-    first: list[Any] = []
+    first: list[Tensor] = []
+    shown, warned = 0, False
     for batch in batches if start is None else start:
-        if len(first) < workers:
-            first.append(part(batch))
-            if any(torch.equal(first[-1], other) for other in first[:-1]):
-                got = f"the same batch from two of {workers} loading processes; see torch.utils.data.get_worker_info"
-                raise fail("num_workers", "0 or 1, or a stream that divides its items among loading processes", got)
+        if workers > 1 and not warned:
+            keys = keys_of(batch)
+            got = f"from two of {workers} loading processes; see torch.utils.data.get_worker_info"
+            if len(first) < workers:
+                if any(torch.equal(keys, other) for other in first):
+                    raise fail("num_workers", _UNDIVIDED, f"the same batch {got}")
+                first.append(keys)
+            began = torch.cat(first)
+            shown += int(torch.isin(keys, began).sum())
+            if len(first) == workers and 2 * shown > 3 * len(began.unique()):
+                error = fail("num_workers", _UNDIVIDED, f"most images twice, perhaps {got}")
+                if start is None:
+                    raise error
+                warn(str(error))
+                warned = True
         yield batch
 
 

@@ -17,6 +17,7 @@ from robustsigma.data.image_files import FileDataset
 from robustsigma.data.loading import default_workers, divided, subsample
 from robustsigma.engine.global_rng import with_own_draws
 from robustsigma.engine.network_state import as_pixels, at_least_single
+from robustsigma.engine.noise import pixel_hash
 from robustsigma.engine.validation import channels_last, extent, fail, warn
 from robustsigma.evaluation.given_models import GivenModels
 from robustsigma.evaluation.unwrapped_data import (
@@ -142,8 +143,9 @@ class GivenImages:
 
     def _of_batches(self) -> Iterator[Block]:
         start = 0
-        loader = isinstance(self.source, DataLoader)
-        batches = divided(self.source, self.fields[0].get) if loader else self.source
+        batches = self.source
+        if isinstance(batches, DataLoader):
+            batches = divided(batches, lambda batch: pixel_hash(self._pixels(self.fields[0].get(batch))))
         for batch in with_own_draws(batches, self.seed):  # a sampler or a transform may draw
             if self.most is not None and start >= self.most:
                 return

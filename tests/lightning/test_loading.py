@@ -204,6 +204,22 @@ def test_a_stream_that_does_not_divide_its_images_is_refused():
 
 
 @pytest.mark.slow
+def test_a_stream_that_shuffles_the_same_images_in_each_worker_is_noticed():
+    class Shuffled(IterableDataset):
+        def __iter__(self):
+            order = torch.randperm(40, generator=torch.Generator().manual_seed(torch.initial_seed() % 2**31))
+            return iter([(torch.full((1, 8, 8), int(place), dtype=torch.uint8), 0, int(place)) for place in order])
+
+    spec = Datasets(Shuffled(), test=Shuffled(), classes=["a", "b"])
+    told = "num_workers: expected 0 or 1, or a stream that divides .* got most images twice"
+    with pytest.warns(UserWarning, match=told):
+        assert sum(map(len, RobustDataModule(spec, batch_size=4, num_workers=2).train_dataloader())) == 80
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    with pytest.raises(ValueError, match=told):
+        evaluate(net, spec, {"clean": Identity()}, batch_size=4, num_workers=2)
+
+
+@pytest.mark.slow
 def test_shards_train_and_are_evaluated(shards):
     folder, pixels = shards
     spec = Datasets(*[Tars(sorted(folder.glob("*.tar")))] * 3, classes=["a", "b", "c"])
