@@ -74,7 +74,6 @@ conditions:
   # The attack that reviewers ask for, hundreds of times as expensive as PGD:
   # autoattack: {{class_path: robustsigma.AutoAttack, init_args: {{eps: {eps}}}}}
 
-# Models that are trained further and compared: on clean images (the control), FGSM and SIGMA samples.
 {retraining}
 
 test_images: 200  # drawn at random; null uses all
@@ -83,6 +82,7 @@ num_workers: 2
 seeds: 1  # trainings of each model; 3 show how much chance there is in one training
 """
 _RETRAINING = """\
+# Models that are trained further and compared: on clean images (the control), FGSM and SIGMA samples.
 retraining:
   epochs: 2
   retrain:
@@ -95,7 +95,7 @@ _STATISTICS = """\
 mean: {mean}
 std: {std}
 """
-_NO_RETRAINING = "retraining: {retrain: {}, on_the_fly: {}}"
+_NO_RETRAINING = "retraining: {retrain: {}, on_the_fly: {}}  # no model is trained further"
 
 
 class _Model(NamedTuple):
@@ -282,7 +282,7 @@ def _settings(
     retraining = _RETRAINING.format(eps=eps, sample=_flow(sample))
     if as_is:  # evaluated only, until somebody wants more
         commented = "\n".join(f"# {line}" for line in retraining.splitlines())
-        hint = "# To train further, delete the line above and the first # of each line below."
+        hint = '# To train further, delete the line above and the first "# " of each line below.'
         retraining = f"{_NO_RETRAINING}\n{hint}\n{commented}" if trains else _NO_RETRAINING
     given = {field.name: (getattr(dataset, field.name), field.default) for field in fields(dataset)}
     options = {name: value for name, (value, default) in given.items() if value != default}

@@ -21,7 +21,7 @@ Doubted = dict[tuple[str, str], list[str]]  # codes of flags by regime and condi
 _PROTOCOLS = {"retrain": "retraining", "on_the_fly": "on-the-fly training"}
 
 
-def verdict(matrix: Matrix, cells: Sequence[dict[str, Any]]) -> list[str]:
+def verdict(matrix: Matrix, cells: Sequence[dict[str, Any]], flags: Sequence[Any] = ()) -> list[str]:
     """Return at most three sentences, without intervals, that a reader needs before any table.
 
     They say how accurate the first model is on clean images and where it is worst, which other model is best there,
@@ -30,6 +30,7 @@ def verdict(matrix: Matrix, cells: Sequence[dict[str, Any]]) -> list[str]:
     Args:
         matrix: the outcomes.
         cells: entries of the cells, with their flags.
+        flags: those of the whole run.
     """
     base, subject = matrix.regimes[0], _subject(matrix, matrix.regimes[0])
     clean, n = matrix.accuracy(base.id, matrix.clean.id), matrix.correct(base.id, matrix.clean.id).shape[1]
@@ -45,13 +46,13 @@ def verdict(matrix: Matrix, cells: Sequence[dict[str, Any]]) -> list[str]:
     )
     if lowest is None:
         distances = [_misled(matrix, base, each) for each in filter(has_distances, matrix.conditions)]
-        return [f"{opening}.", *distances[:1], _doubts(matrix, doubted, len(cells))]
+        return [f"{opening}.", *distances[:1], _doubts(matrix, doubted, len(cells), len(flags))]
     found = matrix.accuracy(base.id, lowest)
     lost = matrix.difference((base.id, matrix.clean.id), (base.id, lowest)).low > 0
     guess = _guessing(found, 1 / matrix.classes) if lost else ""
     where = _where(matrix, lowest)
     opening += f"{', but only' if lost else ' and'} {text.percent(found.mean)}% {where}{guess}."
-    return [opening, *_best_there(matrix, lowest, doubted), _doubts(matrix, doubted, len(cells))]
+    return [opening, *_best_there(matrix, lowest, doubted), _doubts(matrix, doubted, len(cells), len(flags))]
 
 
 def _bounded(matrix: Matrix) -> list[str]:
@@ -100,15 +101,16 @@ def _best_there(matrix: Matrix, condition: str, doubted: Doubted) -> list[str]:
     return [f"{same}, {name}{among} reaches {score}%{flags}, {compared} {than}, and {clean}% on clean images."]
 
 
-def _doubts(matrix: Matrix, doubted: Doubted, count: int) -> str:
-    """Return a sentence about the flags of the cells."""
+def _doubts(matrix: Matrix, doubted: Doubted, count: int, of_run: int) -> str:
+    """Return a sentence about the flags of the cells, or else of the run."""
     if doubted:
         has, it = ("has", "it") if len(doubted) == 1 else ("have", "them")
         return f"{len(doubted)} of the {count} numbers in the table {has} a flag, which is a reason to doubt {it}."
     if all(each.attack_setting != ADAPTIVE for each in matrix.conditions):
         return "No attack was tried, so this says nothing about robustness to attacks."
     if any(found.of_attacks for each in matrix.attack_checks.values() for found in each):
-        return "The automatic checks of the attacks found no reason to doubt these numbers."
+        but = f", but the whole run has {text.count(of_run, 'flag')}" if of_run else ""
+        return f"The automatic checks of the attacks found no reason to doubt these numbers{but}."
     return "Whether the attacks were strong enough was not checked."
 
 

@@ -90,7 +90,7 @@ def results_of(matrix: Matrix, *, flags: list[dict[str, str]]) -> RobustnessResu
         curves=curve_entries(matrix),
         distances=distance_entries(matrix),
         flags=flags,
-        verdict=verdict(matrix, cells),
+        verdict=verdict(matrix, cells, flags),
         findings=findings(matrix),
     )
 

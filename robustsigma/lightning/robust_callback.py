@@ -32,6 +32,8 @@ from robustsigma.lightning.training_perturbation import (
     perturb_parts,
 )
 
+_MANY_UNCONVERGED = 0.05
+
 
 class RobustCallback(BatchCallback):
     """Train on perturbed images and log the accuracy under every condition, in a Lightning project as it is.
@@ -71,8 +73,8 @@ class RobustCallback(BatchCallback):
 
     Warns:
         UserWarning: once, if the logits of `eval_net` are not those that the validation step computes; if the training
-            step does not use `net`; if images that are in [0, 1] already are un-normalized; or if a stream has more
-            images than `max_images`.
+            step does not use `net`; if images that are in [0, 1] already are un-normalized; if more than 5% of a
+            condition's searches do not converge; or if a stream has more images than `max_images`.
 
     Example:
         >>> from robustsigma import FGSM, Identity, Mixture
@@ -118,6 +120,7 @@ class RobustCallback(BatchCallback):
         self._metrics: dict[tuple[str, int], Metric] = {}  # by condition and loader
         self._spreads: list[LoaderSubset] = []  # what draws the images of each loader
         self._measured: dict[int, int] = {}  # images of each loader in this process
+        self._searches: dict[str, Tensor] = {}  # searches of each condition in this process, and the unconverged ones
         self._logged: dict[str, bool] = {}  # names that were logged, and whether of clean images
         self._compares_accuracy = True  # whether every image was measured, and no logits of the step were recorded
         self._batch: Images | None = None  # what is measured of the batch that the step under way is given
@@ -190,6 +193,7 @@ class RobustCallback(BatchCallback):
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Reset the counts, and make a metric for each condition and loader."""
         self._metrics, self._measured, self._logged, self._compares_accuracy = {}, {}, {}, True
+        self._searches = {}
         if not self.conditions or not self._is_due(trainer):
             return
         self._spreads = self._spread(trainer, *data_rank(trainer))
@@ -245,9 +249,12 @@ class RobustCallback(BatchCallback):
         _, pixels, labels = self._batch
         clean = pixels.clamp(0, 1)
         for name, condition in self.conditions.items():
-            made = condition(classifier, clean, labels, seed=stage_seed(self.seed, _stage(trainer), name))
+            seed = stage_seed(self.seed, _stage(trainer), name)
+            made = condition(classifier, clean, labels, seed=seed, return_info="search")
+            searches = torch.stack([made.attempted.sum(), (made.attempted & ~made.converged).sum()])
+            self._searches[name] = self._searches.get(name, 0) + searches
             with classifier.frozen():
-                logits = classifier.logits(made)
+                logits = classifier.logits(made.images)
             metric = self._metrics[name, loader]
             if self.metric is None:
                 metric.update((logits.argmax(1) == labels).float())
@@ -265,7 +272,11 @@ class RobustCallback(BatchCallback):
             key = f"{_stage(trainer)}/{name}_{self._kind}{place}"
             pl_module.log(key, value, sync_dist=True, add_dataloader_idx=False)
             self._logged[key] = isinstance(self.conditions[name], Identity)
-        self._metrics = {}
+        for name, (attempted, missed) in self._searches.items():
+            if missed > _MANY_UNCONVERGED * attempted:
+                told = f"{int(missed)} of {int(attempted)} searches of {name} stopped before they converged, so its"
+                self._warn(f"search of {name}", f"conditions: {told} accuracy is too high; give it more steps")
+        self._metrics, self._searches = {}, {}
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Compare the clean accuracy with one that the step logs, where its logits were not seen."""

@@ -1,4 +1,4 @@
-"""Progress of a long run: bars on a terminal, else one line per finished job."""
+"""Progress of a long run: bars on a terminal, else a line for each finished job and for each minute of a long one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 Step = Callable[[float, int | None], None]  # finished steps, and steps in all
+_INTERVAL = 60.0  # seconds between two lines about a job, where no bar is shown
 
 
 class RunProgress:
@@ -47,8 +48,18 @@ class RunProgress:
     def job(self, name: str) -> Iterator[Step]:
         """Show a job while it runs; the body calls the yielded function with (steps done, steps in all)."""
         start, task = time.perf_counter(), self._bars.add_task(name, total=None)
+        said = start
+
+        def step(done: float, total: int | None) -> None:
+            nonlocal said
+            self._bars.update(task, completed=done, total=total)
+            now = time.perf_counter()
+            if self._bars.disable and total and 0 < done < total and now - said >= _INTERVAL:
+                said, minutes = now, (now - start) * (total - done) / done / 60
+                self.say(f"[dim]{name}: {done / total:.0%}, about {minutes:.0f} min left[/dim]")
+
         try:
-            yield lambda done, total: self._bars.update(task, completed=done, total=total)
+            yield step
             self.finish(f"{name}  [dim]{time.perf_counter() - start:.1f} s[/dim]")
         finally:
             self._bars.remove_task(task)

@@ -1,8 +1,10 @@
 import dataclasses
 import re
 
+import cases
 import numpy as np
 import pytest
+import torch
 from matrix_case import (
     ATTACK,
     BASE,
@@ -24,9 +26,10 @@ from matrix_case import (
     stored,
 )
 
-from robustsigma import PGD, AutoAttack, GaussianNoise, SigmaSample, Square
+from robustsigma import FGSM, PGD, AutoAttack, GaussianNoise, SigmaSample, Square, evaluate
 from robustsigma.engine.metrics import Interval, holm, paired_difference
 from robustsigma.engine.perturbations import SampleCache
+from robustsigma.evaluation import Checks
 from robustsigma.evaluation.findings import findings, verdict
 from robustsigma.evaluation.flags import cell_flags, run_flags
 from robustsigma.evaluation.plan import Condition, Regime
@@ -335,6 +338,17 @@ def test_every_number_of_a_model_at_chance_is_doubted():
     found = {(cell["regime"], cell["condition"]): codes_of(cell["flags"]) for cell in cell_entries(matrix)}
     assert [key[0] for key, codes in found.items() if "chance_level" in codes] == ["base"] * len(columns)
     assert "3 of the 6 numbers in the table have a flag" in verdict(matrix, cell_entries(matrix))[-1]
+
+
+def test_the_verdict_does_not_hide_flags_of_the_run():
+    net, images = cases.mlp(), cases.images(120)
+    with torch.no_grad():
+        labels = net(images).argmax(1)
+    report = evaluate(
+        net, (images, labels), {"FGSM": FGSM(0.01)}, mean=0.0, std=1.0, checks=Checks(images=8), progress=False
+    )
+    assert codes_of(report.results.flags) == ["single_step"]
+    assert report.verdict[-1].endswith("no reason to doubt these numbers, but the whole run has 1 flag.")
 
 
 def test_the_verdict_names_the_lowest_accuracy_and_the_best_of_the_others_there():

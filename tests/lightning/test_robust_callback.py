@@ -22,7 +22,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 from trainers import quiet_trainer
 
-from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation
+from robustsigma import FGSM, Classifier, GaussianNoise, Identity, Mixture, Perturbation, Sigma, SigmaSample
 from robustsigma.data.loading import subsample
 from robustsigma.engine import noise
 from robustsigma.lightning import RobustCallback
@@ -368,6 +368,13 @@ def test_a_callback_that_would_see_values_of_earlier_epochs_is_named(tmp_path):
         (1, {"check_val_every_n_epoch": None, "val_check_interval": 3}, EarlyStopping(**key)),
     ):
         fit(Epochs(every), others=[other], epochs=2, **options)
+
+
+def test_searches_that_do_not_converge_are_a_warning():
+    callback = normalized(conditions={"SIGMA": SigmaSample(Sigma(max_steps=1))})
+    with pytest.warns(UserWarning, match="13 of 13 searches of SIGMA stopped before they converged") as caught:
+        fit(callback, val=loader(), epochs=2)
+    assert sum("searches of SIGMA" in str(each.message) for each in caught) == 1
 
 
 def test_not_in_the_sanity_check():
