@@ -203,7 +203,7 @@ def read_classes(
         nested = any(os.sep in path[start:] for path in found[name].images)
         inner = split_folders(subfolders(folder / name) if nested else ())
         if len(set(inner.values())) > 1:
-            got = f"{shorten(list(inner))} in {name}"
+            got = f"{shorten(list(inner))} in {name}; give {folder / name}, if that has the images"
             raise fail("root", f"split folders above the class folders in {folder}", got)
     skipped.images.extend(beside)
     skipped.others.extend(path for each in found.values() for path in each.others)
