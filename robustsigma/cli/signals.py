@@ -19,6 +19,9 @@ class Terminated(KeyboardInterrupt):
     """Raised on SIGTERM, which batch systems send before they kill a process."""
 
 
+_RAISED: dict[int, type[KeyboardInterrupt]] = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """Within this context, SIGTERM acts like Ctrl-C: unfinished files are removed and workers are ended.
@@ -30,15 +33,16 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
-    received, outer = False, _inside(sys._getframe())
+    received: type[KeyboardInterrupt] | None = None
+    outer = _inside(sys._getframe())
 
     def end(number: int, frame: FrameType | None) -> None:
         nonlocal received
-        received = received or number == signal.SIGTERM
+        received = Terminated if Terminated in (received, _RAISED[number]) else KeyboardInterrupt
         if _inside(frame) > outer:
             send_again(signal.Signals(number))
         else:
-            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            raise _RAISED[number]
 
     def send_again(number: signal.Signals) -> None:
         timer = threading.Timer(_DELAY, _send, (number,))
@@ -60,7 +64,11 @@ def terminable() -> Iterator[None]:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
         if received:
-            raise Terminated from None
+            raise received from None
+        raise
+    except Exception:  # C code may put its own error in place of what a signal raises
+        if received:
+            raise received from None
         raise
     finally:
         for number, handler in before.items():

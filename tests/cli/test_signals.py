@@ -11,9 +11,8 @@ import time
 
 import pytest
 
+from robustsigma.cli.signals import _RAISED as RAISED
 from robustsigma.cli.signals import Terminated, terminable
-
-RAISED = {signal.SIGTERM: Terminated, signal.SIGINT: KeyboardInterrupt}
 
 
 class SignalledWhileDeleted:
@@ -74,6 +73,18 @@ def test_an_exit_after_a_lost_sigterm_is_no_success():
         with contextlib.suppress(Terminated):
             signal.raise_signal(signal.SIGTERM)
         raise SystemExit  # Lightning's SIGTERMException is one, without an exit status
+
+
+@pytest.mark.parametrize("number", RAISED)
+def test_an_error_in_place_of_an_interrupt_is_the_interrupt(number):
+    with pytest.raises(KeyboardInterrupt) as raised, terminable():  # noqa: PT012
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:  # as C code does
+            raise ValueError("could not determine the shape") from None
+    assert raised.type is RAISED[number]
+    with pytest.raises(ValueError, match="own"), terminable():
+        raise ValueError("of its own")
 
 
 def test_an_exit_without_a_signal_keeps_its_status():
