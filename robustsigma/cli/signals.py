@@ -40,11 +40,11 @@ def terminable() -> Iterator[None]:
         nonlocal received
         received = Terminated if Terminated in (received, _RAISED[number]) else KeyboardInterrupt
         if _inside(frame) > outer:
-            send_again(signal.Signals(number))
+            send_again(number)
         else:
             raise _RAISED[number]
 
-    def send_again(number: signal.Signals) -> None:
+    def send_again(number: int) -> None:
         timer = threading.Timer(_DELAY, _send, (number,))
         timer.daemon = True
         timer.start()
@@ -57,7 +57,7 @@ def terminable() -> Iterator[None]:
 
     show_dropped, sys.unraisablehook = sys.unraisablehook, raise_again
     ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # as by a shell's background job
-    before = {each: signal.signal(each, end) for each in (signal.SIGTERM, signal.SIGINT)[: 1 if ignored else 2]}
+    before = {each: signal.signal(each, end) for each in _RAISED if each == signal.SIGTERM or not ignored}
     try:
         yield
     except SystemExit as error:  # what Lightning makes of an interrupt and of a SIGTERM
@@ -76,12 +76,12 @@ def terminable() -> Iterator[None]:
         sys.unraisablehook = show_dropped
 
 
-def _send(number: signal.Signals) -> None:
+def _send(number: int) -> None:
     """Send a signal to the main thread, and end its wait for other processes, as `interrupt_main` does not."""
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _inside(frame: FrameType | None) -> int:

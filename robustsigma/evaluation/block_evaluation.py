@@ -127,7 +127,8 @@ class BlockEvaluation:
             is_base, classifier = name == group[0], self.load(name)
             clean, labels = (each.to(classifier.mean.device) for each in (block.images, block.labels))
             rows: Rows = {"indices": block.indices.numpy(), "labels": block.labels.cpu().numpy()}
-            rows["pixels"] = noise.pixel_hash(clean).cpu().numpy()
+            if is_base:  # the others see the same images
+                rows["pixels"] = noise.pixel_hash(clean).cpu().numpy()
             for condition in self.conditions:
                 shared = condition.attack_setting == NO_ATTACK or condition.name in self._moved
                 if is_base and not shared and name not in missing:
@@ -153,7 +154,7 @@ class BlockEvaluation:
         return outcomes_of(self._rows[name], condition)
 
     def repeats(self, name: str) -> int:
-        """Return how many of the images that a finished model saw equal an earlier one."""
+        """Return how many of the images that a finished base model saw equal an earlier one."""
         self.outcomes(name, self.conditions[0].id)
         pixels = self._rows[name].get("pixels", np.empty(0))  # which runs of earlier versions lack
         return len(pixels) - len(np.unique(pixels))

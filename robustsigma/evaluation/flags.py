@@ -11,6 +11,7 @@ import torch
 from robustsigma.engine.metrics import paired_difference, share_interval
 from robustsigma.engine.metrics.interval import FEW_IMAGES
 from robustsigma.engine.perturbations import FGSM, NFGSM, PGD, AttributionMasked, AutoAttack, GaussianNoise, PathEnd
+from robustsigma.engine.perturbations.base import MANY_UNCONVERGED
 from robustsigma.evaluation.attack_checks import DOUBLE_STEPS, NOISE
 from robustsigma.evaluation.matrix import Correct, Matrix
 from robustsigma.evaluation.outcomes import Outcomes
@@ -18,7 +19,6 @@ from robustsigma.evaluation.plan import ADAPTIVE, NO_ATTACK, TRANSFER, Condition
 from robustsigma.evaluation.threat_model import ball, minimum_norm, restricted, threat_model, uses_eot, uses_gradients
 from robustsigma.report import text
 
-_MANY_UNCONVERGED = 0.05
 _MANY_REPEATS = 0.01
 _SINGLE_STEP = {FGSM, NFGSM}
 # Codes of `_network`.
@@ -52,9 +52,9 @@ def _unconverged(matrix: Matrix, regime: Regime, condition: Condition) -> Iterat
     found = matrix.cells[regime.id, condition.id]
     attempted = np.concatenate([o.attempted for o in found])
     missed = attempted & ~np.concatenate([o.converged for o in found])
-    if attempted.any() and missed.sum() > _MANY_UNCONVERGED * attempted.sum():
+    if attempted.any() and missed.sum() > MANY_UNCONVERGED * attempted.sum():
         message = (
-            f"More than {_MANY_UNCONVERGED:.0%} of the searches stopped before they converged: the attack was weaker "
+            f"More than {MANY_UNCONVERGED:.0%} of the searches stopped before they converged: the attack was weaker "
             "than specified, so the true accuracy may be lower than shown."
         )
         yield _flag("unconverged", message)
@@ -213,9 +213,9 @@ def _far(matrix: Matrix, regime: Regime, condition: Condition) -> Iterator[Flag]
         return
     norm = threat_model(condition.perturbation, ADAPTIVE).norm
     distances = matrix.distances(regime.id, condition.id)
-    if np.isinf(distances).mean() > _MANY_UNCONVERGED:
+    if np.isinf(distances).mean() > MANY_UNCONVERGED:
         message = (
-            f"The attack may change the image at will and yet fails for more than {_MANY_UNCONVERGED:.0%} of the "
+            f"The attack may change the image at will and yet fails for more than {MANY_UNCONVERGED:.0%} of the "
             "images: it has too few steps, or the gradients are masked."
         )
         yield _flag("unconverged", message)
@@ -311,10 +311,10 @@ def _unconverged_training(matrix: Matrix, made: Sequence[Mapping[str, Any]]) -> 
         if entry["converged"] is not None:
             shares.setdefault(entry["regime"], []).append(entry["converged"])
     names, means = _names(matrix), {name: float(np.mean(each)) for name, each in shares.items()}
-    weak = [f"{names[name]}: {mean:.1%} converged" for name, mean in means.items() if mean < 1 - _MANY_UNCONVERGED]
+    weak = [f"{names[name]}: {mean:.1%} converged" for name, mean in means.items() if mean < 1 - MANY_UNCONVERGED]
     if weak:
         message = (
-            f"More than {_MANY_UNCONVERGED:.0%} of the searches for training samples stopped before they converged: "
+            f"More than {MANY_UNCONVERGED:.0%} of the searches for training samples stopped before they converged: "
             f"the samples are weaker than specified ({'; '.join(weak)})."
         )
         yield _flag("unconverged_training", message)

@@ -17,6 +17,7 @@ from robustsigma.engine import noise, validation
 from robustsigma.engine.classifier import Classifier
 from robustsigma.engine.network_state import gathered
 from robustsigma.engine.perturbations import Identity, Perturbation
+from robustsigma.engine.perturbations.base import MANY_UNCONVERGED
 from robustsigma.engine.validation import fail
 from robustsigma.lightning.batch_callback import BatchCallback, Network, check_network
 from robustsigma.lightning.batch_images import PAIR, Images, Place, tensor_in, write
@@ -31,8 +32,6 @@ from robustsigma.lightning.training_perturbation import (
     has_cache,
     perturb_parts,
 )
-
-_MANY_UNCONVERGED = 0.05
 
 
 class RobustCallback(BatchCallback):
@@ -273,7 +272,7 @@ class RobustCallback(BatchCallback):
             pl_module.log(key, value, sync_dist=True, add_dataloader_idx=False)
             self._logged[key] = isinstance(self.conditions[name], Identity)
         for name, (attempted, missed) in self._searches.items():
-            if missed > _MANY_UNCONVERGED * attempted:
+            if missed > MANY_UNCONVERGED * attempted:
                 told = f"{int(missed)} of {int(attempted)} searches of {name} stopped before they converged, so its"
                 self._warn(f"search of {name}", f"conditions: {told} accuracy is too high; give it more steps")
         self._metrics, self._searches = {}, {}

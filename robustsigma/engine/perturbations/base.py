@@ -21,6 +21,7 @@ from robustsigma.engine.perturbations.projections import Norm, lengths
 from robustsigma.engine.short_repr import ShortRepr
 
 Labels = int | Sequence[int] | Tensor
+MANY_UNCONVERGED = 0.05  # share of searches above which an accuracy under them is doubted
 
 
 @dataclass(frozen=True, eq=False, repr=False)
